@@ -1,0 +1,1 @@
+"""The engine half: token ids in, token ids out. Knows no files and no text."""

@@ -1,0 +1,94 @@
+"""What an attention backend is: it owns the layout of one layer's KV cache, writes and attends.
+
+All tokens of a step form one ragged row: sequence i owns query tokens
+`cu_seqlens_q[i]:cu_seqlens_q[i + 1]`, its last one sits at position `seq_lens[i] - 1`, and it sees
+its own keys 0..position alone (block-diagonal causal mask). Keys live in blocks of `block_size`
+tokens; `block_tables[i]` lists the blocks of sequence i. `reference.py` is the oracle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+__all__ = ["AttentionBackend", "AttentionMetadata", "AttentionSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """One attention call of the model's forward, as discovery saw it."""
+
+    index: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    """Of queries and keys."""
+    v_head_dim: int
+    scale: float
+    sliding_window: int | None = None
+    """A query at position p sees keys p - sliding_window + 1 .. p."""
+    softcap: float | None = None
+    """Scores become softcap * tanh(scores / softcap)."""
+    has_sinks: bool = False
+    """A learned logit per head joins each softmax's denominator (gpt-oss)."""
+
+
+@dataclass(slots=True)
+class AttentionMetadata:
+    """One step, for all layers. Tensors lie on the model's device; ints are host numbers.
+
+    Rows past `num_seqs` and tokens past `num_tokens` may be padding (graph buckets): a padded
+    sequence has no query tokens, a padded token has slot -1 and must not be written.
+    """
+
+    cu_seqlens_q: torch.Tensor  # int32 [num_seqs + 1]
+    seq_lens: torch.Tensor  # int32 [num_seqs]: keys visible to the last query token
+    block_tables: torch.Tensor  # int32 [num_seqs, max_blocks]
+    slot_mapping: torch.Tensor  # int64 [num_tokens]: block * block_size + offset; -1 = do not write
+    block_size: int
+    num_seqs: int
+    num_tokens: int
+    max_seqlen_q: int
+    max_seqlen_k: int
+    host: Any = None
+    """What a backend prepared on the host for this step (see `AttentionBackend.prepare`)."""
+
+
+class AttentionBackend(Protocol):
+    """Stateless but for its tuning; one instance serves all layers."""
+
+    name: str
+
+    def allocate(
+        self,
+        spec: AttentionSpec,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Any:
+        """The empty KV cache of one attention call, in this backend's own layout."""
+        ...
+
+    def bytes_per_block(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> int:
+        """Memory of one block of one attention call, in bytes."""
+        ...
+
+    def prepare(self, metadata: AttentionMetadata) -> None:
+        """Once a step, before the first layer: fill `metadata.host` if the backend needs it."""
+        ...
+
+    def forward(
+        self,
+        query: torch.Tensor,  # [num_tokens, num_heads, head_dim]
+        key: torch.Tensor,  # [num_tokens, num_kv_heads, head_dim]
+        value: torch.Tensor,  # [num_tokens, num_kv_heads, v_head_dim]
+        cache: Any,
+        spec: AttentionSpec,
+        metadata: AttentionMetadata,
+        sinks: torch.Tensor | None = None,  # [num_heads]
+    ) -> torch.Tensor:  # [num_tokens, num_heads, v_head_dim]
+        """Write key and value to their slots, then attend; inputs may be strided views."""
+        ...

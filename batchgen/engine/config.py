@@ -1,0 +1,34 @@
+"""What an engine is built from. `None` means: decide for me (decided in one place, `factory.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["EngineConfig"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Names are vLLM's where it has one. `model` is a local folder or a `.gguf` file."""
+
+    model: Path
+    device: str = "auto"
+    dtype: str = "auto"
+    eos_token_ids: tuple[int, ...] = ()
+    """Every id that ends a sequence, found by the job (`model_files`): not the loader's guess."""
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
+    gpu_memory_utilization: float = 0.9
+    block_size: int | None = None
+    num_blocks: int | None = None
+    """Size of the KV cache in blocks; tests set it to force preemption."""
+    enable_prefix_caching: bool = False
+    deterministic: bool = False
+    attention_backend: str = "auto"
+    quantization: str | None = None
+    """`int8`: weights of linear layers in int8 on the CPU, opt-in."""
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    seed: int = 0
