@@ -1,0 +1,76 @@
+"""A row on its way in, and a row on its way out. Data only; standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchgen.engine.request import SamplingParams
+from batchgen.errors import RowError
+
+__all__ = ["InputRow", "OutputRow"]
+
+
+@dataclass(slots=True)
+class InputRow:
+    """One input row, parsed and validated, or the error it became (`error` set, rest best effort).
+
+    `index` is the 0-based ordinal in the whole input, before sharding; `origin` is `file:line` for
+    messages. Exactly one of prompt, messages, prompt_token_ids is set on a good row. `id` is None
+    where the row has none: it is then keyed by its index.
+    """
+
+    index: int
+    origin: str
+    id: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    prompt_token_ids: list[int] | None = None
+    params: SamplingParams = field(default_factory=SamplingParams)
+    kept: dict[str, Any] = field(default_factory=dict)
+    error: RowError | None = None
+
+    @property
+    def output_id(self) -> str:
+        """The `id` column: the explicit id, or the index as text."""
+        return str(self.index) if self.id is None else self.id
+
+    @property
+    def row_key(self) -> str:
+        """Key of the row's draws: explicit ids and indices never meet (`draws.draw_key`)."""
+        return f"#{self.index}" if self.id is None else f"={self.id}"
+
+
+@dataclass(slots=True)
+class OutputRow:
+    """One row of the Parquet output, in the schema's order (`schema.py`); None = null."""
+
+    index: int
+    sample: int
+    id: str
+    status: str
+    prompt: str | None = None
+    completion: str | None = None
+    reasoning: str | None = None
+    finish_reason: str | None = None
+    stop_reason: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    queue_s: float | None = None
+    prefill_s: float | None = None
+    ttft_s: float | None = None
+    decode_s: float | None = None
+    tpot_s: float | None = None
+    latency_s: float | None = None
+    preemptions: int = 0
+    attempt: int = 1
+    seed: int | None = None
+    started_at: int | None = None  # microseconds since the epoch, UTC
+    finished_at: int | None = None
+    run_id: str = ""
+    token_ids: list[int] | None = None
+    logprobs: list[float] | None = None
+    kept: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,73 @@
+"""What one job is: every decision of the command line, frozen. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["InputSpec", "JobSpec", "SamplingDefaults"]
+
+SamplingDefaults = dict[str, Any]
+"""Parameter name -> value as flags gave it (only those given); rows override, the model's
+generation_config and the built-in defaults fill what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """Where rows come from and how their columns are read."""
+
+    inputs: tuple[str, ...]
+    prompt_column: str = "prompt"
+    messages_column: str = "messages"
+    id_column: str | None = None
+    """None: `id`, else `custom_id`."""
+    keep_columns: str = "all"
+    """`all`, `none`, or `a,b:int64` (a type for JSONL columns)."""
+    limit: int | None = None
+    as_chat: bool = False
+    system: str | None = None
+    served_model_names: tuple[str, ...] = ()
+    """Names that an OpenAI row's body.model may have."""
+    ignore_model: bool = False
+    split: str = "train"
+    """Of a `datasets` source."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One `batchgen run`."""
+
+    input: InputSpec
+    out: Path
+    model: str | None = None
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    engine: str = "auto"
+    """`echo`: answers at once with the prompt's own tokens; for testing jobs."""
+    sampling: SamplingDefaults = field(default_factory=dict)
+    chat_template: str | None = None
+    save_token_ids: bool = False
+    save_prompt: bool = True
+    checkpoint_dir: Path | None = None
+    checkpoint_every: int = 1000
+    checkpoint_seconds: float = 30.0
+    overwrite: bool = False
+    lock: str = "fail"
+    grace: float = 20.0
+    max_failures: str = "0"
+    summary: Path | None = None
+    quiet: bool = False
+    progress: str = "auto"
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
+    gpu_memory_utilization: float = 0.9
+    block_size: int | None = None
+    enable_prefix_caching: bool = False
+    deterministic: bool = False
+    attention_backend: str = "auto"
+    quantization: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
