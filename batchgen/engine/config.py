@@ -29,6 +29,9 @@ class EngineConfig:
     attention_backend: str = "auto"
     quantization: str | None = None
     """`int8`: weights of linear layers in int8 on the CPU, opt-in."""
+    load_format: str = "auto"
+    """`dummy`: random weights of the real shapes, for benchmarks; the folder needs only its
+    config.json."""
     trust_remote_code: bool = False
     allow_pickle: bool = False
     seed: int = 0

@@ -1,0 +1,87 @@
+"""Seeded benchmark workloads: fixed prompt and output lengths, random tokens, EOS ignored.
+
+The same lengths as published peers use, so that figures can be set side by side: `nano` is
+nano-vllm's own bench, `sharegpt` has ShareGPT's mean lengths, `prefix` is an offline labelling job
+with one long instruction, `seed6` is six rows of which one is far longer than the rest.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["WORKLOADS", "WorkItem", "from_lengths"]
+
+_VOCAB = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """One request of a benchmark: its prompt and exactly how many tokens it generates."""
+
+    prompt_token_ids: Sequence[int]
+    max_tokens: int
+
+
+def _tokens(rng: random.Random, count: int, vocab: int) -> list[int]:
+    return [rng.randint(0, vocab - 1) for _ in range(count)]
+
+
+def _lognormal(rng: random.Random, mu: float, sigma: float, low: int, high: int) -> int:
+    return max(low, min(high, int(rng.lognormvariate(mu, sigma))))
+
+
+def nano(rows: int = 256, vocab: int = _VOCAB, seed: int = 0) -> list[WorkItem]:
+    """Prompt and output lengths uniform in 100..1024."""
+    rng = random.Random(seed)
+    items = []
+    for _ in range(rows):
+        prompt = _tokens(rng, rng.randint(100, 1024), vocab)
+        items.append(WorkItem(prompt, rng.randint(100, 1024)))
+    return items
+
+
+def sharegpt(rows: int = 1024, vocab: int = _VOCAB, seed: int = 0) -> list[WorkItem]:
+    """Lognormal lengths with ShareGPT's means, about 220 in and 190 out, clipped to 1024."""
+    rng = random.Random(seed)
+    items = []
+    for _ in range(rows):
+        prompt = _tokens(rng, _lognormal(rng, 4.6, 1.2, 4, 1024), vocab)
+        items.append(WorkItem(prompt, _lognormal(rng, 4.9, 0.9, 4, 1024)))
+    return items
+
+
+def prefix(
+    rows: int = 1024, vocab: int = _VOCAB, seed: int = 0, shared: int = 1024
+) -> list[WorkItem]:
+    """One shared instruction of `shared` tokens, 64 tokens of each row's own, short outputs."""
+    rng = random.Random(seed)
+    head = _tokens(rng, shared, vocab)
+    items = []
+    for _ in range(rows):
+        prompt = head + _tokens(rng, 64, vocab)
+        items.append(WorkItem(prompt, rng.randint(16, 64)))
+    return items
+
+
+def seed6(rows: int = 6, vocab: int = _VOCAB, seed: int = 0) -> list[WorkItem]:
+    """Six requests of varied lengths, one far longer than the rest."""
+    lengths = [(12, 20), (30, 40), (8, 60), (45, 100), (20, 30), (60, 500)]
+    return from_lengths(lengths[:rows], vocab, seed)
+
+
+def from_lengths(
+    lengths: Sequence[tuple[int, int]], vocab: int = _VOCAB, seed: int = 0
+) -> list[WorkItem]:
+    """Random prompts with the given (prompt tokens, output tokens), e.g. those of a real file."""
+    rng = random.Random(seed)
+    return [WorkItem(_tokens(rng, n_in, vocab), n_out) for n_in, n_out in lengths]
+
+
+WORKLOADS: dict[str, Callable[..., list[WorkItem]]] = {
+    "nano": nano,
+    "sharegpt": sharegpt,
+    "prefix": prefix,
+    "seed6": seed6,
+}
