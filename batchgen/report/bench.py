@@ -1,0 +1,95 @@
+"""Measure an engine on a seeded workload: token ids in, token ids out, no files and no text."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from batchgen.engine.request import Completion, Engine, Request, SamplingParams
+from batchgen.report.workloads import WorkItem
+
+__all__ = ["BenchRun", "best_run", "format_table", "process_age", "run_work"]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRun:
+    """One pass over a workload. Rates are tokens per second of its wall time."""
+
+    wall_s: float
+    prompt_tokens: int
+    output_tokens: int
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    num_steps: int
+    mean_live_seqs: float
+    preemptions: int
+    first_token_s: float
+    """From the first request's arrival to the first token of any."""
+
+
+def run_work(engine: Engine, work: Sequence[WorkItem]) -> tuple[BenchRun, list[Completion]]:
+    """Run `work` greedily to its fixed lengths and time it; completions in input order."""
+    before = engine.stats()
+    preemptions, num_steps = before.preemptions, before.num_steps
+    start = time.perf_counter()
+    arrival = time.monotonic()
+    for index, item in enumerate(work):
+        params = SamplingParams(max_tokens=item.max_tokens, ignore_eos=True)
+        engine.add(Request(index, item.prompt_token_ids, params))
+    completions: list[Completion] = []
+    live = steps = 0
+    while engine.num_unfinished:
+        live += min(engine.num_unfinished, engine.max_num_seqs)
+        steps += 1
+        completions.extend(engine.step())
+    wall = time.perf_counter() - start
+    completions.sort(key=lambda completion: completion.request_id)
+    stats = engine.stats()
+    prompt = sum(len(item.prompt_token_ids) for item in work)
+    output = sum(len(completion.token_ids) for completion in completions)
+    run = BenchRun(
+        wall_s=round(wall, 4),
+        prompt_tokens=prompt,
+        output_tokens=output,
+        output_tokens_per_s=round(output / wall, 1),
+        total_tokens_per_s=round((prompt + output) / wall, 1),
+        num_steps=stats.num_steps - num_steps,
+        mean_live_seqs=round(live / max(steps, 1), 1),
+        preemptions=stats.preemptions - preemptions,
+        first_token_s=round(min(c.timings.first_token for c in completions) - arrival, 4),
+    )
+    return run, completions
+
+
+def best_run(runs: Sequence[BenchRun]) -> dict[str, Any]:
+    """The fastest run, with the median and the spread of all beside it."""
+    rates = [run.output_tokens_per_s for run in runs]
+    best = max(runs, key=lambda run: run.output_tokens_per_s)
+    return {
+        **asdict(best),
+        "runs": len(runs),
+        "median_output_tokens_per_s": statistics.median(rates),
+        "spread": round((max(rates) - min(rates)) / max(rates), 4),
+    }
+
+
+def process_age() -> float | None:
+    """Seconds since this process was started (Linux), so that imports count too; else None."""
+    stat = Path("/proc/self/stat")
+    if not stat.exists():
+        return None
+    started_ticks = int(stat.read_text().rpartition(")")[2].split()[19])
+    since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return since_boot - started_ticks / os.sysconf("SC_CLK_TCK")
+
+
+def format_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """A Markdown table of `rows`, one column per name; missing values are empty."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(str(row.get(c, "")) for c in columns) + " |" for row in rows]
+    return "\n".join(lines)
