@@ -1,3 +1,57 @@
-"""batchgen turns a file of prompts into a file of completions, unattended."""
+"""batchgen turns a file of prompts into a file of completions, unattended.
+
+The public names load what they need when they are first used: importing batchgen imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batchgen.engine.config import EngineConfig
+    from batchgen.engine.engine import Engine
+    from batchgen.engine.request import Completion, Request, SamplingParams
+    from batchgen.errors import BatchgenError
+    from batchgen.job.runner import run
+    from batchgen.job.spec import InputSpec, JobSpec
+    from batchgen.job.summary import Summary
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BatchgenError",
+    "Completion",
+    "Engine",
+    "EngineConfig",
+    "InputSpec",
+    "JobSpec",
+    "Request",
+    "SamplingParams",
+    "Summary",
+    "__version__",
+    "run",
+]
+
+_HOMES = {
+    "BatchgenError": "errors",
+    "Completion": "engine.request",
+    "Engine": "engine.engine",
+    "EngineConfig": "engine.config",
+    "InputSpec": "job.spec",
+    "JobSpec": "job.spec",
+    "Request": "engine.request",
+    "SamplingParams": "engine.request",
+    "Summary": "job.summary",
+    "run": "job.runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'batchgen' has no attribute {name!r}")
+    return getattr(import_module(f"batchgen.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,62 @@
+"""The `batchgen` command: every way out of it ends in one clear message and a documented code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from batchgen.cli.main import cli
+from batchgen.errors import BatchgenError
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code (INTERFACE: Exit codes). Never raises."""
+    try:
+        code = _call(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Nobody reads stdout any more: nothing to say, and the interpreter must not say it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _call(argv: Sequence[str] | None) -> int:
+    try:
+        result = cli.main(args=argv, prog_name="batchgen", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except BatchgenError as error:
+        _explain(error)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("batchgen: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        print(f"batchgen: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+        print("  next: finished rows are kept; run the same command again", file=sys.stderr)
+        return 1
+
+
+def _explain(error: BatchgenError) -> None:
+    """What and where on one line, what to do next on another."""
+    print(f"batchgen: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  next: {error.hint}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

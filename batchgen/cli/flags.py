@@ -1,0 +1,102 @@
+"""How flags look: grouped in the help, core ones on one screen, each with a plain environment name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["CONTEXT_SETTINGS", "Flag", "GroupedCommand", "flag", "flag_group"]
+
+CONTEXT_SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "auto_envvar_prefix": "BATCHGEN",
+    "max_content_width": 100,
+}
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Flag(click.Option):
+    """An option that knows its help section, and whether the short help shows it."""
+
+    def __init__(self, *args: Any, section: str = "", core: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+        self.core = core
+        self.envvar = self.envvar or environment_name(self.opts)
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Leave ranges out: the error for a wrong number names them."""
+        extra = super().get_help_extra(ctx)
+        extra.pop("range", None)
+        return extra
+
+
+def environment_name(spellings: Iterable[str]) -> str:
+    """`--max-tokens` -> `BATCHGEN_MAX_TOKENS`; the first long spelling names it."""
+    long = next(s for s in spellings if s.startswith("--"))
+    return "BATCHGEN_" + long.removeprefix("--").replace("-", "_").upper()
+
+
+def flag(*names: str, **kwargs: Any) -> Callable[[Decorated], Decorated]:
+    """`click.option` with this project's habits: the default is shown."""
+    kwargs.setdefault("show_default", True)
+    return click.option(*names, cls=Flag, **kwargs)
+
+
+def flag_group(
+    section: str, *flags: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Callable[[Decorated], Decorated]:
+    """One decorator for several flags, in the order given, under one heading."""
+
+    def decorate(command: Decorated) -> Decorated:
+        for add in reversed(flags):
+            add(command)
+            command.__click_params__[-1].section = section  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists flags by section; `--help` the core ones, `--help-all` all."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(_help_all_option())
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one block a section."""
+        show_all = bool(ctx.meta.get("batchgen.help_all"))
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if show_all or not isinstance(param, Flag) or param.core:
+                record = param.get_help_record(ctx)
+                if record is not None:
+                    sections.setdefault(getattr(param, "section", "Help"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _help_all_option() -> click.Option:
+    return click.Option(
+        ["--help-all"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_show_help_all,
+        help="Show every flag and exit.",
+    )
+
+
+def _show_help_all(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta["batchgen.help_all"] = True
+        for param in ctx.command.params:
+            if isinstance(param, Flag):
+                param.show_envvar = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()

@@ -1,0 +1,172 @@
+"""The flags of `run`, in groups. A flag's Python name is the field it fills in `job.spec`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from batchgen.cli.flags import flag, flag_group
+
+__all__ = [
+    "engine_options",
+    "input_options",
+    "model_options",
+    "output_options",
+    "report_options",
+    "resume_options",
+    "sampling_options",
+]
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FROM_MODEL = "the model's generation_config, else {}"
+
+input_options = flag_group(
+    "Input",
+    flag(
+        "--in", "-i", "--input-file", "inputs", multiple=True, required=True, core=True,
+        metavar="PATH",
+        help="JSONL or Parquet file, glob, folder or dataset id; repeats.",
+    ),
+    flag("--limit", type=click.IntRange(min=0), metavar="N", core=True, help="Only the first N rows."),
+    flag("--prompt-column", default="prompt", metavar="NAME", help="Column of raw prompts."),
+    flag("--messages-column", default="messages", metavar="NAME", help="Column of chat messages."),
+    flag("--id-column", metavar="NAME", show_default="id, else custom_id", help="Column of row ids."),
+    flag("--as-chat", is_flag=True, core=True, help="Make each plain prompt a user message."),
+    flag("--system", metavar="TEXT", help="System message put before chat rows that have none."),
+    flag(
+        "--served-model-name", "served_model_names", multiple=True, metavar="NAME",
+        help="Name that an OpenAI row's body.model may have; repeats.",
+    ),
+    flag("--ignore-model", is_flag=True, help="Accept any body.model in OpenAI rows."),
+    flag("--split", default="train", metavar="NAME", help="Split of a dataset source."),
+)  # fmt: skip
+
+output_options = flag_group(
+    "Output",
+    flag(
+        "--out", "-o", "--output-file", "out", required=True, type=_FILE, core=True,
+        metavar="FILE",
+        help="Parquet file to write; it appears whole, once.",
+    ),
+    flag(
+        "--keep-columns", default="all", metavar="all|none|a,b", core=True,
+        help="Input columns to carry over; `a:int64` gives a JSONL column a type.",
+    ),
+    flag("--save-prompt/--no-save-prompt", default=True, help="Keep prompts in the output."),
+    flag("--save-token-ids", is_flag=True, help="Add the column token_ids."),
+)  # fmt: skip
+
+model_options = flag_group(
+    "Model",
+    flag(
+        "--model", "-m", metavar="MODEL", core=True, show_default="built-in",
+        help="Folder, hub id or .gguf file.",
+    ),
+    flag("--revision", metavar="REV", help="Branch, tag or commit of a hub model."),
+    flag("--device", default="auto", metavar="auto|cpu|cuda|cuda:N", core=True, help="Where to run."),
+    flag(
+        "--dtype", core=True, default="auto",
+        type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
+        help="Of weights and cache; auto is the checkpoint's own.",
+    ),
+    flag("--chat-template", metavar="FILE", help="Jinja template in place of the model's."),
+    flag("--quantization", type=click.Choice(["int8"]), help="Weights in 8 bits, on the CPU."),
+    flag("--trust-remote-code", is_flag=True, help="Run Python code shipped with the model."),
+    flag("--allow-pickle", is_flag=True, help="Load weights that are not safetensors."),
+)  # fmt: skip
+
+
+def _token_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
+    """`1,2` -> [1, 2]."""
+    if not value:
+        return None
+    try:
+        return [int(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter("write whole numbers, such as 2,32000", ctx, param) from None
+
+
+sampling_options = flag_group(
+    "Sampling (defaults for rows that do not say)",
+    flag(
+        "--max-tokens", type=click.IntRange(min=1), metavar="N", core=True,
+        show_default=_FROM_MODEL.format(256), help="Most tokens to generate for a row.",
+    ),
+    flag("--min-tokens", type=click.IntRange(min=0), metavar="N", show_default="0",
+         help="Fewest tokens before the row may stop."),
+    flag(
+        "--temperature", type=click.FloatRange(0, 100), metavar="T", core=True,
+        show_default=_FROM_MODEL.format("0: greedy"), help="0 takes the likeliest token.",
+    ),
+    flag("--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="P", core=True,
+         help="Sample from the likeliest tokens that hold this much."),
+    flag("--top-k", type=click.IntRange(min=-1), metavar="K", help="Sample from the K likeliest."),
+    flag("--min-p", type=click.FloatRange(0, 1), metavar="P",
+         help="Drop tokens below this share of the likeliest one."),
+    flag("--repetition-penalty", type=click.FloatRange(0, min_open=True), metavar="X",
+         help="Above 1 discourages tokens already seen."),
+    flag("--presence-penalty", type=click.FloatRange(-2, 2), metavar="X",
+         help="Subtracted once from tokens already generated."),
+    flag("--frequency-penalty", type=click.FloatRange(-2, 2), metavar="X",
+         help="Subtracted for each time a token was generated."),
+    flag("--stop", multiple=True, metavar="TEXT", core=True, help="Stop at this text; repeats."),
+    flag("--stop-token-ids", metavar="1,2", callback=_token_ids, help="Stop at these token ids."),
+    flag("--ignore-eos", is_flag=True, default=None, help="Go on past the end token."),
+    flag("--n", type=click.IntRange(1, 1024), metavar="N", show_default="1",
+         help="Completions for each row."),
+    flag("--seed", type=click.IntRange(-(2**63), 2**63 - 1), metavar="N", core=True,
+         show_default="0", help="Key of all random draws, with the row's id."),
+    flag("--logprobs", type=click.IntRange(min=0), metavar="N",
+         help="Add the column logprobs, of the chosen tokens."),
+)  # fmt: skip
+
+engine_options = flag_group(
+    "Engine",
+    flag(
+        "--engine", type=click.Choice(["auto", "echo"]), default="auto",
+        help="echo answers at once with the prompt's own tokens: for testing jobs.",
+    ),
+    flag("--max-num-seqs", type=click.IntRange(min=1), metavar="N", core=True,
+         show_default="by memory", help="Most rows generated at once."),
+    flag("--max-num-batched-tokens", type=click.IntRange(min=1), metavar="N",
+         show_default="by device", help="Most tokens computed in one step."),
+    flag("--max-model-len", type=click.IntRange(min=2), metavar="N",
+         show_default="the model's", help="Most tokens of prompt and output together."),
+    flag("--gpu-memory-utilization", type=click.FloatRange(0, 1, min_open=True), default=0.9,
+         metavar="SHARE", help="Share of the GPU's memory to use."),
+    flag("--block-size", type=click.IntRange(min=1), metavar="N", show_default="by device",
+         help="Tokens in a block of the KV cache."),
+    flag("--enable-prefix-caching/--no-enable-prefix-caching", default=False,
+         help="Reuse the cache of equal prompt beginnings."),
+    flag("--deterministic", is_flag=True, help="Same bits whatever the batch, at some speed."),
+    flag("--attention-backend", default="auto", metavar="NAME", help="Force one attention path."),
+)  # fmt: skip
+
+resume_options = flag_group(
+    "Resume",
+    flag("--checkpoint-dir", type=_FOLDER, metavar="DIR", show_default="OUT.ckpt",
+         help="Where work in progress lives."),
+    flag("--checkpoint-every", type=click.IntRange(min=1), default=1000, metavar="ROWS",
+         help="Most finished rows a crash can cost."),
+    flag("--checkpoint-seconds", type=click.FloatRange(0, min_open=True), default=30.0,
+         metavar="S", help="Most seconds between checkpoints."),
+    flag("--overwrite", is_flag=True, core=True,
+         help="Start over; an old output stays until the new one is whole."),
+    flag("--lock", type=click.Choice(["wait", "fail", "skip"]), default="fail",
+         help="When another run holds the output."),
+    flag("--grace", type=click.FloatRange(min=0), default=20.0, metavar="S",
+         help="Seconds to save work in after the first signal."),
+)  # fmt: skip
+
+report_options = flag_group(
+    "Report",
+    flag("--max-failures", default="0", metavar="N|P%", core=True,
+         help="Failed rows beyond this end in exit code 3."),
+    flag("--summary", type=_FILE, metavar="FILE", core=True,
+         help="Write the summary JSON here too."),
+    flag("--progress", type=click.Choice(["auto", "bar", "lines", "none"]), default="auto",
+         help="A bar on a terminal, else a line every 30 s."),
+    flag("--quiet", "-q", is_flag=True, core=True, help="Say nothing on success."),
+)  # fmt: skip

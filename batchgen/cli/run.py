@@ -1,0 +1,55 @@
+"""`batchgen run`: flags in, a frozen JobSpec out, and the job half does the rest."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from batchgen.cli import options
+from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
+from batchgen.job import signals
+from batchgen.job.spec import InputSpec, JobSpec
+
+__all__ = ["job_spec", "run"]
+
+_SAMPLING = (
+    "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
+    "presence_penalty", "frequency_penalty", "stop", "stop_token_ids", "ignore_eos", "n", "seed",
+    "logprobs",
+)  # fmt: skip
+
+
+@click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
+@options.input_options
+@options.output_options
+@options.model_options
+@options.sampling_options
+@options.engine_options
+@options.resume_options
+@options.report_options
+@click.pass_context
+def run(ctx: click.Context, /, **flags: Any) -> None:
+    """Generate one completion for every row of the input; resumes by itself.
+
+    \b
+    batchgen run --in prompts.jsonl --out out.parquet
+    batchgen run --in 'data/*.parquet' --out out.parquet --model Qwen/Qwen3-0.6B --device cuda
+    """
+    stop = signals.install()
+    from batchgen.job.runner import run as run_job
+
+    ctx.exit(run_job(job_spec(flags), stop=stop).exit_code)
+
+
+def job_spec(flags: dict[str, Any]) -> JobSpec:
+    """The frozen job of these flags; only sampling flags that were given become defaults."""
+    input_names = {field.name for field in fields(InputSpec)}
+    job_names = {field.name for field in fields(JobSpec)} - {"input", "sampling"}
+    given = {name: flags[name] for name in _SAMPLING if flags[name] not in (None, ())}
+    return JobSpec(
+        input=InputSpec(**{name: flags[name] for name in input_names}),
+        sampling=given,
+        **{name: flags[name] for name in job_names if name in flags},
+    )
