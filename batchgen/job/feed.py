@@ -1,0 +1,91 @@
+"""The thread that reads, tokenises and hands over chunks of rows, a bounded distance ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from batchgen.job.channel import Cancelled, Channel
+from batchgen.job.requests import FailedRow, PreparedRow, Requests
+from batchgen.job.rows import InputRow
+
+__all__ = ["Feed", "chunks"]
+
+CHUNK_ROWS = 512
+CHUNK_CHARACTERS = 2_000_000
+CHUNKS_AHEAD = 4
+
+
+class Feed:
+    """Rows that are not done yet, as prepared chunks in `ready`; error rows go out at once.
+
+    `make_requests` loads the tokenizer; it is called on this thread when the first row needs it.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[InputRow],
+        make_requests: Callable[[], Requests],
+        *,
+        is_done: Callable[[int], bool] | None,
+        fail: Callable[[list[FailedRow]], None],
+        on_chunk: Callable[[], None],
+    ) -> None:
+        self.ready: Channel[list[PreparedRow]] = Channel(CHUNKS_AHEAD)
+        self._rows = rows
+        self._make_requests = make_requests
+        self._is_done = is_done
+        self._fail = fail
+        self._on_chunk = on_chunk
+
+    def run(self) -> None:
+        """Read to the end. Returns early when nobody wants more."""
+        try:
+            self._run()
+        except Cancelled:
+            pass
+        finally:
+            self.ready.close()
+
+    def _run(self) -> None:
+        requests: Requests | None = None
+        for chunk in chunks(self._wanted(), CHUNK_ROWS, CHUNK_CHARACTERS):
+            if requests is None:
+                requests = self._make_requests()
+            ready, failed = requests.prepare(chunk)
+            self._on_chunk()
+            if failed:
+                self._fail(failed)
+            if ready:
+                self.ready.put(ready)
+        self._on_chunk()
+
+    def _wanted(self) -> Iterable[InputRow]:
+        if self._is_done is None:
+            return self._rows
+        is_done = self._is_done
+        return (row for row in self._rows if not is_done(row.index))
+
+
+def chunks(
+    rows: Iterable[InputRow], most_rows: int, most_characters: int
+) -> Iterator[list[InputRow]]:
+    """Lists of at most `most_rows` rows that end early once their prompts are `most_characters`."""
+    chunk: list[InputRow] = []
+    characters = 0
+    for row in rows:
+        chunk.append(row)
+        characters += _size(row)
+        if len(chunk) >= most_rows or characters >= most_characters:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _size(row: InputRow) -> int:
+    """About how many characters the row's prompt has."""
+    if row.prompt is not None:
+        return len(row.prompt)
+    if row.messages is not None:
+        return sum(len(str(message.get("content", ""))) for message in row.messages)
+    return 4 * len(row.prompt_token_ids or ())

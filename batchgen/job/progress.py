@@ -1,0 +1,155 @@
+"""How far a run is: one bar on a terminal, plain lines in a log, both on stderr.
+
+Workers write plain numbers into `Live`; the main thread reads them now and then. A number read a
+moment early harms nothing, so there is no lock.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import Protocol, TextIO
+
+__all__ = ["Live", "Reporter", "make_reporter"]
+
+LINES_EVERY_S = 30.0
+BAR_EVERY_S = 0.25
+_RATE_WINDOW_S = 20.0
+
+
+@dataclass(slots=True)
+class Live:
+    """Numbers of this run as the threads see them. `total_rows` is None until it can be told."""
+
+    stage: str = "loading"
+    reused: int = 0
+    rows: int = 0
+    finished_tokens: int = 0
+    generated_tokens: int = 0
+    computed_tokens: int = 0
+    running: int = 0
+    total_rows: int | None = None
+
+
+class Reporter(Protocol):
+    """Shows `Live` to somebody."""
+
+    def update(self) -> None:
+        """Called often; shows something only when it is time."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class _Silent:
+    def update(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Rates:
+    """Rates over the last seconds, and the time left by tokens."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._seen: list[tuple[float, int, int]] = [(time.monotonic(), 0, 0)]
+
+    def describe(self) -> str:
+        """`12.0 rows/s, 345 tok/s, 64 live, ETA 0:12`."""
+        live, now = self._live, time.monotonic()
+        self._seen.append((now, live.rows, live.generated_tokens))
+        while len(self._seen) > 2 and now - self._seen[0][0] > _RATE_WINDOW_S:
+            self._seen.pop(0)
+        then, rows, tokens = self._seen[0]
+        elapsed = max(now - then, 1e-6)
+        row_rate = (live.rows - rows) / elapsed
+        token_rate = (live.generated_tokens - tokens) / elapsed
+        text = f"{row_rate:,.1f} rows/s, {token_rate:,.0f} tok/s, {live.running:,} live"
+        left = self._seconds_left(token_rate)
+        return text if left is None else f"{text}, ETA {_clock(left)}"
+
+    def _seconds_left(self, token_rate: float) -> float | None:
+        """Tokens still expected, by the mean length of the rows finished so far, over the rate."""
+        live = self._live
+        if live.total_rows is None or live.rows == 0 or token_rate <= 0:
+            return None
+        expected = live.finished_tokens / live.rows * (live.total_rows - live.reused)
+        return max(expected - live.generated_tokens, 0.0) / token_rate
+
+
+class _Lines:
+    """A line every 30 s without carriage returns, for logs."""
+
+    def __init__(self, live: Live, stream: TextIO, every_s: float) -> None:
+        self._live, self._stream, self._every_s = live, stream, every_s
+        self._rates = _Rates(live)
+        self._next = time.monotonic() + every_s
+
+    def update(self) -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._every_s
+        live = self._live
+        done = live.reused + live.rows
+        share = f" of {live.total_rows:,}" if live.total_rows else ""
+        text = f"{done:,}{share} rows, {self._rates.describe()}" if live.running or done else ""
+        print(f"batchgen: {text or live.stage}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _Bar:
+    """One tqdm line for a person at a terminal."""
+
+    def __init__(self, live: Live, stream: TextIO) -> None:
+        from tqdm import tqdm
+
+        self._live, self._rates = live, _Rates(live)
+        self._next = 0.0
+        self._bar = tqdm(
+            file=stream,
+            unit="row",
+            dynamic_ncols=True,
+            bar_format="{n_fmt} rows [{elapsed}{postfix}]",
+        )
+
+    def update(self) -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + BAR_EVERY_S
+        live, bar = self._live, self._bar
+        if live.total_rows is not None and bar.total != live.total_rows:
+            bar.total = live.total_rows
+            bar.bar_format = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} rows [{elapsed}{postfix}]"
+        bar.n = live.reused + live.rows
+        bar.set_postfix_str(self._rates.describe() if live.stage == "running" else live.stage)
+
+    def close(self) -> None:
+        self._next = 0.0
+        self.update()
+        self._bar.close()
+
+
+def make_reporter(live: Live, mode: str, *, quiet: bool, stream: TextIO | None = None) -> Reporter:
+    """`auto`: a bar on a terminal that can draw one, else lines; nothing with `-q`."""
+    stream = stream or sys.stderr
+    if quiet or mode == "none":
+        return _Silent()
+    if mode == "bar" or (mode == "auto" and _draws(stream)):
+        return _Bar(live, stream)
+    return _Lines(live, stream, LINES_EVERY_S)
+
+
+def _draws(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
