@@ -1,0 +1,123 @@
+"""A GGUF file's metadata, read with the standard library: no weights, no numpy, no torch.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little endian).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from batchgen.errors import ModelRefusedError
+
+__all__ = ["GgufHeader", "read_gguf_header"]
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_STRING, _ARRAY = 8, 9
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """Key-value metadata and the SHA-256 of the bytes that hold it (weights left out)."""
+
+    metadata: dict[str, Any]
+    digest: str
+
+
+class _Reader:
+    """Reads values off a file that is fetched in chunks, so that weights are never touched."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._file = path.open("rb")
+        self._size = size
+        self._buffer = bytearray()
+        self._at = 0
+
+    def take(self, size: int) -> memoryview:
+        """The next `size` bytes; EOFError where the file ends before."""
+        if size > self._size:
+            raise EOFError
+        while len(self._buffer) - self._at < size:
+            chunk = self._file.read(max(_CHUNK_BYTES, size))
+            if not chunk:
+                raise EOFError
+            self._buffer += chunk
+        start, self._at = self._at, self._at + size
+        return memoryview(bytes(self._buffer[start : self._at]))
+
+    def scalar(self, code: str) -> Any:
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
+
+    def string(self) -> str:
+        return str(self.take(self.scalar("Q")), "utf-8", "replace")
+
+    def value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY:
+            return self.array(self.scalar("I"), self.scalar("Q"))
+        return self.scalar(_SCALARS[kind])
+
+    def array(self, kind: int, length: int) -> list[Any]:
+        if kind not in _SCALARS:
+            return [self.value(kind) for _ in range(length)]
+        layout = f"<{length}{_SCALARS[kind]}"
+        return list(struct.unpack(layout, self.take(struct.calcsize(layout))))
+
+    def digest(self) -> str:
+        return hashlib.sha256(self._buffer[: self._at]).hexdigest()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_gguf_header(path: Path) -> GgufHeader:
+    """The metadata of `path`. Raises ModelRefusedError where it is no readable GGUF file."""
+    stat = path.stat()
+    return _read_cached(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read_cached(path: Path, size: int, mtime_ns: int) -> GgufHeader:
+    """Cached by what tells one version of the file from the next."""
+    reader = _Reader(path, size)
+    try:
+        return _read(reader)
+    except (EOFError, KeyError, struct.error, MemoryError, OverflowError) as error:
+        raise ModelRefusedError(
+            f"{path}: not a whole GGUF file ({size} bytes): its metadata cannot be read.",
+            "Fetch the file again, or name the model's transformers folder.",
+        ) from error
+    finally:
+        reader.close()
+
+
+def _read(reader: _Reader) -> GgufHeader:
+    if bytes(reader.take(4)) != _MAGIC or reader.scalar("I") not in _VERSIONS:
+        raise EOFError
+    reader.scalar("Q")  # tensor count
+    count = reader.scalar("Q")
+    metadata: dict[str, Any] = {}
+    for _ in range(count):
+        key = reader.string()
+        metadata[key] = reader.value(reader.scalar("I"))
+    return GgufHeader(metadata, reader.digest())

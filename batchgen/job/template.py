@@ -1,0 +1,156 @@
+"""Chat templates: rendered as transformers renders them, in jinja's sandbox, without transformers.
+
+The environment is that of `apply_chat_template` (transformers 5): immutable sandbox, trimmed
+blocks, loop controls, `{% generation %}` blocks, `tojson` that escapes nothing, `raise_exception`,
+`strftime_now`. One difference: the clock stands still at the job's moment, so that a job that
+crosses midnight renders all of its rows alike.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.ext
+from jinja2.nodes import Node, Scope
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from batchgen.errors import ErrorCode, RowError, UsageError
+
+__all__ = ["ChatTemplate", "Messages", "as_messages", "read_chat_template", "with_system"]
+
+Messages = Sequence[Mapping[str, Any]]
+
+_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+_PART_AWARE = ("content is string", "['type']", '["type"]', ".type", "content is iterable")
+
+
+class ChatTemplate:
+    """A compiled template and what it reads: the tokenizer's special tokens, the job's clock."""
+
+    def __init__(
+        self, source: str, special_tokens: Mapping[str, Any], now: datetime | None = None
+    ) -> None:
+        self.source = source
+        self._special_tokens = dict(special_tokens)
+        self._now = now or datetime.now()
+        self._takes_parts = any(mark in source for mark in _PART_AWARE)
+
+    def check(self) -> None:
+        """Compile now. Raises UsageError where the template is no valid jinja."""
+        try:
+            _ = self._compiled
+        except jinja2.TemplateError as error:
+            raise UsageError(f"The chat template does not compile: {error}.") from error
+
+    def render(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> str:
+        """The prompt's text, the assistant's turn opened (`add_generation_prompt`, unless `kwargs`
+        says otherwise). Raises RowError(TEMPLATE_ERROR) for whatever the template raises."""
+        if not messages:
+            raise RowError(ErrorCode.TEMPLATE_ERROR, "messages is empty: nothing to render")
+        try:
+            variables = {
+                "add_generation_prompt": True,
+                "tools": None,
+                "documents": None,
+                **self._special_tokens,
+                **(kwargs or {}),
+                "messages": [self._message(message) for message in messages],
+            }
+            return self._compiled.render(variables)
+        except RowError:
+            raise
+        except Exception as error:  # a template is a program that came with the model
+            reason = str(error) or type(error).__name__
+            raise RowError(ErrorCode.TEMPLATE_ERROR, f"chat template: {reason}") from error
+
+    @cached_property
+    def _compiled(self) -> jinja2.Template:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_GenerationBlocks, jinja2.ext.loopcontrols],
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = self._now.strftime
+        return environment.from_string(self.source)
+
+    def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Without null values; reasoning under its standard name; text parts joined where the
+        template knows strings alone."""
+        plain = {key: value for key, value in message.items() if value is not None}
+        reasoning = next((plain[key] for key in _REASONING_KEYS if key in plain), None)
+        if reasoning is not None:
+            plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+        if isinstance(plain.get("content"), list) and not self._takes_parts:
+            plain["content"] = _joined_text(plain["content"])
+        return plain
+
+
+class _GenerationBlocks(jinja2.ext.Extension):
+    """`{% generation %}`...`{% endgeneration %}` marks assistant text for training; inert here."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja's own attribute
+
+    def parse(self, parser: Parser) -> Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return Scope(body, lineno=line)
+
+
+def as_messages(prompt: str, system: str | None) -> list[dict[str, Any]]:
+    """A plain prompt as a chat: `--as-chat`, with `--system` before it."""
+    return with_system([{"role": "user", "content": prompt}], system)
+
+
+def with_system(messages: Messages, system: str | None) -> list[dict[str, Any]]:
+    """The messages with `--system` in front, unless they begin with a system message."""
+    chat = [dict(message) for message in messages]
+    begins = chat[0].get("role") if chat else None
+    if system is None or begins in ("system", "developer"):
+        return chat
+    return [{"role": "system", "content": system}, *chat]
+
+
+def read_chat_template(value: str) -> str:
+    """`--chat-template`: a file, or the template itself. Raises UsageError where neither."""
+    if "{%" in value or "{{" in value:
+        return value
+    try:
+        return Path(value).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--chat-template {value}: cannot be read: {error}.", "Name a jinja file."
+        ) from error
+
+
+def _joined_text(parts: list[Any]) -> str:
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise RowError(
+            ErrorCode.TEMPLATE_ERROR, "the chat template takes text alone; a part is no text"
+        )
+    return "\n".join(str(text) for text in texts)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
