@@ -1,0 +1,139 @@
+"""From a folder or a `.gguf` file to a proven `Model`: load, discover, bind, prove; or refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from batchgen.engine.attention.interface import AttentionBackend
+from batchgen.engine.attention.select import select_backend
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.discovery import discover
+from batchgen.engine.limits import find_limits
+from batchgen.engine.model import Model, bind_model
+from batchgen.engine.proof import prove
+from batchgen.errors import ModelRefusedError, UsageError
+
+__all__ = ["load_model", "load_model_from", "resolve_device", "resolve_dtype"]
+
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+
+def load_model(config: EngineConfig) -> Model:
+    """Load and prove the model. Raises ModelRefusedError before any row is touched."""
+    device = resolve_device(config.device)
+    module = _load_module(config).to(device)
+    backend = select_backend(device, config.attention_backend)
+    return load_model_from(module, backend, max_model_len=config.max_model_len)
+
+
+def load_model_from(
+    module: Any,
+    backend: AttentionBackend | None = None,
+    *,
+    max_model_len: int | None = None,
+) -> Model:
+    """Discover, prove and bind a loaded causal LM, on the device where it lies."""
+    module = module.eval().requires_grad_(False)
+    model_type: str = module.config.model_type
+    _check_decoder(module, model_type)
+    backend = backend or select_backend(next(module.parameters()).device)
+    vocab_size: int = module.get_output_embeddings().weight.shape[0]
+    found = discover(module, model_type, vocab_size)
+    limits = find_limits(module, found)
+    limits.check(model_type, max_model_len)
+    prove(module, model_type, found, backend, vocab_size)
+    model = bind_model(module, model_type, found, backend, vocab_size, limits.max_position)
+    model.max_num_tokens = limits.max_num_tokens
+    model.notes += limits.notes
+    return model
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises UsageError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}", "use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UsageError(f"device {name!r} is not there: torch sees {count} CUDA devices")
+    return device
+
+
+def resolve_dtype(name: str) -> torch.dtype | str:
+    """A torch dtype, or `auto` for the checkpoint's own."""
+    if name == "auto":
+        return name
+    if name not in DTYPES:
+        raise UsageError(f"unknown dtype {name!r}", f"use auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _load_module(config: EngineConfig) -> Any:
+    transformers_logging.disable_progress_bar()
+    path = config.model
+    if not path.exists():
+        raise UsageError(f"model {str(path)!r} is not there", "name a folder or a .gguf file")
+    dtype = resolve_dtype(config.dtype)
+    try:
+        if path.is_file():
+            from batchgen.engine.gguf import load_gguf
+
+            return load_gguf(path, dtype)
+        return _load_folder(path, dtype, config)
+    except (UsageError, ModelRefusedError):
+        raise
+    except Exception as error:
+        raise ModelRefusedError(
+            f"model {str(path)!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _load_folder(path: Path, dtype: torch.dtype | str, config: EngineConfig) -> Any:
+    own = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    load: Any = AutoModelForCausalLM.from_pretrained
+    module, info = load(
+        path,
+        config=own,
+        dtype=dtype,
+        attn_implementation="eager",
+        trust_remote_code=config.trust_remote_code,
+        use_safetensors=None if config.allow_pickle else True,
+        output_loading_info=True,
+    )
+    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if missing:
+        raise ModelRefusedError(
+            f"model {str(path)!r} lacks {len(missing)} weights, the first is {missing[0]!r}",
+            "the checkpoint is incomplete or of another architecture; fetch it again",
+        )
+    return module
+
+
+def _check_decoder(module: nn.Module, model_type: str) -> None:
+    """Refuse by name what no packed row can serve, before anything runs."""
+    config: Any = module.config
+    if getattr(config, "is_encoder_decoder", False):
+        what = "it is an encoder-decoder"
+    elif getattr(module, "_is_stateful", False):
+        what = "it keeps state outside attention (recurrent, convolutional or linear layers)"
+    elif not module.can_generate():  # type: ignore[operator]
+        what = "it is not a causal language model"
+    else:
+        return
+    raise ModelRefusedError(
+        f"model type {model_type!r} cannot be served: {what}",
+        "batchgen serves decoder-only models whose only state is attention's KV cache",
+    )
