@@ -50,6 +50,10 @@ class TextCodec(Protocol):
         """A chat as ids, with exactly one BOS where the model uses one. Raises RowError."""
         ...
 
+    def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
+        """Texts of `render_text` as ids, with exactly one BOS where the model uses one."""
+        ...
+
     def special_token_id(self, text: str) -> int | None:
         """The id of `text` where it is, whole, a special token, which decoding skips."""
         ...
