@@ -39,7 +39,11 @@ class _ChatCodec:
 
     def render(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> list[int]:
         """See `TextCodec.render`."""
-        return self._one_bos(self._encode_rendered(self.render_text(messages, kwargs)))
+        return self.encode_rendered([self.render_text(messages, kwargs)])[0]
+
+    def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `TextCodec.encode_rendered`."""
+        return [self._one_bos(self._encode_rendered(text)) for text in texts]
 
     def _encode_rendered(self, text: str) -> list[int]:
         raise NotImplementedError
