@@ -1,0 +1,139 @@
+"""The paged KV cache of the Triton backend: its layout and the kernel that writes it.
+
+Keys are [num_blocks, num_kv_heads, block_size, head_dim]: the tokens of a block and head lie
+together, so one tile of keys is one contiguous read. Values alike, with their own head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from batchgen.engine.attention.interface import AttentionSpec
+
+__all__ = ["PagedCache", "allocate_cache", "write_cache"]
+
+
+@dataclass(frozen=True, slots=True)
+class PagedCache:
+    """Keys and values of one attention call."""
+
+    keys: torch.Tensor  # [num_blocks, num_kv_heads, block_size, head_dim]
+    values: torch.Tensor  # [num_blocks, num_kv_heads, block_size, v_head_dim]
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        return self.keys.shape[2]
+
+
+def allocate_cache(
+    spec: AttentionSpec, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+) -> PagedCache:
+    """An empty cache."""
+    shape = (num_blocks, spec.num_kv_heads, block_size)
+    return PagedCache(
+        torch.zeros((*shape, spec.head_dim), dtype=dtype, device=device),
+        torch.zeros((*shape, spec.v_head_dim), dtype=dtype, device=device),
+    )
+
+
+def write_cache(
+    key: torch.Tensor, value: torch.Tensor, cache: PagedCache, slot_mapping: torch.Tensor
+) -> None:
+    """Store each token's key and value in its slot; slot -1 is skipped. Views may be strided.
+
+    key: [num_tokens, num_kv_heads, head_dim], value: [num_tokens, num_kv_heads, v_head_dim]
+    """
+    num_tokens, num_kv_heads, dim = key.shape
+    v_dim = value.shape[2]
+    write_kernel[(num_tokens,)](
+        key,
+        value,
+        cache.keys,
+        cache.values,
+        slot_mapping,
+        key.stride(0),
+        key.stride(1),
+        value.stride(0),
+        value.stride(1),
+        NUM_KV_HEADS=num_kv_heads,
+        DIM=dim,
+        V_DIM=v_dim,
+        BLOCK_SIZE=cache.block_size,
+        HEADS=triton.next_power_of_2(num_kv_heads),
+        PADDED=triton.next_power_of_2(dim),
+        V_PADDED=triton.next_power_of_2(v_dim),
+        num_warps=4,
+    )
+
+
+@triton.jit
+def _copy_token(
+    source: Any,
+    target: Any,
+    slot: Any,
+    stride: Any,
+    NUM_KV_HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HEADS: tl.constexpr,
+    PADDED: tl.constexpr,
+) -> None:
+    """Copy one token's [num_kv_heads, dim] into its block."""
+    heads = tl.arange(0, HEADS)[:, None]
+    dims = tl.arange(0, PADDED)[None, :]
+    mask = (heads < NUM_KV_HEADS) & (dims < DIM)
+    row = (slot // BLOCK_SIZE * NUM_KV_HEADS + heads) * BLOCK_SIZE + slot % BLOCK_SIZE
+    tl.store(target + row * DIM + dims, tl.load(source + heads * stride + dims, mask=mask), mask)
+
+
+@triton.jit
+def write_kernel(
+    key: Any,
+    value: Any,
+    k_cache: Any,
+    v_cache: Any,
+    slot_mapping: Any,
+    key_stride: Any,
+    key_head_stride: Any,
+    value_stride: Any,
+    value_head_stride: Any,
+    NUM_KV_HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    V_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HEADS: tl.constexpr,
+    PADDED: tl.constexpr,
+    V_PADDED: tl.constexpr,
+) -> None:
+    """One program per token."""
+    token = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slot_mapping + token).to(tl.int64)
+    if slot >= 0:
+        _copy_token(
+            key + token * key_stride,
+            k_cache,
+            slot,
+            key_head_stride,
+            NUM_KV_HEADS,
+            DIM,
+            BLOCK_SIZE,
+            HEADS,
+            PADDED,
+        )
+        _copy_token(
+            value + token * value_stride,
+            v_cache,
+            slot,
+            value_head_stride,
+            NUM_KV_HEADS,
+            V_DIM,
+            BLOCK_SIZE,
+            HEADS,
+            V_PADDED,
+        )

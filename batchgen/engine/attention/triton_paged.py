@@ -1,0 +1,250 @@
+"""The CUDA attention backend: paged cache, one Triton kernel for prompt chunks and decode.
+
+A step makes at most two launches a layer besides the cache write: sequences whose rows fit one small
+tile (decode), then those with more (chunks). The second is launched only where the bucket's
+`max_seqlen_q` allows for chunks. Lengths and tables are read on the device and grids depend on
+bucket sizes alone, so a captured step may be replayed with any other lengths.
+
+The workspace of split entries is shared by all layers: run one step at a time on a device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+
+from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.attention.triton_cache import PagedCache, allocate_cache, write_cache
+from batchgen.engine.attention.triton_kernels import attention_kernel
+from batchgen.engine.attention.triton_plan import Plan, PlanKey, ceil_div, make_plan
+from batchgen.engine.attention.triton_tuning import Tile, chunk_tile, decode_tile
+
+__all__ = ["TritonBackend"]
+
+Tuner = Callable[[AttentionSpec, torch.dtype], Tile]
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """One launch for one kind of layer: how it is tiled and which plan it follows."""
+
+    tile: Tile
+    key: PlanKey
+
+
+@dataclass(slots=True)
+class _Workspace:
+    """Pieces of split entries: float32 accumulators, and (peak, total) of their softmax."""
+
+    acc: torch.Tensor
+    stats: torch.Tensor
+
+
+@dataclass(slots=True)
+class TritonBackend:
+    """Implements `AttentionBackend`; see interface.py for the meaning of every argument."""
+
+    decode_tuner: Tuner = decode_tile
+    chunk_tuner: Tuner = chunk_tile
+    name: str = "triton"
+    _launches: dict[tuple[AttentionSpec, torch.dtype], tuple[_Launch, _Launch]] = field(
+        default_factory=dict
+    )
+    _workspaces: dict[torch.device, _Workspace] = field(default_factory=dict)
+
+    def allocate(
+        self,
+        spec: AttentionSpec,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> PagedCache:
+        """An empty cache; also grows the workspace, so call it before any capture."""
+        cache = allocate_cache(spec, num_blocks, block_size, dtype, device)
+        self._reserve(spec, dtype, cache.keys.device)
+        return cache
+
+    def bytes_per_block(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> int:
+        """Memory of one block of one attention call, in bytes."""
+        return block_size * spec.num_kv_heads * (spec.head_dim + spec.v_head_dim) * dtype.itemsize
+
+    def prepare(self, metadata: AttentionMetadata) -> None:
+        """Compute on the device the plans of every kind of layer allocated so far."""
+        metadata.host = {}
+        for launches in self._launches.values():
+            for launch in _needed(launches, metadata):
+                _plan(launch.key, metadata)
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cache: PagedCache,
+        spec: AttentionSpec,
+        metadata: AttentionMetadata,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Write key and value to their slots, then attend; inputs may be strided views."""
+        write_cache(_unit(key), _unit(value), cache, metadata.slot_mapping)
+        return self.attend(query, cache, spec, metadata, sinks)
+
+    def attend(
+        self,
+        query: torch.Tensor,  # [num_tokens, num_heads, head_dim]
+        cache: PagedCache,
+        spec: AttentionSpec,
+        metadata: AttentionMetadata,
+        sinks: torch.Tensor | None = None,
+        lse: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attend to what the cache holds. `lse`, float32 [num_tokens, num_heads], gets each softmax's
+        natural log-sum-exp (sinks included), so that two passes can be merged. Rows of padded
+        tokens, in both, are left as they are (unspecified).
+        """
+        out = query.new_empty((query.shape[0], spec.num_heads, spec.v_head_dim))
+        query = _unit(query)
+        for launch in _needed(self._reserve(spec, query.dtype, query.device), metadata):
+            self._run(launch, query, cache, spec, metadata, out, sinks, lse)
+        return out
+
+    def _run(
+        self,
+        launch: _Launch,
+        query: torch.Tensor,
+        cache: PagedCache,
+        spec: AttentionSpec,
+        metadata: AttentionMetadata,
+        out: torch.Tensor,
+        sinks: torch.Tensor | None,
+        lse: torch.Tensor | None,
+    ) -> None:
+        plan, tile = _plan(launch.key, metadata), launch.tile
+        space = self._workspaces[query.device]
+        softcap = spec.softcap or 0.0
+        attention_kernel[(plan.max_items * spec.num_kv_heads,)](
+            query,
+            cache.keys,
+            cache.values,
+            out,
+            out if lse is None else lse,
+            out if sinks is None else sinks,
+            plan.items,
+            plan.counters,
+            metadata.block_tables,
+            space.acc,
+            space.stats,
+            spec.scale if softcap else spec.scale * math.log2(math.e),
+            softcap,
+            launch.key.window,
+            query.stride(0),
+            query.stride(1),
+            metadata.block_tables.stride(0),
+            GROUP=launch.key.group,
+            NUM_KV_HEADS=spec.num_kv_heads,
+            DIM=spec.head_dim,
+            V_DIM=spec.v_head_dim,
+            PADDED=_padded(spec.head_dim),
+            V_PADDED=_padded(spec.v_head_dim),
+            BLOCK_M=tile.block_m,
+            BLOCK_N=tile.block_n,
+            BLOCK_SIZE=cache.block_size,
+            HAS_WINDOW=launch.key.window > 0,
+            HAS_SOFTCAP=softcap > 0,
+            HAS_SINKS=sinks is not None,
+            RETURN_LSE=lse is not None,
+            PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
+            ONE_LOOP=tile.one_loop,
+            num_warps=tile.num_warps,
+            num_stages=tile.num_stages,
+        )
+
+    def _reserve(
+        self, spec: AttentionSpec, dtype: torch.dtype, device: torch.device
+    ) -> tuple[_Launch, _Launch]:
+        """The launches of a layer, and a workspace that holds their splits."""
+        known = self._launches.get((spec, dtype))
+        if known is not None:
+            return known
+        decode, chunk = self.decode_tuner(spec, dtype), self.chunk_tuner(spec, dtype)
+        launches = (
+            _launch(spec, decode, 0, decode.block_m, device),
+            _launch(spec, chunk, decode.block_m, None, device),
+        )
+        self._launches[(spec, dtype)] = launches
+        self._grow(max(_workspace_rows(launch.key) for launch in launches), spec.v_head_dim, device)
+        return launches
+
+    def _grow(self, rows: int, dim: int, device: torch.device) -> None:
+        space = self._workspaces.get(device)
+        if space is None or space.acc.numel() < rows * dim or space.stats.numel() < 2 * rows:
+            sizes = (0, 0) if space is None else (space.acc.numel(), space.stats.numel())
+            self._workspaces[device] = _Workspace(
+                torch.empty(max(sizes[0], rows * dim), dtype=torch.float32, device=device),
+                torch.empty(max(sizes[1], 2 * rows), dtype=torch.float32, device=device),
+            )
+
+
+def _launch(
+    spec: AttentionSpec, tile: Tile, min_rows: int, max_rows: int | None, device: torch.device
+) -> _Launch:
+    items = ceil_div(tile.items_per_sm * _num_sms(device), spec.num_kv_heads)
+    key = PlanKey(
+        group=spec.num_heads // spec.num_kv_heads,
+        num_kv_heads=spec.num_kv_heads,
+        block_m=tile.block_m,
+        block_n=tile.block_n,
+        window=spec.sliding_window or 0,
+        min_rows=min_rows,
+        max_rows=max_rows,
+        items_per_head=items,
+        min_tiles=tile.min_tiles,
+    )
+    return _Launch(tile, key)
+
+
+def _needed(launches: tuple[_Launch, _Launch], metadata: AttentionMetadata) -> tuple[_Launch, ...]:
+    """Chunks only where a sequence of the bucket may have more rows than a decode tile."""
+    decode, chunk = launches
+    if metadata.max_seqlen_q * decode.key.group <= decode.key.block_m:
+        return (decode,)
+    return launches
+
+
+def _plan(key: PlanKey, metadata: AttentionMetadata) -> Plan:
+    """This step's plan, made by `prepare`, or here for a layer it did not know."""
+    if metadata.host is None:
+        metadata.host = {}
+    plans: dict[PlanKey, Plan] = metadata.host
+    if key not in plans:
+        plans[key] = make_plan(key, metadata)
+    return plans[key]
+
+
+def _workspace_rows(key: PlanKey) -> int:
+    """Split entries make fewer than two items for each one aimed at."""
+    return 2 * key.items_per_head * key.num_kv_heads * key.block_m
+
+
+def _padded(dim: int) -> int:
+    return max(16, triton.next_power_of_2(dim))
+
+
+def _unit(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with its last dimension dense."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+@lru_cache
+def _num_sms(device: torch.device) -> int:
+    """Multiprocessors; a handful where kernels are interpreted."""
+    if device.type != "cuda":
+        return 4
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)

@@ -1,0 +1,52 @@
+"""Tile sizes of the Triton kernels: a static table, measured on one H100, safe on other GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from batchgen.engine.attention.interface import AttentionSpec
+
+__all__ = ["Tile", "chunk_tile", "decode_tile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How one launch of the attention kernel is cut."""
+
+    block_m: int
+    """Rows (query heads of a KV head x tokens) of a tile; at least 16 for `tl.dot`."""
+    block_n: int
+    """Keys of a tile."""
+    num_warps: int
+    num_stages: int
+    """Depth of the software pipeline of key and value loads."""
+    items_per_sm: int
+    """Programs a multiprocessor should get, at least, before entries stop being split."""
+    min_tiles: int = 4
+    """Least length of a split, in tiles."""
+    one_loop: bool = True
+    """Mask every tile alike; else tiles that all rows see take a loop without masks."""
+
+
+def decode_tile(spec: AttentionSpec, dtype: torch.dtype) -> Tile:
+    """For sequences whose rows fit one small tile: bound by reading the cache."""
+    rows = max(16, min(64, triton.next_power_of_2(spec.num_heads // spec.num_kv_heads)))
+    width = triton.next_power_of_2(max(spec.head_dim, spec.v_head_dim))
+    if dtype == torch.float32:
+        return Tile(rows, 32, 4, 2, 4)
+    if width >= 256:
+        return Tile(rows, 32, 4, 3, 4)
+    return Tile(rows, 64, 4, 3, 4)
+
+
+def chunk_tile(spec: AttentionSpec, dtype: torch.dtype) -> Tile:
+    """For sequences with many query tokens: bound by the tensor cores."""
+    width = triton.next_power_of_2(max(spec.head_dim, spec.v_head_dim))
+    if dtype == torch.float32:
+        return Tile(32, 32, 4, 1, 2, one_loop=False)
+    if width >= 256:
+        return Tile(64, 32, 4, 2, 1, one_loop=False)
+    return Tile(128, 64, 8, 3, 1, one_loop=False)
