@@ -1,0 +1,92 @@
+"""Faults on purpose, for testers: `BATCHGEN_FAULT` breaks a write at a named point. Off by default.
+
+    BATCHGEN_FAULT='kill:at=part.rename,nth=3'      # SIGKILL before the third part is renamed
+    BATCHGEN_FAULT='full:at=final.write;kill:at=manifest.renamed'
+
+Kinds: `kill` (SIGKILL), `full` (ENOSPC), `readonly` (EROFS), `tear` (the file loses its second
+half, as after a power loss), `flip` (one byte changes), `stall` (sleeps `seconds`). `at` is
+WHAT.STEP: WHAT is part, manifest, final, inflight or journal; STEP is write, fsync, rename (just
+before it) or renamed (just after). `nth` (1) counts the passes of that point. Kinds that are not
+listed here belong to other parts of batchgen and are ignored.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Fault", "FaultHook", "install", "parse", "reach"]
+
+FaultHook = Callable[[str, Path | None], None]
+"""Called with the point's name and the file about to be committed, if there is one."""
+
+
+@dataclass(slots=True)
+class Fault:
+    """One `kind:key=value,...` of BATCHGEN_FAULT; `left` counts down to the pass that breaks."""
+
+    kind: str
+    arguments: dict[str, str]
+    left: int = 1
+
+
+_hook: FaultHook | None = None
+_faults: list[Fault] | None = None
+
+
+def parse(text: str) -> list[Fault]:
+    """Faults written as `kind:key=value,key=value;kind:...`."""
+    faults = []
+    for item in filter(None, text.split(";")):
+        kind, _, rest = item.strip().partition(":")
+        arguments = dict(pair.partition("=")[::2] for pair in rest.split(",") if pair)
+        nth = arguments.get("nth", "1")
+        faults.append(Fault(kind, arguments, int(nth) if nth.isdigit() else 1))
+    return faults
+
+
+def install(hook: FaultHook | None) -> FaultHook | None:
+    """Call `hook` at every point from now on (None: nothing); returns the one before."""
+    global _hook
+    previous, _hook = _hook, hook
+    return previous
+
+
+def reach(point: str, path: Path | None = None) -> None:
+    """Pass a write boundary: nothing happens unless a tester asked for it."""
+    global _faults
+    if _hook is not None:
+        _hook(point, path)
+    if _faults is None:
+        _faults = parse(os.environ.get("BATCHGEN_FAULT", ""))
+    for fault in _faults:
+        if fault.arguments.get("at") == point:
+            fault.left -= 1
+            if fault.left == 0:
+                _strike(fault, path)
+
+
+def _strike(fault: Fault, path: Path | None) -> None:
+    if fault.kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif fault.kind == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    elif fault.kind == "readonly":
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    elif fault.kind == "stall":
+        time.sleep(float(fault.arguments.get("seconds", "1")))
+    elif fault.kind == "tear" and path is not None:
+        os.truncate(path, path.stat().st_size // 2)
+    elif fault.kind == "flip" and path is not None:
+        _flip_byte(path)
+
+
+def _flip_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    path.write_bytes(data)

@@ -1,0 +1,185 @@
+"""Files that appear whole or not at all: temporary file, fsync, rename, fsync of the folder.
+
+Every write that can fail for want of space or permission ends as OutputUnwritableError (73) naming
+the file. Modes follow the umask.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+
+from batchgen.errors import OutputUnwritableError
+from batchgen.job import faults
+
+__all__ = [
+    "AtomicFile",
+    "Guard",
+    "checked_name",
+    "fsync_folder",
+    "make_folder",
+    "read_checked",
+    "refuse_same_file",
+    "remove_stale",
+    "same_file",
+    "temporary_path",
+    "unwritable",
+    "write_atomic",
+]
+
+Guard = Callable[[], None]
+"""Called right before a rename: raises when this process no longer owns the output."""
+
+_TEMPORARY = re.compile(r"^\.(?P<name>.+)\.\d+\.tmp$")
+_CHECKED = re.compile(r"\.(?P<crc>[0-9a-f]{8})\.[^.]+$")
+
+
+@contextmanager
+def unwritable(what: str, path: Path) -> Iterator[None]:
+    """Turn an OSError into OutputUnwritableError: `what` could not be done to `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputUnwritableError(
+            f"cannot write {what} {path}: {reason}",
+            "free space or give write permission there, then run the same command again: "
+            "finished rows are kept",
+        ) from error
+
+
+def temporary_path(path: Path) -> Path:
+    """The name under which this process writes `path` before it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+class AtomicFile:
+    """A file being written beside its final name. `commit` makes it appear; else it is removed.
+
+    `kind` names it in messages and fault points (`part`, `manifest`, `final`, ...).
+    """
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.path = path
+        self.kind = kind
+        self.temporary = temporary_path(path)
+        self._committed = False
+
+    def __enter__(self) -> AtomicFile:
+        with unwritable(self.kind, self.path), suppress(FileNotFoundError):
+            self.temporary.unlink()
+        return self
+
+    def write(self, data: bytes) -> None:
+        """Write the whole content at once."""
+        with unwritable(self.kind, self.path):
+            faults.reach(f"{self.kind}.write", None)
+            descriptor = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+
+    def commit(self, guard: Guard | None = None) -> None:
+        """Make the content durable, then visible under the final name, then that name durable."""
+        with unwritable(self.kind, self.path):
+            faults.reach(f"{self.kind}.fsync", self.temporary)
+            _fsync(self.temporary)
+            faults.reach(f"{self.kind}.rename", self.temporary)
+        if guard is not None:
+            guard()
+        with unwritable(self.kind, self.path):
+            os.replace(self.temporary, self.path)
+            self._committed = True
+            faults.reach(f"{self.kind}.renamed", self.path)
+            fsync_folder(self.path.parent)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._committed:
+            with suppress(OSError):
+                self.temporary.unlink()
+
+
+def write_atomic(path: Path, data: bytes, kind: str, guard: Guard | None = None) -> None:
+    """Write `data` as `path`, whole and durable."""
+    with AtomicFile(path, kind) as file:
+        file.write(data)
+        file.commit(guard)
+
+
+def checked_name(stem: str, data: bytes, suffix: str) -> str:
+    """A file name that carries the CRC-32 of the content: one rename commits both."""
+    return f"{stem}.{zlib.crc32(data):08x}.{suffix}"
+
+
+def read_checked(path: Path) -> bytes | None:
+    """Content of a file named by `checked_name`; None when it is not what was written."""
+    match = _CHECKED.search(path.name)
+    if match is None:
+        return None
+    data = path.read_bytes()
+    return data if zlib.crc32(data) == int(match["crc"], 16) else None
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents; a folder that cannot be written is refused now."""
+    with unwritable("the folder", path):
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(13, "not writable")
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make names in `folder` durable (where the file system can)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_stale(folder: Path, name_prefix: str = "") -> int:
+    """Remove temporary files that a dead run left for names with that prefix; their number."""
+    stale = [
+        entry
+        for entry in folder.iterdir()
+        if (match := _TEMPORARY.match(entry.name)) and match["name"].startswith(name_prefix)
+    ]
+    for path in stale:
+        with suppress(OSError):
+            path.unlink()
+    return len(stale)
+
+
+def same_file(first: Path, second: Path) -> bool:
+    """Whether two names lead to one file, through symlinks and hard links too."""
+    try:
+        return os.path.samefile(first, second)
+    except OSError:
+        return os.path.realpath(first) == os.path.realpath(second)
+
+
+def refuse_same_file(out: Path, inputs: Iterable[Path]) -> None:
+    """Raise OutputUnwritableError where the output is one of the inputs."""
+    for path in inputs:
+        if same_file(out, path):
+            raise OutputUnwritableError(
+                f"output {out} is the same file as input {path}", "give --out another name"
+            )
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

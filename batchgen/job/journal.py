@@ -1,0 +1,184 @@
+"""The journal: which rows were begun in which run, and the tokens of rows a run left in flight.
+
+    begun-<attempt>.log          24-byte records, appended once a batch, never rewritten
+    inflight-<attempt>.<crc>.json
+
+A record is a range of row indices, the attempt that began them, and a check word; a torn or changed
+record is skipped. Opening a journal carries over what still matters (rows begun and not done) into
+the new attempt's file and removes the older ones, so neither the folder nor memory grows with runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from batchgen.job import faults
+from batchgen.job.files import Guard, checked_name, read_checked, unwritable, write_atomic
+
+__all__ = ["Inflight", "Journal"]
+
+Inflight = dict[tuple[int, int], list[int]]
+"""(index, sample) -> the token ids generated so far."""
+
+DoneFilter = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
+"""[num_rows] indices -> whether each row is done."""
+
+_RECORD = np.dtype([("start", "<i8"), ("stop", "<i8"), ("attempt", "<i4"), ("check", "<u4")])
+_MAX_RANGE = 1 << 24
+_CHECK_SEED = 0x9E3779B9
+
+
+class Journal:
+    """Rows begun, for one attempt at a time. Appends reach the system at once, unsynced: what a
+    crash of the process needs; a power loss costs only counts of attempts."""
+
+    def __init__(self, folder: Path, attempt: int, is_done: DoneFilter, guard: Guard) -> None:
+        self._folder = folder
+        self._attempt = attempt
+        self._guard = guard
+        self._path = folder / f"begun-{attempt:06d}.log"
+        older = _older(folder, "begun-", attempt)
+        carried = _undone(np.concatenate([_read(path) for path in older] or [_EMPTY]), is_done)
+        self._begun_before = Counter({int(i): int(n) for i, n in _runs_of(carried)})
+        write_atomic(self._path, carried.tobytes(), "journal", guard)
+        for path in older:
+            with suppress(OSError):
+                path.unlink()
+        with unwritable("the journal", self._path):
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+        self._inflight = self._load_inflight(is_done)
+
+    def begin(self, indices: Sequence[int]) -> int:
+        """Note that these rows begin now: one append; how many had begun in an earlier run."""
+        if not len(indices):
+            return 0
+        records = _records(np.asarray(indices, dtype=np.int64), self._attempt)
+        with unwritable("the journal", self._path):
+            faults.reach("journal.write")
+            os.write(self._file, records.tobytes())
+        if not self._begun_before:
+            return 0
+        return sum(index in self._begun_before for index in indices)
+
+    def attempt(self, index: int) -> int:
+        """The runs in which the row was begun, this one included."""
+        return self._begun_before.get(index, 0) + 1
+
+    @property
+    def begun_before(self) -> Mapping[int, int]:
+        """Rows that earlier runs began and no run finished -> in how many runs."""
+        return self._begun_before
+
+    def inflight_tokens(self, index: int, sample: int) -> list[int]:
+        """Tokens an earlier run saved for this sample; [] where none were."""
+        return self._inflight.get((index, sample), [])
+
+    @property
+    def num_inflight_tokens(self) -> int:
+        """Tokens saved by earlier runs, over all rows."""
+        return sum(map(len, self._inflight.values()))
+
+    def save_inflight(self, tokens: Inflight, is_done: DoneFilter) -> None:
+        """Keep these tokens, and those of earlier runs whose rows are neither done nor in here."""
+        rows = {index for index, _ in tokens}
+        kept = {key: ids for key, ids in self._inflight.items() if key[0] not in rows}
+        self._inflight = _without_done(kept | tokens, is_done)
+        data = json.dumps([[*key, ids] for key, ids in self._inflight.items()]).encode()
+        older = list(self._folder.glob("inflight-*.json"))
+        path = self._folder / checked_name(f"inflight-{self._attempt:06d}", data, "json")
+        write_atomic(path, data, "inflight", self._guard)
+        for old in older:
+            if old != path:
+                old.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file; further calls to `begin` fail."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _load_inflight(self, is_done: DoneFilter) -> Inflight:
+        loaded: Inflight = {}
+        for path in sorted(self._folder.glob("inflight-*.json"), key=_written):
+            data = read_checked(path)
+            if data is not None:
+                loaded |= {(index, sample): ids for index, sample, ids in json.loads(data)}
+        return _without_done(loaded, is_done)
+
+
+_EMPTY: npt.NDArray[np.void] = np.empty(0, dtype=_RECORD)
+
+
+def _records(indices: npt.NDArray[np.int64], attempt: int) -> npt.NDArray[np.void]:
+    """Indices as records, one a run of consecutive ones."""
+    cuts = np.flatnonzero(np.diff(indices) != 1) + 1
+    starts = indices[np.concatenate([[0], cuts])]
+    lasts = indices[np.concatenate([cuts - 1, [len(indices) - 1]])]
+    records = np.empty(len(starts), dtype=_RECORD)
+    records["start"], records["stop"], records["attempt"] = starts, lasts + 1, attempt
+    records["check"] = _check_word(records)
+    return records
+
+
+def _check_word(records: npt.NDArray[np.void]) -> npt.NDArray[np.uint32]:
+    mixed = records["start"] * 31 + records["stop"] * 17 + records["attempt"] + _CHECK_SEED
+    return (mixed ^ (mixed >> 32)).astype(np.uint32)
+
+
+def _read(path: Path) -> npt.NDArray[np.void]:
+    """The good records of a journal file. [num_records]"""
+    data = path.read_bytes()
+    records = np.frombuffer(data[: len(data) // _RECORD.itemsize * _RECORD.itemsize], _RECORD)
+    length = records["stop"] - records["start"]
+    good = (records["check"] == _check_word(records)) & (length > 0) & (length <= _MAX_RANGE)
+    return records[good]
+
+
+def _undone(records: npt.NDArray[np.void], is_done: DoneFilter) -> npt.NDArray[np.void]:
+    """Records cut down to rows that are not done, each row once an attempt."""
+    kept: list[npt.NDArray[np.void]] = [_EMPTY]
+    for attempt in np.unique(records["attempt"]):
+        mine = records[records["attempt"] == attempt]
+        rows = [_undone_rows(record, is_done) for record in mine]
+        left = np.unique(np.concatenate(rows))
+        if len(left):
+            kept.append(_records(left, int(attempt)))
+    return np.concatenate(kept)
+
+
+def _undone_rows(record: np.void, is_done: DoneFilter) -> npt.NDArray[np.int64]:
+    rows = np.arange(record["start"], record["stop"], dtype=np.int64)
+    return rows[~is_done(rows)]
+
+
+def _runs_of(records: npt.NDArray[np.void]) -> list[tuple[int, int]]:
+    """(index, number of attempts that began it) of every row in the records."""
+    if not len(records):
+        return []
+    rows = np.concatenate([np.arange(r["start"], r["stop"]) for r in records])
+    indices, counts = np.unique(rows, return_counts=True)
+    return list(zip(indices.tolist(), counts.tolist(), strict=True))
+
+
+def _without_done(tokens: Inflight, is_done: DoneFilter) -> Inflight:
+    if not tokens:
+        return {}
+    done = is_done(np.fromiter((index for index, _ in tokens), np.int64, len(tokens)))
+    return {key: ids for (key, ids), over in zip(tokens.items(), done, strict=True) if not over}
+
+
+def _older(folder: Path, prefix: str, attempt: int) -> list[Path]:
+    return [path for path in folder.glob(f"{prefix}*.log") if int(path.stem[-6:]) < attempt]
+
+
+def _written(path: Path) -> tuple[int, int]:
+    """Order of in-flight files: the attempt, then the time of writing."""
+    return int(path.name.split("-")[1].split(".")[0]), path.stat().st_mtime_ns

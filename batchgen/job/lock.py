@@ -1,0 +1,210 @@
+"""One writer for one output: a lock, a claim with an owner, and a fence.
+
+    lock            flock'ed by the owner for as long as it lives (where the file system can)
+    owners/7.json   claim of attempt 7: host, pid, start time, run; its mtime is the heartbeat
+
+Every acquisition claims the next attempt number by creating its file exclusively. The owner is
+whoever has the highest number; all others have lost, whatever they believe, and find out at their
+next commit (`check`). So two processes can hold the lock at once only where flock does not reach
+(another host) and a heartbeat stopped; even then at most one of them passes the fence from the
+moment the newer claim exists.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from batchgen.errors import OutputHeldError
+from batchgen.job.files import make_folder, unwritable
+from batchgen.job.owner import Liveness, Owner, liveness, this_process
+
+__all__ = ["HEARTBEAT_SECONDS", "STALE_SECONDS", "OutputLock", "current_owner", "heartbeat_age"]
+
+HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+"""A silent owner on another host is taken for dead after this long."""
+_POLL_SECONDS = 0.5
+_NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+class OutputLock:
+    """Held from `acquire` to `release`. `name` tells the locks of shards of one output apart."""
+
+    def __init__(self, folder: Path, out: Path, run_id: str, name: str = "") -> None:
+        self._folder = folder
+        self._out = out
+        self._run_id = run_id
+        self._owners = folder / f"owners{name}"
+        self._lock_path = folder / f"lock{name}"
+        self._descriptor: int | None = None
+        self._owner: Owner | None = None
+        self._stop = threading.Event()
+
+    @property
+    def attempt(self) -> int:
+        """Number of this acquisition; no two ever had the same."""
+        assert self._owner is not None, "not acquired"
+        return self._owner.attempt
+
+    def acquire(self, mode: str = "fail", timeout: float | None = None) -> None:
+        """Become the owner. Modes fail and skip: OutputHeldError at once; wait: once free."""
+        make_folder(self._owners)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (holder := self._try()) is not None:
+            late = deadline is not None and time.monotonic() > deadline
+            if mode != "wait" or late:
+                raise OutputHeldError(
+                    f"{self._out} is being written by {holder.describe()}",
+                    "wait for it (--lock wait), or stop it; it ends by itself when that run ends",
+                )
+            time.sleep(_POLL_SECONDS)
+        threading.Thread(target=self._beat, name="batchgen-heartbeat", daemon=True).start()
+
+    def check(self) -> None:
+        """The fence: raise OutputHeldError unless this process still owns the output."""
+        newest = max(_attempts(self._owners), default=0)
+        if self._owner is None or newest != self._owner.attempt:
+            other = current_owner(self._folder, self._owners.name.removeprefix("owners"))
+            taker = other.describe() if other else "someone who removed the checkpoint folder"
+            raise OutputHeldError(
+                f"lost {self._out} to {taker}; this run stops and writes nothing more",
+                "its finished rows were kept; let the other run finish",
+            )
+
+    def release(self) -> None:
+        """Give the output up; the claim stays, marked as released."""
+        self._stop.set()
+        if self._owner is not None:
+            with suppress(OutputHeldError, OSError):
+                self.check()
+                claim = _claim_path(self._owners, self._owner.attempt)
+                claim.write_text(replace(self._owner, released=True).to_json())
+        self._owner = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _try(self) -> Owner | None:
+        """Take the lock and claim the next attempt; the owner that prevents it otherwise."""
+        locked = self._flock()
+        owner = current_owner(self._folder, self._owners.name.removeprefix("owners"))
+        if owner is not None and not owner.released and self._prevents(owner, locked):
+            self._unlock()
+            return owner
+        if locked is False and owner is None:  # between another process's flock and its claim
+            self._unlock()
+            return Owner("this host", "", 0, 0, "?", 0, time.time())
+        self._claim()
+        return None
+
+    def _prevents(self, owner: Owner, locked: bool | None) -> bool:
+        state = liveness(owner)
+        if state is Liveness.DEAD:
+            return False
+        if state is Liveness.ALIVE:
+            return locked is not True
+        return locked is False or self._age(owner) < STALE_SECONDS
+
+    def _age(self, owner: Owner) -> float:
+        """Seconds since the owner's heartbeat, by the file system's clock."""
+        return heartbeat_age(self._folder, owner, self._owners.name.removeprefix("owners"))
+
+    def _flock(self) -> bool | None:
+        """True: locked. False: someone else has it. None: this file system cannot lock."""
+        with unwritable("the lock", self._lock_path):
+            self._descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_FLOCK:
+                return None
+            return False
+        return True
+
+    def _unlock(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _claim(self) -> None:
+        """Create the next attempt's file exclusively; claims before the last two are removed."""
+        while True:
+            attempts = _attempts(self._owners)
+            owner = this_process(self._run_id, max(attempts, default=0) + 1)
+            if _create_exclusively(_claim_path(self._owners, owner.attempt), owner.to_json()):
+                break
+        self._owner = owner
+        for attempt in sorted(attempts)[:-1]:
+            with suppress(OSError):
+                _claim_path(self._owners, attempt).unlink()
+
+    def _beat(self) -> None:
+        owner = self._owner
+        while owner is not None and not self._stop.wait(HEARTBEAT_SECONDS):
+            with suppress(OSError):
+                os.utime(_claim_path(self._owners, owner.attempt))
+
+
+def current_owner(folder: Path, name: str = "") -> Owner | None:
+    """Whoever claimed the output last (perhaps dead, perhaps released); None: nobody ever."""
+    owners = folder / f"owners{name}"
+    attempt = max(_attempts(owners), default=0)
+    return Owner.read(_claim_path(owners, attempt), attempt) if attempt else None
+
+
+def heartbeat_age(folder: Path, owner: Owner, name: str = "") -> float:
+    """Seconds since the owner's heartbeat, by the clock of the file system that has both files."""
+    claim = _claim_path(folder / f"owners{name}", owner.attempt)
+    try:
+        beat = claim.stat().st_mtime
+    except FileNotFoundError:
+        return STALE_SECONDS
+    probe = folder / f"lock{name}"
+    with suppress(OSError):
+        os.utime(probe)
+        return probe.stat().st_mtime - beat
+    return time.time() - beat
+
+
+def _claim_path(owners: Path, attempt: int) -> Path:
+    return owners / f"{attempt}.json"
+
+
+def _attempts(owners: Path) -> list[int]:
+    try:
+        names = os.listdir(owners)
+    except FileNotFoundError:
+        return []
+    return [int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()]
+
+
+def _create_exclusively(path: Path, text: str) -> bool:
+    """Make `path` appear whole with that text; False where it exists already."""
+    whole = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.new")
+    with unwritable("the claim", path):
+        whole.write_text(text)
+        try:
+            os.link(whole, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            return _open_exclusively(path, text)
+        finally:
+            whole.unlink()
+    return True
+
+
+def _open_exclusively(path: Path, text: str) -> bool:
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    return True

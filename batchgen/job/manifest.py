@@ -1,0 +1,173 @@
+"""The manifest of a job: what its completions depend on, how far it came, and how it ended.
+
+One JSON file in the checkpoint folder, replaced whole. Standard library only: a rerun of a
+finished job is decided from it in milliseconds. It holds no secret.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from batchgen.errors import FingerprintMismatchError
+from batchgen.job.files import Guard, write_atomic
+
+__all__ = ["FinalReport", "InputCheckpoint", "Manifest", "fingerprint_diff", "flatten"]
+
+MANIFEST_VERSION = 1
+_ABSENT = "(absent)"
+
+
+@dataclass(slots=True)
+class FinalReport:
+    """Totals of a finished output. `rows` counts input rows, `output_rows` lines of the file."""
+
+    rows: int = 0
+    output_rows: int = 0
+    ok: int = 0
+    errors: int = 0
+    skipped: int = 0
+    length: int = 0
+    error_codes: dict[str, int] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    duplicates_dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InputCheckpoint:
+    """The input up to row `rows_read`: its running digest, and its sources' names and sizes."""
+
+    rows_read: int
+    digest: str
+    sources: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(slots=True)
+class Manifest:
+    """One job. `fingerprint` is compared on resume; `facts` (device, versions) are only recorded.
+
+    `job_id` also stands in the output's footer, which ties the file to this folder. `state` is
+    `running` or `complete`; `output` is then the identity of the file that was written.
+    """
+
+    fingerprint: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+    job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    version: int = MANIFEST_VERSION
+    state: str = "running"
+    overwriting: bool = False
+    """The job was begun with --overwrite: the same command again continues it."""
+    input: InputCheckpoint | None = None
+    total_rows: int | None = None
+    totals: FinalReport | None = None
+    output: dict[str, Any] | None = None
+    runs: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest | None:
+        """The manifest at `path`; None where there is none. Damaged: FingerprintMismatchError."""
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise FingerprintMismatchError(
+                f"the manifest {path} cannot be read: {error}",
+                "remove the checkpoint folder, or start afresh with --overwrite",
+            ) from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """The inverse of `to_json`; unknown fields of later versions are ignored."""
+        data = json.loads(text)
+        known = {name.name for name in fields(cls)}
+        manifest = cls(**{key: value for key, value in data.items() if key in known})
+        if data.get("input"):
+            sources = tuple(data["input"]["sources"])
+            manifest.input = InputCheckpoint(
+                data["input"]["rows_read"], data["input"]["digest"], sources
+            )
+        if data.get("totals"):
+            manifest.totals = FinalReport(**data["totals"])
+        return manifest
+
+    def to_json(self) -> str:
+        """The manifest as text."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True, default=str)
+
+    def write(self, path: Path, guard: Guard | None = None) -> None:
+        """Replace the file at `path`, whole and durable."""
+        write_atomic(path, self.to_json().encode(), "manifest", guard)
+
+    def footer_json(self) -> str:
+        """What the output's footer says of the job: no run, process or host."""
+        names = ("version", "job_id", "fingerprint", "facts", "total_rows")
+        data = {name: getattr(self, name) for name in names}
+        data["input"] = None if self.input is None else asdict(self.input)
+        return json.dumps(data, sort_keys=True, default=str)
+
+    def check_fingerprint(self, fingerprint: Mapping[str, Any], where: Path) -> None:
+        """Raise FingerprintMismatchError naming every field that differs."""
+        lines = fingerprint_diff(self.fingerprint, fingerprint)
+        if lines:
+            raise FingerprintMismatchError(
+                f"{where} was begun with other settings:\n  " + "\n  ".join(lines),
+                "give the same settings again, or another --out, or --overwrite to start afresh",
+            )
+
+    def check_input(self, rows_read: int, digest: str) -> None:
+        """Raise FingerprintMismatchError where the input read again is not what was read."""
+        seen = self.input
+        if seen is not None and seen.rows_read == rows_read and seen.digest != digest:
+            raise FingerprintMismatchError(
+                f"the input changed: its first {rows_read:,} rows are not those already answered",
+                "restore the input, or give another --out, or --overwrite to start afresh",
+            )
+
+    def source_changes(self, sources: Iterable[Mapping[str, Any]]) -> list[str]:
+        """How the sources differ from those recorded, as lines; [] when names and sizes agree."""
+        before = {} if self.input is None else _by_name(self.input.sources)
+        return fingerprint_diff(before, _by_name(sources)) if before else []
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level of dotted names; every value as JSON would give it back."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.loads(json.dumps(value, default=str))
+    return flat
+
+
+def fingerprint_diff(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lines `sampling.temperature: 0.7 -> 0.9`, one a field that differs, sorted by name."""
+    old, new = flatten(before), flatten(now)
+    return [
+        f"{name}: {_shown(old, name)} -> {_shown(new, name)}"
+        for name in sorted(old.keys() | new.keys())
+        if name not in old or name not in new or old[name] != new[name]
+    ]
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    if name not in values:
+        return _ABSENT
+    text = json.dumps(values[name], ensure_ascii=False)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _by_name(sources: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sources keyed by place and name, so that order and repetition count."""
+    return {
+        f"input[{place}].{key}": source.get(key)
+        for place, source in enumerate(sources)
+        for key in ("name", "size")
+    }

@@ -1,0 +1,170 @@
+"""Parts: finished rows as complete Parquet files in the output schema, one file a flush.
+
+    parts/part-<attempt>-<seq>.<crc>.parquet      rows sorted by (index, sample)
+
+The name carries the CRC-32 of the content, so one rename commits rows and checksum together, and a
+torn, truncated or changed file is known for what it is. All samples of a row lie in one part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen.job.files import Guard, checked_name, read_checked, write_atomic
+from batchgen.job.rows import OutputRow
+from batchgen.job.schema import late_columns, output_schema, output_writer, record_batch
+
+__all__ = ["Columns", "Part", "list_parts", "part_summary", "read_part", "scan_parts", "write_part"]
+
+_NAME = re.compile(r"^part-(?:\w+-)?(?P<attempt>\d+)-(?P<seq>\d+)\.[0-9a-f]{8}\.parquet$")
+_PART_KEY = b"batchgen.part"
+_IN_ORDER = attrgetter("index", "sample")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What the output has beside the base columns."""
+
+    kept: tuple[tuple[str, pa.DataType], ...] = ()
+    token_ids: bool = False
+    logprobs: bool = False
+
+    def schema(self, late: Iterable[str] = ()) -> pa.Schema:
+        """The schema with these late columns."""
+        return output_schema(self.kept, late, token_ids=self.token_ids, logprobs=self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A committed part. `first` and `last` are row indices, `size` its bytes once read."""
+
+    path: Path
+    rows: int
+    first: int
+    last: int
+    size: int
+    late: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """Parts in the order in which they were committed: attempt, sequence."""
+        match = _NAME.match(self.path.name)
+        assert match is not None, self.path
+        return int(match["attempt"]), int(match["seq"]), self.path.name
+
+
+@dataclass(frozen=True, slots=True)
+class PartSummary:
+    """What a part's footer tells without reading a row."""
+
+    rows: int
+    errors: dict[str, int]
+    first: int
+    last: int
+    size: int
+    late: dict[str, tuple[int, int]]
+
+
+def write_part(
+    folder: Path, attempt: int, seq: int, rows: Sequence[OutputRow], columns: Columns, guard: Guard
+) -> Part:
+    """Commit `rows` (any order, each row's samples all there) as a new part."""
+    rows = sorted(rows, key=_IN_ORDER)
+    late = late_columns(rows, (name for name, _ in columns.kept))
+    batch = record_batch(rows, columns.schema(late))
+    summary = PartSummary(
+        rows=len({row.index for row in rows}),
+        errors=Counter(row.error_code for row in rows if row.error_code),
+        first=rows[0].index,
+        last=rows[-1].index,
+        size=batch.nbytes,
+        late=late,
+    )
+    data = _encoded(batch, summary)
+    path = folder / checked_name(f"part-{attempt:06d}-{seq:06d}", data, "parquet")
+    write_atomic(path, data, "part", guard)
+    return Part(path, summary.rows, summary.first, summary.last, summary.size, late)
+
+
+def read_part(path: Path) -> pa.Table | None:
+    """All rows of a part; None when its content is not what was written."""
+    data = read_checked(path)
+    if data is None:
+        return None
+    try:
+        return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    except (pa.ArrowException, OSError):
+        return None
+
+
+def scan_parts(folder: Path, damaged: Path) -> Iterator[tuple[Part, npt.NDArray[np.int64]]]:
+    """Every good part with its rows' indices; a bad one is moved to `damaged` and left out."""
+    for path in list_parts(folder):
+        try:
+            found = _scan(path)
+        except FileNotFoundError:  # its owner finished meanwhile
+            continue
+        if found is not None:
+            yield found
+            continue
+        damaged.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
+            os.replace(path, damaged / path.name)
+
+
+def list_parts(folder: Path) -> list[Path]:
+    """Committed parts, in the order in which they were committed."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    found = [(m, name) for name in names if (m := _NAME.match(name))]
+    found.sort(key=lambda item: (int(item[0]["attempt"]), int(item[0]["seq"]), item[1]))
+    return [folder / name for _, name in found]
+
+
+def part_summary(path: Path) -> PartSummary:
+    """Row counts and errors of a part, from its footer alone."""
+    return _summary(pq.read_metadata(path))
+
+
+def _encoded(batch: pa.RecordBatch, summary: PartSummary) -> bytes:
+    sink = pa.BufferOutputStream()
+    metadata = {_PART_KEY.decode(): json.dumps(asdict(summary))}
+    with output_writer(sink, batch.schema, metadata=metadata, part=True) as writer:
+        writer.write_batch(batch, row_group_size=max(1, batch.num_rows))
+    return bytes(sink.getvalue())
+
+
+def _scan(path: Path) -> tuple[Part, npt.NDArray[np.int64]] | None:
+    data = read_checked(path)
+    if data is None:
+        return None
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        summary = _summary(file.metadata)
+        index = file.read(columns=["index"], use_threads=False)["index"].to_numpy()
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
+    part = Part(path, summary.rows, summary.first, summary.last, summary.size, summary.late)
+    return part, index
+
+
+def _summary(metadata: pq.FileMetaData) -> PartSummary:
+    data: dict[str, Any] = json.loads((metadata.metadata or {})[_PART_KEY])
+    late = {name: (place[0], place[1]) for name, place in data.pop("late").items()}
+    return PartSummary(late=late, **data)

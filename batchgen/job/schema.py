@@ -1,0 +1,170 @@
+"""The output's columns: declared up front, never inferred, never null-typed (INTERFACE).
+
+Order: the base columns, then kept input columns, then late ones (JSONL extras seen on the way,
+always strings), then `token_ids` and `logprobs` when asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen.job.rows import OutputRow
+
+__all__ = [
+    "BASE_SCHEMA",
+    "MAX_ROW_GROUP_ROWS",
+    "OPTIONAL_FIELDS",
+    "RESERVED_NAMES",
+    "SCHEMA_VERSION",
+    "SORTING_COLUMNS",
+    "late_columns",
+    "output_schema",
+    "output_writer",
+    "record_batch",
+]
+
+SCHEMA_VERSION = 1
+MAX_ROW_GROUP_ROWS = 65_536
+SORTING_COLUMNS = (pq.SortingColumn(0), pq.SortingColumn(1))
+
+_MOMENT = pa.timestamp("us", tz="UTC")
+_REQUIRED = {"index", "sample", "id", "status", "preemptions", "attempt", "run_id"}
+_TYPES: dict[str, pa.DataType] = {
+    "index": pa.int64(),
+    "sample": pa.int32(),
+    "id": pa.string(),
+    "status": pa.string(),
+    "prompt": pa.string(),
+    "completion": pa.string(),
+    "reasoning": pa.string(),
+    "finish_reason": pa.string(),
+    "stop_reason": pa.string(),
+    "error_code": pa.string(),
+    "error_message": pa.string(),
+    "prompt_tokens": pa.int32(),
+    "completion_tokens": pa.int32(),
+    "cached_tokens": pa.int32(),
+    "queue_s": pa.float64(),
+    "prefill_s": pa.float64(),
+    "ttft_s": pa.float64(),
+    "decode_s": pa.float64(),
+    "tpot_s": pa.float64(),
+    "latency_s": pa.float64(),
+    "preemptions": pa.int32(),
+    "attempt": pa.int32(),
+    "seed": pa.int64(),
+    "started_at": _MOMENT,
+    "finished_at": _MOMENT,
+    "run_id": pa.string(),
+}
+BASE_SCHEMA = pa.schema(
+    [pa.field(name, kind, nullable=name not in _REQUIRED) for name, kind in _TYPES.items()]
+)
+OPTIONAL_FIELDS = {
+    "token_ids": pa.field("token_ids", pa.list_(pa.int32())),
+    "logprobs": pa.field("logprobs", pa.list_(pa.float32())),
+}
+RESERVED_NAMES = frozenset(_TYPES) | frozenset(OPTIONAL_FIELDS)
+"""Names that a kept column may not have."""
+
+_GETTERS: dict[str, Callable[[OutputRow], Any]] = {
+    name: attrgetter(name) for name in (*_TYPES, *OPTIONAL_FIELDS)
+}
+_DICTIONARY = ["status", "finish_reason", "stop_reason", "error_code", "run_id"]
+_LONG_TEXT = {"prompt", "completion", "reasoning", "error_message"}
+
+
+def output_schema(
+    kept: Iterable[tuple[str, pa.DataType]] = (),
+    late: Iterable[str] = (),
+    *,
+    token_ids: bool = False,
+    logprobs: bool = False,
+) -> pa.Schema:
+    """Schema of an output with these kept columns (own types), late ones and optional ones."""
+    fields = [*BASE_SCHEMA, *(pa.field(name, _typed(kind)) for name, kind in kept)]
+    fields += [pa.field(name, pa.string()) for name in late]
+    fields += [OPTIONAL_FIELDS["token_ids"]] * token_ids + [OPTIONAL_FIELDS["logprobs"]] * logprobs
+    return pa.schema(fields)
+
+
+def late_columns(rows: Sequence[OutputRow], declared: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Kept columns nobody declared -> (index of the first row with it, its place in that row).
+
+    `rows` are sorted by index. The pair orders late columns the same way in any split into parts.
+    """
+    seen = set(declared)
+    late: dict[str, tuple[int, int]] = {}
+    for row in rows:
+        if not seen.issuperset(row.kept):
+            for place, name in enumerate(row.kept):
+                if name not in seen:
+                    seen.add(name)
+                    late[name] = (row.index, place)
+    return late
+
+
+def record_batch(rows: Sequence[OutputRow], schema: pa.Schema) -> pa.RecordBatch:
+    """Rows as one Arrow batch of `schema`, column by column."""
+    return pa.RecordBatch.from_arrays([_column(rows, field) for field in schema], schema=schema)
+
+
+def output_writer(
+    where: Any,
+    schema: pa.Schema,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    part: bool = False,
+) -> pq.ParquetWriter:
+    """A Parquet writer with the house's settings; a part does without what only readers need."""
+    names = [field.name for field in schema]
+    measured = [name for name in names if name not in _LONG_TEXT]
+    writer = pq.ParquetWriter(
+        where,
+        schema.with_metadata(dict(metadata)) if metadata else schema,
+        compression="zstd",
+        compression_level=1 if part else 3,
+        use_dictionary=_DICTIONARY,
+        write_statistics=["index", "sample"] if part else measured,
+        write_page_index=not part,
+        sorting_columns=list(SORTING_COLUMNS),
+        store_schema=True,
+    )
+    return writer
+
+
+def _typed(kind: pa.DataType) -> pa.DataType:
+    """A null-typed input column becomes a string column of nulls."""
+    return pa.string() if pa.types.is_null(kind) else kind
+
+
+def _column(rows: Sequence[OutputRow], field: pa.Field) -> pa.Array:
+    getter = _GETTERS.get(field.name)
+    name = field.name
+    values = list(map(getter, rows)) if getter else [row.kept.get(name) for row in rows]
+    try:
+        return pa.array(values, type=field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError):
+        return pa.array([_storable(value, field.type) for value in values], type=field.type)
+
+
+def _storable(value: Any, kind: pa.DataType) -> Any:
+    """`value` as the column can hold it: JSON text in a string column, null where nothing fits.
+
+    The reader has already made error rows of values that do not fit a declared type; this is the
+    last line, so that no value whatever can end a job.
+    """
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        text = value if value is None or isinstance(value, str) else json.dumps(value, default=str)
+        return text and text.encode("utf-8", "replace").decode()
+    try:
+        pa.scalar(value, type=kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError):
+        return None
+    return value
