@@ -16,7 +16,15 @@ from transformers import AttentionInterface
 
 from batchgen.engine.attention.interface import AttentionBackend, AttentionMetadata, AttentionSpec
 
-__all__ = ["ATTENTION_NAME", "AttentionCall", "CallCursor", "StepContext", "bind", "use_attention"]
+__all__ = [
+    "ATTENTION_NAME",
+    "CALL_ATTRIBUTE",
+    "AttentionCall",
+    "CallCursor",
+    "StepContext",
+    "bind",
+    "use_attention",
+]
 
 ATTENTION_NAME = "batchgen"
 CALL_ATTRIBUTE = "batchgen_call"

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from batchgen.engine.attention.interface import AttentionSpec
-from batchgen.engine.binding import use_attention
+from batchgen.engine.binding import CALL_ATTRIBUTE, use_attention
 from batchgen.engine.windows import MaskShape, probe_mask
 from batchgen.errors import ModelRefusedError
 
@@ -102,6 +102,7 @@ def discover(module: nn.Module, model_type: str, vocab_size: int) -> Discovery:
 def clone_module(module: nn.Module) -> Any:
     """A copy with its own buffers, config and attributes that shares every parameter."""
     memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
+    memo |= {id(getattr(part, CALL_ATTRIBUTE, None)): None for part in module.modules()}
     return copy.deepcopy(module, memo)
 
 

@@ -14,7 +14,7 @@ __all__ = ["BACKENDS", "select_backend"]
 
 BACKENDS = {
     "reference": "batchgen.engine.attention.reference:ReferenceBackend",
-    "cpu": "batchgen.engine.attention.cpu:CpuBackend",
+    "cpu": "batchgen.engine.attention.cpu:CpuAttention",
     "triton": "batchgen.engine.attention.triton_paged:TritonBackend",
 }
 PREFERRED = {"cpu": "cpu", "cuda": "triton"}
