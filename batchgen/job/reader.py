@@ -1,0 +1,184 @@
+"""The one way in: all sources of a job as `InputRow`s, in input order, streaming.
+
+Every row that is read enters a running content digest, so that a resumed run can tell whether the
+rows that an earlier run answered are still the same; rows that are already done are read for their
+digest and id alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from batchgen.engine.request import SamplingParams
+from batchgen.errors import ErrorCode, FingerprintMismatchError, RowError
+from batchgen.job.duplicates import SeenIds
+from batchgen.job.hub_rows import HubRows
+from batchgen.job.jsonl import JsonlRows
+from batchgen.job.kept_columns import KeptColumns
+from batchgen.job.params import merge
+from batchgen.job.parquet_rows import ParquetRows
+from batchgen.job.row_parser import RowParser
+from batchgen.job.rows import InputRow
+from batchgen.job.sources import Source, SourceKind, find_sources
+from batchgen.job.spec import InputSpec, SamplingDefaults
+
+__all__ = ["Reader"]
+
+_SAMPLE_ROWS = 1000
+_DIGEST_BYTES = 16
+
+
+class Rows(Protocol):
+    """The rows of one source, undecoded, each with its line or row number."""
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]: ...
+
+    def digest_bytes(self, payload: Any) -> bytes: ...
+
+    def decode(self, payload: Any) -> dict[str, Any]: ...
+
+
+class Reader:
+    """Rows of the whole input. Iterate once; `rows_read` and `digest()` go with the last row given.
+
+    `shard` is `(i, n)`: rows whose index is i modulo n. All rows are read by every shard, for the
+    digest and for ids that are already taken. Errors: InputUnreadableError, InvalidDataError,
+    UsageError and OutputUnwritableError before the first row; InputUnreadableError on the way.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        *,
+        output: Path | None = None,
+        flags: SamplingDefaults | None = None,
+        generation_defaults: Mapping[str, Any] | None = None,
+        shard: tuple[int, int] | None = None,
+    ) -> None:
+        self.sources: tuple[Source, ...] = find_sources(spec.inputs, output)
+        self.base_params: SamplingParams = merge({}, flags or {}, generation_defaults or {})
+        self._spec = spec
+        self._kept = KeptColumns(spec.keep_columns)
+        self._parser = RowParser(spec, self.base_params, self._kept)
+        self._shard = shard
+        self._done: Callable[[int], bool] | None = None
+        self._seen = SeenIds()
+        self._hash = blake2b(digest_size=_DIGEST_BYTES)
+        self._last = ""
+        self.rows_read = 0
+        self._rows = [self._open(source) for source in self.sources]
+        self._settle_jsonl_columns()
+
+    @property
+    def kept_schema(self) -> list[tuple[str, pa.DataType]]:
+        """Kept columns and their types, in the output's order, settled before the first row.
+
+        From Parquet and `datasets` schemas, from declared types, and from the first 1,000 rows of
+        JSONL. A JSONL extra that first appears later is in `InputRow.kept` all the same, as text.
+        """
+        return self._kept.schema
+
+    def identity(self) -> list[dict[str, Any]]:
+        """Name, kind, size and mtime of every source: equal means unchanged."""
+        return [source.identity() for source in self.sources]
+
+    def skip_hint(self, done: Callable[[int], bool]) -> None:
+        """Leave out rows whose index is done: they are read for digest and id, and not given."""
+        self._done = done
+
+    def digest(self) -> str:
+        """Content digest (hex) of the first `rows_read` rows: no names, no newlines."""
+        return self._hash.copy().hexdigest()
+
+    def verify(self, rows_read: int, digest: str) -> None:
+        """Check that the first `rows_read` rows are those that gave `digest`; reads them once.
+
+        FingerprintMismatchError names the file and the rows. Leaves this reader as it was.
+        """
+        hash = blake2b(digest_size=_DIGEST_BYTES)
+        count = 0
+        where = "no input"
+        for source, rows in zip(self.sources, self._rows, strict=True):
+            before = count
+            for _, payload in islice(rows, rows_read - count):
+                hash.update(rows.digest_bytes(payload))
+                count += 1
+            where = f"{source.name} (rows {before:,} to {count:,})" if count > before else where
+            if count == rows_read:
+                break
+        if count < rows_read:
+            text = f"the input has {count:,} rows left of the {rows_read:,} read before: {where}"
+        elif hash.hexdigest() != digest:
+            text = f"the first {rows_read:,} rows of the input changed, up to {where}"
+        else:
+            return
+        hint = "restore the input, give another --out, or start afresh with --overwrite"
+        raise FingerprintMismatchError(text, hint)
+
+    def __iter__(self) -> Iterator[InputRow]:
+        """Rows in input order. A row that cannot be served comes with its `error`."""
+        limit = self._spec.limit
+        for source, rows in zip(self.sources, self._rows, strict=True):
+            left = None if limit is None else limit - self.rows_read
+            yield from self._rows_of(source, rows, left)
+
+    def _rows_of(self, source: Source, rows: Rows, left: int | None) -> Iterator[InputRow]:
+        typed = None if isinstance(rows, JsonlRows) else rows.kept  # type: ignore[attr-defined]
+        update, digest_bytes, prefix = self._hash.update, rows.digest_bytes, f"{source.name}:"
+        for number, payload in islice(rows, left):
+            index = self.rows_read
+            self.rows_read = index + 1
+            update(digest_bytes(payload))
+            if self._skipped(index):
+                self._pass_over(rows, payload, typed)
+                continue
+            yield self._parse(index, f"{prefix}{number}", rows, payload, typed)
+
+    def _parse(
+        self, index: int, origin: str, rows: Rows, payload: Any, typed: Sequence[str] | None
+    ) -> InputRow:
+        try:
+            raw = rows.decode(payload)
+        except RowError as error:
+            error = RowError(error.code, error.message)  # without the traceback's hold on the line
+            return InputRow(index, origin, params=self.base_params, error=error)
+        row = self._parser.parse(index, origin, raw, typed)
+        if row.id is not None and not self._seen.add(row.id):
+            text = f"id {row.id!r} was used by an earlier row"
+            row.error = RowError(ErrorCode.DUPLICATE_ID, text)
+        return row
+
+    def _skipped(self, index: int) -> bool:
+        if self._shard is not None and index % self._shard[1] != self._shard[0]:
+            return True
+        return self._done is not None and self._done(index)
+
+    def _pass_over(self, rows: Rows, payload: Any, typed: Sequence[str] | None) -> None:
+        """Take of a row what later rows depend on: its id and the columns it brings."""
+        with suppress(RowError):
+            row_id = self._parser.pass_over(rows.decode(payload), typed)
+            if row_id is not None:
+                self._seen.add(row_id)
+
+    def _open(self, source: Source) -> Any:
+        if source.kind.is_jsonl:
+            return JsonlRows(source)
+        kind = ParquetRows if source.kind is SourceKind.PARQUET else HubRows
+        return kind(source, self._spec, self._parser, self._kept)
+
+    def _settle_jsonl_columns(self) -> None:
+        """Fix the columns that the first rows of the JSONL sources bring."""
+        left = min(_SAMPLE_ROWS, self._spec.limit or _SAMPLE_ROWS)
+        for rows in self._rows:
+            if isinstance(rows, JsonlRows):
+                for _, line in islice(rows, left):
+                    left -= 1
+                    with suppress(RowError):
+                        self._kept.settle([self._parser.extras(rows.decode(line))])

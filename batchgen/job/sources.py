@@ -1,0 +1,198 @@
+"""What `--in` names: files, globs, folders and `datasets`, as an ordered list of sources.
+
+Nothing is read here but a file's first bytes. Order: that of the arguments, sorted within a glob or
+folder. Kinds are told by magic bytes, then by suffix.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from batchgen.errors import InputUnreadableError, OutputUnwritableError
+
+__all__ = ["Source", "SourceKind", "find_sources"]
+
+_ROW_SUFFIXES = (".jsonl", ".ndjson")
+_COMPRESSED = ("", ".gz", ".zst")
+_FOLDER_SUFFIXES = (*(row + zip for row in _ROW_SUFFIXES for zip in _COMPRESSED), ".parquet")
+_DATASET_MARKS = ("state.json", "dataset_dict.json")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
+_HUB_PREFIXES = ("hf://datasets/", "hf:")
+
+
+class SourceKind(StrEnum):
+    """How a source is read."""
+
+    JSONL = "jsonl"
+    JSONL_GZ = "jsonl.gz"
+    JSONL_ZST = "jsonl.zst"
+    PARQUET = "parquet"
+    DATASET_FOLDER = "dataset"
+    HUB = "hub"
+
+    @property
+    def is_jsonl(self) -> bool:
+        """Whether rows are lines of JSON."""
+        return self in (SourceKind.JSONL, SourceKind.JSONL_GZ, SourceKind.JSONL_ZST)
+
+
+_MAGIC = (
+    (b"\x1f\x8b", SourceKind.JSONL_GZ),
+    (b"\x28\xb5\x2f\xfd", SourceKind.JSONL_ZST),
+    (b"PAR1", SourceKind.PARQUET),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file, dataset folder or hub id (`org/name`, `org/name:config`), as messages name it."""
+
+    name: str
+    kind: SourceKind
+
+    @property
+    def path(self) -> Path:
+        """Where it lies; meaningless for a hub id."""
+        return Path(self.name)
+
+    def identity(self) -> dict[str, Any]:
+        """Cheap marks of the content for the fingerprint: name, kind, size (bytes), mtime (ns).
+
+        Equal marks mean unchanged, as make and git assume. A hub id has a name alone.
+        """
+        marks: dict[str, Any] = {"name": self.path.name, "kind": str(self.kind)}
+        if self.kind is SourceKind.HUB:
+            return {**marks, "name": self.name}
+        files = [self.path]
+        if self.kind is SourceKind.DATASET_FOLDER:
+            files = sorted(p for p in self.path.rglob("*") if p.is_file())
+        stats = [_stat(path) for path in files]
+        marks["size"] = sum(stat.st_size for stat in stats)
+        marks["mtime_ns"] = max((stat.st_mtime_ns for stat in stats), default=0)
+        return marks
+
+
+def find_sources(inputs: Sequence[str], output: Path | None = None) -> tuple[Source, ...]:
+    """Every source that the `--in` arguments name, in order.
+
+    InputUnreadableError names an argument that is missing, unreadable or without rows;
+    OutputUnwritableError an input that is the output itself. Globs and folders leave the output and
+    hidden files out.
+    """
+    return tuple(source for argument in inputs for source in _expand(argument, output))
+
+
+def _expand(argument: str, output: Path | None) -> Iterator[Source]:
+    path = Path(argument)
+    if path.is_dir():
+        yield from _folder(path, output)
+    elif path.exists():
+        _refuse_output(path, output)
+        yield _file(path)
+    elif glob.has_magic(argument):
+        yield from _matches(argument, output)
+    elif hub_id := _hub_id(argument):
+        yield Source(hub_id, SourceKind.HUB)
+    else:
+        raise InputUnreadableError(f"input {argument} does not exist", _advice(path))
+
+
+def _folder(path: Path, output: Path | None) -> Iterator[Source]:
+    if any((path / mark).is_file() for mark in _DATASET_MARKS):
+        yield Source(str(path), SourceKind.DATASET_FOLDER)
+        return
+    try:
+        inside = sorted(path.iterdir())
+    except OSError as error:
+        raise InputUnreadableError(f"folder {path}: {error.strerror}", "check its rights") from None
+    files = [p for p in inside if p.name.endswith(_FOLDER_SUFFIXES) and _wanted(p, output)]
+    if not files:
+        hint = f"write '{path}/**/*.jsonl' to look into subfolders"
+        raise InputUnreadableError(f"folder {path} holds no {', '.join(_FOLDER_SUFFIXES)}", hint)
+    for file in files:
+        yield _file(file)
+
+
+def _matches(pattern: str, output: Path | None) -> Iterator[Source]:
+    files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+    files = [path for path in files if _wanted(path, output)]
+    if not files:
+        hint = "quote a pattern so that the shell leaves it alone, and check the folder's name"
+        raise InputUnreadableError(f"no file matches {pattern}", hint)
+    for file in files:
+        yield _file(file)
+
+
+def _wanted(path: Path, output: Path | None) -> bool:
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    return output is None or not _same_file(path, output)
+
+
+def _refuse_output(path: Path, output: Path | None) -> None:
+    if output is not None and _same_file(path, output):
+        text = f"output {output} is the input {path}"
+        raise OutputUnwritableError(text, "write to another file with --out")
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    """One file under two names: a link, hard or symbolic, or another spelling."""
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return path.resolve() == other.resolve()
+
+
+def _file(path: Path) -> Source:
+    if not path.is_file():
+        hint = "write its rows to a file first: a resumed run must read them again"
+        raise InputUnreadableError(f"input {path} is not a regular file", hint)
+    return Source(str(path), _kind(path))
+
+
+def _kind(path: Path) -> SourceKind:
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise InputUnreadableError(f"input {path}: {error.strerror}", "check its rights") from None
+    for magic, kind in _MAGIC:
+        if head.startswith(magic):
+            return kind
+    return SourceKind.PARQUET if path.suffix in (".parquet", ".pq") else SourceKind.JSONL
+
+
+def _hub_id(argument: str) -> str | None:
+    """The hub id of an argument: with a prefix, or `org/name` where no folder `org` lies here."""
+    for prefix in _HUB_PREFIXES:
+        if argument.startswith(prefix):
+            return argument.removeprefix(prefix)
+    looks_so = _HUB_ID.fullmatch(argument) and not argument.endswith(_FOLDER_SUFFIXES)
+    return argument if looks_so and not Path(argument).parent.exists() else None
+
+
+def _advice(path: Path) -> str:
+    if str(path) in ("-", "/dev/stdin"):
+        return "write its rows to a file first: a resumed run must read them again"
+    parent = path.parent
+    if not parent.is_dir():
+        return f"folder {parent} does not exist either: check the path"
+    near = sorted(p.name for p in parent.iterdir() if p.name.endswith(_FOLDER_SUFFIXES))
+    return (
+        f"{parent} holds {', '.join(near[:5])}" if near else f"check the path; looked in {parent}"
+    )
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        hint = "put it back, or start anew with another --out"
+        raise InputUnreadableError(f"input {path}: {error.strerror}", hint) from None
