@@ -119,9 +119,7 @@ class KeptColumns:
             hint = "types are Arrow's: string, int64, float64, bool, date32, timestamp[us], ..."
             raise UsageError(f"--keep-columns {item}: {alias!r} is no type", hint) from None
 
-    def _unify(
-        self, name: str, known: pa.DataType, kind: pa.DataType, where: str
-    ) -> pa.DataType:
+    def _unify(self, name: str, known: pa.DataType, kind: pa.DataType, where: str) -> pa.DataType:
         """The type that holds both."""
         if name in self._fixed and known != kind:
             text = f"--keep-columns {name}:{known}, but {where} has {kind}"
