@@ -1,0 +1,140 @@
+"""Compiles the C kernels once per machine and loads them; without a compiler there are none.
+
+The library is kept under the user's cache, named by everything that shapes it: sources, compiler,
+CPU flags. It is linked to the OpenMP runtime that PyTorch has already loaded, so that both share
+one pool of threads. `BATCHGEN_CPU_KERNEL=0` turns the kernels off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+__all__ = ["load_kernels"]
+
+_LOG = logging.getLogger(__name__)
+_SOURCE_DIR = Path(__file__).parent
+_SOURCES = ("paged.c",)
+_HEADERS = ("common.h", "tile.h")
+_BASE_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w")
+_TIMEOUT_S = 300
+
+
+@functools.cache
+def load_kernels() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they cannot be had (said once in the log)."""
+    if os.environ.get("BATCHGEN_CPU_KERNEL", "1") == "0":
+        _LOG.info("CPU kernels are turned off (BATCHGEN_CPU_KERNEL=0): using PyTorch alone")
+        return None
+    try:
+        return _load()
+    except (OSError, subprocess.SubprocessError, _NoCompilerError) as error:
+        _LOG.warning("CPU kernels are not available (%s): using PyTorch alone, slower", error)
+        return None
+
+
+class _NoCompilerError(Exception):
+    """What is missing to compile."""
+
+
+def _load() -> ctypes.CDLL:
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    if compiler is None:
+        raise _NoCompilerError("no C compiler: neither cc nor gcc is on the PATH")
+    openmp = _openmp_runtime()
+    flags = [*_BASE_FLAGS, *_machine_flags()]
+    name = f"batchgen-cpu-{_fingerprint(compiler, flags, openmp)}.so"
+    for folder in _cache_folders():
+        library = folder / name
+        try:
+            if not library.exists():
+                _compile(compiler, flags, openmp, library)
+            return ctypes.CDLL(str(library))
+        except PermissionError:
+            continue
+    raise _NoCompilerError("no folder to keep the compiled library in")
+
+
+def _machine_flags() -> list[str]:
+    """Flags for this very CPU. Explicit 512-bit vectors want the wide registers."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return ["-march=native", "-mprefer-vector-width=512"]
+    return ["-mcpu=native"]
+
+
+def _openmp_runtime() -> Path:
+    """The OpenMP library inside this process, which is the one PyTorch uses."""
+    torch.ones(1).sum()
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        raise _NoCompilerError("cannot tell which OpenMP runtime PyTorch uses") from None
+    for line in lines:
+        path = Path(line.split(maxsplit=5)[-1])
+        if path.name.startswith(("libgomp", "libiomp5", "libomp")):
+            return path
+    raise _NoCompilerError("PyTorch has loaded no OpenMP runtime")
+
+
+def _fingerprint(compiler: str, flags: list[str], openmp: Path) -> str:
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, check=True, timeout=_TIMEOUT_S
+    ).stdout
+    digest = hashlib.sha256(version)
+    for name in (*_SOURCES, *_HEADERS):
+        digest.update((_SOURCE_DIR / name).read_bytes())
+    digest.update(repr((flags, str(openmp), _cpu_flags())).encode())
+    return digest.hexdigest()[:20]
+
+
+def _cpu_flags() -> str:
+    """What the CPU can do: a cache shared by unlike machines must not mix their libraries."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    keys = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(keys)}))
+
+
+def _cache_folders() -> list[Path]:
+    """Where the library may be kept: the user's cache, else a folder of this process alone."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folders = []
+    try:
+        folder = Path(home) / "batchgen"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folders.append(folder)
+    except OSError:
+        _LOG.debug("cannot use the cache folder %s", home)
+    folders.append(Path(tempfile.gettempdir()) / f"batchgen-{os.getpid()}")
+    return folders
+
+
+def _compile(compiler: str, flags: list[str], openmp: Path, library: Path) -> None:
+    """Compile beside the target and rename: a reader sees the whole library or none."""
+    library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=library.parent) as work:
+        objects = []
+        for source in _SOURCES:
+            objects.append(str(Path(work) / f"{source}.o"))
+            _call([compiler, *flags, "-c", str(_SOURCE_DIR / source), "-o", objects[-1]])
+        built = str(Path(work) / "library.so")
+        _call([compiler, "-shared", *objects, str(openmp), "-lm", "-o", built])
+        os.replace(built, library)
+
+
+def _call(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    if done.returncode:
+        raise _NoCompilerError(f"{command[0]} failed: {done.stderr.strip()[-500:]}")

@@ -1,0 +1,95 @@
+/* Vectors and conversions shared by the CPU kernels. Plain C with GCC's vector extensions, so the
+   same source compiles for AVX-512, AVX2, NEON or nothing at all; threads come from the OpenMP
+   runtime that PyTorch has loaded. */
+#ifndef BATCHGEN_CPU_COMMON_H
+#define BATCHGEN_CPU_COMMON_H
+
+#include <stdint.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
+#define LANES 16
+
+typedef float vf __attribute__((vector_size(64)));
+typedef int32_t vi __attribute__((vector_size(64)));
+typedef uint32_t vu __attribute__((vector_size(64)));
+typedef uint16_t vh __attribute__((vector_size(32)));
+typedef float vf_any __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t vh_any __attribute__((vector_size(32), aligned(2), may_alias));
+
+INLINE vf splat(float x) {
+    return (vf){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+}
+
+INLINE vf vselect(vi mask, vf yes, vf no) {
+    return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
+}
+
+INLINE vf vmax(vf a, vf b) { return vselect(a > b, a, b); }
+
+INLINE float bf16_to_float(uint16_t x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float out;
+    memcpy(&out, &bits, 4);
+    return out;
+}
+
+/* Round to nearest even, NaN stays NaN. */
+INLINE uint16_t float_to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((bits >> 16) | 0x40);
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+
+/* Sixteen values of a float32 (bf16 = 0) or bfloat16 (bf16 = 1) array from index i. */
+INLINE vf load(const void *p, int64_t i, int bf16) {
+    if (!bf16) return *(const vf_any *)((const float *)p + i);
+    return (vf)(__builtin_convertvector(*(const vh_any *)((const uint16_t *)p + i), vu) << 16);
+}
+
+INLINE void store(void *p, int64_t i, vf x, int bf16) {
+    if (!bf16) {
+        *(vf_any *)((float *)p + i) = x;
+        return;
+    }
+    vu bits = (vu)x;
+    vu round = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    vu quiet = (bits >> 16) | 0x40u;
+    vi nan = (vi)((bits & 0x7fffffffu) > 0x7f800000u);
+    vu out = (vu)(((vi)quiet & nan) | ((vi)round & ~nan));
+    *(vh_any *)((uint16_t *)p + i) = __builtin_convertvector(out, vh);
+}
+
+INLINE float load1(const void *p, int64_t i, int bf16) {
+    return bf16 ? bf16_to_float(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+}
+
+INLINE void store1(void *p, int64_t i, float x, int bf16) {
+    if (bf16)
+        ((uint16_t *)p)[i] = float_to_bf16(x);
+    else
+        ((float *)p)[i] = x;
+}
+
+/* e^x to 2 ulp by 2^n * poly(r); x below -87.3 gives 0, NaN stays NaN (Cephes' expf). */
+INLINE vf vexp(vf x) {
+    vi tiny = x < splat(-87.3f);
+    vf top = vselect(x > splat(88.7f), splat(88.7f), x);
+    vf safe = vselect(tiny, splat(-87.3f), top);
+    vf shifted = safe * 1.44269504088896341f + splat(12582912.0f);
+    vf n = shifted - splat(12582912.0f);
+    vf r = safe - n * 0.693359375f + n * 2.12194440e-4f;
+    vf y = splat(1.9875691500e-4f);
+    y = y * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    vi power = ((vi)shifted - 0x4b400000 + 127) << 23;
+    return vselect(tiny, splat(0.0f), y * (vf)power);
+}
+
+#endif

@@ -1,0 +1,216 @@
+/* Paged attention on the CPU: block tables are read directly, no padding is touched, the query
+   heads of a group are rows of one small matrix, and long contexts are split by keys. */
+#include <stdlib.h>
+
+#include "tile.h"
+
+#define SPLIT 1024   /* keys of one work item; the parts of longer contexts are joined afterwards */
+#define ITEM_ROWS 48 /* rows (tokens * heads of a group) of one work item */
+
+typedef struct {
+    const int32_t *cu_seqlens, *seq_lens, *tables;
+    const int64_t *slots;
+    const void *items; /* Item [num_items] */
+    int64_t table_stride, num_tokens, num_items, threads;
+} Step;
+
+typedef struct {
+    const void *q, *k, *v;
+    void *out;            /* [num_tokens, num_heads, v_head_dim] */
+    const float *sinks;   /* [num_heads] or null */
+    float *partial;       /* [slots, num_kv_heads, group, v_pad + 2] */
+    int64_t q_token, q_head, k_token, k_head, v_token, v_head; /* strides */
+} Tensors;
+
+typedef struct {
+    int32_t seq, token0, token1, key0, key1, slot, split, num_splits;
+} Item;
+
+/* Work items of one step: token ranges times key ranges. Returns how many; fills at most `room`.
+   `slots` gets the number of (token, split) pairs that need joining. */
+EXPORT int64_t paged_plan(const int32_t *cu, const int32_t *lens, int64_t num_seqs, int64_t group,
+                          Item *items, int64_t room, int64_t *slots) {
+    int64_t count = 0, used = 0, step = ITEM_ROWS / group > 1 ? ITEM_ROWS / group : 1;
+    for (int64_t s = 0; s < num_seqs; s++) {
+        int32_t tokens = cu[s + 1] - cu[s];
+        for (int32_t t = 0; t < tokens; t += (int32_t)step) {
+            int32_t end = t + step < tokens ? t + (int32_t)step : tokens;
+            int32_t keys = lens[s] - tokens + end, splits = (keys + SPLIT - 1) / SPLIT;
+            for (int32_t i = 0; i < splits; i++, count++) {
+                int32_t slot = splits > 1 ? (int32_t)used + i * (end - t) : -1;
+                int32_t last = (i + 1) * SPLIT < keys ? (i + 1) * SPLIT : keys;
+                Item item = {(int32_t)s, t, end, i * SPLIT, last, slot, i, splits};
+                if (count < room) items[count] = item;
+            }
+            if (splits > 1) used += (int64_t)splits * (end - t);
+        }
+    }
+    *slots = used;
+    return count;
+}
+
+static void write_token(const Layer *L, const Step *S, const Tensors *T, int64_t t, int bf16) {
+    int64_t slot = S->slots[t];
+    if (slot < 0) return;
+    int64_t block = slot / L->block_size, at = slot % L->block_size;
+    for (int64_t h = 0; h < L->num_kv_heads; h++) {
+        int64_t head = block * L->num_kv_heads + h;
+        int64_t k0 = head * L->head_dim * L->block_size + at;
+        int64_t v0 = (head * L->block_size + at) * L->v_pad;
+        int64_t from_k = t * T->k_token + h * T->k_head, from_v = t * T->v_token + h * T->v_head;
+        for (int64_t d = 0; d < L->head_dim; d++) {
+            if (bf16)
+                ((uint16_t *)L->k)[k0 + d * L->block_size] = ((const uint16_t *)T->k)[from_k + d];
+            else
+                ((float *)L->k)[k0 + d * L->block_size] = ((const float *)T->k)[from_k + d];
+        }
+        int64_t size = bf16 ? 2 : 4;
+        memcpy((char *)L->v + v0 * size, (const char *)T->v + from_v * size,
+               (size_t)(L->v_head_dim * size));
+    }
+}
+
+typedef struct {
+    float *q, *scores, *out, *top, *sum;
+    int64_t *low, *high;
+} Scratch;
+
+static __thread char *scratch_memory = NULL;
+static __thread size_t scratch_size = 0;
+
+/* Per-thread buffers for `rows` rows, kept between calls. Returns 0 when memory ran out. */
+static int scratch(const Layer *L, int64_t rows, Scratch *s) {
+    size_t floats = (size_t)(rows * (L->head_dim + L->v_pad + 2) + GROUP * TILE);
+    size_t need = floats * sizeof(float) + (size_t)rows * 2 * sizeof(int64_t);
+    if (need > scratch_size) {
+        free(scratch_memory);
+        scratch_memory = malloc(need);
+        scratch_size = scratch_memory ? need : 0;
+        if (!scratch_memory) return 0;
+    }
+    s->low = (int64_t *)scratch_memory;
+    s->high = s->low + rows;
+    s->scores = (float *)(s->high + rows);
+    s->q = s->scores + GROUP * TILE;
+    s->out = s->q + rows * L->head_dim;
+    s->top = s->out + rows * L->v_pad;
+    s->sum = s->top + rows;
+    return 1;
+}
+
+/* Scaled queries as float rows, and which keys each row sees. Row = token * group + head. */
+INLINE void load_rows(const Layer *L, const Step *S, const Tensors *T, const Item *item, int64_t h,
+                      int64_t group, Scratch *s, const int bf16) {
+    int64_t begin = S->cu_seqlens[item->seq], tokens = S->cu_seqlens[item->seq + 1] - begin;
+    int64_t position = S->seq_lens[item->seq] - tokens, row = 0;
+    for (int64_t t = item->token0; t < item->token1; t++)
+        for (int64_t g = 0; g < group; g++, row++) {
+            int64_t from = (begin + t) * T->q_token + (h * group + g) * T->q_head;
+            for (int64_t d = 0; d < L->head_dim; d++)
+                s->q[row * L->head_dim + d] = load1(T->q, from + d, bf16) * (float)L->scale;
+            int64_t seen = position + t + 1;
+            s->high[row] = seen;
+            s->low[row] = L->window > 0 && seen > L->window ? seen - L->window : 0;
+            s->top[row] = -1e30f;
+            s->sum[row] = 0.0f;
+        }
+    memset(s->out, 0, (size_t)(row * L->v_pad) * sizeof(float));
+}
+
+/* Normalise one row and write it as the answer. */
+INLINE void write_row(const Layer *L, const Step *S, const Tensors *T, const Item *item, int64_t t,
+                      int64_t head, const float *out, float top, float sum, const int bf16) {
+    if (T->sinks) {
+        float sink = T->sinks[head], best = sink > top ? sink : top;
+        float scale = expf(top - best);
+        sum = sum * scale + expf(sink - best);
+        sum = scale > 0.0f ? sum / scale : INFINITY;
+    }
+    float inverse = sum > 0.0f ? 1.0f / sum : (sum == 0.0f ? 0.0f : sum);
+    int64_t token = S->cu_seqlens[item->seq] + t;
+    int64_t to = (token * L->num_heads + head) * L->v_head_dim;
+    for (int64_t d = 0; d < L->v_head_dim; d++) store1(T->out, to + d, out[d] * inverse, bf16);
+}
+
+INLINE float *partial_row(const Layer *L, const Tensors *T, int64_t slot, int64_t h, int64_t g,
+                          int64_t group) {
+    return T->partial + ((slot * L->num_kv_heads + h) * group + g) * (L->v_pad + 2);
+}
+
+INLINE void attend_item(const Layer *L, const Step *S, const Tensors *T, const Item *item,
+                        int64_t h, const int bf16) {
+    int64_t group = L->num_heads / L->num_kv_heads;
+    int64_t rows = (item->token1 - item->token0) * group;
+    Scratch s;
+    if (!scratch(L, rows, &s)) abort();
+    load_rows(L, S, T, item, h, group, &s, bf16);
+    for (int64_t key = item->key0; key < item->key1; key += TILE)
+        for (int64_t r = 0; r < rows; r += GROUP) {
+            int64_t stop = key + TILE < item->key1 ? key + TILE : item->key1;
+            Tile tile = {S->tables + item->seq * S->table_stride, h,
+                         rows - r < GROUP ? rows - r : GROUP, key, stop, s.low + r, s.high + r,
+                         s.q + r * L->head_dim, s.scores, s.out + r * L->v_pad, s.top + r,
+                         s.sum + r};
+            attend_tile(L, &tile, bf16);
+        }
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t t = item->token0 + r / group, g = r % group;
+        const float *out = s.out + r * L->v_pad;
+        if (item->num_splits == 1) {
+            write_row(L, S, T, item, t, h * group + g, out, s.top[r], s.sum[r], bf16);
+            continue;
+        }
+        float *to = partial_row(L, T, item->slot + r / group, h, g, group);
+        memcpy(to, out, (size_t)L->v_pad * sizeof(float));
+        to[L->v_pad] = s.top[r];
+        to[L->v_pad + 1] = s.sum[r];
+    }
+}
+
+/* Join the parts of one item's rows, in the order of their keys, into the first part. */
+INLINE void join_item(const Layer *L, const Step *S, const Tensors *T, const Item *item, int64_t h,
+                      const int bf16) {
+    int64_t group = L->num_heads / L->num_kv_heads, tokens = item->token1 - item->token0;
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t g = 0; g < group; g++) {
+            float *into = partial_row(L, T, item->slot + t, h, g, group);
+            float *top = into + L->v_pad, *sum = top + 1;
+            for (int64_t i = 1; i < item->num_splits; i++) {
+                float *part = partial_row(L, T, item->slot + i * tokens + t, h, g, group);
+                float best = *top > part[L->v_pad] ? *top : part[L->v_pad];
+                float a = expf(*top - best), b = expf(part[L->v_pad] - best);
+                for (int64_t d = 0; d < L->v_head_dim; d++) into[d] = into[d] * a + part[d] * b;
+                *sum = *sum * a + part[L->v_pad + 1] * b;
+                *top = best;
+            }
+            write_row(L, S, T, item, item->token0 + t, h * group + g, into, *top, *sum, bf16);
+        }
+}
+
+INLINE void run(const Layer *L, const Step *S, const Tensors *T, const int bf16) {
+    const Item *items = (const Item *)S->items;
+#pragma omp parallel num_threads((int)S->threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < S->num_tokens; t++) write_token(L, S, T, t, bf16);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < S->num_items * L->num_kv_heads; i++)
+            attend_item(L, S, T, items + i / L->num_kv_heads, i % L->num_kv_heads, bf16);
+        if (T->partial) {
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < S->num_items * L->num_kv_heads; i++) {
+            const Item *item = items + i / L->num_kv_heads;
+            if (item->num_splits > 1 && item->split == 0)
+                join_item(L, S, T, item, i % L->num_kv_heads, bf16);
+        }
+        }
+    }
+}
+
+/* Write the step's keys and values to their slots, then attend. */
+EXPORT void paged_attention(const Layer *L, const Step *S, const Tensors *T) {
+    if (L->bf16)
+        run(L, S, T, 1);
+    else
+        run(L, S, T, 0);
+}

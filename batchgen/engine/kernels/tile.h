@@ -1,0 +1,168 @@
+/* One group of query rows against one tile of keys: scores, online softmax, weighted values.
+   Every sum runs over keys and dimensions in one fixed order, whatever else is in the step. */
+#ifndef BATCHGEN_CPU_TILE_H
+#define BATCHGEN_CPU_TILE_H
+
+#include <math.h>
+
+#include "common.h"
+
+#define TILE 512 /* keys of one online-softmax step */
+#define GROUP 6  /* rows of one register tile */
+
+typedef struct {
+    int64_t num_heads, num_kv_heads, head_dim, v_head_dim;
+    int64_t block_size, v_pad; /* block_size: a multiple of LANES; v_pad: rounded up to one */
+    int64_t window;                       /* 0 = none */
+    int64_t bf16;
+    double scale, softcap; /* softcap 0 = none */
+    void *k;               /* [num_blocks, num_kv_heads, head_dim, block_size] */
+    void *v;               /* [num_blocks, num_kv_heads, block_size, v_pad] */
+} Layer;
+
+/* Keys `chunk * LANES ..` of a sequence: where they start in the cache. */
+INLINE int64_t key_offset(const Layer *L, const int32_t *table, int64_t h, int64_t chunk) {
+    int64_t per_block = L->block_size / LANES;
+    int64_t head = (int64_t)table[chunk / per_block] * L->num_kv_heads + h;
+    return head * L->head_dim * L->block_size + (chunk % per_block) * LANES;
+}
+
+/* scores[r][c * LANES ..] = q[r] . keys of `count` chunks from `chunk`. */
+INLINE void score_chunks(const Layer *L, const int32_t *table, int64_t h, const float *q,
+                         float *scores, int64_t chunk, const int rows, const int count, int bf16) {
+    int64_t from[4];
+    vf acc[GROUP][4];
+    for (int c = 0; c < count; c++) from[c] = key_offset(L, table, h, chunk + c);
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < count; c++) acc[r][c] = splat(0.0f);
+    for (int64_t d = 0; d < L->head_dim; d++) {
+        vf key[4];
+        for (int c = 0; c < count; c++) key[c] = load(L->k, from[c] + d * L->block_size, bf16);
+        for (int r = 0; r < rows; r++) {
+            vf value = splat(q[r * L->head_dim + d]);
+            for (int c = 0; c < count; c++) acc[r][c] += value * key[c];
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < count; c++) store(scores, r * TILE + c * LANES, acc[r][c], 0);
+}
+
+INLINE void score_rows(const Layer *L, const int32_t *table, int64_t h, const float *q,
+                       float *scores, int64_t first, int64_t last, const int rows, int bf16) {
+    int64_t chunk = first;
+    for (; chunk + 4 <= last; chunk += 4, scores += 4 * LANES)
+        score_chunks(L, table, h, q, scores, chunk, rows, 4, bf16);
+    for (; chunk < last; chunk++, scores += LANES)
+        score_chunks(L, table, h, q, scores, chunk, rows, 1, bf16);
+}
+
+/* out[r] += p[r] . values of keys first..last-1, `wide` vectors of dimensions from `dim`. */
+INLINE void value_rows(const Layer *L, const int32_t *table, int64_t h, const float *p, float *out,
+                       int64_t origin, int64_t first, int64_t last, int64_t dim, const int rows,
+                       const int wide, int bf16) {
+    vf acc[GROUP][4];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < wide; c++) acc[r][c] = load(out, r * L->v_pad + dim + c * LANES, 0);
+    for (int64_t key = first; key < last;) {
+        int64_t block = key / L->block_size, at = key % L->block_size;
+        int64_t stop = (block + 1) * L->block_size < last ? (block + 1) * L->block_size : last;
+        int64_t head = (int64_t)table[block] * L->num_kv_heads + h;
+        int64_t from = (head * L->block_size + at) * L->v_pad + dim;
+        for (; key < stop; key++, from += L->v_pad) {
+            vf value[4];
+            for (int c = 0; c < wide; c++) value[c] = load(L->v, from + c * LANES, bf16);
+            for (int r = 0; r < rows; r++) {
+                vf weight = splat(p[r * TILE + key - origin]);
+                for (int c = 0; c < wide; c++) acc[r][c] += weight * value[c];
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < wide; c++) store(out, r * L->v_pad + dim + c * LANES, acc[r][c], 0);
+}
+
+static void soft_cap(float *scores, int64_t n, float cap) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        vf x = load(scores, i, 0) * (2.0f / cap);
+        store(scores, i, cap - splat(2.0f * cap) / (vexp(x) + 1.0f), 0);
+    }
+}
+
+/* One row of one tile: mask all but [a, b), exponentiate, move the running maximum and sum.
+   Returns what earlier sums must be multiplied by. */
+static float soft_max(float *scores, int64_t n, int64_t a, int64_t b, float *top, float *sum) {
+    for (int64_t i = 0; i < a; i++) scores[i] = -INFINITY;
+    for (int64_t i = b; i < n; i++) scores[i] = -INFINITY;
+    vf highest = splat(*top);
+    for (int64_t i = 0; i < n; i += LANES) highest = vmax(load(scores, i, 0), highest);
+    float best = *top, total = 0.0f;
+    for (int c = 0; c < LANES; c++) best = highest[c] > best ? highest[c] : best;
+    vf sums = splat(0.0f);
+    for (int64_t i = 0; i < n; i += LANES) {
+        vf p = vexp(load(scores, i, 0) - best);
+        store(scores, i, p, 0);
+        sums += p;
+    }
+    for (int c = 0; c < LANES; c++) total += sums[c];
+    float scale = expf(*top - best);
+    *sum = *sum * scale + total;
+    *top = best;
+    return scale;
+}
+
+typedef struct {
+    const int32_t *table;
+    int64_t h, rows, key0, key1;
+    const int64_t *low, *high; /* first key and one past the last key each row sees */
+    const float *q;
+    float *scores, *out, *top, *sum;
+} Tile;
+
+#define EACH_ROW_COUNT(CALL) \
+    switch (g->rows) {       \
+        case 1: CALL(1); break; \
+        case 2: CALL(2); break; \
+        case 3: CALL(3); break; \
+        case 4: CALL(4); break; \
+        case 5: CALL(5); break; \
+        default: CALL(6); break; \
+    }
+
+/* One group of rows against the keys of one tile. */
+INLINE void attend_tile(const Layer *L, const Tile *g, const int bf16) {
+    int64_t first = g->key0, last = g->key1, low = last, high = first;
+    for (int64_t r = 0; r < g->rows; r++) {
+        if (g->low[r] < low) low = g->low[r];
+        if (g->high[r] > high) high = g->high[r];
+    }
+    first = low > first ? low / LANES * LANES : first;
+    last = high < last ? high : last;
+    if (first >= last) return;
+    int64_t chunks = (last - first + LANES - 1) / LANES, origin = first;
+#define SCORES(R) score_rows(L, g->table, g->h, g->q, g->scores, first / LANES, \
+                             first / LANES + chunks, R, bf16)
+    EACH_ROW_COUNT(SCORES)
+    for (int64_t r = 0; r < g->rows; r++) {
+        float *row = g->scores + r * TILE;
+        if (L->softcap != 0.0) soft_cap(row, chunks * LANES, (float)L->softcap);
+        int64_t a = g->low[r] > first ? g->low[r] : first;
+        int64_t b = g->high[r] < last ? g->high[r] : last;
+        if (b < a) b = a;
+        float scale = soft_max(row, chunks * LANES, a - first, b - first, g->top + r, g->sum + r);
+        if (scale != 1.0f)
+            for (int64_t d = 0; d < L->v_pad; d++) g->out[r * L->v_pad + d] *= scale;
+    }
+    int64_t dim = 0;
+#define VALUES(R) value_rows(L, g->table, g->h, g->scores, g->out, origin, first, last, dim, R, \
+                             wide, bf16)
+    for (; dim + 4 * LANES <= L->v_pad; dim += 4 * LANES) {
+        const int wide = 4;
+        EACH_ROW_COUNT(VALUES)
+    }
+    for (; dim < L->v_pad; dim += LANES) {
+        const int wide = 1;
+        EACH_ROW_COUNT(VALUES)
+    }
+}
+
+#endif
