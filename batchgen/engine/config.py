@@ -24,6 +24,8 @@ class EngineConfig:
     block_size: int | None = None
     num_blocks: int | None = None
     """Size of the KV cache in blocks; tests set it to force preemption."""
+    reorder_window: int | None = None
+    """Waiting requests are admitted longest output first within windows of so many arrivals."""
     enable_prefix_caching: bool = False
     deterministic: bool = False
     attention_backend: str = "auto"

@@ -1,0 +1,90 @@
+"""Who owns which block of the KV cache. Knows counts and ids, never memory. Standard library only.
+
+    free stack --append--> block_table of a sequence --free--> free stack
+                                  | share (count + 1: samples of one prompt, cached prefixes)
+
+A block with more than one owner is full and never written again; only a table's last block is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["BlockManager"]
+
+
+class BlockManager:
+    """Fixed blocks of `block_size` tokens with reference counts; the most recently freed go first,
+    so that a small job touches little memory."""
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        if num_blocks < 1 or block_size < 1:
+            raise ValueError(f"a cache of {num_blocks} blocks of {block_size} tokens holds nothing")
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self._free = list(range(num_blocks - 1, -1, -1))
+        self._num_owners = [0] * num_blocks
+
+    @property
+    def num_free(self) -> int:
+        """Blocks that nobody owns."""
+        return len(self._free)
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        """Blocks that hold `num_tokens` tokens."""
+        return -(-num_tokens // self.block_size)
+
+    def num_blocks_needed(self, block_table: list[int], num_tokens: int) -> int:
+        """Blocks missing until the table holds `num_tokens` tokens; 0 if it does."""
+        return max(0, -(-num_tokens // self.block_size) - len(block_table))
+
+    def append(self, block_table: list[int], num_tokens: int) -> list[int]:
+        """Extend the table to hold `num_tokens` tokens; returns the new blocks, [] if it does.
+
+        Raises RuntimeError when there are too few: the scheduler asks before it appends.
+        """
+        needed = self.num_blocks_needed(block_table, num_tokens)
+        if not needed:
+            return []
+        if needed > len(self._free):
+            raise RuntimeError(
+                f"{needed} blocks needed, {len(self._free)} of {self.num_blocks} free"
+            )
+        blocks = [self._free.pop() for _ in range(needed)]
+        for block in blocks:
+            self._num_owners[block] = 1
+        block_table += blocks
+        return blocks
+
+    def share(self, blocks: Iterable[int]) -> list[int]:
+        """Give full blocks one owner more; returns them as the start of that owner's table."""
+        shared = list(blocks)
+        for block in shared:
+            if not self._num_owners[block]:
+                raise RuntimeError(f"block {block} has no owner to share it with")
+            self._num_owners[block] += 1
+        return shared
+
+    def free(self, block_table: list[int]) -> None:
+        """Give up a table's blocks and empty it; a block returns when its last owner leaves."""
+        for block in reversed(block_table):
+            owners = self._num_owners[block] - 1
+            if owners < 0:
+                raise RuntimeError(f"block {block} freed twice")
+            self._num_owners[block] = owners
+            if not owners:
+                self._free.append(block)
+        block_table.clear()
+
+    def check_integrity(self, block_tables: Iterable[list[int]]) -> None:
+        """Raise RuntimeError unless the given tables and the free stack own every block exactly as
+        often as counted: no leak, no block in two places. For tests and the end of a job."""
+        owners = [0] * self.num_blocks
+        for block_table in block_tables:
+            for block in block_table:
+                owners[block] += 1
+        if owners != self._num_owners:
+            wrong = [i for i, n in enumerate(owners) if n != self._num_owners[i]]
+            raise RuntimeError(f"blocks with a wrong number of owners: {wrong[:10]}")
+        if sorted(self._free) != [i for i, n in enumerate(owners) if not n]:
+            raise RuntimeError("the free stack and the unowned blocks differ")

@@ -1,0 +1,269 @@
+"""The engine's loop: schedule, launch, deliver, and heal what fails. Token ids in, token ids out.
+
+`depth` steps are in flight while the next is prepared: 0 on a CPU (a step is over when `execute`
+returns), 1 on a GPU (step n + 1 is scheduled and launched before the tokens of n are read).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import Any
+
+from batchgen.engine import failures
+from batchgen.engine.memory import peak_memory_bytes, release_memory
+from batchgen.engine.request import Completion, EngineStats, FinishReason, Request, Timings
+from batchgen.engine.scheduler import Scheduler
+from batchgen.engine.sequence import Sequence
+from batchgen.engine.step import ScheduledStep, StepOutput
+from batchgen.engine.step_runner import StepRunner
+from batchgen.errors import ErrorCode, RowError
+
+__all__ = ["LLMEngine"]
+
+_logger = logging.getLogger(__name__)
+
+_FEW_TOKENS = 16
+"""A sequence that runs out of memory alone, with this few tokens, will not fit at all."""
+_MANY_CRASHES = 8
+"""Rows that crash one after the other, without a good step between them, are not to blame."""
+
+
+class LLMEngine:
+    """`request.Engine` over a model. Made by `factory.load_engine`; single-threaded."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: StepRunner,
+        *,
+        max_model_len: int,
+        vocab_size: int,
+        eos_token_ids: tuple[int, ...] = (),
+        depth: int = 0,
+    ) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._max_model_len = max_model_len
+        self._vocab_size = vocab_size
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._depth = depth
+        self._full_budget = scheduler.max_num_batched_tokens
+        self._sequences: dict[int, Sequence] = {}
+        self._ended_at_once: list[Sequence] = []
+        self._in_flight: deque[tuple[ScheduledStep, Any]] = deque()
+        self._num_crashes_in_a_row = 0
+        self._stats = EngineStats()
+
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens, prompt and output, of one sequence."""
+        return self._max_model_len
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Most sequences in one step."""
+        return self._scheduler.max_num_seqs
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests added and neither returned nor aborted."""
+        return len(self._sequences)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises RowError: prompt_too_long, empty_prompt, invalid_row."""
+        if request.request_id in self._sequences:
+            raise ValueError(f"request {request.request_id} is not finished yet")
+        num_prompt_tokens = len(request.prompt_token_ids)
+        self._check_prompt(request, num_prompt_tokens)
+        sequence = Sequence(
+            request,
+            min(num_prompt_tokens + request.params.max_tokens, self._max_model_len),
+            self._eos_token_ids,
+            Timings(enqueued=time.monotonic()),
+        )
+        self._sequences[request.request_id] = sequence
+        sequence.check_stop()
+        if sequence.is_finished:  # an earlier run had generated all of it
+            self._ended_at_once.append(sequence)
+        else:
+            self._scheduler.add(sequence)
+
+    def step(self) -> list[Completion]:
+        """Run one iteration; the requests that finished with it."""
+        started = time.monotonic()
+        finished, self._ended_at_once = self._ended_at_once, []
+        finished += self._advance()
+        now = time.monotonic()
+        self._stats.step_seconds += now - started
+        return [self._complete(s, now) for s in finished if s.request.request_id in self._sequences]
+
+    def abort(self, request_id: int) -> None:
+        """Forget an unfinished request; its blocks return when launched steps are done."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is not None:
+            self._scheduler.abort(sequence)
+
+    def unfinished_outputs(self) -> dict[int, list[int]]:
+        """Known tokens of each unfinished request; those in flight are generated again later."""
+        return {i: list(s.output_token_ids) for i, s in self._sequences.items()}
+
+    def stats(self) -> EngineStats:
+        """Counters so far; the same object each time."""
+        self._stats.num_waiting = len(self._scheduler.waiting)
+        self._stats.num_running = len(self._sequences) - self._stats.num_waiting
+        self._stats.preemptions = self._scheduler.num_preemptions
+        self._stats.peak_memory_bytes = peak_memory_bytes()
+        return self._stats
+
+    def close(self) -> None:
+        """Forget everything, after the steps in flight."""
+        for request_id in list(self._sequences):
+            self.abort(request_id)
+        while self._in_flight:
+            self._collect_oldest()
+
+    def _check_prompt(self, request: Request, num_prompt_tokens: int) -> None:
+        if not num_prompt_tokens:
+            raise RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no tokens")
+        if num_prompt_tokens >= self._max_model_len:
+            raise RowError(
+                ErrorCode.PROMPT_TOO_LONG,
+                f"the prompt has {num_prompt_tokens} tokens; prompt and output together may have "
+                f"{self._max_model_len} (max_model_len): shorten it to {self._max_model_len - 1}",
+            )
+        for token in (min(request.prompt_token_ids), max(request.prompt_token_ids)):
+            if not 0 <= token < self._vocab_size:
+                raise RowError(
+                    ErrorCode.INVALID_ROW,
+                    f"token id {token} is outside the model's vocabulary of {self._vocab_size}",
+                )
+
+    def _advance(self) -> list[Sequence]:
+        step = self._scheduler.schedule()
+        if not step:
+            return self._collect_oldest() if self._in_flight else self._expect_idle()
+        self._note_admissions(step)
+        finished = self._launch(step)
+        while len(self._in_flight) > self._depth:
+            finished += self._collect_oldest()
+        return finished
+
+    def _launch(self, step: ScheduledStep) -> list[Sequence]:
+        try:
+            self._in_flight.append((step, self._runner.execute(step)))
+            return []
+        except Exception as error:
+            failure = failures.without_frames(error)
+        finished = []
+        while self._in_flight:
+            finished += self._collect_oldest()
+        return finished + self._recover(step, failure)
+
+    def _collect_oldest(self) -> list[Sequence]:
+        step, handle = self._in_flight.popleft()
+        try:
+            output = self._runner.collect(handle)
+        except Exception as error:
+            failure = failures.without_frames(error)
+        else:
+            return self._deliver(step, output)
+        while self._in_flight:
+            self._scheduler.requeue(self._in_flight.pop()[0])
+        return self._recover(step, failure)
+
+    def _deliver(self, step: ScheduledStep, output: StepOutput) -> list[Sequence]:
+        now = time.monotonic()
+        self._stats.num_steps += 1
+        self._num_crashes_in_a_row = 0
+        for j, row in enumerate(step.sampled):
+            sequence = step.sequences[row]
+            if not sequence.is_finished and j not in output.failures:
+                self._stats.output_tokens += 1
+                if not sequence.timings.first_token:
+                    sequence.timings.first_token = now
+        return self._scheduler.update(step, output)
+
+    def _recover(self, step: ScheduledStep, error: Exception) -> list[Sequence]:
+        """Run a failed step's rows again in halves, down to the row that is to blame.
+
+        Rows are independent, so the others lose nothing.
+        """
+        if failures.is_fatal(error):
+            raise error
+        if failures.is_out_of_memory(error):
+            self._shrink_budget(error)
+        if len(step) == 1:
+            return self._blame(step, error)
+        return [sequence for half in step.split() for sequence in self._run_again(half)]
+
+    def _run_again(self, step: ScheduledStep) -> list[Sequence]:
+        try:
+            output = self._runner.collect(self._runner.execute(step))
+        except Exception as error:
+            failure = failures.without_frames(error)
+        else:
+            return self._deliver(step, output)
+        return self._recover(step, failure)
+
+    def _blame(self, step: ScheduledStep, error: Exception) -> list[Sequence]:
+        """One row failed alone: with fewer tokens it may still fit, else it ends in an error."""
+        sequence = step.sequences[0]
+        self._scheduler.requeue(step)
+        if sequence.is_finished:
+            return []
+        out_of_memory = failures.is_out_of_memory(error)
+        if out_of_memory and step.total_tokens > _FEW_TOKENS:
+            return []
+        if not out_of_memory:
+            self._count_crash(error)
+        code = ErrorCode.OOM if out_of_memory else ErrorCode.ENGINE_CRASH
+        sequence.fail(code, f"{type(error).__name__}: {error}")
+        self._scheduler.abort(sequence)
+        self._scheduler.max_num_batched_tokens = self._full_budget
+        return [sequence]
+
+    def _count_crash(self, error: Exception) -> None:
+        """Raise where row after row crashes: then the engine is broken, not the rows."""
+        self._num_crashes_in_a_row += 1
+        if self._num_crashes_in_a_row >= _MANY_CRASHES:
+            raise error
+
+    def _shrink_budget(self, error: Exception) -> None:
+        scheduler = self._scheduler
+        self._stats.oom_events += 1
+        scheduler.max_num_batched_tokens = max(1, scheduler.max_num_batched_tokens // 2)
+        release_memory()
+        _logger.warning(
+            "out of memory (%s); steps have at most %d tokens from here on",
+            str(error).partition("\n")[0],
+            scheduler.max_num_batched_tokens,
+        )
+
+    def _note_admissions(self, step: ScheduledStep) -> None:
+        now = time.monotonic()
+        for sequence in step.admitted:
+            if not sequence.timings.first_scheduled:
+                sequence.timings.first_scheduled = now
+                self._stats.prompt_tokens += sequence.num_prompt_tokens
+
+    def _expect_idle(self) -> list[Sequence]:
+        if self._scheduler.waiting or self._scheduler.running:
+            raise RuntimeError(f"{self.num_unfinished} requests wait, and none can be scheduled")
+        return []
+
+    def _complete(self, sequence: Sequence, now: float) -> Completion:
+        del self._sequences[sequence.request.request_id]
+        sequence.timings.finished = now
+        return Completion(
+            request_id=sequence.request.request_id,
+            token_ids=sequence.output_token_ids,
+            finish_reason=sequence.finish_reason or FinishReason.ERROR,
+            stop_reason=sequence.stop_reason,
+            error_code=sequence.error_code,
+            error_message=sequence.error_message,
+            logprobs=sequence.logprobs if sequence.request.params.logprobs is not None else None,
+            timings=sequence.timings,
+            preemptions=sequence.num_preemptions,
+        )

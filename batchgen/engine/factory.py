@@ -1,0 +1,133 @@
+"""From an `EngineConfig` to a running engine: the one place that decides every None.
+
+Each decision is logged once, at INFO, with its reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+from batchgen.engine.block_manager import BlockManager
+from batchgen.engine.cache_size import decide_num_blocks
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.engine import LLMEngine
+from batchgen.engine.loader import load_model
+from batchgen.engine.scheduler import Scheduler
+from batchgen.engine.step_runner import EagerRunner, ServedModel
+from batchgen.errors import UsageError
+
+__all__ = ["ResolvedConfig", "build_engine", "load_engine", "resolve"]
+
+_logger = logging.getLogger(__name__)
+
+_BLOCK_SIZE = 16
+_WATERMARK = 0.01
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ResolvedConfig:
+    """An EngineConfig without a None; `depth` is the number of steps in flight."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    block_size: int
+    num_blocks: int
+    reorder_window: int
+    depth: int
+
+
+def load_engine(config: EngineConfig) -> LLMEngine:
+    """Load, prove and size; raises ModelRefusedError or UsageError before any row is touched."""
+    model = load_model(config)
+    _logger.info("model on %s in %s", model.device, model.dtype)
+    for note in model.notes:
+        _logger.info("%s", note)
+    return build_engine(model, config)
+
+
+def build_engine(model: ServedModel, config: EngineConfig) -> LLMEngine:
+    """An engine over a loaded model."""
+    resolved = resolve(model, config)
+    model.allocate_cache(resolved.num_blocks, resolved.block_size)
+    scheduler = Scheduler(
+        BlockManager(resolved.num_blocks, resolved.block_size),
+        resolved.max_num_seqs,
+        resolved.max_num_batched_tokens,
+        watermark=_WATERMARK,
+        reorder_window=resolved.reorder_window,
+    )
+    runner = EagerRunner(model, scheduler.num_slots, resolved.max_model_len, resolved.block_size)
+    return LLMEngine(
+        scheduler,
+        runner,
+        max_model_len=resolved.max_model_len,
+        vocab_size=model.vocab_size,
+        eos_token_ids=config.eos_token_ids,
+        depth=resolved.depth,
+    )
+
+
+def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
+    """Decide what the config leaves open. Raises UsageError for what cannot be."""
+    on_gpu = model.device.type == "cuda"
+    max_num_seqs = config.max_num_seqs or _decide(
+        "max_num_seqs",
+        256 if on_gpu else 64,
+        "keeps a GPU busy" if on_gpu else "a CPU gains little from more",
+    )
+    max_num_batched_tokens = _batched_tokens(model, config, max_num_seqs, on_gpu)
+    block_size = config.block_size or _decide("block_size", _BLOCK_SIZE, "wastes half of it a row")
+    longest = _longest(model, config)
+    num_blocks = config.num_blocks or decide_num_blocks(
+        model,
+        block_size=block_size,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_model_len=longest,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+    )
+    max_model_len = min(longest, num_blocks * block_size)
+    if max_model_len < longest:
+        _decide("max_model_len", max_model_len, "what the KV cache holds")
+    return ResolvedConfig(
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_model_len=max_model_len,
+        block_size=block_size,
+        num_blocks=num_blocks,
+        reorder_window=config.reorder_window or _decide("reorder_window", 1, "rows in their order"),
+        depth=1 if on_gpu else 0,
+    )
+
+
+def _batched_tokens(
+    model: ServedModel, config: EngineConfig, max_num_seqs: int, on_gpu: bool
+) -> int:
+    decided = config.max_num_batched_tokens or _decide(
+        "max_num_batched_tokens",
+        max(8192 if on_gpu else 1024, max_num_seqs),
+        "fills matrix products" if on_gpu else "bounds memory, long enough for matrix products",
+    )
+    row_limit: int | None = getattr(model, "max_num_tokens", None)
+    if row_limit is not None and decided > row_limit:
+        return _decide("max_num_batched_tokens", row_limit, "the model is exact up to it")
+    return decided
+
+
+def _longest(model: ServedModel, config: EngineConfig) -> int:
+    asked = config.max_model_len
+    if asked is None:
+        return _decide("max_model_len", model.max_position, "what the model allows")
+    if asked > model.max_position:
+        raise UsageError(
+            f"max_model_len {asked} exceeds the model's {model.max_position} positions",
+            f"use --max-model-len {model.max_position} or less",
+        )
+    return asked
+
+
+def _decide(name: str, value: int, reason: str) -> int:
+    _logger.info("%s = %d: %s", name, value, reason)
+    return value

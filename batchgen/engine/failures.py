@@ -1,0 +1,29 @@
+"""What kind of failure an exception from the device is."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["is_fatal", "is_out_of_memory", "without_frames"]
+
+_HOST_MEMORY = ("can't allocate memory", "not enough memory")  # a RuntimeError of torch on a CPU
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether less work at once may succeed, on a GPU or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _HOST_MEMORY)
+
+
+def is_fatal(error: Exception) -> bool:
+    """Whether the device is lost to this process: every later call fails too."""
+    if is_out_of_memory(error):
+        return False
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
+
+
+def without_frames(error: Exception) -> Exception:
+    """The error without its traceback, whose frames would keep a failed step's tensors alive."""
+    error.__context__ = None
+    return error.with_traceback(None)

@@ -1,0 +1,149 @@
+"""One request inside the engine: its tokens, how far they are computed, and how it ended.
+
+    add -> WAITING -> RUNNING -> FINISHED
+              ^----------'  preempted: computed again from its first token
+
+`num_computed_tokens` moves when a step is launched, before its sampled token is known: until then
+the token is *pending* and counts as a placeholder in `num_tokens`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from batchgen.engine.request import FinishReason, Request, Timings
+from batchgen.errors import ErrorCode
+
+__all__ = ["Sequence", "SequenceStatus"]
+
+
+class SequenceStatus(IntEnum):
+    """Life cycle; a preempted sequence is WAITING with everything to compute again."""
+
+    WAITING = 0
+    RUNNING = 1
+    FINISHED = 2
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Mutable state of one request; compared and hashed by identity."""
+
+    request: Request
+    max_num_tokens: int
+    """Prompt and output together; the last token is never computed."""
+    eos_token_ids: frozenset[int] = frozenset()
+    timings: Timings = field(default_factory=Timings)
+    status: SequenceStatus = SequenceStatus.WAITING
+    token_ids: array[int] = field(init=False)
+    """Prompt and known output; pending tokens are not in it."""
+    output_token_ids: list[int] = field(init=False)
+    logprobs: list[float] = field(default_factory=list)
+    num_prompt_tokens: int = field(init=False)
+    num_computed_tokens: int = 0
+    num_pending: int = 0
+    """Tokens that launched steps will sample."""
+    num_in_flight: int = 0
+    """Launched steps that hold this sequence and have not come back."""
+    block_table: list[int] = field(default_factory=list)
+    slot: int = -1
+    """Row in the runner's tables while blocks are held."""
+    admission_index: int = -1
+    num_preemptions: int = 0
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    error_code: ErrorCode | None = None
+    error_message: str | None = None
+    needs_known_tokens: bool = field(init=False)
+    """Sampling reads the whole output (penalties): never scheduled while a token is pending."""
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.output_token_ids = list(request.output_token_ids)
+        self.num_prompt_tokens = len(request.prompt_token_ids)
+        self.token_ids = array("i", request.prompt_token_ids)
+        self.token_ids.extend(self.output_token_ids)
+        params = request.params
+        self.needs_known_tokens = (
+            params.repetition_penalty != 1.0
+            or params.presence_penalty != 0.0
+            or params.frequency_penalty != 0.0
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt, output, and pending tokens."""
+        return len(self.token_ids) + self.num_pending
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every token it may have exists or is pending: nothing is left to schedule."""
+        return self.num_tokens >= self.max_num_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Tokens that can be scheduled now; computing the last of them samples the next one."""
+        num_tokens = len(self.token_ids) + self.num_pending
+        if num_tokens >= self.max_num_tokens or (self.num_pending and self.needs_known_tokens):
+            return 0
+        return num_tokens - self.num_computed_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.status is SequenceStatus.FINISHED
+
+    def advance(self, num_tokens: int) -> None:
+        """A step with `num_tokens` of it is launched."""
+        self.num_pending += num_tokens == self.num_uncomputed_tokens
+        self.num_computed_tokens += num_tokens
+        self.num_in_flight += 1
+
+    def deliver(self, token: int, logprob: float | None = None) -> None:
+        """The token of a launched step is known; finishes the sequence where it ends there."""
+        self.token_ids.append(token)
+        self.output_token_ids.append(token)
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        self.check_stop()
+
+    def check_stop(self) -> None:
+        """Finish if the last output token ends the sequence: EOS, a stop id, a stop string, length.
+
+        Called once before the first step too: an earlier run may have left a complete output.
+        """
+        if not self.output_token_ids:
+            return
+        token, params = self.output_token_ids[-1], self.request.params
+        if token in self.eos_token_ids and not params.ignore_eos:
+            self.finish(FinishReason.STOP)
+        elif token in params.stop_token_ids:
+            self.finish(FinishReason.STOP, token)
+        elif (matched := self._matched_stop()) is not None:
+            self.finish(FinishReason.STOP, matched)
+        elif not self.is_finished and len(self.token_ids) >= self.max_num_tokens:
+            self.finish(FinishReason.LENGTH)
+
+    def finish(self, reason: FinishReason, stop_reason: str | int | None = None) -> None:
+        """End it; tokens that come later are ignored."""
+        self.status = SequenceStatus.FINISHED
+        self.finish_reason = reason
+        self.stop_reason = stop_reason
+
+    def fail(self, code: ErrorCode, message: str) -> None:
+        """End it with an error; what was generated before is kept."""
+        self.finish(FinishReason.ERROR)
+        self.error_code = code
+        self.error_message = message
+
+    def _matched_stop(self) -> str | None:
+        checker = self.request.stop_checker
+        if checker is None or len(self.output_token_ids) < self.request.params.min_tokens:
+            return None
+        try:
+            return checker(self.output_token_ids)
+        except Exception as error:  # a row's text must not end the job
+            self.fail(ErrorCode.INTERNAL, f"the stop string check failed: {error!r}")
+            return None
