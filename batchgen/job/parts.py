@@ -88,7 +88,7 @@ def write_part(
     batch = record_batch(rows, columns.schema(late))
     summary = PartSummary(
         rows=len({row.index for row in rows}),
-        errors=Counter(row.error_code for row in rows if row.error_code),
+        errors=dict(Counter(row.error_code for row in rows if row.error_code)),
         first=rows[0].index,
         last=rows[-1].index,
         size=batch.nbytes,
