@@ -47,9 +47,10 @@ class Bitmap:
     def contains_array(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which of the indices are in the set. [num_rows]"""
         bits = np.frombuffer(self._bits, dtype=np.uint8)
-        inside = indices >> 3 < len(bits)
-        bytes_ = bits[np.where(inside, indices >> 3, 0)]
-        return inside & ((bytes_ >> (indices & 7).astype(np.uint8)) & 1).astype(bool)
+        inside: npt.NDArray[np.bool_] = indices >> 3 < len(bits)
+        holders = bits[np.where(inside, indices >> 3, 0)]
+        found: npt.NDArray[np.bool_] = (holders >> (indices & 7).astype(np.uint8)) & 1 == 1
+        return inside & found
 
     def _grow(self, index: int) -> None:
         needed = (index >> 3) + 1

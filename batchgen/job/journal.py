@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,11 +27,14 @@ __all__ = ["Inflight", "Journal"]
 Inflight = dict[tuple[int, int], list[int]]
 """(index, sample) -> the token ids generated so far."""
 
-DoneFilter = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
+Indices = npt.NDArray[np.int64]
+Records = npt.NDArray[np.void]
+DoneFilter = Callable[[Indices], npt.NDArray[np.bool_]]
 """[num_rows] indices -> whether each row is done."""
 
 _RECORD = np.dtype([("start", "<i8"), ("stop", "<i8"), ("attempt", "<i4"), ("check", "<u4")])
 _MAX_RANGE = 1 << 24
+_CHUNK_ROWS = 1 << 22
 _CHECK_SEED = 0x9E3779B9
 
 
@@ -47,7 +49,7 @@ class Journal:
         self._path = folder / f"begun-{attempt:06d}.log"
         older = _older(folder, "begun-", attempt)
         carried = _undone(np.concatenate([_read(path) for path in older] or [_EMPTY]), is_done)
-        self._begun_before = Counter({int(i): int(n) for i, n in _runs_of(carried)})
+        self._begun_before = _attempts_of(carried)
         write_atomic(self._path, carried.tobytes(), "journal", guard)
         for path in older:
             with suppress(OSError):
@@ -114,10 +116,10 @@ class Journal:
         return _without_done(loaded, is_done)
 
 
-_EMPTY: npt.NDArray[np.void] = np.empty(0, dtype=_RECORD)
+_EMPTY: Records = np.empty(0, dtype=_RECORD)
 
 
-def _records(indices: npt.NDArray[np.int64], attempt: int) -> npt.NDArray[np.void]:
+def _records(indices: Indices, attempt: int) -> Records:
     """Indices as records, one a run of consecutive ones."""
     cuts = np.flatnonzero(np.diff(indices) != 1) + 1
     starts = indices[np.concatenate([[0], cuts])]
@@ -128,44 +130,58 @@ def _records(indices: npt.NDArray[np.int64], attempt: int) -> npt.NDArray[np.voi
     return records
 
 
-def _check_word(records: npt.NDArray[np.void]) -> npt.NDArray[np.uint32]:
+def _check_word(records: Records) -> npt.NDArray[np.uint32]:
     mixed = records["start"] * 31 + records["stop"] * 17 + records["attempt"] + _CHECK_SEED
-    return (mixed ^ (mixed >> 32)).astype(np.uint32)
+    word: npt.NDArray[np.uint32] = (mixed ^ (mixed >> 32)).astype(np.uint32)
+    return word
 
 
-def _read(path: Path) -> npt.NDArray[np.void]:
+def _read(path: Path) -> Records:
     """The good records of a journal file. [num_records]"""
     data = path.read_bytes()
-    records = np.frombuffer(data[: len(data) // _RECORD.itemsize * _RECORD.itemsize], _RECORD)
+    records: Records = np.frombuffer(
+        data[: len(data) // _RECORD.itemsize * _RECORD.itemsize], _RECORD
+    )
     length = records["stop"] - records["start"]
     good = (records["check"] == _check_word(records)) & (length > 0) & (length <= _MAX_RANGE)
     return records[good]
 
 
-def _undone(records: npt.NDArray[np.void], is_done: DoneFilter) -> npt.NDArray[np.void]:
+def _undone(records: Records, is_done: DoneFilter) -> Records:
     """Records cut down to rows that are not done, each row once an attempt."""
-    kept: list[npt.NDArray[np.void]] = [_EMPTY]
+    kept = [_EMPTY]
     for attempt in np.unique(records["attempt"]):
         mine = records[records["attempt"] == attempt]
-        rows = [_undone_rows(record, is_done) for record in mine]
-        left = np.unique(np.concatenate(rows))
+        chunks = _chunks(mine)
+        left = np.unique(np.concatenate([rows[~is_done(rows)] for rows in chunks]))
         if len(left):
             kept.append(_records(left, int(attempt)))
     return np.concatenate(kept)
 
 
-def _undone_rows(record: np.void, is_done: DoneFilter) -> npt.NDArray[np.int64]:
-    rows = np.arange(record["start"], record["stop"], dtype=np.int64)
-    return rows[~is_done(rows)]
+def _chunks(records: Records) -> Iterator[Indices]:
+    """The rows of all records, some millions at a time. [num_rows]"""
+    ends = np.cumsum(records["stop"] - records["start"])
+    start = 0
+    while start < len(records):
+        taken = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, taken + _CHUNK_ROWS)))
+        yield _rows(records[start:stop])
+        start = stop
 
 
-def _runs_of(records: npt.NDArray[np.void]) -> list[tuple[int, int]]:
-    """(index, number of attempts that began it) of every row in the records."""
-    if not len(records):
-        return []
-    rows = np.concatenate([np.arange(r["start"], r["stop"]) for r in records])
-    indices, counts = np.unique(rows, return_counts=True)
-    return list(zip(indices.tolist(), counts.tolist(), strict=True))
+def _rows(records: Records) -> Indices:
+    """Every row of the records, one after the other. [num_rows]"""
+    lengths = records["stop"] - records["start"]
+    before = np.cumsum(lengths) - lengths
+    rows: Indices = np.repeat(records["start"] - before, lengths) + np.arange(lengths.sum())
+    return rows
+
+
+def _attempts_of(records: Records) -> dict[int, int]:
+    """Row -> number of attempts that began it."""
+    indices, counts = np.unique(_rows(records), return_counts=True)
+    return dict(zip(indices.tolist(), counts.tolist(), strict=True))
 
 
 def _without_done(tokens: Inflight, is_done: DoneFilter) -> Inflight:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -293,7 +292,3 @@ class Ledger:
         self._manifest.output = output_identity(self._layout.target)
         self._write_manifest()
         discard_work(self._layout)
-
-    def as_facts(self) -> dict[str, Any]:
-        """The manifest as plain data, for reports."""
-        return asdict(self._manifest)

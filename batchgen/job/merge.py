@@ -10,7 +10,7 @@ Equal (index, sample) from two writers: the part committed first wins, the other
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,9 @@ import pyarrow.parquet as pq
 
 from batchgen.errors import BatchgenError
 from batchgen.job.parts import Part, read_part
-from batchgen.job.prefetch import prefetched
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
 
-__all__ = ["Merge", "Source"]
+__all__ = ["Merge", "Source", "aligned", "peak_bytes", "ranked", "row_keys"]
 
 MEMORY_BYTES = 256 << 20
 """Of rows held at once, as Arrow arrays; three times that when a batch is sorted."""
@@ -125,8 +124,8 @@ class Merge:
         )
         active: list[_Rows] = []
         frontiers = [piece.first for piece in pieces[1:]] + [None]
-        for rows, frontier in zip(prefetched(self._load, pieces), frontiers, strict=True):
-            active.append(rows)
+        for piece, frontier in zip(pieces, frontiers, strict=True):
+            active.append(self._load(piece))
             if frontier is not None and sum(len(rows.index) for rows in active) < EMIT_ROWS:
                 continue
             ready, active = _split(active, frontier)
@@ -243,19 +242,12 @@ def _sorted_table(ready: list[_Rows]) -> tuple[pa.Table, int]:
 
 def row_keys(table: pa.Table) -> npt.NDArray[np.int64]:
     """(index, sample) of every row as one sortable number. [num_rows]"""
-    index = table["index"].to_numpy()
-    return (index << _SAMPLES_BITS) | table["sample"].to_numpy()
+    index: npt.NDArray[np.int64] = table["index"].to_numpy()
+    sample: npt.NDArray[np.int64] = table["sample"].to_numpy()
+    return (index << _SAMPLES_BITS) | sample
 
 
 def ranked(parts: Sequence[Part]) -> list[Source]:
     """Parts as sources, in the order of commits."""
     in_order = sorted(parts, key=lambda part: part.order)
     return [Source.of_part(part, rank) for rank, part in enumerate(in_order)]
-
-
-def reranked(sources: Iterable[Source]) -> list[Source]:
-    """Sources whose ranks are their places."""
-    return [
-        Source(tuple(replace(piece, rank=rank) for piece in source.pieces))
-        for rank, source in enumerate(sources)
-    ]

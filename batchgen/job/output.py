@@ -14,6 +14,7 @@ from batchgen.errors import BatchgenError
 from batchgen.job import faults
 from batchgen.job.files import AtomicFile, Guard, unwritable
 from batchgen.job.manifest import FinalReport
+from batchgen.job.prefetch import prefetched
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
 
 __all__ = ["MissingRowsError", "OutputCheck", "write_output"]
@@ -99,7 +100,7 @@ def count_rows(report: FinalReport, table: pa.Table) -> None:
 
 def write_output(
     out: Path,
-    tables: Iterable[pa.Table],
+    tables: Iterator[pa.Table],
     schema: pa.Schema,
     metadata: Mapping[str, str],
     check: OutputCheck,
@@ -108,7 +109,7 @@ def write_output(
     """Write the tables as `out`, which appears only if all of them pass the check."""
     with AtomicFile(out, "final") as file, unwritable("the output", out):
         with output_writer(file.temporary, schema, metadata=metadata) as writer:
-            for table in _row_groups(tables):
+            for table in _row_groups(prefetched(tables)):
                 check.add(table)
                 faults.reach("final.write")
                 writer.write_table(table, row_group_size=MAX_ROW_GROUP_ROWS)

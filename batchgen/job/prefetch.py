@@ -1,24 +1,21 @@
-"""Work one step ahead in another thread: reading and decoding beside sorting and writing."""
+"""An iterator worked one step ahead in a thread of its own: decoding beside encoding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 __all__ = ["prefetched"]
 
 T = TypeVar("T")
-R = TypeVar("R")
+_END: Any = object()
 
 
-def prefetched(load: Callable[[T], R], items: Iterable[T], ahead: int = 2) -> Iterator[R]:
-    """`map(load, items)` with at most `ahead` results waiting."""
+def prefetched(items: Iterator[T], ahead: int = 2) -> Iterator[T]:
+    """The same items in the same order, at most `ahead` of them made before they are asked for."""
     with ThreadPoolExecutor(1, thread_name_prefix="batchgen-prefetch") as pool:
-        waiting = []
-        for item in items:
-            waiting.append(pool.submit(load, item))
-            if len(waiting) > ahead:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
+        waiting: list[Future[T]] = [pool.submit(next, items, _END) for _ in range(ahead)]
+        while (item := waiting.pop(0).result()) is not _END:
+            waiting.append(pool.submit(next, items, _END))
+            yield item
