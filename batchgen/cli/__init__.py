@@ -1,1 +1,1 @@
-"""The command line: parsing and messages only. Never imports torch; imports `job` inside commands."""
+"""The command line: parsing and messages only. Never imports torch; `job` inside commands."""

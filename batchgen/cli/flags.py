@@ -1,4 +1,4 @@
-"""How flags look: grouped in the help, core ones on one screen, each with a plain environment name."""
+"""How flags look: grouped in the help, core ones on one screen, each with an environment name."""
 
 from __future__ import annotations
 

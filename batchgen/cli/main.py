@@ -72,7 +72,9 @@ def _print_versions(ctx: click.Context, _: click.Parameter, value: bool) -> None
         return
     from importlib.metadata import version
 
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "pyarrow"))
+    libraries = ", ".join(
+        f"{name} {version(name)}" for name in ("torch", "transformers", "pyarrow")
+    )
     click.echo(f"batchgen {__version__} ({libraries})")
     ctx.exit()
 

@@ -29,10 +29,11 @@ input_options = flag_group(
         metavar="PATH",
         help="JSONL or Parquet file, glob, folder or dataset id; repeats.",
     ),
-    flag("--limit", type=click.IntRange(min=0), metavar="N", core=True, help="Only the first N rows."),
+    flag("--limit", type=click.IntRange(min=0), metavar="N", core=True, help="Only N rows."),
     flag("--prompt-column", default="prompt", metavar="NAME", help="Column of raw prompts."),
     flag("--messages-column", default="messages", metavar="NAME", help="Column of chat messages."),
-    flag("--id-column", metavar="NAME", show_default="id, else custom_id", help="Column of row ids."),
+    flag("--id-column", metavar="NAME", show_default="id, else custom_id",
+         help="Column of row ids."),
     flag("--as-chat", is_flag=True, core=True, help="Make each plain prompt a user message."),
     flag("--system", metavar="TEXT", help="System message put before chat rows that have none."),
     flag(
@@ -65,7 +66,8 @@ model_options = flag_group(
         help="Folder, hub id or .gguf file.",
     ),
     flag("--revision", metavar="REV", help="Branch, tag or commit of a hub model."),
-    flag("--device", default="auto", metavar="auto|cpu|cuda|cuda:N", core=True, help="Where to run."),
+    flag("--device", default="auto", metavar="auto|cpu|cuda|cuda:N", core=True,
+         help="Where to run."),
     flag(
         "--dtype", core=True, default="auto",
         type=click.Choice(["auto", "bfloat16", "float16", "float32"]),

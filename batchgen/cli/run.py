@@ -11,6 +11,7 @@ from batchgen.cli import options
 from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
 from batchgen.job import signals
 from batchgen.job.spec import InputSpec, JobSpec
+from batchgen.job.summary import Summary
 
 __all__ = ["job_spec", "run"]
 
@@ -40,7 +41,13 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     stop = signals.install()
     from batchgen.job.runner import run as run_job
 
-    ctx.exit(run_job(job_spec(flags), stop=stop).exit_code)
+    spec = job_spec(flags)
+    ctx.exit(run_job(spec, stop=stop, report=None if spec.quiet else _print).exit_code)
+
+
+def _print(summary: Summary) -> None:
+    """The one line on stdout."""
+    click.echo(summary.to_json())
 
 
 def job_spec(flags: dict[str, Any]) -> JobSpec:

@@ -16,7 +16,7 @@ class Cancelled(Exception):
 
 
 class Channel(Generic[Item]):
-    """Items in order, at most `capacity` waiting. `close` = no more to come; `cancel` = not wanted."""
+    """Items in order, at most `capacity` waiting. `close`: no more come; `cancel`: not wanted."""
 
     def __init__(self, capacity: int) -> None:
         self._items: deque[Item] = deque()

@@ -16,7 +16,7 @@ CHUNKS_AHEAD = 4
 
 
 class Feed:
-    """Rows that are not done yet, as prepared chunks in `ready`; error rows go out at once.
+    """Rows as prepared chunks in `ready`; error rows go out at once.
 
     `make_requests` loads the tokenizer; it is called on this thread when the first row needs it.
     """
@@ -26,16 +26,20 @@ class Feed:
         rows: Iterable[InputRow],
         make_requests: Callable[[], Requests],
         *,
-        is_done: Callable[[int], bool] | None,
         fail: Callable[[list[FailedRow]], None],
         on_chunk: Callable[[], None],
     ) -> None:
         self.ready: Channel[list[PreparedRow]] = Channel(CHUNKS_AHEAD)
         self._rows = rows
         self._make_requests = make_requests
-        self._is_done = is_done
         self._fail = fail
         self._on_chunk = on_chunk
+        self._stopping = False
+        self.read_to_end = False
+
+    def stop(self) -> None:
+        """Read no further; called from another thread."""
+        self._stopping = True
 
     def run(self) -> None:
         """Read to the end. Returns early when nobody wants more."""
@@ -59,11 +63,12 @@ class Feed:
                 self.ready.put(ready)
         self._on_chunk()
 
-    def _wanted(self) -> Iterable[InputRow]:
-        if self._is_done is None:
-            return self._rows
-        is_done = self._is_done
-        return (row for row in self._rows if not is_done(row.index))
+    def _wanted(self) -> Iterator[InputRow]:
+        for row in self._rows:
+            if self._stopping:
+                return
+            yield row
+        self.read_to_end = True
 
 
 def chunks(

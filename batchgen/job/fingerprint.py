@@ -15,7 +15,7 @@ from batchgen.job.model_files import ModelFiles
 from batchgen.job.model_identity import text_digest
 from batchgen.job.spec import JobSpec
 
-__all__ = ["facts_of", "fingerprint_of"]
+__all__ = ["facts_of", "fingerprint_of", "model_name"]
 
 _SCHEMA = 1
 _LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "datasets")
@@ -40,9 +40,10 @@ def fingerprint_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
 def facts_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
     """Recorded in the manifest and the footer, never compared: names, device, versions."""
     return {
-        "model": _model_name(spec, files),
+        "model": model_name(spec, files),
         "revision": spec.revision,
         "device": spec.device,
+        "limit": spec.input.limit,
         "versions": {"batchgen": __version__, "python": platform.python_version()}
         | {name: found for name in _LIBRARIES if (found := _version(name))},
     }
@@ -88,7 +89,8 @@ def _template_digest(given: str | None) -> str:
     return text_digest(path.read_text(encoding="utf-8") if path.is_file() else given)
 
 
-def _model_name(spec: JobSpec, files: ModelFiles | None) -> str:
+def model_name(spec: JobSpec, files: ModelFiles | None) -> str:
+    """What summary, manifest and footer call the model."""
     return spec.model or spec.engine if files is None else files.name
 
 

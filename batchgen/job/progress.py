@@ -26,9 +26,9 @@ class Live:
     stage: str = "loading"
     reused: int = 0
     rows: int = 0
+    prompt_tokens: int = 0
     finished_tokens: int = 0
     generated_tokens: int = 0
-    computed_tokens: int = 0
     running: int = 0
     total_rows: int | None = None
 
@@ -40,7 +40,9 @@ class Reporter(Protocol):
         """Called often; shows something only when it is time."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Show the last state."""
+        ...
 
 
 class _Silent:
@@ -125,7 +127,9 @@ class _Bar:
         live, bar = self._live, self._bar
         if live.total_rows is not None and bar.total != live.total_rows:
             bar.total = live.total_rows
-            bar.bar_format = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} rows [{elapsed}{postfix}]"
+            bar.bar_format = (
+                "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} rows [{elapsed}{postfix}]"
+            )
         bar.n = live.reused + live.rows
         bar.set_postfix_str(self._rates.describe() if live.stage == "running" else live.stage)
 

@@ -8,32 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from batchgen.engine.draws import draw_key
 from batchgen.engine.request import Request, SamplingParams, StopChecker
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.rows import InputRow
+from batchgen.job.tokenizer import TextCodec
 
-__all__ = ["FailedRow", "PreparedRow", "Requests", "TextCodec", "request_id", "row_and_sample"]
+__all__ = ["FailedRow", "PreparedRow", "Requests", "request_id", "row_and_sample"]
 
 SAMPLE_BITS = 10  # n is at most 1,024
 _MAX_MESSAGE = 500
-
-
-class TextCodec(Protocol):
-    """Text to token ids and back, as `job.tokenizer` has it."""
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
-
-    def render_text(self, messages: list[dict[str, object]]) -> str: ...
-
-    def encode_rendered(self, texts: list[str]) -> list[list[int]]: ...
-
-    def decode_batch(self, batch: list[list[int]]) -> list[str]: ...
 
 
 @dataclass(slots=True)
@@ -168,7 +153,9 @@ class Requests:
         if low >= 0 and high < self._codec.vocab_size:
             return None
         wrong = low if low < 0 else high
-        text = f"prompt_token_ids holds {wrong}; the model's ids end at {self._codec.vocab_size - 1}"
+        text = (
+            f"prompt_token_ids holds {wrong}; the model's ids end at {self._codec.vocab_size - 1}"
+        )
         return RowError(ErrorCode.INVALID_ROW, text)
 
     def _request(

@@ -1,4 +1,4 @@
-"""Finished rows into output rows: text, timings, provenance. Batches, because decoding is faster so."""
+"""Finished rows into output rows: text, timings, provenance. In batches: decoding is faster so."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from batchgen.engine.request import Completion, FinishReason, Timings
 from batchgen.errors import ErrorCode
 from batchgen.job.drive import FinishedRow, Outcome
-from batchgen.job.requests import FailedRow, PreparedRow, TextCodec, as_row_error
+from batchgen.job.requests import FailedRow, PreparedRow, as_row_error
 from batchgen.job.rows import OutputRow
+from batchgen.job.tokenizer import TextCodec
 
 __all__ = ["Results", "ResultsOptions"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from batchgen.errors import OutputUnwritableError, UsageError
 
@@ -48,9 +49,9 @@ class Summary:
         """One line."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
-    def with_exit_code(self, code: int) -> Summary:
-        """The same with another exit code."""
-        return replace(self, exit_code=code)
+    def updated(self, numbers: dict[str, Any]) -> Summary:
+        """The same with these fields."""
+        return replace(self, **numbers)
 
 
 @dataclass(frozen=True, slots=True)

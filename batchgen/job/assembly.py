@@ -1,0 +1,147 @@
+"""Puts one run's pipeline together from its spec, its ledger and its reader."""
+
+from __future__ import annotations
+
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.request import Engine
+from batchgen.job.channel import Channel
+from batchgen.job.drive import Drive, Outcome
+from batchgen.job.estimate import estimated_rows
+from batchgen.job.feed import Feed
+from batchgen.job.ledger import Ledger
+from batchgen.job.model_files import ModelFiles
+from batchgen.job.pipeline import Pipeline
+from batchgen.job.progress import Live, make_reporter
+from batchgen.job.reader import Reader
+from batchgen.job.requests import FailedRow, Requests
+from batchgen.job.results import Results, ResultsOptions
+from batchgen.job.signals import Stop
+from batchgen.job.slow_engine import slowed
+from batchgen.job.spec import JobSpec
+from batchgen.job.tokenizer import TextCodec, load_codec
+from batchgen.job.write import Write
+
+__all__ = ["Assembly"]
+
+_FINISHED_BATCHES = 32
+_INPUT_CHECKPOINT_S = 5.0
+
+
+class Assembly:
+    """The stages of one run, and the numbers they leave behind."""
+
+    def __init__(
+        self, spec: JobSpec, files: ModelFiles | None, reader: Reader, ledger: Ledger, run_id: str
+    ) -> None:
+        self._spec, self._files = spec, files
+        self._reader, self._ledger = reader, ledger
+        self._codec: TextCodec | None = None
+        self._input_read = (0, "")
+        self._finished: Channel[list[Outcome]] = Channel(_FINISHED_BATCHES)
+        self.live = Live(reused=ledger.num_done)
+        self.live.total_rows = estimated_rows(reader.sources, spec.input.limit)
+        self.plain_prompts_for_chat = False
+        self.feed = Feed(reader, self._requests, fail=self._fail, on_chunk=self._note_input)
+        self.drive = Drive(
+            self._load_engine, self.feed.ready, self._finished, begin=ledger.begin, live=self.live
+        )
+        self.write = self._make_write(run_id)
+
+    def pipeline(self, stop: Stop) -> Pipeline:
+        """The stages, to be run once."""
+        spec = self._spec
+        return Pipeline(
+            self.feed,
+            self.drive,
+            self.write,
+            self._finished,
+            stop=stop,
+            grace=spec.grace,
+            reporter=make_reporter(self.live, spec.progress, quiet=spec.quiet),
+        )
+
+    def _make_write(self, run_id: str) -> Write:
+        spec = self._spec
+        options = ResultsOptions(run_id, spec.save_prompt, spec.save_token_ids)
+        return Write(
+            self._finished,
+            Results(self._loaded_codec, _trim_stop, self._ledger.attempt, options),
+            self._ledger,
+            checkpoint=self._checkpoint_input,
+            checkpoint_seconds=min(spec.checkpoint_seconds, _INPUT_CHECKPOINT_S),
+            live=self.live,
+        )
+
+    def _requests(self) -> Requests:
+        """Load the tokenizer. Called on the reading thread, before any row reaches the engine."""
+        spec, ledger = self._spec, self._ledger
+        codec = load_codec(
+            self._files, spec.chat_template, trust_remote_code=spec.trust_remote_code
+        )
+        self._codec = codec
+        return Requests(
+            codec,
+            stop_checker=lambda stop: _stop_checker(codec, stop),
+            inflight_tokens=ledger.inflight_tokens if ledger.num_inflight_tokens else None,
+        )
+
+    def _loaded_codec(self) -> TextCodec:
+        assert self._codec is not None, "a row finished before the tokenizer was loaded"
+        return self._codec
+
+    def _load_engine(self) -> Engine:
+        spec = self._spec
+        if spec.engine == "echo":
+            from batchgen.engine.echo import EchoEngine
+
+            return slowed(EchoEngine(spec.max_num_seqs or 256, spec.max_model_len or 1 << 20))
+        from batchgen.engine.factory import load_engine
+
+        assert self._files is not None, "only the echo engine runs without a model"
+        return slowed(load_engine(engine_config(spec, self._files)))
+
+    def _fail(self, rows: list[FailedRow]) -> None:
+        self._finished.put(list(rows))
+
+    def _note_input(self) -> None:
+        """After a chunk, on the reading thread: how far the input was read, and what it was."""
+        self._input_read = (self._reader.rows_read, self._reader.digest())
+        if self.feed.read_to_end:
+            self.live.total_rows = self._reader.rows_read
+
+    def _checkpoint_input(self) -> None:
+        """On the writing thread, which alone writes the manifest."""
+        rows_read, digest = self._input_read
+        if rows_read:
+            self._ledger.checkpoint_input(rows_read, digest, self._reader.identity())
+
+
+def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
+    """What the engine is built from: the spec's choices and what the model's files say."""
+    return EngineConfig(
+        model=files.path,
+        device=spec.device,
+        dtype=spec.dtype,
+        eos_token_ids=files.eos_token_ids,
+        max_num_seqs=spec.max_num_seqs,
+        max_num_batched_tokens=spec.max_num_batched_tokens,
+        max_model_len=spec.max_model_len,
+        gpu_memory_utilization=spec.gpu_memory_utilization,
+        block_size=spec.block_size,
+        enable_prefix_caching=spec.enable_prefix_caching,
+        deterministic=spec.deterministic,
+        attention_backend=spec.attention_backend,
+        quantization=spec.quantization,
+        trust_remote_code=spec.trust_remote_code,
+        allow_pickle=spec.allow_pickle,
+    )
+
+
+def _stop_checker(codec, stop):
+    from batchgen.job.stop_strings import make_stop_checker
+
+    return make_stop_checker(codec, stop)
+
+
+def _trim_stop(text: str, stop: str) -> str:
+    return text.split(stop, 1)[0]

@@ -1,0 +1,53 @@
+"""Whether the input is still the one that earlier runs answered."""
+
+from __future__ import annotations
+
+from batchgen.errors import FingerprintMismatchError
+from batchgen.job.manifest import InputCheckpoint, Manifest
+from batchgen.job.reader import Reader
+
+__all__ = ["check_finished_input", "check_resumed_input"]
+
+_HINT = "give another --out, or --overwrite to start afresh"
+
+
+def check_resumed_input(checkpoint: InputCheckpoint | None, reader: Reader) -> None:
+    """Before anything is computed: the rows read so far must be those on record.
+
+    Sources with equal names, sizes and times are taken for unchanged. Raises
+    FingerprintMismatchError.
+    """
+    if checkpoint is not None and list(checkpoint.sources) != reader.identity():
+        reader.verify(checkpoint.rows_read, checkpoint.digest)
+
+
+def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) -> None:
+    """A rerun of a finished job asks for the rows that the output has. Raises
+    FingerprintMismatchError where it asks for others."""
+    rows, recorded = manifest.total_rows or 0, manifest.input
+    if not _same_rows(rows, manifest.facts.get("limit"), limit):
+        raise FingerprintMismatchError(
+            f"the output holds {rows:,} rows, and --limit {limit} asks for other ones"
+            if limit is not None
+            else f"the output holds only the first {rows:,} rows, by --limit",
+            _HINT,
+        )
+    if recorded is None or list(recorded.sources) == reader.identity():
+        return
+    reader.verify(recorded.rows_read, recorded.digest)
+    if limit is None and _sizes(recorded.sources) != _sizes(reader.identity()):
+        raise FingerprintMismatchError(
+            f"the input has other files or sizes than when its {rows:,} rows were answered", _HINT
+        )
+
+
+def _same_rows(rows: int, limit_then: int | None, limit_now: int | None) -> bool:
+    """Whether `limit_now` asks for the `rows` that `limit_then` gave."""
+    if limit_now == rows or limit_now == limit_then:
+        return True
+    whole = limit_then is None or rows < limit_then
+    return whole and (limit_now is None or limit_now > rows)
+
+
+def _sizes(sources: tuple[dict[str, object], ...] | list[dict[str, object]]) -> list[object]:
+    return [source.get("size") for source in sources]

@@ -1,0 +1,190 @@
+"""One job from its spec to its summary: model files, reader, ledger, pipeline, final file."""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from batchgen.errors import BatchgenError, OutputHeldError, StoppedError
+from batchgen.job.assembly import Assembly
+from batchgen.job.fingerprint import facts_of, fingerprint_of, model_name
+from batchgen.job.input_check import check_finished_input, check_resumed_input
+from batchgen.job.ledger import Ledger
+from batchgen.job.manifest import FinalReport
+from batchgen.job.model_files import ModelFiles, resolve_model
+from batchgen.job.parts import list_parts
+from batchgen.job.reader import Reader
+from batchgen.job.signals import Stop
+from batchgen.job.spec import JobSpec
+from batchgen.job.summary import FailureLimit, Summary, write_summary
+from batchgen.job.summarize import summary_of
+from batchgen.job.totals import totals_of_parts
+
+__all__ = ["Report", "run"]
+
+Report = Callable[[Summary], None]
+_TOO_MANY_FAILURES = 3
+
+
+def run(spec: JobSpec, *, stop: Stop | None = None, report: Report | None = None) -> Summary:
+    """Run a job to its end, or as far as `stop` lets it; the summary holds the exit code.
+
+    `report` gets the summary on every way out that reached the work, also where an error is then
+    raised. Raises BatchgenError for what INTERFACE gives an exit code of its own.
+    """
+    return _Job(spec, stop or Stop(), report or (lambda summary: None)).run()
+
+
+class _Job:
+    """One run: what is known of it from its first moment to its last."""
+
+    def __init__(self, spec: JobSpec, stop: Stop, report: Report) -> None:
+        self._limit = FailureLimit.parse(spec.max_failures)
+        self._spec = spec
+        self._stop = stop
+        self._report = report
+        self._started = time.monotonic()
+        self._run_id = uuid.uuid4().hex[:16]
+        self._folder = spec.checkpoint_dir or Path(f"{spec.out}.ckpt")
+        self._files = self._model_files()
+
+    def run(self) -> Summary:
+        """The whole job; see `runner.run`."""
+        reader = self._reader()
+        try:
+            ledger = self._open_ledger(reader)
+        except OutputHeldError as error:
+            if self._spec.lock != "skip":
+                raise
+            self._say(f"{error.message}; skipped")
+            return Summary(out=str(self._spec.out), run_id=self._run_id)
+        with ledger:
+            if ledger.finished is not None:
+                check_finished_input(ledger.manifest, reader, self._spec.input.limit)
+                self._say("nothing to do: the output is complete")
+                return self._complete(ledger.finished)
+            check_resumed_input(ledger.input_checkpoint, reader)
+            return self._work(ledger, reader)
+
+    def _model_files(self) -> ModelFiles | None:
+        """None: the echo engine without a model, which speaks bytes."""
+        spec = self._spec
+        if spec.engine == "echo" and spec.model is None:
+            return None
+        files = resolve_model(spec.model, spec.revision, spec.allow_pickle)
+        files.check_supported()
+        if files.builtin:
+            self._say(f"no --model given: using the built-in model {files.name}")
+        return files
+
+    def _reader(self) -> Reader:
+        given, files = self._spec.input, self._files
+        names = () if files is None else files.served_names
+        return Reader(
+            replace(given, served_model_names=(*given.served_model_names, *names)),
+            output=self._spec.out,
+            flags=self._spec.sampling,
+            generation_defaults={} if files is None else files.generation_defaults,
+        )
+
+    def _open_ledger(self, reader: Reader) -> Ledger:
+        spec = self._spec
+        return Ledger.open(
+            self._folder,
+            spec.out,
+            fingerprint_of(spec, self._files),
+            facts_of(spec, self._files),
+            run_id=self._run_id,
+            kept=reader.kept_schema,
+            token_ids=spec.save_token_ids,
+            logprobs=reader.base_params.logprobs is not None,
+            checkpoint_every=spec.checkpoint_every,
+            checkpoint_seconds=spec.checkpoint_seconds,
+            overwrite=spec.overwrite,
+            lock=spec.lock,
+        )
+
+    def _work(self, ledger: Ledger, reader: Reader) -> Summary:
+        if ledger.num_done:
+            reader.skip_hint(ledger.is_done)
+            self._say(f"continuing: {ledger.num_done:,} rows are done")
+        assembly = Assembly(self._spec, self._files, reader, ledger, self._run_id)
+        pipeline = assembly.pipeline(self._stop)
+        try:
+            pipeline.run()
+            if pipeline.stopped:
+                return self._stopped(ledger, assembly)
+            return self._complete(ledger.finalize(reader.rows_read), (ledger, assembly))
+        except BaseException as error:
+            self._failed(error, ledger, assembly)
+            raise
+
+    def _complete(
+        self, totals: FinalReport, work: tuple[Ledger, Assembly] | None = None
+    ) -> Summary:
+        summary = self._summary(totals, work)
+        if self._limit.exceeded(summary.errors, summary.rows):
+            summary = summary.updated({"exit_code": _TOO_MANY_FAILURES})
+            codes = ", ".join(f"{n:,} {code}" for code, n in sorted(totals.error_codes.items()))
+            print(
+                f"batchgen: {summary.errors:,} of {summary.rows:,} rows failed ({codes}); "
+                f"the others are in {summary.out}",
+                file=sys.stderr,
+            )
+        if summary.length:
+            self._say(f"{summary.length:,} completions were cut by max_tokens")
+        if work is not None and work[1].plain_prompts_for_chat:
+            self._say("the model is a chat model and got plain prompts: --as-chat makes them chats")
+        return self._reported(summary)
+
+    def _stopped(self, ledger: Ledger, assembly: Assembly) -> Summary:
+        _save(ledger, assembly)
+        summary = self._summary(totals_of_parts(self._parts()), (ledger, assembly))
+        self._say(
+            f"stopped by {self._stop.reason}: {summary.rows:,} rows are done; "
+            "run the same command again to continue"
+        )
+        return self._reported(summary.updated({"exit_code": StoppedError.exit_code}))
+
+    def _failed(self, error: BaseException, ledger: Ledger, assembly: Assembly) -> None:
+        """Keep what can be kept and tell how far the run came; the caller raises the error."""
+        with suppress(Exception):  # the first error is the one to tell
+            _save(ledger, assembly)
+        code = error.exit_code if isinstance(error, BatchgenError) else 1
+        totals = totals_of_parts(self._parts())
+        with suppress(Exception):
+            self._reported(self._summary(totals, (ledger, assembly)).updated({"exit_code": code}))
+
+    def _parts(self) -> list[Path]:
+        return list_parts(self._folder / "parts")
+
+    def _summary(self, totals: FinalReport, work: tuple[Ledger, Assembly] | None) -> Summary:
+        base = Summary(
+            out=str(self._spec.out),
+            device="cpu" if self._spec.engine == "echo" else self._spec.device,
+            model=model_name(self._spec, self._files),
+            run_id=self._run_id,
+        )
+        return summary_of(base, totals, self._started, work)
+
+    def _reported(self, summary: Summary) -> Summary:
+        if self._spec.summary is not None:
+            write_summary(summary, self._spec.summary)
+        self._report(summary)
+        return summary
+
+    def _say(self, text: str) -> None:
+        if not self._spec.quiet:
+            print(f"batchgen: {text}", file=sys.stderr, flush=True)
+
+
+def _save(ledger: Ledger, assembly: Assembly) -> None:
+    """What is finished becomes durable, and what is in flight is kept for the next run."""
+    ledger.flush()
+    if assembly.drive.inflight:
+        ledger.save_inflight(assembly.drive.inflight)

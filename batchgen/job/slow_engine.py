@@ -1,0 +1,98 @@
+"""An engine made slow on purpose, for tests that stop or kill a run at a chosen moment.
+
+    BATCHGEN_FAULT='slow:at=engine.step,seconds=0.01,rows=4'
+
+gives the engine at most `rows` requests a step and sleeps `seconds` before each (`job.faults`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+
+from batchgen.engine.request import Completion, Engine, EngineStats, FinishReason, Request
+from batchgen.errors import RowError
+from batchgen.job import faults
+
+__all__ = ["SlowEngine", "slowed"]
+
+
+class SlowEngine:
+    """Hands requests to another engine little by little."""
+
+    def __init__(self, engine: Engine, seconds: float, rows: int) -> None:
+        self._engine = engine
+        self._seconds = seconds
+        self._rows = rows
+        self._backlog: deque[Request] = deque()
+
+    @property
+    def max_model_len(self) -> int:
+        """The inner engine's."""
+        return self._engine.max_model_len
+
+    @property
+    def max_num_seqs(self) -> int:
+        """The inner engine's."""
+        return self._engine.max_num_seqs
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests here and in the inner engine."""
+        return len(self._backlog) + self._engine.num_unfinished
+
+    def add(self, request: Request) -> None:
+        """Queue a request; the inner engine gets it, and may refuse it, in a later step."""
+        self._backlog.append(request)
+
+    def step(self) -> list[Completion]:
+        """Sleep, pass some requests on, run one step of the inner engine."""
+        time.sleep(self._seconds)
+        refused = []
+        for _ in range(min(self._rows, len(self._backlog))):
+            request = self._backlog.popleft()
+            try:
+                self._engine.add(request)
+            except RowError as error:
+                refused.append(_refusal(request, error))
+        return refused + (self._engine.step() if self._engine.num_unfinished else [])
+
+    def abort(self, request_id: int) -> None:
+        """Forget a request wherever it is."""
+        waiting = len(self._backlog)
+        self._backlog = deque(r for r in self._backlog if r.request_id != request_id)
+        if len(self._backlog) == waiting:
+            self._engine.abort(request_id)
+
+    def unfinished_outputs(self) -> dict[int, list[int]]:
+        """The inner engine's; requests still here keep what they came with."""
+        begun = {r.request_id: list(r.output_token_ids) for r in self._backlog}
+        return begun | self._engine.unfinished_outputs()
+
+    def stats(self) -> EngineStats:
+        """The inner engine's."""
+        return self._engine.stats()
+
+    def close(self) -> None:
+        """Close the inner engine."""
+        self._engine.close()
+
+
+def slowed(engine: Engine) -> Engine:
+    """`engine`, slow where BATCHGEN_FAULT asks for it."""
+    for fault in faults.parse(os.environ.get("BATCHGEN_FAULT", "")):
+        if fault.kind == "slow" and fault.arguments.get("at") == "engine.step":
+            seconds = float(fault.arguments.get("seconds", "0.01"))
+            return SlowEngine(engine, seconds, int(fault.arguments.get("rows", "1")))
+    return engine
+
+
+def _refusal(request: Request, error: RowError) -> Completion:
+    return Completion(
+        request_id=request.request_id,
+        token_ids=[],
+        finish_reason=FinishReason.ERROR,
+        error_code=error.code,
+        error_message=error.message,
+    )

@@ -1,0 +1,74 @@
+"""The thread that turns outcomes into output rows and appends them to the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from batchgen.job.channel import Channel
+from batchgen.job.drive import Outcome
+from batchgen.job.progress import Live
+from batchgen.job.results import Results
+from batchgen.job.rows import OutputRow
+
+__all__ = ["RowSink", "Write"]
+
+_TICK_S = 1.0
+
+
+class RowSink(Protocol):
+    """What of the ledger the writing thread needs."""
+
+    def append(self, rows: Sequence[OutputRow]) -> None:
+        """Take finished rows, each with all of its samples."""
+        ...
+
+
+class Write:
+    """Drains `finished` until it is closed. `checkpoint` is called now and then between appends."""
+
+    def __init__(
+        self,
+        finished: Channel[list[Outcome]],
+        results: Results,
+        sink: RowSink,
+        *,
+        checkpoint: Callable[[], None],
+        checkpoint_seconds: float,
+        live: Live,
+    ) -> None:
+        self._finished = finished
+        self._results = results
+        self._sink = sink
+        self._checkpoint = checkpoint
+        self._seconds = checkpoint_seconds
+        self._live = live
+        self._due = 0.0
+
+    def run(self) -> None:
+        """Write everything; on a failure refuse what would still come, and raise."""
+        try:
+            while not self._finished.drained:
+                outcomes = self._finished.get(timeout=_TICK_S)
+                if outcomes:
+                    self._append(outcomes)
+                self._keep_time()
+            self._checkpoint()
+        except BaseException:
+            self._finished.cancel()
+            raise
+
+    def _append(self, outcomes: list[Outcome]) -> None:
+        rows = self._results.output_rows(outcomes)
+        self._sink.append(rows)
+        live = self._live
+        live.rows += len(outcomes)
+        live.finished_tokens += sum(row.completion_tokens or 0 for row in rows)
+        live.prompt_tokens += sum(row.prompt_tokens or 0 for row in rows if row.sample == 0)
+
+    def _keep_time(self) -> None:
+        """The first checkpoint comes with the first rows, later ones at their time."""
+        if self._live.rows and time.monotonic() >= self._due:
+            self._checkpoint()
+            self._due = time.monotonic() + self._seconds
