@@ -1,4 +1,4 @@
-"""What an engine is built from. `None` means: decide for me (decided in one place, `factory.py`)."""
+"""What an engine is built from. `None` means: decide for me; `factory.py` is the one place."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class EngineConfig:
     enable_prefix_caching: bool = False
     deterministic: bool = False
     attention_backend: str = "auto"
+    enforce_eager: bool = False
+    """On CUDA: neither compile layers nor capture graphs."""
     quantization: str | None = None
     """`int8`: weights of linear layers in int8 on the CPU, opt-in."""
     load_format: str = "auto"

@@ -14,7 +14,7 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.loader import load_model
 from batchgen.engine.scheduler import Scheduler
-from batchgen.engine.step_runner import EagerRunner, ServedModel
+from batchgen.engine.step_runner import EagerRunner, ServedModel, StepRunner
 from batchgen.errors import UsageError
 
 __all__ = ["ResolvedConfig", "build_engine", "load_engine", "resolve"]
@@ -44,6 +44,10 @@ def load_engine(config: EngineConfig) -> LLMEngine:
     _logger.info("model on %s in %s", model.device, model.dtype)
     for note in model.notes:
         _logger.info("%s", note)
+    if model.device.type == "cuda" and not config.enforce_eager:
+        from batchgen.engine.compiled import compile_layers
+
+        _decide("compiled layers", compile_layers(model), "fewer, larger kernels")
     return build_engine(model, config)
 
 
@@ -58,7 +62,7 @@ def build_engine(model: ServedModel, config: EngineConfig) -> LLMEngine:
         watermark=_WATERMARK,
         reorder_window=resolved.reorder_window,
     )
-    runner = EagerRunner(model, scheduler.num_slots, resolved.max_model_len, resolved.block_size)
+    runner = _make_runner(model, config, resolved, scheduler.num_slots)
     return LLMEngine(
         scheduler,
         runner,
@@ -66,6 +70,24 @@ def build_engine(model: ServedModel, config: EngineConfig) -> LLMEngine:
         vocab_size=model.vocab_size,
         eos_token_ids=config.eos_token_ids,
         depth=resolved.depth,
+    )
+
+
+def _make_runner(
+    model: ServedModel, config: EngineConfig, resolved: ResolvedConfig, num_slots: int
+) -> StepRunner:
+    max_model_len, block_size = resolved.max_model_len, resolved.block_size
+    if model.device.type != "cuda" or config.enforce_eager:
+        return EagerRunner(model, num_slots, max_model_len, block_size)
+    from batchgen.engine.graph_runner import GraphRunner
+
+    return GraphRunner(
+        model,
+        num_slots=num_slots,
+        max_num_seqs=resolved.max_num_seqs,
+        max_num_tokens=resolved.max_num_batched_tokens,
+        max_model_len=max_model_len,
+        block_size=block_size,
     )
 
 

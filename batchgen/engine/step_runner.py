@@ -18,9 +18,9 @@ from batchgen.engine.sampling_batch import SamplingTable
 from batchgen.engine.step import RowFailure, ScheduledStep, StepOutput
 from batchgen.errors import ErrorCode
 
-__all__ = ["EagerRunner", "LaunchedStep", "ServedModel", "StepRunner"]
+__all__ = ["NAN_FAILURE", "EagerRunner", "LaunchedStep", "ServedModel", "StepRunner"]
 
-_NAN = RowFailure(
+NAN_FAILURE = RowFailure(
     ErrorCode.NAN_LOGITS,
     "the model's logits hold NaN or leave no token to choose; try --dtype float32",
 )
@@ -112,7 +112,7 @@ class EagerRunner:
             output.logprobs = handle.logprobs.tolist()
         if not handle.usable.all():
             unusable = (~handle.usable).nonzero()[:, 0].tolist()
-            output.failures = dict.fromkeys(unusable, _NAN)
+            output.failures = dict.fromkeys(unusable, NAN_FAILURE)
         return output
 
     def _forward(self, batch: Batch) -> torch.Tensor:

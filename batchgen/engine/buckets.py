@@ -1,0 +1,61 @@
+"""Sizes that steps are padded to, so that few CUDA graphs serve every step."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import NamedTuple
+
+__all__ = ["Bucket", "Buckets"]
+
+FINEST = 16
+"""Sizes are multiples of this: kernels specialise on divisibility by 16."""
+
+
+class Bucket(NamedTuple):
+    """Room for so many tokens and sequences."""
+
+    num_tokens: int
+    num_seqs: int
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether every sequence has one token at most."""
+        return self.num_tokens == self.num_seqs
+
+
+class Buckets:
+    """Finer for decode steps, which are many; coarser for steps with prompt chunks."""
+
+    def __init__(self, max_num_tokens: int, max_num_seqs: int) -> None:
+        self._decode = _sizes(max_num_seqs, steps_per_octave=4)
+        self._tokens = _sizes(max(max_num_tokens, max_num_seqs), steps_per_octave=2, first=64)
+        self._seqs = _sizes(max_num_seqs, steps_per_octave=1, first=64)
+
+    def find(self, num_tokens: int, num_seqs: int) -> Bucket:
+        """The smallest bucket with room for a step."""
+        if num_tokens == num_seqs:
+            size = _at_least(self._decode, num_seqs)
+            return Bucket(size, size)
+        seqs = _at_least(self._seqs, num_seqs)
+        tokens = _at_least(self._tokens, max(num_tokens, seqs + 1))
+        return Bucket(tokens, seqs)
+
+    @property
+    def largest(self) -> Bucket:
+        """Room for any step."""
+        return Bucket(self._tokens[-1], self._seqs[-1])
+
+
+def _sizes(largest: int, steps_per_octave: int, first: int = FINEST) -> list[int]:
+    """`first`, then `steps_per_octave` sizes for each doubling, the last one at least `largest`."""
+    sizes = [first]
+    while sizes[-1] < largest:
+        octave = first
+        while octave * 2 <= sizes[-1]:
+            octave *= 2
+        sizes.append(sizes[-1] + max(FINEST, octave // steps_per_octave // FINEST * FINEST))
+    return sizes
+
+
+def _at_least(sizes: list[int], wanted: int) -> int:
+    return sizes[bisect_left(sizes, wanted)]

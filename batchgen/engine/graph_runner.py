@@ -1,0 +1,206 @@
+"""Runs steps on CUDA as graphs: one copy in, one replay, one copy out.
+
+    host    pack n+1 | copy in | replay | copy out | event | update n-1 | schedule n+2 ...
+    device  ... step n ........ | step n+1 .................
+
+Tokens that a step samples stay on the device, where the next step reads them, so a step is launched
+before the host knows what the one before it sampled. Later features plug in between the logits and
+the token: grammar masks and penalties (`sampling_batch`), and in `_compute`: a shared prefix read
+once (two attention passes, merged by their log-sum-exp).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from batchgen.engine.attention.interface import AttentionMetadata
+from batchgen.engine.buckets import Bucket, Buckets
+from batchgen.engine.graph_inputs import Sections, StepPacker, section_lengths
+from batchgen.engine.sampler import sample
+from batchgen.engine.sampling_batch import SamplingBatch, SamplingTable
+from batchgen.engine.step import ScheduledStep, StepOutput
+from batchgen.engine.step_runner import NAN_FAILURE, ServedModel
+
+__all__ = ["GraphRunner"]
+
+logger = logging.getLogger(__name__)
+
+_USES_BEFORE_CAPTURE = 2
+"""A bucket is captured when it is used this often, so that a short job captures little."""
+_RING = 3
+"""Steps whose buffers are in use: one being packed, one running, one being collected."""
+
+
+@dataclass(slots=True)
+class _Transfer:
+    """Pinned memory of one step on its way in and out."""
+
+    inputs: torch.Tensor  # int32 [longest sections]
+    tokens: torch.Tensor  # int32 [max_num_seqs]
+    done: torch.cuda.Event
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A step on the device. `sampled` None: its tokens lie in `transfer`, one for each row."""
+
+    transfer: _Transfer
+    rows: list[int]
+    logprobs: torch.Tensor | None
+
+
+class GraphRunner:
+    """Implements `StepRunner` for CUDA. `max_num_tokens` and `max_num_seqs` bound a step."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        *,
+        num_slots: int,
+        max_num_seqs: int,
+        max_num_tokens: int,
+        max_model_len: int,
+        block_size: int,
+        capture: bool = True,
+    ) -> None:
+        device = model.device
+        max_blocks = -(-max_model_len // block_size)
+        self._model = model
+        self._block_size = block_size
+        self._max_model_len = max_model_len
+        self._buckets = Buckets(max_num_tokens, max_num_seqs)
+        self._packer = StepPacker(num_slots, max_blocks, block_size)
+        self._sampling = SamplingTable(num_slots, model.vocab_size, device)
+        size = sum(section_lengths(self._buckets.largest, block_size))
+        seqs = self._buckets.largest.num_seqs
+        self._inputs = torch.zeros(size, dtype=torch.int32, device=device)
+        self._table = torch.zeros(num_slots + 1, max_blocks, dtype=torch.int32, device=device)
+        self._last_tokens = torch.zeros(num_slots + 1, dtype=torch.int64, device=device)
+        self._tokens = torch.zeros(seqs, dtype=torch.int32, device=device)
+        self._logits: torch.Tensor | None = None
+        self._ring = [_transfer(size, seqs) for _ in range(_RING)]
+        self._num_steps = 0
+        self._uses: dict[tuple[Bucket, bool], int] = {}
+        self._graphs: dict[tuple[Bucket, bool], torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+        self._capture_stream = torch.cuda.Stream(device)
+        self._may_capture = capture
+
+    @torch.inference_mode()
+    def execute(self, step: ScheduledStep) -> _Launched:
+        """Launch a step; nothing here waits for the device."""
+        transfer = self._ring[self._num_steps % _RING]
+        self._num_steps += 1
+        sampling = self._sampling.gather(step)
+        plain = sampling.processing is None and not sampling.logprobs
+        bucket = self._buckets.find(step.total_tokens, len(step))
+        self._packer.pack(step, Sections.of(transfer.inputs, bucket, self._block_size))
+        size = sum(section_lengths(bucket, self._block_size))
+        self._inputs[:size].copy_(transfer.inputs[:size], non_blocking=True)
+        self._run(bucket, keep_logits=not plain)
+        logprobs = None
+        if not plain:
+            logprobs = self._sample(step, sampling)
+        transfer.tokens[: len(step)].copy_(self._tokens[: len(step)], non_blocking=True)
+        transfer.done.record()
+        return _Launched(transfer, step.sampled, logprobs)
+
+    def collect(self, handle: _Launched) -> StepOutput:
+        """Wait for a launched step's tokens; -1 stands for a row without one."""
+        handle.transfer.done.synchronize()
+        tokens: list[int] = handle.transfer.tokens[handle.rows].tolist()
+        output = StepOutput(tokens)
+        if handle.logprobs is not None:
+            output.logprobs = handle.logprobs.tolist()
+        if -1 in tokens:
+            output.failures = {j: NAN_FAILURE for j, token in enumerate(tokens) if token < 0}
+        return output
+
+    def _run(self, bucket: Bucket, keep_logits: bool) -> None:
+        key = (bucket, keep_logits)
+        graph = self._graphs.get(key)
+        if graph is not None:
+            graph.replay()
+            return
+        self._compute(bucket, keep_logits)
+        self._uses[key] = self._uses.get(key, 0) + 1
+        if self._may_capture and self._uses[key] >= _USES_BEFORE_CAPTURE:
+            self._capture(bucket, keep_logits)
+
+    def _compute(self, bucket: Bucket, keep_logits: bool) -> None:
+        """The whole step on the device: what is captured."""
+        inputs = Sections.of(self._inputs, bucket, self._block_size)
+        self._table.view(-1).index_copy_(0, inputs.table_index.long(), inputs.table_value)
+        ids = inputs.input_ids.long()
+        ids = torch.where(ids < 0, self._last_tokens[(-1 - ids).clamp_min(0)], ids)
+        logits = self._model.forward(
+            ids,
+            inputs.positions.long(),
+            self._metadata(bucket, inputs),
+            inputs.logits_indices.long(),
+        )  # [num_seqs, vocab_size]
+        best, tokens = logits.max(dim=-1)  # NaN counts as the largest, so `best` shows it
+        self._last_tokens.index_copy_(0, inputs.token_slots.long(), tokens)
+        self._tokens[: bucket.num_seqs].copy_(torch.where(best.isfinite(), tokens, -1))
+        if keep_logits:
+            self._kept_logits(logits)[: bucket.num_seqs].copy_(logits)
+
+    def _kept_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._logits is None:
+            shape = (len(self._tokens), logits.shape[1])
+            self._logits = torch.empty(shape, dtype=logits.dtype, device=logits.device)
+        return self._logits
+
+    def _metadata(self, bucket: Bucket, inputs: Sections) -> AttentionMetadata:
+        return AttentionMetadata(
+            cu_seqlens_q=inputs.cu_seqlens_q,
+            seq_lens=inputs.seq_lens,
+            block_tables=self._table[inputs.slots],
+            slot_mapping=inputs.slot_mapping,
+            block_size=self._block_size,
+            num_seqs=bucket.num_seqs,
+            num_tokens=bucket.num_tokens,
+            max_seqlen_q=1 if bucket.is_decode else bucket.num_tokens,
+            max_seqlen_k=self._max_model_len,
+        )
+
+    def _capture(self, bucket: Bucket, keep_logits: bool) -> None:
+        """Record the bucket's graph; it was just run, so everything is compiled and allocated."""
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(self._model.device)
+        try:
+            with torch.cuda.stream(self._capture_stream):
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    self._compute(bucket, keep_logits)
+                finally:
+                    graph.capture_end()
+        except RuntimeError as error:
+            logger.warning("steps run without CUDA graphs: capturing %s failed: %s", bucket, error)
+            self._may_capture = False
+            return
+        self._graphs[bucket, keep_logits] = graph
+
+    def _sample(self, step: ScheduledStep, sampling: SamplingBatch) -> torch.Tensor | None:
+        """Overwrite the greedy tokens by the rows' own choice; returns logprobs, on the host."""
+        assert self._logits is not None
+        device = self._model.device
+        rows = torch.tensor(step.sampled, device=device)
+        sampled = sample(self._logits[rows], sampling)
+        slots = torch.tensor([step.slots[row] for row in step.sampled], device=device)
+        self._last_tokens[slots] = sampled.tokens
+        self._tokens[rows] = torch.where(sampled.usable, sampled.tokens, -1).int()
+        if sampled.logprobs is None:
+            return None
+        return sampled.logprobs.to("cpu", non_blocking=True)
+
+
+def _transfer(num_inputs: int, num_seqs: int) -> _Transfer:
+    return _Transfer(
+        torch.zeros(num_inputs, dtype=torch.int32, pin_memory=True),
+        torch.zeros(num_seqs, dtype=torch.int32, pin_memory=True),
+        torch.cuda.Event(),
+    )
