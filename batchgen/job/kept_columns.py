@@ -17,12 +17,13 @@ import pyarrow as pa
 
 from batchgen.errors import InvalidDataError, UsageError
 from batchgen.job.schema import RESERVED_NAMES
+from batchgen.job.shown import shown
 
 __all__ = ["MAX_LATE_COLUMNS", "KeptColumns"]
 
 MAX_LATE_COLUMNS = 1000
-_SHOWN = 80
 _log = logging.getLogger(__name__)
+_type_of: Callable[[str], pa.DataType] = pa.type_for_alias
 
 
 class KeptColumns:
@@ -87,7 +88,7 @@ class KeptColumns:
                     kept[name] = None if value is None else self._casts.get(name, _text)(value)
                 except (ValueError, pa.ArrowException, OverflowError, RecursionError):
                     kept[name] = None
-                    problem = f"column {name!r} takes {self._types[name]}, not {_shown(value)}"
+                    problem = f"column {name!r} takes {self._types[name]}, not {shown(value)}"
         return kept, problem
 
     def read_typed(self, row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class KeptColumns:
         (self._fixed if colon else self._untyped).add(name)
         self._refuse_reserved(name)
         try:
-            self._types[name] = pa.type_for_alias(alias) if colon else pa.string()
+            self._types[name] = _type_of(alias) if colon else pa.string()
         except ValueError:
             hint = "types are Arrow's: string, int64, float64, bool, date32, timestamp[us], ..."
             raise UsageError(f"--keep-columns {item}: {alias!r} is no type", hint) from None
@@ -155,8 +156,3 @@ def _as_type(value: Any, kind: pa.DataType) -> Any:
     if isinstance(value, bool) != pa.types.is_boolean(kind) and not isinstance(value, str):
         raise ValueError("a boolean is no number")
     return pa.scalar(value).cast(kind).as_py()
-
-
-def _shown(value: Any) -> str:
-    text = ascii(value) if isinstance(value, str) else repr(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
+from batchgen.job.shown import shown
 
 __all__ = ["ENVELOPE", "body_as_row", "is_openai_row"]
 
@@ -52,18 +53,14 @@ def _content_key(raw: Mapping[str, Any]) -> str:
     url, method = raw.get("url"), raw.get("method", "POST")
     if not isinstance(url, str) or url not in _CONTENT:
         served = " and ".join(_CONTENT)
-        raise RowError(ErrorCode.UNSUPPORTED_URL, f"url {_shown(url)} is not served; {served} are")
+        raise RowError(ErrorCode.UNSUPPORTED_URL, f"url {shown(url)} is not served; {served} are")
     if method != "POST":
-        raise RowError(ErrorCode.INVALID_ROW, f"method must be POST, not {_shown(method)}")
+        raise RowError(ErrorCode.INVALID_ROW, f"method must be POST, not {shown(method)}")
     return _CONTENT[url]
 
 
 def _check_model(model: Any, served: Collection[str]) -> None:
     if model is None or not served or model in served:
         return
-    text = f"body.model {_shown(model)} is not served here; {', '.join(sorted(served))} is"
+    text = f"body.model {shown(model)} is not served here; {', '.join(sorted(served))} is"
     raise RowError(ErrorCode.MODEL_MISMATCH, text)
-
-
-def _shown(value: Any) -> str:
-    return ascii(value)[:100]

@@ -13,6 +13,7 @@ from typing import Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
+from batchgen.job.shown import shown
 from batchgen.job.spec import SamplingDefaults
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
 _MAX_STOPS = 128
-_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
         if name in UNSUPPORTED_NAMES and value not in (None, [], {}, ""):
             raise RowError(ErrorCode.UNKNOWN_PARAM, f"parameter {name!r} is not supported")
         if name not in PARAMETER_NAMES and name not in UNSUPPORTED_NAMES:
-            raise RowError(ErrorCode.UNKNOWN_PARAM, f"unknown parameter {_shown(name)}")
+            raise RowError(ErrorCode.UNKNOWN_PARAM, f"unknown parameter {shown(name)}")
         if value is not None and name in PARAMETER_NAMES:
             _add(params, name, _read(name, value))
     _settle_logprobs(params)
@@ -172,7 +172,7 @@ def _read_generation_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
 def _add(params: dict[str, Any], name: str, value: Any) -> None:
     key = _ALIASES.get(name, name)
     if key in params and params[key] != value:
-        text = f"{key} is set twice, to {_shown(params[key])} and {_shown(value)}"
+        text = f"{key} is set twice, to {shown(params[key])} and {shown(value)}"
         raise RowError(ErrorCode.INVALID_PARAM, text)
     params[key] = value
 
@@ -187,7 +187,7 @@ def _read(name: str, value: Any) -> Any:
         read = number.read(value)
         return max(read, 0) if name == "top_k" else read
     except ValueError as allowed:
-        text = f"{name} must be {allowed}, not {_shown(value)}"
+        text = f"{name} must be {allowed}, not {shown(value)}"
         raise RowError(ErrorCode.INVALID_PARAM, text) from None
 
 
@@ -227,9 +227,3 @@ def _check_min_tokens(params: dict[str, Any]) -> None:
     if low > high:
         text = f"min_tokens {low} is above max_tokens {high}"
         raise RowError(ErrorCode.INVALID_PARAM, text)
-
-
-def _shown(value: Any) -> str:
-    """The value as Python writes it, short, and free of what could not be encoded."""
-    text = ascii(value) if isinstance(value, str) else repr(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

@@ -26,6 +26,7 @@ from batchgen.job.params import merge
 from batchgen.job.parquet_rows import ParquetRows
 from batchgen.job.row_parser import RowParser
 from batchgen.job.rows import InputRow
+from batchgen.job.shown import shown
 from batchgen.job.sources import Source, SourceKind, find_sources
 from batchgen.job.spec import InputSpec, SamplingDefaults
 
@@ -151,7 +152,7 @@ class Reader:
             return InputRow(index, origin, params=self.base_params, error=error)
         row = self._parser.parse(index, origin, raw, typed)
         if row.id is not None and not self._seen.add(row.id):
-            text = f"id {row.id!r} was used by an earlier row"
+            text = f"id {shown(row.id)} was used by an earlier row"
             row.error = RowError(ErrorCode.DUPLICATE_ID, text)
         return row
 

@@ -18,6 +18,7 @@ from batchgen.job.messages import read_messages, read_token_ids
 from batchgen.job.openai_rows import ENVELOPE, body_as_row, is_openai_row
 from batchgen.job.params import PARAMETER_NAMES, UNSUPPORTED_NAMES, apply, read_params
 from batchgen.job.rows import InputRow
+from batchgen.job.shown import shown
 from batchgen.job.spec import InputSpec
 
 __all__ = ["RowParser"]
@@ -99,7 +100,7 @@ class RowParser:
             return value
         if type(value) is int:
             return str(value)
-        text = f"an id is a string or an integer, not {_shown(value)}"
+        text = f"an id is a string or an integer, not {shown(value)}"
         raise RowError(ErrorCode.INVALID_ROW, text)
 
     def _fill(self, row: InputRow, raw: Mapping[str, Any]) -> None:
@@ -132,7 +133,7 @@ class RowParser:
         elif type(prompt) is str:
             row.prompt = prompt
         else:
-            text = f"{prompt_column} must be a string, not {_shown(prompt)}"
+            text = f"{prompt_column} must be a string, not {shown(prompt)}"
             raise RowError(ErrorCode.INVALID_ROW, text)
 
     def _own_params(self, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,7 +145,7 @@ class RowParser:
         if inner is None:
             return own
         if not isinstance(inner, dict):
-            text = f"params must be an object, not {_shown(inner)}"
+            text = f"params must be an object, not {shown(inner)}"
             raise RowError(ErrorCode.INVALID_PARAM, text)
         for name in own.keys() & inner.keys():
             if inner[name] is not None and inner[name] != own[name]:
@@ -166,8 +167,3 @@ def _json_object(text: str) -> Any:
         return json.loads(text) if text.strip() else None
     except (ValueError, RecursionError):
         raise RowError(ErrorCode.INVALID_PARAM, "params is no JSON object") from None
-
-
-def _shown(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 80 else text[:80] + "..."
