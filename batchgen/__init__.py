@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchgen.engine.config import EngineConfig
-    from batchgen.engine.engine import Engine
-    from batchgen.engine.request import Completion, Request, SamplingParams
+    from batchgen.engine.factory import load_engine
+    from batchgen.engine.request import Completion, Engine, Request, SamplingParams
     from batchgen.errors import BatchgenError
     from batchgen.job.runner import run
     from batchgen.job.spec import InputSpec, JobSpec
@@ -30,19 +30,21 @@ __all__ = [
     "SamplingParams",
     "Summary",
     "__version__",
+    "load_engine",
     "run",
 ]
 
 _HOMES = {
     "BatchgenError": "errors",
     "Completion": "engine.request",
-    "Engine": "engine.engine",
+    "Engine": "engine.request",
     "EngineConfig": "engine.config",
     "InputSpec": "job.spec",
     "JobSpec": "job.spec",
     "Request": "engine.request",
     "SamplingParams": "engine.request",
     "Summary": "job.summary",
+    "load_engine": "engine.factory",
     "run": "job.runner",
 }
 

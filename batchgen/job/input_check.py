@@ -43,7 +43,7 @@ def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) 
 
 def _same_rows(rows: int, limit_then: int | None, limit_now: int | None) -> bool:
     """Whether `limit_now` asks for the `rows` that `limit_then` gave."""
-    if limit_now == rows or limit_now == limit_then:
+    if limit_now in (rows, limit_then):
         return True
     whole = limit_then is None or rows < limit_then
     return whole and (limit_now is None or limit_now > rows)

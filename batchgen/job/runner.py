@@ -21,8 +21,8 @@ from batchgen.job.parts import list_parts
 from batchgen.job.reader import Reader
 from batchgen.job.signals import Stop
 from batchgen.job.spec import JobSpec
-from batchgen.job.summary import FailureLimit, Summary, write_summary
 from batchgen.job.summarize import summary_of
+from batchgen.job.summary import FailureLimit, Summary, write_summary
 from batchgen.job.totals import totals_of_parts
 
 __all__ = ["Report", "run"]
