@@ -1,0 +1,60 @@
+"""A model without weights whose logits are a function of each row's own context, read back through
+the paged cache: a wrong block, slot, position or order changes what it says."""
+
+from __future__ import annotations
+
+import torch
+
+from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+
+VOCAB_SIZE = 97
+
+
+class FakeModel:
+    """Caches token ids instead of keys; `fail_on` may raise before a step, given its input ids."""
+
+    def __init__(self, max_position: int = 512, vocab_size: int = VOCAB_SIZE) -> None:
+        self.specs: tuple[AttentionSpec, ...] = ()
+        self.vocab_size = vocab_size
+        self.max_position = max_position
+        self.dtype = torch.float32
+        self.device = torch.device("cpu")
+        self.num_tokens_of_steps: list[int] = []
+        self.num_seqs_of_steps: list[int] = []
+        self._frequencies = torch.arange(1, vocab_size + 1, dtype=torch.float64)
+
+    def bytes_per_block(self, block_size: int) -> int:
+        return block_size * 16
+
+    def allocate_cache(self, num_blocks: int, block_size: int) -> None:
+        self.cache = torch.full((num_blocks, block_size, 2), -7, dtype=torch.int64)
+
+    def check(self, input_ids: torch.Tensor) -> None:
+        """Overridden by tests that make steps fail."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        metadata: AttentionMetadata,
+        logits_indices: torch.Tensor,
+    ) -> torch.Tensor:
+        self.check(input_ids)
+        self.num_tokens_of_steps.append(metadata.num_tokens)
+        self.num_seqs_of_steps.append(metadata.num_seqs)
+        slots = metadata.slot_mapping
+        self.cache.view(-1, 2)[slots, 0] = input_ids
+        self.cache.view(-1, 2)[slots, 1] = positions
+        ends = metadata.cu_seqlens_q[1:] - 1
+        rows = torch.searchsorted(ends.long(), logits_indices)
+        return torch.stack([self._logits(int(row), metadata) for row in rows])
+
+    def _logits(self, row: int, metadata: AttentionMetadata) -> torch.Tensor:
+        length = int(metadata.seq_lens[row])
+        num_blocks = -(-length // metadata.block_size)
+        context = self.cache[metadata.block_tables[row, :num_blocks].long()].view(-1, 2)[:length]
+        places = torch.arange(length)
+        if not bool((context[:, 1] == places).all()):
+            raise AssertionError("the cache holds something else than this row's context")
+        digest = int(((context[:, 0] + 3) * (places * 7919 + 104729) % 1_000_003).sum()) % 1_000_003
+        return (torch.sin(self._frequencies * digest) * 3).float()
