@@ -7,7 +7,6 @@ together, so one tile of keys is one contiguous read. Values alike, with their o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -72,12 +71,12 @@ def write_cache(
     )
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _copy_token(
-    source: Any,
-    target: Any,
-    slot: Any,
-    stride: Any,
+    source: tl.tensor,
+    target: tl.tensor,
+    slot: tl.tensor,
+    stride: tl.tensor,
     NUM_KV_HEADS: tl.constexpr,
     DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -92,17 +91,17 @@ def _copy_token(
     tl.store(target + row * DIM + dims, tl.load(source + heads * stride + dims, mask=mask), mask)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def write_kernel(
-    key: Any,
-    value: Any,
-    k_cache: Any,
-    v_cache: Any,
-    slot_mapping: Any,
-    key_stride: Any,
-    key_head_stride: Any,
-    value_stride: Any,
-    value_head_stride: Any,
+    key: tl.tensor,
+    value: tl.tensor,
+    k_cache: tl.tensor,
+    v_cache: tl.tensor,
+    slot_mapping: tl.tensor,
+    key_stride: tl.tensor,
+    key_head_stride: tl.tensor,
+    value_stride: tl.tensor,
+    value_head_stride: tl.tensor,
     NUM_KV_HEADS: tl.constexpr,
     DIM: tl.constexpr,
     V_DIM: tl.constexpr,

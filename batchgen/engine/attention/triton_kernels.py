@@ -1,228 +1,42 @@
-"""The attention kernel: one program per item of a plan and KV head, online softmax over key tiles.
+"""The attention kernel: one program per item of a plan and KV head.
 
 The query heads of a KV head and the tokens of a tile form the rows of one matrix, so that decode
-too uses the tensor cores (FlashAttention-2, arXiv:2307.08691; split keys: Flash-Decoding, 2023).
-Scores are kept in units of log2. Pieces of a split entry go to a workspace; the program that
-finishes last combines them in a fixed order, so results do not depend on timing.
+too uses the tensor cores. Pieces of a split entry (Flash-Decoding, 2023) go to a workspace; the
+program that finishes last merges them in a fixed order, so results do not depend on timing.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
+from batchgen.engine.attention.triton_reduce import combine, write
+from batchgen.engine.attention.triton_tiles import attend_tiles
+
 __all__ = ["attention_kernel"]
 
-_LN2 = tl.constexpr(0.6931471805599453)
-_LOG2E = tl.constexpr(1.4426950408889634)
 _ITEM_WORDS = tl.constexpr(16)
 
 
-@triton.jit
-def _tile_rows(
-    block_table: Any,
-    keys: Any,
-    start: Any,
-    num_keys: Any,
-    BLOCK_SIZE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    NUM_KV_HEADS: tl.constexpr,
-    MASKED: tl.constexpr,
-) -> Any:
-    """Rows of the cache [num_blocks * num_kv_heads * block_size] that hold a tile of keys."""
-    if BLOCK_SIZE % BLOCK_N == 0:
-        block = tl.load(block_table + start // BLOCK_SIZE).to(tl.int64)
-        offsets = start % BLOCK_SIZE + tl.arange(0, BLOCK_N)
-        return block * (NUM_KV_HEADS * BLOCK_SIZE) + offsets
-    else:
-        if MASKED:
-            blocks = tl.load(block_table + keys // BLOCK_SIZE, mask=keys < num_keys, other=0)
-        else:
-            blocks = tl.load(block_table + keys // BLOCK_SIZE)
-        return blocks.to(tl.int64) * (NUM_KV_HEADS * BLOCK_SIZE) + keys % BLOCK_SIZE
-
-
-@triton.jit
-def _load_tile(
-    base: Any, rows: Any, valid: Any, DIM: tl.constexpr, PADDED: tl.constexpr, MASKED: tl.constexpr
-) -> Any:
-    """[BLOCK_N, PADDED] of keys or values; 0 where masked, so that garbage there cannot be NaN."""
-    dims = tl.arange(0, PADDED)
-    pointers = base + rows[:, None] * DIM + dims[None, :]
-    if MASKED:
-        if PADDED == DIM:
-            return tl.load(pointers, mask=valid[:, None], other=0.0)
-        else:
-            return tl.load(pointers, mask=valid[:, None] & (dims < DIM)[None, :], other=0.0)
-    else:
-        if PADDED == DIM:
-            return tl.load(pointers)
-        else:
-            return tl.load(pointers, mask=(dims < DIM)[None, :], other=0.0)
-
-
-@triton.jit
-def _attend_tiles(
-    acc: Any,
-    peak: Any,
-    total: Any,
-    query: Any,
-    k_base: Any,
-    v_base: Any,
-    block_table: Any,
-    begin: Any,
-    end: Any,
-    positions: Any,
-    num_keys: Any,
-    window: Any,
-    scale: Any,
-    softcap: Any,
-    BLOCK_N: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    NUM_KV_HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    V_DIM: tl.constexpr,
-    PADDED: tl.constexpr,
-    V_PADDED: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    PRECISION: tl.constexpr,
-    MASKED: tl.constexpr,
-) -> Any:
-    """Online softmax over the key tiles begin..end; `scale` includes log2(e) unless soft-capped."""
-    for tile in range(begin, end):
-        start = tile * BLOCK_N
-        keys = start + tl.arange(0, BLOCK_N)
-        valid = keys < num_keys
-        rows = _tile_rows(
-            block_table, keys, start, num_keys, BLOCK_SIZE, BLOCK_N, NUM_KV_HEADS, MASKED
-        )
-        k = _load_tile(k_base, rows, valid, DIM, PADDED, MASKED)
-        v = _load_tile(v_base, rows, valid, V_DIM, V_PADDED, MASKED)
-        scores = tl.dot(query, tl.trans(k), input_precision=PRECISION) * scale
-        if HAS_SOFTCAP:
-            # tanh(x) = 1 - 2 / (1 + exp(2x))
-            grown = tl.exp2(scores / softcap * (2 * _LOG2E))
-            scores = softcap * _LOG2E * (1 - 2 / (1 + grown))
-        if MASKED:
-            seen = keys[None, :] <= positions[:, None]
-            if HAS_WINDOW:
-                seen = seen & (keys[None, :] > positions[:, None] - window)
-            seen = seen & valid[None, :]
-            scores = tl.where(seen, scores, float("-inf"))
-        new_peak = tl.maximum(peak, tl.max(scores, 1))
-        shift = new_peak
-        if MASKED:
-            shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        weights = tl.exp2(scores - shift[:, None])
-        fade = tl.exp2(peak - shift)
-        total = total * fade + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
-        peak = new_peak
-    return acc, peak, total
-
-
-@triton.jit
-def _combine(
-    part_acc: Any,
-    part_stats: Any,
-    first_slot: Any,
-    splits: Any,
-    head: Any,
-    rows: Any,
-    in_use: Any,
-    NUM_KV_HEADS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    V_DIM: tl.constexpr,
-    V_PADDED: tl.constexpr,
-) -> Any:
-    """Merge the pieces of one entry, in order."""
-    dims = tl.arange(0, V_PADDED)
-    acc = tl.zeros([BLOCK_M, V_PADDED], tl.float32)
-    peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    for piece in range(0, splits):
-        slot = ((first_slot + piece) * NUM_KV_HEADS + head).to(tl.int64) * BLOCK_M + rows
-        part_peak = tl.load(
-            part_stats + slot * 2, mask=in_use, other=float("-inf"), cache_modifier=".cg"
-        )
-        part_total = tl.load(
-            part_stats + slot * 2 + 1, mask=in_use, other=0.0, cache_modifier=".cg"
-        )
-        part = tl.load(
-            part_acc + slot[:, None] * V_DIM + dims[None, :],
-            mask=in_use[:, None] & (dims < V_DIM)[None, :],
-            other=0.0,
-            cache_modifier=".cg",
-        )
-        new_peak = tl.maximum(peak, part_peak)
-        shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        fade = tl.exp2(peak - shift)
-        part_fade = tl.exp2(part_peak - shift)
-        total = total * fade + part_total * part_fade
-        acc = acc * fade[:, None] + part * part_fade[:, None]
-        peak = new_peak
-    return acc, peak, total
-
-
-@triton.jit
-def _write(
-    acc: Any,
-    peak: Any,
-    total: Any,
-    out: Any,
-    lse: Any,
-    sinks: Any,
-    tokens: Any,
-    heads: Any,
-    in_use: Any,
-    NUM_HEADS: tl.constexpr,
-    V_DIM: tl.constexpr,
-    V_PADDED: tl.constexpr,
-    HAS_SINKS: tl.constexpr,
-    RETURN_LSE: tl.constexpr,
-) -> None:
-    """Normalise (a sink joins the denominator here, once) and store [tokens, heads, V_DIM]."""
-    dims = tl.arange(0, V_PADDED)
-    if HAS_SINKS:
-        sink = tl.load(sinks + heads, mask=in_use, other=0.0).to(tl.float32) * _LOG2E
-        new_peak = tl.maximum(peak, sink)
-        fade = tl.exp2(peak - new_peak)
-        total = total * fade + tl.exp2(sink - new_peak)
-        acc = acc * fade[:, None]
-        peak = new_peak
-    result = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-    row = tokens.to(tl.int64) * NUM_HEADS + heads
-    tl.store(
-        out + row[:, None] * V_DIM + dims[None, :],
-        result.to(out.dtype.element_ty),
-        mask=in_use[:, None] & (dims < V_DIM)[None, :],
-    )
-    if RETURN_LSE:
-        tl.store(lse + row, (peak + tl.log2(total)) * _LN2, mask=in_use)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["window", "table_stride"])  # type: ignore[untyped-decorator]
 def attention_kernel(
-    query: Any,
-    k_cache: Any,
-    v_cache: Any,
-    out: Any,
-    lse: Any,
-    sinks: Any,
-    items: Any,
-    counters: Any,
-    block_tables: Any,
-    part_acc: Any,
-    part_stats: Any,
-    scale: Any,
-    softcap: Any,
-    window: Any,
-    query_stride: Any,
-    query_head_stride: Any,
-    table_stride: Any,
+    query: tl.tensor,
+    k_cache: tl.tensor,
+    v_cache: tl.tensor,
+    out: tl.tensor,
+    lse: tl.tensor,
+    sinks: tl.tensor,
+    items: tl.tensor,
+    counters: tl.tensor,
+    block_tables: tl.tensor,
+    part_acc: tl.tensor,
+    part_stats: tl.tensor,
+    scale: tl.tensor,
+    softcap: tl.tensor,
+    window: tl.tensor,
+    query_stride: tl.tensor,
+    query_head_stride: tl.tensor,
+    table_stride: tl.tensor,
     GROUP: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     DIM: tl.constexpr,
@@ -276,7 +90,7 @@ def attention_kernel(
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     if ONE_LOOP:
-        acc, peak, total = _attend_tiles(
+        acc, peak, total = attend_tiles(
             acc,
             peak,
             total,
@@ -309,7 +123,7 @@ def attention_kernel(
         if HAS_WINDOW:
             lowest = tl.maximum(num_keys - window, 0)
             first_full = tl.minimum(tl.maximum((lowest + BLOCK_N - 1) // BLOCK_N, begin), end)
-            acc, peak, total = _attend_tiles(
+            acc, peak, total = attend_tiles(
                 acc,
                 peak,
                 total,
@@ -338,7 +152,7 @@ def attention_kernel(
             )
         full = (context + first_row // GROUP + 1) // BLOCK_N
         full = tl.minimum(tl.maximum(full, first_full), end)
-        acc, peak, total = _attend_tiles(
+        acc, peak, total = attend_tiles(
             acc,
             peak,
             total,
@@ -365,7 +179,7 @@ def attention_kernel(
             PRECISION,
             False,
         )
-        acc, peak, total = _attend_tiles(
+        acc, peak, total = attend_tiles(
             acc,
             peak,
             total,
@@ -409,7 +223,7 @@ def attention_kernel(
         last = tl.atomic_add(counter, 1, sem="acq_rel") == splits - 1
         if last:
             tl.store(counter, 0)  # ready for the next layer
-            acc, peak, total = _combine(
+            acc, peak, total = combine(
                 part_acc,
                 part_stats,
                 tl.load(item + 9),
@@ -423,7 +237,7 @@ def attention_kernel(
                 V_PADDED,
             )
     if last:
-        _write(
+        write(
             acc,
             peak,
             total,

@@ -1,7 +1,7 @@
 """The CUDA attention backend: paged cache, one Triton kernel for prompt chunks and decode.
 
-A step makes at most two launches a layer besides the cache write: sequences whose rows fit one small
-tile (decode), then those with more (chunks). The second is launched only where the bucket's
+A step makes at most two launches a layer besides the cache write: sequences whose rows fit one
+small tile (decode), then those with more (chunks). The second is launched only where the bucket's
 `max_seqlen_q` allows for chunks. Lengths and tables are read on the device and grids depend on
 bucket sizes alone, so a captured step may be replayed with any other lengths.
 
@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import torch
 import triton
@@ -105,9 +104,11 @@ class TritonBackend:
         sinks: torch.Tensor | None = None,
         lse: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attend to what the cache holds. `lse`, float32 [num_tokens, num_heads], gets each softmax's
-        natural log-sum-exp (sinks included), so that two passes can be merged. Rows of padded
-        tokens, in both, are left as they are (unspecified).
+        """Attend to what the cache holds: [num_tokens, num_heads, v_head_dim].
+
+        `lse`, float32 [num_tokens, num_heads], gets each softmax's natural log-sum-exp (sinks
+        included), so that two passes can be merged. Rows of padded tokens, in both, are left as
+        they are.
         """
         out = query.new_empty((query.shape[0], spec.num_heads, spec.v_head_dim))
         query = _unit(query)
@@ -212,7 +213,7 @@ def _launch(
 
 def _needed(launches: tuple[_Launch, _Launch], metadata: AttentionMetadata) -> tuple[_Launch, ...]:
     """Chunks only where a sequence of the bucket may have more rows than a decode tile."""
-    decode, chunk = launches
+    decode, _ = launches
     if metadata.max_seqlen_q * decode.key.group <= decode.key.block_m:
         return (decode,)
     return launches
@@ -247,4 +248,5 @@ def _num_sms(device: torch.device) -> int:
     """Multiprocessors; a handful where kernels are interpreted."""
     if device.type != "cuda":
         return 4
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count

@@ -10,7 +10,6 @@ for other lengths. One program computes the plan: prefix sums and binary searche
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -22,8 +21,14 @@ __all__ = ["ITEM_WORDS", "Plan", "PlanKey", "ceil_div", "make_plan"]
 
 ITEM_WORDS = 16
 """int32 words of an item, 64 bytes: first query token, first row, rows of the sequence, position
-of the first query token, first tile of keys, end tile, sequence, splits, slot, first slot, entry."""
+of the first query token, first tile of keys, end tile, sequence, splits, slot, first slot, entry.
+"""
 _CHUNK = 1024
+_SIZES = [
+    *("num_seqs", "max_entries", "max_items", "num_counters", "window", "min_rows", "max_rows"),
+    *("items_per_head", "min_tiles", "seq_steps", "entry_steps"),
+]
+"""Arguments that differ from bucket to bucket and must not cause a compilation each."""
 _NO_LIMIT = 2**31 - 1
 
 
@@ -105,8 +110,8 @@ def make_plan(key: PlanKey, metadata: AttentionMetadata) -> Plan:
     return Plan(items, counters, max_items)
 
 
-@triton.jit
-def _search(table: Any, wanted: Any, count: Any, steps: Any) -> Any:
+@triton.jit  # type: ignore[untyped-decorator]
+def _search(table: tl.tensor, wanted: tl.tensor, count: tl.tensor, steps: tl.tensor) -> tl.tensor:
     """The largest i in [0, count) with table[i] <= wanted, for each element of `wanted`."""
     low = tl.zeros_like(wanted)
     high = low + count
@@ -118,24 +123,24 @@ def _search(table: Any, wanted: Any, count: Any, steps: Any) -> Any:
     return low
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)  # type: ignore[untyped-decorator]
 def plan_kernel(
-    cu_seqlens: Any,
-    seq_lens: Any,
-    items: Any,
-    counters: Any,
-    scratch: Any,
-    num_seqs: Any,
-    max_entries: Any,
-    max_items: Any,
-    num_counters: Any,
-    window: Any,
-    min_rows: Any,
-    max_rows: Any,
-    items_per_head: Any,
-    min_tiles: Any,
-    seq_steps: Any,
-    entry_steps: Any,
+    cu_seqlens: tl.tensor,
+    seq_lens: tl.tensor,
+    items: tl.tensor,
+    counters: tl.tensor,
+    scratch: tl.tensor,
+    num_seqs: tl.tensor,
+    max_entries: tl.tensor,
+    max_items: tl.tensor,
+    num_counters: tl.tensor,
+    window: tl.tensor,
+    min_rows: tl.tensor,
+    max_rows: tl.tensor,
+    items_per_head: tl.tensor,
+    min_tiles: tl.tensor,
+    seq_steps: tl.tensor,
+    entry_steps: tl.tensor,
     GROUP: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,

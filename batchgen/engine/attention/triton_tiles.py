@@ -1,0 +1,123 @@
+"""The inner loop of the attention kernel: tiles of keys and values, online softmax.
+
+Scores are kept in units of log2, so that the exponential is one instruction (FlashAttention-2,
+arXiv:2307.08691).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = ["attend_tiles"]
+
+_LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _tile_rows(
+    block_table: tl.tensor,
+    keys: tl.tensor,
+    start: tl.tensor,
+    num_keys: tl.tensor,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    MASKED: tl.constexpr,
+) -> tl.tensor:
+    """Rows of the cache [num_blocks * num_kv_heads * block_size] that hold a tile of keys."""
+    if BLOCK_SIZE % BLOCK_N == 0:
+        block = tl.load(block_table + start // BLOCK_SIZE).to(tl.int64)
+        offsets = start % BLOCK_SIZE + tl.arange(0, BLOCK_N)
+        return block * (NUM_KV_HEADS * BLOCK_SIZE) + offsets
+    else:
+        if MASKED:
+            blocks = tl.load(block_table + keys // BLOCK_SIZE, mask=keys < num_keys, other=0)
+        else:
+            blocks = tl.load(block_table + keys // BLOCK_SIZE)
+        return blocks.to(tl.int64) * (NUM_KV_HEADS * BLOCK_SIZE) + keys % BLOCK_SIZE
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _load_tile(
+    base: tl.tensor,
+    rows: tl.tensor,
+    valid: tl.tensor,
+    DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+    MASKED: tl.constexpr,
+) -> tl.tensor:
+    """[BLOCK_N, PADDED] of keys or values; 0 where masked, so that garbage there cannot be NaN."""
+    dims = tl.arange(0, PADDED)
+    pointers = base + rows[:, None] * DIM + dims[None, :]
+    if MASKED:
+        if PADDED == DIM:
+            return tl.load(pointers, mask=valid[:, None], other=0.0)
+        else:
+            return tl.load(pointers, mask=valid[:, None] & (dims < DIM)[None, :], other=0.0)
+    else:
+        if PADDED == DIM:
+            return tl.load(pointers)
+        else:
+            return tl.load(pointers, mask=(dims < DIM)[None, :], other=0.0)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def attend_tiles(
+    acc: tl.tensor,
+    peak: tl.tensor,
+    total: tl.tensor,
+    query: tl.tensor,
+    k_base: tl.tensor,
+    v_base: tl.tensor,
+    block_table: tl.tensor,
+    begin: tl.tensor,
+    end: tl.tensor,
+    positions: tl.tensor,
+    num_keys: tl.tensor,
+    window: tl.tensor,
+    scale: tl.tensor,
+    softcap: tl.tensor,
+    BLOCK_N: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    V_DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+    V_PADDED: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    MASKED: tl.constexpr,
+) -> tl.tensor:
+    """Online softmax over the key tiles begin..end; `scale` includes log2(e) unless soft-capped."""
+    for tile in range(begin, end):
+        start = tile * BLOCK_N
+        keys = start + tl.arange(0, BLOCK_N)
+        valid = keys < num_keys
+        rows = _tile_rows(
+            block_table, keys, start, num_keys, BLOCK_SIZE, BLOCK_N, NUM_KV_HEADS, MASKED
+        )
+        k = _load_tile(k_base, rows, valid, DIM, PADDED, MASKED)
+        v = _load_tile(v_base, rows, valid, V_DIM, V_PADDED, MASKED)
+        scores = tl.dot(query, tl.trans(k), input_precision=PRECISION) * scale
+        if HAS_SOFTCAP:
+            # tanh(x) = 1 - 2 / (1 + exp(2x))
+            grown = tl.exp2(scores / softcap * (2 * _LOG2E))
+            scores = softcap * _LOG2E * (1 - 2 / (1 + grown))
+        if MASKED:
+            seen = keys[None, :] <= positions[:, None]
+            if HAS_WINDOW:
+                seen = seen & (keys[None, :] > positions[:, None] - window)
+            seen = seen & valid[None, :]
+            scores = tl.where(seen, scores, float("-inf"))
+        new_peak = tl.maximum(peak, tl.max(scores, 1))
+        shift = new_peak
+        if MASKED:
+            shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)
+        weights = tl.exp2(scores - shift[:, None])
+        fade = tl.exp2(peak - shift)
+        total = total * fade + tl.sum(weights, 1)
+        acc = tl.dot(weights.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
+        peak = new_peak
+    return acc, peak, total
