@@ -84,8 +84,9 @@ class KeptColumns:
             if name in RESERVED_NAMES:
                 problem = f"extra column {name!r} has the name of an output column"
             elif self._admit(name):
+                cast: Callable[[Any], Any] = self._casts.get(name, _text)
                 try:
-                    kept[name] = None if value is None else self._casts.get(name, _text)(value)
+                    kept[name] = None if value is None else cast(value)
                 except (ValueError, pa.ArrowException, OverflowError, RecursionError):
                     kept[name] = None
                     problem = f"column {name!r} takes {self._types[name]}, not {shown(value)}"

@@ -106,13 +106,16 @@ class RowParser:
     def _fill(self, row: InputRow, raw: Mapping[str, Any]) -> None:
         if raw.keys() <= self._plain:
             self._fill_content(row, raw)
+            self._make_chat(row)
             return
         if is_openai_row(raw):
             body = body_as_row(raw, self._spec.served_model_names, self._spec.ignore_model)
             self._fill_content(row, body, ("prompt", "messages", TOKEN_IDS))
+            self._add_system(row)
             row.params = apply(self._base, read_params(body["params"]))
             return
         self._fill_content(row, raw)
+        self._make_chat(row)
         own = self._own_params(raw)
         if own:
             row.params = apply(self._base, read_params(own))
@@ -135,6 +138,20 @@ class RowParser:
         else:
             text = f"{prompt_column} must be a string, not {shown(prompt)}"
             raise RowError(ErrorCode.INVALID_ROW, text)
+
+    def _make_chat(self, row: InputRow) -> None:
+        """`--as-chat`: a plain prompt becomes a user message."""
+        if self._spec.as_chat and row.prompt is not None:
+            row.messages = [{"role": "user", "content": row.prompt}]
+            row.prompt = None
+        self._add_system(row)
+
+    def _add_system(self, row: InputRow) -> None:
+        """`--system`: put before conversations that do not begin with such a message."""
+        if self._spec.system is None or row.messages is None:
+            return
+        if row.messages[0]["role"] not in ("system", "developer"):
+            row.messages = [{"role": "system", "content": self._spec.system}, *row.messages]
 
     def _own_params(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters at the top level and in `params`; the same one in both must agree."""
