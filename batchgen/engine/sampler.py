@@ -84,8 +84,8 @@ def invert_cdf(probabilities: torch.Tensor, draws: torch.Tensor) -> torch.Tensor
 
 def _first_above(cdf: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Index of the first entry above the target, [num_rows, 1]; where rounding left none, of the
-    last entry that adds something."""
-    last = torch.searchsorted(cdf, cdf[:, -1:].contiguous())
+    last entry that adds something. Any valid index for a row of NaN."""
+    last = torch.searchsorted(cdf, cdf[:, -1:].contiguous()).clamp(max=cdf.shape[1] - 1)
     return torch.minimum(torch.searchsorted(cdf, target.contiguous(), right=True), last)
 
 

@@ -27,7 +27,8 @@ _PARAMETERS = np.dtype(
         ("min_tokens", np.int64),
         ("penalised", np.bool_),
         ("logprobs", np.bool_),
-    ]
+    ],
+    align=True,
 )
 
 
