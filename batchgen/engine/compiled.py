@@ -39,7 +39,8 @@ class OpaqueCall:
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         """Attend over the paged cache; shapes as `AttentionBackend.forward`."""
-        return _attend(query, key, value, sinks, self.number)
+        out: torch.Tensor = _attend(query, key, value, sinks, self.number)
+        return out
 
 
 _calls: WeakValueDictionary[int, OpaqueCall] = WeakValueDictionary()

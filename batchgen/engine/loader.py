@@ -103,6 +103,8 @@ def _load_module(config: EngineConfig) -> Any:
 
 def _load_folder(path: Path, dtype: torch.dtype | str, config: EngineConfig) -> Any:
     own = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    if config.load_format == "dummy":
+        return _random_weights(own, dtype, config)
     load: Any = AutoModelForCausalLM.from_pretrained
     module, info = load(
         path,
@@ -120,6 +122,16 @@ def _load_folder(path: Path, dtype: torch.dtype | str, config: EngineConfig) -> 
             "the checkpoint is incomplete or of another architecture; fetch it again",
         )
     return module
+
+
+def _random_weights(own: Any, dtype: torch.dtype | str, config: EngineConfig) -> Any:
+    """The architecture with random weights, made where they are used: for benchmarks."""
+    if isinstance(dtype, str):
+        dtype = own.dtype or torch.float32
+    torch.manual_seed(config.seed)
+    make: Any = AutoModelForCausalLM.from_config
+    with resolve_device(config.device):
+        return make(own, dtype=dtype, attn_implementation="eager")
 
 
 def _check_decoder(module: nn.Module, model_type: str) -> None:

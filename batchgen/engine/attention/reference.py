@@ -112,8 +112,8 @@ class ReferenceBackend:
         keys = cache.key[step.key_slot].float()  # [num_keys, num_kv_heads, head_dim]
         values = cache.value[step.key_slot].float()
         chunk = max(1, MAX_SCORES_PER_CHUNK // (len(step.key_slot) * spec.num_heads))
-        for start in range(0, metadata.num_tokens, chunk):
-            stop = min(start + chunk, metadata.num_tokens)
+        for start in range(0, len(step.query_seq_host), chunk):
+            stop = min(start + chunk, len(step.query_seq_host))
             first, last = step.key_range(start, stop)
             out[start:stop] = _attend(
                 query[start:stop].float(),

@@ -1,0 +1,116 @@
+"""Steps padded to buckets say the same as steps packed as they are."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchgen.engine.batch import BatchBuilder
+from batchgen.engine.block_manager import BlockManager
+from batchgen.engine.buckets import Bucket, Buckets
+from batchgen.engine.graph_inputs import Sections, StepPacker, section_lengths
+from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.scheduler import Scheduler
+from batchgen.engine.sequence import Sequence
+from batchgen.engine.step import ScheduledStep, StepOutput
+
+BLOCK_SIZE, MAX_LEN = 4, 64
+
+
+@given(st.integers(1, 3000), st.integers(1, 700), st.data())
+def test_every_step_has_a_bucket_with_room(max_tokens: int, max_seqs: int, data: st.DataObject):
+    max_tokens = max(max_tokens, max_seqs)
+    buckets = Buckets(max_tokens, max_seqs)
+    num_seqs = data.draw(st.integers(1, max_seqs))
+    num_tokens = data.draw(st.integers(num_seqs, max_tokens))
+    bucket = buckets.find(num_tokens, num_seqs)
+    assert bucket.num_tokens >= num_tokens
+    assert bucket.num_seqs >= num_seqs
+    assert bucket.is_decode == (num_tokens == num_seqs)
+    assert bucket.num_tokens <= buckets.largest.num_tokens
+    assert bucket.num_seqs <= buckets.largest.num_seqs
+
+
+def run_job(depth: int, check) -> None:  # type: ignore[no-untyped-def]
+    """Schedule thirty sequences with `depth` steps in flight; `check` sees every step."""
+    rng = random.Random(depth)
+    scheduler = Scheduler(BlockManager(60, BLOCK_SIZE), max_num_seqs=8, max_num_batched_tokens=24)
+    for i in range(30):
+        prompt = [rng.randrange(1000) for _ in range(rng.randint(1, 30))]
+        params = SamplingParams(max_tokens=rng.randint(1, 20))
+        scheduler.add(Sequence(Request(i, prompt, params), len(prompt) + params.max_tokens))
+    in_flight: list[ScheduledStep] = []
+    while True:
+        step = scheduler.schedule()
+        if step:
+            check(step, scheduler.num_slots)
+            in_flight.append(step)
+        if not in_flight:
+            return
+        if len(in_flight) > depth or not step:
+            done = in_flight.pop(0)
+            scheduler.update(done, StepOutput([7] * len(done.sampled)))
+
+
+class Comparison:
+    """Packs each step both ways; memory between steps is poisoned."""
+
+    def __init__(self) -> None:
+        self.buckets = Buckets(24, 8)
+        self.num_steps = self.num_pending = 0
+        self.packer: StepPacker | None = None
+        self.builder: BatchBuilder | None = None
+
+    def __call__(self, step: ScheduledStep, num_slots: int) -> None:
+        if self.packer is None or self.builder is None:
+            max_blocks = MAX_LEN // BLOCK_SIZE
+            self.packer = StepPacker(num_slots, max_blocks, BLOCK_SIZE)
+            self.builder = BatchBuilder(num_slots, max_blocks, BLOCK_SIZE, torch.device("cpu"))
+        bucket = self.buckets.find(step.total_tokens, len(step))
+        size = sum(section_lengths(bucket, BLOCK_SIZE))
+        sections = Sections.of(torch.full((size,), 99, dtype=torch.int32), bucket, BLOCK_SIZE)
+        self.packer.pack(step, sections)
+        batch = self.builder.build(step)
+        self.num_steps += 1
+        self.num_pending += 0 if batch.pending is None else len(batch.pending)
+        self.compare(step, bucket, sections, batch)
+
+    def compare(self, step, bucket: Bucket, padded: Sections, batch) -> None:  # type: ignore[no-untyped-def]
+        tokens, seqs = step.total_tokens, len(step)
+        known = batch.input_ids >= 0
+        assert torch.equal(padded.input_ids[:tokens][known].long(), batch.input_ids[known])
+        if batch.pending is not None:
+            stand_ins = -1 - padded.input_ids[:tokens][batch.pending]
+            assert torch.equal(stand_ins.long(), batch.pending_slots)
+        assert torch.equal(padded.positions[:tokens].long(), batch.positions)
+        assert torch.equal(padded.slot_mapping[:tokens].long(), batch.metadata.slot_mapping)
+        assert (padded.slot_mapping[tokens:] == -1).all()
+        assert torch.equal(padded.cu_seqlens_q[: seqs + 1], batch.metadata.cu_seqlens_q)
+        assert (padded.cu_seqlens_q[seqs:] == tokens).all()
+        assert torch.equal(padded.seq_lens[:seqs], batch.metadata.seq_lens)
+        assert len(padded.cu_seqlens_q) == bucket.num_seqs + 1
+        sampled = torch.tensor(step.sampled, dtype=torch.long)
+        assert torch.equal(padded.logits_indices[sampled].long(), batch.logits_indices)
+        assert torch.equal(padded.token_slots[sampled].long(), batch.sampled_slots)
+        assert self.packer is not None
+        self.check_tables(step, padded, batch)
+
+    def check_tables(self, step, padded: Sections, batch) -> None:  # type: ignore[no-untyped-def]
+        assert self.packer is not None
+        rows = torch.from_numpy(self.packer.table.blocks)[padded.slots[: len(step)].long()]
+        width = batch.metadata.block_tables.shape[1]
+        assert torch.equal(rows[:, :width], batch.metadata.block_tables)
+        places = padded.table_index[: sum(len(u.blocks) for u in step.block_updates)].long()
+        flat = torch.from_numpy(self.packer.table.blocks).view(-1)
+        assert torch.equal(flat[places], padded.table_value[: len(places)])
+
+
+def test_padded_steps_equal_packed_steps() -> None:
+    for depth in (0, 1):
+        comparison = Comparison()
+        run_job(depth, comparison)
+        assert comparison.num_steps > 20
+        assert (comparison.num_pending > 0) == (depth > 0)
