@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 
 from batchgen.engine.request import Completion, EngineStats, FinishReason, Request, Timings
+from batchgen.errors import ErrorCode, RowError
 
 __all__ = ["EchoEngine"]
 
@@ -37,7 +38,10 @@ class EchoEngine:
         return len(self._waiting)
 
     def add(self, request: Request) -> None:
-        """Queue a request."""
+        """Queue a request; RowError where its prompt leaves no room for a token."""
+        if len(request.prompt_token_ids) >= self._max_model_len:
+            text = f"{len(request.prompt_token_ids)} tokens, at most {self._max_model_len - 1} fit"
+            raise RowError(ErrorCode.PROMPT_TOO_LONG, text)
         self._waiting[request.request_id] = (request, time.monotonic())
 
     def step(self) -> list[Completion]:

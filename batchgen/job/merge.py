@@ -123,7 +123,7 @@ class Merge:
             key=lambda piece: (piece.first, piece.rank),
         )
         active: list[_Rows] = []
-        frontiers = [piece.first for piece in pieces[1:]] + [None]
+        frontiers = [*(piece.first for piece in pieces[1:]), None][: len(pieces)]
         for piece, frontier in zip(pieces, frontiers, strict=True):
             active.append(self._load(piece))
             if frontier is not None and sum(len(rows.index) for rows in active) < EMIT_ROWS:

@@ -13,6 +13,7 @@ from pathlib import Path
 from batchgen.errors import BatchgenError, OutputHeldError, StoppedError
 from batchgen.job.assembly import Assembly
 from batchgen.job.fingerprint import facts_of, fingerprint_of, model_name
+from batchgen.job.garbage import rare_collections
 from batchgen.job.input_check import check_finished_input, check_resumed_input
 from batchgen.job.ledger import Ledger
 from batchgen.job.manifest import FinalReport
@@ -116,7 +117,8 @@ class _Job:
         assembly = Assembly(self._spec, self._files, reader, ledger, self._run_id)
         pipeline = assembly.pipeline(self._stop)
         try:
-            pipeline.run()
+            with rare_collections():
+                pipeline.run()
             if pipeline.stopped:
                 return self._stopped(ledger, assembly)
             return self._complete(ledger.finalize(reader.rows_read), (ledger, assembly))

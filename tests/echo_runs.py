@@ -1,0 +1,67 @@
+"""Helpers of the tests that run whole jobs with the echo engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+CHANGING = (
+    "queue_s", "prefill_s", "ttft_s", "decode_s", "tpot_s", "latency_s", "started_at",
+    "finished_at", "run_id", "attempt", "preemptions", "cached_tokens",
+)  # fmt: skip
+"""Columns that may differ between equal runs (INTERFACE: Parquet out)."""
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any] | str]) -> Path:
+    """A JSONL file; a string stands as it is."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def prompts(count: int) -> list[dict[str, Any]]:
+    return [
+        {"id": f"row-{i}", "prompt": f"prompt number {i}", "tag": f"t{i % 7}"} for i in range(count)
+    ]
+
+
+def batchgen_command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "batchgen", *map(str, args)]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment without settings of batchgen."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("BATCHGEN_")}
+    return kept | {"OMP_NUM_THREADS": "1"} | extra
+
+
+def batchgen(*args: object, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end as a user would."""
+    return subprocess.run(
+        batchgen_command(*args),
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def summary_of(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The last line on stdout; nothing else may be there."""
+    assert len(result.stdout.splitlines()) == 1, result.stdout + result.stderr
+    loaded: dict[str, Any] = json.loads(result.stdout)
+    return loaded
+
+
+def stable(path: Path) -> pa.Table:
+    """An output without the columns that may differ between equal runs."""
+    table = pq.read_table(path)
+    return table.drop_columns([name for name in CHANGING if name in table.column_names])
