@@ -47,7 +47,10 @@ class FakeModel:
         self.cache.view(-1, 2)[slots, 1] = positions
         ends = metadata.cu_seqlens_q[1:] - 1
         rows = torch.searchsorted(ends.long(), logits_indices)
-        return torch.stack([self._logits(int(row), metadata) for row in rows])
+        logits = torch.empty(len(rows), self.vocab_size)
+        for j, row in enumerate(rows.tolist()):
+            logits[j] = self._logits(row, metadata)
+        return logits
 
     def _logits(self, row: int, metadata: AttentionMetadata) -> torch.Tensor:
         length = int(metadata.seq_lens[row])

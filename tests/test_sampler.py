@@ -142,7 +142,9 @@ def test_the_chain_of_processors_keeps_the_tokens_that_transformers_keeps() -> N
     tokens = _sample(sequences, logits.expand(3000, -1)).tokens
     counts = torch.bincount(tokens, minlength=VOCAB) / 3000
     expected = kept.softmax(-1)[0]
-    assert (counts > 0).nonzero().flatten().tolist() == (expected > 1e-3).nonzero().flatten().tolist()
+    assert (counts > 0).nonzero().flatten().tolist() == (
+        expected > 1e-3
+    ).nonzero().flatten().tolist()
     assert float((counts - expected).abs().max()) < 0.03
 
 
@@ -214,7 +216,9 @@ def test_the_end_is_impossible_before_min_tokens() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_unusable_logits_are_seen_in_their_own_row_alone(temperature: float, bad: float) -> None:
     logits = _logits(4)
-    clean = _sample([_sequence(SamplingParams(temperature=temperature), i) for i in range(4)], logits)
+    clean = _sample(
+        [_sequence(SamplingParams(temperature=temperature), i) for i in range(4)], logits
+    )
     logits[2, 100] = bad
     sampled = _sample(
         [_sequence(SamplingParams(temperature=temperature), i) for i in range(4)], logits
