@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["WORKLOADS", "WorkItem", "from_lengths"]
+__all__ = ["DEFAULT_VOCAB", "WORKLOADS", "WorkItem", "from_lengths"]
 
-_VOCAB = 10_000
+DEFAULT_VOCAB = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def _lognormal(rng: random.Random, mu: float, sigma: float, low: int, high: int)
     return max(low, min(high, int(rng.lognormvariate(mu, sigma))))
 
 
-def nano(rows: int = 256, vocab: int = _VOCAB, seed: int = 0) -> list[WorkItem]:
+def nano(rows: int = 256, vocab: int = DEFAULT_VOCAB, seed: int = 0) -> list[WorkItem]:
     """Prompt and output lengths uniform in 100..1024."""
     rng = random.Random(seed)
     items = []
@@ -42,7 +42,7 @@ def nano(rows: int = 256, vocab: int = _VOCAB, seed: int = 0) -> list[WorkItem]:
     return items
 
 
-def sharegpt(rows: int = 1024, vocab: int = _VOCAB, seed: int = 0) -> list[WorkItem]:
+def sharegpt(rows: int = 1024, vocab: int = DEFAULT_VOCAB, seed: int = 0) -> list[WorkItem]:
     """Lognormal lengths with ShareGPT's means, about 220 in and 190 out, clipped to 1024."""
     rng = random.Random(seed)
     items = []
@@ -53,7 +53,7 @@ def sharegpt(rows: int = 1024, vocab: int = _VOCAB, seed: int = 0) -> list[WorkI
 
 
 def prefix(
-    rows: int = 1024, vocab: int = _VOCAB, seed: int = 0, shared: int = 1024
+    rows: int = 1024, vocab: int = DEFAULT_VOCAB, seed: int = 0, shared: int = 1024
 ) -> list[WorkItem]:
     """One shared instruction of `shared` tokens, 64 tokens of each row's own, short outputs."""
     rng = random.Random(seed)
@@ -65,14 +65,14 @@ def prefix(
     return items
 
 
-def seed6(rows: int = 6, vocab: int = _VOCAB, seed: int = 0) -> list[WorkItem]:
+def seed6(rows: int = 6, vocab: int = DEFAULT_VOCAB, seed: int = 0) -> list[WorkItem]:
     """Six requests of varied lengths, one far longer than the rest."""
     lengths = [(12, 20), (30, 40), (8, 60), (45, 100), (20, 30), (60, 500)]
     return from_lengths(lengths[:rows], vocab, seed)
 
 
 def from_lengths(
-    lengths: Sequence[tuple[int, int]], vocab: int = _VOCAB, seed: int = 0
+    lengths: Sequence[tuple[int, int]], vocab: int = DEFAULT_VOCAB, seed: int = 0
 ) -> list[WorkItem]:
     """Random prompts with the given (prompt tokens, output tokens), e.g. those of a real file."""
     rng = random.Random(seed)

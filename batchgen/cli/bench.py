@@ -1,0 +1,92 @@
+"""`batchgen bench`: the engine alone, on a seeded workload, beside transformers' static batches."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batchgen.cli import options
+from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand, flag, flag_group
+
+__all__ = ["bench"]
+
+_bench_options = flag_group(
+    "Bench",
+    flag(
+        "--workload", "workloads", multiple=True, core=True,
+        type=click.Choice(["nano", "sharegpt", "prefix", "seed6"]),
+        help="Seeded lengths; repeats. nano where neither this nor --in is given.",
+    ),
+    flag("--in", "inputs", multiple=True, core=True, metavar="PATH",
+         help="Take prompt lengths and max_tokens from real rows; repeats."),
+    flag("--rows", type=click.IntRange(min=1), metavar="N", core=True,
+         show_default="the workload's own", help="Rows of each workload."),
+    flag("--repeats", type=click.IntRange(min=1), default=3, metavar="N", core=True,
+         help="Runs of each workload; the best is shown, with the spread."),
+    flag("--static-batch", type=click.IntRange(min=0), default=8, metavar="N", core=True,
+         help="Compare with transformers' generate in padded batches of N; 0: don't."),
+    flag("--load-format", type=click.Choice(["auto", "dummy"]), default="auto", core=True,
+         help="dummy: random weights; the model's folder needs only config.json."),
+    flag("--enforce-eager", is_flag=True, help="Neither compile nor capture graphs, on CUDA."),
+    flag("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), core=True,
+         metavar="FILE", help="Write everything measured here too."),
+)  # fmt: skip
+
+
+@click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
+@_bench_options
+@options.model_options
+@options.engine_options
+def bench(**flags: Any) -> None:
+    """Measure the engine: token ids in, token ids out, lengths fixed, EOS ignored.
+
+    \b
+    batchgen bench --workload nano --model Qwen/Qwen3-0.6B --device cuda
+    batchgen bench --in prompts.jsonl --model ./my-model --static-batch 0
+    """
+    from batchgen.job.model_files import resolve_model
+    from batchgen.report.bench import format_table
+    from batchgen.report.bench_session import COLUMNS, BenchSession
+    from batchgen.report.real_lengths import real_workload
+    from batchgen.report.workloads import DEFAULT_VOCAB, WORKLOADS
+
+    files = resolve_model(flags["model"], flags["revision"])
+    names = flags["workloads"] or (() if flags["inputs"] else ("nano",))
+    rows = {"rows": flags["rows"]} if flags["rows"] else {}
+
+    def workloads(vocab_size: int) -> dict[str, Any]:
+        vocab = min(vocab_size, DEFAULT_VOCAB)
+        work: dict[str, Any] = {name: WORKLOADS[name](vocab=vocab, **rows) for name in names}
+        if flags["inputs"]:
+            work["input"] = real_workload(flags["inputs"], files, limit=flags["rows"])
+        return work
+
+    session = BenchSession(
+        _engine_config(flags, files.path, files.eos_token_ids),
+        flags["repeats"],
+        flags["static_batch"],
+        say=lambda line: click.echo(line, err=True),
+    )
+    session.run(workloads)
+    click.echo(format_table(session.rows, COLUMNS), err=True)
+    _write(session.report(), flags["json_file"])
+
+
+def _engine_config(flags: dict[str, Any], model: Path, eos_token_ids: tuple[int, ...]) -> Any:
+    from batchgen.engine.config import EngineConfig
+
+    names = {field.name for field in fields(EngineConfig)} - {"model", "eos_token_ids"}
+    chosen = {name: flags[name] for name in names if name in flags}
+    return EngineConfig(model=model, eos_token_ids=eos_token_ids, **chosen)
+
+
+def _write(report: dict[str, Any], json_file: Path | None) -> None:
+    import json
+
+    text = json.dumps(report)
+    if json_file is not None:
+        json_file.write_text(text + "\n", encoding="utf-8")
+    click.echo(text)
