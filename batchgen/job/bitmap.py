@@ -11,7 +11,7 @@ _MIN_BYTES = 1024
 
 
 class Bitmap:
-    """Row indices from 0; no Python object a row."""
+    """Row indices from 0; no Python object a row. One thread adds, any thread may look."""
 
     def __init__(self) -> None:
         self._bits = bytearray(_MIN_BYTES)
@@ -55,4 +55,6 @@ class Bitmap:
     def _grow(self, index: int) -> None:
         needed = (index >> 3) + 1
         if needed > len(self._bits):
-            self._bits.extend(bytes(max(needed, 2 * len(self._bits)) - len(self._bits)))
+            grown = bytearray(max(needed, 2 * len(self._bits)))
+            grown[: len(self._bits)] = self._bits
+            self._bits = grown

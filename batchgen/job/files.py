@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,7 +36,7 @@ __all__ = [
 Guard = Callable[[], None]
 """Called right before a rename: raises when this process no longer owns the output."""
 
-_TEMPORARY = re.compile(r"^\.(?P<name>.+)\.\d+\.tmp$")
+_TEMPORARY = re.compile(r"^\.(?P<name>.+)\.[0-9a-f]{8}\.tmp$")
 _CHECKED = re.compile(r"\.(?P<crc>[0-9a-f]{8})\.[^.]+$")
 
 
@@ -54,8 +55,8 @@ def unwritable(what: str, path: Path) -> Iterator[None]:
 
 
 def temporary_path(path: Path) -> Path:
-    """The name under which this process writes `path` before it is whole."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A name, used by nobody else, under which `path` is written before it is whole."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 class AtomicFile:
@@ -71,8 +72,6 @@ class AtomicFile:
         self._committed = False
 
     def __enter__(self) -> AtomicFile:
-        with unwritable(self.kind, self.path), suppress(FileNotFoundError):
-            self.temporary.unlink()
         return self
 
     def write(self, data: bytes) -> None:
@@ -88,10 +87,10 @@ class AtomicFile:
         with unwritable(self.kind, self.path):
             faults.reach(f"{self.kind}.fsync", self.temporary)
             _fsync(self.temporary)
-            faults.reach(f"{self.kind}.rename", self.temporary)
         if guard is not None:
             guard()
         with unwritable(self.kind, self.path):
+            faults.reach(f"{self.kind}.rename", self.temporary)
             os.replace(self.temporary, self.path)
             self._committed = True
             faults.reach(f"{self.kind}.renamed", self.path)

@@ -144,7 +144,8 @@ def _read(path: Path) -> Records:
     )
     length = records["stop"] - records["start"]
     good = (records["check"] == _check_word(records)) & (length > 0) & (length <= _MAX_RANGE)
-    return records[good]
+    whole: Records = records[good]
+    return whole
 
 
 def _undone(records: Records, is_done: DoneFilter) -> Records:
@@ -156,7 +157,8 @@ def _undone(records: Records, is_done: DoneFilter) -> Records:
         left = np.unique(np.concatenate([rows[~is_done(rows)] for rows in chunks]))
         if len(left):
             kept.append(_records(left, int(attempt)))
-    return np.concatenate(kept)
+    carried: Records = np.concatenate(kept)
+    return carried
 
 
 def _chunks(records: Records) -> Iterator[Indices]:

@@ -33,9 +33,9 @@ from batchgen.job.lock import OutputLock
 from batchgen.job.manifest import FinalReport, InputCheckpoint, Manifest, flatten
 from batchgen.job.merge import Merge, ranked
 from batchgen.job.opening import Layout, decide, discard_work
-from batchgen.job.output import OutputCheck, write_output
+from batchgen.job.output import OutputCheck, verified_totals, write_output
 from batchgen.job.part_writer import PartWriter
-from batchgen.job.parts import Columns, scan_parts
+from batchgen.job.parts import Columns, Part, scan_parts
 from batchgen.job.provenance import footer_metadata, merged_late, output_identity
 from batchgen.job.rows import OutputRow
 
@@ -43,7 +43,8 @@ __all__ = ["FinalReport", "InputCheckpoint", "Ledger"]
 
 
 class Ledger:
-    """One job's finished rows. Single-threaded for the caller; parts are written by a thread."""
+    """One job's finished rows. One thread may append while another begins rows and asks what is
+    done; parts are written by a thread of the ledger's own."""
 
     def __init__(self, layout: Layout, manifest: Manifest, columns: Columns) -> None:
         """Use `Ledger.open`."""
@@ -51,7 +52,7 @@ class Ledger:
         self._manifest = manifest
         self._columns = columns
         self._done = Bitmap()
-        self._late: dict[str, tuple[int, int]] = {}
+        self._parts: list[Part] = []
         self._lock: OutputLock | None = None
         self._journal: Journal | None = None
         self._writer: PartWriter | None = None
@@ -189,7 +190,7 @@ class Ledger:
         assert self._writer is not None, "the job is finished or closed"
         assert self._lock is not None
         self._writer.flush()
-        parts = [part for part, _ in scan_parts(self._layout.parts, self._layout.damaged)]
+        parts = self._parts + self._writer.parts
         self._manifest.total_rows = num_rows
         schema = self._columns.schema(merged_late(parts))
         merge = Merge(ranked(parts), schema, self._layout.folder)
@@ -247,7 +248,10 @@ class Ledger:
             manifest = Manifest(flatten(fingerprint), overwriting=overwrite)
         ledger = cls(layout, manifest, columns)
         ledger._lock = held
-        if not found.finished:
+        if found.written:
+            manifest.total_rows = found.written
+            ledger._complete(verified_totals(layout.target, found.written))
+        elif not found.finished:
             ledger._load(dict(facts or {}), run_id)
         return ledger
 
@@ -255,7 +259,9 @@ class Ledger:
         assert self._lock is not None
         for folder, prefix in self._layout.written_folders:
             remove_stale(folder, prefix)
-        for _, indices in scan_parts(self._layout.parts, self._layout.damaged):
+        scanned = scan_parts(self._layout.parts, self._layout.damaged, self._manifest.job)
+        for part, indices in scanned:
+            self._parts.append(part)
             self._done.add_array(indices)
         self.num_reused = len(self._done)
         self._journal = Journal(
@@ -274,6 +280,7 @@ class Ledger:
         assert self._lock is not None
         self._writer = PartWriter(
             self._layout.parts,
+            self._manifest.job,
             self._lock.attempt,
             self._columns,
             self._lock.check,

@@ -6,6 +6,7 @@ finished job is decided from it in milliseconds. It holds no secret.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Mapping
@@ -111,6 +112,12 @@ class Manifest:
         data = {name: getattr(self, name) for name in names}
         data["input"] = None if self.input is None else asdict(self.input)
         return json.dumps(data, sort_keys=True, default=str)
+
+    @property
+    def job(self) -> str:
+        """The fingerprint in 16 letters: parts carry it."""
+        text = json.dumps(flatten(self.fingerprint), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def check_fingerprint(self, fingerprint: Mapping[str, Any], where: Path) -> None:
         """Raise FingerprintMismatchError naming every field that differs."""

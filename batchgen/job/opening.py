@@ -13,7 +13,7 @@ from typing import Any
 from batchgen.errors import FingerprintMismatchError
 from batchgen.job.manifest import Manifest
 from batchgen.job.parts import list_parts
-from batchgen.job.provenance import footer_job_id, output_identity
+from batchgen.job.provenance import output_identity, written_rows
 
 __all__ = ["Found", "Layout", "decide", "discard_work"]
 
@@ -53,10 +53,15 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The manifest to go on with; None: begin afresh. `finished`: nothing is left to do."""
+    """The manifest to go on with; None: begin afresh. `finished`: nothing is left to do.
+
+    `written`: the output has all its rows (so many) already, only the manifest does not say so: a
+    crash came between the two.
+    """
 
     manifest: Manifest | None
     finished: bool = False
+    written: int | None = None
 
 
 def decide(layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool) -> Found:
@@ -76,9 +81,7 @@ def decide(layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool) -> F
     if manifest is not None and manifest.state == "running":
         if overwrite and not manifest.overwriting:
             return Found(None)
-        if not overwrite and not manifest.overwriting:
-            _refuse_foreign(layout, manifest)
-        return Found(manifest)
+        return _unfinished(layout, manifest)
     if overwrite:
         return Found(None)
     return _finished_or_new(layout, manifest)
@@ -99,15 +102,23 @@ def discard_work(layout: Layout) -> None:
 def _finished_or_new(layout: Layout, manifest: Manifest | None) -> Found:
     if not layout.target.exists():
         return Found(None)
-    if manifest is not None and manifest.output == output_identity(layout.target):
+    if manifest is not None and (
+        manifest.output == output_identity(layout.target)
+        or written_rows(layout.target, manifest.job_id) == manifest.total_rows
+    ):
         return Found(manifest, finished=True)
     raise _foreign(layout.out)
 
 
-def _refuse_foreign(layout: Layout, manifest: Manifest) -> None:
-    """An output that is there while the job runs must be its own, renamed just before a crash."""
-    if layout.target.exists() and footer_job_id(layout.target) != manifest.job_id:
-        raise _foreign(layout.out)
+def _unfinished(layout: Layout, manifest: Manifest) -> Found:
+    """An output that is there while the job runs is its own, or one that it may overwrite."""
+    if layout.target.exists():
+        written = written_rows(layout.target, manifest.job_id)
+        if written is not None:
+            return Found(manifest, written=written)
+        if not manifest.overwriting:
+            raise _foreign(layout.out)
+    return Found(manifest)
 
 
 def _foreign(out: Path) -> FingerprintMismatchError:

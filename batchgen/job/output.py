@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from batchgen.errors import BatchgenError
 from batchgen.job import faults
@@ -17,7 +18,7 @@ from batchgen.job.manifest import FinalReport
 from batchgen.job.prefetch import prefetched
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
 
-__all__ = ["MissingRowsError", "OutputCheck", "write_output"]
+__all__ = ["MissingRowsError", "OutputCheck", "verified_totals", "write_output"]
 
 _MAX_GROUP_BYTES = 128 << 20
 _MAX_RANGES_NAMED = 20
@@ -116,6 +117,15 @@ def write_output(
         report = check.finish()
         file.commit(guard)
     return report
+
+
+def verified_totals(path: Path, num_rows: int) -> FinalReport:
+    """Totals of an output that is there already, checked as when it was written."""
+    check = OutputCheck(num_rows)
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            check.add(file.read_row_group(group))
+    return check.finish()
 
 
 def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

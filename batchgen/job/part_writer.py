@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from batchgen.job.files import Guard
-from batchgen.job.parts import Columns, write_part
+from batchgen.job.parts import Columns, Part, PartStem, write_part
 from batchgen.job.rows import OutputRow
 
 __all__ = ["PartWriter"]
@@ -27,6 +27,7 @@ class PartWriter:
     def __init__(
         self,
         folder: Path,
+        job: str,
         attempt: int,
         columns: Columns,
         guard: Guard,
@@ -36,6 +37,7 @@ class PartWriter:
         background: bool = True,
     ) -> None:
         self._folder = folder
+        self._job = job
         self._attempt = attempt
         self._columns = columns
         self._guard = guard
@@ -46,6 +48,7 @@ class PartWriter:
         self._oldest = 0.0
         self._num_writing = 0
         self._seq = 0
+        self.parts: list[Part] = []
         self._wanted = self._closing = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -150,7 +153,9 @@ class PartWriter:
 
     def _commit(self, rows: list[OutputRow]) -> None:
         self._seq += 1
-        write_part(self._folder, self._attempt, self._seq, rows, self._columns, self._guard)
+        stem = PartStem(self._job, self._attempt, self._seq)
+        part = write_part(self._folder, stem, rows, self._columns, self._guard)
+        self.parts.append(part)
 
     def _raise_error(self) -> None:
         if self._error is not None:

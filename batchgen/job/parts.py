@@ -28,7 +28,17 @@ from batchgen.job.files import Guard, checked_name, read_checked, write_atomic
 from batchgen.job.rows import OutputRow
 from batchgen.job.schema import late_columns, output_schema, output_writer, record_batch
 
-__all__ = ["Columns", "Part", "list_parts", "part_summary", "read_part", "scan_parts", "write_part"]
+__all__ = [
+    "Columns",
+    "Part",
+    "PartStem",
+    "PartSummary",
+    "list_parts",
+    "part_summary",
+    "read_part",
+    "scan_parts",
+    "write_part",
+]
 
 _NAME = re.compile(r"^part-(?:\w+-)?(?P<attempt>\d+)-(?P<seq>\d+)\.[0-9a-f]{8}\.parquet$")
 _PART_KEY = b"batchgen.part"
@@ -69,8 +79,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class PartSummary:
-    """What a part's footer tells without reading a row."""
+    """What a part's footer tells without reading a row. `job`: the fingerprint it belongs to."""
 
+    job: str
     rows: int
     errors: dict[str, int]
     first: int
@@ -79,14 +90,33 @@ class PartSummary:
     late: dict[str, tuple[int, int]]
 
 
+@dataclass(frozen=True, slots=True)
+class PartStem:
+    """What a new part is called: the attempt that writes it and its number there."""
+
+    job: str
+    attempt: int
+    seq: int
+
+    @property
+    def name(self) -> str:
+        """The file name without checksum and suffix."""
+        return f"part-{self.attempt:06d}-{self.seq:06d}"
+
+
 def write_part(
-    folder: Path, attempt: int, seq: int, rows: Sequence[OutputRow], columns: Columns, guard: Guard
+    folder: Path,
+    stem: PartStem,
+    rows: Sequence[OutputRow],
+    columns: Columns,
+    guard: Guard,
 ) -> Part:
     """Commit `rows` (any order, each row's samples all there) as a new part."""
     rows = sorted(rows, key=_IN_ORDER)
     late = late_columns(rows, (name for name, _ in columns.kept))
     batch = record_batch(rows, columns.schema(late))
     summary = PartSummary(
+        job=stem.job,
         rows=len({row.index for row in rows}),
         errors=dict(Counter(row.error_code for row in rows if row.error_code)),
         first=rows[0].index,
@@ -95,7 +125,7 @@ def write_part(
         late=late,
     )
     data = _encoded(batch, summary)
-    path = folder / checked_name(f"part-{attempt:06d}-{seq:06d}", data, "parquet")
+    path = folder / checked_name(stem.name, data, "parquet")
     write_atomic(path, data, "part", guard)
     return Part(path, summary.rows, summary.first, summary.last, summary.size, late)
 
@@ -111,11 +141,16 @@ def read_part(path: Path) -> pa.Table | None:
         return None
 
 
-def scan_parts(folder: Path, damaged: Path) -> Iterator[tuple[Part, npt.NDArray[np.int64]]]:
-    """Every good part with its rows' indices; a bad one is moved to `damaged` and left out."""
+def scan_parts(
+    folder: Path, damaged: Path, job: str
+) -> Iterator[tuple[Part, npt.NDArray[np.int64]]]:
+    """Every good part of the job with its rows' indices; others are moved to `damaged`.
+
+    Others: torn or changed ones, and late ones of a process that served another fingerprint.
+    """
     for path in list_parts(folder):
         try:
-            found = _scan(path)
+            found = _scan(path, job)
         except FileNotFoundError:  # its owner finished meanwhile
             continue
         if found is not None:
@@ -150,7 +185,7 @@ def _encoded(batch: pa.RecordBatch, summary: PartSummary) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _scan(path: Path) -> tuple[Part, npt.NDArray[np.int64]] | None:
+def _scan(path: Path, job: str) -> tuple[Part, npt.NDArray[np.int64]] | None:
     data = read_checked(path)
     if data is None:
         return None
@@ -159,6 +194,8 @@ def _scan(path: Path) -> tuple[Part, npt.NDArray[np.int64]] | None:
         summary = _summary(file.metadata)
         index = file.read(columns=["index"], use_threads=False)["index"].to_numpy()
     except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
+    if summary.job != job:
         return None
     part = Part(path, summary.rows, summary.first, summary.last, summary.size, summary.late)
     return part, index

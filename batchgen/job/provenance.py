@@ -15,7 +15,7 @@ from batchgen.job.manifest import Manifest
 from batchgen.job.parts import Part
 from batchgen.job.schema import SCHEMA_VERSION
 
-__all__ = ["footer_job_id", "footer_metadata", "merged_late", "output_identity"]
+__all__ = ["footer_metadata", "merged_late", "output_identity", "written_rows"]
 
 VERSION_KEY = "batchgen.schema_version"
 MANIFEST_KEY = "batchgen.manifest"
@@ -30,14 +30,14 @@ def footer_metadata(schema: pa.Schema, manifest: Manifest) -> dict[str, str]:
     return metadata
 
 
-def footer_job_id(path: Path) -> str | None:
-    """The job that wrote a Parquet file; None where it was not batchgen, or is no Parquet."""
+def written_rows(path: Path, job_id: str) -> int | None:
+    """Input rows of a finished output; None where that job did not write it."""
     try:
         metadata = pq.read_metadata(path).metadata or {}
-        job_id = json.loads(metadata[MANIFEST_KEY.encode()])["job_id"]
+        manifest = json.loads(metadata[MANIFEST_KEY.encode()])
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
-    return str(job_id)
+    return manifest["total_rows"] if manifest.get("job_id") == job_id else None
 
 
 def output_identity(path: Path) -> dict[str, Any]:
