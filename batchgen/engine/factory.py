@@ -45,8 +45,9 @@ def load_engine(config: EngineConfig) -> LLMEngine:
     for note in model.notes:
         _logger.info("%s", note)
     if model.device.type == "cuda" and not config.enforce_eager:
-        from batchgen.engine.compiled import compile_layers
+        from batchgen.engine.compiled import compile_layers, use_persistent_caches
 
+        use_persistent_caches()
         _decide("compiled layers", compile_layers(model), "fewer, larger kernels")
     return build_engine(model, config)
 
