@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ import click
 
 from batchgen.cli.main import cli
 from batchgen.errors import BatchgenError
+from batchgen.job.signals import STAGE_THREADS
 
 __all__ = ["main"]
 
@@ -22,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _call(argv)
         sys.stdout.flush()
+        _leave_behind_what_is_stuck(code)
         return code
     except BrokenPipeError:
         # Nobody reads stdout any more: nothing to say, and the interpreter must not say it either.
@@ -49,6 +52,14 @@ def _call(argv: Sequence[str] | None) -> int:
         print(f"batchgen: unexpected {type(error).__name__}: {error}", file=sys.stderr)
         print("  next: finished rows are kept; run the same command again", file=sys.stderr)
         return 1
+
+
+def _leave_behind_what_is_stuck(code: int) -> None:
+    """End now if a stage of the job still runs (a model load, a step past its grace): the
+    interpreter's own way out would tear native code down under its feet."""
+    if any(thread.name in STAGE_THREADS for thread in threading.enumerate()):
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _explain(error: BatchgenError) -> None:

@@ -90,15 +90,18 @@ class Assembly:
         return self._codec
 
     def _load_engine(self) -> Engine:
+        return slowed(self._load)
+
+    def _load(self) -> Engine:
         spec = self._spec
         if spec.engine == "echo":
             from batchgen.engine.echo import EchoEngine
 
-            return slowed(EchoEngine(spec.max_num_seqs or 256, spec.max_model_len or 1 << 20))
+            return EchoEngine(spec.max_num_seqs or 256, spec.max_model_len or 1 << 20)
         from batchgen.engine.factory import load_engine
 
         assert self._files is not None, "only the echo engine runs without a model"
-        return slowed(load_engine(engine_config(spec, self._files)))
+        return load_engine(engine_config(spec, self._files))
 
     def _fail(self, rows: list[FailedRow]) -> None:
         self._finished.put(list(rows))

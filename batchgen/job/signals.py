@@ -11,7 +11,10 @@ import signal
 import threading
 from types import FrameType
 
-__all__ = ["Stop", "install"]
+__all__ = ["STAGE_THREADS", "Stop", "install"]
+
+STAGE_THREADS = ("batchgen-reader", "batchgen-engine", "batchgen-writer")
+"""Names of the threads that a run works in; one may be stuck when a stop leaves without it."""
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP")
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))

@@ -2,7 +2,8 @@
 
     BATCHGEN_FAULT='slow:at=engine.step,seconds=0.01,rows=4'
 
-gives the engine at most `rows` requests a step and sleeps `seconds` before each (`job.faults`).
+gives the engine at most `rows` requests a step and sleeps `seconds` before each (`job.faults`);
+`at=engine.load` sleeps once, before the engine is there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 
 from batchgen.engine.request import Completion, Engine, EngineStats, FinishReason, Request
 from batchgen.errors import RowError
@@ -79,13 +81,17 @@ class SlowEngine:
         self._engine.close()
 
 
-def slowed(engine: Engine) -> Engine:
-    """`engine`, slow where BATCHGEN_FAULT asks for it."""
-    for fault in faults.parse(os.environ.get("BATCHGEN_FAULT", "")):
-        if fault.kind == "slow" and fault.arguments.get("at") == "engine.step":
-            seconds = float(fault.arguments.get("seconds", "0.01"))
-            return SlowEngine(engine, seconds, int(fault.arguments.get("rows", "1")))
-    return engine
+def slowed(load: Callable[[], Engine]) -> Engine:
+    """The engine that `load` gives, slow where BATCHGEN_FAULT asks for it."""
+    wanted = [f for f in faults.parse(os.environ.get("BATCHGEN_FAULT", "")) if f.kind == "slow"]
+    if not wanted:
+        return load()
+    arguments = wanted[0].arguments
+    seconds = float(arguments.get("seconds", "0.01"))
+    if arguments.get("at") == "engine.load":
+        time.sleep(seconds)
+        return load()
+    return SlowEngine(load(), seconds, int(arguments.get("rows", "1")))
 
 
 def _refusal(request: Request, error: RowError) -> Completion:

@@ -1,0 +1,157 @@
+"""The command as scripts meet it: exit codes, stdout, stderr, environment, quick help."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from echo_runs import batchgen, batchgen_command, environment, prompts, summary_of, write_rows
+
+KEYS = [
+    "out", "exit_code", "rows", "ok", "errors", "skipped", "length", "computed", "reused",
+    "recomputed", "prompt_tokens", "completion_tokens", "cached_tokens", "wall_s", "load_s",
+    "engine_s", "output_tokens_per_s", "total_tokens_per_s", "preemptions", "oom_events",
+    "peak_memory_bytes", "device", "model", "run_id",
+]  # fmt: skip
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "in.jsonl", prompts(20))
+
+
+def loaded_modules(*args: object) -> set[str]:
+    """Top-level modules that a command has imported by its end."""
+    code = (
+        "import sys; from batchgen.__main__ import main; main(sys.argv[1:]);"
+        "print('\\n' + ' '.join(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    command = [sys.executable, "-c", code, *map(str, args)]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    return set(result.stdout.splitlines()[-1].split())
+
+
+def test_a_run_prints_one_summary_line_with_exactly_the_documented_keys(
+    tmp_path: Path, rows: Path
+) -> None:
+    result = batchgen("run", "--in", rows, "--out", tmp_path / "out.parquet", "--engine", "echo")
+    assert result.returncode == 0, result.stderr
+    assert list(summary_of(result)) == KEYS
+    assert summary_of(result)["rows"] == 20
+
+
+def test_quiet_says_nothing_on_success(tmp_path: Path, rows: Path) -> None:
+    out = tmp_path / "out.parquet"
+    for _ in range(2):
+        result = batchgen("run", "-i", rows, "-o", out, "--engine", "echo", "-q")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_every_flag_has_an_environment_name_and_the_flag_wins(tmp_path: Path, rows: Path) -> None:
+    out = tmp_path / "out.parquet"
+    given = {"BATCHGEN_ENGINE": "echo", "BATCHGEN_MAX_TOKENS": "3", "BATCHGEN_IN": str(rows)}
+    assert summary_of(batchgen("run", "--out", out, **given))["completion_tokens"] == 60
+    longer = batchgen("run", "--out", out, "--max-tokens", 4, "--overwrite", **given)
+    assert summary_of(longer)["completion_tokens"] == 80
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        (["run", "--max-token", "3"], 2, "--max-tokens"),
+        (["run", "--in", "IN"], 2, "--out"),
+        (["rum"], 2, "run"),
+        (["run", "--in", "IN", "--out", "OUT", "--max-tokens", "0"], 2, "--max-tokens"),
+        (["run", "--in", "IN", "--out", "OUT", "--max-failures", "many"], 2, "max-failures"),
+        (["run", "--in", "IN", "--out", "OUT", "--model", "./no/such/model"], 2, "no/such/model"),
+        (["run", "--in", "no.jsonl", "--out", "OUT", "--engine", "echo"], 66, "no.jsonl"),
+        (["run", "--in", "IN", "--out", "IN", "--engine", "echo"], 73, "in.jsonl"),
+        (["run", "--in", "IN", "--out", "/proc/x/o.parquet", "--engine", "echo"], 73, "/proc/x"),
+        (["run", "--in", "BAD", "--out", "OUT", "--engine", "echo"], 3, "invalid_json"),
+    ],
+)
+def test_a_mistake_has_its_exit_code_and_is_named(
+    tmp_path: Path, rows: Path, args: list[str], code: int, told: str
+) -> None:
+    bad = write_rows(tmp_path / "bad.jsonl", ["{"])
+    names = {"IN": str(rows), "OUT": str(tmp_path / "out.parquet"), "BAD": str(bad)}
+    result = batchgen(*[names.get(arg, arg) for arg in args])
+    assert result.returncode == code, result.stderr
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_another_jobs_output_is_refused_with_the_field_named(tmp_path: Path, rows: Path) -> None:
+    args = ["run", "-i", rows, "-o", tmp_path / "out.parquet", "--engine", "echo"]
+    assert batchgen(*args, "--temperature", 0.7).returncode == 0
+    result = batchgen(*args, "--temperature", 0.9)
+    assert result.returncode == 4
+    assert "sampling.temperature: 0.7 -> 0.9" in result.stderr
+    assert "next: " in result.stderr
+
+
+def test_an_output_held_by_another_run_is_5_or_skipped(tmp_path: Path, rows: Path) -> None:
+    args = ["run", "-i", rows, "-o", tmp_path / "out.parquet", "--engine", "echo"]
+    slow = environment(BATCHGEN_FAULT="slow:at=engine.step,seconds=30")
+    first = subprocess.Popen(
+        batchgen_command(*args), env=slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        lock = tmp_path / "out.parquet.ckpt" / "owners"
+        while not (lock.is_dir() and any(lock.glob("*.json"))):
+            assert first.poll() is None
+        held = batchgen(*args)
+        assert (held.returncode, "being written" in held.stderr) == (5, True)
+        assert batchgen(*args, "--lock", "skip", "-q").returncode == 0
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
+    for args in (["--help"], ["run", "--help"], ["run", "--help-all"], ["--version"]):
+        heavy = {"torch", "pyarrow", "transformers", "datasets", "numpy", "tqdm"}
+        assert not loaded_modules(*args) & heavy, args
+
+
+def test_a_finished_run_is_a_no_op_without_torch(tmp_path: Path, rows: Path) -> None:
+    args = ["run", "-i", rows, "-o", tmp_path / "out.parquet", "--engine", "echo"]
+    assert batchgen(*args).returncode == 0
+    assert not loaded_modules(*args) & {"torch", "transformers"}
+
+
+def test_the_short_help_fits_one_screen_and_the_long_one_has_every_flag() -> None:
+    short, long = (batchgen("run", flag).stdout for flag in ("--help", "--help-all"))
+    assert "--in" in short
+    assert "--max-tokens" in short
+    assert len(short.splitlines()) <= 60
+    for name in ("--gpu-memory-utilization", "--checkpoint-every", "--stop-token-ids", "--grace"):
+        assert name not in short
+        assert name in long
+    assert "BATCHGEN_MAX_TOKENS" in long
+
+
+def test_a_reader_that_leaves_early_ends_the_command_quietly() -> None:
+    command = f"'{sys.executable}' -m batchgen run --help-all | head -n 1"
+    result = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_failed_run_still_prints_its_summary(tmp_path: Path) -> None:
+    whole = write_rows(tmp_path / "in.jsonl", prompts(40_000))
+    compressed = tmp_path / "in.jsonl.gz"
+    compressed.write_bytes(gzip.compress(whole.read_bytes())[:-2000])
+    result = batchgen("run", "-i", compressed, "-o", tmp_path / "out.parquet", "--engine", "echo")
+    assert result.returncode == 66, result.stderr
+    assert json.loads(result.stdout)["exit_code"] == 66
+    assert json.loads(result.stdout)["computed"] > 0
+    assert not (tmp_path / "out.parquet").exists()

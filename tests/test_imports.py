@@ -1,0 +1,102 @@
+"""Imports point one way: cli -> job -> engine -> engine.attention -> engine.kernels; what must be light is light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from echo_runs import environment
+
+PACKAGE = Path(__file__).parents[1] / "batchgen"
+LAYERS = [
+    "batchgen.engine.kernels",
+    "batchgen.engine.attention",
+    "batchgen.engine",
+    "batchgen.job",
+    "batchgen.report",
+    "batchgen.cli",
+]
+STDLIB_ONLY = [
+    "errors.py", "engine/request.py", "engine/config.py", "engine/draws.py", "engine/sequence.py",
+    "engine/block_manager.py", "engine/scheduler.py", "engine/echo.py", "job/spec.py",
+    "job/rows.py", "job/signals.py", "job/manifest.py",
+]  # fmt: skip
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> Iterator[tuple[str, bool]]:
+    """(module, whether it is imported as the file is): type-checking imports left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    yield from _imports(tree, top=True)
+
+
+def _imports(node: ast.AST, top: bool) -> Iterator[tuple[str, bool]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, top) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.level == 0 and child.module:
+            yield child.module, top
+        inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from _imports(child, top and not inside)
+
+
+def layer(module: str) -> int | None:
+    """How high a module stands; None for what stands beside the layers (errors)."""
+    for height, name in enumerate(LAYERS):
+        if module == name or module.startswith(name + "."):
+            return height
+    return None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_no_module_imports_from_a_layer_above(path: Path) -> None:
+    own = layer(module_name(path))
+    if own is None:
+        return
+    above = [name for name, _ in imported(path) if (layer(name) or 0) > own]
+    assert not above, f"{path.name} imports {above}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "job").glob("*.py")), ids=lambda path: path.name)
+def test_the_job_half_never_imports_torch(path: Path) -> None:
+    heavy = {name.split(".")[0] for name, _ in imported(path)} & {"torch", "triton"}
+    assert not heavy
+    at_once = {name.split(".")[0] for name, top in imported(path) if top}
+    assert not at_once & {"transformers", "datasets"}
+
+
+@pytest.mark.parametrize("name", STDLIB_ONLY)
+def test_the_core_of_each_half_is_standard_library_only(name: str) -> None:
+    foreign = {
+        module
+        for module, _ in imported(PACKAGE / name)
+        if module.split(".")[0] not in sys.stdlib_module_names | {"batchgen"}
+    }
+    assert not foreign
+
+
+def test_importing_batchgen_imports_nothing_heavy() -> None:
+    code = "import batchgen, sys; print(' '.join(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert not set(result.stdout.split()) & {"torch", "pyarrow", "transformers", "click", "numpy"}
+
+
+def test_every_public_name_can_be_imported() -> None:
+    import batchgen
+
+    assert sorted(batchgen.__all__) == batchgen.__all__
+    for name in batchgen.__all__:
+        assert getattr(batchgen, name) is not None

@@ -1,0 +1,92 @@
+"""Signals: the first stops a run politely, the second at once; both leave it resumable."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from echo_runs import batchgen, batchgen_command, environment, prompts, stable, write_rows
+
+SLOW = "slow:at=engine.step,seconds=0.02,rows=2"
+STUCK = "slow:at=engine.step,seconds=60"
+
+
+def start(source: Path, out: Path, fault: str) -> subprocess.Popen[str]:
+    """A run that has begun to work: its engine is there and rows are under way."""
+    process = subprocess.Popen(
+        batchgen_command("run", "-i", source, "-o", out, "--engine", "echo"),
+        env=environment(BATCHGEN_FAULT=fault),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = Path(f"{out}.ckpt")
+    while not any(path.stat().st_size for path in folder.glob("begun-*.log")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    return process
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "in.jsonl", prompts(200))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"])
+def test_the_first_signal_saves_what_is_finished_and_ends_in_75(
+    tmp_path: Path, source: Path, name: str
+) -> None:
+    out = tmp_path / "out.parquet"
+    process = start(source, out, SLOW)
+    time.sleep(0.2)
+    process.send_signal(getattr(signal, name))
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 75, stderr
+    assert name in stderr
+    assert "again to continue" in stderr
+    assert '"exit_code": 75' in stdout
+    assert not out.exists()
+    done = int(stdout.split('"rows": ')[1].split(",")[0])
+    assert 0 < done < 200
+    again = batchgen("run", "-i", source, "-o", out, "--engine", "echo")
+    assert f'"reused": {done}' in again.stdout
+    whole = tmp_path / "whole.parquet"
+    batchgen("run", "-i", source, "-o", whole, "--engine", "echo")
+    assert stable(out).equals(stable(whole))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_the_second_signal_ends_at_once(tmp_path: Path, source: Path, name: str) -> None:
+    out = tmp_path / "out.parquet"
+    process = start(source, out, STUCK)
+    number = getattr(signal, name)
+    process.send_signal(number)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(number)
+    process.communicate(timeout=5)
+    assert process.returncode == 128 + number
+    assert batchgen("run", "-i", source, "-o", out, "--engine", "echo").returncode == 0
+
+
+def test_a_signal_while_the_model_loads_ends_the_run_without_waiting_for_it(
+    tmp_path: Path, source: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    process = subprocess.Popen(
+        batchgen_command("run", "-i", source, "-o", out, "--engine", "echo"),
+        env=environment(BATCHGEN_FAULT="slow:at=engine.load,seconds=60"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "out.parquet.ckpt" / "manifest.json").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 75, stderr
