@@ -37,6 +37,7 @@ def _sample(sequences: list[Sequence], logits: torch.Tensor) -> SampledTokens:
     step = ScheduledStep()
     for slot, sequence in enumerate(sequences):
         sequence.slot = slot
+        sequence.num_computed_tokens = sequence.num_pending = 0  # may have been sampled before
         step.admitted.append(sequence)
         step.add(sequence, sequence.num_uncomputed_tokens)
     table = SamplingTable(len(sequences), logits.shape[1], CPU)

@@ -43,9 +43,9 @@ class BlockManager:
 
         Raises RuntimeError when there are too few: the scheduler asks before it appends.
         """
-        needed = self.num_blocks_needed(block_table, num_tokens)
-        if not needed:
+        if num_tokens <= len(block_table) * self.block_size:
             return []
+        needed = self.num_blocks_needed(block_table, num_tokens)
         if needed > len(self._free):
             raise RuntimeError(
                 f"{needed} blocks needed, {len(self._free)} of {self.num_blocks} free"

@@ -111,9 +111,10 @@ class Scheduler:
         for sequence in list(self.running):
             if self._is_full(step) or sequence.status is not SequenceStatus.RUNNING:
                 break  # not running any more: preempted in this pass, as is every newer one
-            num_tokens = min(sequence.num_uncomputed_tokens, self._budget_left(step))
+            num_tokens = sequence.num_uncomputed_tokens
             if not num_tokens:
                 continue
+            num_tokens = min(num_tokens, self.max_num_batched_tokens - step.total_tokens)
             if self._make_room(sequence, num_tokens, step):
                 self._launch(sequence, num_tokens, step)
             else:
@@ -130,7 +131,8 @@ class Scheduler:
             sequence.slot = self._free_slots.pop()
             self.running[sequence] = None
             step.admitted.append(sequence)
-            num_tokens = min(sequence.num_uncomputed_tokens, self._budget_left(step))
+            budget_left = self.max_num_batched_tokens - step.total_tokens
+            num_tokens = min(sequence.num_uncomputed_tokens, budget_left)
             self._launch(sequence, num_tokens, step)
 
     def _launch(self, sequence: Sequence, num_tokens: int, step: ScheduledStep) -> None:
@@ -140,7 +142,6 @@ class Scheduler:
             first = len(sequence.block_table) - len(blocks)
             step.block_updates.append(BlockUpdate(sequence.slot, first, blocks))
         step.add(sequence, num_tokens)
-        sequence.advance(num_tokens)
         if sequence.is_complete:  # its last token is on its way
             del self.running[sequence]
             self.draining.add(sequence)
@@ -149,6 +150,8 @@ class Scheduler:
         """Preempt newest first until the tokens have blocks; False: not in this step."""
         manager = self.block_manager
         end = sequence.num_computed_tokens + num_tokens
+        if end <= len(sequence.block_table) * manager.block_size:
+            return True
         needed = manager.num_blocks_needed(sequence.block_table, end)
         while needed > manager.num_free:
             if needed <= manager.num_free + self.num_draining_blocks:
@@ -191,10 +194,9 @@ class Scheduler:
             sequence.slot = -1
 
     def _is_full(self, step: ScheduledStep) -> bool:
-        return len(step) >= self.max_num_seqs or self._budget_left(step) <= 0
-
-    def _budget_left(self, step: ScheduledStep) -> int:
-        return self.max_num_batched_tokens - step.total_tokens
+        return (
+            len(step.slots) >= self.max_num_seqs or step.total_tokens >= self.max_num_batched_tokens
+        )
 
     @staticmethod
     def _deliver(sequence: Sequence, output: StepOutput, j: int) -> bool:

@@ -95,11 +95,14 @@ class Sequence:
         """Whether it has ended, well or not."""
         return self.status is SequenceStatus.FINISHED
 
-    def advance(self, num_tokens: int) -> None:
-        """A step with `num_tokens` of it is launched."""
-        self.num_pending += num_tokens == self.num_uncomputed_tokens
+    def advance(self, num_tokens: int) -> bool:
+        """A step with `num_tokens` of it is launched; whether it samples a token."""
         self.num_computed_tokens += num_tokens
         self.num_in_flight += 1
+        if self.num_computed_tokens < len(self.token_ids) + self.num_pending:
+            return False
+        self.num_pending += 1
+        return True
 
     def deliver(self, token: int, logprob: float | None = None) -> None:
         """The token of a launched step is known; finishes the sequence where it ends there."""

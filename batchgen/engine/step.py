@@ -56,14 +56,16 @@ class ScheduledStep:
         return len(self.sequences)
 
     def add(self, sequence: Sequence, num_tokens: int) -> None:
-        """Append a row; the sequence has not advanced yet."""
-        if sequence.num_uncomputed_tokens == num_tokens:
+        """Append a row and advance the sequence by it."""
+        start = sequence.num_computed_tokens
+        if sequence.advance(num_tokens):
             self.sampled.append(len(self.sequences))
-            self.output_positions.append(sequence.num_tokens - sequence.num_prompt_tokens)
+            end = start + num_tokens  # all that is known or pending
+            self.output_positions.append(end - sequence.num_prompt_tokens)
         self.sequences.append(sequence)
         self.slots.append(sequence.slot)
         self.num_tokens.append(num_tokens)
-        self.starts.append(sequence.num_computed_tokens)
+        self.starts.append(start)
         self.total_tokens += num_tokens
 
     def split(self) -> Iterator[ScheduledStep]:
