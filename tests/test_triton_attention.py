@@ -132,19 +132,21 @@ def ragged(seed: int, most: int = 12) -> tuple[tuple[int, int], ...]:
 def wide(shape: str, feature: str, dtype: torch.dtype, seed: int) -> Case:
     heads, kv_heads, dim, v_dim = SHAPES[shape]
     spec = AttentionSpec(0, heads, kv_heads, dim, v_dim, dim**-0.5, **FEATURES[feature])
-    block_size = (16, 32, 64, 128)[seed % 4]
+    block_size = (16, 32, 64, 128)[len(shape + feature) % 4]
     return Case(ragged(seed), spec, dtype, block_size, seed % 3, seed % 5, seed)
 
 
 @pytest.mark.cuda
 @on_gpu
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("feature", FEATURES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_and_feature_agrees_on_a_gpu(
     shape: str, feature: str, dtype: torch.dtype
 ) -> None:
-    for seed in range(2):
+    if dtype != torch.bfloat16 and feature not in ("plain", "all"):
+        pytest.skip("features are covered in bfloat16")
+    for seed in range(4):
         check(wide(shape, feature, dtype, seed + 7 * len(shape) + len(feature)))
 
 

@@ -33,10 +33,10 @@ class Tile:
 
 def decode_tile(spec: AttentionSpec, dtype: torch.dtype) -> Tile:
     """For sequences whose rows fit one small tile: bound by reading the cache."""
-    rows = max(16, min(64, triton.next_power_of_2(spec.num_heads // spec.num_kv_heads)))
     width = triton.next_power_of_2(max(spec.head_dim, spec.v_head_dim))
     if dtype == torch.float32:
-        return Tile(rows, 32, 4, 2, 4)
+        return Tile(16, 32, 4, 2, 4)
+    rows = max(16, min(64, triton.next_power_of_2(spec.num_heads // spec.num_kv_heads)))
     if width >= 256:
         return Tile(rows, 32, 4, 3, 4)
     return Tile(rows, 64, 4, 3, 4)
@@ -46,7 +46,7 @@ def chunk_tile(spec: AttentionSpec, dtype: torch.dtype) -> Tile:
     """For sequences with many query tokens: bound by the tensor cores."""
     width = triton.next_power_of_2(max(spec.head_dim, spec.v_head_dim))
     if dtype == torch.float32:
-        return Tile(32, 32, 4, 1, 2, one_loop=False)
+        return Tile(32 if width <= 128 else 16, 32, 4, 1, 2)
     if width >= 256:
-        return Tile(64, 32, 4, 2, 1, one_loop=False)
+        return Tile(64, 64, 8, 2, 1, one_loop=False)
     return Tile(128, 64, 8, 3, 1, one_loop=False)
