@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def _load_module(config: EngineConfig) -> Any:
 
 def _load_folder(path: Path, dtype: torch.dtype | str, config: EngineConfig) -> Any:
     own = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    _check_config(own)
     if config.load_format == "dummy":
         return _random_weights(own, dtype, config)
     load: Any = AutoModelForCausalLM.from_pretrained
@@ -136,16 +138,23 @@ def _random_weights(own: Any, dtype: torch.dtype | str, config: EngineConfig) ->
 
 def _check_decoder(module: nn.Module, model_type: str) -> None:
     """Refuse by name what no packed row can serve, before anything runs."""
-    config: Any = module.config
-    if getattr(config, "is_encoder_decoder", False):
-        what = "it is an encoder-decoder"
-    elif getattr(module, "_is_stateful", False):
-        what = "it keeps state outside attention (recurrent, convolutional or linear layers)"
-    elif not module.can_generate():  # type: ignore[operator]
-        what = "it is not a causal language model"
-    else:
-        return
-    raise ModelRefusedError(
+    _check_config(module.config)
+    if getattr(module, "_is_stateful", False):
+        raise _refused(model_type, "it keeps state outside attention (recurrent or convolutional)")
+    if any(type(part).__name__.endswith("Indexer") for part in module.modules()):
+        raise _refused(model_type, "its sparse attention picks keys by a key cache of its own")
+    if "position_ids" not in inspect.signature(module.forward).parameters:
+        raise _refused(model_type, "its forward takes no position_ids")
+
+
+def _check_config(config: Any) -> None:
+    """Refuse encoder-decoders, also where transformers would load the decoder alone."""
+    if config.is_encoder_decoder or type(config)().is_encoder_decoder:
+        raise _refused(config.model_type, "it is an encoder-decoder")
+
+
+def _refused(model_type: str, what: str) -> ModelRefusedError:
+    return ModelRefusedError(
         f"model type {model_type!r} cannot be served: {what}",
         "batchgen serves decoder-only models whose only state is attention's KV cache",
     )

@@ -31,8 +31,9 @@ STEPS = (
     ((0, 22, 23), (1, 10, 11)),
 )
 """Per step, the pieces it packs: (sequence, first token, end)."""
-SHRUNK = {"sliding_window": 5, "index_topk": 3}
-"""Thresholds of a config that the proof's few tokens must cross, and what they become."""
+SMALL = 5
+"""What the thresholds of a config become that the proof's few tokens must cross: sliding windows,
+and the position from which on a query scale grows."""
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 """Largest relative error of a row of logits (L2)."""
 
@@ -109,15 +110,31 @@ def prove(
 def shrink(module: nn.Module) -> bool:
     """Lower the thresholds of a clone's config and modules; whether there were any."""
     configs = {id(c): c for c in map(_config_of, module.modules()) if c is not None}
-    shrunk = False
-    for name, small in SHRUNK.items():
-        holders: list[Any] = [*configs.values(), *module.modules()]
-        for holder in holders:
-            value = getattr(holder, name, None)
-            if isinstance(value, int) and not isinstance(value, bool) and value > small:
-                setattr(holder, name, small)
-                shrunk = True
-    return shrunk
+    holders: list[Any] = [*configs.values(), *module.modules()]
+    shrunk = [_shrink_window(holder) for holder in holders]
+    shrunk += [
+        _shrink_rope(getattr(config, "rope_parameters", None)) for config in configs.values()
+    ]
+    return any(shrunk)
+
+
+def _shrink_window(holder: Any) -> bool:
+    value = getattr(holder, "sliding_window", None)
+    if isinstance(value, bool) or not isinstance(value, int) or value <= SMALL:
+        return False
+    holder.sliding_window = SMALL
+    return True
+
+
+def _shrink_rope(rope: Any) -> bool:
+    """The length that Llama 4's kind of query scale starts from; RoPE itself is set up already."""
+    if not isinstance(rope, dict):
+        return False
+    if "llama_4_scaling_beta" not in rope:
+        layers = [_shrink_rope(value) for value in rope.values()]
+        return any(layers)
+    rope["original_max_position_embeddings"] = SMALL
+    return True
 
 
 def _config_of(part: nn.Module) -> Any:
@@ -129,9 +146,8 @@ def _rediscover(
 ) -> Discovery:
     """The shrunk clone's own attention: windows where the model has them, and nowhere else."""
     again = discover(subject, model_type, vocab_size)
-    small = SHRUNK["sliding_window"]
     for before, after in zip(found.specs, again.specs, strict=True):
-        expected = None if before.sliding_window is None else min(before.sliding_window, small)
+        expected = None if before.sliding_window is None else min(before.sliding_window, SMALL)
         if after.sliding_window != expected:
             raise _refused(
                 model_type,
