@@ -12,7 +12,7 @@ _MAX_TOKEN_ID = 2**31 - 1
 
 
 def read_messages(value: Any) -> list[dict[str, Any]]:
-    """A conversation in OpenAI's form, its text parts joined by newlines into one string.
+    """A conversation in OpenAI's form; content is a string or a list of text parts.
 
     RowError: INVALID_ROW for another shape or a part that is no text, EMPTY_PROMPT for no message.
     """
@@ -20,7 +20,9 @@ def read_messages(value: Any) -> list[dict[str, Any]]:
         raise _invalid("messages must be a list of objects with role and content")
     if not value:
         raise RowError(ErrorCode.EMPTY_PROMPT, "messages is an empty list")
-    return [_read_message(message, number) for number, message in enumerate(value)]
+    for number, message in enumerate(value):
+        _check_message(message, f"messages[{number}]")
+    return value
 
 
 def read_token_ids(value: Any) -> list[int]:
@@ -36,8 +38,7 @@ def read_token_ids(value: Any) -> list[int]:
     return value
 
 
-def _read_message(message: Any, number: int) -> dict[str, Any]:
-    where = f"messages[{number}]"
+def _check_message(message: Any, where: str) -> None:
     if not isinstance(message, dict):
         raise _invalid(f"{where} must be an object with role and content")
     role = message.get("role")
@@ -45,16 +46,15 @@ def _read_message(message: Any, number: int) -> dict[str, Any]:
         raise _invalid(f"{where}.role must be a non-empty string")
     content = message.get("content")
     if isinstance(content, str) or (content is None and message.get("tool_calls")):
-        return message
+        return
     if not isinstance(content, list):
         raise _invalid(f"{where}.content must be a string or a list of text parts")
-    return {**message, "content": "\n".join(_text_part(part, where) for part in content)}
+    if not all(map(_is_text_part, content)):
+        raise _invalid(f"{where}.content may hold text parts only")
 
 
-def _text_part(part: Any, where: str) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    raise _invalid(f"{where}.content may hold text parts only")
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and type(part.get("text")) is str
 
 
 def _invalid(reason: str) -> RowError:

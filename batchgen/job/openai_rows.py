@@ -30,9 +30,9 @@ def body_as_row(
 ) -> dict[str, Any]:
     """`{"messages" or "prompt": ..., "params": {...}}` of an OpenAI row.
 
-    RowError: UNSUPPORTED_URL, MODEL_MISMATCH, INVALID_ROW for another method or a body that is no
-    object, INVALID_PARAM for `stream: true` and for a list of prompts. Without served names any
-    model is accepted.
+    RowError: UNSUPPORTED_URL, MODEL_MISMATCH, MISSING_PROMPT, INVALID_ROW for another method or a
+    body that is no object, INVALID_PARAM for `stream: true` and for a list of prompts. Without
+    served names any model is accepted.
     """
     content = _content_key(raw)
     body = raw["body"]
@@ -42,11 +42,13 @@ def body_as_row(
         _check_model(body.get("model"), served_model_names)
     if body.get("stream"):
         raise RowError(ErrorCode.INVALID_PARAM, "stream must be false: a batch has no stream")
+    if body.get(content) is None:
+        raise RowError(ErrorCode.MISSING_PROMPT, f"body has no {content}, which {raw['url']} needs")
     if content == "prompt" and isinstance(body.get("prompt"), list):
         text = "prompt must be one string: write a row for each prompt"
         raise RowError(ErrorCode.INVALID_PARAM, text)
     params = {k: v for k, v in body.items() if k != content and k not in _IGNORED}
-    return {content: body.get(content), "params": params}
+    return {content: body[content], "params": params}
 
 
 def _content_key(raw: Mapping[str, Any]) -> str:

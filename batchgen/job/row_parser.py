@@ -20,6 +20,7 @@ from batchgen.job.params import PARAMETER_NAMES, UNSUPPORTED_NAMES, apply, read_
 from batchgen.job.rows import InputRow
 from batchgen.job.shown import shown
 from batchgen.job.spec import InputSpec
+from batchgen.job.template import as_messages, with_system
 
 __all__ = ["RowParser"]
 
@@ -50,13 +51,18 @@ class RowParser:
         """
         row = InputRow(index, origin, params=self._base)
         problem = None
-        if typed is None and not raw.keys() <= self._plain:
+        plain = raw.keys() <= self._plain
+        if typed is None and not plain:
             row.kept, problem = self._kept.read(self.extras(raw))
         elif typed:
             row.kept = self._kept.read_typed(raw, typed)
         try:
             row.id = self._read_id(raw)
-            self._fill(row, raw)
+            if plain:
+                self._fill_content(row, raw, self.content_columns)
+                self._make_chat(row)
+            else:
+                self._fill(row, raw)
             if problem:
                 raise RowError(ErrorCode.INVALID_ROW, problem)
         except RowError as error:
@@ -104,26 +110,22 @@ class RowParser:
         raise RowError(ErrorCode.INVALID_ROW, text)
 
     def _fill(self, row: InputRow, raw: Mapping[str, Any]) -> None:
-        if raw.keys() <= self._plain:
-            self._fill_content(row, raw)
-            self._make_chat(row)
-            return
         if is_openai_row(raw):
             body = body_as_row(raw, self._spec.served_model_names, self._spec.ignore_model)
             self._fill_content(row, body, ("prompt", "messages", TOKEN_IDS))
             self._add_system(row)
             row.params = apply(self._base, read_params(body["params"]))
             return
-        self._fill_content(row, raw)
+        self._fill_content(row, raw, self.content_columns)
         self._make_chat(row)
         own = self._own_params(raw)
         if own:
             row.params = apply(self._base, read_params(own))
 
     def _fill_content(
-        self, row: InputRow, raw: Mapping[str, Any], columns: tuple[str, str, str] | None = None
+        self, row: InputRow, raw: Mapping[str, Any], columns: tuple[str, str, str]
     ) -> None:
-        prompt_column, messages_column, ids_column = columns or self.content_columns
+        prompt_column, messages_column, ids_column = columns
         prompt, messages = raw.get(prompt_column), raw.get(messages_column)
         token_ids = raw.get(ids_column)
         given = (prompt is not None) + (messages is not None) + (token_ids is not None)
@@ -142,16 +144,14 @@ class RowParser:
     def _make_chat(self, row: InputRow) -> None:
         """`--as-chat`: a plain prompt becomes a user message."""
         if self._spec.as_chat and row.prompt is not None:
-            row.messages = [{"role": "user", "content": row.prompt}]
+            row.messages = as_messages(row.prompt, self._spec.system)
             row.prompt = None
         self._add_system(row)
 
     def _add_system(self, row: InputRow) -> None:
         """`--system`: put before conversations that do not begin with such a message."""
-        if self._spec.system is None or row.messages is None:
-            return
-        if row.messages[0]["role"] not in ("system", "developer"):
-            row.messages = [{"role": "system", "content": self._spec.system}, *row.messages]
+        if self._spec.system is not None and row.messages is not None:
+            row.messages = with_system(row.messages, self._spec.system)
 
     def _own_params(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters at the top level and in `params`; the same one in both must agree."""

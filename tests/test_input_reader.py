@@ -1,0 +1,215 @@
+"""The reader: rows in order, duplicates, shards, resume and the digest that guards it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchgen.errors import ErrorCode, FingerprintMismatchError
+from batchgen.job.reader import Reader
+from batchgen.job.spec import InputSpec
+
+ROWS = [{"id": f"r{n}", "prompt": f"prompt {n}", "n_th": n} for n in range(40)]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def digest_after(path: str, count: int, **spec: Any) -> str:
+    reader = Reader(InputSpec((path,), **spec))
+    for row in reader:
+        if row.index == count - 1:
+            return reader.digest()
+    raise AssertionError("too short")
+
+
+def test_rows_of_all_sources_have_one_index_and_their_own_origin(tmp_path: Path) -> None:
+    one = write(tmp_path / "1.jsonl", ROWS[:2])
+    two = str(tmp_path / "2.parquet")
+    pq.write_table(pa.Table.from_pylist(ROWS[2:5]), two)
+    reader = Reader(InputSpec((one, two)), flags={"n": 3})
+    rows = list(reader)
+    assert [row.index for row in rows] == [0, 1, 2, 3, 4]
+    assert [row.origin for row in rows] == [
+        f"{one}:1",
+        f"{one}:2",
+        *(f"{two}:{n}" for n in (1, 2, 3)),
+    ]
+    assert reader.rows_read == 5
+    assert all(row.params.n == 3 for row in rows)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 5, 99])
+def test_limit_counts_over_all_sources(tmp_path: Path, limit: int) -> None:
+    one, two = write(tmp_path / "1.jsonl", ROWS[:3]), write(tmp_path / "2.jsonl", ROWS[3:6])
+    reader = Reader(InputSpec((one, two), limit=limit))
+    assert len(list(reader)) == min(limit, 6) == reader.rows_read
+
+
+def test_bad_lines_stand_in_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"prompt": "a"}\n\n{oops\n\xff\n[]\n{"prompt": "b"}')
+    rows = list(Reader(InputSpec((str(path),))))
+    assert [(row.index, row.origin[-2:], row.error and row.error.code) for row in rows] == [
+        (0, ":1", None),
+        (1, ":3", ErrorCode.INVALID_JSON),
+        (2, ":4", ErrorCode.INVALID_JSON),
+        (3, ":5", ErrorCode.INVALID_ROW),
+        (4, ":6", None),
+    ]
+
+
+def test_the_first_of_equal_ids_is_served_and_later_ones_say_so(tmp_path: Path) -> None:
+    ids: list[Any] = ["a", 1, "1", None, None, "", "3", "a", "#3"]
+    rows = [{"id": id, "prompt": "p"} for id in ids]
+    read = list(Reader(InputSpec((write(tmp_path / "a.jsonl", rows),))))
+    bad = [row.index for row in read if row.error]
+    assert bad == [2, 7]
+    assert all(row.error and row.error.code is ErrorCode.DUPLICATE_ID for row in (read[2], read[7]))
+    assert read[7].id == "a"
+    assert len({row.row_key for row in read if not row.error}) == 7
+
+
+def test_an_id_is_taken_by_a_bad_row_too(tmp_path: Path) -> None:
+    rows = [{"id": "a"}, {"id": "a", "prompt": "p"}]
+    read = list(Reader(InputSpec((write(tmp_path / "a.jsonl", rows),))))
+    assert [row.error and row.error.code for row in read] == [
+        ErrorCode.MISSING_PROMPT,
+        ErrorCode.DUPLICATE_ID,
+    ]
+
+
+def test_done_rows_are_left_out_and_still_count(tmp_path: Path) -> None:
+    rows = [*ROWS[:10], {"id": "r1", "prompt": "again"}, {"id": "new", "prompt": "x", "late": 1}]
+    path = write(tmp_path / "a.jsonl", rows)
+    whole = Reader(InputSpec((path,)))
+    assert len(list(whole)) == 12
+    reader = Reader(InputSpec((path,)))
+    reader.skip_hint(lambda index: index < 5 or index == 11)
+    left = [(row.index, row.error and row.error.code) for row in reader]
+    assert left == [*((n, None) for n in range(5, 10)), (10, ErrorCode.DUPLICATE_ID)]
+    assert (reader.rows_read, reader.digest()) == (12, whole.digest())
+    assert reader.kept_schema == whole.kept_schema
+
+
+@pytest.mark.parametrize("n", [1, 3, 7])
+def test_shards_part_the_rows_and_agree_on_duplicates(tmp_path: Path, n: int) -> None:
+    path = write(tmp_path / "a.jsonl", [*ROWS, ROWS[3], {"prompt": "no id"}, ROWS[0]])
+    whole = {row.index: row.error and row.error.code for row in Reader(InputSpec((path,)))}
+    parts: dict[int, Any] = {}
+    for i in range(n):
+        for row in Reader(InputSpec((path,)), shard=(i, n)):
+            assert row.index not in parts
+            parts[row.index] = row.error and row.error.code
+    assert dict(sorted(parts.items())) == whole
+
+
+def test_the_digest_follows_content_and_not_name_newline_or_what_comes_later(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.jsonl"
+    write(path, ROWS)
+    digest = digest_after(str(path), 20)
+    text = path.read_text()
+    for name, data in (
+        ("renamed.jsonl", text),
+        ("crlf.jsonl", text.replace("\n", "\r\n")),
+        ("blank.jsonl", "\ufeff\n" + text.replace("\n", "\n\n")),
+        ("cut.jsonl", "\n".join(text.splitlines()[:20])),
+        ("grown.jsonl", text + "{}\n"),
+    ):
+        other = tmp_path / name
+        other.write_text(data, newline="")
+        assert digest_after(str(other), 20) == digest
+        Reader(InputSpec((str(other),))).verify(20, digest)
+
+
+def parquet(path: Path, rows: list[dict[str, Any]]) -> str:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("make", [write, parquet])
+def test_a_changed_or_shrunk_input_is_refused_with_where(tmp_path: Path, make: Any) -> None:
+    path = tmp_path / ("a.jsonl" if make is write else "a.parquet")
+    make(path, ROWS)
+    digest = digest_after(str(path), 20)
+    Reader(InputSpec((str(path),))).verify(20, digest)
+    Reader(InputSpec((str(path),))).verify(0, Reader(InputSpec((str(path),))).digest())
+    changes = {
+        "changed": [*ROWS[:5], {**ROWS[5], "prompt": "prompt X"}, *ROWS[6:]],
+        "swapped": [ROWS[1], ROWS[0], *ROWS[2:]],
+        "rows left": ROWS[:19],
+    }
+    for rows in changes.values():
+        make(path, rows)
+        with pytest.raises(FingerprintMismatchError, match=path.name) as caught:
+            Reader(InputSpec((str(path),))).verify(20, digest)
+        assert caught.value.exit_code == 4
+    make(path, [*ROWS[:20], {**ROWS[20], "prompt": "changed later"}])
+    Reader(InputSpec((str(path),))).verify(20, digest)
+
+
+def test_verifying_leaves_the_reader_as_it_was(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", ROWS)
+    reader = Reader(InputSpec((path,)))
+    reader.verify(10, digest_after(path, 10))
+    assert reader.rows_read == 0
+    assert len(list(reader)) == 40
+
+
+def test_extras_of_the_first_rows_are_settled_and_late_ones_come_with_their_row(
+    tmp_path: Path,
+) -> None:
+    rows = [{"prompt": "p", "a": 1}] * 1000 + [{"prompt": "p", "late": 2}]
+    reader = Reader(InputSpec((write(tmp_path / "a.jsonl", rows),)))
+    assert reader.kept_schema == [("a", pa.string())]
+    assert list(reader)[-1].kept == {"late": "2"}
+
+
+def test_the_sample_files_say_the_same(tmp_path: Path) -> None:
+    folder = Path(__file__).parent.parent / "sample_data"
+    lines, table = (
+        list(Reader(InputSpec((str(folder / f"prompts.{suffix}"),))))
+        for suffix in ("jsonl", "parquet")
+    )
+    assert len(lines) >= 60
+    for one, other in zip(lines, table, strict=True):
+        assert one.error is None
+        assert (one.id, one.prompt, one.params, one.kept) == (
+            other.id,
+            other.prompt,
+            other.params,
+            other.kept,
+        )
+    assert all(row.error is None for row in Reader(InputSpec((str(folder / "chat.jsonl"),))))
+
+
+def test_reading_any_source_imports_no_torch(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"prompt": ["a"]}).save_to_disk(str(tmp_path / "saved"))
+    one = write(tmp_path / "a.jsonl", ROWS)
+    two = parquet(tmp_path / "b.parquet", [{"prompt": "x"}])
+    code = (
+        "import sys; from batchgen.job.reader import Reader; from batchgen.job.spec import InputSpec;"
+        "n = len(list(Reader(InputSpec((sys.argv[1], sys.argv[2])))));"
+        "assert 'datasets' not in sys.modules;"
+        "n += len(list(Reader(InputSpec((sys.argv[3],)))));"
+        "print(n, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, one, two, str(tmp_path / "saved")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["42", "False", "False"]

@@ -1,0 +1,122 @@
+"""Inputs: every way to name them, in a settled order, and what is missing is said with a next step."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+import pytest
+
+from batchgen.errors import InputUnreadableError, OutputUnwritableError
+from batchgen.job.sources import SourceKind, find_sources
+
+ROW = b'{"prompt": "a"}\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    (data / "sub").mkdir(parents=True)
+    for name in ("b.jsonl", "a.ndjson", "c.jsonl.gz", "sub/d.jsonl", "note.txt", ".hidden.jsonl"):
+        (data / name).write_bytes(gzip.compress(ROW) if name.endswith("gz") else ROW)
+    return data
+
+
+def names(inputs: list[str], output: Path | None = None) -> list[str]:
+    return [source.path.name for source in find_sources(inputs, output)]
+
+
+def test_a_folder_gives_its_row_files_sorted_without_hidden_ones(folder: Path) -> None:
+    assert names([str(folder)]) == ["a.ndjson", "b.jsonl", "c.jsonl.gz"]
+
+
+def test_a_glob_is_sorted_and_may_look_into_subfolders(folder: Path) -> None:
+    assert names([f"{folder}/*.jsonl"]) == ["b.jsonl"]
+    assert names([f"{folder}/**/*.jsonl"]) == ["b.jsonl", "d.jsonl"]
+
+
+def test_arguments_keep_their_order(folder: Path) -> None:
+    assert names([f"{folder}/b.jsonl", f"{folder}/a.ndjson"]) == ["b.jsonl", "a.ndjson"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "a[1].jsonl").write_bytes(ROW)
+    assert names([str(tmp_path / "a[1].jsonl")]) == ["a[1].jsonl"]
+
+
+def test_the_output_is_left_out_of_a_folder_and_a_glob(folder: Path) -> None:
+    output = folder / "b.jsonl"
+    assert "b.jsonl" not in names([str(folder)], output)
+    assert names([f"{folder}/*"], output) == ["a.ndjson", "c.jsonl.gz", "note.txt"]
+
+
+@pytest.mark.parametrize("link", ["same", "symbolic", "hard", "spelling"])
+def test_an_input_that_is_the_output_is_refused_with_73(tmp_path: Path, link: str) -> None:
+    path, other = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    path.write_bytes(b"PAR1")
+    if link == "symbolic":
+        other.symlink_to(path)
+    elif link == "hard":
+        os.link(path, other)
+    else:
+        other = path if link == "same" else tmp_path / "x" / ".." / "a.parquet"
+        (tmp_path / "x").mkdir()
+    with pytest.raises(OutputUnwritableError) as caught:
+        find_sources([str(path)], other)
+    assert caught.value.exit_code == 73
+
+
+def test_kinds_are_told_by_magic_before_suffix(tmp_path: Path) -> None:
+    for name, data, kind in (
+        ("a.jsonl", ROW, SourceKind.JSONL),
+        ("b.jsonl", gzip.compress(ROW), SourceKind.JSONL_GZ),
+        ("c", b"\x28\xb5\x2f\xfd rest", SourceKind.JSONL_ZST),
+        ("d.bin", b"PAR1 rest", SourceKind.PARQUET),
+        ("e.parquet", b"not one", SourceKind.PARQUET),
+        ("f", ROW, SourceKind.JSONL),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert find_sources([str(tmp_path / name)])[0].kind is kind
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["nothing.jsonl", "*.jsonl", "empty", "no/such/folder/a.jsonl", "org/name.jsonl", "-", "pipe"],
+)
+def test_what_is_missing_is_named_with_a_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputUnreadableError) as caught:
+        find_sources([argument])
+    assert caught.value.exit_code == 66
+    assert argument in caught.value.message
+    assert caught.value.hint
+
+
+def test_hub_ids_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for argument, name in (
+        ("org/name", "org/name"),
+        ("org/name:config", "org/name:config"),
+        ("hf://datasets/org/name", "org/name"),
+        ("hf:squad", "squad"),
+    ):
+        (source,) = find_sources([argument])
+        assert (source.name, source.kind) == (name, SourceKind.HUB)
+    (tmp_path / "org").mkdir()
+    with pytest.raises(InputUnreadableError):
+        find_sources(["org/name"])
+
+
+def test_identity_changes_with_the_content_and_not_with_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(ROW)
+    before = find_sources([str(path)])[0].identity()
+    assert before["name"] == "a.jsonl"
+    assert before["size"] == len(ROW)
+    path.write_bytes(ROW + ROW)
+    assert find_sources([str(path)])[0].identity() != before

@@ -1,0 +1,97 @@
+"""`batchgen validate`: every bad row with its place, and an exit code that scripts can trust."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from batchgen.cli.validate import validate
+
+SAMPLES = Path(__file__).parent.parent / "sample_data"
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(validate, list(arguments))
+
+
+def test_a_good_file_exits_0() -> None:
+    for name in ("prompts.jsonl", "prompts.parquet", "chat.jsonl"):
+        result = call("--in", str(SAMPLES / name))
+        assert result.exit_code == 0, result.output
+        assert "0 bad" in result.stdout
+
+
+def test_every_bad_row_is_listed_with_line_id_code_and_message() -> None:
+    path = str(SAMPLES / "bad_rows.jsonl")
+    result = call("--in", path, "--served-model-name", "mine", "--json")
+    assert result.exit_code == 65
+    *rows, counts = map(json.loads, result.stdout.splitlines())
+    codes = {row["error_code"] for row in rows}
+    assert codes == {
+        "invalid_json",
+        "invalid_row",
+        "missing_prompt",
+        "empty_prompt",
+        "duplicate_id",
+        "unknown_param",
+        "invalid_param",
+        "model_mismatch",
+        "unsupported_url",
+    }
+    assert counts["bad"] == len(rows)
+    assert counts["rows"] == counts["good"] + counts["bad"] == 21
+    assert rows[0] == {
+        "origin": f"{path}:2",
+        "index": 1,
+        "id": "1",
+        "error_code": "invalid_json",
+        "error_message": "Expecting ',' delimiter at character 52",
+    }
+    text = call("--in", path, "--served-model-name", "mine").stdout.splitlines()
+    assert len(text) == len(rows) + 1
+    assert f'{path}:11: id "good-1": duplicate_id: ' in "\n".join(text)
+
+
+def test_a_bad_row_is_one_line_whatever_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "a\\nb\\u2028", "params": {"x\\ny": 1}, "prompt": "p"}\n')
+    assert len(call("--in", str(path)).stdout.split("\n")) == 3
+
+
+def test_thousands_of_bad_rows_are_all_listed(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("{oops\n" * 5000)
+    result = call("--in", str(path))
+    assert result.exit_code == 65
+    assert len(result.stdout.splitlines()) == 5001
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--in", "missing.jsonl"], 66), ([], 2), (["--in", "{}", "--x"], 2)]
+)
+def test_other_mistakes_have_their_own_exit_codes(arguments: list[str], code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "batchgen", "validate", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr
+
+
+def test_validating_imports_no_torch() -> None:
+    code = (
+        "import sys; from batchgen.__main__ import main;"
+        "code = main(['validate', '--in', sys.argv[1]]); print(code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(SAMPLES / "prompts.jsonl")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "0 False"
