@@ -75,7 +75,7 @@ def decide(layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool) -> F
         if manifest is not None:
             manifest.check_fingerprint(fingerprint, layout.out)
     except FingerprintMismatchError:
-        if overwrite:
+        if overwrite or _nothing_to_lose(layout):
             return Found(None)
         raise
     if manifest is not None and manifest.state == "running":
@@ -85,6 +85,12 @@ def decide(layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool) -> F
     if overwrite:
         return Found(None)
     return _finished_or_new(layout, manifest)
+
+
+def _nothing_to_lose(layout: Layout) -> bool:
+    """No finished row, no saved token, no output: an earlier run was refused or stopped at once."""
+    kept = list_parts(layout.parts) or any(layout.folder.glob("inflight-*.json"))
+    return not kept and not layout.target.exists()
 
 
 def discard_work(layout: Layout) -> None:
