@@ -26,6 +26,7 @@ DISCOVERY_NAME = "batchgen-discovery"
 RECORDER_ATTRIBUTE = "batchgen_recorder"
 SHAPE_ATTRIBUTE = "batchgen_shape"
 NUM_TOKENS = 5
+POISONED = 2
 PROBED_POSITIONS = 1 << 17
 """Windows are looked for up to here, or up to the model's own length if that is less."""
 
@@ -71,32 +72,55 @@ class _Recorder:
         spec = _spec(len(self.calls), call, mask.window)
         self.calls.append(CallSite(self.names[module], spec))
 
+    def check(self, logits: torch.Tensor) -> None:
+        """After the forward: there was attention, and the poisoned token kept to itself."""
+        if not self.calls:
+            raise _Refusal("its attention does not go through transformers' AttentionInterface")
+        clean = torch.isfinite(logits).all(dim=-1)
+        clean[POISONED] = True
+        if not clean.all():
+            raise _Refusal("it keeps state outside attention (recurrent or convolutional)")
+
 
 def discover(module: nn.Module, model_type: str, vocab_size: int) -> Discovery:
-    """Run the tiny forward. Raises ModelRefusedError for attention that cannot be paged exactly."""
+    """Run the tiny forward. Raises ModelRefusedError for attention that cannot be paged exactly,
+    and for state outside attention."""
     clone = clone_module(module)
     recorder = _Recorder({part: name for name, part in clone.named_modules()})
     for part in clone.modules():
         setattr(part, RECORDER_ATTRIBUTE, recorder)
     use_attention(clone, DISCOVERY_NAME)
-    device = next(module.parameters()).device
-    tokens = torch.arange(NUM_TOKENS, device=device)[None]  # [1, num_tokens]
     try:
-        clone(input_ids=tokens % vocab_size, position_ids=tokens, use_cache=False)
+        logits = _poisoned_forward(clone, vocab_size)
+        recorder.check(logits)
     except _Refusal as error:
-        raise ModelRefusedError(f"model type {model_type!r} cannot be served: {error}") from None
+        raise ModelRefusedError(
+            f"model type {model_type!r} cannot be served: {error}",
+            "use a decoder that is proven; README lists the model types",
+        ) from None
     except Exception as error:
         raise ModelRefusedError(
             f"model type {model_type!r} cannot be served: its forward failed on a packed row "
             f"({type(error).__name__}: {error})"
         ) from error
-    if not recorder.calls:
-        raise ModelRefusedError(
-            f"model type {model_type!r} cannot be served: its attention does not go through "
-            "transformers' AttentionInterface, or it has none",
-            "use a decoder whose attention does; README lists the model types that are proven",
-        )
     return Discovery(tuple(recorder.calls), min(recorder.exact_lengths, default=None))
+
+
+@torch.no_grad()
+def _poisoned_forward(clone: Any, vocab_size: int) -> torch.Tensor:  # [num_tokens, vocab_size]
+    """One forward with a token whose embedding is NaN: whatever carries it to another token,
+    however faintly, is state outside attention, since attention stays with its own token here."""
+
+    def poison(_: nn.Module, __: Any, embedded: torch.Tensor) -> torch.Tensor:
+        embedded = embedded.clone()
+        embedded[:, POISONED] = torch.nan
+        return embedded
+
+    clone.get_input_embeddings().register_forward_hook(poison)
+    tokens = torch.arange(NUM_TOKENS, device=next(clone.parameters()).device)[None]
+    output = clone(input_ids=tokens % vocab_size, position_ids=tokens, use_cache=False)
+    logits: torch.Tensor = output.logits[0]
+    return logits
 
 
 def clone_module(module: nn.Module) -> Any:
@@ -115,11 +139,12 @@ def _record(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Stands in for attention in the tiny forward; answers with zeros."""
+    """Stands in for attention in the tiny forward: every token sees itself alone."""
     call: dict[str, Any] = {"query": query, "key": key, "value": value, "mask": attention_mask}
     call |= {"scaling": scaling, "kwargs": kwargs}
     getattr(module, RECORDER_ATTRIBUTE).record(module, call)
-    return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
+    groups = query.shape[1] // value.shape[1]
+    return value.repeat_interleave(groups, dim=1).transpose(1, 2).contiguous(), None
 
 
 def _spec(index: int, call: dict[str, Any], window: int | None) -> AttentionSpec:
