@@ -1,4 +1,4 @@
-"""Imports point one way: cli -> job -> engine -> engine.attention -> engine.kernels; what must be light is light."""
+"""Imports point one way (cli, job, engine, attention, kernels), and what must be light is light."""
 
 from __future__ import annotations
 

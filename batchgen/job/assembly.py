@@ -36,16 +36,23 @@ class Assembly:
         self._spec, self._files = spec, files
         self._reader, self._ledger = reader, ledger
         self._codec: TextCodec | None = None
+        self._made_requests: Requests | None = None
         self._input_read = (0, "")
         self._finished: Channel[list[Outcome]] = Channel(_FINISHED_BATCHES)
         self.live = Live(reused=ledger.num_done)
         self.live.total_rows = estimated_rows(reader.sources, spec.input.limit)
-        self.plain_prompts_for_chat = False
         self.feed = Feed(reader, self._requests, fail=self._fail, on_chunk=self._note_input)
         self.drive = Drive(
             self._load_engine, self.feed.ready, self._finished, begin=ledger.begin, live=self.live
         )
         self.write = self._make_write(run_id)
+
+    @property
+    def plain_prompts_for_chat(self) -> bool:
+        """Whether a chat model got prompts outside its template: perhaps not what was meant."""
+        chat_model = self._files is not None and self._files.chat_template is not None
+        made = self._made_requests
+        return chat_model and made is not None and made.saw_plain_prompt
 
     def pipeline(self, stop: Stop) -> Pipeline:
         """The stages, to be run once."""
@@ -79,11 +86,12 @@ class Assembly:
             self._files, spec.chat_template, trust_remote_code=spec.trust_remote_code
         )
         self._codec = codec
-        return Requests(
+        self._made_requests = Requests(
             codec,
             stop_checker=lambda stop: _stop_checker(codec, stop),
             inflight_tokens=ledger.inflight_tokens if ledger.num_inflight_tokens else None,
         )
+        return self._made_requests
 
     def _loaded_codec(self) -> TextCodec:
         assert self._codec is not None, "a row finished before the tokenizer was loaded"

@@ -74,6 +74,15 @@ class Pipeline:
 
     def run(self) -> None:
         """Work to the end. Raises the first stage's failure, after what was finished is written."""
+        try:
+            self._run()
+        finally:
+            self._reporter.close()
+        for stage in (self._write, self._feed, self._drive):
+            if stage.failure is not None:
+                raise stage.failure
+
+    def _run(self) -> None:
         for stage in (self._write, self._drive, self._feed):
             stage.start()
         while self._drive.is_alive() or self._feed.is_alive():
@@ -83,9 +92,6 @@ class Pipeline:
         self._finished.close()
         while self._write.is_alive() and not self._late():
             self._look()
-        for stage in (self._write, self._feed, self._drive):
-            if stage.failure is not None:
-                raise stage.failure
 
     def _look(self) -> None:
         self._ended.wait(_LOOK_EVERY_S)

@@ -77,6 +77,7 @@ class Requests:
         self._stop_checker = stop_checker
         self._inflight_tokens = inflight_tokens
         self._checkers: dict[tuple[str, ...], StopChecker] = {}
+        self.saw_plain_prompt = False
 
     def prepare(self, rows: Sequence[InputRow]) -> tuple[list[PreparedRow], list[FailedRow]]:
         """Split rows into those ready for the engine and those that failed. Never raises for a
@@ -94,6 +95,7 @@ class Requests:
                 self._render(row, chats, failed)
             else:
                 self._finish(row, None, row.prompt_token_ids or [], ready, failed)
+        self.saw_plain_prompt = self.saw_plain_prompt or bool(texts)
         self._encode(texts, self._codec.encode_batch, ready, failed)
         self._encode(chats, self._codec.encode_rendered, ready, failed)
         return ready, failed

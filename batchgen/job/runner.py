@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from batchgen.errors import BatchgenError, OutputHeldError, StoppedError
 from batchgen.job.assembly import Assembly
@@ -16,7 +17,7 @@ from batchgen.job.fingerprint import facts_of, fingerprint_of, model_name
 from batchgen.job.garbage import rare_collections
 from batchgen.job.input_check import check_finished_input, check_resumed_input
 from batchgen.job.ledger import Ledger
-from batchgen.job.manifest import FinalReport
+from batchgen.job.manifest import FinalReport, Manifest, fingerprint_diff
 from batchgen.job.model_files import ModelFiles, resolve_model
 from batchgen.job.parts import list_parts
 from batchgen.job.reader import Reader
@@ -30,6 +31,7 @@ __all__ = ["Report", "run"]
 
 Report = Callable[[Summary], None]
 _TOO_MANY_FAILURES = 3
+_LOCK_POLL_S = 0.5
 
 
 def run(spec: JobSpec, *, stop: Stop | None = None, report: Report | None = None) -> Summary:
@@ -57,8 +59,9 @@ class _Job:
     def run(self) -> Summary:
         """The whole job; see `runner.run`."""
         reader = self._reader()
+        facts_before = self._recorded_facts()
         try:
-            ledger = self._open_ledger(reader)
+            ledger = self._open_ledger_when_free(reader)
         except OutputHeldError as error:
             if self._spec.lock != "skip":
                 raise
@@ -70,6 +73,7 @@ class _Job:
                 self._say("nothing to do: the output is complete")
                 return self._complete(ledger.finished)
             check_resumed_input(ledger.input_checkpoint, reader)
+            self._tell_changes(facts_before)
             return self._work(ledger, reader)
 
     def _model_files(self) -> ModelFiles | None:
@@ -93,6 +97,34 @@ class _Job:
             generation_defaults={} if files is None else files.generation_defaults,
         )
 
+    def _recorded_facts(self) -> dict[str, Any]:
+        """Device and versions of the run before this one; {} where there was none."""
+        with suppress(BatchgenError):  # the ledger will say what is wrong with a manifest
+            before = Manifest.read(self._folder / "manifest.json")
+            return {} if before is None else before.facts
+        return {}
+
+    def _tell_changes(self, before: dict[str, Any]) -> None:
+        """Say what is recorded, not compared, and other than in the run before."""
+        now = facts_of(self._spec, self._files)
+        for line in fingerprint_diff(before, now) if before else []:
+            self._say(f"since the last run of this job: {line}")
+
+    def _open_ledger_when_free(self, reader: Reader) -> Ledger:
+        """With `--lock wait` try again until the holder is gone, or a signal ends the waiting."""
+        while True:
+            try:
+                return self._open_ledger(reader)
+            except OutputHeldError as error:
+                if self._spec.lock != "wait":
+                    raise
+                if self._stop.requested:
+                    raise StoppedError(
+                        f"stopped by {self._stop.reason} while waiting: {error.message}",
+                        "run the same command again to continue",
+                    ) from error
+            time.sleep(_LOCK_POLL_S)
+
     def _open_ledger(self, reader: Reader) -> Ledger:
         spec = self._spec
         return Ledger.open(
@@ -107,7 +139,6 @@ class _Job:
             checkpoint_every=spec.checkpoint_every,
             checkpoint_seconds=spec.checkpoint_seconds,
             overwrite=spec.overwrite,
-            lock=spec.lock,
         )
 
     def _work(self, ledger: Ledger, reader: Reader) -> Summary:

@@ -1,0 +1,109 @@
+"""Progress: one bar for a person, plain lines for a log, on stderr, and never on stdout."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import pty
+import struct
+import subprocess
+import termios
+from pathlib import Path
+
+import pytest
+from echo_runs import batchgen_command, environment, prompts, write_rows
+
+from batchgen.job import progress
+from batchgen.job.progress import Live, make_reporter
+
+
+class Clock:
+    """Stands in for the `time` module: moves when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_a_log_gets_a_plain_line_every_thirty_seconds(clock: Clock) -> None:
+    stream, live = io.StringIO(), Live(stage="running", total_rows=1000)
+    reporter = make_reporter(live, "auto", quiet=False, stream=stream)
+    for second in range(1, 62):
+        clock.now = 1000 + second
+        live.rows, live.running = second * 5, 8
+        live.generated_tokens = live.finished_tokens = second * 50
+        reporter.update()
+    reporter.close()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "\r" not in stream.getvalue()
+    assert lines[0] == ("batchgen: 150 of 1,000 rows, 5.0 rows/s, 50 tok/s, 8 live, ETA 2:50")
+
+
+def test_the_time_left_counts_tokens_and_leaves_out_rows_of_earlier_runs(clock: Clock) -> None:
+    live = Live(stage="running", total_rows=200, reused=100)
+    rates = progress._Rates(live)
+    clock.now += 10
+    live.rows, live.finished_tokens, live.generated_tokens = 10, 1000, 2000
+    # 100 rows of 100 tokens are expected, 2,000 tokens are there, 200 a second come.
+    assert rates.describe().endswith("ETA 0:40")
+
+
+@pytest.mark.parametrize(("mode", "quiet"), [("none", False), ("bar", True), ("lines", True)])
+def test_quiet_and_none_show_nothing(clock: Clock, mode: str, quiet: bool) -> None:
+    stream = io.StringIO()
+    reporter = make_reporter(Live(rows=5), mode, quiet=quiet, stream=stream)
+    clock.now += 100
+    reporter.update()
+    reporter.close()
+    assert stream.getvalue() == ""
+
+
+def terminal_run(tmp_path: Path, **extra: str) -> tuple[str, str]:
+    """(stdout, what a terminal on stderr shows) of a short slow run."""
+    source = write_rows(tmp_path / "in.jsonl", prompts(60))
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    fault = "slow:at=engine.step,seconds=0.02,rows=1"
+    process = subprocess.Popen(
+        batchgen_command("run", "-i", source, "-o", tmp_path / "o.parquet", "--engine", "echo"),
+        env=environment(BATCHGEN_FAULT=fault, **extra),
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while data := os.read(ours, 4096):
+            shown += data
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    stdout, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, shown.decode()
+    return stdout, shown.decode()
+
+
+def test_a_terminal_gets_a_bar_on_stderr_alone(tmp_path: Path) -> None:
+    stdout, shown = terminal_run(tmp_path, TERM="xterm")
+    assert "60/60 rows" in shown
+    assert "tok/s" in shown
+    assert "\r" in shown
+    assert len(stdout.splitlines()) == 1
+    assert "\x1b[3" not in shown
+
+
+def test_a_dumb_terminal_gets_lines(tmp_path: Path) -> None:
+    _, shown = terminal_run(tmp_path, TERM="dumb")
+    assert "rows [" not in shown
