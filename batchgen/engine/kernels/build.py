@@ -24,7 +24,7 @@ __all__ = ["load_kernels"]
 
 _LOG = logging.getLogger(__name__)
 _SOURCE_DIR = Path(__file__).parent
-_SOURCES = ("paged.c",)
+_SOURCES = ("paged.c", "gemm.c", "ops.c")
 _HEADERS = ("common.h", "tile.h")
 _BASE_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w")
 _TIMEOUT_S = 300

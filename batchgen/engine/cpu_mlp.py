@@ -1,0 +1,75 @@
+"""Gated MLPs on the CPU: gate and up as one product, silu(gate) * up in one pass.
+
+Recognised by the names of their parts, kept only when their numbers equal the module's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from batchgen.engine.kernels.ops import Operators
+from batchgen.engine.linear import LinearFunction
+
+__all__ = ["fast_gated_mlp"]
+
+_PARTS = (
+    (("gate_proj", "up_proj"), "down_proj"),
+    (("gate_up_proj",), "down_proj"),
+    (("w1", "w3"), "w2"),
+)
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+_PROBE_ROWS = 6
+
+Pack = Callable[[list[nn.Linear]], LinearFunction | None]
+"""Packs the joined rows of some layers."""
+
+
+def fast_gated_mlp(module: nn.Module, pack: Pack) -> tuple[LinearFunction, list[nn.Linear]] | None:
+    """A function equal to the module's forward and the layers it holds, or None."""
+    operators = Operators.load()
+    parts = _parts(module)
+    if operators is None or parts is None:
+        return None
+    gates, down = parts
+    joined, last = pack(gates), pack([down])
+    if joined is None or last is None:
+        return None
+    silu_mul = operators.silu_mul
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return last(silu_mul(joined(x)))
+
+    return (forward, [*gates, down]) if _equal(module, forward, down.weight.dtype) else None
+
+
+def _parts(module: nn.Module) -> tuple[list[nn.Linear], nn.Linear] | None:
+    children = dict(module.named_children())
+    for gate_names, down_name in _PARTS:
+        names = {*gate_names, down_name}
+        if not names <= children.keys() or len(children) > len(names) + 1:
+            continue
+        gates = [children[name] for name in gate_names]
+        down = children[down_name]
+        if type(down) is nn.Linear and all(type(gate) is nn.Linear for gate in gates):
+            return gates, down  # type: ignore[return-value]
+    return None
+
+
+def _equal(module: nn.Module, forward: LinearFunction, dtype: torch.dtype) -> bool:
+    size = next(layer.in_features for layer in module.modules() if isinstance(layer, nn.Linear))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, _PROBE_ROWS, size, generator=generator).to(dtype)
+    try:
+        expected = module(x)
+    except (TypeError, RuntimeError):
+        return False
+    if not isinstance(expected, torch.Tensor):
+        return False
+    got = forward(x)
+    if got.shape != expected.shape:
+        return False
+    bound = _TOLERANCE[dtype] * expected.abs().max().float()
+    return bool((got.float() - expected.float()).abs().max() <= bound)

@@ -1,0 +1,80 @@
+"""RMS norms on the CPU in one pass, each proven equal to the module it stands in for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from batchgen.engine.kernels.ops import Operators
+
+__all__ = ["fast_rms_norm"]
+
+_EPS_NAMES = ("variance_epsilon", "eps")
+_TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 0.0}
+_SCALES = (1e-3, 1.0, 30.0)
+"""Sizes of the values that are tried: the smallest makes eps count."""
+
+
+def fast_rms_norm(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """A function equal to an RMSNorm module's forward, or None when the module is something else.
+
+    Llama's kind (weight) and Gemma's (1 + weight, rounded last) are tried; numbers decide.
+    """
+    operators, weight, eps = Operators.load(), getattr(module, "weight", None), _eps(module)
+    if operators is None or eps is None or not isinstance(weight, torch.Tensor):
+        return None
+    if "RMSNorm" not in type(module).__name__ or weight.dim() != 1:
+        return None
+    if weight.dtype not in _TOLERANCE or len(list(module.parameters())) != 1:
+        return None
+    for offset in (0.0, 1.0):
+        for round_first in (True, False):
+            function = _norm(operators, module, weight.float() + offset, eps, round_first)
+            if _equal(module, function, weight):
+                return function
+    return None
+
+
+def _eps(module: nn.Module) -> float | None:
+    for name in _EPS_NAMES:
+        value = getattr(module, name, None)
+        if isinstance(value, float):
+            return value
+    return None
+
+
+def _norm(
+    operators: Operators, module: nn.Module, weight: torch.Tensor, eps: float, round_first: bool
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    original: Any = module.forward
+    dtype, run = module.weight.dtype, operators.rms_norm
+
+    def forward(hidden_states: torch.Tensor) -> torch.Tensor:
+        if hidden_states.dtype != dtype:
+            answer: torch.Tensor = original(hidden_states)
+            return answer
+        return run(hidden_states, weight, eps, round_first)
+
+    return forward
+
+
+def _equal(
+    module: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], weight: torch.Tensor
+) -> bool:
+    """bfloat16 must agree but for single roundings, float32 to its last bits."""
+    generator = torch.Generator().manual_seed(0)
+    for scale in _SCALES:
+        x = torch.randn(1, 5, weight.shape[0], generator=generator).mul_(scale).to(weight.dtype)
+        expected, got = module(x), function(x)
+        if got.dtype != expected.dtype:
+            return False
+        difference = (got.float() - expected.float()).abs()
+        if weight.dtype == torch.bfloat16:
+            if (difference != 0).float().mean() > 0.01 or difference.max() > 0.02 * got.abs().max():
+                return False
+        elif not difference.max() <= _TOLERANCE[weight.dtype] * expected.abs().max():
+            return False
+    return True

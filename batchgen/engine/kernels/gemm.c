@@ -1,0 +1,119 @@
+/* Linear layers in float32 for a few to a few hundred rows: the weights are packed once into
+   panels of PANEL outputs, each panel is read once from memory, rows come from the cache.
+   Every output is one sum over the inputs in their order, whatever the number of rows. */
+#include "common.h"
+
+#if defined(__AVX512F__)
+#define ROWS 8
+#define WIDE 3 /* ROWS * WIDE accumulators, WIDE weights and one input fit 32 registers */
+#else
+#define ROWS 6
+#define WIDE 1
+#endif
+#define PANEL (WIDE * LANES)
+#define ROW_BLOCK 240 /* rows kept in the second-level cache while a panel passes */
+
+typedef struct {
+    const float *x;        /* [num_rows, num_inputs], row stride x_stride */
+    const float *weight;   /* panels [.., num_inputs, PANEL] */
+    const float *bias;     /* [num_outputs] or null */
+    float *out;            /* [num_rows, num_outputs], row stride out_stride */
+    int64_t num_rows, num_inputs, num_outputs, x_stride, out_stride;
+} Linear;
+
+EXPORT int64_t gemm_panel(void) { return PANEL; }
+
+/* weight [num_outputs, num_inputs] into panels; outputs past the last are zeros. */
+EXPORT void gemm_pack(const float *weight, float *packed, int64_t num_outputs, int64_t num_inputs,
+                      int64_t threads) {
+    int64_t panels = (num_outputs + PANEL - 1) / PANEL;
+#pragma omp parallel for num_threads((int)threads)
+    for (int64_t p = 0; p < panels; p++)
+        for (int64_t i = 0; i < num_inputs; i++)
+            for (int64_t o = 0; o < PANEL; o++) {
+                int64_t from = p * PANEL + o;
+                packed[(p * num_inputs + i) * PANEL + o] =
+                    from < num_outputs ? weight[from * num_inputs + i] : 0.0f;
+            }
+}
+
+/* acc[r] = x[r] . panel; meanwhile `ahead` lines an input are fetched from `next` on, so that
+   the next panel comes from memory while this one is computed. */
+INLINE void multiply(const float *x, int64_t stride, const float *panel, int64_t num_inputs,
+                     const char *next, int64_t ahead, vf acc[ROWS][WIDE], const int rows) {
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < WIDE; c++) acc[r][c] = splat(0.0f);
+    for (int64_t i = 0; i < num_inputs; i++) {
+        vf weight[WIDE];
+        for (int c = 0; c < WIDE; c++) weight[c] = load(panel, i * PANEL + c * LANES, 0);
+        for (int64_t line = 0; line < ahead; line++, next += 64) __builtin_prefetch(next, 0, 2);
+        for (int r = 0; r < rows; r++) {
+            vf value = splat(x[r * stride + i]);
+            for (int c = 0; c < WIDE; c++) acc[r][c] += value * weight[c];
+        }
+    }
+}
+
+INLINE void write_out(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t first,
+                      const int rows) {
+    float edge[PANEL];
+    for (int r = 0; r < rows; r++) {
+        float *out = A->out + (row + r) * A->out_stride + first;
+        int64_t count = A->num_outputs - first < PANEL ? A->num_outputs - first : PANEL;
+        float *to = count == PANEL ? out : edge;
+        for (int c = 0; c < WIDE; c++) store(to, c * LANES, acc[r][c], 0);
+        if (A->bias)
+            for (int64_t o = 0; o < count; o++) to[o] += A->bias[first + o];
+        if (to != out) memcpy(out, edge, (size_t)count * sizeof(float));
+    }
+}
+
+#define EACH_ROW_COUNT(COUNT, CALL) \
+    switch (COUNT) {                \
+        case 1: CALL(1); break;     \
+        case 2: CALL(2); break;     \
+        case 3: CALL(3); break;     \
+        case 4: CALL(4); break;     \
+        case 5: CALL(5); break;     \
+        case 6: CALL(6); break;     \
+        case 7: CALL((ROWS < 7 ? ROWS : 7)); break; \
+        default: CALL(ROWS); break; \
+    }
+
+/* One panel against rows [row, end), in tiles of near-equal height. */
+static void panel_rows(const Linear *A, int64_t p, int64_t row, int64_t end) {
+    const float *panel = A->weight + p * A->num_inputs * PANEL;
+    const char *next = (const char *)(panel + A->num_inputs * PANEL);
+    int64_t tiles = (end - row + ROWS - 1) / ROWS, lines = A->num_inputs * WIDE, fetched = 0;
+    for (int64_t t = 0; t < tiles; t++) {
+        int64_t height = (end - row + (tiles - t) - 1) / (tiles - t);
+        const float *x = A->x + row * A->x_stride;
+        int64_t ahead = fetched < lines ? (WIDE + tiles - 1) / tiles : 0;
+        vf acc[ROWS][WIDE];
+#define TILE_OF(R)                                                   \
+    multiply(x, A->x_stride, panel, A->num_inputs, next, ahead, acc, R); \
+        write_out(A, acc, row, p * PANEL, R)
+        EACH_ROW_COUNT(height, TILE_OF)
+        row += height;
+        next += ahead * 64 * A->num_inputs;
+        fetched += ahead * A->num_inputs;
+    }
+}
+
+/* out = x weight^T + bias */
+EXPORT void gemm(const float *x, const float *packed, const float *bias, float *out,
+                 int64_t num_rows, int64_t num_inputs, int64_t num_outputs, int64_t x_stride,
+                 int64_t out_stride, int64_t threads) {
+    const Linear layer = {x, packed, bias, out, num_rows, num_inputs, num_outputs, x_stride,
+                          out_stride};
+    const Linear *A = &layer;
+    int64_t panels = (A->num_outputs + PANEL - 1) / PANEL;
+    int64_t blocks = (A->num_rows + ROW_BLOCK - 1) / ROW_BLOCK;
+    int64_t share = panels / (threads * 8) + 1;
+#pragma omp parallel for num_threads((int)threads) collapse(2) schedule(dynamic, share)
+    for (int64_t b = 0; b < blocks; b++)
+        for (int64_t p = 0; p < panels; p++) {
+            int64_t end = (b + 1) * ROW_BLOCK;
+            panel_rows(A, p, b * ROW_BLOCK, end < A->num_rows ? end : A->num_rows);
+        }
+}

@@ -1,0 +1,138 @@
+"""The small C operators as functions on CPU tensors: linear layers in float32, norms, rotations.
+
+Each takes float32 or bfloat16 tensors whose last dimension is dense. `Operators.load()` is None
+where the kernels cannot be compiled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import torch
+
+from batchgen.engine.kernels.build import load_kernels
+
+__all__ = ["Operators"]
+
+_POINTER, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+_SIGNATURES = {
+    "gemm_pack": [_POINTER] * 2 + [_INT] * 3,
+    "gemm": [_POINTER] * 4 + [_INT] * 6,
+    "rms_norm": [_POINTER] * 3 + [_INT] * 2 + [_DOUBLE] + [_INT] * 3,
+    "silu_mul": [_POINTER] * 2 + [_INT] * 5,
+    "rope": [_POINTER] * 4 + [_INT] * 8,
+}
+
+
+class Operators:
+    """The compiled operators. One instance serves the process."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        library.gemm_panel.restype = ctypes.c_int64
+        self._panel: int = library.gemm_panel()
+        for name, arguments in _SIGNATURES.items():
+            function: Any = getattr(library, name)
+            function.restype, function.argtypes = None, arguments
+        self._pack, self._gemm = library.gemm_pack, library.gemm
+        self._rms_norm, self._silu_mul = library.rms_norm, library.silu_mul
+        self._rope = library.rope
+
+    @staticmethod
+    @functools.cache
+    def load() -> Operators | None:
+        """The operators, or None without compiled kernels."""
+        library = load_kernels()
+        return None if library is None else Operators(library)
+
+    def pack(self, weight: torch.Tensor) -> torch.Tensor:
+        """Weight [num_outputs, num_inputs] float32 as panels for `linear`."""
+        weight = weight.detach().contiguous()
+        num_outputs, num_inputs = weight.shape
+        panels = -(-num_outputs // self._panel)
+        packed = torch.empty(panels * self._panel * num_inputs)
+        self._pack(
+            weight.data_ptr(), packed.data_ptr(), num_outputs, num_inputs, torch.get_num_threads()
+        )
+        return packed
+
+    def linear(
+        self,
+        x: torch.Tensor,  # [..., num_inputs]
+        packed: torch.Tensor,
+        num_outputs: int,
+        bias: torch.Tensor | None,
+    ) -> torch.Tensor:  # [..., num_outputs]
+        """x weight^T + bias, float32."""
+        rows = x if x.is_contiguous() else x.contiguous()
+        num_inputs = rows.shape[-1]
+        out = torch.empty(*rows.shape[:-1], num_outputs)
+        self._gemm(
+            rows.data_ptr(),
+            packed.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+            rows.numel() // num_inputs,
+            num_inputs,
+            num_outputs,
+            num_inputs,
+            num_outputs,
+            torch.get_num_threads(),
+        )
+        return out
+
+    def rms_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, eps: float, round_first: bool
+    ) -> torch.Tensor:
+        """x / sqrt(mean(x^2) + eps) * weight over the last dimension; weight in float32."""
+        rows = x if x.is_contiguous() else x.contiguous()
+        out = torch.empty_like(rows)
+        size = rows.shape[-1]
+        self._rms_norm(
+            rows.data_ptr(),
+            weight.data_ptr(),
+            out.data_ptr(),
+            rows.numel() // size,
+            size,
+            eps,
+            round_first,
+            rows.dtype == torch.bfloat16,
+            torch.get_num_threads(),
+        )
+        return out
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """silu(first half) * second half of the last dimension; the input is contiguous."""
+        size = gate_up.shape[-1] // 2
+        out = torch.empty(*gate_up.shape[:-1], size, dtype=gate_up.dtype)
+        self._silu_mul(
+            gate_up.data_ptr(),
+            out.data_ptr(),
+            out.numel() // size,
+            size,
+            2 * size,
+            gate_up.dtype == torch.bfloat16,
+            torch.get_num_threads(),
+        )
+        return out
+
+    def rope(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """Rotate halves of x [1, heads, tokens, size] by angles [1, tokens, size]."""
+        _, heads, tokens, size = x.shape
+        out = torch.empty(1, tokens, heads, size, dtype=x.dtype)
+        self._rope(
+            x.data_ptr(),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            out.data_ptr(),
+            tokens,
+            heads,
+            size,
+            x.stride(2),
+            x.stride(1),
+            cos.stride(1),
+            x.dtype == torch.bfloat16,
+            torch.get_num_threads(),
+        )
+        return out.transpose(1, 2)

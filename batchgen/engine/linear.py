@@ -1,0 +1,105 @@
+"""Linear layers on the CPU: weights packed once at load, siblings of one input joined.
+
+float32 goes to the project's own kernel where it was compiled, else to oneDNN's packed weights;
+bfloat16 to oneDNN. Each replacement is compared with `F.linear` before it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from batchgen.engine.kernels.ops import Operators
+
+__all__ = ["JoinedLinear", "LinearFunction", "equals_linear", "pack_weight"]
+
+LinearFunction = Callable[[torch.Tensor], torch.Tensor]
+"""x [..., num_inputs] -> [..., num_outputs]."""
+
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2}
+"""Largest difference from F.linear, relative to the largest value of its answer."""
+_PROBE_ROWS = (1, 5)
+
+
+class JoinedLinear:
+    """Several layers with one input as one product: the first caller computes, the others take.
+
+    The outputs wait for the very tensor they were made from; another input is computed anew.
+    """
+
+    def __init__(self, function: LinearFunction, sizes: Sequence[int]) -> None:
+        self._function = function
+        self._sizes = list(sizes)
+        self._input: torch.Tensor | None = None
+        self._outputs: list[torch.Tensor | None] = []
+
+    def take(self, x: torch.Tensor, member: int) -> torch.Tensor:
+        """The output of one member layer for input x [..., num_inputs]."""
+        if self._input is not x or self._outputs[member] is None:
+            self._input = x
+            self._outputs = list(self._function(x).split(self._sizes, dim=-1))
+        out = self._outputs[member]
+        assert out is not None
+        self._outputs[member] = None
+        if member == len(self._sizes) - 1:
+            self._input = None
+        return out
+
+    def member(self, index: int) -> LinearFunction:
+        """The function that stands for one of the layers."""
+        return lambda x: self.take(x, index)
+
+
+def pack_weight(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFunction | None:
+    """The fastest function that equals F.linear here, or None when only F.linear does.
+
+    weight: [num_outputs, num_inputs], float32 or bfloat16, on the CPU.
+    """
+    for make in (_own_kernel, _onednn):
+        try:
+            function = make(weight, bias)
+            if function is not None and equals_linear(function, weight, bias):
+                return function
+        except (RuntimeError, AttributeError, NotImplementedError):
+            continue
+    return None
+
+
+def equals_linear(
+    function: LinearFunction,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    tolerance: float | None = None,
+) -> bool:
+    """Whether the function answers as F.linear does on random rows."""
+    bound = _TOLERANCE[weight.dtype] if tolerance is None else tolerance
+    generator = torch.Generator().manual_seed(0)
+    for rows in _PROBE_ROWS:
+        x = torch.randn(1, rows, weight.shape[1], generator=generator).to(weight.dtype)
+        expected = F.linear(x, weight, bias).float()
+        difference = (function(x).float() - expected).abs().max()
+        if not difference <= bound * expected.abs().max():
+            return False
+    return True
+
+
+def _own_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFunction | None:
+    operators = Operators.load()
+    if operators is None or weight.dtype != torch.float32:
+        return None
+    packed, num_outputs, linear = operators.pack(weight), weight.shape[0], operators.linear
+    kept = None if bias is None else bias.detach().float().contiguous()
+    return lambda x: linear(x, packed, num_outputs, kept)
+
+
+def _onednn(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFunction | None:
+    if not torch.backends.mkldnn.is_available():
+        return None
+    operators: Any = torch.ops.mkldnn
+    packed = operators._reorder_linear_weight(weight.detach().contiguous(), None)
+    run = operators._linear_pointwise
+    kept = None if bias is None else bias.detach().clone()
+    return lambda x: run(x, packed, kept, "none", [], "")
