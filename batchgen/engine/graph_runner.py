@@ -18,6 +18,7 @@ import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata
 from batchgen.engine.buckets import Bucket, Buckets
+from batchgen.engine.cuda_ops import greedy_tokens
 from batchgen.engine.graph_inputs import Sections, StepPacker, section_lengths
 from batchgen.engine.sampler import sample
 from batchgen.engine.sampling_batch import SamplingBatch, SamplingTable
@@ -142,9 +143,9 @@ class GraphRunner:
             self._metadata(bucket, inputs),
             inputs.logits_indices.long(),
         )  # [num_seqs, vocab_size]
-        best, tokens = logits.max(dim=-1)  # NaN counts as the largest, so `best` shows it
+        tokens, usable = greedy_tokens(logits)
         self._last_tokens.index_copy_(0, inputs.token_slots.long(), tokens)
-        self._tokens[: bucket.num_seqs].copy_(torch.where(best.isfinite(), tokens, -1))
+        self._tokens[: bucket.num_seqs].copy_(torch.where(usable, tokens, -1))
         if keep_logits:
             self._kept_logits(logits)[: bucket.num_seqs].copy_(logits)
 

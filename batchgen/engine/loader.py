@@ -15,6 +15,7 @@ from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.discovery import discover
+from batchgen.engine.joined_linear import join_linears
 from batchgen.engine.limits import find_limits
 from batchgen.engine.model import Model, bind_model
 from batchgen.engine.proof import prove
@@ -32,7 +33,9 @@ DTYPES = {
 def load_model(config: EngineConfig) -> Model:
     """Load and prove the model. Raises ModelRefusedError before any row is touched."""
     device = resolve_device(config.device)
-    module = _load_module(config).to(device)
+    module = _load_module(config).to(device).eval().requires_grad_(False)
+    if device.type == "cuda" and not config.enforce_eager:
+        join_linears(module, lambda: _tiny_forward(module))
     backend = select_backend(device, config.attention_backend)
     return load_model_from(module, backend, max_model_len=config.max_model_len)
 
@@ -57,6 +60,12 @@ def load_model_from(
     model.max_num_tokens = limits.max_num_tokens
     model.notes += limits.notes
     return model
+
+
+@torch.inference_mode()
+def _tiny_forward(module: Any) -> None:
+    tokens = torch.arange(3, device=next(module.parameters()).device)[None]
+    module(input_ids=tokens, position_ids=tokens, use_cache=False)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -129,8 +129,11 @@ class BenchSession:
 
 
 def _size(model: Model) -> ModelSize:
-    parameters = sum(p.numel() for p in model.module.parameters())
-    num_bytes = sum(p.numel() * p.element_size() for p in model.module.parameters())
+    storages = {
+        s.data_ptr(): s.nbytes() for s in (p.untyped_storage() for p in model.module.parameters())
+    }  # tied and joined weights count once
+    num_bytes = sum(storages.values())
+    parameters = num_bytes // model.dtype.itemsize
     return ModelSize(parameters, num_bytes, model.bytes_per_block(1))
 
 
