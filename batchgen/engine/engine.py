@@ -42,6 +42,7 @@ class LLMEngine:
         vocab_size: int,
         eos_token_ids: tuple[int, ...] = (),
         depth: int = 0,
+        device: str = "",
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
@@ -54,7 +55,7 @@ class LLMEngine:
         self._ended_at_once: list[Sequence] = []
         self._in_flight: deque[tuple[ScheduledStep, Any]] = deque()
         self._num_crashes_in_a_row = 0
-        self._stats = EngineStats()
+        self._stats = EngineStats(device=device)
 
     @property
     def max_model_len(self) -> int:

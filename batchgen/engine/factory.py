@@ -13,6 +13,7 @@ from batchgen.engine.cache_size import decide_num_blocks
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.loader import load_model
+from batchgen.engine.memory import device_name
 from batchgen.engine.scheduler import Scheduler
 from batchgen.engine.step_runner import EagerRunner, ServedModel, StepRunner
 from batchgen.errors import UsageError
@@ -71,6 +72,7 @@ def build_engine(model: ServedModel, config: EngineConfig) -> LLMEngine:
         vocab_size=model.vocab_size,
         eos_token_ids=config.eos_token_ids,
         depth=resolved.depth,
+        device=device_name(model.device),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["available_host_memory", "peak_memory_bytes", "release_memory"]
+__all__ = ["available_host_memory", "device_name", "peak_memory_bytes", "release_memory"]
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -20,6 +20,14 @@ def available_host_memory() -> int:
     candidates = [_meminfo_available(), _cgroup_available()]
     known = [value for value in candidates if value is not None]
     return min(known, default=2 << 30)
+
+
+def device_name(device: torch.device) -> str:
+    """For people: `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`."""
+    if device.type != "cuda":
+        return str(device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return f"cuda:{index} ({torch.cuda.get_device_name(index)})"
 
 
 def peak_memory_bytes() -> int:

@@ -68,6 +68,7 @@ class JobSpec:
     enable_prefix_caching: bool = False
     deterministic: bool = False
     attention_backend: str = "auto"
+    enforce_eager: bool = False
     quantization: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
