@@ -200,7 +200,8 @@ def test_reading_any_source_imports_no_torch(tmp_path: Path) -> None:
     one = write(tmp_path / "a.jsonl", ROWS)
     two = parquet(tmp_path / "b.parquet", [{"prompt": "x"}])
     code = (
-        "import sys; from batchgen.job.reader import Reader; from batchgen.job.spec import InputSpec;"
+        "import sys; from batchgen.job.reader import Reader;"
+        "from batchgen.job.spec import InputSpec;"
         "n = len(list(Reader(InputSpec((sys.argv[1], sys.argv[2])))));"
         "assert 'datasets' not in sys.modules;"
         "n += len(list(Reader(InputSpec((sys.argv[3],)))));"

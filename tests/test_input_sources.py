@@ -1,4 +1,4 @@
-"""Inputs: every way to name them, in a settled order, and what is missing is said with a next step."""
+"""Inputs: every way to name them, in a settled order; what is missing is said with a next step."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ __all__ = ["MAX_LATE_COLUMNS", "KeptColumns"]
 
 MAX_LATE_COLUMNS = 1000
 _log = logging.getLogger(__name__)
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _type_of: Callable[[str], pa.DataType] = pa.type_for_alias
 
 
@@ -149,7 +150,7 @@ def _cast(kind: pa.DataType) -> Callable[[Any], Any]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if type(value) is str else _encode(value)
 
 
 def _as_type(value: Any, kind: pa.DataType) -> Any:

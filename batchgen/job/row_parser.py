@@ -38,7 +38,8 @@ class RowParser:
         self.content_columns = (spec.prompt_column, spec.messages_column, TOKEN_IDS)
         names = PARAMETER_NAMES | UNSUPPORTED_NAMES
         self.param_columns = names - set(self.content_columns) - set(self.id_columns) - kept.named
-        self._consumed = {*self.content_columns, "params"} | self.param_columns
+        consumed = {*self.content_columns, "params"} | self.param_columns
+        self._taken = {name: frozenset(consumed | {name}) for name in self.id_columns}
         self._plain = {self.id_columns[0], spec.prompt_column}
 
     def parse(
@@ -82,7 +83,7 @@ class RowParser:
 
     def extras(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a JSONL row that have no meaning here, and those asked for by name."""
-        taken = self._consumed | {self._id_key(raw)}
+        taken = self._taken[self._id_key(raw)]
         if is_openai_row(raw):
             taken = taken | ENVELOPE
         return {k: v for k, v in raw.items() if k not in taken or k in self._kept.named}
