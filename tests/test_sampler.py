@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -13,8 +12,9 @@ from batchgen.engine import filters
 from batchgen.engine.device_draws import uniform as device_uniform
 from batchgen.engine.draws import draw_key, uniform
 from batchgen.engine.request import Request, SamplingParams
-from batchgen.engine.sampler import SampledTokens, invert_cdf, sample
-from batchgen.engine.sampling_batch import Filter, SamplingTable
+from batchgen.engine.row_search import first_above, largest, row_max
+from batchgen.engine.sampler import SampledTokens, sample
+from batchgen.engine.sampling_batch import SamplingTable
 from batchgen.engine.sequence import Sequence
 from batchgen.engine.step import ScheduledStep
 
@@ -44,9 +44,8 @@ def _sample(sequences: list[Sequence], logits: torch.Tensor) -> SampledTokens:
     return sample(logits.clone(), table.gather(step))
 
 
-def _filter(values: list[Any], dtype: torch.dtype) -> Filter:
-    rows = torch.arange(len(values))
-    return Filter(rows, torch.tensor(values, dtype=dtype), float(max(values)))
+def _above(logits: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
+    return logits.masked_fill(logits < floor, -torch.inf)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -79,8 +78,8 @@ def test_draws_are_uniform() -> None:
 def test_top_k_is_that_of_transformers(top_k: int) -> None:
     logits = _logits(8)
     expected = hf.TopKLogitsWarper(top_k)(None, logits.clone())  # type: ignore[arg-type]
-    filters.apply_top_k(logits, _filter([top_k] * 8, torch.int64))
-    assert torch.equal(logits, expected)
+    floor = filters.top_k_floor(logits, torch.full((8,), top_k), top_k)
+    assert torch.equal(_above(logits, floor), expected)
 
 
 @pytest.mark.parametrize("top_p", [0.001, 0.3, 0.9, 0.9999])
@@ -88,8 +87,10 @@ def test_top_k_is_that_of_transformers(top_k: int) -> None:
 def test_top_p_is_that_of_transformers(top_p: float, flatness: float) -> None:
     logits = _logits(8) / flatness
     expected = hf.TopPLogitsWarper(top_p)(None, logits.clone())  # type: ignore[arg-type]
-    filters.apply_top_p(logits, _filter([top_p] * 8, torch.float64))
-    differing = (logits != expected).sum(-1)
+    best = logits.amax(-1, keepdim=True)
+    shares = torch.full((8,), top_p, dtype=torch.float64)
+    floor = filters.top_p_floor(logits, torch.exp(logits - best), best, shares)
+    differing = (_above(logits, floor) != expected).sum(-1)
     assert int(differing.max()) <= 1  # float32 sums there, float64 here: at the border alone
     if top_p < 0.99 and flatness == 1.0:
         assert int(differing.max()) == 0
@@ -99,8 +100,8 @@ def test_top_p_is_that_of_transformers(top_p: float, flatness: float) -> None:
 def test_min_p_is_that_of_transformers(min_p: float) -> None:
     logits = _logits(8)
     expected = hf.MinPLogitsWarper(min_p)(None, logits.clone())  # type: ignore[arg-type]
-    filters.apply_min_p(logits, _filter([min_p] * 8, torch.float32))
-    assert torch.equal(logits, expected)
+    floor = filters.min_p_floor(logits.amax(-1, keepdim=True), torch.full((8,), min_p))
+    assert torch.equal(_above(logits, floor), expected)
 
 
 @pytest.mark.parametrize("penalty", [0.7, 1.3, 2.0])
@@ -158,19 +159,29 @@ def test_the_drawn_token_is_where_the_cumulative_share_passes_the_draw(
     probabilities: list[float], draw: float
 ) -> None:
     row = torch.tensor([probabilities])
-    token = int(invert_cdf(row, torch.tensor([draw], dtype=torch.float64)))
+    token = int(first_above(row, torch.tensor([draw], dtype=torch.float64)))
     share = row[0].double().cumsum(0) / row[0].double().sum()
     assert probabilities[token] > 0
     assert float(share[token]) >= draw - 1e-9
     assert token == 0 or float(share[token - 1]) <= draw + 1e-9
 
 
+@pytest.mark.parametrize("vocab_size", [1, 5, 64, 256, 1000, 49152, 50257])
+def test_searching_in_blocks_finds_what_a_plain_search_finds(vocab_size: int) -> None:
+    rows = _logits(6, vocab_size=vocab_size).round(decimals=1)  # with equal values
+    best, index = row_max(rows)
+    assert torch.equal(best, rows.amax(-1))
+    assert torch.equal(index, (rows == best[:, None]).to(torch.uint8).argmax(-1))
+    for k in {1, min(40, vocab_size), vocab_size}:
+        assert torch.equal(largest(rows, k), rows.topk(k).values)
+
+
 def test_the_largest_draw_stays_on_a_possible_token() -> None:
     row = torch.zeros(1, 700)
     row[0, [3, 299]] = torch.tensor([0.9, 1e-9])
     largest = torch.tensor([1 - 2**-53], dtype=torch.float64)
-    assert int(invert_cdf(row, largest)) == 299
-    assert int(invert_cdf(row, torch.zeros(1, dtype=torch.float64))) == 3
+    assert int(first_above(row, largest)) == 299
+    assert int(first_above(row, torch.zeros(1, dtype=torch.float64))) == 3
 
 
 PARAMS = st.builds(

@@ -98,7 +98,7 @@ class LLMEngine:
         finished += self._advance()
         now = time.monotonic()
         self._stats.step_seconds += now - started
-        return [self._complete(s, now) for s in finished if s.request.request_id in self._sequences]
+        return [self._complete(s, now) for s in finished if self._is_wanted(s)]
 
     def abort(self, request_id: int) -> None:
         """Forget an unfinished request; its blocks return when launched steps are done."""
@@ -253,6 +253,9 @@ class LLMEngine:
         if self._scheduler.waiting or self._scheduler.running:
             raise RuntimeError(f"{self.num_unfinished} requests wait, and none can be scheduled")
         return []
+
+    def _is_wanted(self, sequence: Sequence) -> bool:
+        return self._sequences.get(sequence.request.request_id) is sequence  # else aborted
 
     def _complete(self, sequence: Sequence, now: float) -> Completion:
         del self._sequences[sequence.request.request_id]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 
+import torch
+
 from batchgen.engine.block_manager import BlockManager
 from batchgen.engine.cache_size import decide_num_blocks
 from batchgen.engine.config import EngineConfig
@@ -24,6 +26,7 @@ _logger = logging.getLogger(__name__)
 
 _BLOCK_SIZE = 16
 _WATERMARK = 0.01
+_REORDER_WINDOW = 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,7 +125,8 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
         max_model_len=max_model_len,
         block_size=block_size,
         num_blocks=num_blocks,
-        reorder_window=config.reorder_window or _decide("reorder_window", 1, "rows in their order"),
+        reorder_window=config.reorder_window
+        or _decide("reorder_window", _REORDER_WINDOW, "long outputs first shortens the tail"),
         depth=1 if on_gpu else 0,
     )
 
@@ -151,6 +155,13 @@ def _longest(model: ServedModel, config: EngineConfig) -> int:
             f"use --max-model-len {model.max_position} or less",
         )
     return asked
+
+
+def _device_in_words(device: torch.device) -> str:
+    if device.type != "cuda":
+        return str(device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return f"cuda:{index} ({torch.cuda.get_device_name(index)})"
 
 
 def _decide(name: str, value: int, reason: str) -> int:

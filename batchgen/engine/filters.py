@@ -1,21 +1,21 @@
-"""Logits processors with a value for each row, in transformers' order and meaning.
+"""Penalties, and the filters top-k, top-p and min-p, with a value for each row.
 
-All work row by row: a row's result does not depend on which others are in the batch. Of equal
-logits at the border of top-k or top-p all are kept, so the result needs no order among them.
+A filter is a floor: the smallest score that it keeps in a row. Floors follow transformers' meaning,
+but of equal scores at the border all are kept, so the result needs no order among them. Each row's
+floor depends on that row alone.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from batchgen.engine.sampling_batch import Filter, Penalties
+from batchgen.engine.row_search import largest
+from batchgen.engine.sampling_batch import Penalties
 
-__all__ = ["apply_min_p", "apply_penalties", "apply_top_k", "apply_top_p"]
+__all__ = ["apply_penalties", "min_p_floor", "top_k_floor", "top_p_floor"]
 
-_NUCLEUS_CANDIDATES = 1024
-"""A nucleus rarely holds more tokens; sorting these alone is 8 times cheaper than all."""
+_NUCLEUS_SIZES = (64, 1024)
+"""Candidates tried before the whole vocabulary is sorted; a nucleus rarely holds more."""
 
 
 def apply_penalties(logits: torch.Tensor, penalties: Penalties) -> None:
@@ -26,47 +26,44 @@ def apply_penalties(logits: torch.Tensor, penalties: Penalties) -> None:
     logits[penalties.rows, penalties.ids] = seen - penalties.subtract
 
 
-def apply_top_k(scores: torch.Tensor, top_k: Filter) -> None:
-    """In place: -inf below the k-th largest score of the row."""
-    rows = scores[top_k.rows]  # [num_filtered, vocab_size]
-    largest = rows.topk(int(top_k.largest), dim=-1).values
-    _cut_below(scores, top_k.rows, rows, largest.gather(1, top_k.values[:, None] - 1))
+def top_k_floor(scores: torch.Tensor, top_k: torch.Tensor, most: int) -> torch.Tensor:
+    """The k-th largest score, [num_rows, 1]. `most`: the largest of `top_k` [num_rows]."""
+    return largest(scores, most).gather(1, top_k[:, None] - 1)
 
 
-def apply_top_p(scores: torch.Tensor, top_p: Filter) -> None:
-    """In place: keep the fewest most likely tokens whose probabilities reach p (Holtzman et al.,
-    2019), at least one."""
-    rows = scores[top_p.rows]  # [num_filtered, vocab_size]
-    vocab_size = rows.shape[1]
-    on_host = rows.device.type == "cpu"  # elsewhere, asking whether some were enough would wait
-    num_candidates = min(vocab_size, _NUCLEUS_CANDIDATES) if on_host else vocab_size
-    smallest, enough = _smallest_kept(rows, top_p.values, num_candidates)
-    if num_candidates < vocab_size and not bool(enough.all()):
-        wide = ~enough
-        smallest[wide] = _smallest_kept(rows[wide], top_p.values[wide], vocab_size)[0]
-    _cut_below(scores, top_p.rows, rows, smallest)
+def top_p_floor(
+    scores: torch.Tensor, weights: torch.Tensor, best: torch.Tensor, top_p: torch.Tensor
+) -> torch.Tensor:
+    """The smallest score of the nucleus, [num_rows, 1]: the fewest most likely tokens whose share
+    of all `weights` reaches p, at least one (Holtzman et al., 2019).
+
+    `weights` are exp(scores - best), 0 where an earlier filter dropped the token.
+    """
+    wanted = top_p[:, None] * weights.sum(dim=-1, keepdim=True, dtype=torch.float64)
+    vocab_size = scores.shape[1]
+    on_host = scores.device.type == "cpu"  # elsewhere, asking whether all were found would wait
+    sizes = [n for n in _NUCLEUS_SIZES if n < vocab_size] if on_host else []
+    floor, found = _nucleus(scores, best, wanted, sizes[0] if sizes else vocab_size)
+    for size in [*sizes[1:], vocab_size]:
+        if not on_host or bool(found.all()):
+            break
+        wide = ~found
+        floor[wide], found[wide] = _nucleus(scores[wide], best[wide], wanted[wide], size)
+    return floor
 
 
-def apply_min_p(scores: torch.Tensor, min_p: Filter) -> None:
-    """In place: -inf where the probability is below min_p times the row's largest."""
-    rows = scores[min_p.rows]
-    smallest = rows.amax(dim=-1, keepdim=True) + torch.log(min_p.values)[:, None]
-    _cut_below(scores, min_p.rows, rows, smallest)
+def min_p_floor(best: torch.Tensor, min_p: torch.Tensor) -> torch.Tensor:
+    """The score of a probability min_p times the largest, [num_rows, 1]; `best` alike."""
+    return best + torch.log(min_p)[:, None]
 
 
-def _smallest_kept(
-    rows: torch.Tensor, top_p: torch.Tensor, num_candidates: int
+def _nucleus(
+    scores: torch.Tensor, best: torch.Tensor, wanted: torch.Tensor, num_candidates: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The smallest score of each row's nucleus [n, 1], and whether the candidates held it [n]."""
-    candidates = rows.topk(num_candidates, dim=-1).values
-    log_total = torch.logsumexp(rows, dim=-1, keepdim=True)
-    probabilities = torch.exp(candidates - log_total).double()
-    likelier = probabilities.cumsum(-1) - probabilities  # what comes before each candidate
-    num_kept = (likelier < top_p[:, None]).sum(-1, keepdim=True).clamp(min=1)
-    return candidates.gather(1, num_kept - 1), (num_kept < num_candidates)[:, 0]
-
-
-def _cut_below(
-    scores: torch.Tensor, indices: torch.Tensor, rows: torch.Tensor, smallest: torch.Tensor
-) -> None:
-    scores[indices] = rows.masked_fill(rows < smallest, -math.inf)
+    """The nucleus's smallest score [num_rows, 1], and whether the candidates held it [num_rows]."""
+    candidates = largest(scores, num_candidates)
+    weights = torch.exp(candidates - best).double()
+    likelier = weights.cumsum(-1) - weights  # what comes before each candidate
+    num_kept = (likelier < wanted).sum(-1, keepdim=True).clamp(min=1)
+    found = (num_kept < num_candidates)[:, 0]
+    return candidates.gather(1, num_kept - 1), found

@@ -13,11 +13,10 @@ import torch
 
 from batchgen.engine import filters
 from batchgen.engine.device_draws import uniform
-from batchgen.engine.sampling_batch import Processing, SamplingBatch
+from batchgen.engine.row_search import first_above, row_max
+from batchgen.engine.sampling_batch import Filter, Processing, SamplingBatch
 
-__all__ = ["SampledTokens", "invert_cdf", "sample"]
-
-_CDF_BLOCK = 256
+__all__ = ["SampledTokens", "sample"]
 
 
 class SampledTokens(NamedTuple):
@@ -30,18 +29,17 @@ class SampledTokens(NamedTuple):
 
 def sample(logits: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
     """Choose one token for each row of logits [num_rows, vocab_size]; may overwrite them."""
-    scores = logits.float()  # argmax over bfloat16 is slow on a CPU, and filters need the range
-    if batch.processing is None:
-        best, tokens = scores.max(dim=-1)
-        return SampledTokens(tokens, best.isfinite(), _logprobs(scores, tokens, batch))
-    original = scores.clone() if batch.logprobs else scores
-    _process(scores, batch.processing)
-    best, tokens = scores.max(dim=-1)  # NaN counts as the largest, so `best` shows it
-    usable = best.isfinite()
-    drawing = batch.processing.drawing
-    if len(drawing):
-        tokens[drawing] = _draw(scores[drawing], batch.processing)
-    return SampledTokens(tokens, usable, _logprobs(original, tokens, batch))
+    scores = logits.float()  # filters need the range, and a CPU is slow over bfloat16
+    processing = batch.processing
+    original = scores.clone() if batch.logprobs and processing is not None else scores
+    if processing is not None:
+        _process(scores, processing)
+    best, tokens = row_max(scores)  # NaN counts as the largest, so `best` shows it
+    if processing is not None and len(processing.drawing):
+        drawing = processing.drawing
+        drawn = _rows(scores, drawing), best[drawing, None]
+        tokens[drawing] = _draw(*drawn, processing)
+    return SampledTokens(tokens, best.isfinite(), _logprobs(original, tokens, batch))
 
 
 def _process(scores: torch.Tensor, processing: Processing) -> None:
@@ -51,42 +49,36 @@ def _process(scores: torch.Tensor, processing: Processing) -> None:
         scores[processing.masked] = -math.inf
 
 
-def _draw(scores: torch.Tensor, processing: Processing) -> torch.Tensor:
-    """Tokens of the drawing rows, int64 [num_drawing]; `scores` is overwritten."""
-    scores /= processing.temperature[:, None]
-    if processing.top_k is not None:
-        filters.apply_top_k(scores, processing.top_k)
-    if processing.top_p is not None:
-        filters.apply_top_p(scores, processing.top_p)
-    if processing.min_p is not None:
-        filters.apply_min_p(scores, processing.min_p)
-    probabilities = torch.softmax(scores, dim=-1)
-    return invert_cdf(probabilities, uniform(processing.keys, processing.positions))
+def _draw(scores: torch.Tensor, best: torch.Tensor, processing: Processing) -> torch.Tensor:
+    """Tokens of the drawing rows, int64 [num_drawing]; overwrites `scores`, whose maxima are
+    `best` [num_drawing, 1]."""
+    temperature = processing.temperature[:, None]
+    scores /= temperature
+    best = best / temperature
+    weights = torch.exp_(scores - best)  # probabilities but for a factor
+    if (top_k := processing.top_k) is not None:
+        floor = filters.top_k_floor(_rows(scores, top_k.rows), top_k.values, int(top_k.largest))
+        _drop_below(weights, scores, top_k, floor)
+    if (top_p := processing.top_p) is not None:
+        rows = _rows(scores, top_p.rows), _rows(weights, top_p.rows), best[top_p.rows]
+        _drop_below(weights, scores, top_p, filters.top_p_floor(*rows, top_p.values))
+    if (min_p := processing.min_p) is not None:
+        _drop_below(weights, scores, min_p, filters.min_p_floor(best[min_p.rows], min_p.values))
+    return first_above(weights, uniform(processing.keys, processing.positions))
 
 
-def invert_cdf(probabilities: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """First index whose cumulative share of the row exceeds the draw, int64 [num_rows].
-
-    `probabilities` [num_rows, vocab_size] need not sum to one. Sums are float64 in two levels,
-    blocks first: a third of the time of one cumulative sum over the vocabulary.
-    """
-    num_rows, vocab_size = probabilities.shape
-    padding = -vocab_size % _CDF_BLOCK
-    blocks = torch.nn.functional.pad(probabilities, (0, padding)).view(num_rows, -1, _CDF_BLOCK)
-    block_cdf = blocks.sum(dim=-1, dtype=torch.float64).cumsum(-1)  # [num_rows, num_blocks]
-    target = draws[:, None] * block_cdf[:, -1:]
-    block = _first_above(block_cdf, target)  # [num_rows, 1]
-    before = torch.where(block > 0, block_cdf.gather(1, (block - 1).clamp(min=0)), 0.0)
-    inside = blocks.gather(1, block[:, :, None].expand(-1, 1, _CDF_BLOCK))[:, 0]
-    offset = _first_above(inside.double().cumsum(-1), target - before)
-    return (block * _CDF_BLOCK + offset)[:, 0].clamp(max=vocab_size - 1)
+def _drop_below(
+    weights: torch.Tensor, scores: torch.Tensor, chosen: Filter, floor: torch.Tensor
+) -> None:
+    """Zero the weights of scores below the floor [num_filtered, 1] in the filter's rows."""
+    floors = torch.full_like(scores[:, :1], -math.inf).index_copy_(0, chosen.rows, floor)
+    kept = torch.ge(scores, floors, out=torch.empty_like(scores))  # 0.0 or 1.0: faster than a mask
+    weights *= kept
 
 
-def _first_above(cdf: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Index of the first entry above the target, [num_rows, 1]; where rounding left none, of the
-    last entry that adds something. Any valid index for a row of NaN."""
-    last = torch.searchsorted(cdf, cdf[:, -1:].contiguous()).clamp(max=cdf.shape[1] - 1)
-    return torch.minimum(torch.searchsorted(cdf, target.contiguous(), right=True), last)
+def _rows(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """These rows; `values` itself where they are all of them."""
+    return values if len(rows) == len(values) else values[rows]
 
 
 def _logprobs(

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_model import FakeModel
+
+from batchgen.engine import cache_size, memory
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.factory import build_engine, resolve
+from batchgen.engine.request import Request, SamplingParams
+from batchgen.errors import UsageError
+
+
+def _config(**changes: Any) -> EngineConfig:
+    return EngineConfig(Path("fake"), **changes)
+
+
+def test_every_open_decision_is_made_and_logged_once_with_its_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "batchgen")
+    resolved = resolve(FakeModel(), _config())
+    assert (resolved.max_num_seqs, resolved.depth) == (64, 0)
+    assert 512 <= resolved.max_num_batched_tokens <= 2048
+    assert resolved.max_model_len == 512
+    for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "num_blocks"):
+        lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith(f"{name} =")]
+        assert len(lines) == 1, name
+        assert ": " in lines[0], "no reason given"
+
+
+def test_what_the_user_gave_is_kept_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "batchgen")
+    given = {"max_num_seqs": 3, "max_num_batched_tokens": 33, "block_size": 8, "num_blocks": 9}
+    resolved = resolve(FakeModel(), _config(max_model_len=40, reorder_window=1, **given))
+    assert {name: getattr(resolved, name) for name in given} == given
+    assert resolved.max_model_len == 40
+    assert not caplog.records
+
+
+def test_the_cache_is_no_larger_than_the_sequences_can_use() -> None:
+    resolved = resolve(FakeModel(max_position=100), _config(max_num_seqs=4, block_size=16))
+    assert resolved.num_blocks == 4 * 7
+
+
+def test_little_memory_makes_a_small_cache_and_a_shorter_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cache_size, "available_host_memory", lambda: 4 * 16 * 16 * 10)
+    resolved = resolve(FakeModel(), _config(block_size=16))
+    assert resolved.num_blocks == 10
+    assert resolved.max_model_len == 160
+
+
+def test_no_memory_at_all_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_size, "available_host_memory", lambda: 100)
+    with pytest.raises(UsageError, match="no memory is left for the KV cache") as info:
+        resolve(FakeModel(), _config())
+    assert info.value.hint
+
+
+def test_a_length_beyond_the_model_is_refused() -> None:
+    with pytest.raises(UsageError, match="max_model_len 513 exceeds the model's 512"):
+        resolve(FakeModel(), _config(max_model_len=513))
+
+
+def test_a_model_that_is_exact_up_to_a_row_length_gets_shorter_steps() -> None:
+    model = FakeModel()
+    model.max_num_tokens = 100  # type: ignore[attr-defined]
+    assert resolve(model, _config()).max_num_batched_tokens == 100
+
+
+def test_a_built_engine_says_where_it_runs_and_runs() -> None:
+    engine = build_engine(FakeModel(), _config())
+    assert engine.stats().device == "cpu"
+    engine.add(Request(1, [1, 2], SamplingParams(max_tokens=3)))
+    completions = [c for _ in range(3) for c in engine.step()]
+    assert len(completions[0].token_ids) == 3
+
+
+def test_a_cgroups_limit_counts_as_free_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory.available_host_memory() == 2_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available_host_memory() > 2_000_000
