@@ -91,10 +91,18 @@ class AtomicFile:
             guard()
         with unwritable(self.kind, self.path):
             faults.reach(f"{self.kind}.rename", self.temporary)
-            os.replace(self.temporary, self.path)
+            self._replace(guard)
             self._committed = True
             faults.reach(f"{self.kind}.renamed", self.path)
             fsync_folder(self.path.parent)
+
+    def _replace(self, guard: Guard | None) -> None:
+        try:
+            os.replace(self.temporary, self.path)
+        except FileNotFoundError:
+            if guard is not None:
+                guard()  # a new owner swept the temporary file away
+            raise
 
     def __exit__(
         self,

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from batchgen.job import faults
 from batchgen.job.files import Guard, checked_name, read_checked, unwritable, write_atomic
 
-__all__ = ["Inflight", "Journal"]
+__all__ = ["Inflight", "Journal", "saved_tokens"]
 
 Inflight = dict[tuple[int, int], list[int]]
 """(index, sample) -> the token ids generated so far."""
@@ -114,6 +114,15 @@ class Journal:
             if data is not None:
                 loaded |= {(index, sample): ids for index, sample, ids in json.loads(data)}
         return _without_done(loaded, is_done)
+
+
+def saved_tokens(folder: Path) -> int:
+    """Tokens of rows in flight that a stopped run saved in a checkpoint folder."""
+    total = 0
+    for path in folder.glob("inflight-*.json"):
+        data = read_checked(path)
+        total += sum(len(ids) for _, _, ids in json.loads(data)) if data else 0
+    return total
 
 
 _EMPTY: Records = np.empty(0, dtype=_RECORD)

@@ -168,9 +168,18 @@ class Ledger:
         self._writer.flush()
 
     def checkpoint_input(
-        self, rows_read: int, digest: str, sources: Iterable[Mapping[str, Any]] = ()
+        self,
+        rows_read: int,
+        digest: str,
+        sources: Iterable[Mapping[str, Any]] = (),
+        *,
+        at_end: bool = False,
     ) -> None:
-        """Note how far the input was read, and what it was: checked when a later run reads it."""
+        """Note how far the input was read, and what it was: checked when a later run reads it.
+
+        `at_end`: these are all its rows; `status` and `merge` then know the total.
+        """
+        self._manifest.total_rows = rows_read if at_end else None
         self._manifest.input = InputCheckpoint(rows_read, digest, tuple(map(dict, sources)))
         self._write_manifest()
 

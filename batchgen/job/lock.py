@@ -138,8 +138,11 @@ class OutputLock:
         while True:
             attempts = _attempts(self._owners)
             owner = this_process(self._run_id, max(attempts, default=0) + 1)
-            if _create_exclusively(_claim_path(self._owners, owner.attempt), owner.to_json()):
-                break
+            claim = _claim_path(self._owners, owner.attempt)
+            if _create_exclusively(claim, owner.to_json()):
+                if max(_attempts(self._owners), default=0) == owner.attempt:
+                    break
+                claim.unlink(missing_ok=True)  # a number of old, removed since `attempts` was read
         self._owner = owner
         for attempt in sorted(attempts)[:-1]:
             with suppress(OSError):

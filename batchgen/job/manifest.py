@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import FingerprintMismatchError
-from batchgen.job.files import Guard, write_atomic
+from batchgen.job.files import Guard, unwritable, write_atomic
 
 __all__ = ["FinalReport", "InputCheckpoint", "Manifest", "fingerprint_diff", "flatten"]
 
@@ -74,10 +74,10 @@ class Manifest:
     def read(cls, path: Path) -> Manifest | None:
         """The manifest at `path`; None where there is none. Damaged: FingerprintMismatchError."""
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError) as error:
+            with unwritable("the manifest", path.parent):
+                text = path.read_bytes() if path.exists() else None
+            return None if text is None else cls.from_json(text.decode())
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FingerprintMismatchError(
                 f"the manifest {path} cannot be read: {error}",
                 "remove the checkpoint folder, or start afresh with --overwrite",

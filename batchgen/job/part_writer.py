@@ -68,11 +68,12 @@ class PartWriter:
         chars = sum(len(row.prompt or "") + len(row.completion or "") for row in rows)
         with self._changed:
             self._raise_error()
-            if not self._rows:
+            first = not self._rows
+            if first:
                 self._oldest = time.monotonic()
             self._rows.extend(rows)
             self._chars += chars
-            if self._is_due():
+            if first or self._is_due():  # the thread must know from when on to count the age
                 self._changed.notify_all()
             if self._thread.ident is None:
                 self._write_here()

@@ -1,0 +1,56 @@
+"""`batchgen status`: how far the work on an output is, also while it runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+
+if TYPE_CHECKING:
+    from batchgen.job.status import Status
+
+__all__ = ["status"]
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(context_settings=CONTEXT_SETTINGS)
+@click.argument("out", type=_PATH)
+@flag("--checkpoint-dir", type=_PATH, help="As given to the run. [default: OUT.ckpt]")
+@flag("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(out: Path, checkpoint_dir: Path | None, as_json: bool) -> None:
+    """Say how far the work on OUT is; changes nothing.
+
+    \b
+    batchgen status out.parquet --json
+    """
+    from batchgen.job.status import status_of
+
+    found = status_of(out, checkpoint_dir or out.with_name(out.name + ".ckpt"))
+    click.echo(json.dumps(asdict(found), default=str) if as_json else _as_text(found))
+
+
+def _as_text(found: Status) -> str:
+    total = "" if found.rows_total is None else f" of {found.rows_total:,}"
+    lines = [f"{found.out}: {found.state}", f"  rows done   {found.rows_done:,}{total}"]
+    if found.errors:
+        named = ", ".join(f"{code} {count:,}" for code, count in sorted(found.errors.items()))
+        lines.append(f"  errors      {sum(found.errors.values()):,} ({named})")
+    if found.owner is not None:
+        state = "alive" if found.owner["alive"] else "dead; the next run takes over"
+        place = f"process {found.owner['pid']} on {found.owner['host']}"
+        lines.append(f"  owner       {place}, run {found.owner['run_id']} ({state})")
+    if found.last_rows_age_s is not None:
+        lines.append(f"  last rows   {found.last_rows_age_s:,.0f} s ago")
+    if found.inflight_tokens_saved:
+        lines.append(f"  in flight   {found.inflight_tokens_saved:,} tokens saved")
+    if found.damaged_parts:
+        lines.append(f"  damaged     {found.damaged_parts} parts (their rows run again)")
+    if found.state == "stopped":
+        lines.append("  next        run the same command again to continue")
+    return "\n".join(lines)

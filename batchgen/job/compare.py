@@ -1,0 +1,212 @@
+"""Two outputs compared row by row, at some 40 bytes of memory a row whatever the rows hold."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen.errors import InputUnreadableError, UsageError
+
+__all__ = ["VOLATILE_COLUMNS", "Comparison", "Difference", "compare"]
+
+VOLATILE_COLUMNS = frozenset(
+    ["queue_s", "prefill_s", "ttft_s", "decode_s", "tpot_s", "latency_s", "preemptions", "attempt",
+     "cached_tokens", "started_at", "finished_at", "run_id"]
+)  # fmt: skip
+"""Columns in which equal reruns may differ (INTERFACE, Parquet out)."""
+
+_BATCH_ROWS = 8_192
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
+Words = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One row that differs: its key and, for each column that does, both values."""
+
+    key: tuple[Any, ...]
+    columns: dict[str, tuple[Any, Any]]
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What two files have in common. `differences`: the first ones, in the order of the first."""
+
+    columns: tuple[str, ...]
+    columns_only_a: tuple[str, ...] = ()
+    columns_only_b: tuple[str, ...] = ()
+    rows_a: int = 0
+    rows_b: int = 0
+    common: int = 0
+    equal: int = 0
+    only_a: list[tuple[Any, ...]] = field(default_factory=list)
+    only_b: list[tuple[Any, ...]] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def same(self) -> bool:
+        """Whether both have the same columns and rows with the same values."""
+        one_sided = self.columns_only_a or self.columns_only_b
+        return not one_sided and self.equal == self.rows_a == self.rows_b
+
+    @property
+    def percent_equal(self) -> float:
+        """Equal rows in a hundred of the larger file's."""
+        return 100.0 * self.equal / max(1, self.rows_a, self.rows_b)
+
+
+@dataclass(frozen=True, slots=True)
+class _Digests:
+    """A file's keys and values as 64-bit words, sorted by key. All: [num_rows]"""
+
+    keys: Words
+    values: Words
+    places: Places
+
+
+def compare(
+    a: Path, b: Path, on: str = "index", columns: Sequence[str] = (), show: int = 10
+) -> Comparison:
+    """Match rows by (`on`, sample) and compare `columns` (default: all but volatile ones).
+
+    Raises InputUnreadableError, and UsageError for a column that is not in both.
+    """
+    with _opened(a) as file_a, _opened(b) as file_b:
+        key = (on, "sample")
+        names = _columns(file_a.schema_arrow, file_b.schema_arrow, key, columns)
+        left, right = (_digests(file, key, names) for file in (file_a, file_b))
+        at_a, at_b = _matches(left, right)
+        unequal = left.values[at_a] != right.values[at_b]
+        result = Comparison(names)
+        result.rows_a, result.rows_b = len(left.keys), len(right.keys)
+        result.common = len(at_a)
+        if not columns:
+            names_a, names_b = file_a.schema_arrow.names, file_b.schema_arrow.names
+            result.columns_only_a = tuple(name for name in names_a if name not in names_b)
+            result.columns_only_b = tuple(name for name in names_b if name not in names_a)
+        result.equal = int(len(at_a) - unequal.sum())
+        result.only_a = _keys(file_a, key, _unmatched(left, at_a), show)
+        result.only_b = _keys(file_b, key, _unmatched(right, at_b), show)
+        places = left.places[at_a][unequal], right.places[at_b][unequal]
+        result.differences = list(_differences((file_a, file_b), key, names, places, show))
+        return result
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputUnreadableError(
+            f"cannot read {path} as Parquet: {error}", "give an output of `batchgen run`"
+        ) from error
+
+
+def _columns(
+    a: pa.Schema, b: pa.Schema, key: Iterable[str], asked: Sequence[str]
+) -> tuple[str, ...]:
+    """The columns to compare; those asked for, and the key's, must be in both files."""
+    for name in (*key, *asked):
+        if name not in a.names or name not in b.names:
+            where = "both files" if name not in a.names and name not in b.names else "one file"
+            raise UsageError(f"column {name!r} is missing in {where}", f"there are: {a.names}")
+    shared = [name for name in a.names if name in b.names and name not in VOLATILE_COLUMNS]
+    # Two files matched by id may come from inputs in another order.
+    positional = () if "index" in key else ("index",)
+    return tuple(asked) or tuple(n for n in shared if n not in (*key, *positional))
+
+
+def _digests(file: pq.ParquetFile, key: tuple[str, str], names: tuple[str, ...]) -> _Digests:
+    num_rows = file.metadata.num_rows
+    keys, values = np.empty(num_rows, np.uint64), np.empty(num_rows, np.uint64)
+    start = 0
+    for batch in file.iter_batches(_BATCH_ROWS, columns=list(dict.fromkeys((*key, *names)))):
+        stop = start + batch.num_rows
+        keys[start:stop] = _words(batch, key)
+        values[start:stop] = _words(batch, names)
+        start = stop
+    order = np.argsort(keys, kind="stable")
+    return _Digests(_numbered(keys[order]), values[order], order)
+
+
+def _words(batch: pa.RecordBatch, names: Sequence[str]) -> Words:
+    """One 64-bit word a row. [num_rows]"""
+    columns = [batch.column(name).to_pylist() for name in names]
+    rows = zip(*columns, strict=True) if columns else [()] * batch.num_rows
+    hashes = np.fromiter((hash(_frozen(row)) for row in rows), np.int64, batch.num_rows)
+    return hashes.view(np.uint64)
+
+
+def _frozen(row: tuple[Any, ...]) -> Hashable:
+    try:
+        hash(row)
+    except TypeError:
+        return repr(row)
+    return row
+
+
+def _numbered(keys: Words) -> Words:
+    """Sorted keys with repetitions told apart: the second one of a key gets a word of its own."""
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    lengths = np.diff(np.concatenate([starts, [len(keys)]]))
+    nth = np.arange(len(keys)) - np.repeat(starts, lengths)
+    numbered: Words = keys + nth.astype(np.uint64) * _ODD
+    return numbered
+
+
+def _matches(left: _Digests, right: _Digests) -> tuple[Places, Places]:
+    """Places of equal keys in both, in the order of the first file's rows. [num_common] each"""
+    _, at_a, at_b = np.intersect1d(left.keys, right.keys, assume_unique=True, return_indices=True)
+    order = np.argsort(left.places[at_a], kind="stable")
+    return at_a[order], at_b[order]
+
+
+def _unmatched(digests: _Digests, matched: Places) -> Places:
+    """File rows without a partner, in the file's order."""
+    lonely = np.ones(len(digests.keys), bool)
+    lonely[matched] = False
+    places: Places = np.sort(digests.places[lonely])
+    return places
+
+
+def _keys(
+    file: pq.ParquetFile, key: Sequence[str], places: Places, show: int
+) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in _rows(file, key, places[:show])]
+
+
+def _differences(
+    files: tuple[pq.ParquetFile, pq.ParquetFile],
+    key: tuple[str, str],
+    names: tuple[str, ...],
+    places: tuple[Places, Places],
+    show: int,
+) -> Iterator[Difference]:
+    columns = list(dict.fromkeys((*key, *names)))
+    pairs = [_rows(file, columns, at[:show]) for file, at in zip(files, places, strict=True)]
+    for a, b in zip(*pairs, strict=True):
+        changed = {name: (a[name], b[name]) for name in names if a[name] != b[name]}
+        yield Difference(tuple(a[name] for name in key), changed)
+
+
+def _rows(
+    file: pq.ParquetFile, columns: Sequence[str], places: Iterable[int]
+) -> list[dict[str, Any]]:
+    """Some rows of a file by their ordinal."""
+    metadata = file.metadata
+    counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    ends = np.cumsum(counts)
+    found = []
+    for place in places:
+        group = int(np.searchsorted(ends, place, side="right"))
+        table = file.read_row_group(group, columns=list(columns))
+        found.append(table.slice(int(place - ends[group] + counts[group]), 1).to_pylist()[0])
+    return found

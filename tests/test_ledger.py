@@ -1,0 +1,272 @@
+"""Opening, continuing, overwriting and finishing a job; memory and refusals."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from ledger_tools import (
+    FINGERPRINT,
+    expected_keys,
+    hooked,
+    keys_of,
+    make_row,
+    open_ledger,
+    parts_of,
+    rows_of,
+)
+
+from batchgen.errors import FingerprintMismatchError, OutputHeldError, OutputUnwritableError
+from batchgen.job.bitmap import Bitmap
+from batchgen.job.files import refuse_same_file
+from batchgen.job.ledger import Ledger
+
+OTHER = {"model": {"name": "m"}, "sampling": {"temperature": 0.9}}
+
+
+def finished_job(folder: Path, num_rows: int = 5) -> Path:
+    with open_ledger(folder) as ledger:
+        ledger.append(rows_of(range(num_rows)))
+        ledger.finalize(num_rows)
+    return folder / "out.parquet"
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_finished_job_is_recognised_without_a_write(tmp_path: Path) -> None:
+    finished_job(tmp_path)
+    before = snapshot(tmp_path)
+    with open_ledger(tmp_path) as again:
+        assert again.finished is not None
+        assert again.finished.rows == 5
+    assert snapshot(tmp_path) == before
+
+
+def test_other_settings_are_refused_and_nothing_is_touched(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        ledger.append(rows_of([0, 1]))
+    before = snapshot(tmp_path)
+    with pytest.raises(FingerprintMismatchError, match=r"sampling.temperature: 0.7 -> 0.9"):
+        open_ledger(tmp_path, fingerprint=OTHER)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", [b"precious", b""])
+def test_a_foreign_output_is_refused_and_overwritten_only_when_whole(
+    tmp_path: Path, content: bytes
+) -> None:
+    out = tmp_path / "out.parquet"
+    out.write_bytes(content)
+    with pytest.raises(FingerprintMismatchError, match="exists"):
+        open_ledger(tmp_path)
+    with open_ledger(tmp_path, overwrite=True) as ledger:
+        ledger.append(rows_of(range(3)))
+        ledger.flush()
+        assert out.read_bytes() == content
+    with open_ledger(tmp_path, overwrite=True) as ledger:
+        assert ledger.num_done == 3, "the same command again continues"
+        ledger.finalize(3)
+    assert keys_of(out) == expected_keys(3)
+
+
+def test_overwrite_discards_work_of_other_settings(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        ledger.append(rows_of([0, 1]))
+    with open_ledger(tmp_path, fingerprint=OTHER, overwrite=True) as ledger:
+        assert ledger.num_done == 0
+        assert parts_of(tmp_path) == []
+
+
+def test_an_output_changed_by_someone_else_is_not_called_finished(tmp_path: Path) -> None:
+    out = finished_job(tmp_path)
+    pq.write_table(pq.read_table(out).slice(1).replace_schema_metadata(None), out)
+    with pytest.raises(FingerprintMismatchError, match="changed since"):
+        open_ledger(tmp_path)
+
+
+def test_a_copied_output_with_a_new_time_is_still_finished(tmp_path: Path) -> None:
+    out = finished_job(tmp_path)
+    os.utime(out, (1, 1))
+    with open_ledger(tmp_path) as again:
+        assert again.finished is not None
+
+
+def test_a_removed_output_is_made_again(tmp_path: Path) -> None:
+    finished_job(tmp_path).unlink()
+    with open_ledger(tmp_path) as again:
+        assert again.finished is None
+        assert again.num_done == 0
+
+
+def test_a_late_part_of_another_fingerprint_is_never_used(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        ledger.append(rows_of([0, 1]))
+    stray = parts_of(tmp_path)[0]
+    data = stray.read_bytes()
+    with open_ledger(tmp_path, fingerprint=OTHER, overwrite=True) as ledger:
+        stray.write_bytes(data)
+    with open_ledger(tmp_path, fingerprint=OTHER, overwrite=True) as ledger:
+        assert ledger.num_done == 0
+        assert not stray.exists()
+
+
+def test_a_second_process_is_refused_while_the_first_runs(tmp_path: Path) -> None:
+    with (
+        open_ledger(tmp_path),
+        pytest.raises(OutputHeldError, match=f"process {os.getpid()}"),
+    ):
+        open_ledger(tmp_path)
+
+
+def test_attempts_count_the_runs_that_began_a_row(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        ledger.begin([0, 1, 2, 7])
+        ledger.append(rows_of([1]))
+    with open_ledger(tmp_path) as ledger:
+        assert [ledger.attempt(i) for i in (0, 3, 7)] == [2, 1, 2]
+        ledger.begin([0])
+        ledger.begin([0])
+        assert ledger.num_recomputed == 2
+    with open_ledger(tmp_path) as ledger:
+        assert [ledger.attempt(i) for i in (0, 2, 7)] == [3, 2, 2]
+        assert len(list((tmp_path / "out.parquet.ckpt").glob("begun-*"))) == 1
+
+
+def test_a_torn_journal_costs_only_its_torn_record(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        ledger.begin(range(100))
+        ledger.begin([200])
+    journal = next((tmp_path / "out.parquet.ckpt").glob("begun-*"))
+    os.truncate(journal, journal.stat().st_size - 5)
+    with open_ledger(tmp_path) as ledger:
+        assert [ledger.attempt(i) for i in (0, 99, 200)] == [2, 2, 1]
+
+
+def test_saved_tokens_last_until_their_rows_are_done(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        ledger.save_inflight({(0, 0): [1, 2], (0, 1): [3], (5, 0): [9]})
+    with open_ledger(tmp_path) as ledger:
+        assert ledger.num_inflight_tokens == 4
+        assert ledger.inflight_tokens(0, 1) == [3]
+        ledger.append([make_row(0), make_row(0, 1)])
+        ledger.save_inflight({(7, 0): [4]})
+    with open_ledger(tmp_path) as ledger:
+        assert [ledger.inflight_tokens(i) for i in (0, 5, 7)] == [[], [9], [4]]
+    damaged = next((tmp_path / "out.parquet.ckpt").glob("inflight-*"))
+    damaged.write_bytes(damaged.read_bytes() + b" ")
+    with open_ledger(tmp_path) as ledger:
+        assert ledger.num_inflight_tokens == 0
+
+
+def test_rows_become_durable_with_age_while_nothing_is_appended(tmp_path: Path) -> None:
+    with open_ledger(tmp_path, background=True, checkpoint_seconds=0.05) as ledger:
+        ledger.append(rows_of([0]))
+        deadline = time.monotonic() + 10
+        while ledger.num_durable < 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(parts_of(tmp_path)) == 1
+
+
+def test_the_background_thread_reports_what_it_met(tmp_path: Path) -> None:
+    def fill_disk(point: str, path: Path | None) -> None:
+        if point == "part.fsync":
+            raise OSError(28, "No space left on device")
+
+    ledger = open_ledger(tmp_path, background=True)
+    with hooked(fill_disk):
+        ledger.append(rows_of([0, 1]))
+        with pytest.raises(OutputUnwritableError, match="No space left") as full:
+            ledger.flush()
+        assert full.value.exit_code == 73
+    ledger.close()
+    with open_ledger(tmp_path) as again:
+        assert again.num_done == 0
+
+
+def test_a_row_appended_twice_counts_once(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        ledger.append([make_row(0, completion="first")])
+        ledger.append([make_row(0, completion="second")])
+        ledger.finalize(1)
+    assert pq.read_table(tmp_path / "out.parquet")["completion"].to_pylist() == ["first"]
+
+
+def test_an_output_that_is_an_input_is_refused_through_any_link(tmp_path: Path) -> None:
+    source = tmp_path / "in.parquet"
+    source.write_bytes(b"x")
+    (tmp_path / "hard").hardlink_to(source)
+    (tmp_path / "soft").symlink_to(source)
+    (tmp_path / "dangling").symlink_to(tmp_path / "later.parquet")
+    for name in ("in.parquet", "hard", "soft"):
+        with pytest.raises(OutputUnwritableError, match="same file"):
+            refuse_same_file(tmp_path / name, [source])
+    with pytest.raises(OutputUnwritableError, match="same file"):
+        refuse_same_file(tmp_path / "later.parquet", [tmp_path / "dangling"])
+    refuse_same_file(tmp_path / "other.parquet", [source])
+
+
+def test_a_linked_output_is_written_through_the_link(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    (tmp_path / "out.parquet").symlink_to(real / "data.parquet")
+    finished_job(tmp_path)
+    assert (tmp_path / "out.parquet").is_symlink()
+    assert keys_of(real / "data.parquet") == expected_keys(5)
+
+
+def test_files_have_the_modes_of_the_umask(tmp_path: Path) -> None:
+    previous = os.umask(0o027)
+    try:
+        out = finished_job(tmp_path)
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "out.parquet.ckpt" / "manifest.json").stat().st_mode) == 0o640
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_output(tmp_path: Path) -> None:
+    (tmp_path / "out.parquet.ckpt").write_text("a file")
+    with pytest.raises(OutputUnwritableError, match=r"out\.parquet\.ckpt"):
+        open_ledger(tmp_path)
+
+
+def test_the_ledger_imports_no_torch() -> None:
+    code = "import batchgen.job.ledger, batchgen.job.status, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_memory_is_one_bit_a_row() -> None:
+    bitmap = Bitmap()
+    tracemalloc.start()
+    for start in range(0, 1_000_000, 100_000):
+        bitmap.add_array(np.arange(start, start + 100_000))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(bitmap) == 1_000_000
+    assert size < 300_000
+    assert 999_999 in bitmap
+    assert 1_000_000 not in bitmap
+    probe = np.array([0, 5, 2_000_000])
+    assert bitmap.contains_array(probe).tolist() == [True, True, False]
+    assert not bitmap.add(7)
+
+
+def test_a_fingerprint_may_nest_or_not(tmp_path: Path) -> None:
+    with open_ledger(tmp_path):
+        pass
+    flat = {"model.name": "m", "sampling.temperature": 0.7}
+    ledger = Ledger.open(
+        tmp_path / "out.parquet.ckpt", tmp_path / "out.parquet", flat, run_id="again"
+    )
+    ledger.close()
+    assert FINGERPRINT["sampling"]["temperature"] == 0.7

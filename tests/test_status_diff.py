@@ -1,0 +1,132 @@
+"""`status` and `diff`, as people and scripts call them."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from ledger_tools import make_row, open_ledger, parts_of, rows_of, truncate
+
+from batchgen.cli.diff import diff
+from batchgen.cli.status import status
+from batchgen.errors import InputUnreadableError, UsageError
+from batchgen.job.compare import compare
+from batchgen.job.rows import OutputRow
+
+
+def call(command: Any, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def status_json(folder: Path) -> dict[str, Any]:
+    found = call(status, folder / "out.parquet", "--json")
+    assert found.exit_code == 0
+    data: dict[str, Any] = json.loads(found.stdout)
+    return data
+
+
+def test_status_tells_a_running_job_from_a_stopped_and_a_finished_one(tmp_path: Path) -> None:
+    failed = make_row(9, status="error", error_code="oom", error_message="too big")
+    with open_ledger(tmp_path) as ledger:
+        ledger.append([*rows_of(range(4)), failed])
+        ledger.flush()
+        ledger.checkpoint_input(10, "d", at_end=True)
+        ledger.save_inflight({(5, 0): [1, 2, 3]})
+        seen = status_json(tmp_path)
+        assert (seen["state"], seen["rows_done"], seen["rows_total"]) == ("running", 5, 10)
+        assert seen["owner"]["alive"]
+        assert seen["inflight_tokens_saved"] == 3
+    seen = status_json(tmp_path)
+    assert (seen["state"], seen["errors"], seen["owner"]) == ("stopped", {"oom": 1}, None)
+    assert "run the same command again" in call(status, tmp_path / "out.parquet").stdout
+    with open_ledger(tmp_path) as ledger:
+        ledger.append(rows_of(range(4, 9)))
+        ledger.finalize(10)
+    seen = status_json(tmp_path)
+    assert (seen["state"], seen["rows_done"], seen["errors"]) == ("complete", 10, {"oom": 1})
+
+
+def test_status_survives_a_damaged_part(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        ledger.append(rows_of(range(4)))
+    truncate(parts_of(tmp_path)[0])
+    seen = status_json(tmp_path)
+    assert seen["damaged_parts"] == 1
+
+
+def test_status_of_nothing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputUnreadableError, match="no run has begun"):
+        call(status, tmp_path / "out.parquet")
+
+
+def output(folder: Path, rows: list[OutputRow]) -> Path:
+    folder.mkdir()
+    with open_ledger(folder) as ledger:
+        ledger.append(rows)
+        ledger.finalize(len({row.index for row in rows}))
+    return folder / "out.parquet"
+
+
+def test_outputs_that_differ_only_in_times_and_runs_are_equal(tmp_path: Path) -> None:
+    a = output(tmp_path / "a", [make_row(i, latency_s=1.0, attempt=1) for i in range(50)])
+    b = output(tmp_path / "b", [make_row(i, latency_s=2.0, attempt=3) for i in range(50)])
+    same = call(diff, a, b)
+    assert same.exit_code == 0
+    assert "50 of 50 rows equal (100.00%)" in same.stdout
+    assert call(diff, a, b, "--columns", "latency_s").exit_code == 1
+
+
+def test_the_first_differences_are_shown(tmp_path: Path) -> None:
+    a = output(tmp_path / "a", [make_row(i) for i in range(50)])
+    b = output(tmp_path / "b", [make_row(i, completion="x" if i in (7, 30) else f"completion {i}.0")
+                                for i in range(48)])  # fmt: skip
+    found = call(diff, a, b, "--show", 1)
+    assert found.exit_code == 1
+    assert "46 of 50 rows equal (92.00%)" in found.stdout
+    assert "2 rows only in the first: index 48 sample 0" in found.stdout
+    assert '- "completion 7.0"\n    + "x"' in found.stdout
+    assert "and 1 more" in found.stdout
+    data = json.loads(call(diff, a, b, "--json").stdout)
+    assert [d["key"] for d in data["differences"]] == [[7, 0], [30, 0]]
+    assert not data["same"]
+
+
+def test_rows_are_matched_by_id_in_any_order_and_by_occurrence(tmp_path: Path) -> None:
+    order = list(range(40))
+    random.Random(1).shuffle(order)
+    texts = [f"text {i}" for i in range(40)]
+    a = output(tmp_path / "a", [make_row(i, completion=texts[i], prompt="p") for i in range(40)])
+    b = output(
+        tmp_path / "b",
+        [
+            make_row(at, id=f"row-{i}", completion=texts[i], prompt="p")
+            for at, i in enumerate(order)
+        ],
+    )
+    assert call(diff, a, b, "--on", "id").exit_code == 0
+    assert call(diff, a, b).exit_code == 1
+    twins = [make_row(0, id="x"), make_row(1, id="x", status="error", completion=None)]
+    c = output(tmp_path / "c", twins)
+    assert compare(c, c, "id").same
+
+
+def test_columns_of_one_file_only_are_a_difference(tmp_path: Path) -> None:
+    a = output(tmp_path / "a", [make_row(0, kept={"k": "v"})])
+    b = output(tmp_path / "b", [make_row(0)])
+    found = call(diff, a, b)
+    assert found.exit_code == 1
+    assert "columns only in the first: k" in found.stdout
+    assert call(diff, a, b, "--columns", "completion").exit_code == 0
+    with pytest.raises(UsageError, match="missing in one file"):
+        compare(a, b, columns=["k"])
+
+
+def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_text("no")
+    with pytest.raises(InputUnreadableError, match="as Parquet"):
+        compare(path, path)
