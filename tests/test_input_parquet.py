@@ -176,6 +176,14 @@ def test_text_that_is_not_utf8_is_an_invalid_row(tmp_path: Path) -> None:
     assert [row.error and row.error.code for row in rows] == [None, ErrorCode.INVALID_ROW, None]
 
 
+def test_two_columns_of_one_name_are_refused_where_one_is_needed(tmp_path: Path) -> None:
+    table = pa.table([["a"], ["b"], [1], [2]], names=["prompt", "prompt", "x", "x"])
+    with pytest.raises(InvalidDataError, match="two columns 'prompt'"):
+        Reader(InputSpec((write(tmp_path, table),)))
+    path = write(tmp_path, pa.table([["a"], [1], [2]], names=["prompt", "x", "x"]))
+    assert len(read(path, keep_columns="none")) == 1
+
+
 def test_a_kept_column_with_an_output_name_is_a_usage_error(tmp_path: Path) -> None:
     path = write(tmp_path, {**PROMPTS, "completion": ["x"] * 3})
     with pytest.raises(UsageError, match="'completion'") as caught:

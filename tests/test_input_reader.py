@@ -205,6 +205,9 @@ def test_reading_any_source_imports_no_torch(tmp_path: Path) -> None:
         "n = len(list(Reader(InputSpec((sys.argv[1], sys.argv[2])))));"
         "assert 'datasets' not in sys.modules;"
         "n += len(list(Reader(InputSpec((sys.argv[3],)))));"
+        "import datasets; rows = datasets.Dataset.from_dict({'prompt': ['s']});"
+        "datasets.load_dataset = lambda *_, **__: rows.to_iterable_dataset();"
+        "n += len(list(Reader(InputSpec(('hf:some/name',)))));"
         "print(n, 'torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run(
@@ -213,4 +216,4 @@ def test_reading_any_source_imports_no_torch(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.split() == ["42", "False", "False"]
+    assert done.stdout.split() == ["43", "False", "False"]

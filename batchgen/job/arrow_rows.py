@@ -65,6 +65,9 @@ def find_columns(
     for name in extra:
         kept.declare(name, present[name], where)
     names = tuple(name for name in present if name in meant or name in extra)
+    twice = [name for name in names if schema.names.count(name) > 1]
+    if twice:
+        raise InvalidDataError(f"{where} has two columns {twice[0]!r}", "rename one of them")
     return ArrowColumns(names, tuple(extra), frozenset({spec.messages_column} & present.keys()))
 
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -30,7 +32,8 @@ class HubRows:
         self, source: Source, spec: InputSpec, parser: RowParser, kept: KeptColumns
     ) -> None:
         self._source = source
-        self._dataset = _load(source, spec.split)
+        with _torch_left_out():
+            self._dataset = _load(source, spec.split).with_format("arrow")
         self.columns: ArrowColumns = find_columns(self._schema(), source.name, spec, parser, kept)
         self.digest_bytes = self.columns.digest_bytes
         self.kept = self.columns.kept
@@ -59,8 +62,21 @@ class HubRows:
         return pa.schema([])
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        tables = self._dataset.with_format("arrow").iter(batch_size=_BATCH_ROWS)
+        tables = self._dataset.iter(batch_size=_BATCH_ROWS)
         return chain.from_iterable(table.to_batches() for table in tables)
+
+
+@contextmanager
+def _torch_left_out() -> Iterator[None]:
+    """A streamed dataset imports torch, where it is installed, only to be its DataLoader's kin."""
+    import datasets
+
+    before = datasets.config.TORCH_AVAILABLE
+    datasets.config.TORCH_AVAILABLE = before and "torch" in sys.modules
+    try:
+        yield
+    finally:
+        datasets.config.TORCH_AVAILABLE = before
 
 
 def _load(source: Source, split: str) -> Any:
