@@ -20,7 +20,7 @@ from batchgen.job.requests import FailedRow, PreparedRow, row_and_sample
 
 __all__ = ["Drive", "FinishedRow", "Outcome"]
 
-WINDOW_ROWS = 1024
+WINDOW_ROWS = 2048
 WINDOW_ROWS_PER_SEQUENCE = 4
 WINDOW_TOKENS = 2_000_000
 _HAND_OVER_ROWS = 256

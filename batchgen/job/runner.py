@@ -14,8 +14,8 @@ from typing import Any
 from batchgen.errors import BatchgenError, OutputHeldError, StoppedError
 from batchgen.job.assembly import Assembly
 from batchgen.job.fingerprint import facts_of, fingerprint_of, model_name
-from batchgen.job.garbage import rare_collections
 from batchgen.job.input_check import check_finished_input, check_resumed_input
+from batchgen.job.interpreter import tuned_interpreter
 from batchgen.job.ledger import Ledger
 from batchgen.job.manifest import FinalReport, Manifest, fingerprint_diff
 from batchgen.job.model_files import ModelFiles, resolve_model
@@ -148,7 +148,7 @@ class _Job:
         assembly = Assembly(self._spec, self._files, reader, ledger, self._run_id)
         pipeline = assembly.pipeline(self._stop)
         try:
-            with rare_collections():
+            with tuned_interpreter(short_turns=self._spec.engine != "echo"):
                 pipeline.run()
             if pipeline.stopped:
                 return self._stopped(ledger, assembly)
