@@ -14,7 +14,7 @@ from batchgen.engine.draws import draw_key, uniform
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.row_search import first_above, largest, row_max
 from batchgen.engine.sampler import SampledTokens, sample
-from batchgen.engine.sampling_batch import SamplingTable
+from batchgen.engine.sampling_batch import SamplingBatch, SamplingTable
 from batchgen.engine.sequence import Sequence
 from batchgen.engine.step import ScheduledStep
 
@@ -174,6 +174,19 @@ def test_searching_in_blocks_finds_what_a_plain_search_finds(vocab_size: int) ->
     assert torch.equal(index, (rows == best[:, None]).to(torch.uint8).argmax(-1))
     for k in {1, min(40, vocab_size), vocab_size}:
         assert torch.equal(largest(rows, k), rows.topk(k).values)
+
+
+def test_a_step_in_which_nothing_is_sampled_has_no_tokens() -> None:
+    params = SamplingParams(temperature=1.0, top_k=5, top_p=0.5, repetition_penalty=1.1)
+    assert _sample([], _logits(0)).tokens.shape == (0,)
+    assert sample(_logits(0), SamplingBatch(logprobs=True)).tokens.shape == (0,)
+    cut = _sequence(params)
+    step = ScheduledStep()
+    cut.slot = 0
+    step.admitted.append(cut)
+    step.add(cut, 2)
+    batch = SamplingTable(1, VOCAB, CPU).gather(step)
+    assert sample(_logits(0), batch).tokens.shape == (0,)
 
 
 def test_the_largest_draw_stays_on_a_possible_token() -> None:

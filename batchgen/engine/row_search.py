@@ -74,10 +74,11 @@ def _blocks(rows: torch.Tensor, block: int, padding: float) -> torch.Tensor:
     missing = -rows.shape[1] % block
     if missing:
         rows = torch.nn.functional.pad(rows, (0, missing), value=padding)
-    return rows.view(rows.shape[0], -1, block)
+    return rows.view(rows.shape[0], rows.shape[1] // block, block)  # not -1: there may be no rows
 
 
 def _pick(blocks: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """The blocks at `indices` [num_rows, k], side by side: [num_rows, k * block]."""
-    picked = blocks.gather(1, indices[:, :, None].expand(-1, -1, blocks.shape[2]))
-    return picked.view(len(blocks), -1)
+    width = blocks.shape[2]
+    picked = blocks.gather(1, indices[:, :, None].expand(-1, -1, width))
+    return picked.view(len(blocks), indices.shape[1] * width)
