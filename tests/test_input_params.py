@@ -145,3 +145,10 @@ def test_flags_share_the_table_and_fail_as_usage() -> None:
 def test_an_impossible_generation_config_is_named() -> None:
     with pytest.raises(UsageError, match=r"generation_config: top_p must be"):
         merge({}, {}, {"top_p": 7})
+    assert merge({}, {"top_p": 0.5}, {"top_p": 7}).top_p == 0.5
+
+
+def test_min_tokens_above_the_default_max_tokens_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="min_tokens 300 is above max_tokens 256"):
+        merge({}, {"min_tokens": 300}, {})
+    assert merge({}, {"max_tokens": 10}, {"min_tokens": 20}).min_tokens == 10

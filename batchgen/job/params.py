@@ -140,9 +140,7 @@ def merge(
 
     RowError as `read_params`; UsageError for a generation_config with impossible values.
     """
-    model = _read_generation_defaults(generation_defaults)
-    base = apply(SamplingParams(), {**model, **validate_flags(flags)})
-    return apply(base, read_params(row_params))
+    return apply(_job_params(flags, generation_defaults), read_params(row_params))
 
 
 def apply(base: SamplingParams, own: Mapping[str, Any]) -> SamplingParams:
@@ -161,12 +159,18 @@ def apply(base: SamplingParams, own: Mapping[str, Any]) -> SamplingParams:
     return dataclasses.replace(params, min_tokens=params.max_tokens)
 
 
-def _read_generation_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _job_params(flags: SamplingDefaults, model: Mapping[str, Any]) -> SamplingParams:
+    """What a row without parameters gets. A flag also mends an impossible value of the model."""
+    given = validate_flags(flags)
     try:
-        return read_params(defaults)
+        settings = read_params({k: v for k, v in model.items() if k not in given})
     except RowError as error:
-        hint = "correct the model's generation_config.json"
+        hint = "correct the model's generation_config.json, or give the flag"
         raise UsageError(f"generation_config: {error.message}", hint) from None
+    try:
+        return apply(SamplingParams(), {**settings, **given})
+    except RowError as error:
+        raise UsageError(error.message, "give --max-tokens too") from None
 
 
 def _add(params: dict[str, Any], name: str, value: Any) -> None:

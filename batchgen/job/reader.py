@@ -176,7 +176,8 @@ class Reader:
 
     def _settle_jsonl_columns(self) -> None:
         """Fix the columns that the first rows of the JSONL sources bring."""
-        left = min(_SAMPLE_ROWS, self._spec.limit or _SAMPLE_ROWS)
+        limit = self._spec.limit
+        left = _SAMPLE_ROWS if limit is None else min(limit, _SAMPLE_ROWS)
         for rows in self._rows:
             if isinstance(rows, JsonlRows):
                 for _, line in islice(rows, left):
