@@ -30,7 +30,6 @@ _bench_options = flag_group(
          help="Compare with transformers' generate in padded batches of N; 0: don't."),
     flag("--load-format", type=click.Choice(["auto", "dummy"]), default="auto", core=True,
          help="dummy: random weights; the model's folder needs only config.json."),
-    flag("--enforce-eager", is_flag=True, help="Neither compile nor capture graphs, on CUDA."),
     flag("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), core=True,
          metavar="FILE", help="Write everything measured here too."),
 )  # fmt: skip
