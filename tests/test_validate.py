@@ -11,6 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchgen.cli.validate import validate
+from batchgen.job.reader import Reader
+from batchgen.job.spec import InputSpec
+from batchgen.job.tokenizer import load_codec
+from batchgen.job.validation import Validation
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
 
@@ -95,3 +99,24 @@ def test_validating_imports_no_torch() -> None:
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "0 False"
+
+
+def check(path: Path, max_model_len: int | None = None, template: str | None = None) -> list[str]:
+    reader = Reader(InputSpec((str(path),)))
+    return [bad.error_code for bad in Validation(reader, load_codec(None, template), max_model_len)]
+
+
+def test_with_a_model_prompts_that_do_not_fit_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    prompts = ["x" * 8, "x" * 9, "x" * 10, "", "é" * 5]
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    assert check(path) == ["empty_prompt"]
+    assert check(path, 10) == ["prompt_too_long", "empty_prompt", "prompt_too_long"]
+
+
+def test_with_a_model_conversations_that_its_template_refuses_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    chats = [[{"role": role, "content": "hello"}] for role in ("user", "nobody", "user")]
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    template = "{% if messages[0].role == 'nobody' %}{{ raise_exception('no') }}{% endif %}hello"
+    assert check(path, 100, template) == ["template_error"]
