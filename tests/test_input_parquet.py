@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from batchgen.errors import ErrorCode, InputUnreadableError, InvalidDataError, U
 from batchgen.job import parquet_rows
 from batchgen.job.reader import Reader
 from batchgen.job.rows import InputRow
+from batchgen.job.sources import Source, SourceKind
 from batchgen.job.spec import InputSpec
 
 PROMPTS = {"prompt": ["a", "b", None]}
@@ -252,6 +254,21 @@ def test_a_saved_dataset_is_read_as_its_parquet_would_be(tmp_path: Path) -> None
         Reader(InputSpec((str(tmp_path / "splits"),), split="test"))
 
 
+def no_hub(*_: Any, **__: Any) -> Any:
+    raise ConnectionError("no route")
+
+
+def test_a_hub_dataset_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def info(self: Any, name: str, timeout: float) -> Any:
+        return SimpleNamespace(sha=f"commit of {name}")
+
+    source = Source("org/name:small", SourceKind.HUB)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", info)
+    assert source.identity()["commit"] == "commit of org/name"
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", no_hub)
+    assert source.identity()["commit"] is None
+
+
 def test_a_hub_id_is_streamed_by_split_and_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +280,7 @@ def test_a_hub_id_is_streamed_by_split_and_config(
         return datasets.Dataset.from_dict({"prompt": ["a", "b"], "x": [1, 2]}).to_iterable_dataset()
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", no_hub)
     rows = read("org/name:small", split="test")
     assert asked == [("org/name", "small", {"split": "test", "streaming": True})]
     assert [(row.prompt, row.kept, row.origin) for row in rows] == [
@@ -278,6 +296,7 @@ def test_a_hub_that_cannot_be_reached_ends_with_66(monkeypatch: pytest.MonkeyPat
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", no_hub)
     with pytest.raises(InputUnreadableError, match="org/name") as caught:
         read("org/name")
     assert caught.value.exit_code == 66

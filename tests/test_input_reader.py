@@ -167,6 +167,16 @@ def test_verifying_leaves_the_reader_as_it_was(tmp_path: Path) -> None:
     assert len(list(reader)) == 40
 
 
+def test_identity_is_that_of_the_file_when_it_was_opened(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    write(path, ROWS)
+    reader = Reader(InputSpec((str(path),)))
+    before = reader.identity()
+    write(path, ROWS[:3])
+    assert reader.identity() == before
+    assert Reader(InputSpec((str(path),))).identity() != before
+
+
 def test_extras_of_the_first_rows_are_settled_and_late_ones_come_with_their_row(
     tmp_path: Path,
 ) -> None:
@@ -207,6 +217,7 @@ def test_reading_any_source_imports_no_torch(tmp_path: Path) -> None:
         "n += len(list(Reader(InputSpec((sys.argv[3],)))));"
         "import datasets; rows = datasets.Dataset.from_dict({'prompt': ['s']});"
         "datasets.load_dataset = lambda *_, **__: rows.to_iterable_dataset();"
+        "import huggingface_hub; huggingface_hub.HfApi.dataset_info = None;"
         "n += len(list(Reader(InputSpec(('hf:some/name',)))));"
         "print(n, 'torch' in sys.modules, 'transformers' in sys.modules)"
     )

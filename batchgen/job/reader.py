@@ -72,8 +72,9 @@ class Reader:
         self._done: Callable[[int], bool] | None = None
         self._seen = SeenIds()
         self._hash = blake2b(digest_size=_DIGEST_BYTES)
-        self._last = ""
         self.rows_read = 0
+        # Taken before a byte is read: a file that changes under the run is then noticed on resume.
+        self._identity = [source.identity() for source in self.sources]
         self._rows = [self._open(source) for source in self.sources]
         self._settle_jsonl_columns()
 
@@ -87,8 +88,8 @@ class Reader:
         return self._kept.schema
 
     def identity(self) -> list[dict[str, Any]]:
-        """Name, kind, size and mtime of every source: equal means unchanged."""
-        return [source.identity() for source in self.sources]
+        """Name, kind, size and mtime of every source when it was opened: equal means unchanged."""
+        return [dict(marks) for marks in self._identity]
 
     def skip_hint(self, done: Callable[[int], bool]) -> None:
         """Leave out rows whose index is done: they are read for digest and id, and not given."""

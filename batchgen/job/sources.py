@@ -65,11 +65,12 @@ class Source:
     def identity(self) -> dict[str, Any]:
         """Cheap marks of the content for the fingerprint: name, kind, size (bytes), mtime (ns).
 
-        Equal marks mean unchanged, as make and git assume. A hub id has a name alone.
+        Equal marks mean unchanged, as make and git assume. A hub dataset has its commit instead of
+        size and time, None where the hub does not say.
         """
         marks: dict[str, Any] = {"name": self.path.name, "kind": str(self.kind)}
         if self.kind is SourceKind.HUB:
-            return {**marks, "name": self.name}
+            return {**marks, "name": self.name, "commit": _hub_commit(self.name)}
         files = [self.path]
         if self.kind is SourceKind.DATASET_FOLDER:
             files = sorted(p for p in self.path.rglob("*") if p.is_file())
@@ -176,6 +177,15 @@ def _hub_id(argument: str) -> str | None:
             return argument.removeprefix(prefix)
     looks_so = _HUB_ID.fullmatch(argument) and not argument.endswith(_FOLDER_SUFFIXES)
     return argument if looks_so and not Path(argument).parent.exists() else None
+
+
+def _hub_commit(name: str) -> str | None:
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(name.partition(":")[0], timeout=10).sha
+    except Exception:  # offline, or a local mirror: opening the dataset will say what is wrong
+        return None
 
 
 def _advice(path: Path) -> str:
