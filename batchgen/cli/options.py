@@ -172,4 +172,5 @@ report_options = flag_group(
     flag("--progress", type=click.Choice(["auto", "bar", "lines", "none"]), default="auto",
          help="A bar on a terminal, else a line every 30 s."),
     flag("--quiet", "-q", is_flag=True, core=True, help="Say nothing on success."),
+    flag("--verbose", "-v", is_flag=True, help="Say what was decided, and why."),
 )  # fmt: skip

@@ -9,6 +9,7 @@ import click
 
 from batchgen.cli import options
 from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
+from batchgen.cli.logs import set_up_logs
 from batchgen.job import signals
 from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.job.summary import Summary
@@ -39,6 +40,7 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     batchgen run --in 'data/*.parquet' --out out.parquet --model Qwen/Qwen3-0.6B --device cuda
     """
     stop = signals.install()
+    set_up_logs(quiet=flags["quiet"], verbose=flags["verbose"])
     from batchgen.job.runner import run as run_job
 
     spec = job_spec(flags)

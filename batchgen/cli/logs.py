@@ -1,0 +1,22 @@
+"""Where the library's log goes: stderr, in batchgen's name, as loud as the flags say."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+__all__ = ["set_up_logs"]
+
+
+def set_up_logs(*, quiet: bool, verbose: bool) -> None:
+    """`-v` shows every decision and its reason; `-q` keeps libraries from talking on success."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("batchgen: %(message)s"))
+    log = logging.getLogger("batchgen")
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING)
+    if quiet:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        warnings.simplefilter("ignore")
