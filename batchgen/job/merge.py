@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 
 from batchgen.errors import BatchgenError
 from batchgen.job.parts import Part, read_part
-from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
+from batchgen.job.schema import output_writer
 
 __all__ = ["Merge", "Source", "aligned", "peak_bytes", "ranked", "row_keys"]
 
 MEMORY_BYTES = 256 << 20
 """Of rows held at once, as Arrow arrays; three times that when a batch is sorted."""
-EMIT_ROWS = MAX_ROW_GROUP_ROWS
+EMIT_ROWS = 16_384
 _RUN_GROUP_ROWS = 2_048
 _MAX_OPEN_RUNS = 128
 _SAMPLES_BITS = 16

@@ -20,7 +20,7 @@ from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
 
 __all__ = ["MissingRowsError", "OutputCheck", "verified_totals", "write_output"]
 
-_MAX_GROUP_BYTES = 128 << 20
+_MAX_GROUP_BYTES = 32 << 20
 _MAX_RANGES_NAMED = 20
 _TOKEN_COLUMNS = ("prompt_tokens", "completion_tokens", "cached_tokens")
 
