@@ -156,6 +156,7 @@ def test_running_out_of_memory_twice_heals(unbroken: dict[int, list[int]], depth
     engine = _engine(model, depth=depth)
     assert _tokens(_run(engine, _requests())) == unbroken
     assert engine.stats().oom_events == 2
+    assert engine.stats().token_budget == 16
     assert max(model.num_tokens_of_steps[-10:]) <= 16, "the budget is remembered"
 
 

@@ -114,6 +114,7 @@ class LLMEngine:
         """Counters so far; the same object each time."""
         self._stats.num_waiting = len(self._scheduler.waiting)
         self._stats.num_running = len(self._sequences) - self._stats.num_waiting
+        self._stats.token_budget = self._scheduler.max_num_batched_tokens
         self._stats.preemptions = self._scheduler.num_preemptions
         self._stats.peak_memory_bytes = peak_memory_bytes()
         return self._stats

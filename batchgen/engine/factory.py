@@ -44,6 +44,8 @@ class ResolvedConfig:
 
 def load_engine(config: EngineConfig) -> LLMEngine:
     """Load, prove and size; raises ModelRefusedError or UsageError before any row is touched."""
+    if config.enable_prefix_caching:
+        _logger.warning("prefix caching is not available: every prompt is computed whole")
     model = load_model(config)
     _logger.info("model on %s in %s", model.device, model.dtype)
     for note in model.notes:

@@ -124,6 +124,8 @@ class EngineStats:
     num_waiting: int = 0
     step_seconds: float = 0.0
     peak_memory_bytes: int = 0
+    token_budget: int = 0
+    """Tokens a step may have by now: halved whenever one ran out of memory."""
     device: str = ""
     """Where it runs, in words: `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`; empty: not known."""
 
