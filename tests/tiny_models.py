@@ -139,7 +139,7 @@ PROVEN: dict[str, dict[str, Any]] = {
     "ministral": {},
     "ministral3": {},
     "modernbert-decoder": {"local_attention": 2 * WINDOW},
-    "moshi": {},
+    "moshi": {"sliding_window": 256},
     "nanochat": {},
     "nemotron": {},
     "olmo": {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from transformers.utils import logging as transformers_logging
 
 from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
+from batchgen.engine.binding import use_attention
 from batchgen.engine.config import EngineConfig
+from batchgen.engine.cpu_optimize import optimize_for_cpu
 from batchgen.engine.discovery import discover
 from batchgen.engine.joined_linear import join_linears
 from batchgen.engine.limits import find_limits
 from batchgen.engine.model import Model, bind_model
-from batchgen.engine.proof import prove
+from batchgen.engine.proof import confirm, own_logits, prove
 from batchgen.errors import ModelRefusedError, UsageError
 
 __all__ = ["load_model", "load_model_from", "resolve_device", "resolve_dtype"]
@@ -33,11 +36,14 @@ DTYPES = {
 def load_model(config: EngineConfig) -> Model:
     """Load and prove the model. Raises ModelRefusedError before any row is touched."""
     device = resolve_device(config.device)
-    module = _load_module(config).to(device).eval().requires_grad_(False)
-    if device.type == "cuda" and not config.enforce_eager:
-        join_linears(module, lambda: _tiny_forward(module))
-    backend = select_backend(device, config.attention_backend)
-    return load_model_from(module, backend, max_model_len=config.max_model_len)
+    module = _load_module(config).to(device)
+    return load_model_from(
+        module,
+        select_backend(device, config.attention_backend),
+        max_model_len=config.max_model_len,
+        optimize=_optimizer(config, device),
+        confirmed=config.quantization is None,
+    )
 
 
 def load_model_from(
@@ -45,8 +51,14 @@ def load_model_from(
     backend: AttentionBackend | None = None,
     *,
     max_model_len: int | None = None,
+    optimize: Callable[[Any], object] | None = None,
+    confirmed: bool = True,
 ) -> Model:
-    """Discover, prove and bind a loaded causal LM, on the device where it lies."""
+    """Discover, prove and bind a loaded causal LM, on the device where it lies.
+
+    `optimize` swaps parts of the proven module for faster ones; `confirmed`: the whole is compared
+    once more after it.
+    """
     module = module.eval().requires_grad_(False)
     model_type: str = module.config.model_type
     _check_decoder(module, model_type)
@@ -55,11 +67,25 @@ def load_model_from(
     found = discover(module, model_type, vocab_size)
     limits = find_limits(module, found)
     limits.check(model_type, max_model_len)
-    prove(module, model_type, found, backend, vocab_size)
+    prove(module, model_type, found, backend, vocab_size, limits.max_position)
+    expected = own_logits(module, vocab_size) if optimize and confirmed else None
+    if optimize:
+        use_attention(module, "eager")
+        optimize(module)
     model = bind_model(module, model_type, found, backend, vocab_size, limits.max_position)
+    if expected is not None:
+        confirm(model, expected)
     model.max_num_tokens = limits.max_num_tokens
     model.notes += limits.notes
     return model
+
+
+def _optimizer(config: EngineConfig, device: torch.device) -> Callable[[Any], object] | None:
+    if device.type == "cpu":
+        return lambda module: optimize_for_cpu(module, module.dtype, config.quantization)
+    if device.type == "cuda" and not config.enforce_eager:
+        return lambda module: join_linears(module, lambda: _tiny_forward(module))
+    return None
 
 
 @torch.inference_mode()
@@ -93,6 +119,7 @@ def resolve_dtype(name: str) -> torch.dtype | str:
 
 def _load_module(config: EngineConfig) -> Any:
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     path = config.model
     if not path.exists():
         raise UsageError(f"model {str(path)!r} is not there", "name a folder or a .gguf file")

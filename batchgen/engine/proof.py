@@ -1,14 +1,13 @@
 """The proof at load: packed, chunked and decoded through the cache equals the model's own forward.
 
 Runs on clones that share the weights, so neither side sees what the other left behind. Thresholds
-that a few tokens would never reach (a sliding window) are shrunk in the clones' config.
+that a few tokens would never cross (a sliding window) are lowered in the clones first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,9 +16,10 @@ from batchgen.engine.attention.interface import AttentionBackend, AttentionMetad
 from batchgen.engine.binding import use_attention
 from batchgen.engine.discovery import Discovery, clone_module, discover
 from batchgen.engine.model import Model, bind_model
+from batchgen.engine.shrink import SMALL, shrink
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["Piece", "make_metadata", "prove", "shrink"]
+__all__ = ["Piece", "confirm", "make_metadata", "own_logits", "prove"]
 
 BLOCK_SIZE = 16
 LENGTHS = (23, 11)
@@ -31,11 +31,10 @@ STEPS = (
     ((0, 22, 23), (1, 10, 11)),
 )
 """Per step, the pieces it packs: (sequence, first token, end)."""
-SMALL = 5
-"""What the thresholds of a config become that the proof's few tokens must cross: sliding windows,
-and the position from which on a query scale grows."""
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
-"""Largest relative error of a row of logits (L2)."""
+WHOLE = (((0, 0, 23), (1, 0, 11)),)
+LOOSE = 1e-1
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2}
+"""Largest relative error of a row of logits (L2); of other dtypes `LOOSE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,64 +80,49 @@ def prove(
     found: Discovery,
     backend: AttentionBackend,
     vocab_size: int,
+    max_position: int,
 ) -> None:
     """Raises ModelRefusedError, naming the model and what differed, unless both sides agree."""
     subject = clone_module(module)
-    if shrink(subject):
+    if shrink(subject, max_position):
         found = _rediscover(subject, model_type, found, vocab_size)
-    oracle = clone_module(subject)
-    use_attention(oracle, "eager")
-    model = bind_model(subject, model_type, found, backend, vocab_size, sum(LENGTHS))
-    sequences = _sequences(vocab_size, model.device)
     try:
-        expected = [_own_logits(oracle, sequence) for sequence in sequences]
-        worst = _compare(model, sequences, expected)
+        expected = own_logits(subject, vocab_size)
+        model = bind_model(subject, model_type, found, backend, vocab_size, max(LENGTHS))
+        worst = _compare(model, expected, STEPS)
     except Exception as error:
-        raise _refused(
-            model_type, f"the forward failed: {type(error).__name__}: {error}"
-        ) from error
-    allowed = TOLERANCE[model.dtype]
-    if not worst <= allowed:  # NaN must not pass
-        raise _refused(
-            model_type,
-            "two sequences packed, chunked and decoded through the KV cache differ from the "
-            f"model's own forward: the logits' relative error is {worst:.2g}, {allowed:.2g} is "
-            f"allowed in {str(model.dtype).removeprefix('torch.')}",
-        )
+        what = f"its forward failed ({type(error).__name__}: {error})"
+        raise _refused(model_type, what) from error
+    _judge(model, worst)
 
 
-def shrink(module: nn.Module) -> bool:
-    """Lower the thresholds of a clone's config and modules; whether there were any."""
-    configs = {id(c): c for c in map(_config_of, module.modules()) if c is not None}
-    holders: list[Any] = [*configs.values(), *module.modules()]
-    shrunk = [_shrink_window(holder) for holder in holders]
-    shrunk += [
-        _shrink_rope(getattr(config, "rope_parameters", None)) for config in configs.values()
-    ]
-    return any(shrunk)
+def confirm(model: Model, expected: Sequence[torch.Tensor]) -> None:
+    """Raises ModelRefusedError unless the model to be used still answers as `own_logits` did."""
+    _judge(model, _compare(model, expected, WHOLE))
 
 
-def _shrink_window(holder: Any) -> bool:
-    value = getattr(holder, "sliding_window", None)
-    if isinstance(value, bool) or not isinstance(value, int) or value <= SMALL:
-        return False
-    holder.sliding_window = SMALL
-    return True
-
-
-def _shrink_rope(rope: Any) -> bool:
-    """The length that Llama 4's kind of query scale starts from; RoPE itself is set up already."""
-    if not isinstance(rope, dict):
-        return False
-    if "llama_4_scaling_beta" not in rope:
-        layers = [_shrink_rope(value) for value in rope.values()]
-        return any(layers)
-    rope["original_max_position_embeddings"] = SMALL
-    return True
-
-
-def _config_of(part: nn.Module) -> Any:
-    return getattr(part, "config", None)
+@torch.inference_mode()
+def own_logits(module: nn.Module, vocab_size: int) -> list[torch.Tensor]:
+    """What `generate` sees of the proof's sequences, [length, vocab_size] each: eager attention,
+    a first part, and the rest through the model's own cache. Runs on a clone."""
+    oracle = clone_module(module)
+    use_attention(oracle, "eager")
+    device = next(oracle.parameters()).device
+    found = []
+    for ids in _sequences(vocab_size, device):
+        places = torch.arange(len(ids), device=device)
+        parts, past = [], None
+        for part in (slice(0, len(ids) - 3), slice(len(ids) - 3, len(ids))):
+            output = oracle(
+                input_ids=ids[None, part],
+                position_ids=places[None, part],
+                past_key_values=past,
+                use_cache=True,
+            )
+            past = output.past_key_values
+            parts.append(output.logits[0])
+        found.append(torch.cat(parts))
+    return found
 
 
 def _rediscover(
@@ -165,20 +149,15 @@ def _sequences(vocab_size: int, device: torch.device) -> list[torch.Tensor]:
     ]
 
 
-@torch.inference_mode()
-def _own_logits(oracle: Any, sequence: torch.Tensor) -> torch.Tensor:  # [length, vocab_size]
-    positions = torch.arange(len(sequence), device=sequence.device)[None]
-    output = oracle(input_ids=sequence[None], position_ids=positions, use_cache=False)
-    logits: torch.Tensor = output.logits[0]
-    return logits
-
-
-def _compare(model: Model, sequences: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    """The largest relative error of a step's last logits, over all steps and sequences."""
+def _compare(
+    model: Model, expected: Sequence[torch.Tensor], steps: Sequence[Sequence[tuple[int, int, int]]]
+) -> float:
+    """The largest relative error of a piece's last logits, over all steps and sequences."""
     tables = ((3, 0), (2, 1))
+    sequences = _sequences(model.vocab_size, model.device)
     model.allocate_cache(4, BLOCK_SIZE)
     errors = []
-    for step in STEPS:
+    for step in steps:
         pieces = [Piece(tables[seq], start, stop) for seq, start, stop in step]
         metadata = make_metadata(pieces, BLOCK_SIZE, model.device)
         row = torch.cat([sequences[seq][start:stop] for seq, start, stop in step])
@@ -189,6 +168,17 @@ def _compare(model: Model, sequences: list[torch.Tensor], expected: list[torch.T
         errors.append((logits - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp_min(1e-6))
     model.release_cache()
     return float(torch.cat(errors).max())
+
+
+def _judge(model: Model, worst: float) -> None:
+    allowed = TOLERANCE.get(model.dtype, LOOSE)
+    if not worst <= allowed:  # NaN must not pass
+        raise _refused(
+            model.model_type,
+            "two sequences packed, chunked and decoded through the KV cache differ from the "
+            f"model's own forward: the logits' relative error is {worst:.2g}, {allowed:.2g} is "
+            f"allowed in {str(model.dtype).removeprefix('torch.')}",
+        )
 
 
 def _refused(model_type: str, what: str) -> ModelRefusedError:
