@@ -115,35 +115,35 @@ def test_chunks_end_by_rows_or_by_text() -> None:
 
 
 def test_a_channel_hands_over_in_order_and_holds_back_a_fast_sender() -> None:
-    channel: Channel[int] = Channel(2)
+    channel: Channel[list[int]] = Channel(2)
     most_waiting = 0
 
     def send() -> None:
         for number in range(100):
-            channel.put(number)
+            channel.put([number])
         channel.close()
 
     sender = threading.Thread(target=send)
     sender.start()
     taken = []
     while not channel.drained:
-        most_waiting = max(most_waiting, len(channel._items))
+        most_waiting = max(most_waiting, len(channel._batches))
         item = channel.get()
         if item is not None:
-            taken.append(item)
+            taken += item
     sender.join()
     assert taken == list(range(100))
     assert most_waiting <= 2
 
 
 def test_a_cancelled_channel_frees_both_sides() -> None:
-    channel: Channel[int] = Channel(1)
-    channel.put(1)
+    channel: Channel[list[int]] = Channel(1)
+    channel.put([1])
     freed = []
 
     def send() -> None:
         try:
-            channel.put(2)
+            channel.put([2])
         except Cancelled:
             freed.append(True)
 
@@ -157,7 +157,7 @@ def test_a_cancelled_channel_frees_both_sides() -> None:
 
 
 def test_a_channel_waits_no_longer_than_told() -> None:
-    assert Channel[int](1).get(timeout=0) is None
+    assert Channel[list[int]](1).get(timeout=0) is None
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from batchgen.job.write import Write
 
 __all__ = ["Assembly"]
 
-_FINISHED_BATCHES = 32
+_FINISHED_ROWS = 8192
 _INPUT_CHECKPOINT_S = 5.0
 
 
@@ -38,7 +38,7 @@ class Assembly:
         self._codec: TextCodec | None = None
         self._made_requests: Requests | None = None
         self._input_read = (0, "")
-        self._finished: Channel[list[Outcome]] = Channel(_FINISHED_BATCHES)
+        self._finished: Channel[list[Outcome]] = Channel(_FINISHED_ROWS)
         self.live = Live(reused=ledger.num_done)
         self.live.total_rows = estimated_rows(reader.sources, spec.input.limit)
         self.feed = Feed(reader, self._requests, fail=self._fail, on_chunk=self._note_input)

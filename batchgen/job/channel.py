@@ -1,61 +1,68 @@
-"""A bounded queue between two threads that can be closed by either side."""
+"""A bounded queue of batches between two threads that can be closed by either side."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sized
 from typing import Generic, TypeVar
 
 __all__ = ["Cancelled", "Channel"]
 
-Item = TypeVar("Item")
+Batch = TypeVar("Batch", bound=Sized)
 
 
 class Cancelled(Exception):
     """The other side is gone: stop working for it."""
 
 
-class Channel(Generic[Item]):
-    """Items in order, at most `capacity` waiting. `close`: no more come; `cancel`: not wanted."""
+class Channel(Generic[Batch]):
+    """Batches in order; a sender waits while `capacity` rows or more are in it.
+
+    `close`: no more come. `cancel`: no more are wanted.
+    """
 
     def __init__(self, capacity: int) -> None:
-        self._items: deque[Item] = deque()
+        self._batches: deque[Batch] = deque()
+        self._num_rows = 0
         self._capacity = capacity
         self._changed = threading.Condition()
         self._closed = False
         self._cancelled = False
 
-    def put(self, item: Item) -> None:
-        """Add one item, waiting for room. Raises Cancelled when nobody will take it."""
+    def put(self, batch: Batch) -> None:
+        """Add one batch, waiting for room. Raises Cancelled when nobody will take it."""
         with self._changed:
-            while len(self._items) >= self._capacity and not self._cancelled:
+            while self._num_rows >= self._capacity and not self._cancelled:
                 self._changed.wait()
             if self._cancelled:
                 raise Cancelled
-            self._items.append(item)
+            self._batches.append(batch)
+            self._num_rows += len(batch)
             self._changed.notify_all()
 
-    def get(self, timeout: float | None = None) -> Item | None:
-        """The next item; None when it is closed and drained, cancelled, or the time is over."""
+    def get(self, timeout: float | None = None) -> Batch | None:
+        """The next batch; None when it is closed and drained, cancelled, or the time is over."""
         with self._changed:
-            if not self._items and not self._closed:
+            if not self._batches and not self._closed:
                 self._changed.wait_for(self._has_news, timeout)
-            if not self._items:
+            if not self._batches:
                 return None
-            item = self._items.popleft()
+            batch = self._batches.popleft()
+            self._num_rows -= len(batch)
             self._changed.notify_all()
-            return item
+            return batch
 
     def _has_news(self) -> bool:
-        return bool(self._items) or self._closed
+        return bool(self._batches) or self._closed
 
     @property
     def drained(self) -> bool:
-        """Whether no item is left and none will come."""
-        return self._closed and not self._items
+        """Whether no batch is left and none will come."""
+        return self._closed and not self._batches
 
     def close(self) -> None:
-        """Say that no more items come; those waiting are still taken."""
+        """Say that no more batches come; those waiting are still taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -64,5 +71,6 @@ class Channel(Generic[Item]):
         """Drop what waits and refuse what comes."""
         with self._changed:
             self._closed = self._cancelled = True
-            self._items.clear()
+            self._batches.clear()
+            self._num_rows = 0
             self._changed.notify_all()

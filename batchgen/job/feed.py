@@ -12,7 +12,7 @@ __all__ = ["Feed", "chunks"]
 
 CHUNK_ROWS = 512
 CHUNK_CHARACTERS = 2_000_000
-CHUNKS_AHEAD = 4
+ROWS_AHEAD = 2048
 
 
 class Feed:
@@ -29,7 +29,7 @@ class Feed:
         fail: Callable[[list[FailedRow]], None],
         on_chunk: Callable[[], None],
     ) -> None:
-        self.ready: Channel[list[PreparedRow]] = Channel(CHUNKS_AHEAD)
+        self.ready: Channel[list[PreparedRow]] = Channel(ROWS_AHEAD)
         self._rows = rows
         self._make_requests = make_requests
         self._fail = fail
