@@ -13,6 +13,7 @@ import torch
 
 from batchgen.engine.attention.cpu_torch import TorchCache, attend, write
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.attention.lazy_memory import lazy_zeros
 from batchgen.engine.kernels.build import load_kernels
 
 __all__ = ["CpuAttention"]
@@ -107,8 +108,8 @@ class CpuAttention:
         if not self._has_kernel(spec, block_size, dtype):
             return TorchCache.allocate(spec, num_blocks, block_size, dtype, device)
         v_pad = _rounded_up(spec.v_head_dim)
-        key = torch.zeros(num_blocks, spec.num_kv_heads, spec.head_dim, block_size, dtype=dtype)
-        value = torch.zeros(num_blocks, spec.num_kv_heads, block_size, v_pad, dtype=dtype)
+        key = lazy_zeros(num_blocks, spec.num_kv_heads, spec.head_dim, block_size, dtype=dtype)
+        value = lazy_zeros(num_blocks, spec.num_kv_heads, block_size, v_pad, dtype=dtype)
         layer = _Layer(
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
