@@ -177,3 +177,20 @@ def test_no_thread_outlives_a_run(tmp_path: Path, job: Job) -> None:
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=5)
         assert not thread.is_alive(), thread.name
+
+
+def test_stop_strings_end_their_own_row_and_are_cut_from_its_text(tmp_path: Path, job: Job) -> None:
+    write_rows(tmp_path / "in.jsonl", [{"prompt": f"p{i}"} for i in range(20)])
+    job("whole.parquet", sampling={"max_tokens": 60, "temperature": 1.0})
+    whole = pq.read_table(tmp_path / "whole.parquet")["completion"].to_pylist()
+    stop = whole[3][4:6]
+    write_rows(
+        tmp_path / "stop.jsonl",
+        [{"prompt": f"p{i}", "stop": [stop, "\x00\x00"]} for i in range(20)],
+    )
+    job(source="stop.jsonl", sampling={"max_tokens": 60, "temperature": 1.0})
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    for row, text in zip(rows, whole, strict=True):
+        assert row["completion"] == text.split(stop, 1)[0]
+        assert row["stop_reason"] == (stop if stop in text else None)
+    assert rows[3]["finish_reason"] == "stop"

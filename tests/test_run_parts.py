@@ -43,7 +43,7 @@ class BrittleCodec(ByteCodec):
 
 
 def requests_of(codec: ByteCodec) -> Requests:
-    return Requests(codec, stop_checker=lambda stop: lambda ids: None)
+    return Requests(codec)
 
 
 def row(index: int, prompt: str) -> InputRow:
@@ -75,7 +75,7 @@ def test_error_rows_of_the_reader_pass_through() -> None:
 
 def test_only_the_row_that_cannot_be_decoded_fails() -> None:
     codec = BrittleCodec()
-    results = Results(lambda: codec, lambda text, stop: text, lambda i: 1, ResultsOptions("run"))
+    results = Results(lambda: codec, lambda i: 1, ResultsOptions("run"))
     finished = []
     for index, text in enumerate(["a", "bad", "c"]):
         (prepared,), _ = requests_of(ByteCodec()).prepare([row(index, text)])
@@ -94,7 +94,7 @@ def test_only_the_row_that_cannot_be_decoded_fails() -> None:
 
 
 def test_error_rows_have_no_times_and_say_why() -> None:
-    results = Results(ByteCodec, lambda text, stop: text, lambda i: 2, ResultsOptions("run"))
+    results = Results(ByteCodec, lambda i: 2, ResultsOptions("run"))
     (out,) = results.output_rows(
         [FailedRow(row(3, "p"), RowError(ErrorCode.OOM, "too big"), "p", 9)]
     )

@@ -72,7 +72,7 @@ class Assembly:
         options = ResultsOptions(run_id, spec.save_prompt, spec.save_token_ids)
         return Write(
             self._finished,
-            Results(self._loaded_codec, _trim_stop, self._ledger.attempt, options),
+            Results(self._loaded_codec, self._ledger.attempt, options),
             self._ledger,
             checkpoint=self._checkpoint_input,
             checkpoint_seconds=min(spec.checkpoint_seconds, _INPUT_CHECKPOINT_S),
@@ -88,7 +88,6 @@ class Assembly:
         self._codec = codec
         self._made_requests = Requests(
             codec,
-            stop_checker=lambda stop: _stop_checker(codec, stop),
             inflight_tokens=ledger.inflight_tokens if ledger.num_inflight_tokens else None,
         )
         return self._made_requests
@@ -147,13 +146,3 @@ def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
         trust_remote_code=spec.trust_remote_code,
         allow_pickle=spec.allow_pickle,
     )
-
-
-def _stop_checker(codec, stop):
-    from batchgen.job.stop_strings import make_stop_checker
-
-    return make_stop_checker(codec, stop)
-
-
-def _trim_stop(text: str, stop: str) -> str:
-    return text.split(stop, 1)[0]

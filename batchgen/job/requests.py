@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from batchgen.engine.draws import draw_key
-from batchgen.engine.request import Request, SamplingParams, StopChecker
+from batchgen.engine.request import Request, SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.rows import InputRow
+from batchgen.job.stop_strings import make_stop_checker
 from batchgen.job.tokenizer import TextCodec
 
 __all__ = ["FailedRow", "PreparedRow", "Requests", "request_id", "row_and_sample"]
@@ -70,13 +71,10 @@ class Requests:
         self,
         codec: TextCodec,
         *,
-        stop_checker: Callable[[Sequence[str]], StopChecker],
         inflight_tokens: Callable[[int, int], Sequence[int]] | None = None,
     ) -> None:
         self._codec = codec
-        self._stop_checker = stop_checker
         self._inflight_tokens = inflight_tokens
-        self._checkers: dict[tuple[str, ...], StopChecker] = {}
         self.saw_plain_prompt = False
 
     def prepare(self, rows: Sequence[InputRow]) -> tuple[list[PreparedRow], list[FailedRow]]:
@@ -169,7 +167,7 @@ class Requests:
             params=params,
             draw_key=0 if params.greedy else draw_key(params.seed, row.row_key, sample),
             output_token_ids=self._begun(row.index, sample, params),
-            stop_checker=self._checker(params.stop) if params.stop else None,
+            stop_checker=make_stop_checker(self._codec, params.stop) if params.stop else None,
         )
 
     def _begun(self, index: int, sample: int, params: SamplingParams) -> Sequence[int]:
@@ -177,12 +175,3 @@ class Requests:
         if self._inflight_tokens is None or params.logprobs is not None:
             return ()
         return self._inflight_tokens(index, sample)
-
-    def _checker(self, stop: tuple[str, ...]) -> StopChecker:
-        """One checker for all rows with the same stop strings."""
-        checker = self._checkers.get(stop)
-        if checker is None:
-            if len(self._checkers) > 1024:
-                self._checkers.clear()
-            checker = self._checkers[stop] = self._stop_checker(stop)
-        return checker

@@ -6,17 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from batchgen.engine.request import Completion, FinishReason, Timings
+from batchgen.engine.request import Completion, Timings
 from batchgen.errors import ErrorCode
 from batchgen.job.drive import FinishedRow, Outcome
 from batchgen.job.requests import FailedRow, PreparedRow, as_row_error
 from batchgen.job.rows import OutputRow
+from batchgen.job.stop_strings import truncate
 from batchgen.job.tokenizer import TextCodec
 
 __all__ = ["Results", "ResultsOptions"]
-
-TrimStop = Callable[[str, str], str]
-"""(text, matched stop string) -> the text before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +32,10 @@ class Results:
     def __init__(
         self,
         codec: Callable[[], TextCodec],
-        trim_stop: TrimStop,
         attempt: Callable[[int], int],
         options: ResultsOptions,
     ) -> None:
         self._codec = codec
-        self._trim_stop = trim_stop
         self._attempt = attempt
         self._options = options
         # Wall-clock time of monotonic zero: durations never jump with the clock.
@@ -86,7 +82,7 @@ class Results:
         row, options = prepared.row, self._options
         reason = completion.stop_reason
         if isinstance(reason, str):
-            text = self._trim_stop(text, reason)
+            text = truncate(text, reason)
         out = OutputRow(
             index=row.index,
             sample=sample,
@@ -140,8 +136,3 @@ class Results:
             run_id=self._options.run_id,
             kept=failed.row.kept,
         )
-
-
-def was_cut(row: OutputRow) -> bool:
-    """Whether max_tokens ended the row."""
-    return row.finish_reason == FinishReason.LENGTH.value

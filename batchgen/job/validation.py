@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from batchgen.engine.request import StopChecker
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.feed import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
 from batchgen.job.reader import Reader
@@ -43,7 +42,7 @@ class Validation:
         self, reader: Reader, codec: TextCodec | None = None, max_model_len: int | None = None
     ) -> None:
         self._reader = reader
-        self._requests = None if codec is None else Requests(codec, stop_checker=_no_stop)
+        self._requests = None if codec is None else Requests(codec)
         self._max_model_len = max_model_len
         self.rows = 0
         self.codes: Counter[str] = Counter()
@@ -82,8 +81,3 @@ class Validation:
 def _too_long(num_tokens: int, limit: int) -> RowError:
     text = f"the prompt has {num_tokens:,} tokens; prompt and output share {limit:,}"
     return RowError(ErrorCode.PROMPT_TOO_LONG, text)
-
-
-def _no_stop(stop: Sequence[str]) -> StopChecker:
-    """Nothing is generated here, so nothing stops."""
-    return lambda token_ids: None
