@@ -27,17 +27,37 @@ INLINE int64_t key_offset(const Layer *L, const int32_t *table, int64_t h, int64
     return head * L->head_dim * L->block_size + (chunk % per_block) * LANES;
 }
 
+/* One key's value: where it starts in the cache. */
+INLINE int64_t value_offset(const Layer *L, const int32_t *table, int64_t h, int64_t key) {
+    int64_t head = (int64_t)table[key / L->block_size] * L->num_kv_heads + h;
+    return (head * L->block_size + key % L->block_size) * L->v_pad;
+}
+
+INLINE void fetch(const void *p, int64_t i, int bf16) {
+    __builtin_prefetch((const char *)p + i * (bf16 ? 2 : 4));
+}
+
 /* scores[r][c * LANES ..] = q[r] . keys of `count` chunks from `chunk`. */
 INLINE void score_chunks(const Layer *L, const int32_t *table, int64_t h, const float *q,
-                         float *scores, int64_t chunk, const int rows, const int count, int bf16) {
-    int64_t from[4];
+                         float *scores, int64_t chunk, int64_t last, const int rows,
+                         const int count, int bf16) {
+    int64_t from[4], ahead[4], values[4];
     vf acc[GROUP][4];
-    for (int c = 0; c < count; c++) from[c] = key_offset(L, table, h, chunk + c);
+    for (int c = 0; c < count; c++) {
+        int64_t later = chunk + count + c < last ? chunk + count + c : last - 1;
+        from[c] = key_offset(L, table, h, chunk + c);
+        ahead[c] = key_offset(L, table, h, later);
+        values[c] = value_offset(L, table, h, (chunk + c) * LANES);
+    }
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < count; c++) acc[r][c] = splat(0.0f);
     for (int64_t d = 0; d < L->head_dim; d++) {
         vf key[4];
-        for (int c = 0; c < count; c++) key[c] = load(L->k, from[c] + d * L->block_size, bf16);
+        for (int c = 0; c < count; c++) {
+            key[c] = load(L->k, from[c] + d * L->block_size, bf16);
+            fetch(L->k, ahead[c] + d * L->block_size, bf16);
+            fetch(L->v, values[c] + d * LANES, bf16);
+        }
         for (int r = 0; r < rows; r++) {
             vf value = splat(q[r * L->head_dim + d]);
             for (int c = 0; c < count; c++) acc[r][c] += value * key[c];
@@ -51,9 +71,9 @@ INLINE void score_rows(const Layer *L, const int32_t *table, int64_t h, const fl
                        float *scores, int64_t first, int64_t last, const int rows, int bf16) {
     int64_t chunk = first;
     for (; chunk + 4 <= last; chunk += 4, scores += 4 * LANES)
-        score_chunks(L, table, h, q, scores, chunk, rows, 4, bf16);
+        score_chunks(L, table, h, q, scores, chunk, last, rows, 4, bf16);
     for (; chunk < last; chunk++, scores += LANES)
-        score_chunks(L, table, h, q, scores, chunk, rows, 1, bf16);
+        score_chunks(L, table, h, q, scores, chunk, last, rows, 1, bf16);
 }
 
 /* out[r] += p[r] . values of keys first..last-1, `wide` vectors of dimensions from `dim`. */
@@ -64,10 +84,8 @@ INLINE void value_rows(const Layer *L, const int32_t *table, int64_t h, const fl
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < wide; c++) acc[r][c] = load(out, r * L->v_pad + dim + c * LANES, 0);
     for (int64_t key = first; key < last;) {
-        int64_t block = key / L->block_size, at = key % L->block_size;
-        int64_t stop = (block + 1) * L->block_size < last ? (block + 1) * L->block_size : last;
-        int64_t head = (int64_t)table[block] * L->num_kv_heads + h;
-        int64_t from = (head * L->block_size + at) * L->v_pad + dim;
+        int64_t from = value_offset(L, table, h, key) + dim;
+        int64_t end = (key / L->block_size + 1) * L->block_size, stop = end < last ? end : last;
         for (; key < stop; key++, from += L->v_pad) {
             vf value[4];
             for (int c = 0; c < wide; c++) value[c] = load(L->v, from + c * LANES, bf16);

@@ -1,0 +1,196 @@
+"""batchgen against transformers' static batches on a CPU, side by side in one run.
+
+    python jobs/bench_cpu.py MODEL [--dtypes float32,bfloat16] [--int8] [--repeats 3] [--out FILE]
+
+64 rows of fixed lengths (see bench_workload.py). transformers: `generate` on padded batches of 8 in
+the order of the rows, each batch until its longest row is done. batchgen: an engine with 64 slots.
+Loading is left out, prompts are counted in. Runs during which other processes took more than 0.35
+cores are flagged and left out of the medians where quiet ones exist. In float32 the tokens must be
+equal but for near ties (the two best logits within 1e-4), which are listed; exit code 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_workload import Measured, Row, make_engine, make_rows, measure, mixed_lengths, run_rows
+from transformers import AutoModelForCausalLM
+
+from batchgen.engine.gguf import load_gguf
+
+STATIC_BATCH = 8
+NEAR_TIE = 1e-4
+
+
+@dataclass
+class Contender:
+    """One way to run the rows, and its runs."""
+
+    name: str
+    run: Any
+    runs: list[Measured] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Output tokens per second, of the quiet runs where there are any."""
+        quiet = [run for run in self.runs if run.quiet] or self.runs
+        return statistics.median(run.output_tokens_per_s for run in quiet)
+
+
+def main() -> int:
+    args = parse_args()
+    path, rows = make_rows(args.model, mixed_lengths())
+    report: dict[str, Any] = {"machine": describe_machine(), "workload": describe(rows)}
+    print(json.dumps(report), file=sys.stderr)
+    equal = True
+    for dtype in args.dtypes.split(","):
+        contenders = make_contenders(path, rows, dtype, args.int8)
+        for repeat in range(args.repeats):
+            for contender in contenders[repeat and args.once :]:
+                contender.runs.append(measure(contender.run))
+                show_run(dtype, contender)
+        report[dtype] = summarize(contenders)
+        if dtype == "float32":
+            report["partings"] = partings(path, rows, contenders)
+            equal = all(parting["gap"] <= NEAR_TIE for parting in report["partings"])
+        print_table(dtype, report[dtype])
+    print(json.dumps(report))
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+    return 0 if equal else 1
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="a folder, a .gguf file or a hub id")
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--int8", action="store_true", help="also batchgen with 8-bit weights")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--once", action="store_true", help="run transformers once, not each time")
+    parser.add_argument("--out", type=Path, help="where the JSON report goes")
+    return parser.parse_args()
+
+
+def make_contenders(path: Path, rows: list[Row], dtype: str, int8: bool) -> list[Contender]:
+    """Load everything, and warm it up on a few tokens."""
+    model = load_static(path, dtype)
+    engines = {f"batchgen {dtype}": make_engine(path, dtype, len(rows))}
+    if int8:
+        engines[f"batchgen int8 ({dtype})"] = make_engine(
+            path, dtype, len(rows), quantization="int8"
+        )
+    short = [Row(row.prompt[:20], 4) for row in rows[:STATIC_BATCH]]
+    generate_static(model, short)
+    found = [Contender(f"transformers {dtype}", lambda: generate_static(model, rows))]
+    for name, engine in engines.items():
+        run_rows(engine, short)
+        found.append(Contender(name, lambda engine=engine: run_rows(engine, rows)))
+    return found
+
+
+def load_static(path: Path, dtype: str) -> Any:
+    """The model as transformers loads it, with its default attention."""
+    if path.is_file():
+        model = load_gguf(path, getattr(torch, dtype))
+        model.set_attn_implementation("sdpa")
+    else:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+    model.generation_config.eos_token_id = None
+    return model.eval()
+
+
+@torch.inference_mode()
+def generate_static(model: Any, rows: list[Row]) -> list[list[int]]:
+    """Batches of 8 in order, padded on the left, each until its longest row is done."""
+    tokens = []
+    for first in range(0, len(rows), STATIC_BATCH):
+        batch = rows[first : first + STATIC_BATCH]
+        width = max(len(row.prompt) for row in batch)
+        ids = torch.zeros(len(batch), width, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(batch):
+            ids[i, width - len(row.prompt) :] = torch.tensor(row.prompt)
+            mask[i, width - len(row.prompt) :] = 1
+        longest = max(row.max_tokens for row in batch)
+        out = model.generate(
+            ids, attention_mask=mask, do_sample=False, max_new_tokens=longest, pad_token_id=0
+        )
+        for i, row in enumerate(batch):
+            tokens.append(out[i, width : width + row.max_tokens].tolist())
+    return tokens
+
+
+@torch.inference_mode()
+def partings(path: Path, rows: list[Row], contenders: list[Contender]) -> list[dict[str, Any]]:
+    """Where batchgen's float32 tokens first leave transformers', and how near the two were."""
+    model, found = load_static(path, "float32"), []
+    for index, row in enumerate(rows):
+        ours, theirs = (contender.runs[0].tokens[index] for contender in contenders[1::-1])
+        at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), None)
+        if at is None:
+            continue
+        logits = model(torch.tensor([row.prompt + theirs[:at]])).logits[0, -1]
+        gap = float(logits.max() - logits[[ours[at], theirs[at]]].min())
+        found.append({"row": index, "token": at, "gap": gap})
+    return found
+
+
+def summarize(contenders: list[Contender]) -> dict[str, Any]:
+    base = contenders[0].median
+    return {
+        contender.name: {
+            "output_tokens_per_s": round(contender.median, 1),
+            "ratio": round(contender.median / base, 2),
+            "seconds": [round(run.seconds, 2) for run in contender.runs],
+            "others_cores": [round(run.others, 2) for run in contender.runs],
+            "quiet_runs": sum(run.quiet for run in contender.runs),
+        }
+        for contender in contenders
+    }
+
+
+def describe(rows: list[Row]) -> dict[str, int]:
+    return {
+        "rows": len(rows),
+        "prompt_tokens": sum(len(row.prompt) for row in rows),
+        "output_tokens": sum(row.max_tokens for row in rows),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+    return {
+        "cpu": name or platform.processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def show_run(dtype: str, contender: Contender) -> None:
+    run = contender.runs[-1]
+    note = "" if run.quiet else "  NOT QUIET"
+    print(
+        f"{contender.name}: {run.seconds:.1f} s, {run.output_tokens_per_s:.1f} output tokens/s, "
+        f"others {run.others:.2f} cores{note}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def print_table(dtype: str, summary: dict[str, Any]) -> None:
+    print(f"| {dtype} | output tokens/s | ratio |\n| --- | --- | --- |", file=sys.stderr)
+    for name, line in summary.items():
+        print(f"| {name} | {line['output_tokens_per_s']} | {line['ratio']} |", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
