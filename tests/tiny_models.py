@@ -159,7 +159,7 @@ THOROUGH = list(PROVEN)[: list(PROVEN).index("afmoe")]
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bart": ({}, "encoder-decoder"),
     "bert": ({}, "neither causal nor a sliding window"),
-    "bloom": ({}, "AttentionInterface"),
+    "bloom": ({}, "position_ids"),
     "deepseek_v32": (MLA, "a key cache of its own"),
     "doge": ({}, "a mask of its own"),
     "falcon": ({}, "AttentionInterface"),

@@ -90,6 +90,8 @@ def prove(
         expected = own_logits(subject, vocab_size)
         model = bind_model(subject, model_type, found, backend, vocab_size, max(LENGTHS))
         worst = _compare(model, expected, STEPS)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         what = f"its forward failed ({type(error).__name__}: {error})"
         raise _refused(model_type, what) from error

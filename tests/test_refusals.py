@@ -1,0 +1,126 @@
+"""Models that cannot be served exactly are refused by name, before any row, with exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import MIXED, REFUSED, tiny_model
+
+from batchgen.engine.attention.reference import ReferenceBackend
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.loader import load_model, load_model_from, resolve_device
+from batchgen.errors import ModelRefusedError, UsageError
+
+
+@pytest.mark.parametrize("model_type", REFUSED)
+def test_it_is_refused_by_name_with_the_reason(model_type: str) -> None:
+    with pytest.raises(ModelRefusedError, match=REFUSED[model_type][1]) as caught:
+        load_model_from(tiny_model(model_type), ReferenceBackend())
+    assert repr(model_type) in caught.value.message
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+def test_state_that_barely_shows_is_found_all_the_same() -> None:
+    """A convolution whose output is scaled to nothing still carries one token to the next."""
+    module = tiny_model("lfm2")
+    for name, parameter in module.named_parameters():
+        if "conv" in name:
+            parameter.mul_(1e-6)
+    with pytest.raises(ModelRefusedError, match="state outside attention"):
+        load_model_from(module, ReferenceBackend())
+
+
+def test_a_cache_that_forgets_what_the_mask_still_shows_is_refused() -> None:
+    """moshi's mask is causal, but its cache slides: `generate` is not its own forward."""
+    with pytest.raises(ModelRefusedError, match="differ from the model's own forward"):
+        load_model_from(tiny_model("moshi", sliding_window=9), ReferenceBackend())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "exact"),
+    [
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, 256),
+        (
+            "phi3",
+            {
+                "original_max_position_embeddings": 64,
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "rope_theta": 1e4,
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [4.0] * 4,
+                    "original_max_position_embeddings": 64,
+                },
+            },
+            64,
+        ),
+        ("llama4_text", {}, 63),
+        ("llama4_text", {"attn_temperature_tuning": False}, 64),
+    ],
+)
+def test_a_length_that_cannot_be_exact_is_refused_where_it_is_asked_for(
+    model_type: str, changes: dict[str, Any], exact: int
+) -> None:
+    module = tiny_model(model_type, **changes)
+    assert load_model_from(module, ReferenceBackend()).max_position == exact
+    if exact < 256:
+        with pytest.raises(ModelRefusedError, match=f"up to {exact} tokens only"):
+            load_model_from(module, ReferenceBackend(), max_model_len=exact + 1)
+
+
+def test_a_window_that_only_the_mask_knows_is_found() -> None:
+    for model_type in ("qwen2_moe", "phimoe"):
+        model = load_model_from(tiny_model(model_type), ReferenceBackend())
+        assert 9 in {spec.sliding_window for spec in model.specs}
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    module = tiny_model("llama")
+    weights = {k: v for k, v in module.state_dict().items() if "layers.1.mlp" not in k}
+    module.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(ModelRefusedError, match="lacks 3 weights"):
+        load_model(EngineConfig(model=tmp_path, device="cpu"))
+
+
+def test_an_encoder_decoder_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    tiny_model("whisper").config.save_pretrained(tmp_path)
+    with pytest.raises(ModelRefusedError, match=r"'whisper'.*encoder-decoder"):
+        load_model(EngineConfig(model=tmp_path, device="cpu"))
+
+
+def test_pickled_weights_are_refused_unless_allowed(tmp_path: Path) -> None:
+    module = tiny_model("llama")
+    module.config.save_pretrained(tmp_path)
+    torch.save(module.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelRefusedError, match="cannot be loaded"):
+        load_model(EngineConfig(model=tmp_path, device="cpu"))
+    model = load_model(EngineConfig(model=tmp_path, device="cpu", allow_pickle=True))
+    assert model.model_type == "llama"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model": Path("nowhere")}, "is not there"),
+        ({"model": Path("."), "dtype": "float8"}, "unknown dtype"),
+        ({"model": Path("."), "device": "abacus"}, "unknown device"),
+    ],
+)
+def test_words_that_are_off_are_usage_errors(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_model(EngineConfig(**{"device": "cpu", **config}))
+
+
+def test_a_cuda_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match="cuda:99"):
+        resolve_device("cuda:99")
+
+
+def test_layers_of_both_kinds_keep_their_own_window() -> None:
+    model = load_model_from(tiny_model("gemma2"), ReferenceBackend())
+    windows = [spec.sliding_window for spec in model.specs]
+    assert windows == [9 if kind == "sliding_attention" else None for kind in MIXED]
