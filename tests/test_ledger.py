@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -99,6 +100,25 @@ def test_a_copied_output_with_a_new_time_is_still_finished(tmp_path: Path) -> No
     os.utime(out, (1, 1))
     with open_ledger(tmp_path) as again:
         assert again.finished is not None
+
+
+def test_a_removed_checkpoint_folder_is_made_up_for_by_the_outputs_footer(tmp_path: Path) -> None:
+    finished_job(tmp_path)
+    shutil.rmtree(tmp_path / "out.parquet.ckpt")
+    with open_ledger(tmp_path) as again:
+        assert again.finished is not None
+        assert again.finished.rows == 5
+    with pytest.raises(FingerprintMismatchError, match=r"sampling.temperature: 0.7 -> 0.9"):
+        open_ledger(tmp_path, fingerprint=OTHER)
+
+
+def test_long_texts_make_several_parts_and_rows_stay_whole(tmp_path: Path) -> None:
+    text = "x" * (5 << 20)
+    with open_ledger(tmp_path, checkpoint_every=10**6) as ledger:
+        ledger.append([make_row(i, s, prompt=text) for i in range(15) for s in range(2)])
+        ledger.flush()
+        samples = [pq.read_table(p, columns=["index"]).num_rows for p in parts_of(tmp_path)]
+        assert samples == [14, 14, 2]
 
 
 def test_a_removed_output_is_made_again(tmp_path: Path) -> None:

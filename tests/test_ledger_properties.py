@@ -185,6 +185,7 @@ def test_a_crash_at_any_boundary_of_the_end_leaves_a_whole_output_or_none(
                     again.finalize(num_rows)
         assert keys_of(folder / "out.parquet") == expected_keys(num_rows)
         assert temporary_files(folder) == []
+        assert parts_of(folder) == []
 
 
 TWO_WRITERS = st.lists(st.tuples(st.sampled_from("AB"), st.integers(1, 6)), max_size=20)

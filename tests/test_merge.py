@@ -11,7 +11,15 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_tools import expected_keys, keys_of, make_row, open_ledger, parts_of, rows_of
+from ledger_tools import (
+    expected_keys,
+    keys_of,
+    make_row,
+    open_ledger,
+    parts_of,
+    rows_of,
+    temporary_files,
+)
 
 from batchgen.cli.merge import merge as merge_command
 from batchgen.errors import BatchgenError, UsageError
@@ -58,7 +66,7 @@ def test_any_parts_merge_to_the_sorted_union_first_commit_winning(
     assert keys(table) == [(i, s) for i in sorted(first) for s in range(i % 3 + 1)]
     assert table["completion"].to_pylist() == [first[i] for i in table["index"].to_pylist()]
     assert merge.duplicates == sum(map(len, rows)) - table.num_rows
-    assert list(folder.glob("run-*")) == []
+    assert temporary_files(folder) == []
 
 
 def test_disorder_is_merged_in_passes_that_fit_in_memory(tmp_path: Path) -> None:

@@ -139,7 +139,9 @@ def read_checked(path: Path) -> bytes | None:
 def make_folder(path: Path) -> None:
     """Create a folder and its parents; a folder that cannot be written is refused now."""
     with unwritable("the folder", path):
-        path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            fsync_folder(path.parent)
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(13, "not writable")
 

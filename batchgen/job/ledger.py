@@ -19,7 +19,6 @@ Invariants, each with a test in tests/test_ledger_properties.py:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from batchgen.job.journal import Inflight, Journal
 from batchgen.job.lock import OutputLock
 from batchgen.job.manifest import FinalReport, InputCheckpoint, Manifest, flatten
 from batchgen.job.merge import Merge, ranked
-from batchgen.job.opening import Layout, decide, discard_work
+from batchgen.job.opening import Layout, decide, discard_work, has_leftovers
 from batchgen.job.output import OutputCheck, verified_totals, write_output
 from batchgen.job.part_writer import PartWriter
 from batchgen.job.parts import Columns, Part, scan_parts
@@ -85,8 +84,7 @@ class Ledger:
         layout = Layout(ckpt_dir, out)
         columns = Columns(tuple(kept), token_ids, logprobs)
         found = decide(layout, fingerprint, overwrite)
-        if found.finished:
-            assert found.manifest is not None
+        if found.manifest is not None and found.finished and not has_leftovers(layout):
             return cls(layout, found.manifest, columns)
         held = OutputLock(layout.folder, out, run_id)
         make_folder(layout.parts)
@@ -115,19 +113,13 @@ class Ledger:
         return self._manifest.input
 
     @property
-    def attempt_number(self) -> int:
-        """This run's number among all runs of the job."""
-        assert self._lock is not None
-        return self._lock.attempt
-
-    @property
     def num_done(self) -> int:
         """Rows done, those of earlier runs included."""
         return len(self._done)
 
     @property
     def num_durable(self) -> int:
-        """Rows that survive anything from now on."""
+        """Of those, rows that survive anything from now on."""
         return self.num_done - (0 if self._writer is None else self._writer.num_pending)
 
     def is_done(self, index: int) -> bool:
@@ -184,7 +176,7 @@ class Ledger:
         self._write_manifest()
 
     def check_input(self, rows_read: int, digest: str) -> None:
-        """Compare with the checkpoint at that row; FingerprintMismatchError where it differs."""
+        """FingerprintMismatchError where the checkpoint at that row says otherwise."""
         self._manifest.check_input(rows_read, digest)
 
     def save_inflight(self, tokens: Inflight) -> None:
@@ -252,12 +244,15 @@ class Ledger:
         """Decide again, now as the owner, and load what earlier runs left."""
         found = decide(layout, fingerprint, overwrite)
         manifest = found.manifest
-        if manifest is None:
+        for folder, prefix in layout.written_folders:
+            remove_stale(folder, prefix)
+        if manifest is None or found.finished:
             discard_work(layout)
+        if manifest is None:
             manifest = Manifest(flatten(fingerprint), overwriting=overwrite)
         ledger = cls(layout, manifest, columns)
         ledger._lock = held
-        if found.written:
+        if found.written is not None:
             manifest.total_rows = found.written
             ledger._complete(verified_totals(layout.target, found.written))
         elif not found.finished:
@@ -266,8 +261,6 @@ class Ledger:
 
     def _load(self, facts: dict[str, Any], run_id: str) -> None:
         assert self._lock is not None
-        for folder, prefix in self._layout.written_folders:
-            remove_stale(folder, prefix)
         scanned = scan_parts(self._layout.parts, self._layout.damaged, self._manifest.job)
         for part, indices in scanned:
             self._parts.append(part)
@@ -277,16 +270,12 @@ class Ledger:
             self._layout.folder, self._lock.attempt, self._done.contains_array, self._lock.check
         )
         self._manifest.facts = facts
-        self._manifest.runs.append(
-            {"attempt": self._lock.attempt, "run_id": run_id, "started_at": time.time()}
-        )
-        del self._manifest.runs[:-100]
+        self._manifest.note_run(self._lock.attempt, run_id)
         self._write_manifest()
 
     def _start_writer(self, every: int, seconds: float, background: bool) -> None:
-        if self._journal is None:
+        if self._journal is None or self._lock is None:
             return
-        assert self._lock is not None
         self._writer = PartWriter(
             self._layout.parts,
             self._manifest.job,

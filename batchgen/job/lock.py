@@ -144,9 +144,10 @@ class OutputLock:
                     break
                 claim.unlink(missing_ok=True)  # a number of old, removed since `attempts` was read
         self._owner = owner
-        for attempt in sorted(attempts)[:-1]:
+        old = [_claim_path(self._owners, attempt) for attempt in sorted(attempts)[:-1]]
+        for path in [*old, *self._owners.glob(".*.new")]:
             with suppress(OSError):
-                _claim_path(self._owners, attempt).unlink()
+                path.unlink()
 
     def _beat(self) -> None:
         owner = self._owner
@@ -200,7 +201,7 @@ def _create_exclusively(path: Path, text: str) -> bool:
         except OSError:  # a file system without hard links
             return _open_exclusively(path, text)
         finally:
-            whole.unlink()
+            whole.unlink(missing_ok=True)
     return True
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -20,6 +21,7 @@ from batchgen.job.files import Guard, unwritable, write_atomic
 __all__ = ["FinalReport", "InputCheckpoint", "Manifest", "fingerprint_diff", "flatten"]
 
 MANIFEST_VERSION = 1
+_RUNS_KEPT = 100
 _ABSENT = "(absent)"
 
 
@@ -105,6 +107,11 @@ class Manifest:
     def write(self, path: Path, guard: Guard | None = None) -> None:
         """Replace the file at `path`, whole and durable."""
         write_atomic(path, self.to_json().encode(), "manifest", guard)
+
+    def note_run(self, attempt: int, run_id: str) -> None:
+        """Remember that a run begins; old ones are forgotten."""
+        self.runs.append({"attempt": attempt, "run_id": run_id, "started_at": time.time()})
+        del self.runs[:-_RUNS_KEPT]
 
     def footer_json(self) -> str:
         """What the output's footer says of the job: no run, process or host."""

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.errors import BatchgenError
+from batchgen.job.files import temporary_path
 from batchgen.job.parts import Part, read_part
 from batchgen.job.schema import output_writer
 
@@ -108,7 +109,7 @@ class Merge:
         """Fewer sources: groups that fit in memory merged into runs, in the order of commits."""
         runs: list[Source] = []
         for group in _groups(self._sources, self._memory_bytes):
-            path = self._scratch / f"run-{len(self._runs):06d}.tmp"
+            path = temporary_path(self._scratch / f"run-{len(self._runs):06d}")
             self._runs.append(path)
             with output_writer(path, self._schema, part=True) as writer:
                 for table in self._swept(group):

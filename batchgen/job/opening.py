@@ -12,10 +12,11 @@ from typing import Any
 
 from batchgen.errors import FingerprintMismatchError
 from batchgen.job.manifest import Manifest
+from batchgen.job.output import verified_totals
 from batchgen.job.parts import list_parts
-from batchgen.job.provenance import output_identity, written_rows
+from batchgen.job.provenance import footer_manifest, output_identity, written_rows
 
-__all__ = ["Found", "Layout", "decide", "discard_work"]
+__all__ = ["Found", "Layout", "decide", "discard_work", "has_leftovers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,13 @@ def decide(layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool) -> F
         if overwrite and not manifest.overwriting:
             return Found(None)
         return _unfinished(layout, manifest)
-    if overwrite:
+    if overwrite or not layout.target.exists():
         return Found(None)
-    return _finished_or_new(layout, manifest)
+    if manifest is None:
+        return Found(_restored(layout, fingerprint), finished=True)
+    if not _is_output_of(layout.target, manifest):
+        raise _foreign(layout.out)
+    return Found(manifest, finished=True)
 
 
 def _nothing_to_lose(layout: Layout) -> bool:
@@ -105,15 +110,26 @@ def discard_work(layout: Layout) -> None:
     shutil.rmtree(layout.damaged, ignore_errors=True)
 
 
-def _finished_or_new(layout: Layout, manifest: Manifest | None) -> Found:
-    if not layout.target.exists():
-        return Found(None)
-    if manifest is not None and (
-        manifest.output == output_identity(layout.target)
-        or written_rows(layout.target, manifest.job_id) == manifest.total_rows
-    ):
-        return Found(manifest, finished=True)
-    raise _foreign(layout.out)
+def has_leftovers(layout: Layout) -> bool:
+    """Whether a run died between the finished manifest and the removal of its parts."""
+    return bool(list_parts(layout.parts)) or any(layout.folder.glob("begun-*.log"))
+
+
+def _is_output_of(target: Path, manifest: Manifest) -> bool:
+    """Whether the file there is the one that the finished job wrote, copied or touched perhaps."""
+    same = manifest.output == output_identity(target)
+    return same or written_rows(target, manifest.job_id) == manifest.total_rows
+
+
+def _restored(layout: Layout, fingerprint: Mapping[str, Any]) -> Manifest:
+    """The manifest from the output's own footer, where somebody removed the checkpoint folder."""
+    manifest = footer_manifest(layout.target)
+    if manifest is None or manifest.total_rows is None:
+        raise _foreign(layout.out)
+    manifest.check_fingerprint(fingerprint, layout.out)
+    manifest.state = "complete"
+    manifest.totals = verified_totals(layout.target, manifest.total_rows)
+    return manifest
 
 
 def _unfinished(layout: Layout, manifest: Manifest) -> Found:

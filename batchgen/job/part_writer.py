@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from batchgen.job.files import Guard
@@ -16,6 +18,7 @@ __all__ = ["PartWriter"]
 
 _MAX_PART_CHARS = 64 << 20
 """Text of one part, roughly: longer answers make smaller parts."""
+_by_index = attrgetter("index")
 
 
 class PartWriter:
@@ -65,7 +68,7 @@ class PartWriter:
         """Take rows; waits only while `every` rows are not durable. Raises a past write's error."""
         if not rows:
             return
-        chars = sum(len(row.prompt or "") + len(row.completion or "") for row in rows)
+        chars = sum(map(_num_chars, rows))
         with self._changed:
             self._raise_error()
             first = not self._rows
@@ -153,11 +156,35 @@ class PartWriter:
             self._num_writing = 0
 
     def _commit(self, rows: list[OutputRow]) -> None:
-        self._seq += 1
-        stem = PartStem(self._job, self._attempt, self._seq)
-        part = write_part(self._folder, stem, rows, self._columns, self._guard)
-        self.parts.append(part)
+        for portion in _portions(rows):
+            self._seq += 1
+            stem = PartStem(self._job, self._attempt, self._seq)
+            part = write_part(self._folder, stem, portion, self._columns, self._guard)
+            self.parts.append(part)
 
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+def _num_chars(row: OutputRow) -> int:
+    """Text of a row, roughly."""
+    return len(row.prompt or "") + len(row.completion or "")
+
+
+def _portions(rows: list[OutputRow]) -> Iterator[list[OutputRow]]:
+    """The rows in parts of bounded text (no Arrow column may pass 2 GB), rows never torn apart."""
+    if sum(map(_num_chars, rows)) < _MAX_PART_CHARS:
+        yield rows
+        return
+    portion: list[OutputRow] = []
+    chars = 0
+    for _, group in groupby(sorted(rows, key=_by_index), key=_by_index):
+        samples = list(group)
+        portion += samples
+        chars += sum(map(_num_chars, samples))
+        if chars >= _MAX_PART_CHARS:
+            yield portion
+            portion, chars = [], 0
+    if portion:
+        yield portion

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from batchgen.job.manifest import Manifest
 from batchgen.job.parts import Part
 from batchgen.job.schema import SCHEMA_VERSION
 
-__all__ = ["footer_metadata", "merged_late", "output_identity", "written_rows"]
+__all__ = ["footer_manifest", "footer_metadata", "merged_late", "output_identity", "written_rows"]
 
 VERSION_KEY = "batchgen.schema_version"
 MANIFEST_KEY = "batchgen.manifest"
@@ -30,14 +29,19 @@ def footer_metadata(schema: pa.Schema, manifest: Manifest) -> dict[str, str]:
     return metadata
 
 
-def written_rows(path: Path, job_id: str) -> int | None:
-    """Input rows of a finished output; None where that job did not write it."""
+def footer_manifest(path: Path) -> Manifest | None:
+    """The job that wrote an output, as its footer tells; None where batchgen did not write it."""
     try:
         metadata = pq.read_metadata(path).metadata or {}
-        manifest = json.loads(metadata[MANIFEST_KEY.encode()])
-    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return Manifest.from_json(metadata[MANIFEST_KEY.encode()].decode())
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError):
         return None
-    return manifest["total_rows"] if manifest.get("job_id") == job_id else None
+
+
+def written_rows(path: Path, job_id: str) -> int | None:
+    """Input rows of a finished output; None where that job did not write it."""
+    manifest = footer_manifest(path)
+    return manifest.total_rows if manifest is not None and manifest.job_id == job_id else None
 
 
 def output_identity(path: Path) -> dict[str, Any]:
