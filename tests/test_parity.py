@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from parity_oracle import Oracle, assert_parity, run_engine
-from tiny_models import PROVEN, THOROUGH, VOCAB_SIZE, tiny_model
+from tiny_models import ONCE, THOROUGH, VOCAB_SIZE, tiny_model
 
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import select_backend
@@ -52,7 +52,7 @@ def thorough(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 
 
-@pytest.fixture(scope="module", params=[name for name in PROVEN if name not in THOROUGH])
+@pytest.fixture(scope="module", params=ONCE)
 def proven(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 

@@ -34,12 +34,6 @@ def test_state_that_barely_shows_is_found_all_the_same() -> None:
         load_model_from(module, ReferenceBackend())
 
 
-def test_a_cache_that_forgets_what_the_mask_still_shows_is_refused() -> None:
-    """moshi's mask is causal, but its cache slides: `generate` is not its own forward."""
-    with pytest.raises(ModelRefusedError, match="differ from the model's own forward"):
-        load_model_from(tiny_model("moshi", sliding_window=9), ReferenceBackend())
-
-
 @pytest.mark.parametrize(
     ("model_type", "changes", "exact"),
     [

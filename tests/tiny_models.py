@@ -139,7 +139,6 @@ PROVEN: dict[str, dict[str, Any]] = {
     "ministral": {},
     "ministral3": {},
     "modernbert-decoder": {"local_attention": 2 * WINDOW},
-    "moshi": {"sliding_window": 256},
     "nanochat": {},
     "nemotron": {},
     "olmo": {},
@@ -155,6 +154,8 @@ PROVEN: dict[str, dict[str, Any]] = {
 """Model type -> what its tiny config has beyond `SMALL`."""
 
 THOROUGH = list(PROVEN)[: list(PROVEN).index("afmoe")]
+ONCE = [name for name in PROVEN if name not in THOROUGH and name in CONFIG_MAPPING]
+"""Older transformers know fewer types."""
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bart": ({}, "encoder-decoder"),
@@ -166,6 +167,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "jamba": ({}, "state outside attention"),
     "lfm2": ({"layer_types": ["conv", "full_attention", "conv"]}, "state outside attention"),
     "mamba": ({}, "state outside attention"),
+    "moshi": ({}, "differ from the model's own forward"),
     "minimax": ({}, "state outside attention"),
     "qwen3_next": ({}, "state outside attention"),
     "recurrent_gemma": ({}, "state outside attention"),

@@ -21,7 +21,7 @@ from batchgen.engine.discovery import discover
 from batchgen.engine.joined_linear import join_linears
 from batchgen.engine.limits import find_limits
 from batchgen.engine.model import Model, bind_model
-from batchgen.engine.proof import confirm, own_logits, prove
+from batchgen.engine.proof import confirm, prove
 from batchgen.errors import ModelRefusedError, UsageError
 
 __all__ = ["load_model", "load_model_from", "resolve_device", "resolve_dtype"]
@@ -67,13 +67,12 @@ def load_model_from(
     found = discover(module, model_type, vocab_size)
     limits = find_limits(module, found)
     limits.check(model_type, max_model_len)
-    prove(module, model_type, found, backend, vocab_size, limits.max_position)
-    expected = own_logits(module, vocab_size) if optimize and confirmed else None
+    expected = prove(module, model_type, found, backend, vocab_size, limits.max_position)
     if optimize:
         use_attention(module, "eager")
         optimize(module)
     model = bind_model(module, model_type, found, backend, vocab_size, limits.max_position)
-    if expected is not None:
+    if optimize and confirmed:
         confirm(model, expected)
     model.max_num_tokens = limits.max_num_tokens
     model.notes += limits.notes
