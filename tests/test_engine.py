@@ -15,6 +15,7 @@ from batchgen.engine.draws import draw_key
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.factory import build_engine
 from batchgen.engine.request import Completion, Engine, FinishReason, Request, SamplingParams
+from batchgen.engine.step import ScheduledStep, StepOutput
 from batchgen.errors import ErrorCode, RowError
 
 EOS = 0
@@ -204,6 +205,40 @@ def test_a_lost_device_raises_at_once() -> None:
     with pytest.raises(RuntimeError, match="illegal memory access"):
         _run(_engine(model), _requests())
     assert model.num_calls == 4
+
+
+class FlakyRunner:
+    """Fails at the given calls, before a step is packed or after it was launched."""
+
+    def __init__(self, runner: Any, execute: tuple[int, ...], collect: tuple[int, ...]) -> None:
+        self.runner, self.failing = runner, {"execute": execute, "collect": collect}
+        self.num_calls = {"execute": 0, "collect": 0}
+
+    def _count(self, call: str) -> None:
+        self.num_calls[call] += 1
+        if self.num_calls[call] in self.failing[call]:
+            raise torch.OutOfMemoryError(call)
+
+    def execute(self, step: ScheduledStep) -> Any:
+        self._count("execute")
+        return self.runner.execute(step)
+
+    def collect(self, handle: Any) -> StepOutput:
+        self._count("collect")
+        return self.runner.collect(handle)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize(("execute", "collect"), [((1, 2, 9), ()), ((), (1, 6)), ((5,), (5, 6))])
+def test_a_step_that_fails_before_packing_or_after_launching_changes_no_token(
+    unbroken: dict[int, list[int]], depth: int, execute: tuple[int, ...], collect: tuple[int, ...]
+) -> None:
+    engine = _engine(depth=depth)
+    engine._runner = FlakyRunner(engine._runner, execute, collect)
+    assert _tokens(_run(engine, _requests())) == unbroken
+    assert engine.stats().oom_events == len(execute) + len(collect)
+    engine.close()
+    assert engine._scheduler.block_manager.num_free == 400
 
 
 class NanModel(FakeModel):

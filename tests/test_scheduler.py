@@ -25,7 +25,7 @@ def workloads(draw: st.DrawFn) -> Workload:
         max_num_seqs=draw(st.integers(1, 6)),
         max_num_batched_tokens=draw(st.integers(1, 48)),
         reorder_window=draw(st.sampled_from([1, 4, 1000])),
-        depth=draw(st.integers(0, 2)),
+        depth=draw(st.integers(0, 3)),
         abort_share=draw(st.sampled_from([0.0, 0.1])),
         eos_share=draw(st.sampled_from([0.0, 0.05, 0.5])),
         fail_share=draw(st.sampled_from([0.0, 0.1])),
@@ -71,6 +71,16 @@ def test_short_of_blocks_the_newest_are_preempted_and_all_still_finish(depth: in
     assert simulation.num_preemptions == simulation.scheduler.num_preemptions
     assert all(len(s.output_token_ids) == 40 for s in simulation.finished)
     assert simulation.sequences[0].num_preemptions == 0, "the oldest gave way to a newer one"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_preempted_sequence_is_not_started_again_while_a_launched_step_holds_it(
+    seed: int,
+) -> None:
+    lengths = [(6, 30), (3, 9), (9, 20), (2, 5)] * 6
+    workload = Workload(lengths, 16, max_num_seqs=6, depth=4, eos_share=0.15, seed=seed)
+    simulation = Simulation(workload).run()
+    assert simulation.num_preemptions > 0
 
 
 def test_long_outputs_go_first_inside_a_window() -> None:

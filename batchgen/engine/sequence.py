@@ -84,11 +84,13 @@ class Sequence:
 
     @property
     def num_uncomputed_tokens(self) -> int:
-        """Tokens that can be scheduled now; computing the last of them samples the next one."""
-        num_tokens = len(self.token_ids) + self.num_pending
-        if num_tokens >= self.max_num_tokens or (self.num_pending and self.needs_known_tokens):
+        """Tokens that can be scheduled now; computing the last of them samples the next one.
+
+        Not to be asked once it `is_complete`.
+        """
+        if self.num_pending and self.needs_known_tokens:
             return 0
-        return num_tokens - self.num_computed_tokens
+        return len(self.token_ids) + self.num_pending - self.num_computed_tokens
 
     @property
     def is_finished(self) -> bool:
