@@ -27,7 +27,6 @@ from ledger_tools import (
 
 from batchgen.errors import FingerprintMismatchError, OutputHeldError, OutputUnwritableError
 from batchgen.job.bitmap import Bitmap
-from batchgen.job.files import refuse_same_file
 from batchgen.job.ledger import Ledger
 
 OTHER = {"model": {"name": "m"}, "sampling": {"temperature": 0.9}}
@@ -219,20 +218,6 @@ def test_a_row_appended_twice_counts_once(tmp_path: Path) -> None:
         ledger.append([make_row(0, completion="second")])
         ledger.finalize(1)
     assert pq.read_table(tmp_path / "out.parquet")["completion"].to_pylist() == ["first"]
-
-
-def test_an_output_that_is_an_input_is_refused_through_any_link(tmp_path: Path) -> None:
-    source = tmp_path / "in.parquet"
-    source.write_bytes(b"x")
-    (tmp_path / "hard").hardlink_to(source)
-    (tmp_path / "soft").symlink_to(source)
-    (tmp_path / "dangling").symlink_to(tmp_path / "later.parquet")
-    for name in ("in.parquet", "hard", "soft"):
-        with pytest.raises(OutputUnwritableError, match="same file"):
-            refuse_same_file(tmp_path / name, [source])
-    with pytest.raises(OutputUnwritableError, match="same file"):
-        refuse_same_file(tmp_path / "later.parquet", [tmp_path / "dangling"])
-    refuse_same_file(tmp_path / "other.parquet", [source])
 
 
 def test_a_linked_output_is_written_through_the_link(tmp_path: Path) -> None:

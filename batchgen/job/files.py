@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,9 +25,7 @@ __all__ = [
     "fsync_folder",
     "make_folder",
     "read_checked",
-    "refuse_same_file",
     "remove_stale",
-    "same_file",
     "temporary_path",
     "unwritable",
     "write_atomic",
@@ -167,23 +165,6 @@ def remove_stale(folder: Path, name_prefix: str = "") -> int:
         with suppress(OSError):
             path.unlink()
     return len(stale)
-
-
-def same_file(first: Path, second: Path) -> bool:
-    """Whether two names lead to one file, through symlinks and hard links too."""
-    try:
-        return os.path.samefile(first, second)
-    except OSError:
-        return os.path.realpath(first) == os.path.realpath(second)
-
-
-def refuse_same_file(out: Path, inputs: Iterable[Path]) -> None:
-    """Raise OutputUnwritableError where the output is one of the inputs."""
-    for path in inputs:
-        if same_file(out, path):
-            raise OutputUnwritableError(
-                f"output {out} is the same file as input {path}", "give --out another name"
-            )
 
 
 def _fsync(path: Path) -> None:
