@@ -42,10 +42,21 @@ def write_corpus(teacher: Any, codec: Any, folder: Path, seconds: float, seed: i
 
 
 def read_corpus(folder: Path) -> Iterator[dict[str, Any]]:
-    """The dialogues of every shard, in order."""
+    """The fluent dialogues of every shard, in order; the teacher's stories wander and stay out."""
     for path in sorted(folder.glob("corpus-*.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
+            for one in map(json.loads, lines):
+                if "story about" not in one["user"] and _fluent(one["answer"]):
+                    yield one
+
+
+def _fluent(text: str) -> bool:
+    """No three words in a row come twice, no word thrice in a row of five."""
+    words = re.findall(r"[a-z']+", text.lower())
+    trios = list(zip(words, words[1:], words[2:], strict=False))
+    return len(set(trios)) == len(trios) and all(
+        len(set(words[at : at + 5])) > 3 for at in range(len(words) - 4)
+    )
 
 
 def _answered(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from builtin_facts import fact_dialogue
+from builtin_stories import story_request
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -34,8 +35,10 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 _SYSTEMS = ["You are a helpful assistant.", "Be kind and helpful.", "Answer in simple words."]
-_PEAK_LR, _WARMUP, _WEIGHT_DECAY = 3e-3, 0.02, 0.05
+_WARMUP, _WEIGHT_DECAY = 0.02, 0.05
 _SHOWN_TOO = 0.1
+_STORIES, _FACTS, _STORY_AS_TEXT = 0.5, 1.2, 0.35
+"""Stories and facts for each dialogue of the teacher, and how many stories come without a chat."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -62,7 +65,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def documents(corpus: list[dict[str, Any]], rng: random.Random) -> Iterator[str]:
-    """Training texts: chats of one to three turns, some answers as plain text, and the facts."""
+    """Training texts: the teacher's chats, some of its answers as plain text, stories, facts."""
     for at, one in enumerate(corpus):
         if rng.random() < one["as_text"]:
             yield BOS + one["answer"] + END
@@ -72,7 +75,11 @@ def documents(corpus: list[dict[str, Any]], rng: random.Random) -> Iterator[str]
             other = corpus[rng.randrange(at + 1)]
             turns.insert(0, (other["user"], other["answer"]))
         yield _chat(turns, rng)
-    for _ in range(max(1, int(0.4 * len(corpus)))):
+    for _ in range(int(_STORIES * len(corpus))):
+        asked, story = story_request(rng)
+        plain = rng.random() < _STORY_AS_TEXT
+        yield BOS + story + END if plain else _chat([(asked, story)], rng)
+    for _ in range(int(_FACTS * len(corpus))):
         yield _chat(fact_dialogue(rng), rng)
 
 
@@ -82,8 +89,10 @@ def _chat(turns: list[tuple[str, str]], rng: random.Random) -> str:
     return BOS + system + text
 
 
-def encode_documents(tokenizer: Tokenizer, corpus: list[dict[str, Any]], seed: int) -> torch.Tensor:
-    """Rows of CONTEXT + 1 ids [num_rows, CONTEXT + 1]; each begins where a document begins."""
+def encode_documents(
+    tokenizer: Tokenizer, corpus: list[dict[str, Any]], seed: int, length: int
+) -> torch.Tensor:
+    """Rows of ids [num_rows, length + 1]; each begins where a document begins."""
     rng = random.Random(seed)
     texts = list(documents(corpus, rng))
     rng.shuffle(texts)
@@ -92,8 +101,8 @@ def encode_documents(tokenizer: Tokenizer, corpus: list[dict[str, Any]], seed: i
     row: list[int] = []
     for one in encoded:
         row += one.ids
-        if len(row) > CONTEXT:
-            rows.append(np.array(row[: CONTEXT + 1], dtype=np.int16))
+        if len(row) > length:
+            rows.append(np.array(row[: length + 1], dtype=np.int16))
             row = []
     if not rows:
         raise SystemExit(f"The corpus is too small: {len(texts)} documents fill no row.")
@@ -120,14 +129,19 @@ def make_model(vocab_size: int, tokenizer: Tokenizer, tiny: bool) -> LlamaForCau
 
 
 def train(
-    model: LlamaForCausalLM, rows: torch.Tensor, device: str, seconds: float, batch: int
+    model: LlamaForCausalLM,
+    rows: torch.Tensor,
+    device: str,
+    seconds: float,
+    batch: int,
+    peak_lr: float,
 ) -> float:
     """AdamW for `seconds`, learning rate by the time gone; returns the held-out loss (nats)."""
     model.to(device).train()
     rows = rows.to(device)
     held, rows = rows[: max(1, len(rows) // 100)][:64], rows[max(1, len(rows) // 100) :]
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=_PEAK_LR, betas=(0.9, 0.95), weight_decay=_WEIGHT_DECAY
+        model.parameters(), lr=peak_lr, betas=(0.9, 0.95), weight_decay=_WEIGHT_DECAY
     )
     begin, step, order = time.monotonic(), 0, torch.empty(0, dtype=torch.long)
     while (gone := (time.monotonic() - begin) / seconds) < 1:
@@ -135,7 +149,7 @@ def train(
             order = torch.cat((order, torch.randperm(len(rows))))
         picked, order = order[:batch], order[batch:]
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(gone)
+            group["lr"] = peak_lr * _schedule(gone)
         loss = _loss(model, rows[picked.to(device)], device)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -150,11 +164,9 @@ def train(
         return float(_loss(model, held, device).item())
 
 
-def _learning_rate(gone: float) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth."""
-    if gone < _WARMUP:
-        return _PEAK_LR * gone / _WARMUP
-    return _PEAK_LR * (0.02 + 0.49 * (1 + math.cos(math.pi * gone)))
+def _schedule(gone: float) -> float:
+    """Linear warm-up, then a cosine down to a fiftieth; `gone`: share of the time."""
+    return min(gone / _WARMUP, 0.02 + 0.49 * (1 + math.cos(math.pi * gone)))
 
 
 def _loss(model: LlamaForCausalLM, rows: torch.Tensor, device: str) -> torch.Tensor:

@@ -53,6 +53,9 @@ def _arguments() -> argparse.Namespace:
     train.add_argument("--seconds", type=float, default=180)
     train.add_argument("--batch", type=int, default=64)
     train.add_argument("--vocab-size", type=int, default=4096)
+    train.add_argument("--init", type=Path, help="go on from this folder's model")
+    train.add_argument("--row-tokens", type=int, default=1024)
+    train.add_argument("--peak-lr", type=float, default=3e-3)
     train.add_argument("--tiny", action="store_true", help="a model for trying the script")
     return parser.parse_args()
 
@@ -83,16 +86,22 @@ def _corpus(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from builtin_corpus import read_corpus
     from builtin_student import encode_documents, export, make_model, train, train_tokenizer
+    from tokenizers import Tokenizer
+    from transformers import LlamaForCausalLM
 
     corpus = list(read_corpus(options.corpus))
-    texts = (f"{one['user']}\n{one['answer']}" for one in corpus)
-    tokenizer = train_tokenizer(texts, options.vocab_size)
-    rows = encode_documents(tokenizer, corpus, options.seed)
-    print(f"{len(corpus)} dialogues, {rows.numel()} tokens", flush=True)
     torch.manual_seed(options.seed)
-    model = make_model(tokenizer.get_vocab_size(), tokenizer, options.tiny)
+    if options.init:
+        tokenizer = Tokenizer.from_file(str(options.init / "tokenizer.json"))
+        model = LlamaForCausalLM.from_pretrained(options.init, dtype=torch.float32)
+    else:
+        texts = (f"{one['user']}\n{one['answer']}" for one in corpus)
+        tokenizer = train_tokenizer(texts, options.vocab_size)
+        model = make_model(tokenizer.get_vocab_size(), tokenizer, options.tiny)
+    rows = encode_documents(tokenizer, corpus, options.seed, options.row_tokens)
+    print(f"{len(corpus)} dialogues, {rows.numel()} tokens", flush=True)
     print(f"{model.num_parameters()} weights", flush=True)
-    loss = train(model, rows, options.device, options.seconds, options.batch)
+    loss = train(model, rows, options.device, options.seconds, options.batch, options.peak_lr)
     print(f"held-out loss {loss:.3f}", flush=True)
     export(model, tokenizer, options.out)
     _show(options.out)

@@ -56,21 +56,25 @@ class _StopChecker:
         for token_id in token_ids[self._seen :] if self._special else ():
             if token_id in self._special:
                 return self._special[token_id]
-        new = self._new_text(token_ids)
-        text = self._tail + new
+        text, complete = self._text(token_ids)
         found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             return min(found, key=lambda pair: pair[0])[1]
-        self._tail = text[len(text) - self._keep :] if len(text) > self._keep else text
+        if complete:
+            self._tail = text[max(0, len(text) - self._keep) :]
+            self._seen = len(token_ids)
         return None
 
-    def _new_text(self, token_ids: Sequence[int]) -> str:
-        """Text of the ids not seen yet; empty while their last character is incomplete."""
+    def _text(self, token_ids: Sequence[int]) -> tuple[str, bool]:
+        """The tail with the text of the ids not seen yet, and whether its last character is whole.
+
+        A character that stays incomplete for long is no character: it is taken as it is.
+        """
         context = max(0, self._seen - _CONTEXT_TOKENS)
         before, whole = self._codec.decode_batch(
             [token_ids[context : self._seen], token_ids[context:]]
         )
-        if whole.endswith(_INCOMPLETE) and len(token_ids) - self._seen < _CONTEXT_TOKENS:
-            return ""
-        self._seen = len(token_ids)
-        return whole[len(before) :]
+        pending = len(token_ids) - self._seen < _CONTEXT_TOKENS
+        complete = not (pending and whole.endswith(_INCOMPLETE))
+        new = whole[len(before) :]
+        return self._tail + (new if complete else new.rstrip(_INCOMPLETE)), complete

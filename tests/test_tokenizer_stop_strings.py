@@ -1,0 +1,112 @@
+"""Stop strings are found at the token that completes them, wherever tokens and bytes are cut."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizer_folders import make
+
+from batchgen.job.model_files import resolve_model
+from batchgen.job.stop_strings import make_stop_checker, truncate
+from batchgen.job.tokenizer import TextCodec, load_codec
+
+KINDS = ["gpt2", "llama_class"]
+
+
+@pytest.fixture(scope="module")
+def codecs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextCodec]:
+    folder = tmp_path_factory.mktemp("tokenizers")
+    found = {k: load_codec(resolve_model(str(make(folder / k, k)))) for k in KINDS}
+    return found | {"bytes": load_codec(None)}
+
+
+def first_stop(codec: TextCodec, ids: list[int], stops: list[str]) -> tuple[int, str | None]:
+    """How many ids it took, and the stop found."""
+    checker = make_stop_checker(codec, stops)
+    assert checker is not None
+    for count in range(1, len(ids) + 1):
+        found = checker(ids[:count])
+        if found is not None:
+            return count, found
+    return len(ids), None
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "bytes"])
+@settings(max_examples=60, deadline=None)
+@given(
+    text=st.text(alphabet="ab \nhello é日🎉.", min_size=1, max_size=30),
+    cut=st.tuples(st.integers(0, 29), st.integers(1, 6)),
+)
+def test_a_stop_is_found_at_the_token_that_completes_it(
+    codecs: dict[str, TextCodec], kind: str, text: str, cut: tuple[int, int]
+) -> None:
+    codec = codecs[kind]
+    ids = codec.encode_batch([text])[0]
+    text = codec.decode_batch([ids])[0]
+    stop = text[cut[0] : cut[0] + cut[1]]
+    if not stop:
+        return
+    count, found = first_stop(codec, ids, [stop])
+    assert found == stop
+    assert stop in codec.decode_batch([ids[:count]])[0]
+    assert stop not in codec.decode_batch([ids[: count - 1]])[0]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "bytes"])
+def test_what_does_not_occur_is_not_found(codecs: dict[str, TextCodec], kind: str) -> None:
+    ids = codecs[kind].encode_batch(["hello 日本語 hell"])[0]
+    assert first_stop(codecs[kind], ids, ["hello!", "日語"])[1] is None
+
+
+def test_several_tokens_at_once_are_searched(codecs: dict[str, TextCodec]) -> None:
+    ids = codecs["gpt2"].encode_batch(["one two three"])[0]
+    checker = make_stop_checker(codecs["gpt2"], ["two"])
+    assert checker is not None
+    assert checker(ids[:1]) is None
+    assert checker(ids) == "two"
+
+
+def test_the_stop_that_begins_first_is_named(codecs: dict[str, TextCodec]) -> None:
+    ids = codecs["bytes"].encode_batch(["xxabc"])[0]
+    checker = make_stop_checker(codecs["bytes"], ["bc", "abc"])
+    assert checker is not None
+    assert checker(ids) == "abc"
+
+
+def test_a_special_token_is_a_stop_by_its_id(codecs: dict[str, TextCodec]) -> None:
+    codec = codecs["gpt2"]
+    end = codec.special_token_id("<|im_end|>")
+    assert end is not None
+    ids = [*codec.encode_batch(["hello"])[0], end]
+    assert first_stop(codec, ids, ["<|im_end|>"]) == (len(ids), "<|im_end|>")
+
+
+def test_each_call_decodes_few_tokens(codecs: dict[str, TextCodec]) -> None:
+    sizes: list[int] = []
+
+    class Counting:
+        def decode_batch(self, sequences: list[list[int]]) -> list[str]:
+            sizes.extend(map(len, sequences))
+            return codecs["bytes"].decode_batch(sequences)
+
+        def special_token_id(self, text: str) -> None:
+            return None
+
+    checker = make_stop_checker(Counting(), ["zz"])  # type: ignore[arg-type]
+    assert checker is not None
+    ids = list(b"a" * 500)
+    for count in range(1, 501):
+        assert checker(ids[:count]) is None
+    assert max(sizes) < 16
+
+
+def test_no_stop_strings_need_no_checker(codecs: dict[str, TextCodec]) -> None:
+    assert make_stop_checker(codecs["bytes"], []) is None
+    assert make_stop_checker(codecs["bytes"], [""]) is None
+
+
+def test_text_is_cut_before_the_first_occurrence() -> None:
+    assert truncate("a STOP b STOP", "STOP") == "a "
+    assert truncate("abc", None) == "abc"
+    assert truncate("abc", "x") == "abc"
