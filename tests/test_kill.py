@@ -54,7 +54,7 @@ def test_killed_at_twenty_random_moments_it_ends_as_if_unbroken(tmp_path: Path) 
     moments = random.Random(7)
     for kill in range(KILLS):
         from_work = kill % 4 != 0
-        moment = moments.uniform(0, 0.15 if from_work else 0.6)
+        moment = moments.uniform(0, 0.3 if from_work else 0.6)
         code = killed_run(args, tmp_path / "out.parquet.ckpt", moment, from_work)
         assert code == -signal.SIGKILL, "the run ended before it was killed"
     last = batchgen("run", "-i", source, "-o", out, *common)
