@@ -22,10 +22,11 @@ INLINE void store_n(void *p, int64_t i, vf x, int64_t left, int bf16) {
     for (int64_t c = 0; c < left; c++) store1(p, i + c, x[c], bf16);
 }
 
+/* To bfloat16 and back. */
 INLINE vf rounded(vf x) {
-    uint16_t half[LANES];
-    store(half, 0, x, 1);
-    return load(half, 0, 1);
+    vu bits = (vu)x;
+    vf near = (vf)((bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u);
+    return vselect(x == x, near, x);
 }
 
 INLINE void norm_row(const void *x, const float *weight, void *out, int64_t at, int64_t size,
@@ -58,15 +59,21 @@ EXPORT void rms_norm(const void *x, const float *weight, void *out, int64_t rows
     }
 }
 
+INLINE vf silu_times(vf gate, vf up, const int bf16) {
+    vf active = gate / (vexp(-gate) + 1.0f);
+    return (bf16 ? rounded(active) : active) * up;
+}
+
 INLINE void silu_row(const void *x, void *out, int64_t row, int64_t stride, int64_t size,
                      const int bf16) {
-    for (int64_t i = 0; i < size; i += LANES) {
-        int64_t left = size - i;
-        vf gate = load_n(x, row * stride + i, left, bf16);
-        vf up = load_n(x, row * stride + size + i, left, bf16);
-        vf active = gate / (vexp(-gate) + 1.0f);
-        if (bf16) active = rounded(active);
-        store_n(out, row * size + i, active * up, left, bf16);
+    int64_t from = row * stride, to = row * size, i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        vf gate = load(x, from + i, bf16), up = load(x, from + size + i, bf16);
+        store(out, to + i, silu_times(gate, up, bf16), bf16);
+    }
+    if (i < size) {
+        vf gate = load_n(x, from + i, size - i, bf16), up = load_n(x, from + size + i, size - i, bf16);
+        store_n(out, to + i, silu_times(gate, up, bf16), size - i, bf16);
     }
 }
 
