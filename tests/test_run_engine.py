@@ -194,3 +194,14 @@ def test_stop_strings_end_their_own_row_and_are_cut_from_its_text(tmp_path: Path
         assert row["completion"] == text.split(stop, 1)[0]
         assert row["stop_reason"] == (stop if stop in text else None)
     assert rows[3]["finish_reason"] == "stop"
+
+
+def test_a_changed_device_is_said_when_a_job_goes_on(
+    tmp_path: Path, job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "in.jsonl", rows())
+    stop, model = Stop(), SteppedModel()
+    model.on_step = _stop_at(stop, 20)
+    assert job(model=model, stop=stop).exit_code == 75
+    job(device="cpu", quiet=False, progress="none")
+    assert 'since the last run of this job: device: "auto" -> "cpu"' in capsys.readouterr().err

@@ -12,14 +12,16 @@ import pytest
 from echo_runs import write_rows
 
 from batchgen.engine.request import Completion, FinishReason, Timings
-from batchgen.errors import ErrorCode, RowError
+from batchgen.errors import ErrorCode, RowError, StoppedError
 from batchgen.job.channel import Cancelled, Channel
 from batchgen.job.drive import FinishedRow
 from batchgen.job.estimate import estimated_rows
 from batchgen.job.feed import chunks
+from batchgen.job.interruptible import interruptible
 from batchgen.job.requests import FailedRow, Requests, request_id, row_and_sample
 from batchgen.job.results import Results, ResultsOptions
 from batchgen.job.rows import InputRow
+from batchgen.job.signals import Stop
 from batchgen.job.sources import find_sources
 from batchgen.job.summary import FailureLimit
 from batchgen.job.text_codecs import ByteCodec
@@ -179,3 +181,17 @@ def test_rows_are_estimated_before_they_are_read(tmp_path: Path) -> None:
     assert estimated_rows(find_sources(names), None) == 12
     assert estimated_rows(find_sources(names), 3) == 3
     assert estimated_rows(find_sources([str(long)]), None) == pytest.approx(30_000, rel=0.01)
+
+
+def test_a_stop_does_not_wait_for_a_long_call() -> None:
+    stop, ended = Stop(), threading.Event()
+    stop.signum = 15
+    with pytest.raises(StoppedError, match="SIGTERM while it waited"):
+        interruptible(lambda: ended.wait(60), stop, "it waited")
+    ended.set()
+
+
+def test_an_interruptible_call_returns_and_raises_as_a_call_does() -> None:
+    assert interruptible(lambda: 5, Stop(), "") == 5
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 // 0, Stop(), "")

@@ -16,6 +16,7 @@ from batchgen.job.assembly import Assembly
 from batchgen.job.fingerprint import facts_of, fingerprint_of, model_name
 from batchgen.job.input_check import check_finished_input, check_resumed_input
 from batchgen.job.interpreter import tuned_interpreter
+from batchgen.job.interruptible import interruptible
 from batchgen.job.ledger import Ledger
 from batchgen.job.manifest import FinalReport, Manifest, fingerprint_diff
 from batchgen.job.model_files import ModelFiles, resolve_model
@@ -81,7 +82,11 @@ class _Job:
         spec = self._spec
         if spec.engine == "echo" and spec.model is None:
             return None
-        files = resolve_model(spec.model, spec.revision, spec.allow_pickle)
+        files = interruptible(
+            lambda: resolve_model(spec.model, spec.revision, spec.allow_pickle),
+            self._stop,
+            "the model's files were looked for",
+        )
         files.check_supported()
         if files.builtin:
             self._say(f"no --model given: using the built-in model {files.name}")
