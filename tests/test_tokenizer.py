@@ -17,7 +17,7 @@ from tokenizer_folders import CHATML, SPECIAL, TEXTS, make
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
 from batchgen.job.model_files import resolve_model
 from batchgen.job.template import as_messages, with_system
-from batchgen.job.tokenizer import TextCodec, load_codec
+from batchgen.job.tokenizer import NotCheckableError, TextCodec, load_codec
 
 KINDS = ["gpt2", "gpt2_class", "llama3", "llama_class", "qwen2", "truncating"]
 CHATS = [
@@ -274,3 +274,27 @@ def test_an_unknown_pre_tokenizer_is_refused(tmp_path: Path) -> None:
     path = gguf_of(make(tmp_path / "m", "gpt2"), tmp_path / "m.gguf", "brand-new")
     with pytest.raises(ModelRefusedError, match="brand-new"):
         codec_of(path)
+
+
+def python_tokenizer(folder: Path) -> Path:
+    """ByT5's: no Rust backend."""
+    folder.mkdir()
+    settings = {"tokenizer_class": "ByT5Tokenizer", "chat_template": CHATML}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text('{"model_type": "llama", "vocab_size": 384}')
+    return folder
+
+
+def test_a_tokenizer_without_a_rust_backend_is_used_through_transformers(tmp_path: Path) -> None:
+    folder = python_tokenizer(tmp_path / "m")
+    codec, theirs = codec_of(folder), auto(folder)
+    ids = codec.encode_batch(TEXTS[:3])
+    assert ids == [theirs(text)["input_ids"] for text in TEXTS[:3]]
+    assert codec.decode_batch(ids) == [theirs.decode(i, skip_special_tokens=True) for i in ids]
+    expected = theirs.apply_chat_template(CHATS[0], add_generation_prompt=True)["input_ids"]
+    assert codec.render(CHATS[0]) == expected
+
+
+def test_without_torch_such_a_tokenizer_is_named_as_not_checkable(tmp_path: Path) -> None:
+    with pytest.raises(NotCheckableError, match="ByT5Tokenizer"):
+        codec_of(python_tokenizer(tmp_path / "m"), hide_torch=True)
