@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +95,37 @@ def test_packed_and_chunked_rows_equal_generate(proven: Case) -> None:
         proven.model, proven.rows, NUM_TOKENS, max_num_batched_tokens=13, max_num_seqs=4
     )
     proven.check(tokens)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "rope"),
+    [
+        ("llama", {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}),
+        (
+            "phi3",
+            {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "short_factor": [1.5] * 4,
+                "long_factor": [4.0] * 4,
+                "original_max_position_embeddings": 40,
+            },
+        ),
+    ],
+)
+def test_rope_that_depends_on_length_is_exact_up_to_its_threshold(
+    model_type: str, rope: dict[str, Any]
+) -> None:
+    changes = {"rope_parameters": rope, "max_position_embeddings": 40}
+    if model_type == "phi3":
+        changes |= {"max_position_embeddings": 256, "original_max_position_embeddings": 40}
+    oracle = Oracle(tiny_model(model_type, **changes))
+    model = load_model_from(tiny_model(model_type, **changes), ReferenceBackend())
+    assert model.max_position == 40
+    rows = make_rows(CHECKED_ROWS)
+    tokens, _ = run_engine(model, rows, NUM_TOKENS, max_num_batched_tokens=13)
+    expected = [oracle.generate(row, NUM_TOKENS) for row in rows]
+    assert_parity(oracle, rows, expected, tokens)
 
 
 def cut_and_decode(model: Model, prompt: list[int], cuts: range) -> list[list[int]]:

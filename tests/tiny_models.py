@@ -56,6 +56,29 @@ SMALL: dict[str, Any] = {
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 MLA = {"num_key_value_heads": 4}
 
+TEXT = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_local_experts": 4,
+    "sliding_window": WINDOW,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+}
+VISION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 28,
+    "patch_size": 14,
+}
+"""Of models that also see: their text is served."""
+
 PROVEN: dict[str, dict[str, Any]] = {
     # Those that every run checks from all sides.
     "gpt2": {},
@@ -105,6 +128,10 @@ PROVEN: dict[str, dict[str, Any]] = {
     "exaone_moe": {"layer_types": MIXED},
     "flex_olmo": {},
     "flint": {"layer_types": MIXED},
+    "gemma3": {
+        "text_config": {**TEXT, "layer_types": MIXED},
+        "vision_config": VISION,
+    },
     "gemma4_text": {
         "layer_types": MIXED,
         "vocab_size_per_layer_input": VOCAB_SIZE,
@@ -131,6 +158,7 @@ PROVEN: dict[str, dict[str, Any]] = {
     "jetmoe": {},
     "kolibri1": {},
     "laguna": {"layer_types": MIXED},
+    "llama4": {"text_config": {**TEXT, "intermediate_size_mlp": 48}, "vision_config": VISION},
     "longcat_flash": {"num_layers": 2, **MLA},
     "mellum": {"layer_types": MIXED},
     "mimo_v2_flash": {},

@@ -27,6 +27,8 @@ RECORDER_ATTRIBUTE = "batchgen_recorder"
 SHAPE_ATTRIBUTE = "batchgen_shape"
 NUM_TOKENS = 5
 POISONED = 2
+HARMLESS = frozenset({"s_aux", "position_ids", "cache_position"})
+"""Tensors that attention may be handed: sinks are served, positions change nothing."""
 PROBED_POSITIONS = 1 << 17
 """Windows are looked for up to here, or up to the model's own length if that is less."""
 
@@ -149,6 +151,9 @@ def _record(
 
 def _spec(index: int, call: dict[str, Any], window: int | None) -> AttentionSpec:
     query, key, value = call["query"], call["key"], call["value"]
+    for name, argument in call["kwargs"].items():
+        if isinstance(argument, torch.Tensor) and name not in HARMLESS:
+            raise _Refusal(f"it hands attention a tensor that is not understood ({name})")
     if query.shape[0] != 1 or not query.shape[2] == key.shape[2] == value.shape[2] == NUM_TOKENS:
         raise _Refusal("it has attention whose keys are not the tokens of its own sequence")
     scale = call["scaling"]

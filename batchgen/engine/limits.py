@@ -11,10 +11,11 @@ from torch import nn
 from batchgen.engine.discovery import Discovery
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["Limits", "find_limits"]
+__all__ = ["Limits", "find_limits", "freeze_rope"]
 
 POSITION_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 NO_LIMIT = 1 << 20
+OWN_ROPE_TYPE = "batchgen_own_rope_type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,28 @@ def _own_position(module: nn.Module) -> int:
     return NO_LIMIT
 
 
+def freeze_rope(module: Any) -> None:
+    """Keep the frequencies that hold up to the limit, so that no step asks how long its rows are
+    (which would wait for the GPU, and could not be captured)."""
+    for part in module.modules():
+        kinds = _rope_kinds(part)
+        frozen = {layer: "default" if _depends(kind) else kind for layer, kind in kinds.items()}
+        if frozen != kinds:
+            setattr(part, OWN_ROPE_TYPE, part.rope_type)
+            part.rope_type = frozen.get(None, frozen)
+
+
+def _rope_kinds(part: nn.Module) -> dict[str | None, Any]:
+    """The kind of RoPE by layer type, None for all layers, as the model came."""
+    kinds: Any = getattr(part, OWN_ROPE_TYPE, getattr(part, "rope_type", None))
+    return kinds if isinstance(kinds, dict) else {None: kinds}
+
+
 def _rope_limits(module: nn.Module) -> Iterator[tuple[int, str]]:
     """RoPE whose frequencies depend on the longest sequence of the row (dynamic, longrope)."""
     for part in module.modules():
-        kinds = getattr(part, "rope_type", None)
-        for layer_type, kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
-            if not isinstance(kind, str) or not ("dynamic" in kind or kind == "longrope"):
+        for layer_type, kind in _rope_kinds(part).items():
+            if not _depends(kind):
                 continue
             config: Any = part.config
             rope = getattr(config, "rope_parameters", None) or {}
@@ -76,6 +93,10 @@ def _rope_limits(module: nn.Module) -> Iterator[tuple[int, str]]:
             length = rope.get("original_max_position_embeddings") if kind == "longrope" else None
             length = length or getattr(part, "original_max_seq_len", config.max_position_embeddings)
             yield int(length), f"its RoPE ({kind}) depends on the longest sequence of a step"
+
+
+def _depends(kind: Any) -> bool:
+    return isinstance(kind, str) and ("dynamic" in kind or kind == "longrope")
 
 
 def _scale_limits(module: nn.Module) -> Iterator[tuple[int, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from batchgen.engine.attention.interface import AttentionBackend
@@ -183,9 +183,11 @@ def _check_decoder(module: nn.Module, model_type: str) -> None:
 
 
 def _check_config(config: Any) -> None:
-    """Refuse encoder-decoders, also where transformers would load the decoder alone."""
-    if config.is_encoder_decoder or type(config)().is_encoder_decoder:
+    """Refuse what is no decoder, also where transformers would load an encoder-decoder's half."""
+    if config.is_encoder_decoder or getattr(type(config), "is_encoder_decoder", False):
         raise _refused(config.model_type, "it is an encoder-decoder")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "auto_map"):
+        raise _refused(config.model_type, "transformers has no causal language model of this type")
 
 
 def _refused(model_type: str, what: str) -> ModelRefusedError:

@@ -12,6 +12,7 @@ from torch import nn
 from batchgen.engine.attention.interface import AttentionBackend, AttentionMetadata, AttentionSpec
 from batchgen.engine.binding import AttentionCall, CallCursor, StepContext, bind
 from batchgen.engine.discovery import Discovery
+from batchgen.engine.limits import freeze_rope
 
 __all__ = ["Model", "bind_model"]
 
@@ -99,6 +100,7 @@ def bind_model(
     max_position: int,
 ) -> Model:
     """Bind a module's attention calls to `backend`; the module is used as it is from then on."""
+    freeze_rope(module)
     step = StepContext()
     names = [call.module_name for call in found.calls]
     calls, cursors = bind(module, names, found.specs, backend, step)
