@@ -39,7 +39,7 @@ class Oracle:
     @torch.inference_mode()
     def generate(self, prompt: Sequence[int], num_tokens: int) -> list[int]:
         """Greedy tokens after the prompt, end tokens ignored."""
-        ids = torch.tensor([list(prompt)])
+        ids = torch.tensor([list(prompt)], device=self.module.device)
         output = self.module.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -52,7 +52,8 @@ class Oracle:
     @torch.inference_mode()
     def gap(self, context: Sequence[int], token: int) -> float:
         """How far `token` lies below the best one after `context`."""
-        logits = self.module(torch.tensor([list(context)]), use_cache=False).logits[0, -1]
+        ids = torch.tensor([list(context)], device=self.module.device)
+        logits = self.module(ids, use_cache=False).logits[0, -1]
         return float(logits.max() - logits[token])
 
 

@@ -97,6 +97,19 @@ def test_packed_and_chunked_rows_equal_generate(proven: Case) -> None:
     proven.check(tokens)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("model_type", [*THOROUGH, *ONCE])
+def test_a_gpu_gives_the_tokens_of_generate(model_type: str) -> None:
+    cuda = torch.device("cuda")
+    oracle = Oracle(tiny_model(model_type).to(cuda))
+    model = load_model_from(tiny_model(model_type).to(cuda), select_backend(cuda, "triton"))
+    rows = make_rows(CHECKED_ROWS)
+    tokens, _ = run_engine(
+        model, rows, NUM_TOKENS, max_num_batched_tokens=32, max_num_seqs=4, num_blocks=64
+    )
+    assert_parity(oracle, rows, [oracle.generate(row, NUM_TOKENS) for row in rows], tokens)
+
+
 @pytest.mark.parametrize(
     ("model_type", "rope"),
     [
