@@ -179,6 +179,18 @@ def test_null_fields_vanish_and_text_parts_are_joined(tmp_path: Path) -> None:
         codec.render([{"role": "user", "content": [{"type": "image_url"}]}])
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "bytes"])
+def test_a_lone_surrogate_is_a_row_error(tmp_path: Path, kind: str) -> None:
+    codec = load_codec(None) if kind == "bytes" else codec_of(make(tmp_path / "m", kind))
+    for call in (
+        lambda: codec.encode_batch(["fine", "a\ud800b"]),
+        lambda: codec.render([{"role": "user", "content": "a\ud800b"}]),
+    ):
+        with pytest.raises(RowError) as caught:
+            call()
+        assert caught.value.code is ErrorCode.INVALID_ROW
+
+
 def test_the_clock_of_a_template_is_the_jobs(tmp_path: Path) -> None:
     codec = codec_of(
         make(tmp_path / "m", "gpt2"),

@@ -11,6 +11,12 @@ from batchgen.job.template import ChatTemplate, Messages
 __all__ = ["BackendCodec", "ByteCodec", "TransformersCodec"]
 
 
+def _no_text(error: Exception) -> RowError:
+    """What tokenizers raise (as TypeError) and str.encode (as ValueError) for a lone surrogate."""
+    message = f"the prompt is no valid Unicode text (a lone surrogate?): {error}"
+    return RowError(ErrorCode.INVALID_ROW, message)
+
+
 class _ChatCodec:
     """What all codecs share: rendering a chat, and its one BOS."""
 
@@ -83,7 +89,10 @@ class BackendCodec(_ChatCodec):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """See `TextCodec.encode_batch`."""
-        encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=True)
+        try:
+            encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=True)
+        except TypeError as error:
+            raise _no_text(error) from error
         return [self._never_empty(one.ids) for one in encoded]
 
     def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
@@ -118,7 +127,10 @@ class TransformersCodec(_ChatCodec):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """See `TextCodec.encode_batch`."""
-        return [self._never_empty(self._ids(text, special=True)) for text in texts]
+        try:
+            return [self._never_empty(self._ids(text, special=True)) for text in texts]
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _no_text(error) from error
 
     def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         """See `TextCodec.decode_batch`."""
@@ -162,7 +174,10 @@ class ByteCodec(_ChatCodec):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """See `TextCodec.encode_batch`."""
-        return [list(text.encode()) for text in texts]
+        try:
+            return [list(text.encode()) for text in texts]
+        except UnicodeEncodeError as error:
+            raise _no_text(error) from error
 
     def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         """See `TextCodec.decode_batch`."""

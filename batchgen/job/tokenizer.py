@@ -35,7 +35,10 @@ class TextCodec(Protocol):
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Raw prompts, with the special tokens the tokenizer adds to text; empty text is BOS."""
+        """Raw prompts, with the special tokens the tokenizer adds to text; empty text is BOS.
+
+        Raises RowError(INVALID_ROW) where one of them is no text (a lone surrogate).
+        """
         ...
 
     def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
