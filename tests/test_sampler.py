@@ -41,6 +41,7 @@ def _sample(sequences: list[Sequence], logits: torch.Tensor) -> SampledTokens:
         step.admitted.append(sequence)
         step.add(sequence, sequence.num_uncomputed_tokens)
     table = SamplingTable(len(sequences), logits.shape[1], CPU)
+    table.admit(step)
     return sample(logits.clone(), table.gather(step))
 
 

@@ -3,11 +3,13 @@
 Sections of int32, one after the other, for a bucket of T tokens and S sequences:
 
     input_ids T | positions T | slot_mapping T | cu_seqlens_q S+1 | seq_lens S | logits_indices S |
-    slots S | token_slots S | table_index U | table_value U
+    slots S | token_slots S | table_index U | table_value U | temperature S | keys 2S |
+    output_positions S
 
 A pending token stands in input_ids as -1 - slot: the graph takes the slot's last token instead. The
 block table lies on the device, a row a slot; a step brings the U entries that are new. Padding
-points at a slot and at table entries that nobody reads.
+points at a slot and at table entries that nobody reads. Temperatures are float32 and keys have two
+words each; they matter where rows draw at random.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from batchgen.engine.buckets import Bucket
+from batchgen.engine.sampling_batch import HostDraws
 from batchgen.engine.step import ScheduledStep
 
 __all__ = ["HostTable", "Sections", "StepPacker", "section_lengths"]
@@ -39,6 +42,9 @@ class Sections(NamedTuple):
     token_slots: torch.Tensor
     table_index: torch.Tensor
     table_value: torch.Tensor
+    temperature: torch.Tensor
+    keys: torch.Tensor
+    output_positions: torch.Tensor
 
     @classmethod
     def of(cls, flat: torch.Tensor, bucket: Bucket, block_size: int) -> Sections:
@@ -56,7 +62,7 @@ def section_lengths(bucket: Bucket, block_size: int) -> list[int]:
     """
     tokens, seqs = bucket
     updates = (tokens // block_size + seqs + 3) // 4 * 4
-    return [tokens] * 3 + [seqs + 4] + [seqs] * 4 + [updates] * 2
+    return [tokens] * 3 + [seqs + 4] + [seqs] * 4 + [updates] * 2 + [seqs, 2 * seqs, seqs]
 
 
 class HostTable:
@@ -117,6 +123,20 @@ class StepPacker:
         _fill(sections.token_slots, sampling, self._trash_slot)
         _fill(sections.table_index, index, self._trash_place)
         _fill(sections.table_value, value, 0)
+
+    @staticmethod
+    def pack_draws(step: ScheduledStep, draws: HostDraws, sections: Sections) -> None:
+        """Fill in how the sampled rows draw; rows that do not sample are greedy."""
+        temperature = np.zeros(len(step), dtype=np.float32)
+        keys = np.zeros(len(step), dtype=np.int64)
+        positions = np.zeros(len(step), dtype=np.int32)
+        sampled = np.array(step.sampled, dtype=np.int64)
+        temperature[sampled] = draws.temperature
+        keys[sampled] = draws.keys
+        positions[sampled] = draws.positions
+        _fill(sections.temperature, temperature.view(np.int32), 0)
+        _fill(sections.keys, keys.view(np.int32), 0)
+        _fill(sections.output_positions, positions, 0)
 
     def _input_ids(self, step: ScheduledStep) -> _Ints:
         ids: list[int] = []

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata
 from batchgen.engine.buckets import Bucket, Buckets
-from batchgen.engine.cuda_ops import greedy_tokens
+from batchgen.engine.cuda_ops import greedy_tokens, sampled_tokens
 from batchgen.engine.graph_inputs import Sections, StepPacker, section_lengths
 from batchgen.engine.sampler import sample
-from batchgen.engine.sampling_batch import SamplingBatch, SamplingTable
+from batchgen.engine.sampling_batch import SamplingTable
 from batchgen.engine.step import ScheduledStep, StepOutput
 from batchgen.engine.step_runner import NAN_FAILURE, ServedModel
 
@@ -33,6 +34,16 @@ _USES_BEFORE_CAPTURE = 2
 """A bucket is captured when it is used this often, so that a short job captures little."""
 _RING = 3
 """Steps whose buffers are in use: one being packed, one running, one being collected."""
+
+
+class _Choice(Enum):
+    """How a step's tokens are chosen; each has graphs of its own."""
+
+    GREEDY = 0
+    DRAWN = 1
+    """By temperature, in the graph."""
+    KEPT = 2
+    """The graph keeps its logits: filters, penalties and logprobs come after it."""
 
 
 @dataclass(slots=True)
@@ -84,8 +95,8 @@ class GraphRunner:
         self._logits: torch.Tensor | None = None
         self._ring = [_transfer(size, seqs) for _ in range(_RING)]
         self._num_steps = 0
-        self._uses: dict[tuple[Bucket, bool], int] = {}
-        self._graphs: dict[tuple[Bucket, bool], torch.cuda.CUDAGraph] = {}
+        self._uses: dict[tuple[Bucket, _Choice], int] = {}
+        self._graphs: dict[tuple[Bucket, _Choice], torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
         self._capture_stream = torch.cuda.Stream(device)
         self._may_capture = capture
@@ -95,16 +106,12 @@ class GraphRunner:
         """Launch a step; nothing here waits for the device."""
         transfer = self._ring[self._num_steps % _RING]
         self._num_steps += 1
-        sampling = self._sampling.gather(step)
-        plain = sampling.processing is None and not sampling.logprobs
         bucket = self._buckets.find(step.total_tokens, len(step))
-        self._packer.pack(step, Sections.of(transfer.inputs, bucket, self._block_size))
+        choice = self._pack(step, Sections.of(transfer.inputs, bucket, self._block_size))
         size = sum(section_lengths(bucket, self._block_size))
         self._inputs[:size].copy_(transfer.inputs[:size], non_blocking=True)
-        self._run(bucket, keep_logits=not plain)
-        logprobs = None
-        if not plain:
-            logprobs = self._sample(step, sampling)
+        self._run(bucket, choice)
+        logprobs = self._sample(step) if choice is _Choice.KEPT else None
         transfer.tokens[: len(step)].copy_(self._tokens[: len(step)], non_blocking=True)
         transfer.done.record()
         return _Launched(transfer, step.sampled, logprobs)
@@ -120,18 +127,29 @@ class GraphRunner:
             output.failures = {j: NAN_FAILURE for j, token in enumerate(tokens) if token < 0}
         return output
 
-    def _run(self, bucket: Bucket, keep_logits: bool) -> None:
-        key = (bucket, keep_logits)
+    def _pack(self, step: ScheduledStep, sections: Sections) -> _Choice:
+        self._packer.pack(step, sections)
+        self._sampling.admit(step)
+        if self._sampling.is_plain(step):
+            return _Choice.GREEDY
+        draws = self._sampling.host_draws(step)
+        if draws is None:
+            return _Choice.KEPT
+        self._packer.pack_draws(step, draws, sections)
+        return _Choice.DRAWN
+
+    def _run(self, bucket: Bucket, choice: _Choice) -> None:
+        key = (bucket, choice)
         graph = self._graphs.get(key)
         if graph is not None:
             graph.replay()
             return
-        self._compute(bucket, keep_logits)
+        self._compute(bucket, choice)
         self._uses[key] = self._uses.get(key, 0) + 1
         if self._may_capture and self._uses[key] >= _USES_BEFORE_CAPTURE:
-            self._capture(bucket, keep_logits)
+            self._capture(bucket, choice)
 
-    def _compute(self, bucket: Bucket, keep_logits: bool) -> None:
+    def _compute(self, bucket: Bucket, choice: _Choice) -> None:
         """The whole step on the device: what is captured."""
         inputs = Sections.of(self._inputs, bucket, self._block_size)
         self._table.view(-1).index_copy_(0, inputs.table_index.long(), inputs.table_value)
@@ -143,10 +161,10 @@ class GraphRunner:
             self._metadata(bucket, inputs),
             inputs.logits_indices.long(),
         )  # [num_seqs, vocab_size]
-        tokens, usable = greedy_tokens(logits)
+        tokens, usable = _choose(logits, inputs, choice)
         self._last_tokens.index_copy_(0, inputs.token_slots.long(), tokens)
         self._tokens[: bucket.num_seqs].copy_(torch.where(usable, tokens, -1))
-        if keep_logits:
+        if choice is _Choice.KEPT:
             self._kept_logits(logits)[: bucket.num_seqs].copy_(logits)
 
     def _kept_logits(self, logits: torch.Tensor) -> torch.Tensor:
@@ -168,7 +186,7 @@ class GraphRunner:
             max_seqlen_k=self._max_model_len,
         )
 
-    def _capture(self, bucket: Bucket, keep_logits: bool) -> None:
+    def _capture(self, bucket: Bucket, choice: _Choice) -> None:
         """Record the bucket's graph; it was just run, so everything is compiled and allocated."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._model.device)
@@ -176,18 +194,19 @@ class GraphRunner:
             with torch.cuda.stream(self._capture_stream):
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 try:
-                    self._compute(bucket, keep_logits)
+                    self._compute(bucket, choice)
                 finally:
                     graph.capture_end()
         except RuntimeError as error:
             logger.warning("steps run without CUDA graphs: capturing %s failed: %s", bucket, error)
             self._may_capture = False
             return
-        self._graphs[bucket, keep_logits] = graph
+        self._graphs[bucket, choice] = graph
 
-    def _sample(self, step: ScheduledStep, sampling: SamplingBatch) -> torch.Tensor | None:
+    def _sample(self, step: ScheduledStep) -> torch.Tensor | None:
         """Overwrite the greedy tokens by the rows' own choice; returns logprobs, on the host."""
         assert self._logits is not None
+        sampling = self._sampling.gather(step)
         device = self._model.device
         rows = torch.tensor(step.sampled, device=device)
         sampled = sample(self._logits[rows], sampling)
@@ -197,6 +216,17 @@ class GraphRunner:
         if sampled.logprobs is None:
             return None
         return sampled.logprobs.to("cpu", non_blocking=True)
+
+
+def _choose(
+    logits: torch.Tensor, inputs: Sections, choice: _Choice
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens int64 [num_seqs], and whether each can be trusted."""
+    if choice is not _Choice.DRAWN:
+        return greedy_tokens(logits)
+    temperature = inputs.temperature.view(torch.float32)
+    keys = inputs.keys.view(torch.int64)
+    return sampled_tokens(logits, temperature, keys, inputs.output_positions.long())
 
 
 def _transfer(num_inputs: int, num_seqs: int) -> _Transfer:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import torch
 from batchgen.engine.sequence import Sequence
 from batchgen.engine.step import ScheduledStep
 
-__all__ = ["Filter", "Penalties", "Processing", "SamplingBatch", "SamplingTable"]
+__all__ = ["Filter", "HostDraws", "Penalties", "Processing", "SamplingBatch", "SamplingTable"]
 
 _PARAMETERS = np.dtype(
     [
@@ -75,20 +76,45 @@ class SamplingBatch:
     logprobs: bool = False
 
 
+class HostDraws(NamedTuple):
+    """All that rows need which have a temperature at most: one entry for each sampled row."""
+
+    temperature: npt.NDArray[np.float32]  # 0: the most likely token
+    keys: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+
+
 class SamplingTable:
-    """Parameters of the sequence in each slot; `gather` must see every step, in order."""
+    """Parameters of the sequence in each slot; `admit` must see every step, in order."""
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
         self._rows = np.zeros(num_slots, dtype=_PARAMETERS)
         self._plain = np.ones(num_slots, dtype=np.bool_)
+        self._unfiltered = np.ones(num_slots, dtype=np.bool_)
         self._vocab_size = vocab_size
         self._device = device
 
-    def gather(self, step: ScheduledStep) -> SamplingBatch:
-        """The sampling of a step's sampled rows."""
+    def admit(self, step: ScheduledStep) -> None:
+        """Take over the parameters of sequences that a step admits."""
         for sequence in step.admitted:
             self._assign(sequence)
-        slots = np.array(step.slots, dtype=np.int64)[step.sampled]
+
+    def is_plain(self, step: ScheduledStep) -> bool:
+        """Whether every sampled row takes its most likely token as it is."""
+        return bool(self._plain[self._slots(step)].all())
+
+    def host_draws(self, step: ScheduledStep) -> HostDraws | None:
+        """Draws of the sampled rows, where none needs more than a temperature; else None."""
+        slots = self._slots(step)
+        if not self._unfiltered[slots].all():
+            return None
+        table = self._rows[slots]
+        positions = np.array(step.output_positions, dtype=np.int64)
+        return HostDraws(table["temperature"], table["key"].astype(np.int64), positions)
+
+    def gather(self, step: ScheduledStep) -> SamplingBatch:
+        """The sampling of a step's sampled rows."""
+        slots = self._slots(step)
         if self._plain[slots].all():
             return SamplingBatch()
         table = self._rows[slots]
@@ -99,6 +125,10 @@ class SamplingTable:
             processing=self._processing(table, positions, sequences, short),
             logprobs=bool(table["logprobs"].any()),
         )
+
+    @staticmethod
+    def _slots(step: ScheduledStep) -> npt.NDArray[np.int64]:
+        return np.array(step.slots, dtype=np.int64)[step.sampled]
 
     def _assign(self, sequence: Sequence) -> None:
         if sequence.slot < 0:
@@ -112,12 +142,12 @@ class SamplingTable:
         row["min_tokens"] = params.min_tokens
         row["penalised"] = sequence.needs_known_tokens
         row["logprobs"] = params.logprobs is not None
-        self._plain[sequence.slot] = (
-            params.greedy
-            and params.logprobs is None
-            and params.min_tokens == 0
-            and not sequence.needs_known_tokens
+        bare = (
+            params.logprobs is None and params.min_tokens == 0 and not sequence.needs_known_tokens
         )
+        self._plain[sequence.slot] = bare and params.greedy
+        filtered = 0 < params.top_k < self._vocab_size or params.top_p < 1.0 or params.min_p > 0.0
+        self._unfiltered[sequence.slot] = bare and (params.greedy or not filtered)
 
     def _processing(
         self,

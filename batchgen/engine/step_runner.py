@@ -93,6 +93,7 @@ class EagerRunner:
     def execute(self, step: ScheduledStep) -> LaunchedStep:
         """Pack, run the model, sample; on CUDA nothing here waits for the device."""
         batch = self._builder.build(step)
+        self._sampling.admit(step)
         sampling = self._sampling.gather(step)
         if batch.pending is not None and batch.pending_slots is not None:
             batch.input_ids[batch.pending] = self._last_tokens[batch.pending_slots]
