@@ -23,11 +23,16 @@ _PARTS = (
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 _PROBE_ROWS = 6
 
+_LOOSE = 0.1
+"""For weights in 8 bits: the structure is what is checked."""
+
 Pack = Callable[[list[nn.Linear]], LinearFunction | None]
 """Packs the joined rows of some layers."""
 
 
-def fast_gated_mlp(module: nn.Module, pack: Pack) -> tuple[LinearFunction, list[nn.Linear]] | None:
+def fast_gated_mlp(
+    module: nn.Module, pack: Pack, exact: bool
+) -> tuple[LinearFunction, list[nn.Linear]] | None:
     """A function equal to the module's forward and the layers it holds, or None."""
     operators = Operators.load()
     parts = _parts(module)
@@ -42,7 +47,8 @@ def fast_gated_mlp(module: nn.Module, pack: Pack) -> tuple[LinearFunction, list[
     def forward(x: torch.Tensor) -> torch.Tensor:
         return last(silu_mul(joined(x)))
 
-    return (forward, [*gates, down]) if _equal(module, forward, down.weight.dtype) else None
+    tolerance = _TOLERANCE[down.weight.dtype] if exact else _LOOSE
+    return (forward, [*gates, down]) if _equal(module, forward, tolerance) else None
 
 
 def _parts(module: nn.Module) -> tuple[list[nn.Linear], nn.Linear] | None:
@@ -58,8 +64,9 @@ def _parts(module: nn.Module) -> tuple[list[nn.Linear], nn.Linear] | None:
     return None
 
 
-def _equal(module: nn.Module, forward: LinearFunction, dtype: torch.dtype) -> bool:
-    size = next(layer.in_features for layer in module.modules() if isinstance(layer, nn.Linear))
+def _equal(module: nn.Module, forward: LinearFunction, tolerance: float) -> bool:
+    first = next(layer for layer in module.modules() if isinstance(layer, nn.Linear))
+    size, dtype = first.in_features, first.weight.dtype
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, _PROBE_ROWS, size, generator=generator).to(dtype)
     try:
@@ -71,5 +78,5 @@ def _equal(module: nn.Module, forward: LinearFunction, dtype: torch.dtype) -> bo
     got = forward(x)
     if got.shape != expected.shape:
         return False
-    bound = _TOLERANCE[dtype] * expected.abs().max().float()
+    bound = tolerance * expected.abs().max().float()
     return bool((got.float() - expected.float()).abs().max() <= bound)

@@ -8,7 +8,7 @@ was. Packed layers give up their own weights.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from batchgen.engine.cpu_mlp import fast_gated_mlp
 from batchgen.engine.cpu_norm import fast_rms_norm
 from batchgen.engine.cpu_rope import fast_rope_forward
+from batchgen.engine.int8_linear import pack_int8
 from batchgen.engine.linear import JoinedLinear, LinearFunction, pack_weight
 
 __all__ = ["optimize_for_cpu"]
@@ -25,20 +26,29 @@ __all__ = ["optimize_for_cpu"]
 _LOG = logging.getLogger(__name__)
 _DTYPES = (torch.float32, torch.bfloat16)
 
+Pack = Callable[[torch.Tensor, torch.Tensor | None], LinearFunction | None]
+"""Weight [num_outputs, num_inputs] and bias to the layer's function, None when it cannot."""
+
 
 @torch.inference_mode()
 def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | None = None) -> None:
     """Bind faster forwards to the parts of a causal LM on the CPU, in place.
 
-    `quantization="int8"` packs linear layers in 8 bits, which changes the model's numbers.
+    `quantization="int8"` packs linear layers, the last one excepted, in 8 bits: other numbers.
     """
     if dtype not in _DTYPES:
         return
     siblings = _siblings(model)
     counts = {"mlp": 0, "norm": 0, "rope": 0, "joined": 0, "linear": 0}
-    _bind_mlps(model, counts)
-    _bind_joined(siblings, counts)
-    _bind_linears(model, counts)
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]
+    if quantization is not None and _packable(head):
+        _bind_linear(head, pack_weight)  # the choice of a token keeps the model's own precision
+    pack = pack_weight if quantization is None else pack_int8
+    _bind_mlps(model, pack, counts)
+    _bind_joined(siblings, pack, counts)
+    for module in model.modules():
+        if _packable(module):
+            counts["linear"] += _bind_linear(module, pack)
     _bind_norms(model, counts)
     _bind_ropes(model, counts)
     _LOG.info("CPU: %s", ", ".join(f"{count} {name}" for name, count in counts.items()))
@@ -56,17 +66,17 @@ def _weight(module: Any) -> torch.Tensor:
     return weight
 
 
-def _pack(modules: list[Any]) -> LinearFunction | None:
+def _pack(modules: Sequence[Any], pack: Pack) -> LinearFunction | None:
     """Layers of one input as one product."""
     weight = torch.cat([_weight(module) for module in modules])
     biases = [module.bias for module in modules]
     if all(bias is None for bias in biases):
-        return pack_weight(weight, None)
+        return pack(weight, None)
     parts = [
         torch.zeros(_weight(module).shape[0], dtype=weight.dtype) if bias is None else bias
         for module, bias in zip(modules, biases, strict=True)
     ]
-    return pack_weight(weight, torch.cat(parts))
+    return pack(weight, torch.cat(parts))
 
 
 def _bind(module: Any, forward: LinearFunction) -> None:
@@ -118,9 +128,9 @@ def _groups(seen: list[tuple[nn.Module, nn.Module, torch.Tensor]]) -> Iterator[l
     yield group
 
 
-def _bind_mlps(model: nn.Module, counts: dict[str, int]) -> None:
+def _bind_mlps(model: nn.Module, pack: Pack, counts: dict[str, int]) -> None:
     for module in model.modules():
-        found = fast_gated_mlp(module, _pack)
+        found = fast_gated_mlp(module, lambda layers: _pack(layers, pack), pack is pack_weight)
         if found is not None:
             forward, layers = found
             _bind(module, forward)
@@ -134,11 +144,11 @@ def _unreachable(x: torch.Tensor) -> torch.Tensor:
     raise RuntimeError("this layer is part of a joined MLP and has no weight of its own")
 
 
-def _bind_joined(siblings: list[list[nn.Module]], counts: dict[str, int]) -> None:
+def _bind_joined(siblings: list[list[nn.Module]], pack: Pack, counts: dict[str, int]) -> None:
     for group in siblings:
         if not all(_packable(module) for module in group):
             continue
-        function = _pack(group)
+        function = _pack(group, pack)
         if function is None:
             continue
         joined = JoinedLinear(function, [_weight(module).shape[0] for module in group])
@@ -148,15 +158,12 @@ def _bind_joined(siblings: list[list[nn.Module]], counts: dict[str, int]) -> Non
         counts["joined"] += 1
 
 
-def _bind_linears(model: nn.Module, counts: dict[str, int]) -> None:
-    for module in model.modules():
-        if not _packable(module):
-            continue
-        function = _pack([module])
-        if function is not None:
-            _bind(module, function)
-            _release(module)
-            counts["linear"] += 1
+def _bind_linear(module: Any, pack: Pack) -> bool:
+    function = _pack([module], pack)
+    if function is not None:
+        _bind(module, function)
+        _release(module)
+    return function is not None
 
 
 def _bind_norms(model: nn.Module, counts: dict[str, int]) -> None:

@@ -123,3 +123,48 @@ EXPORT void rope(const void *x, const void *cos, const void *sin, void *out, int
                 rope_head(x, cos, sin, out, from, t * angle_stride, to, size / 2, 0);
         }
 }
+
+INLINE void quantize_row(const void *x, int8_t *out, float *scale, int64_t row, int64_t size,
+                         const int bf16) {
+    vf most = splat(0.0f);
+    for (int64_t i = 0; i < size; i += LANES) {
+        vf value = load_n(x, row * size + i, size - i, bf16);
+        most = vmax(vmax(value, -value), most);
+    }
+    float top = 0.0f;
+    for (int c = 0; c < LANES; c++) top = most[c] > top ? most[c] : top;
+    scale[row] = top / 127.0f;
+    float inverse = top > 0.0f ? 127.0f / top : 0.0f;
+    for (int64_t i = 0; i < size; i++) {
+        float value = load1(x, row * size + i, bf16);
+        if (value != value) scale[row] = value;
+        out[row * size + i] = (int8_t)(int32_t)rintf(value * inverse);
+    }
+}
+
+/* Rows of x in 8 bits, each with its own scale (its largest value is 127); a row with a NaN gets
+   NaN as its scale. */
+EXPORT void quantize_rows(const void *x, int8_t *out, float *scale, int64_t rows, int64_t size,
+                          int64_t bf16, int64_t threads) {
+#pragma omp parallel for num_threads(team(rows * size, threads)) schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        if (bf16)
+            quantize_row(x, out, scale, r, size, 1);
+        else
+            quantize_row(x, out, scale, r, size, 0);
+    }
+}
+
+/* x [rows, size] times its row's scale, in place. */
+EXPORT void scale_rows(void *x, const float *scale, int64_t rows, int64_t size, int64_t bf16,
+                       int64_t threads) {
+#pragma omp parallel for num_threads(team(rows * size, threads)) schedule(static)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < size; i += LANES) {
+            int64_t left = size - i;
+            if (bf16)
+                store_n(x, r * size + i, load_n(x, r * size + i, left, 1) * scale[r], left, 1);
+            else
+                store_n(x, r * size + i, load_n(x, r * size + i, left, 0) * scale[r], left, 0);
+        }
+}

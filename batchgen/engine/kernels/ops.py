@@ -22,6 +22,8 @@ _SIGNATURES = {
     "gemm": [_POINTER] * 4 + [_INT] * 6,
     "rms_norm": [_POINTER] * 3 + [_INT] * 2 + [_DOUBLE] + [_INT] * 3,
     "silu_mul": [_POINTER] * 2 + [_INT] * 5,
+    "quantize_rows": [_POINTER] * 3 + [_INT] * 4,
+    "scale_rows": [_POINTER] * 2 + [_INT] * 4,
     "rope": [_POINTER] * 4 + [_INT] * 8,
 }
 
@@ -38,6 +40,7 @@ class Operators:
         self._pack, self._gemm = library.gemm_pack, library.gemm
         self._rms_norm, self._silu_mul = library.rms_norm, library.silu_mul
         self._rope = library.rope
+        self._quantize_rows, self._scale_rows = library.quantize_rows, library.scale_rows
 
     @staticmethod
     @functools.cache
@@ -136,3 +139,25 @@ class Operators:
             torch.get_num_threads(),
         )
         return out.transpose(1, 2)
+
+    def quantize_rows(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x [rows, size] as int8 and a float32 scale for each row; x is contiguous."""
+        rows, size = x.shape
+        out, scale = torch.empty(rows, size, dtype=torch.int8), torch.empty(rows)
+        self._quantize_rows(
+            x.data_ptr(),
+            out.data_ptr(),
+            scale.data_ptr(),
+            rows,
+            size,
+            x.dtype == torch.bfloat16,
+            torch.get_num_threads(),
+        )
+        return out, scale
+
+    def scale_rows(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """x [rows, size] times scale [rows], in place; x is contiguous."""
+        rows, size = x.shape
+        is_bf16, threads = x.dtype == torch.bfloat16, torch.get_num_threads()
+        self._scale_rows(x.data_ptr(), scale.data_ptr(), rows, size, is_bf16, threads)
+        return x
