@@ -7,15 +7,28 @@ of its own because Triton decides at its first import.
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from triton_cases import SPEC, Case, Step, build, error, expected
+from triton_cases import (
+    FEATURES,
+    SHAPES,
+    SPEC,
+    TOLERANCE,
+    Case,
+    Step,
+    build,
+    error,
+    expected,
+    filled_cache,
+    make_backend,
+    wide,
+)
 
 from batchgen.engine.attention.interface import AttentionSpec
 
@@ -27,27 +40,7 @@ direct = pytest.mark.skipif(
     not (INTERPRETED or torch.cuda.is_available()), reason="runs in the interpreter's process"
 )
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 MIXED = ((1, 40), (37, 37), (1, 1), (5, 70), (20, 53), (1, 129))
-
-SHAPES = {
-    "llama": (32, 8, 128, 128),
-    "qwen": (16, 8, 128, 128),
-    "gpt2": (12, 12, 64, 64),
-    "mqa": (71, 1, 64, 64),
-    "gemma": (8, 4, 256, 256),
-    "mla": (16, 16, 192, 128),
-    "phi": (10, 10, 80, 80),
-    "d96": (6, 2, 96, 96),
-    "d40": (4, 2, 40, 40),
-}
-FEATURES = {
-    "plain": {},
-    "window": {"sliding_window": 100},
-    "softcap": {"softcap": 5.0},
-    "sinks": {"has_sinks": True},
-    "all": {"sliding_window": 77, "softcap": 8.0, "has_sinks": True},
-}
 
 SMALL = {
     "decode": Case(((1, 1), (1, 17), (1, 100), (1, 300)), padded_seqs=2, padded_tokens=2),
@@ -57,28 +50,12 @@ SMALL = {
     "one long sequence": Case(((2, 600),), block_size=64),
     "odd heads": Case(MIXED, AttentionSpec(0, 6, 2, 24, 40, 0.2), block_size=32),
     "half precision": Case(MIXED, dtype=torch.float16),
+    "half precision, window": Case(MIXED, replace(SPEC, sliding_window=24), torch.float16),
 }
 
 
-def make_backend():
-    from batchgen.engine.attention.triton_paged import TritonBackend
-
-    return TritonBackend()
-
-
-def filled_cache(backend, case: Case, step: Step, poison: float = float("nan")):
-    """A cache that holds the past, and poison wherever nothing may be read."""
-    device = step.query.device
-    cache = backend.allocate(case.spec, step.num_blocks, case.block_size, case.dtype, device)
-    for store, past in zip((cache.keys, cache.values), step.past, strict=True):
-        store.fill_(poison)
-        block, offset = step.past_slots // case.block_size, step.past_slots % case.block_size
-        store[block, :, offset] = past
-    return cache
-
-
-def run(case: Case, step: Step) -> torch.Tensor:
-    backend = make_backend()
+def run(case: Case, step: Step, **tuners) -> torch.Tensor:
+    backend = make_backend(**tuners)
     cache = filled_cache(backend, case, step)
     backend.prepare(step.metadata)
     return backend.forward(
@@ -117,23 +94,50 @@ def test_a_ragged_step_agrees_with_the_oracle(name: str) -> None:
     check(SMALL[name])
 
 
-def ragged(seed: int, most: int = 12) -> tuple[tuple[int, int], ...]:
-    """Decodes, short chunks and long ones over contexts of every size."""
-    draw = random.Random(seed)
-    lengths = []
-    for _ in range(draw.randint(1, most)):
-        count = draw.choice([1, 1, 1, draw.randint(2, 9), draw.randint(10, 400)])
-        lengths.append(
-            (count, count + draw.choice([0, draw.randint(0, 60), draw.randint(0, 1500)]))
-        )
-    return tuple(lengths)
+@direct
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability()[0] < 9, reason="needs Hopper"
+)
+@pytest.mark.parametrize("window", [None, 50])
+def test_tiles_loaded_by_the_memory_accelerator_agree(window: int | None) -> None:
+    from batchgen.engine.attention.triton_tuning import Tile
+
+    spec = AttentionSpec(0, 4, 2, 64, 64, 0.125, sliding_window=window)
+    case = Case(((90, 300), (1, 64), (130, 130)), spec, torch.float16, block_size=64)
+    step = build(case, DEVICE)
+    tile = Tile(64, 64, 4, 2, 1, one_loop=False, tma=True)
+    result = run(case, step, chunk_tuner=lambda *_: tile)
+    assert error(result, expected(case, step)) < TOLERANCE[case.dtype]
 
 
-def wide(shape: str, feature: str, dtype: torch.dtype, seed: int) -> Case:
-    heads, kv_heads, dim, v_dim = SHAPES[shape]
-    spec = AttentionSpec(0, heads, kv_heads, dim, v_dim, dim**-0.5, **FEATURES[feature])
-    block_size = (16, 32, 64, 128)[len(shape + feature) % 4]
-    return Case(ragged(seed), spec, dtype, block_size, seed % 3, seed % 5, seed)
+@direct
+@pytest.mark.parametrize("window", [0, 300])
+def test_items_cover_each_tile_of_keys_once_and_the_longest_come_first(window: int) -> None:
+    from batchgen.engine.attention.triton_plan import PlanKey, make_plan
+
+    lengths = ((1, 5000), (7, 900), (100, 700), (1, 40), (2, 2100), (1, 1), (33, 33))
+    step = build(Case(lengths, padded_seqs=3, padded_tokens=5), DEVICE)
+    key = PlanKey(2, 4, 16, 32, window, 0, None, 30, 2)
+    items = make_plan(key, step.metadata).items.tolist()
+    used = [item for item in items if item[4] < item[5]]
+    assert items[: len(used)] == used
+    classes = [item[5] - item[4] for item in used]
+    most = max(classes)
+    assert all(a >= b - most // 30 - 1 for a, b in pairwise(classes))
+    covered: dict[tuple[int, int], list[int]] = {}
+    for _, row, rows, context, begin, end, seq, *_ in used:
+        assert (rows, context) == (2 * lengths[seq][0], lengths[seq][1] - lengths[seq][0])
+        covered.setdefault((seq, row), []).extend(range(begin, end))
+    for seq, (count, keys) in enumerate(lengths):
+        for row in range(0, 2 * count, 16):
+            first = keys - count + row // 2
+            last = keys - count + (min(row + 16, 2 * count) - 1) // 2
+            low = max(first - window + 1, 0) // 32 if window else 0
+            assert sorted(covered.pop((seq, row))) == list(range(low, last // 32 + 1))
+    assert not covered
+    slots = [item[8] for item in used if item[7] > 1]
+    assert sorted(slots) == list(range(len(slots)))
+    assert len(slots) < 2 * key.items_per_head
 
 
 @pytest.mark.cuda
@@ -201,90 +205,3 @@ def test_two_passes_merge_by_their_log_sum_exp() -> None:
     weights = torch.softmax(torch.stack(lses), dim=0)[..., None]
     merged = (torch.stack(results) * weights).sum(0)
     assert error(merged, expected(case, step)) < TOLERANCE[torch.float32]
-
-
-@pytest.mark.cuda
-@on_gpu
-@pytest.mark.parametrize("feature", FEATURES)
-def test_a_captured_step_serves_other_lengths(feature: str) -> None:
-    cases = [replace(wide("qwen", feature, torch.bfloat16, s), block_size=64) for s in range(6)]
-    bucket = {"padded_seqs": 16, "padded_tokens": 5000}
-    steps = [build(replace(case, **bucket), DEVICE) for case in cases]
-    spec, backend = cases[0].spec, make_backend()
-    cache = backend.allocate(spec, 400, 64, torch.bfloat16, torch.device(DEVICE))
-    static = static_step(cases[0], steps)
-    load_step(static, steps[0], cache)
-
-    def call() -> torch.Tensor:
-        backend.prepare(static.metadata)
-        return backend.forward(
-            static.query, static.key, static.value, cache, spec, static.metadata, static.sinks
-        )
-
-    call()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = call()
-    for case, step in zip(cases, steps, strict=True):
-        load_step(static, step, cache)
-        out.fill_(float("nan"))
-        graph.replay()
-        tokens = step.metadata.num_tokens
-        assert error(out[:tokens], expected(case, step)[:tokens]) < TOLERANCE[torch.bfloat16]
-        assert out[tokens:].isnan().all(), "padded tokens were written"
-        again = out[:tokens].clone()
-        load_step(static, step, cache)
-        assert torch.equal(call()[:tokens], again), "graph and eager differ"
-
-
-def static_step(case: Case, steps: list[Step]) -> Step:
-    """Buffers of one bucket that hold any of the steps."""
-    tokens = max(len(step.metadata.slot_mapping) for step in steps)
-    seqs = max(len(step.metadata.seq_lens) for step in steps)
-    spec = case.spec
-    step = steps[0]
-    metadata = replace(
-        step.metadata,
-        cu_seqlens_q=torch.zeros(seqs + 1, dtype=torch.int32, device=DEVICE),
-        seq_lens=torch.zeros(seqs, dtype=torch.int32, device=DEVICE),
-        block_tables=torch.zeros((seqs, 64), dtype=torch.int32, device=DEVICE),
-        slot_mapping=torch.full((tokens,), -1, device=DEVICE),
-        num_seqs=seqs,
-        num_tokens=tokens,
-        max_seqlen_q=4096,
-        max_seqlen_k=4096,
-        host=None,
-    )
-    shape = (tokens, spec.num_kv_heads)
-    return replace(
-        step,
-        query=torch.zeros(tokens, spec.num_heads, spec.head_dim, device=DEVICE).to(case.dtype),
-        key=torch.zeros(*shape, spec.head_dim, device=DEVICE).to(case.dtype),
-        value=torch.zeros(*shape, spec.v_head_dim, device=DEVICE).to(case.dtype),
-        sinks=None if step.sinks is None else step.sinks.clone(),
-        metadata=metadata,
-    )
-
-
-def load_step(static: Step, step: Step, cache) -> None:
-    """Copy a step into the bucket's buffers and its past into the cache; the rest is poison."""
-    for name in ("query", "key", "value"):
-        source, target = getattr(step, name), getattr(static, name)
-        target.fill_(float("nan"))
-        target[: len(source)] = source
-    if static.sinks is not None:
-        static.sinks.copy_(step.sinks)
-    ours, theirs = static.metadata, step.metadata
-    ours.cu_seqlens_q.fill_(theirs.cu_seqlens_q[-1])
-    ours.cu_seqlens_q[: len(theirs.cu_seqlens_q)] = theirs.cu_seqlens_q
-    ours.seq_lens.zero_()
-    ours.seq_lens[: len(theirs.seq_lens)] = theirs.seq_lens
-    ours.block_tables.fill_(2**30)
-    ours.block_tables[: len(theirs.block_tables), : theirs.block_tables.shape[1]] = (
-        theirs.block_tables
-    )
-    ours.slot_mapping.fill_(-1)
-    ours.slot_mapping[: len(theirs.slot_mapping)] = theirs.slot_mapping
-    for store, past in zip((cache.keys, cache.values), step.past, strict=True):
-        store.fill_(float("nan"))
-        store[step.past_slots // 64, :, step.past_slots % 64] = past

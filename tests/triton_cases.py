@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,25 @@ from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.attention.reference import ReferenceBackend
 
 SPEC = AttentionSpec(0, 4, 2, 16, 16, 0.25)
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+SHAPES = {
+    "llama": (32, 8, 128, 128),
+    "qwen": (16, 8, 128, 128),
+    "gpt2": (12, 12, 64, 64),
+    "mqa": (71, 1, 64, 64),
+    "gemma": (8, 4, 256, 256),
+    "mla": (16, 16, 192, 128),
+    "phi": (10, 10, 80, 80),
+    "d96": (6, 2, 96, 96),
+    "d40": (4, 2, 40, 40),
+}
+FEATURES = {
+    "plain": {},
+    "window": {"sliding_window": 100},
+    "softcap": {"softcap": 5.0},
+    "sinks": {"has_sinks": True},
+    "all": {"sliding_window": 77, "softcap": 8.0, "has_sinks": True},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +150,39 @@ def expected(case: Case, step: Step) -> torch.Tensor:
 def error(result: torch.Tensor, wanted: torch.Tensor) -> float:
     """Relative error of the whole, NaN included."""
     return float((result.float() - wanted).norm() / wanted.norm().clamp_min(1e-20))
+
+
+def make_backend(**tuners):
+    from batchgen.engine.attention.triton_paged import TritonBackend
+
+    return TritonBackend(**tuners)
+
+
+def filled_cache(backend, case: Case, step: Step, poison: float = float("nan")):
+    """A cache that holds the past, and poison wherever nothing may be read."""
+    device = step.query.device
+    cache = backend.allocate(case.spec, step.num_blocks, case.block_size, case.dtype, device)
+    for store, past in zip((cache.keys, cache.values), step.past, strict=True):
+        store.fill_(poison)
+        block, offset = step.past_slots // case.block_size, step.past_slots % case.block_size
+        store[block, :, offset] = past
+    return cache
+
+
+def ragged(seed: int, most: int = 12) -> tuple[tuple[int, int], ...]:
+    """Decodes, short chunks and long ones over contexts of every size."""
+    draw = random.Random(seed)
+    lengths = []
+    for _ in range(draw.randint(1, most)):
+        count = draw.choice([1, 1, 1, draw.randint(2, 9), draw.randint(10, 400)])
+        lengths.append(
+            (count, count + draw.choice([0, draw.randint(0, 60), draw.randint(0, 1500)]))
+        )
+    return tuple(lengths)
+
+
+def wide(shape: str, feature: str, dtype: torch.dtype, seed: int) -> Case:
+    heads, kv_heads, dim, v_dim = SHAPES[shape]
+    spec = AttentionSpec(0, heads, kv_heads, dim, v_dim, dim**-0.5, **FEATURES[feature])
+    block_size = (16, 32, 64, 128)[len(shape + feature) % 4]
+    return Case(ragged(seed), spec, dtype, block_size, seed % 3, seed % 5, seed)

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from batchgen.engine.attention.interface import AttentionSpec
 
-__all__ = ["PagedCache", "allocate_cache", "write_cache"]
+__all__ = ["PagedCache", "allocate_cache", "write_cache", "write_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +72,30 @@ def write_cache(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _copy_token(
+def write_tokens(
     source: tl.tensor,
-    target: tl.tensor,
-    slot: tl.tensor,
+    cache: tl.tensor,
+    tokens: tl.tensor,
+    heads: tl.tensor,
+    slots: tl.tensor,
+    valid: tl.tensor,
     stride: tl.tensor,
+    head_stride: tl.tensor,
     NUM_KV_HEADS: tl.constexpr,
-    DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
-    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
     PADDED: tl.constexpr,
 ) -> None:
-    """Copy one token's [num_kv_heads, dim] into its block."""
-    heads = tl.arange(0, HEADS)[:, None]
-    dims = tl.arange(0, PADDED)[None, :]
-    mask = (heads < NUM_KV_HEADS) & (dims < DIM)
-    row = (slot // BLOCK_SIZE * NUM_KV_HEADS + heads) * BLOCK_SIZE + slot % BLOCK_SIZE
-    tl.store(target + row * DIM + dims, tl.load(source + heads * stride + dims, mask=mask), mask)
+    """Copy rows of `source` [num_tokens, num_kv_heads, DIM] to their slots.
+
+    heads or tokens may be a scalar; slots and valid are [n]. Slots below 0 are skipped.
+    """
+    dims = tl.arange(0, PADDED)
+    rows = (slots // BLOCK_SIZE * NUM_KV_HEADS + heads) * BLOCK_SIZE + slots % BLOCK_SIZE
+    origin = tokens.to(tl.int64) * stride + heads * head_stride
+    kept = (valid & (slots >= 0))[:, None] & (dims < DIM)[None, :]
+    data = tl.load(source + origin[:, None] + dims[None, :], mask=kept)
+    tl.store(cache + rows[:, None] * DIM + dims[None, :], data, mask=kept)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -111,28 +118,17 @@ def write_kernel(
     V_PADDED: tl.constexpr,
 ) -> None:
     """One program per token."""
-    token = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(0)
     slot = tl.load(slot_mapping + token).to(tl.int64)
     if slot >= 0:
-        _copy_token(
-            key + token * key_stride,
-            k_cache,
-            slot,
-            key_head_stride,
-            NUM_KV_HEADS,
-            DIM,
-            BLOCK_SIZE,
-            HEADS,
-            PADDED,
+        heads = tl.arange(0, HEADS)
+        valid = heads < NUM_KV_HEADS
+        slots = tl.zeros_like(heads) + slot
+        write_tokens(
+            *(key, k_cache, token, heads, slots, valid, key_stride, key_head_stride),
+            *(NUM_KV_HEADS, BLOCK_SIZE, DIM, PADDED),
         )
-        _copy_token(
-            value + token * value_stride,
-            v_cache,
-            slot,
-            value_head_stride,
-            NUM_KV_HEADS,
-            V_DIM,
-            BLOCK_SIZE,
-            HEADS,
-            V_PADDED,
+        write_tokens(
+            *(value, v_cache, token, heads, slots, valid, value_stride, value_head_stride),
+            *(NUM_KV_HEADS, BLOCK_SIZE, V_DIM, V_PADDED),
         )

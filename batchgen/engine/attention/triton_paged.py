@@ -11,22 +11,21 @@ The workspace of split entries is shared by all layers: run one step at a time o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 import triton
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.attention.triton_cache import PagedCache, allocate_cache, write_cache
 from batchgen.engine.attention.triton_kernels import attention_kernel
 from batchgen.engine.attention.triton_plan import Plan, PlanKey, ceil_div, make_plan
-from batchgen.engine.attention.triton_tuning import Tile, chunk_tile, decode_tile
+from batchgen.engine.attention.triton_tuning import Tile, Tuner, chunk_tile, decode_tile
 
 __all__ = ["TritonBackend"]
-
-Tuner = Callable[[AttentionSpec, torch.dtype], Tile]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class TritonBackend:
     decode_tuner: Tuner = decode_tile
     chunk_tuner: Tuner = chunk_tile
     name: str = "triton"
-    _launches: dict[tuple[AttentionSpec, torch.dtype], tuple[_Launch, _Launch]] = field(
+    _launches: dict[tuple[AttentionSpec, torch.dtype, int], tuple[_Launch, _Launch]] = field(
         default_factory=dict
     )
     _workspaces: dict[torch.device, _Workspace] = field(default_factory=dict)
@@ -67,7 +66,7 @@ class TritonBackend:
     ) -> PagedCache:
         """An empty cache; also grows the workspace, so call it before any capture."""
         cache = allocate_cache(spec, num_blocks, block_size, dtype, device)
-        self._reserve(spec, dtype, cache.keys.device)
+        self._reserve(spec, cache)
         return cache
 
     def bytes_per_block(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> int:
@@ -92,8 +91,12 @@ class TritonBackend:
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Write key and value to their slots, then attend; inputs may be strided views."""
-        write_cache(_unit(key), _unit(value), cache, metadata.slot_mapping)
-        return self.attend(query, cache, spec, metadata, sinks)
+        key, value = _unit(key), _unit(value)
+        launches = _needed(self._reserve(spec, cache), metadata)
+        if len(launches) == 1:
+            return self._attend(query, cache, spec, metadata, sinks, None, (key, value))
+        write_cache(key, value, cache, metadata.slot_mapping)
+        return self._attend(query, cache, spec, metadata, sinks, None, None)
 
     def attend(
         self,
@@ -110,10 +113,23 @@ class TritonBackend:
         included), so that two passes can be merged. Rows of padded tokens, in both, are left as
         they are.
         """
+        return self._attend(query, cache, spec, metadata, sinks, lse, None)
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        cache: PagedCache,
+        spec: AttentionSpec,
+        metadata: AttentionMetadata,
+        sinks: torch.Tensor | None,
+        lse: torch.Tensor | None,
+        new: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """`new`: keys and values for the kernel to write first (decode only)."""
         out = query.new_empty((query.shape[0], spec.num_heads, spec.v_head_dim))
         query = _unit(query)
-        for launch in _needed(self._reserve(spec, query.dtype, query.device), metadata):
-            self._run(launch, query, cache, spec, metadata, out, sinks, lse)
+        for launch in _needed(self._reserve(spec, cache), metadata):
+            self._run(launch, query, cache, spec, metadata, out, sinks, lse, new)
         return out
 
     def _run(
@@ -126,12 +142,18 @@ class TritonBackend:
         out: torch.Tensor,
         sinks: torch.Tensor | None,
         lse: torch.Tensor | None,
+        new: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None:
+        key, value = new or (query, query)
         plan, tile = _plan(launch.key, metadata), launch.tile
         space = self._workspaces[query.device]
         softcap = spec.softcap or 0.0
         attention_kernel[(plan.max_items * spec.num_kv_heads,)](
             query,
+            key,
+            value,
+            metadata.slot_mapping,
+            *_descriptors(cache, tile),
             cache.keys,
             cache.values,
             out,
@@ -147,6 +169,10 @@ class TritonBackend:
             launch.key.window,
             query.stride(0),
             query.stride(1),
+            key.stride(0),
+            key.stride(1),
+            value.stride(0),
+            value.stride(1),
             metadata.block_tables.stride(0),
             GROUP=launch.key.group,
             NUM_KV_HEADS=spec.num_kv_heads,
@@ -163,23 +189,26 @@ class TritonBackend:
             RETURN_LSE=lse is not None,
             PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
             ONE_LOOP=tile.one_loop,
+            WRITE=new is not None,
+            TMA=tile.tma,
+            maxnreg=tile.max_registers,
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
         )
 
-    def _reserve(
-        self, spec: AttentionSpec, dtype: torch.dtype, device: torch.device
-    ) -> tuple[_Launch, _Launch]:
+    def _reserve(self, spec: AttentionSpec, cache: PagedCache) -> tuple[_Launch, _Launch]:
         """The launches of a layer, and a workspace that holds their splits."""
-        known = self._launches.get((spec, dtype))
+        dtype, device = cache.keys.dtype, cache.keys.device
+        known = self._launches.get((spec, dtype, cache.block_size))
         if known is not None:
             return known
-        decode, chunk = self.decode_tuner(spec, dtype), self.chunk_tuner(spec, dtype)
+        decode = self.decode_tuner(spec, dtype, cache.block_size, device)
+        chunk = self.chunk_tuner(spec, dtype, cache.block_size, device)
         launches = (
             _launch(spec, decode, 0, decode.block_m, device),
             _launch(spec, chunk, decode.block_m, None, device),
         )
-        self._launches[(spec, dtype)] = launches
+        self._launches[(spec, dtype, cache.block_size)] = launches
         self._grow(max(_workspace_rows(launch.key) for launch in launches), spec.v_head_dim, device)
         return launches
 
@@ -229,13 +258,27 @@ def _plan(key: PlanKey, metadata: AttentionMetadata) -> Plan:
     return plans[key]
 
 
+def _descriptors(cache: PagedCache, tile: Tile) -> tuple[Any, Any]:
+    """The caches as rows of one head and token each, in tiles."""
+    if not tile.tma:
+        return cache.keys, cache.values
+    keys, values = (
+        TensorDescriptor.from_tensor(
+            store.view(-1, store.shape[-1]), [tile.block_n, store.shape[-1]]
+        )
+        for store in (cache.keys, cache.values)
+    )
+    return keys, values
+
+
 def _workspace_rows(key: PlanKey) -> int:
     """Split entries make fewer than two items for each one aimed at."""
     return 2 * key.items_per_head * key.num_kv_heads * key.block_m
 
 
 def _padded(dim: int) -> int:
-    return max(16, triton.next_power_of_2(dim))
+    width: int = triton.next_power_of_2(dim)
+    return max(16, width)
 
 
 def _unit(tensor: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,8 @@ def combine(
     acc = tl.zeros([BLOCK_M, V_PADDED], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
-    for piece in range(splits):
+    STAGES: tl.constexpr = 4 if BLOCK_M <= 16 else 1  # a long sequence has many small pieces
+    for piece in tl.range(0, splits, num_stages=STAGES):
         slot = ((first_slot + piece) * NUM_KV_HEADS + head).to(tl.int64) * BLOCK_M + rows
         part_peak = tl.load(
             part_stats + slot * 2, mask=in_use, other=float("-inf"), cache_modifier=".cg"

@@ -63,14 +63,60 @@ def _load_tile(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _accumulate(
+    acc: tl.tensor,
+    peak: tl.tensor,
+    total: tl.tensor,
+    query: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    keys: tl.tensor,
+    valid: tl.tensor,
+    positions: tl.tensor,
+    window: tl.tensor,
+    scale: tl.tensor,
+    softcap: tl.tensor,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    MASKED: tl.constexpr,
+) -> tl.tensor:
+    """One tile of the online softmax; `keys` are positions, those not `valid` are left out."""
+    scores = tl.dot(query, tl.trans(k), input_precision=PRECISION)
+    unit = scale
+    if HAS_SOFTCAP:
+        # tanh(x) = 1 - 2 / (1 + exp(2x))
+        grown = tl.exp2(scores * (scale / softcap * 2 * _LOG2E))
+        scores = softcap * _LOG2E * (1 - 2 / (1 + grown))
+        unit = 1.0
+    if MASKED:
+        seen = (keys[None, :] <= positions[:, None]) & valid[None, :]
+        if HAS_WINDOW:
+            seen = seen & (keys[None, :] > positions[:, None] - window)
+        scores = tl.where(seen, scores, float("-inf"))
+    new_peak = tl.maximum(peak, tl.max(scores, 1) * unit)
+    shift = new_peak
+    if MASKED:
+        shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)
+    weights = tl.exp2(scores * unit - shift[:, None])
+    fade = tl.exp2(peak - shift)
+    total = total * fade + tl.sum(weights, 1)
+    acc = tl.dot(weights.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
+    return acc, new_peak, total
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def attend_tiles(
     acc: tl.tensor,
     peak: tl.tensor,
     total: tl.tensor,
     query: tl.tensor,
-    k_base: tl.tensor,
-    v_base: tl.tensor,
+    k_cache: tl.tensor,
+    v_cache: tl.tensor,
+    k_tiles: tl.tensor,
+    v_tiles: tl.tensor,
     block_table: tl.tensor,
+    head: tl.tensor,
     begin: tl.tensor,
     end: tl.tensor,
     positions: tl.tensor,
@@ -89,35 +135,32 @@ def attend_tiles(
     HAS_SOFTCAP: tl.constexpr,
     PRECISION: tl.constexpr,
     MASKED: tl.constexpr,
+    TMA: tl.constexpr,
 ) -> tl.tensor:
-    """Online softmax over the key tiles begin..end; `scale` includes log2(e) unless soft-capped."""
+    """Online softmax over the cached keys of tiles begin..end; the first `num_keys` keys count.
+
+    `scale` includes log2(e) unless scores are soft-capped. `k_tiles`, `v_tiles`: descriptors of the
+    caches for the tensor memory accelerator.
+    """
+    k_base = k_cache + head * (BLOCK_SIZE * DIM)
+    v_base = v_cache + head * (BLOCK_SIZE * V_DIM)
     for tile in range(begin, end):
         start = tile * BLOCK_N
         keys = start + tl.arange(0, BLOCK_N)
         valid = keys < num_keys
-        rows = _tile_rows(
-            block_table, keys, start, num_keys, BLOCK_SIZE, BLOCK_N, NUM_KV_HEADS, MASKED
+        if TMA and not MASKED:
+            block = tl.load(block_table + start // BLOCK_SIZE)
+            row = (block * NUM_KV_HEADS + head) * BLOCK_SIZE + start % BLOCK_SIZE
+            k = k_tiles.load([row, 0])
+            v = v_tiles.load([row, 0])
+        else:
+            rows = _tile_rows(
+                block_table, keys, start, num_keys, BLOCK_SIZE, BLOCK_N, NUM_KV_HEADS, MASKED
+            )
+            k = _load_tile(k_base, rows, valid, DIM, PADDED, MASKED)
+            v = _load_tile(v_base, rows, valid, V_DIM, V_PADDED, MASKED)
+        acc, peak, total = _accumulate(
+            *(acc, peak, total, query, k, v, keys, valid, positions, window, scale, softcap),
+            *(HAS_WINDOW, HAS_SOFTCAP, PRECISION, MASKED),
         )
-        k = _load_tile(k_base, rows, valid, DIM, PADDED, MASKED)
-        v = _load_tile(v_base, rows, valid, V_DIM, V_PADDED, MASKED)
-        scores = tl.dot(query, tl.trans(k), input_precision=PRECISION) * scale
-        if HAS_SOFTCAP:
-            # tanh(x) = 1 - 2 / (1 + exp(2x))
-            grown = tl.exp2(scores / softcap * (2 * _LOG2E))
-            scores = softcap * _LOG2E * (1 - 2 / (1 + grown))
-        if MASKED:
-            seen = keys[None, :] <= positions[:, None]
-            if HAS_WINDOW:
-                seen = seen & (keys[None, :] > positions[:, None] - window)
-            seen = seen & valid[None, :]
-            scores = tl.where(seen, scores, float("-inf"))
-        new_peak = tl.maximum(peak, tl.max(scores, 1))
-        shift = new_peak
-        if MASKED:
-            shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        weights = tl.exp2(scores - shift[:, None])
-        fade = tl.exp2(peak - shift)
-        total = total * fade + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
-        peak = new_peak
     return acc, peak, total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ import triton
 
 from batchgen.engine.attention.interface import AttentionSpec
 
-__all__ = ["Tile", "chunk_tile", "decode_tile"]
+__all__ = ["Tile", "Tuner", "chunk_tile", "decode_tile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +30,50 @@ class Tile:
     """Least length of a split, in tiles."""
     one_loop: bool = True
     """Mask every tile alike; else tiles that all rows see take a loop without masks."""
+    tma: bool = False
+    """Load whole tiles by the tensor memory accelerator."""
+    max_registers: int | None = None
+    """Per thread, so that more programs fit a multiprocessor."""
 
 
-def decode_tile(spec: AttentionSpec, dtype: torch.dtype) -> Tile:
+Tuner = Callable[[AttentionSpec, torch.dtype, int, torch.device], Tile]
+"""Of a layer, its dtype, the cache's block size, and the device."""
+
+
+def decode_tile(
+    spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device
+) -> Tile:
     """For sequences whose rows fit one small tile: bound by reading the cache."""
-    width = triton.next_power_of_2(max(spec.head_dim, spec.v_head_dim))
+    width = _width(spec)
     if dtype == torch.float32:
-        return Tile(16, 32, 4, 2, 4)
+        return Tile(16, 32, 8, 2, 2)
     rows = max(16, min(64, triton.next_power_of_2(spec.num_heads // spec.num_kv_heads)))
-    if width >= 256:
-        return Tile(rows, 32, 4, 3, 4)
-    return Tile(rows, 64, 4, 3, 4)
+    if width <= 64:
+        return Tile(rows, 128, 4, 3, 2)
+    return Tile(rows, 64 if width == 128 else 32, 4, 3, 2)
 
 
-def chunk_tile(spec: AttentionSpec, dtype: torch.dtype) -> Tile:
+def chunk_tile(
+    spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device
+) -> Tile:
     """For sequences with many query tokens: bound by the tensor cores."""
-    width = triton.next_power_of_2(max(spec.head_dim, spec.v_head_dim))
+    width = _width(spec)
     if dtype == torch.float32:
         return Tile(32 if width <= 128 else 16, 32, 4, 1, 2)
-    if width >= 256:
+    if width <= 64:
+        return Tile(128, 64, 8, 5, 1, one_loop=False)
+    if width > 128:
         return Tile(64, 64, 8, 2, 1, one_loop=False)
-    return Tile(128, 64, 8, 3, 1, one_loop=False)
+    if spec.head_dim == spec.v_head_dim == 128 and block_size % 64 == 0 and _has_tma(device):
+        return Tile(128, 64, 8, 3, 2, one_loop=False, tma=True, max_registers=128)
+    return Tile(64, 64, 4, 2, 1, one_loop=False)
+
+
+def _width(spec: AttentionSpec) -> int:
+    width: int = triton.next_power_of_2(max(spec.head_dim, spec.v_head_dim))
+    return width
+
+
+def _has_tma(device: torch.device) -> bool:
+    """Hopper and later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
