@@ -49,7 +49,10 @@ class _ChatCodec:
 
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
         """See `TextCodec.encode_rendered`."""
-        return [self._one_bos(self._encode_rendered(text)) for text in texts]
+        try:
+            return [self._one_bos(self._encode_rendered(text)) for text in texts]
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _no_text(error) from error
 
     def _encode_rendered(self, text: str) -> list[int]:
         raise NotImplementedError
