@@ -34,11 +34,11 @@ def mixed_rows() -> list[dict[str, object] | str]:
 
 
 def killed_run(args: list[object], ckpt: Path, moment: float, from_work: bool) -> int:
-    """Start a slow run and kill it `moment` seconds after its start, or after its work began;
+    """Start a slow run and kill it `moment` seconds after its start, or after it saved some rows;
     its exit code."""
     process = subprocess.Popen(batchgen_command(*args), env=environment(BATCHGEN_FAULT=SLOW))
-    before = set(ckpt.glob("begun-*.log"))
-    while from_work and not set(ckpt.glob("begun-*.log")) - before and process.poll() is None:
+    before = set(ckpt.glob("parts/*"))
+    while from_work and not set(ckpt.glob("parts/*")) - before and process.poll() is None:
         time.sleep(0.005)
     time.sleep(moment)
     process.kill()
@@ -54,7 +54,7 @@ def test_killed_at_twenty_random_moments_it_ends_as_if_unbroken(tmp_path: Path) 
     moments = random.Random(7)
     for kill in range(KILLS):
         from_work = kill % 4 != 0
-        moment = moments.uniform(0, 0.3 if from_work else 0.6)
+        moment = moments.uniform(0, 0.1 if from_work else 0.6)
         code = killed_run(args, tmp_path / "out.parquet.ckpt", moment, from_work)
         assert code == -signal.SIGKILL, "the run ended before it was killed"
     last = batchgen("run", "-i", source, "-o", out, *common)

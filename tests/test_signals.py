@@ -15,7 +15,7 @@ STUCK = "slow:at=engine.step,seconds=60"
 
 
 def start(source: Path, out: Path, fault: str) -> subprocess.Popen[str]:
-    """A run that has begun to work: its engine is there and rows are under way."""
+    """A run that holds its output and is at work."""
     process = subprocess.Popen(
         batchgen_command("run", "-i", source, "-o", out, "--engine", "echo"),
         env=environment(BATCHGEN_FAULT=fault),
@@ -23,11 +23,15 @@ def start(source: Path, out: Path, fault: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    folder = Path(f"{out}.ckpt")
-    while not any(path.stat().st_size for path in folder.glob("begun-*.log")):
+    wait_for(process, Path(f"{out}.ckpt"), "manifest.json")
+    return process
+
+
+def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None:
+    """Until a file with content is there."""
+    while not any(path.stat().st_size for path in folder.glob(pattern)):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    return process
 
 
 @pytest.fixture
@@ -41,6 +45,7 @@ def test_the_first_signal_saves_what_is_finished_and_ends_in_75(
 ) -> None:
     out = tmp_path / "out.parquet"
     process = start(source, out, SLOW)
+    wait_for(process, tmp_path / "out.parquet.ckpt", "begun-*.log")
     time.sleep(0.2)
     process.send_signal(getattr(signal, name))
     stdout, stderr = process.communicate(timeout=20)
@@ -62,6 +67,7 @@ def test_the_first_signal_saves_what_is_finished_and_ends_in_75(
 def test_the_second_signal_ends_at_once(tmp_path: Path, source: Path, name: str) -> None:
     out = tmp_path / "out.parquet"
     process = start(source, out, STUCK)
+    time.sleep(0.5)
     number = getattr(signal, name)
     process.send_signal(number)
     time.sleep(0.3)
@@ -76,16 +82,7 @@ def test_a_signal_while_the_model_loads_ends_the_run_without_waiting_for_it(
     tmp_path: Path, source: Path
 ) -> None:
     out = tmp_path / "out.parquet"
-    process = subprocess.Popen(
-        batchgen_command("run", "-i", source, "-o", out, "--engine", "echo"),
-        env=environment(BATCHGEN_FAULT="slow:at=engine.load,seconds=60"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not (tmp_path / "out.parquet.ckpt" / "manifest.json").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = start(source, out, "slow:at=engine.load,seconds=60")
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=10)

@@ -6,6 +6,7 @@ Standard library only, and little work a request: it must never be the slow half
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from batchgen.engine.request import Completion, EngineStats, FinishReason, Request, Timings
 from batchgen.errors import ErrorCode, RowError
@@ -21,6 +22,7 @@ class EchoEngine:
         self._max_model_len = max_model_len
         self._waiting: dict[int, tuple[Request, float]] = {}
         self._stats = EngineStats()
+        self.on_admission: Callable[[list[int]], None] | None = None
 
     @property
     def max_model_len(self) -> int:
@@ -47,6 +49,8 @@ class EchoEngine:
     def step(self) -> list[Completion]:
         """Answer everything that waits."""
         waiting, self._waiting = self._waiting, {}
+        if waiting and self.on_admission is not None:
+            self.on_admission(list(waiting))
         now = time.monotonic()
         completions = [_echo(request, enqueued, now) for request, enqueued in waiting.values()]
         self._count(waiting, completions)

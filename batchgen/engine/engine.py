@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from batchgen.engine import failures
@@ -56,6 +57,7 @@ class LLMEngine:
         self._in_flight: deque[tuple[ScheduledStep, Any]] = deque()
         self._num_crashes_in_a_row = 0
         self._stats = EngineStats(device=device)
+        self.on_admission: Callable[[list[int]], None] | None = None
 
     @property
     def max_model_len(self) -> int:
@@ -245,10 +247,12 @@ class LLMEngine:
 
     def _note_admissions(self, step: ScheduledStep) -> None:
         now = time.monotonic()
-        for sequence in step.admitted:
-            if not sequence.timings.first_scheduled:
-                sequence.timings.first_scheduled = now
-                self._stats.prompt_tokens += sequence.num_prompt_tokens
+        new = [sequence for sequence in step.admitted if not sequence.timings.first_scheduled]
+        for sequence in new:
+            sequence.timings.first_scheduled = now
+            self._stats.prompt_tokens += sequence.num_prompt_tokens
+        if new and self.on_admission is not None:
+            self.on_admission([sequence.request.request_id for sequence in new])
 
     def _expect_idle(self) -> list[Sequence]:
         if self._scheduler.waiting or self._scheduler.running:

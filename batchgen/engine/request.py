@@ -138,6 +138,10 @@ class Engine(Protocol):
     one token, and cuts `max_tokens` to what fits.
     """
 
+    on_admission: Callable[[list[int]], None] | None
+    """Called inside `step` with the requests that it computes for the first time, before it does:
+    whoever keeps a journal knows what was in the engine's hands when a process died."""
+
     @property
     def max_model_len(self) -> int:
         """Most tokens, prompt and output, of one sequence."""

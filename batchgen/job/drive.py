@@ -16,7 +16,7 @@ from batchgen.engine.request import Completion, Engine, EngineStats, FinishReaso
 from batchgen.errors import RowError
 from batchgen.job.channel import Cancelled, Channel
 from batchgen.job.progress import Live
-from batchgen.job.requests import FailedRow, PreparedRow, row_and_sample
+from batchgen.job.requests import SAMPLE_BITS, FailedRow, PreparedRow, row_and_sample
 
 __all__ = ["Drive", "FinishedRow", "Outcome"]
 
@@ -43,6 +43,7 @@ Outcome = FinishedRow | FailedRow
 class _Waiting:
     prepared: PreparedRow
     completions: dict[int, Completion] = field(default_factory=dict)
+    begun: bool = False
 
 
 class Drive:
@@ -110,6 +111,7 @@ class Drive:
             engine.close()
 
     def _loop(self, engine: Engine, first: list[PreparedRow]) -> None:
+        engine.on_admission = self._note_begun
         most_rows = max(WINDOW_ROWS, WINDOW_ROWS_PER_SEQUENCE * engine.max_num_seqs)
         self._admit(engine, first)
         while not self._stopping:
@@ -133,7 +135,6 @@ class Drive:
             self._admit(engine, chunk)
 
     def _admit(self, engine: Engine, chunk: list[PreparedRow]) -> None:
-        self._begin([prepared.row.index for prepared in chunk])
         for prepared in chunk:
             try:
                 for request in prepared.requests:
@@ -143,6 +144,18 @@ class Drive:
                 continue
             self._waiting[prepared.row.index] = _Waiting(prepared)
             self._waiting_tokens += prepared.num_prompt_tokens
+
+    def _note_begun(self, identifiers: list[int]) -> None:
+        """Journal rows that leave the window, before the step that computes them."""
+        begun = []
+        for identifier in identifiers:
+            index = identifier >> SAMPLE_BITS
+            waiting = self._waiting.get(index)
+            if waiting is not None and not waiting.begun:
+                waiting.begun = True
+                begun.append(index)
+        if begun:
+            self._begin(sorted(begun))
 
     def _refuse(self, engine: Engine, prepared: PreparedRow, error: RowError) -> None:
         """A row the engine will not take: samples already added are forgotten."""

@@ -16,7 +16,7 @@ from batchgen.job.rows import InputRow
 from batchgen.job.stop_strings import make_stop_checker
 from batchgen.job.tokenizer import TextCodec
 
-__all__ = ["FailedRow", "PreparedRow", "Requests", "request_id", "row_and_sample"]
+__all__ = ["SAMPLE_BITS", "FailedRow", "PreparedRow", "Requests", "request_id", "row_and_sample"]
 
 SAMPLE_BITS = 10  # n is at most 1,024
 _MAX_MESSAGE = 500

@@ -30,6 +30,15 @@ class SlowEngine:
         self._backlog: deque[Request] = deque()
 
     @property
+    def on_admission(self) -> Callable[[list[int]], None] | None:
+        """The inner engine's."""
+        return self._engine.on_admission
+
+    @on_admission.setter
+    def on_admission(self, call: Callable[[list[int]], None] | None) -> None:
+        self._engine.on_admission = call
+
+    @property
     def max_model_len(self) -> int:
         """The inner engine's."""
         return self._engine.max_model_len
