@@ -43,7 +43,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 MIXED = ((1, 40), (37, 37), (1, 1), (5, 70), (20, 53), (1, 129))
 
 SMALL = {
-    "decode": Case(((1, 1), (1, 17), (1, 100), (1, 300)), padded_seqs=2, padded_tokens=2),
+    "decode": Case(((1, 1), (1, 17), (1, 64), (3, 65), (1, 300)), padded_seqs=2, padded_tokens=2),
     "mixed": Case(MIXED, padded_seqs=1, padded_tokens=3),
     "window": Case(MIXED, replace(SPEC, sliding_window=24)),
     "softcap and sinks": Case(MIXED, replace(SPEC, softcap=3.0, has_sinks=True)),
@@ -161,10 +161,30 @@ def test_split_entries_give_the_same_result_every_time(
 ) -> None:
     case = Case(lengths)
     step = build(case, DEVICE)
-    first = run(case, step)
+    backend = make_backend()
+    cache = filled_cache(backend, case, step)
+    backend.prepare(step.metadata)
+    inputs = (step.query, step.key, step.value, cache, case.spec, step.metadata)
+    first = backend.forward(*inputs)
     assert error(first, expected(case, step)) < TOLERANCE[case.dtype]
-    for _ in range(2):
-        assert torch.equal(run(case, step), first)
+    for _ in range(2):  # as two more layers would, after one `prepare`
+        assert torch.equal(backend.forward(*inputs), first)
+
+
+@direct
+@pytest.mark.parametrize("lengths", [((1, 20), (1, 7)), ((1, 20), (30, 40))], ids=str)
+def test_a_token_without_a_slot_is_not_cached(
+    lengths: tuple[tuple[int, int], ...],
+) -> None:
+    case = Case(lengths)
+    step = build(case, DEVICE)
+    backend = make_backend()
+    cache = filled_cache(backend, case, step, poison=7.0)
+    before = cache.keys.clone(), cache.values.clone()
+    step.metadata.slot_mapping.fill_(-1)
+    backend.forward(step.query, step.key, step.value, cache, case.spec, step.metadata)
+    assert torch.equal(cache.keys, before[0])
+    assert torch.equal(cache.values, before[1])
 
 
 @direct
