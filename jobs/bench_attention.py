@@ -1,0 +1,143 @@
+"""Time the Triton attention backend on a GPU: `python jobs/bench_attention.py`.
+
+Decode is given as the share of the memory bandwidth that reading keys and values needs, chunks as
+useful (causal) TFLOP/s; every figure is the median of replays of a CUDA graph of several calls.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable
+
+import torch
+
+from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.attention.triton_paged import TritonBackend
+
+DEVICE = torch.device("cuda", 0)
+BLOCK_SIZE = 64
+CALLS = 8
+Lengths = list[tuple[int, int]]  # (query tokens, visible keys) of each sequence
+
+SPECS = {
+    "qwen3-0.6b": AttentionSpec(0, 16, 8, 128, 128, 128**-0.5),
+    "llama-3-8b": AttentionSpec(0, 32, 8, 128, 128, 128**-0.5),
+    "llama-3.2-1b": AttentionSpec(0, 32, 8, 64, 64, 64**-0.5),
+    "gpt2": AttentionSpec(0, 12, 12, 64, 64, 64**-0.5),
+}
+
+
+def workloads() -> tuple[dict[str, Lengths], dict[str, Lengths]]:
+    """Decode steps and steps of prompt chunks, by name."""
+    draw = random.Random(0)
+    decode: dict[str, Lengths] = {
+        "256 x 800": [(1, 800)] * 256,
+        "131 ragged": [(1, draw.randint(100, 1500)) for _ in range(131)],
+        "2 x 12k + 200 x 300": [(1, 12000)] * 2 + [(1, 300)] * 200,
+        "16 x 800": [(1, 800)] * 16,
+        "6 x 300": [(1, 300)] * 6,
+        "4 x 16k": [(1, 16000)] * 4,
+        "1 x 32k": [(1, 32000)],
+    }
+    ragged = [draw.randint(100, 1024) for _ in range(14)]
+    chunks: dict[str, Lengths] = {
+        "8 x 1024": [(1024, 1024)] * 8,
+        "14 ragged": [(n, n) for n in ragged],
+        "1 x 8192": [(8192, 8192)],
+        "128 x 64 after 1024": [(64, 1088)] * 128,
+        "512 after 16k": [(512, 16896)],
+    }
+    return decode, chunks
+
+
+def build(lengths: Lengths) -> tuple[AttentionMetadata, int]:
+    """A step over blocks in random order, and how many blocks it needs."""
+    needed = [-(-keys // BLOCK_SIZE) for _, keys in lengths]
+    order = torch.randperm(sum(needed), dtype=torch.int32)
+    tables = torch.zeros(len(lengths), max(needed), dtype=torch.int32)
+    slots, used = [], 0
+    for row, ((count, keys), blocks) in enumerate(zip(lengths, needed, strict=True)):
+        mine = order[used : used + blocks]
+        used += blocks
+        tables[row, :blocks] = mine
+        position = torch.arange(keys - count, keys)
+        slots.append(mine[position // BLOCK_SIZE].long() * BLOCK_SIZE + position % BLOCK_SIZE)
+    ends = torch.tensor([0, *(count for count, _ in lengths)]).cumsum(0)
+    metadata = AttentionMetadata(
+        cu_seqlens_q=ends.int().to(DEVICE),
+        seq_lens=torch.tensor([keys for _, keys in lengths]).int().to(DEVICE),
+        block_tables=tables.to(DEVICE),
+        slot_mapping=torch.cat(slots).to(DEVICE),
+        block_size=BLOCK_SIZE,
+        num_seqs=len(lengths),
+        num_tokens=int(ends[-1]),
+        max_seqlen_q=max(count for count, _ in lengths),
+        max_seqlen_k=max(keys for _, keys in lengths),
+    )
+    return metadata, sum(needed)
+
+
+def microseconds(call: Callable[[], object]) -> float:
+    """Median time of one call within a graph of `CALLS`."""
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(CALLS):
+            call()
+    graph.replay()
+    times: list[float] = []
+    for _ in range(9):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) * 1000 / CALLS)
+    median: float = statistics.median(times)
+    return median
+
+
+def measure(spec: AttentionSpec, lengths: Lengths) -> tuple[float, float]:
+    """Microseconds of one layer's forward (the cache write included), and of `prepare`."""
+    backend = TritonBackend()
+    metadata, blocks = build(lengths)
+    cache = backend.allocate(spec, blocks, BLOCK_SIZE, torch.bfloat16, DEVICE)
+    cache.keys.normal_()
+    cache.values.normal_()
+    sizes = [spec.num_heads * spec.head_dim, *[spec.num_kv_heads * spec.head_dim] * 2]
+    fused = torch.randn(metadata.num_tokens, sum(sizes), device=DEVICE, dtype=torch.bfloat16)
+    query, key, value = (x.unflatten(1, (-1, spec.head_dim)) for x in fused.split(sizes, dim=1))
+    planning = microseconds(lambda: backend.prepare(metadata))
+    backend.prepare(metadata)
+    layer = microseconds(lambda: backend.forward(query, key, value, cache, spec, metadata))
+    return layer, planning
+
+
+def read_bandwidth() -> float:
+    """What a plain copy moves, in GB/s, read and write together: the yardstick."""
+    source = torch.empty(1 << 30, dtype=torch.int8, device=DEVICE).random_(0, 100)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / microseconds(lambda: target.copy_(source)) / 1e3
+
+
+def main() -> None:
+    decode, chunks = workloads()
+    print(f"{torch.cuda.get_device_name()}, copy {read_bandwidth():.0f} GB/s")
+    for model, spec in SPECS.items():
+        print(model)
+        token_bytes = spec.num_kv_heads * (spec.head_dim + spec.v_head_dim) * 2
+        for name, lengths in decode.items():
+            layer, planning = measure(spec, lengths)
+            rate = sum(keys for _, keys in lengths) * token_bytes / layer / 1e3
+            print(f"  {name:22} {layer:7.1f} us {rate:6.0f} GB/s (plan {planning:.1f} us)")
+        for name, lengths in chunks.items():
+            layer, planning = measure(spec, lengths)
+            pairs = sum(q * (k - q) + q * (q + 1) / 2 for q, k in lengths)
+            rate = pairs * 4 * spec.num_heads * spec.head_dim / layer / 1e6
+            print(f"  {name:22} {layer:7.1f} us {rate:6.0f} TFLOP/s (plan {planning:.1f} us)")
+
+
+if __name__ == "__main__":
+    main()

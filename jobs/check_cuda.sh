@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Tests of the GPU kernels on a machine with an NVIDIA GPU, then the same under compute-sanitizer.
+# Usage, in the repository's root: bash jobs/check_cuda.sh [workers]
+set -euo pipefail
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+cd tests
+tests=(test_triton_attention.py test_triton_graphs.py test_triton_sampling.py)
+quick="ragged_step or without_a_slot or padded or merge or split or accelerator or items or (greedy and 5000) or last_bit"
+parallel=()
+if [[ $# -gt 0 ]]; then parallel=(-n "$1"); fi  # pytest-xdist: mostly compilation, use every core
+python3 -m pytest -q -W default -p no:cacheprovider "${parallel[@]}" "${tests[@]}"
+for tool in memcheck racecheck; do
+  # Without torch's cache every tensor is an allocation of its own, so that overruns are seen.
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+    python3 -m pytest -q -W default -p no:cacheprovider "${tests[@]}" -k "$quick and not captured"
+done
