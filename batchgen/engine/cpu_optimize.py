@@ -8,7 +8,9 @@ was. Packed layers give up their own weights.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ __all__ = ["optimize_for_cpu"]
 
 _LOG = logging.getLogger(__name__)
 _DTYPES = (torch.float32, torch.bfloat16)
+_PROBE_TOKENS = 32
 
 Pack = Callable[[torch.Tensor, torch.Tensor | None], LinearFunction | None]
 """Weight [num_outputs, num_inputs] and bias to the layer's function, None when it cannot."""
@@ -35,22 +38,27 @@ def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | N
     """Bind faster forwards to the parts of a causal LM on the CPU, in place.
 
     `quantization="int8"` packs linear layers, the last one excepted, in 8 bits: other numbers.
+    Layers that a small forward does not call stay as they are: their weights may be read directly.
     """
     if dtype not in _DTYPES:
         return
-    siblings = _siblings(model)
-    counts = {"mlp": 0, "norm": 0, "rope": 0, "joined": 0, "linear": 0}
+    calls = _record_calls(model)
+    called = {id(call.module) for call in calls}
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     if quantization is not None and _packable(head):
         _bind_linear(head, pack_weight)  # the choice of a token keeps the model's own precision
     pack = pack_weight if quantization is None else pack_int8
-    _bind_mlps(model, pack, counts)
-    _bind_joined(siblings, pack, counts)
-    for module in model.modules():
-        if _packable(module):
-            counts["linear"] += _bind_linear(module, pack)
-    _bind_norms(model, counts)
-    _bind_ropes(model, counts)
+    counts = {
+        "mlp": _bind_mlps(model, called, pack),
+        "joined": sum(_bind_joined(group, pack) for group in _siblings(calls)),
+        "linear": sum(
+            _bind_linear(module, pack)
+            for module in model.modules()
+            if id(module) in called and _packable(module)
+        ),
+        "norm": _bind_norms(model),
+        "rope": _bind_ropes(model),
+    }
     _LOG.info("CPU: %s", ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
@@ -84,78 +92,90 @@ def _bind(module: Any, forward: LinearFunction) -> None:
 
 
 def _release(module: Any) -> None:
-    """Drop a packed layer's own weight; shape, dtype and device can still be asked for."""
-    hollow = torch.zeros((), dtype=module.weight.dtype).expand(module.weight.shape)
+    """Drop a packed layer's own weight. Shape, dtype and device can still be asked for; values are
+    NaN, so that code which reads them fails loudly."""
+    hollow = torch.full((), torch.nan, dtype=module.weight.dtype).expand(module.weight.shape)
     module.weight = nn.Parameter(hollow, requires_grad=False)
 
 
-def _siblings(model: nn.Module) -> list[list[nn.Module]]:
-    """Linear layers of one parent that were given the very same tensor, by one small forward."""
-    seen: list[tuple[nn.Module, nn.Module, torch.Tensor]] = []
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call of a linear layer; the input is held, so that its identity stays its own."""
+
+    parent: nn.Module
+    module: nn.Module
+    x: torch.Tensor
+
+
+def _record_calls(model: nn.Module) -> list[_Call]:
+    """The linear layers that a small forward calls, in order."""
+    calls: list[_Call] = []
     handles = []
     for parent in model.modules():
         for module in parent.children():
-            if _packable(module):
+            if not _packable(module):
+                continue
 
-                def note(
-                    _: nn.Module, args: Any, module: Any = module, parent: Any = parent
-                ) -> None:
-                    if args:
-                        seen.append((parent, module, args[0]))
+            def note(_: nn.Module, args: Any, parent: Any = parent, module: Any = module) -> None:
+                if args:
+                    calls.append(_Call(parent, module, args[0]))
 
-                handles.append(module.register_forward_pre_hook(note))
+            handles.append(module.register_forward_pre_hook(note))
+    vocabulary: Any = model.get_input_embeddings()  # type: ignore[operator]
+    ids = torch.arange(1, min(_PROBE_TOKENS, vocabulary.weight.shape[0]))
     try:
-        model(input_ids=torch.tensor([[1, 2, 3, 4]]), use_cache=False)
+        model(input_ids=ids[None], use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    return [group for group in _groups(seen) if len(group) > 1]
+    return calls
 
 
-def _groups(seen: list[tuple[nn.Module, nn.Module, torch.Tensor]]) -> Iterator[list[nn.Module]]:
-    """Runs of calls with one parent and one input; layers called more than once are left out."""
-    calls: dict[int, int] = {}
-    for _, module, _ in seen:
-        calls[id(module)] = calls.get(id(module), 0) + 1
-    group: list[nn.Module] = []
-    last: tuple[nn.Module, torch.Tensor] | None = None
-    for parent, module, x in seen:
-        if last is None or last[0] is not parent or last[1] is not x:
-            yield group
-            group, last = [], (parent, x)
-        if calls[id(module)] == 1:
-            group.append(module)
-    yield group
+def _siblings(calls: list[_Call]) -> list[list[nn.Module]]:
+    """Layers of one parent, called once each, one after the other, with the very same tensor."""
+    times = Counter(id(call.module) for call in calls)
+    groups: list[list[_Call]] = []
+    for call in calls:
+        if times[id(call.module)] != 1:
+            continue
+        last = groups[-1][-1] if groups else None
+        if last is not None and last.parent is call.parent and last.x is call.x:
+            groups[-1].append(call)
+        else:
+            groups.append([call])
+    return [[call.module for call in group] for group in groups if len(group) > 1]
 
 
-def _bind_mlps(model: nn.Module, pack: Pack, counts: dict[str, int]) -> None:
+def _bind_mlps(model: nn.Module, called: set[int], pack: Pack) -> int:
+    count = 0
     for module in model.modules():
         found = fast_gated_mlp(module, lambda layers: _pack(layers, pack), pack is pack_weight)
-        if found is not None:
-            forward, layers = found
-            _bind(module, forward)
-            for layer in layers:
-                _bind(layer, _unreachable)
-                _release(layer)
-            counts["mlp"] += 1
+        if found is None or not all(id(layer) in called for layer in found[1]):
+            continue
+        forward, layers = found
+        _bind(module, forward)
+        for layer in layers:
+            _bind(layer, _unreachable)
+            _release(layer)
+        count += 1
+    return count
 
 
 def _unreachable(x: torch.Tensor) -> torch.Tensor:
     raise RuntimeError("this layer is part of a joined MLP and has no weight of its own")
 
 
-def _bind_joined(siblings: list[list[nn.Module]], pack: Pack, counts: dict[str, int]) -> None:
-    for group in siblings:
-        if not all(_packable(module) for module in group):
-            continue
-        function = _pack(group, pack)
-        if function is None:
-            continue
-        joined = JoinedLinear(function, [_weight(module).shape[0] for module in group])
-        for index, module in enumerate(group):
-            _bind(module, joined.member(index))
-            _release(module)
-        counts["joined"] += 1
+def _bind_joined(group: list[nn.Module], pack: Pack) -> bool:
+    if not all(_packable(module) for module in group):
+        return False
+    function = _pack(group, pack)
+    if function is None:
+        return False
+    joined = JoinedLinear(function, [_weight(module).shape[0] for module in group])
+    for index, module in enumerate(group):
+        _bind(module, joined.member(index))
+        _release(module)
+    return True
 
 
 def _bind_linear(module: Any, pack: Pack) -> bool:
@@ -166,18 +186,22 @@ def _bind_linear(module: Any, pack: Pack) -> bool:
     return function is not None
 
 
-def _bind_norms(model: nn.Module, counts: dict[str, int]) -> None:
+def _bind_norms(model: nn.Module) -> int:
+    count = 0
     for module in model.modules():
         forward = fast_rms_norm(module)
         if forward is not None:
             _bind(module, forward)
-            counts["norm"] += 1
+            count += 1
+    return count
 
 
-def _bind_ropes(model: nn.Module, counts: dict[str, int]) -> None:
+def _bind_ropes(model: nn.Module) -> int:
     known: dict[int, Any] = {}
+    count = 0
     for module in model.modules():
         forward = fast_rope_forward(module, known)
         if forward is not None:
             _bind(module, forward)
-            counts["rope"] += 1
+            count += 1
+    return count

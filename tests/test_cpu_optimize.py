@@ -1,0 +1,92 @@
+"""Promise: a model made fast for the CPU answers as it did, whatever its architecture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import ONCE, THOROUGH, tiny_model
+from torch import nn
+
+from batchgen.engine.cpu_optimize import optimize_for_cpu
+from batchgen.engine.kernels.build import load_kernels
+from batchgen.engine.kernels.ops import Operators
+
+KERNELS = [
+    pytest.param(True, marks=pytest.mark.skipif(load_kernels() is None, reason="no C compiler")),
+    False,
+]
+
+
+def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        answer: torch.Tensor = model(input_ids=ids, use_cache=False).logits
+    return answer.float()
+
+
+def bound_forwards(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if "forward" in module.__dict__]
+
+
+@pytest.mark.parametrize("use_kernels", KERNELS)
+@pytest.mark.parametrize("model_type", [*THOROUGH, *ONCE])
+def test_logits_stay(model_type: str, use_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not use_kernels:
+        monkeypatch.setattr(Operators, "load", staticmethod(lambda: None))
+    model = tiny_model(model_type)
+    ids = torch.randint(3, 90, (1, 30), generator=torch.Generator().manual_seed(1))
+    before = logits(model, ids)
+    optimize_for_cpu(model, torch.float32)
+    after = logits(model, ids)
+    assert bound_forwards(model)
+    assert (after - before).abs().max() <= 2e-5 * before.abs().max()
+    assert torch.equal(logits(model, ids), after)
+
+
+@pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
+def test_a_llama_is_bound_whole_and_gives_up_its_weights() -> None:
+    model = tiny_model("llama")
+    optimize_for_cpu(model, torch.float32)
+    bound = set(bound_forwards(model))
+    for part in ("self_attn", "self_attn.q_proj", "self_attn.o_proj", "mlp", "input_layernorm"):
+        assert f"model.layers.0.{part}" in bound
+    assert {"lm_head", "model.norm"} <= bound
+    head = model.get_output_embeddings().weight
+    assert head.shape == model.get_input_embeddings().weight.shape
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert all(linear.weight.untyped_storage().nbytes() <= 8 for linear in linears)
+
+
+def test_bfloat16_stays_near() -> None:
+    model = tiny_model("llama").to(torch.bfloat16)
+    ids = torch.arange(3, 33)[None]
+    before = logits(model, ids)
+    optimize_for_cpu(model, torch.bfloat16)
+    assert (logits(model, ids) - before).norm() <= 0.03 * before.norm()
+
+
+@pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
+def test_eight_bits_stay_near_and_leave_the_head_alone() -> None:
+    model = tiny_model("llama")
+    ids = torch.arange(3, 33)[None]
+    before = logits(model, ids)
+    optimize_for_cpu(model, torch.float32, "int8")
+    after = logits(model, ids)
+    assert not torch.equal(after, before)
+    assert (after - before).norm() <= 0.1 * before.norm()
+
+
+def test_other_dtypes_are_left_as_they_are() -> None:
+    model = tiny_model("llama").to(torch.float16)
+    optimize_for_cpu(model, torch.float16)
+    assert not bound_forwards(model)
+
+
+def test_two_models_do_not_share_what_is_bound() -> None:
+    first, second = tiny_model("llama"), tiny_model("llama")
+    ids = torch.arange(3, 33)[None]
+    before = logits(second, ids)
+    optimize_for_cpu(first, torch.float32)
+    assert not bound_forwards(second)
+    assert torch.equal(logits(second, ids), before)
