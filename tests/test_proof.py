@@ -148,3 +148,10 @@ def test_confirm_accepts_what_prove_returned() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_passes(dtype: torch.dtype) -> None:
     assert load_model_from(tiny_model("qwen3").to(dtype), ReferenceBackend()).dtype == dtype
+
+
+def test_experts_that_change_sides_at_a_rounding_are_not_taken_for_a_fault() -> None:
+    module = tiny_model("flex_olmo").to(torch.bfloat16)
+    load_model_from(module, ReferenceBackend())
+    with pytest.raises(ModelRefusedError, match="differ from the model's own forward"):
+        load_model_from(module, BrokenBackend(leak))
