@@ -98,7 +98,7 @@ def write_tokens(
     tl.store(cache + rows[:, None] * DIM + dims[None, :], data, mask=kept)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize_on_alignment=["slot_mapping"])  # type: ignore[untyped-decorator]
 def write_kernel(
     key: tl.tensor,
     value: tl.tensor,

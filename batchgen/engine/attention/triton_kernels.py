@@ -19,7 +19,10 @@ __all__ = ["attention_kernel"]
 _ITEM_WORDS = tl.constexpr(16)
 
 
-@triton.jit(do_not_specialize=["window", "table_stride"])  # type: ignore[untyped-decorator]
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["window", "table_stride"],
+    do_not_specialize_on_alignment=["slot_mapping"],  # a view, at any offset, of a bucket's inputs
+)
 def attention_kernel(
     query: tl.tensor,
     key: tl.tensor,

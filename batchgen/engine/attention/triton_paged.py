@@ -76,9 +76,10 @@ class TritonBackend:
     def prepare(self, metadata: AttentionMetadata) -> None:
         """Compute on the device the plans of every kind of layer allocated so far."""
         metadata.host = {}
-        for launches in self._launches.values():
-            for launch in _needed(launches, metadata):
-                _plan(launch.key, metadata)
+        for (_, _, block_size), launches in self._launches.items():
+            if block_size == metadata.block_size:
+                for launch in _needed(launches, metadata):
+                    _plan(launch.key, metadata)
 
     def forward(
         self,

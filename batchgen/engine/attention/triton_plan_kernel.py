@@ -207,7 +207,10 @@ def _write_items(
         tl.store(items + item * WORDS + 5, tl.zeros_like(item), mask=idle)
 
 
-@triton.jit(do_not_specialize=_SIZES)  # type: ignore[untyped-decorator]
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=_SIZES,
+    do_not_specialize_on_alignment=["cu_seqlens", "seq_lens"],  # views, at any offset, of inputs
+)
 def plan_kernel(
     cu_seqlens: tl.tensor,
     seq_lens: tl.tensor,
