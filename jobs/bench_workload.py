@@ -43,10 +43,12 @@ class Measured:
 
     @property
     def quiet(self) -> bool:
+        """Whether others left the machine alone."""
         return self.others <= BUSY_CORES
 
     @property
     def output_tokens_per_s(self) -> float:
+        """All output tokens over the wall time, prompts included."""
         return sum(map(len, self.tokens)) / self.seconds
 
 
