@@ -24,7 +24,7 @@ __all__ = ["ResolvedConfig", "build_engine", "load_engine", "resolve"]
 
 _logger = logging.getLogger(__name__)
 
-_BLOCK_SIZE = 16
+_CPU_BLOCK_SIZE, _GPU_BLOCK_SIZE = 16, 64
 _WATERMARK = 0.01
 _REORDER_WINDOW = 1024
 
@@ -108,7 +108,11 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
         "keeps a GPU busy" if on_gpu else "a CPU gains little from more",
     )
     max_num_batched_tokens = _batched_tokens(model, config, max_num_seqs, on_gpu)
-    block_size = config.block_size or _decide("block_size", _BLOCK_SIZE, "wastes half of it a row")
+    block_size = config.block_size or _decide(
+        "block_size",
+        _GPU_BLOCK_SIZE if on_gpu else _CPU_BLOCK_SIZE,
+        "a tile of keys is one block" if on_gpu else "wastes half of it a row",
+    )
     longest = _longest(model, config)
     num_blocks = config.num_blocks or decide_num_blocks(
         model,
