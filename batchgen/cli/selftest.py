@@ -1,0 +1,79 @@
+"""`batchgen selftest`: the proof that no row is lost, on the user's own machine."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+
+__all__ = ["selftest"]
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_seed = flag("--seed", type=int, default=0, metavar="S", help="Of every random choice.")
+_folder = flag(
+    "--folder",
+    type=_FOLDER,
+    metavar="DIR",
+    show_default="a temporary one",
+    help="Work here, and leave everything there.",
+)
+
+
+@click.group(context_settings=CONTEXT_SETTINGS)
+def selftest() -> None:
+    """Prove on this machine that no row is lost: exit 0 when everything held, else 1.
+
+    \b
+    batchgen selftest crash --kills 20 --faults
+    batchgen selftest fuzz --inputs 100000
+    batchgen selftest soak --minutes 30
+    """
+
+
+@selftest.command(context_settings=CONTEXT_SETTINGS)
+@flag("--minutes", type=click.FloatRange(0), default=10.0, metavar="M", help="How long.")
+@flag("--rows", type=click.IntRange(1), default=20_000, help="Rows of the first job.")
+@_seed
+@_folder
+def soak(minutes: float, rows: int, seed: int, folder: Path | None) -> None:
+    """Run ever larger jobs, killed and restarted; memory and open files must stay flat."""
+    from batchgen.selftest.soak import Soak
+
+    with _workplace(folder) as path:
+        _finish(Soak(Path(path), minutes, rows, seed, _say).run())
+
+
+def _workplace(folder: Path | None) -> Any:
+    """A folder as a context: the user's, or one that is removed."""
+    if folder is None:
+        return tempfile.TemporaryDirectory(prefix="batchgen-selftest-")
+    folder.mkdir(parents=True, exist_ok=True)
+    return _Kept(folder)
+
+
+class _Kept:
+    """A folder that stays."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> str:
+        return str(self._folder)
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+
+def _say(text: str) -> None:
+    click.echo(f"batchgen selftest: {text}", err=True)
+
+
+def _finish(figures: dict[str, Any]) -> None:
+    """One JSON line, and the exit code."""
+    click.echo(json.dumps(figures))
+    click.get_current_context().exit(0 if figures["ok"] else 1)

@@ -1,0 +1,108 @@
+"""A real batchgen process that a selftest starts, watches, signals and kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from batchgen.errors import BatchgenError
+
+__all__ = ["Child", "SelftestError"]
+
+_POLL_S = 0.01
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_SHOWN_BYTES = 2000
+
+
+class SelftestError(BatchgenError):
+    """The selftest found what must not be; exit code 1."""
+
+
+class Child:
+    """`python -m batchgen ARGS` with stdout and stderr in files; killed if the block is left."""
+
+    def __init__(self, args: Sequence[object], log: Path, fault: str = "") -> None:
+        self._log = log
+        settings = {k: v for k, v in os.environ.items() if not k.startswith("BATCHGEN_")}
+        with log.with_suffix(".out").open("wb") as stdout, log.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "batchgen", *map(str, args)],
+                env=settings | ({"BATCHGEN_FAULT": fault} if fault else {}),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+            )
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    @property
+    def stderr(self) -> str:
+        """The end of what it said."""
+        return self._log.read_bytes()[-_SHOWN_BYTES:].decode(errors="replace")
+
+    @property
+    def stdout(self) -> str:
+        """What it printed."""
+        return self._log.with_suffix(".out").read_text(errors="replace")
+
+    def wait(self, timeout: float = 3600) -> int:
+        """Its exit code; SelftestError when it hangs."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise SelftestError(f"a run hung for {timeout:.0f} s and was killed", None) from None
+
+    def wait_until(self, reached: Callable[[], bool], timeout: float = 600) -> bool:
+        """Wait for a moment; False if the process ended, or the time was over, before it."""
+        deadline = time.monotonic() + timeout
+        while self.running and time.monotonic() < deadline:
+            if reached():
+                return True
+            time.sleep(_POLL_S)
+        return False
+
+    def kill(self) -> bool:
+        """SIGKILL; whether it died of it (and had not ended by itself before)."""
+        self._process.kill()
+        return self._process.wait() == -signal.SIGKILL
+
+    def signal(self, signum: signal.Signals) -> None:
+        """Send a polite signal."""
+        self._process.send_signal(signum)
+
+    def memory(self) -> int:
+        """Resident bytes now; 0 once it ended."""
+        try:
+            pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()
+            return int(pages[1]) * _PAGE_BYTES
+        except (OSError, IndexError):
+            return 0
+
+    def descriptors(self) -> int:
+        """Open file descriptors now; 0 once it ended."""
+        try:
+            return len(os.listdir(f"/proc/{self._process.pid}/fd"))
+        except OSError:
+            return 0
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.running:
+            self.kill()
