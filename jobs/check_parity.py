@@ -27,7 +27,8 @@ from batchgen.engine.gguf import load_gguf
 from batchgen.engine.request import Request, SamplingParams
 
 NEAR_TIE = 1e-4
-PROMPTS = Path(__file__).parent.parent / "sample_data" / "prompts.jsonl"
+SAMPLES = Path(__file__).parent.parent / "sample_data"
+PROMPTS = [SAMPLES / "prompts.jsonl", SAMPLES / "questions.jsonl"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path, help="a folder or a .gguf file")
-    parser.add_argument("--prompts", type=Path, default=PROMPTS, help="JSONL with `prompt`")
+    parser.add_argument("--prompts", type=Path, nargs="+", default=PROMPTS, help="JSONL files")
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--device", default="cpu")
@@ -112,9 +113,10 @@ def load_oracle(path: Path) -> Any:
     ).eval()
 
 
-def read_prompts(tokenizer: Any, path: Path, num_rows: int) -> list[list[int]]:
+def read_prompts(tokenizer: Any, paths: list[Path], num_rows: int) -> list[list[int]]:
     """Each prompt as a chat turn where the model has a template, then each as plain text."""
-    texts = [json.loads(line)["prompt"] for line in path.read_text().splitlines() if line.strip()]
+    lines = [line for path in paths for line in path.read_text().splitlines() if line.strip()]
+    texts = [json.loads(line)["prompt"] for line in lines]
     rows: list[list[int]] = []
     if tokenizer.chat_template:
         for text in texts:
@@ -123,7 +125,7 @@ def read_prompts(tokenizer: Any, path: Path, num_rows: int) -> list[list[int]]:
             rows.append(tokenizer(turn, add_special_tokens=False)["input_ids"])
     rows += [tokenizer(text)["input_ids"] for text in texts]
     if len(rows) < num_rows:
-        raise SystemExit(f"{path} gives {len(rows)} rows, --rows asks for {num_rows}")
+        raise SystemExit(f"the prompts give {len(rows)} rows, --rows asks for {num_rows}")
     return rows[:num_rows]
 
 
