@@ -18,6 +18,7 @@ LAYERS = [
     "batchgen.engine",
     "batchgen.job",
     "batchgen.report",
+    "batchgen.selftest",
     "batchgen.cli",
 ]
 STDLIB_ONLY = [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,26 @@ def selftest() -> None:
 
 
 @selftest.command(context_settings=CONTEXT_SETTINGS)
+@flag("--kills", type=click.IntRange(0), default=20, metavar="K", help="How many kill -9.")
+@flag("--rows", type=click.IntRange(1), default=2000, metavar="N", help="Rows of the input.")
+@flag(
+    "--model",
+    default="built-in",
+    metavar="built-in|echo|DIR",
+    help="echo answers at once; it tests the job alone.",
+)
+@flag("--faults", is_flag=True, help="Mix in full disks, torn files, signals, second processes.")
+@_seed
+@_folder
+def crash(folder: Path | None, **plan: Any) -> None:
+    """Kill a run at random moments; the output must be what an unbroken run writes."""
+    from batchgen.selftest.crash import Crash, CrashPlan
+
+    with _workplace(folder) as path:
+        _finish(Crash(Path(path), CrashPlan(**plan), _say).run())
+
+
+@selftest.command(context_settings=CONTEXT_SETTINGS)
 @flag("--minutes", type=click.FloatRange(0), default=10.0, metavar="M", help="How long.")
 @flag("--rows", type=click.IntRange(1), default=20_000, help="Rows of the first job.")
 @_seed
@@ -49,7 +71,8 @@ def soak(minutes: float, rows: int, seed: int, folder: Path | None) -> None:
 
 
 def _workplace(folder: Path | None) -> Any:
-    """A folder as a context: the user's, or one that is removed."""
+    """A folder as a context: the user's, or one that is removed. SIGTERM ends the children too."""
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     if folder is None:
         return tempfile.TemporaryDirectory(prefix="batchgen-selftest-")
     folder.mkdir(parents=True, exist_ok=True)
