@@ -1,0 +1,74 @@
+"""The README stays true: its commands run, its flags exist, its files are there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from click.testing import CliRunner
+
+from batchgen.cli.main import COMMANDS, cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_first_command_runs_as_written_and_prints_what_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
+    install, _, command = blocks("bash")[0].strip().partition(" && ")
+    assert install == "pip install ."
+    program, *arguments = shlex.split(command)
+    assert program == "batchgen"
+    done = subprocess.run(
+        [sys.executable, "-m", "batchgen", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = next(line for line in README.splitlines() if line.startswith('{"out"'))
+    printed, expected = json.loads(done.stdout.splitlines()[-1]), json.loads(shown)
+    assert list(printed) == list(expected)
+    for key in ("out", "exit_code", "rows", "ok", "errors", "computed", "prompt_tokens", "model"):
+        assert printed[key] == expected[key], key
+    assert pq.read_metadata(tmp_path / "out.parquet").num_rows == expected["rows"] + 1  # one n=2
+
+
+def test_ci_runs_the_very_test_command() -> None:
+    install, _, test = blocks("bash")[1].strip().partition(" && ")
+    assert install == "pip install -e '.[test]'"
+    assert test in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_flag_and_command_that_is_named_exists() -> None:
+    known = set()
+    for command in COMMANDS:
+        result = CliRunner().invoke(cli, [command, "--help-all"])
+        if result.exit_code:
+            result = CliRunner().invoke(cli, [command, "--help"])
+        known |= set(re.findall(r"--[a-z][a-z-]*", result.output))
+    text = re.sub(r"```(?!bash).*?```", "", README, flags=re.DOTALL)
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("python "))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+    others = set(re.findall(r"(?:sbatch|python jobs/\S+)[^\n`]*?(--[a-z-]+)", text))
+    assert named - known - others == set()
+    for name in re.findall(r"batchgen ([a-z]+) ", "\n".join(blocks("bash"))):
+        assert name in COMMANDS
+
+
+def test_every_linked_file_is_there() -> None:
+    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for target in re.findall(r"`((?:jobs|tests|sample_data|batchgen)/[\w./-]+)`", README):
+        assert (ROOT / target).exists(), target
