@@ -14,10 +14,10 @@ SLOW = "slow:at=engine.step,seconds=0.02,rows=2"
 STUCK = "slow:at=engine.step,seconds=60"
 
 
-def start(source: Path, out: Path, fault: str) -> subprocess.Popen[str]:
+def start(source: Path, out: Path, fault: str, *more: object) -> subprocess.Popen[str]:
     """A run that holds its output and is at work."""
     process = subprocess.Popen(
-        batchgen_command("run", "-i", source, "-o", out, "--engine", "echo"),
+        batchgen_command("run", "-i", source, "-o", out, "--engine", "echo", *more),
         env=environment(BATCHGEN_FAULT=fault),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -161,6 +161,10 @@ resume_options = flag_group(
          help="When another run holds the output."),
     flag("--grace", type=click.FloatRange(min=0), default=20.0, metavar="S",
          help="Seconds to save work in after the first signal."),
+    flag("--time-limit", metavar="TIME", core=True, show_default="Slurm's end of the job, if any",
+         help="Save, and exit 75, before this is over: 60s, 10m, 2h, HH:MM:SS, D-HH:MM:SS."),
+    flag("--on-signal", type=click.Choice(["exit", "wait"]), default="exit",
+         help="After saving: exit with 75, or free the device and sleep until killed."),
 )  # fmt: skip
 
 report_options = flag_group(

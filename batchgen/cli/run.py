@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from dataclasses import fields
 from typing import Any
 
@@ -10,6 +12,7 @@ import click
 from batchgen.cli import options
 from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
 from batchgen.cli.logs import set_up_logs
+from batchgen.errors import StoppedError
 from batchgen.job import signals
 from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.job.summary import Summary
@@ -44,7 +47,27 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     from batchgen.job.runner import run as run_job
 
     spec = job_spec(flags)
-    ctx.exit(run_job(spec, stop=stop, report=None if spec.quiet else _print).exit_code)
+    try:
+        code = run_job(spec, stop=stop, report=None if spec.quiet else _print).exit_code
+    except StoppedError:
+        _wait_if_asked(spec, stop)
+        raise
+    if code == StoppedError.exit_code:
+        _wait_if_asked(spec, stop)
+    ctx.exit(code)
+
+
+def _wait_if_asked(spec: JobSpec, stop: signals.Stop) -> None:
+    """`--on-signal wait`: everything is saved and given up; hold still until killed."""
+    if spec.on_signal != "wait" or stop.signum is None:
+        return
+    gc.collect()  # the engine's own cycles hold its memory
+    if "torch" in sys.modules:
+        from batchgen.engine.memory import release_memory
+
+        release_memory()
+    click.echo("batchgen: everything is saved; waiting to be killed (--on-signal wait)", err=True)
+    signals.wait_to_be_killed()
 
 
 def _print(summary: Summary) -> None:

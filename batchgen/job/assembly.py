@@ -5,11 +5,13 @@ from __future__ import annotations
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.request import Engine
 from batchgen.job.channel import Channel
+from batchgen.job.deadline import Deadline
 from batchgen.job.drive import Drive, Outcome
 from batchgen.job.estimate import estimated_rows
 from batchgen.job.feed import Feed
 from batchgen.job.ledger import Ledger
 from batchgen.job.model_files import ModelFiles
+from batchgen.job.pace import Pace
 from batchgen.job.pipeline import Pipeline
 from batchgen.job.progress import Live, make_reporter
 from batchgen.job.reader import Reader
@@ -31,7 +33,13 @@ class Assembly:
     """The stages of one run, and the numbers they leave behind."""
 
     def __init__(
-        self, spec: JobSpec, files: ModelFiles | None, reader: Reader, ledger: Ledger, run_id: str
+        self,
+        spec: JobSpec,
+        files: ModelFiles | None,
+        reader: Reader,
+        ledger: Ledger,
+        run_id: str,
+        deadline: Deadline | None = None,
     ) -> None:
         self._spec, self._files = spec, files
         self._reader, self._ledger = reader, ledger
@@ -43,7 +51,12 @@ class Assembly:
         self.live.total_rows = estimated_rows(reader.sources, spec.input.limit)
         self.feed = Feed(reader, self._requests, fail=self._fail, on_chunk=self._note_input)
         self.drive = Drive(
-            self._load_engine, self.feed.ready, self._finished, begin=ledger.begin, live=self.live
+            self._load_engine,
+            self.feed.ready,
+            self._finished,
+            begin=ledger.begin,
+            live=self.live,
+            pace=None if deadline is None else Pace(deadline.leave_at),
         )
         self.write = self._make_write(run_id)
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from batchgen.engine.request import Completion, Engine, EngineStats, FinishReason
 from batchgen.errors import RowError
 from batchgen.job.channel import Cancelled, Channel
+from batchgen.job.pace import Pace
 from batchgen.job.progress import Live
 from batchgen.job.requests import SAMPLE_BITS, FailedRow, PreparedRow, row_and_sample
 
@@ -58,12 +60,14 @@ class Drive:
         *,
         begin: Callable[[list[int]], None],
         live: Live,
+        pace: Pace | None = None,
     ) -> None:
         self._load_engine = load_engine
         self._ready = ready
         self._finished = finished
         self._begin = begin
         self._live = live
+        self._pace = pace
         self._engine: Engine | None = None
         self._waiting: dict[int, _Waiting] = {}
         self._waiting_tokens = 0
@@ -71,6 +75,8 @@ class Drive:
         self._next_hand_over = 0.0
         self._next_stats = 0.0
         self._stopping = False
+        self.cut_short = False
+        """Rows were left for another run, since they could not finish before the deadline."""
         self.load_s = 0.0
         self.engine_s = 0.0
         self.stats = EngineStats()
@@ -85,6 +91,13 @@ class Drive:
         """End after the step under way; `inflight` then holds what unfinished rows generated."""
         self._stopping = True
         self._ready.cancel()
+
+    def save_inflight_of_stuck_step(self) -> None:
+        """From another thread, when a step outlasts the grace: keep what is known by now."""
+        engine = self._engine
+        if engine is not None and not self.inflight:
+            with suppress(RuntimeError):  # the step ended meanwhile: the thread saves by itself
+                self._save_inflight(engine)
 
     def run(self) -> None:
         """Serve every row of `ready`. The engine is loaded once the first row needs it."""
@@ -171,6 +184,8 @@ class Drive:
             if waiting is None:
                 continue  # a sibling sample already failed the row
             prepared = waiting.prepared
+            if self._pace is not None:
+                self._pace.note(completion)
             if completion.finish_reason is FinishReason.ERROR:
                 self._fail(engine, prepared, completion)
             elif len(prepared.requests) == 1:
@@ -217,6 +232,21 @@ class Drive:
         stats = engine.stats()
         self._live.generated_tokens = stats.output_tokens
         self._live.running = stats.num_running
+        if self._pace is not None:
+            self._leave_hopeless(engine, self._pace)
+
+    def _leave_hopeless(self, engine: Engine, pace: Pace) -> None:
+        """Take rows that wait and cannot finish in time back from the engine; admit no more."""
+        waiting = [w.prepared for w in self._waiting.values() if not w.begun]
+        hopeless = [p for p in waiting if not pace.fits(p.row.params)]
+        if not hopeless:
+            return
+        self.cut_short = True
+        self._ready.cancel()
+        for prepared in hopeless:
+            for request in prepared.requests:
+                engine.abort(request.request_id)
+            self._forget(prepared)
 
     def _save_inflight(self, engine: Engine) -> None:
         """Tokens of unfinished rows. A finished sample of an unfinished row gives all but its last

@@ -19,12 +19,13 @@ Invariants, each with a test in tests/test_ledger_properties.py:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from batchgen.job import faults
 from batchgen.job.bitmap import Bitmap
 from batchgen.job.files import make_folder, remove_stale
 from batchgen.job.journal import Inflight, Journal
@@ -183,9 +184,10 @@ class Ledger:
         """Keep the tokens generated so far by rows in flight: (index, sample) -> token ids."""
         self._working_journal.save_inflight(tokens, self._done.contains_array)
 
-    def finalize(self, num_rows: int) -> FinalReport:
+    def finalize(self, num_rows: int, look: Callable[[], None] | None = None) -> FinalReport:
         """Write the output: every row once, in order, verified, whole. Then drop the parts.
 
+        `look` is called between pieces of it; what it raises ends the writing, nothing is lost.
         Raises MissingRowsError (the rows named), OutputUnwritableError, OutputHeldError.
         """
         assert self._writer is not None, "the job is finished or closed"
@@ -197,7 +199,7 @@ class Ledger:
         merge = Merge(ranked(parts), schema, self._layout.folder)
         report = write_output(
             self._layout.target,
-            merge.tables(),
+            merge.tables() if look is None else _watched(merge.tables(), look),
             schema,
             footer_metadata(schema, self._manifest),
             OutputCheck(num_rows),
@@ -297,3 +299,10 @@ class Ledger:
         self._manifest.output = output_identity(self._layout.target)
         self._write_manifest()
         discard_work(self._layout)
+
+
+def _watched(tables: Iterator[pa.Table], look: Callable[[], None]) -> Iterator[pa.Table]:
+    for table in tables:
+        faults.reach("final.piece")
+        look()
+        yield table

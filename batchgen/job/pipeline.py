@@ -20,6 +20,8 @@ from batchgen.job.write import Write
 __all__ = ["Pipeline"]
 
 _LOOK_EVERY_S = 0.1
+_SHARE_FOR_WRITING = 0.25
+"""Of the grace: an engine that is still in its step by then is left behind."""
 
 
 class _Stage(threading.Thread):
@@ -70,7 +72,7 @@ class Pipeline:
     @property
     def stopped(self) -> bool:
         """Whether the run ended before its input did."""
-        return self._deadline is not None
+        return self._deadline is not None or self._drive_object.cut_short
 
     def run(self) -> None:
         """Work to the end. Raises the first stage's failure, after what was finished is written."""
@@ -88,6 +90,7 @@ class Pipeline:
         while self._drive.is_alive() or self._feed.is_alive():
             self._look()
             if self._overdue():
+                self._drive_object.save_inflight_of_stuck_step()
                 break
         self._finished.close()
         while self._write.is_alive() and not self._late():
@@ -102,6 +105,7 @@ class Pipeline:
             self._wind_down()
 
     def _wind_down(self) -> None:
+        self._grace = self._stop.grace(self._grace)
         self._deadline = time.monotonic() + self._grace
         self._feed_object.stop()
         self._drive_object.stop()
@@ -110,7 +114,7 @@ class Pipeline:
         """Whether to leave without the engine: it is still loading, or its time is over."""
         if self._deadline is None:
             return False
-        return self._drive_object.loading or self._late()
+        return self._drive_object.loading or self._late(_SHARE_FOR_WRITING * self._grace)
 
-    def _late(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline
+    def _late(self, before: float = 0.0) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline - before

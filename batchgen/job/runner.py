@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import uuid
@@ -13,6 +14,7 @@ from typing import Any
 
 from batchgen.errors import BatchgenError, OutputHeldError, StoppedError
 from batchgen.job.assembly import Assembly
+from batchgen.job.deadline import next_deadline
 from batchgen.job.fingerprint import facts_of, fingerprint_of, model_name
 from batchgen.job.input_check import check_finished_input, check_resumed_input
 from batchgen.job.interpreter import tuned_interpreter
@@ -51,10 +53,13 @@ class _Job:
         self._limit = FailureLimit.parse(spec.max_failures)
         self._spec = spec
         self._stop = stop
+        stop.deadline = next_deadline(spec.time_limit, os.environ, stop.created)
         self._report = report
         self._started = time.monotonic()
         self._run_id = uuid.uuid4().hex[:16]
         self._folder = spec.checkpoint_dir or Path(f"{spec.out}.ckpt")
+        if stop.deadline is not None:
+            self._say(f"stops by itself before {stop.deadline.clock} ({stop.deadline.name})")
         self._files = self._model_files()
 
     def run(self) -> Summary:
@@ -73,7 +78,11 @@ class _Job:
                 check_finished_input(ledger.manifest, reader, self._spec.input.limit)
                 self._say("nothing to do: the output is complete")
                 return self._complete(ledger.finished)
-            check_resumed_input(ledger.input_checkpoint, reader)
+            interruptible(
+                lambda: check_resumed_input(ledger.input_checkpoint, reader),
+                self._stop,
+                "the input was compared with what earlier runs read",
+            )
             self._tell_changes(facts_before)
             return self._work(ledger, reader)
 
@@ -150,17 +159,36 @@ class _Job:
         if ledger.num_done:
             reader.skip_hint(ledger.is_done)
             self._say(f"continuing: {ledger.num_done:,} rows are done")
-        assembly = Assembly(self._spec, self._files, reader, ledger, self._run_id)
+        assembly = Assembly(
+            self._spec, self._files, reader, ledger, self._run_id, self._stop.deadline
+        )
         pipeline = assembly.pipeline(self._stop)
         try:
             with tuned_interpreter(short_turns=self._spec.engine != "echo"):
                 pipeline.run()
             if pipeline.stopped:
                 return self._stopped(ledger, assembly)
-            return self._complete(ledger.finalize(reader.rows_read), (ledger, assembly))
+            report = ledger.finalize(reader.rows_read, self._look_while_merging())
+            return self._complete(report, (ledger, assembly))
         except BaseException as error:
             self._failed(error, ledger, assembly)
             raise
+
+    def _look_while_merging(self) -> Callable[[], None]:
+        """Called for every piece of the output: StoppedError when a stop's grace is over."""
+        leave_at: list[float] = []
+
+        def look() -> None:
+            if self._stop.requested and not leave_at:
+                leave_at.append(time.monotonic() + self._stop.grace(self._spec.grace))
+            if leave_at and time.monotonic() > leave_at[0]:
+                raise StoppedError(
+                    f"stopped by {self._stop.reason} while the output was written; "
+                    "every row is done and kept",
+                    "run the same command again to continue",
+                )
+
+        return look
 
     def _complete(
         self, totals: FinalReport, work: tuple[Ledger, Assembly] | None = None

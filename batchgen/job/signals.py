@@ -1,4 +1,4 @@
-"""Polite stops: the first signal sets a flag, the second ends the process at once.
+"""Polite stops: the first signal, or a deadline, sets a flag; the second signal ends at once.
 
 The handler does no I/O and takes no lock; whoever works looks at the flag. Standard library only,
 so that handlers stand before anything heavy is imported.
@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 
-__all__ = ["STAGE_THREADS", "Stop", "install"]
+from batchgen.job.deadline import Deadline
+
+__all__ = ["STAGE_THREADS", "Stop", "install", "wait_to_be_killed"]
 
 STAGE_THREADS = ("batchgen-reader", "batchgen-engine", "batchgen-writer")
 """Names of the threads that a run works in; one may be stuck when a stop leaves without it."""
@@ -21,20 +24,34 @@ _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, nam
 
 
 class Stop:
-    """Whether the job was asked to stop, and by what."""
+    """Whether the job has to stop, and why: a signal came, or its time is nearly over."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.deadline: Deadline | None = None
+        self.created = time.monotonic()
 
     @property
     def requested(self) -> bool:
-        """True once a signal came."""
-        return self.signum is not None
+        """True once a signal came, or the moment to leave."""
+        return self.signum is not None or self._time_is_over
 
     @property
     def reason(self) -> str:
-        """The signal's name, for messages."""
-        return "no signal" if self.signum is None else signal.Signals(self.signum).name
+        """The signal's name, or the deadline's, for messages."""
+        if self.signum is not None:
+            return signal.Signals(self.signum).name
+        return "no signal" if self.deadline is None else self.deadline.name
+
+    def grace(self, wanted: float) -> float:
+        """Seconds for saving and leaving from now on: `wanted`, or less before a deadline."""
+        if self.deadline is None:
+            return wanted
+        return max(0.0, min(wanted, 0.75 * (self.deadline.at - time.monotonic())))
+
+    @property
+    def _time_is_over(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline.leave_at
 
     def handle(self, signum: int, _: FrameType | None) -> None:
         """First call: set the flag. Second: leave; what is durable stays durable."""
@@ -54,3 +71,9 @@ def install() -> Stop:
             if not (signum == signal.SIGHUP and signal.getsignal(signum) == signal.SIG_IGN):
                 signal.signal(signum, stop.handle)
     return stop
+
+
+def wait_to_be_killed() -> None:
+    """Sleep for good: the next signal ends the process (`--on-signal wait`)."""
+    while True:
+        time.sleep(3600)

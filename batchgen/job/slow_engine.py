@@ -3,6 +3,7 @@
     BATCHGEN_FAULT='slow:at=engine.step,seconds=0.01,rows=4'
 
 gives the engine at most `rows` requests a step and sleeps `seconds` before each (`job.faults`);
+with `token_seconds=0.2` finished rows look as if each of their tokens had taken that long;
 `at=engine.load` sleeps once, before the engine is there.
 """
 
@@ -23,8 +24,11 @@ __all__ = ["SlowEngine", "slowed"]
 class SlowEngine:
     """Hands requests to another engine little by little."""
 
-    def __init__(self, engine: Engine, seconds: float, rows: int) -> None:
+    def __init__(
+        self, engine: Engine, seconds: float, rows: int, token_seconds: float = 0.0
+    ) -> None:
         self._engine = engine
+        self._token_seconds = token_seconds
         self._seconds = seconds
         self._rows = rows
         self._backlog: deque[Request] = deque()
@@ -67,7 +71,10 @@ class SlowEngine:
                 self._engine.add(request)
             except RowError as error:
                 refused.append(_refusal(request, error))
-        return refused + (self._engine.step() if self._engine.num_unfinished else [])
+        finished = self._engine.step() if self._engine.num_unfinished else []
+        for completion in finished:
+            completion.timings.first_scheduled -= self._token_seconds * len(completion.token_ids)
+        return refused + finished
 
     def abort(self, request_id: int) -> None:
         """Forget a request wherever it is."""
@@ -100,7 +107,8 @@ def slowed(load: Callable[[], Engine]) -> Engine:
     if arguments.get("at") == "engine.load":
         time.sleep(seconds)
         return load()
-    return SlowEngine(load(), seconds, int(arguments.get("rows", "1")))
+    token_seconds = float(arguments.get("token_seconds", "0"))
+    return SlowEngine(load(), seconds, int(arguments.get("rows", "1")), token_seconds)
 
 
 def _refusal(request: Request, error: RowError) -> Completion:

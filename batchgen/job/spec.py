@@ -56,6 +56,9 @@ class JobSpec:
     overwrite: bool = False
     lock: str = "fail"
     grace: float = 20.0
+    time_limit: str | None = None
+    """`10m`, `2h`, `HH:MM:SS`: be gone by then, with everything saved."""
+    on_signal: str = "exit"
     max_failures: str = "0"
     summary: Path | None = None
     quiet: bool = False
