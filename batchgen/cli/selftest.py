@@ -58,6 +58,18 @@ def crash(folder: Path | None, **plan: Any) -> None:
 
 
 @selftest.command(context_settings=CONTEXT_SETTINGS)
+@flag("--inputs", type=click.IntRange(1), default=10_000, metavar="N", help="How many.")
+@_seed
+@_folder
+def fuzz(inputs: int, seed: int, folder: Path | None) -> None:
+    """Feed generated bad rows and files to whole jobs; no row may be lost or crash one."""
+    from batchgen.selftest.fuzz import Fuzz
+
+    with _workplace(folder) as path:
+        _finish(Fuzz(Path(path), inputs, seed, _say).run())
+
+
+@selftest.command(context_settings=CONTEXT_SETTINGS)
 @flag("--minutes", type=click.FloatRange(0), default=10.0, metavar="M", help="How long.")
 @flag("--rows", type=click.IntRange(1), default=20_000, help="Rows of the first job.")
 @_seed
