@@ -74,7 +74,7 @@ class ModelRefusedError(BatchgenError):
 
 
 class FingerprintMismatchError(BatchgenError):
-    """Something that can change a completion differs from the run being resumed; nothing touched."""
+    """Something that can change a completion differs from the run that is resumed."""
 
     exit_code = 4
 
