@@ -171,6 +171,8 @@ report_options = flag_group(
     "Report",
     flag("--max-failures", default="0", metavar="N|P%", core=True,
          help="Failed rows beyond this end in exit code 3."),
+    flag("--row-timeout", type=click.FloatRange(min=0, min_open=True), metavar="S",
+         help="Give a row up that is in the engine for longer."),
     flag("--summary", type=_FILE, metavar="FILE", core=True,
          help="Write the summary JSON here too."),
     flag("--progress", type=click.Choice(["auto", "bar", "lines", "none"]), default="auto",

@@ -6,7 +6,8 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.request import Engine
 from batchgen.job.channel import Channel
 from batchgen.job.deadline import Deadline
-from batchgen.job.drive import Drive, Outcome
+from batchgen.job.drive import Drive, DriveOptions, Outcome
+from batchgen.job.engine_faults import engine_faults
 from batchgen.job.estimate import estimated_rows
 from batchgen.job.feed import Feed
 from batchgen.job.ledger import Ledger
@@ -14,6 +15,7 @@ from batchgen.job.model_files import ModelFiles
 from batchgen.job.pace import Pace
 from batchgen.job.pipeline import Pipeline
 from batchgen.job.progress import Live, make_reporter
+from batchgen.job.quarantine import SUSPECT, Suspects
 from batchgen.job.reader import Reader
 from batchgen.job.requests import FailedRow, Requests
 from batchgen.job.results import Results, ResultsOptions
@@ -44,6 +46,7 @@ class Assembly:
         self._spec, self._files = spec, files
         self._reader, self._ledger = reader, ledger
         self._codec: TextCodec | None = None
+        self._faults = engine_faults()
         self._made_requests: Requests | None = None
         self._input_read = (0, "")
         self._finished: Channel[list[Outcome]] = Channel(_FINISHED_ROWS)
@@ -56,7 +59,7 @@ class Assembly:
             self._finished,
             begin=ledger.begin,
             live=self.live,
-            pace=None if deadline is None else Pace(deadline.leave_at),
+            options=self._drive_options(deadline),
         )
         self.write = self._make_write(run_id)
 
@@ -79,6 +82,23 @@ class Assembly:
             grace=spec.grace,
             reporter=make_reporter(self.live, spec.progress, quiet=spec.quiet),
         )
+
+    def _drive_options(self, deadline: Deadline | None) -> DriveOptions:
+        deaths = self._ledger.deaths
+        suspected = max(deaths.values(), default=0) >= SUSPECT
+        return DriveOptions(
+            pace=None if deadline is None else Pace(deadline.leave_at),
+            row_timeout=self._spec.row_timeout,
+            suspects=Suspects(lambda index: deaths.get(index, 0)) if suspected else None,
+            is_durable=self._is_durable,
+        )
+
+    def _is_durable(self, index: int) -> bool:
+        """Called on the engine's thread while nothing is handed to the writing one."""
+        if not self._ledger.is_done(index):
+            return False
+        self._ledger.flush()
+        return True
 
     def _make_write(self, run_id: str) -> Write:
         spec = self._spec
@@ -103,6 +123,8 @@ class Assembly:
             codec,
             inflight_tokens=ledger.inflight_tokens if ledger.num_inflight_tokens else None,
         )
+        if self._faults is not None:
+            self._faults.watching(self._made_requests)
         return self._made_requests
 
     def _loaded_codec(self) -> TextCodec:
@@ -110,7 +132,8 @@ class Assembly:
         return self._codec
 
     def _load_engine(self) -> Engine:
-        return slowed(self._load)
+        engine = slowed(self._load)
+        return engine if self._faults is None else self._faults.fitted(engine)
 
     def _load(self) -> Engine:
         spec = self._spec

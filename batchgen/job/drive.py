@@ -11,16 +11,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from batchgen.engine.request import Completion, Engine, EngineStats, FinishReason
-from batchgen.errors import RowError
+from batchgen.errors import ErrorCode, RowError
 from batchgen.job.channel import Cancelled, Channel
 from batchgen.job.pace import Pace
 from batchgen.job.progress import Live
-from batchgen.job.requests import SAMPLE_BITS, FailedRow, PreparedRow, row_and_sample
+from batchgen.job.quarantine import Suspects
+from batchgen.job.requests import FailedRow, PreparedRow, row_and_sample
+from batchgen.job.window import WaitingRow, Window
 
-__all__ = ["Drive", "FinishedRow", "Outcome"]
+__all__ = ["Drive", "DriveOptions", "FinishedRow", "Outcome"]
 
 WINDOW_ROWS = 2048
 WINDOW_ROWS_PER_SEQUENCE = 4
@@ -28,6 +30,7 @@ WINDOW_TOKENS = 2_000_000
 _HAND_OVER_ROWS = 256
 _HAND_OVER_S = 0.1
 _STATS_EVERY_S = 0.2
+_DURABLE_POLL_S = 0.005
 
 
 @dataclass(slots=True)
@@ -41,11 +44,18 @@ class FinishedRow:
 Outcome = FinishedRow | FailedRow
 
 
-@dataclass(slots=True)
-class _Waiting:
-    prepared: PreparedRow
-    completions: dict[int, Completion] = field(default_factory=dict)
-    begun: bool = False
+@dataclass(frozen=True, slots=True)
+class DriveOptions:
+    """What is off in most runs. `row_timeout`: seconds in the engine that a row may take.
+
+    `pace` is given where there is a deadline, `suspects` where earlier runs died; `is_durable`
+    then says whether a row that was handed on is safe from the next death.
+    """
+
+    pace: Pace | None = None
+    row_timeout: float | None = None
+    suspects: Suspects | None = None
+    is_durable: Callable[[int], bool] = lambda index: True
 
 
 class Drive:
@@ -60,18 +70,18 @@ class Drive:
         *,
         begin: Callable[[list[int]], None],
         live: Live,
-        pace: Pace | None = None,
+        options: DriveOptions | None = None,
     ) -> None:
         self._load_engine = load_engine
         self._ready = ready
         self._finished = finished
         self._begin = begin
         self._live = live
-        self._pace = pace
+        self._options = options or DriveOptions()
         self._engine: Engine | None = None
-        self._waiting: dict[int, _Waiting] = {}
-        self._waiting_tokens = 0
+        self._waiting = Window()
         self._outbox: list[Outcome] = []
+        self._last_handed_over: int | None = None
         self._next_hand_over = 0.0
         self._next_stats = 0.0
         self._stopping = False
@@ -127,19 +137,40 @@ class Drive:
         engine.on_admission = self._note_begun
         most_rows = max(WINDOW_ROWS, WINDOW_ROWS_PER_SEQUENCE * engine.max_num_seqs)
         self._admit(engine, first)
+        self._run_dry(engine, most_rows)
+        if self._options.suspects is not None:
+            self._try_suspects(engine, self._options.suspects)
+        if self._stopping:
+            self._save_inflight(engine)
+        self._hand_over()
+
+    def _run_dry(self, engine: Engine, most_rows: int) -> None:
+        """Step until nothing waits and nothing more comes."""
         while not self._stopping:
             self._fill(engine, most_rows)
             if not self._waiting:
                 break
             self._settle(engine, engine.step())
             self._report(engine)
-        if self._stopping:
-            self._save_inflight(engine)
-        self._hand_over()
+
+    def _try_suspects(self, engine: Engine, suspects: Suspects) -> None:
+        """Run rows that may kill the process, group by group, each durable before the next."""
+        for group in suspects.groups():
+            self._hand_over()
+            self._wait_until_durable()
+            if self._stopping or self.cut_short:
+                return
+            self._add(engine, group)
+            self._run_dry(engine, len(group))
+
+    def _wait_until_durable(self) -> None:
+        last = self._last_handed_over
+        while last is not None and not self._stopping and not self._options.is_durable(last):
+            time.sleep(_DURABLE_POLL_S)
 
     def _fill(self, engine: Engine, most_rows: int) -> None:
         """Admit chunks while the window has room; wait for one only when there is nothing to do."""
-        while len(self._waiting) < most_rows and self._waiting_tokens < WINDOW_TOKENS:
+        while len(self._waiting) < most_rows and self._waiting.num_tokens < WINDOW_TOKENS:
             if not self._waiting:
                 self._hand_over()
             chunk = self._ready.get(timeout=0 if self._waiting else None)
@@ -148,6 +179,21 @@ class Drive:
             self._admit(engine, chunk)
 
     def _admit(self, engine: Engine, chunk: list[PreparedRow]) -> None:
+        if self._options.suspects is not None:
+            chunk = self._without_suspects(chunk, self._options.suspects)
+        self._add(engine, chunk)
+
+    def _without_suspects(self, chunk: list[PreparedRow], suspects: Suspects) -> list[PreparedRow]:
+        trusted = []
+        for prepared in chunk:
+            try:
+                if not suspects.take(prepared):
+                    trusted.append(prepared)
+            except RowError as error:
+                self._outbox.append(_failed(prepared, error))
+        return trusted
+
+    def _add(self, engine: Engine, chunk: list[PreparedRow]) -> None:
         for prepared in chunk:
             try:
                 for request in prepared.requests:
@@ -155,41 +201,34 @@ class Drive:
             except RowError as error:
                 self._refuse(engine, prepared, error)
                 continue
-            self._waiting[prepared.row.index] = _Waiting(prepared)
-            self._waiting_tokens += prepared.num_prompt_tokens
+            self._waiting.add(prepared)
 
     def _note_begun(self, identifiers: list[int]) -> None:
         """Journal rows that leave the window, before the step that computes them."""
-        begun = []
-        for identifier in identifiers:
-            index = identifier >> SAMPLE_BITS
-            waiting = self._waiting.get(index)
-            if waiting is not None and not waiting.begun:
-                waiting.begun = True
-                begun.append(index)
+        begun = self._waiting.begin(identifiers)
         if begun:
-            self._begin(sorted(begun))
+            self._begin(begun)
 
     def _refuse(self, engine: Engine, prepared: PreparedRow, error: RowError) -> None:
         """A row the engine will not take: samples already added are forgotten."""
-        for request in prepared.requests:
-            engine.abort(request.request_id)
+        _abort(engine, prepared)
         self._outbox.append(_failed(prepared, error))
 
     def _settle(self, engine: Engine, completions: list[Completion]) -> None:
         """Collect samples; a row goes on when its last sample is there or one of them failed."""
+        pace = self._options.pace
         for completion in completions:
             index, sample = row_and_sample(completion.request_id)
             waiting = self._waiting.get(index)
             if waiting is None:
                 continue  # a sibling sample already failed the row
             prepared = waiting.prepared
-            if self._pace is not None:
-                self._pace.note(completion)
+            if pace is not None:
+                pace.note(completion)
             if completion.finish_reason is FinishReason.ERROR:
                 self._fail(engine, prepared, completion)
             elif len(prepared.requests) == 1:
-                self._forget(prepared)
+                self._waiting.remove(prepared)
                 self._outbox.append(FinishedRow(prepared, [completion]))
             else:
                 self._collect(waiting, sample, completion)
@@ -198,29 +237,24 @@ class Drive:
             self._hand_over()
             self._next_hand_over = now + _HAND_OVER_S
 
-    def _collect(self, waiting: _Waiting, sample: int, completion: Completion) -> None:
+    def _collect(self, waiting: WaitingRow, sample: int, completion: Completion) -> None:
         waiting.completions[sample] = completion
         num_samples = len(waiting.prepared.requests)
         if len(waiting.completions) == num_samples:
-            self._forget(waiting.prepared)
+            self._waiting.remove(waiting.prepared)
             ordered = [waiting.completions[number] for number in range(num_samples)]
             self._outbox.append(FinishedRow(waiting.prepared, ordered))
 
     def _fail(self, engine: Engine, prepared: PreparedRow, completion: Completion) -> None:
-        self._forget(prepared)
-        for request in prepared.requests:
-            if request.request_id != completion.request_id:
-                engine.abort(request.request_id)
+        self._waiting.remove(prepared)
+        _abort(engine, prepared)
         code, message = completion.error_code, completion.error_message
         assert code is not None
         self._outbox.append(_failed(prepared, RowError(code, message or str(code))))
 
-    def _forget(self, prepared: PreparedRow) -> None:
-        del self._waiting[prepared.row.index]
-        self._waiting_tokens -= prepared.num_prompt_tokens
-
     def _hand_over(self) -> None:
         if self._outbox:
+            self._last_handed_over = _index(self._outbox[-1])
             self._finished.put(self._outbox)
             self._outbox = []
 
@@ -232,33 +266,48 @@ class Drive:
         stats = engine.stats()
         self._live.generated_tokens = stats.output_tokens
         self._live.running = stats.num_running
-        if self._pace is not None:
-            self._leave_hopeless(engine, self._pace)
+        if self._options.pace is not None:
+            self._leave_hopeless(engine, self._options.pace)
+        if self._options.row_timeout is not None:
+            self._time_out(engine, self._options.row_timeout)
+
+    def _time_out(self, engine: Engine, seconds: float) -> None:
+        """Give up rows that have been in the engine for too long."""
+        late = self._waiting.begun_before(time.monotonic() - seconds)
+        outputs = engine.unfinished_outputs() if late else {}
+        for prepared in late:
+            known = sum(len(outputs.get(r.request_id, ())) for r in prepared.requests)
+            text = f"unfinished after {seconds:g} s (--row-timeout); {known} tokens were generated"
+            self._waiting.remove(prepared)
+            self._refuse(engine, prepared, RowError(ErrorCode.ROW_TIMEOUT, text))
 
     def _leave_hopeless(self, engine: Engine, pace: Pace) -> None:
         """Take rows that wait and cannot finish in time back from the engine; admit no more."""
-        waiting = [w.prepared for w in self._waiting.values() if not w.begun]
-        hopeless = [p for p in waiting if not pace.fits(p.row.params)]
+        hopeless = [p for p in self._waiting.not_begun() if not pace.fits(p.row.params)]
         if not hopeless:
             return
         self.cut_short = True
         self._ready.cancel()
         for prepared in hopeless:
-            for request in prepared.requests:
-                engine.abort(request.request_id)
-            self._forget(prepared)
+            _abort(engine, prepared)
+            self._waiting.remove(prepared)
 
     def _save_inflight(self, engine: Engine) -> None:
-        """Tokens of unfinished rows. A finished sample of an unfinished row gives all but its last
-        token, so that a resume ends it the same way at once."""
         for identifier, token_ids in engine.unfinished_outputs().items():
             if token_ids:
                 self.inflight[row_and_sample(identifier)] = list(token_ids)
-        for index, waiting in self._waiting.items():
-            for sample, completion in waiting.completions.items():
-                if len(completion.token_ids) > 1:
-                    self.inflight[index, sample] = completion.token_ids[:-1]
+        self.inflight |= self._waiting.finished_samples()
 
 
 def _failed(prepared: PreparedRow, error: RowError) -> FailedRow:
     return FailedRow(prepared.row, error, prepared.prompt, prepared.num_prompt_tokens)
+
+
+def _abort(engine: Engine, prepared: PreparedRow) -> None:
+    for request in prepared.requests:
+        engine.abort(request.request_id)
+
+
+def _index(outcome: Outcome) -> int:
+    row = outcome.row if isinstance(outcome, FailedRow) else outcome.prepared.row
+    return row.index

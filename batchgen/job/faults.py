@@ -7,7 +7,8 @@ Kinds: `kill` (SIGKILL), `full` (ENOSPC), `readonly` (EROFS), `tear` (the file l
 half, as after a power loss), `flip` (one byte changes), `stall` (sleeps `seconds`). `at` is
 WHAT.STEP: WHAT is part, manifest, final, inflight or journal; STEP is write, fsync, rename (just
 before it, past the last check of ownership) or renamed (just after). `nth` (1) counts the passes of
-that point. Kinds that are not listed here belong to other parts of batchgen and are ignored.
+that point. Kinds that are not listed here belong to other parts of batchgen and are ignored:
+`slow` (`job.slow_engine`), `oom`, `nan`, `abort` and `broken` (`job.engine_faults`).
 """
 
 from __future__ import annotations
@@ -44,10 +45,23 @@ def parse(text: str) -> list[Fault]:
     faults = []
     for item in filter(None, text.split(";")):
         kind, _, rest = item.strip().partition(":")
-        arguments = dict(pair.partition("=")[::2] for pair in rest.split(",") if pair)
+        arguments = _arguments(rest)
         nth = arguments.get("nth", "1")
         faults.append(Fault(kind, arguments, int(nth) if nth.isdigit() else 1))
     return faults
+
+
+def _arguments(text: str) -> dict[str, str]:
+    """`step=5,9,nth=2` -> {"step": "5,9", "nth": "2"}."""
+    arguments: dict[str, str] = {}
+    name = ""
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if equals:
+            name, arguments[key] = key, value
+        elif name:
+            arguments[name] += f",{item}"
+    return arguments
 
 
 def install(hook: FaultHook | None) -> FaultHook | None:

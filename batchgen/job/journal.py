@@ -4,14 +4,17 @@
     inflight-<attempt>.<crc>.json
 
 A record is a range of row indices, the attempt that began them, and a check word; a torn or changed
-record is skipped. Opening a journal carries over what still matters (rows begun and not done) into
-the new attempt's file and removes the older ones, so neither the folder nor memory grows with runs.
+record is skipped. A run that ends by itself, politely or by an error that it tells, says so in a
+last record; where that is missing the run died with those rows in hand (`deaths`). Opening a
+journal carries over what still matters (rows begun and not done) into the new attempt's file and
+removes the older ones, so neither the folder nor memory grows with runs.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,27 +39,50 @@ _RECORD = np.dtype([("start", "<i8"), ("stop", "<i8"), ("attempt", "<i4"), ("che
 _MAX_RANGE = 1 << 24
 _CHUNK_ROWS = 1 << 22
 _CHECK_SEED = 0x9E3779B9
+_END = -1
+"""In the place of rows: the attempt ended by itself."""
 
 
 class Journal:
     """Rows begun, for one attempt at a time. Appends reach the system at once, unsynced: what a
     crash of the process needs; a power loss costs only counts of attempts."""
 
-    def __init__(self, folder: Path, attempt: int, is_done: DoneFilter, guard: Guard) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        attempt: int,
+        is_done: DoneFilter,
+        guard: Guard,
+        others: Sequence[Path] = (),
+    ) -> None:
+        """`others`: folders of runs that split the same rows otherwise; read, never changed.
+        `is_done` tells rows that are done or not of this run."""
         self._folder = folder
         self._attempt = attempt
         self._guard = guard
         self._path = folder / f"begun-{attempt:06d}.log"
         older = _older(folder, "begun-", attempt)
-        carried = _undone(np.concatenate([_read(path) for path in older] or [_EMPTY]), is_done)
-        self._begun_before = _attempts_of(carried)
+        carried = _carried(older, is_done)
+        begun, deaths = Counter(_attempts_of(carried)), Counter(_attempts_of(_died(carried)))
+        for other in others:
+            with suppress(FileNotFoundError):  # a run there has just carried it over
+                records = _carried(list(other.glob("begun-*.log")), is_done)
+                begun.update(_attempts_of(records))
+                deaths.update(_attempts_of(_died(records)))
+        self._begun_before: dict[int, int] = dict(begun)
+        self._deaths: dict[int, int] = dict(deaths)
+        self.crashed = False
+        """Set it when the engine broke down: this run then counts as one that died."""
         write_atomic(self._path, carried.tobytes(), "journal", guard)
         for path in older:
             with suppress(OSError):
                 path.unlink()
         with unwritable("the journal", self._path):
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
-        self._inflight = self._load_inflight(is_done)
+        self._inflight = _load_inflight(folder, is_done)
+        for other in others:
+            with suppress(FileNotFoundError):
+                self._inflight = _load_inflight(other, is_done) | self._inflight
 
     def begin(self, indices: Sequence[int]) -> int:
         """Note that these rows begin now: one append; how many had begun in an earlier run."""
@@ -78,6 +104,11 @@ class Journal:
     def begun_before(self) -> Mapping[int, int]:
         """Rows that earlier runs began and no run finished -> in how many runs."""
         return self._begun_before
+
+    @property
+    def deaths(self) -> Mapping[int, int]:
+        """Rows not done -> in how many runs they were in hand that died."""
+        return self._deaths
 
     def inflight_tokens(self, index: int, sample: int) -> list[int]:
         """Tokens an earlier run saved for this sample; [] where none were."""
@@ -102,18 +133,22 @@ class Journal:
                 old.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the file; further calls to `begin` fail."""
+        """Note that the run ended by itself; further calls to `begin` fail."""
         if self._file >= 0:
+            if not self.crashed:
+                with suppress(OSError):
+                    os.write(self._file, _end_of(self._attempt).tobytes())
             os.close(self._file)
             self._file = -1
 
-    def _load_inflight(self, is_done: DoneFilter) -> Inflight:
-        loaded: Inflight = {}
-        for path in sorted(self._folder.glob("inflight-*.json"), key=_written):
-            data = read_checked(path)
-            if data is not None:
-                loaded |= {(index, sample): ids for index, sample, ids in json.loads(data)}
-        return _without_done(loaded, is_done)
+
+def _load_inflight(folder: Path, is_done: DoneFilter) -> Inflight:
+    loaded: Inflight = {}
+    for path in sorted(folder.glob("inflight-*.json"), key=_written):
+        data = read_checked(path)
+        if data is not None:
+            loaded |= {(index, sample): ids for index, sample, ids in json.loads(data)}
+    return _without_done(loaded, is_done)
 
 
 def saved_tokens(folder: Path) -> int:
@@ -152,9 +187,32 @@ def _read(path: Path) -> Records:
         data[: len(data) // _RECORD.itemsize * _RECORD.itemsize], _RECORD
     )
     length = records["stop"] - records["start"]
-    good = (records["check"] == _check_word(records)) & (length > 0) & (length <= _MAX_RANGE)
+    sane = ((length > 0) & (length <= _MAX_RANGE)) | (records["start"] == _END)
+    good = sane & (records["check"] == _check_word(records))
     whole: Records = records[good]
     return whole
+
+
+def _end_of(attempt: int) -> Records:
+    record = np.array([(_END, _END, attempt, 0)], dtype=_RECORD)
+    record["check"] = _check_word(record)
+    return record
+
+
+def _carried(paths: Sequence[Path], is_done: DoneFilter) -> Records:
+    """What still matters of these files: rows that are not done, and which runs ended."""
+    records: Records = np.concatenate([_EMPTY, *map(_read, paths)])
+    rows = _undone(records[records["start"] != _END], is_done)
+    ended = np.intersect1d(records["attempt"][records["start"] == _END], rows["attempt"])
+    carried: Records = np.concatenate([rows, *map(_end_of, ended.tolist())])
+    return carried
+
+
+def _died(records: Records) -> Records:
+    """Those of the rows whose run did not end by itself."""
+    ended = records["attempt"][records["start"] == _END]
+    left: Records = records[~np.isin(records["attempt"], ended)]
+    return left
 
 
 def _undone(records: Records, is_done: DoneFilter) -> Records:
@@ -191,6 +249,7 @@ def _rows(records: Records) -> Indices:
 
 def _attempts_of(records: Records) -> dict[int, int]:
     """Row -> number of attempts that began it."""
+    records = records[records["start"] != _END]
     indices, counts = np.unique(_rows(records), return_counts=True)
     return dict(zip(indices.tolist(), counts.tolist(), strict=True))
 

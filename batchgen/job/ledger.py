@@ -140,6 +140,15 @@ class Ledger:
         """Tokens that earlier runs saved for rows not done yet."""
         return self._working_journal.num_inflight_tokens
 
+    @property
+    def deaths(self) -> Mapping[int, int]:
+        """Rows not done -> how many runs died while they had them in hand."""
+        return self._working_journal.deaths
+
+    def note_crash(self) -> None:
+        """The engine broke down: this run counts as one that died with its rows in hand."""
+        self._working_journal.crashed = True
+
     def begin(self, indices: Sequence[int]) -> None:
         """Note that these rows begin (go to the engine): one small write a call."""
         self.num_recomputed += self._working_journal.begin(indices)

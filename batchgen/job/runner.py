@@ -219,6 +219,8 @@ class _Job:
 
     def _failed(self, error: BaseException, ledger: Ledger, assembly: Assembly) -> None:
         """Keep what can be kept and tell how far the run came; the caller raises the error."""
+        if not isinstance(error, BatchgenError):
+            ledger.note_crash()
         with suppress(Exception):  # the first error is the one to tell
             _save(ledger, assembly)
         code = error.exit_code if isinstance(error, BatchgenError) else 1

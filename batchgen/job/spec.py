@@ -59,6 +59,8 @@ class JobSpec:
     time_limit: str | None = None
     """`10m`, `2h`, `HH:MM:SS`: be gone by then, with everything saved."""
     on_signal: str = "exit"
+    row_timeout: float | None = None
+    """Seconds in the engine after which a row becomes an error row."""
     max_failures: str = "0"
     summary: Path | None = None
     quiet: bool = False
