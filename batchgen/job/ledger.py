@@ -19,25 +19,28 @@ Invariants, each with a test in tests/test_ledger_properties.py:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from batchgen.job import faults
-from batchgen.job.bitmap import Bitmap
-from batchgen.job.files import make_folder, remove_stale
+from batchgen.job.completion import complete, write_whole
+from batchgen.job.done_rows import DoneRows
+from batchgen.job.files import remove_stale
+from batchgen.job.joining import begin_where_none, join
 from batchgen.job.journal import Inflight, Journal
-from batchgen.job.lock import OutputLock
+from batchgen.job.layout import Layout
+from batchgen.job.lock import OutputLock, is_held
 from batchgen.job.manifest import FinalReport, InputCheckpoint, Manifest, flatten
-from batchgen.job.merge import Merge, ranked
-from batchgen.job.opening import Layout, decide, discard_work, has_leftovers
-from batchgen.job.output import OutputCheck, verified_totals, write_output
+from batchgen.job.opening import Found, decide, discard_work, has_leftovers
+from batchgen.job.output import verified_totals
 from batchgen.job.part_writer import PartWriter
-from batchgen.job.parts import Columns, Part, scan_parts
-from batchgen.job.provenance import footer_metadata, merged_late, output_identity
+from batchgen.job.parts import Columns
 from batchgen.job.rows import OutputRow
+from batchgen.job.shard import Shard
+from batchgen.job.shard_work import furthest_input, own_manifest, shard_totals
 
 __all__ = ["FinalReport", "InputCheckpoint", "Ledger"]
 
@@ -51,8 +54,8 @@ class Ledger:
         self._layout = layout
         self._manifest = manifest
         self._columns = columns
-        self._done = Bitmap()
-        self._parts: list[Part] = []
+        self._known = DoneRows(layout)
+        self._done = self._known.rows
         self._lock: OutputLock | None = None
         self._journal: Journal | None = None
         self._writer: PartWriter | None = None
@@ -76,20 +79,24 @@ class Ledger:
         overwrite: bool = False,
         lock: str = "fail",
         background: bool = True,
+        shard: Shard | None = None,
     ) -> Ledger:
         """Begin a job, continue it, or find it finished (`finished` is then set, nothing locked).
 
         `fingerprint` may nest; it decides whether this is the same job. Raises
         FingerprintMismatchError, OutputHeldError, OutputUnwritableError.
         """
-        layout = Layout(ckpt_dir, out)
+        layout = Layout(ckpt_dir, out, shard)
         columns = Columns(tuple(kept), token_ids, logprobs)
         found = decide(layout, fingerprint, overwrite)
         if found.manifest is not None and found.finished and not has_leftovers(layout):
             return cls(layout, found.manifest, columns)
-        held = OutputLock(layout.folder, out, run_id)
-        make_folder(layout.parts)
-        held.acquire(lock)
+        if shard is None or found.finished or found.written is not None:
+            layout = layout.whole  # nothing is left to do but to clean up after a dead run
+            held = join(layout, run_id, lock)
+        else:
+            begin = partial(begin_where_none, layout, fingerprint, overwrite, facts or {})
+            held = join(layout, run_id, lock, begin)
         try:
             ledger = cls._opened(layout, fingerprint, facts, columns, held, overwrite, run_id)
         except BaseException:
@@ -111,7 +118,7 @@ class Ledger:
     @property
     def input_checkpoint(self) -> InputCheckpoint | None:
         """The input as far as earlier runs read it."""
-        return self._manifest.input
+        return furthest_input(self._layout, self._manifest)
 
     @property
     def num_done(self) -> int:
@@ -184,6 +191,9 @@ class Ledger:
         self._manifest.total_rows = rows_read if at_end else None
         self._manifest.input = InputCheckpoint(rows_read, digest, tuple(map(dict, sources)))
         self._write_manifest()
+        if self._layout.shard is not None:
+            # What runs of other shardings finished meanwhile need not be computed here.
+            self._known.load(self._manifest.job, self._written())
 
     def check_input(self, rows_read: int, digest: str) -> None:
         """FingerprintMismatchError where the checkpoint at that row says otherwise."""
@@ -191,32 +201,35 @@ class Ledger:
 
     def save_inflight(self, tokens: Inflight) -> None:
         """Keep the tokens generated so far by rows in flight: (index, sample) -> token ids."""
-        self._working_journal.save_inflight(tokens, self._done.contains_array)
+        self._working_journal.save_inflight(tokens, self._known.settled)
 
     def finalize(self, num_rows: int, look: Callable[[], None] | None = None) -> FinalReport:
         """Write the output: every row once, in order, verified, whole. Then drop the parts.
 
-        `look` is called between pieces of it; what it raises ends the writing, nothing is lost.
-        Raises MissingRowsError (the rows named), OutputUnwritableError, OutputHeldError.
+        A shard writes none: its rows must all be there, and stay for the merge. `look` is called
+        between pieces of the output; what it raises ends the writing, nothing is lost. Raises
+        MissingRowsError (the rows named), OutputUnwritableError, OutputHeldError.
         """
         assert self._writer is not None, "the job is finished or closed"
         assert self._lock is not None
         self._writer.flush()
-        parts = self._parts + self._writer.parts
         self._manifest.total_rows = num_rows
-        schema = self._columns.schema(merged_late(parts))
-        merge = Merge(ranked(parts), schema, self._layout.folder)
-        report = write_output(
-            self._layout.target,
-            merge.tables() if look is None else _watched(merge.tables(), look),
-            schema,
-            footer_metadata(schema, self._manifest),
-            OutputCheck(num_rows),
-            self._lock.check,
+        if self._layout.shard is not None:
+            return self._finish_shard(self._layout.shard, num_rows)
+        parts = self._known.parts + self._writer.parts
+        return write_whole(
+            self._layout, self._manifest, parts, self._columns, self._lock.check, look
         )
-        report.duplicates_dropped = merge.duplicates
-        self._complete(report)
+
+    def _finish_shard(self, shard: Shard, num_rows: int) -> FinalReport:
+        self._known.load(self._manifest.job, self._written())
+        report = shard_totals(self._layout, shard, self.num_done, num_rows)
+        self._manifest.state, self._manifest.totals = "complete", report
+        self._write_manifest()
         return report
+
+    def _written(self) -> list[Path]:
+        return [] if self._writer is None else [part.path for part in self._writer.parts]
 
     def close(self) -> None:
         """Make appended rows durable and give the output up. Safe to call twice."""
@@ -253,35 +266,35 @@ class Ledger:
         run_id: str,
     ) -> Ledger:
         """Decide again, now as the owner, and load what earlier runs left."""
-        found = decide(layout, fingerprint, overwrite)
-        manifest = found.manifest
+        found = decide(layout, fingerprint, overwrite and layout.shard is None)
         for folder, prefix in layout.written_folders:
             remove_stale(folder, prefix)
-        if manifest is None or found.finished:
-            discard_work(layout)
-        if manifest is None:
-            manifest = Manifest(flatten(fingerprint), overwriting=overwrite)
-        ledger = cls(layout, manifest, columns)
+        ledger = cls(layout, _manifest_to_use(layout, found, fingerprint, overwrite), columns)
         ledger._lock = held
         if found.written is not None:
-            manifest.total_rows = found.written
-            ledger._complete(verified_totals(layout.target, found.written))
+            ledger._manifest.total_rows = found.written
+            totals = verified_totals(layout.target, found.written)
+            complete(layout, ledger._manifest, totals, held.check)
         elif not found.finished:
             ledger._load(dict(facts or {}), run_id)
         return ledger
 
     def _load(self, facts: dict[str, Any], run_id: str) -> None:
         assert self._lock is not None
-        scanned = scan_parts(self._layout.parts, self._layout.damaged, self._manifest.job)
-        for part, indices in scanned:
-            self._parts.append(part)
-            self._done.add_array(indices)
+        layout, manifest = self._layout, self._manifest
+        self._known.load(manifest.job)
         self.num_reused = len(self._done)
+        if manifest.state == "complete":  # a shard's, which may have lost parts since
+            shard, total = layout.shard, manifest.total_rows
+            if shard and total is not None and shard.num_rows(total) == len(self._done):
+                return
+            manifest.state, manifest.totals = "running", None
+        others = [other.work for other in layout.others_with_my_rows() if not is_held(other.work)]
         self._journal = Journal(
-            self._layout.folder, self._lock.attempt, self._done.contains_array, self._lock.check
+            layout.work, self._lock.attempt, self._known.settled, self._lock.check, others
         )
-        self._manifest.facts = facts
-        self._manifest.note_run(self._lock.attempt, run_id)
+        manifest.facts = facts
+        manifest.note_run(self._lock.attempt, run_id)
         self._write_manifest()
 
     def _start_writer(self, every: int, seconds: float, background: bool) -> None:
@@ -296,22 +309,21 @@ class Ledger:
             every=every,
             seconds=seconds,
             background=background,
+            label=self._layout.label,
         )
 
     def _write_manifest(self) -> None:
         assert self._lock is not None
-        self._manifest.write(self._layout.manifest, self._lock.check)
-
-    def _complete(self, report: FinalReport) -> None:
-        self._manifest.state = "complete"
-        self._manifest.totals = report
-        self._manifest.output = output_identity(self._layout.target)
-        self._write_manifest()
-        discard_work(self._layout)
+        self._manifest.write(self._layout.own_manifest, self._lock.check)
 
 
-def _watched(tables: Iterator[pa.Table], look: Callable[[], None]) -> Iterator[pa.Table]:
-    for table in tables:
-        faults.reach("final.piece")
-        look()
-        yield table
+def _manifest_to_use(
+    layout: Layout, found: Found, fingerprint: Mapping[str, Any], overwrite: bool
+) -> Manifest:
+    """The manifest that this run writes; older work that is not to be continued is discarded."""
+    if layout.shard is not None:
+        assert found.manifest is not None, "a shard begins its job before it comes in"
+        return found.manifest if found.finished else own_manifest(layout, found.manifest)
+    if found.manifest is None or found.finished:
+        discard_work(layout)
+    return found.manifest or Manifest(flatten(fingerprint), overwriting=overwrite)

@@ -25,19 +25,29 @@ from batchgen.errors import OutputHeldError
 from batchgen.job.files import make_folder, unwritable
 from batchgen.job.owner import Liveness, Owner, liveness, this_process
 
-__all__ = ["HEARTBEAT_SECONDS", "STALE_SECONDS", "OutputLock", "current_owner", "heartbeat_age"]
+__all__ = [
+    "HEARTBEAT_SECONDS",
+    "STALE_SECONDS",
+    "OutputLock",
+    "current_owner",
+    "heartbeat_age",
+    "is_held",
+]
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 """A silent owner on another host is taken for dead after this long."""
 _POLL_SECONDS = 0.5
+_MOMENT_SECONDS = 0.02
+_MOMENTS = 100
 _NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 class OutputLock:
-    """Held from `acquire` to `release`. `name` tells the locks of shards of one output apart."""
+    """Held from `acquire` to `release`. `out` names what is held in messages; `name` tells several
+    locks in one folder apart."""
 
-    def __init__(self, folder: Path, out: Path, run_id: str, name: str = "") -> None:
+    def __init__(self, folder: Path, out: Path | str, run_id: str, name: str = "") -> None:
         self._folder = folder
         self._out = out
         self._run_id = run_id
@@ -53,24 +63,30 @@ class OutputLock:
         assert self._owner is not None, "not acquired"
         return self._owner.attempt
 
-    def acquire(self, mode: str = "fail", timeout: float | None = None) -> None:
+    def acquire(
+        self, mode: str = "fail", timeout: float | None = None, poll: float = _POLL_SECONDS
+    ) -> None:
         """Become the owner. Modes fail and skip: OutputHeldError at once; wait: once free."""
         make_folder(self._owners)
         deadline = None if timeout is None else time.monotonic() + timeout
+        moments = 0
         while (holder := self._try()) is not None:
+            if not holder.pid and moments < _MOMENTS:  # it is about to tell who it is
+                moments += 1
+                time.sleep(_MOMENT_SECONDS)
+                continue
             late = deadline is not None and time.monotonic() > deadline
             if mode != "wait" or late:
                 raise OutputHeldError(
                     f"{self._out} is being written by {holder.describe()}",
                     "wait for it (--lock wait), or stop it; it ends by itself when that run ends",
                 )
-            time.sleep(_POLL_SECONDS)
+            time.sleep(poll)
         threading.Thread(target=self._beat, name="batchgen-heartbeat", daemon=True).start()
 
     def check(self) -> None:
         """The fence: raise OutputHeldError unless this process still owns the output."""
-        newest = max(_attempts(self._owners), default=0)
-        if self._owner is None or newest != self._owner.attempt:
+        if not self._is_newest():
             other = current_owner(self._folder, self._owners.name.removeprefix("owners"))
             taker = other.describe() if other else "someone who removed the checkpoint folder"
             raise OutputHeldError(
@@ -87,21 +103,32 @@ class OutputLock:
                 claim = _claim_path(self._owners, self._owner.attempt)
                 claim.write_text(replace(self._owner, released=True).to_json())
         self._owner = None
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._unlock()
+
+    def _is_newest(self) -> bool:
+        """Whether the highest claim is this one, also where the folder was removed meanwhile and
+        another process counts anew."""
+        mine = self._owner
+        if mine is None or max(_attempts(self._owners), default=0) != mine.attempt:
+            return False
+        found = Owner.read(_claim_path(self._owners, mine.attempt), mine.attempt)
+        return found is not None and (found.run_id, found.since) == (mine.run_id, mine.since)
 
     def _try(self) -> Owner | None:
         """Take the lock and claim the next attempt; the owner that prevents it otherwise."""
-        locked = self._flock()
+        holder = self._in_the_way(self._flock())
+        if holder is None:
+            self._claim()
+        else:
+            self._unlock()
+        return holder
+
+    def _in_the_way(self, locked: bool | None) -> Owner | None:
         owner = current_owner(self._folder, self._owners.name.removeprefix("owners"))
-        if owner is not None and not owner.released and self._prevents(owner, locked):
-            self._unlock()
-            return owner
-        if locked is False and owner is None:  # between another process's flock and its claim
-            self._unlock()
+        if owner is not None and not owner.released:
+            return owner if self._prevents(owner, locked) else None
+        if locked is False:  # between another process's flock and its claim
             return Owner("this host", "", 0, 0, "?", 0, time.time())
-        self._claim()
         return None
 
     def _prevents(self, owner: Owner, locked: bool | None) -> bool:
@@ -130,6 +157,8 @@ class OutputLock:
 
     def _unlock(self) -> None:
         if self._descriptor is not None:
+            with suppress(OSError):  # closing alone leaves it to forked children
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -161,6 +190,16 @@ def current_owner(folder: Path, name: str = "") -> Owner | None:
     owners = folder / f"owners{name}"
     attempt = max(_attempts(owners), default=0)
     return Owner.read(_claim_path(owners, attempt), attempt) if attempt else None
+
+
+def is_held(folder: Path, name: str = "") -> bool:
+    """Whether the last claim's process is alive, as far as can be seen without the lock."""
+    owner = current_owner(folder, name)
+    if owner is None or owner.released:
+        return False
+    state = liveness(owner)
+    silent = heartbeat_age(folder, owner, name) >= STALE_SECONDS
+    return state is Liveness.ALIVE or (state is Liveness.UNKNOWN and not silent)
 
 
 def heartbeat_age(folder: Path, owner: Owner, name: str = "") -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,45 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import FingerprintMismatchError
+from batchgen.job.layout import JOURNALS, SAVED_TOKENS, Layout
 from batchgen.job.manifest import Manifest
 from batchgen.job.output import verified_totals
 from batchgen.job.parts import list_parts
 from batchgen.job.provenance import footer_manifest, output_identity, written_rows
 
 __all__ = ["Found", "Layout", "decide", "discard_work", "has_leftovers"]
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Names in and beside the checkpoint folder."""
-
-    folder: Path
-    out: Path
-
-    @property
-    def target(self) -> Path:
-        """The file that is really written: `out`, links followed."""
-        return Path(os.path.realpath(self.out))
-
-    @property
-    def parts(self) -> Path:
-        """Finished rows."""
-        return self.folder / "parts"
-
-    @property
-    def damaged(self) -> Path:
-        """Parts that were not what had been written, set aside."""
-        return self.folder / "damaged"
-
-    @property
-    def manifest(self) -> Path:
-        """The manifest."""
-        return self.folder / "manifest.json"
-
-    @property
-    def written_folders(self) -> tuple[tuple[Path, str], ...]:
-        """(folder, prefix of names) where this job writes temporary files."""
-        return (self.folder, ""), (self.parts, ""), (self.target.parent, self.target.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,25 +61,24 @@ def decide(layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool) -> F
 
 def _nothing_to_lose(layout: Layout) -> bool:
     """No finished row, no saved token, no output: an earlier run was refused or stopped at once."""
-    kept = list_parts(layout.parts) or any(layout.folder.glob("inflight-*.json"))
-    return not kept and not layout.target.exists()
+    saved = any(path.match(SAVED_TOKENS) for path in layout.journals_and_tokens())
+    return not saved and not list_parts(layout.parts) and not layout.target.exists()
 
 
 def discard_work(layout: Layout) -> None:
-    """Remove parts, journals and saved tokens; the manifest and the output stay."""
-    for part in list_parts(layout.parts):
+    """Remove parts, journals, saved tokens and all that shards had; the manifest and the output
+    stay. Only for whoever holds the job while no shard is at work."""
+    for path in [*list_parts(layout.parts), *layout.journals_and_tokens()]:
         with suppress(OSError):
-            part.unlink()
-    for pattern in ("begun-*.log", "inflight-*.json"):
-        for path in layout.folder.glob(pattern):
-            with suppress(OSError):
-                path.unlink()
+            path.unlink()
+    shutil.rmtree(layout.shards, ignore_errors=True)
     shutil.rmtree(layout.damaged, ignore_errors=True)
 
 
 def has_leftovers(layout: Layout) -> bool:
     """Whether a run died between the finished manifest and the removal of its parts."""
-    return bool(list_parts(layout.parts)) or any(layout.folder.glob("begun-*.log"))
+    begun = any(layout.folder.glob(JOURNALS)) or layout.shards.exists()
+    return begun or bool(list_parts(layout.parts))
 
 
 def _is_output_of(target: Path, manifest: Manifest) -> bool:

@@ -38,10 +38,12 @@ class PartWriter:
         every: int,
         seconds: float,
         background: bool = True,
+        label: str = "",
     ) -> None:
         self._folder = folder
         self._job = job
         self._attempt = attempt
+        self._label = label
         self._columns = columns
         self._guard = guard
         self._every = every
@@ -158,7 +160,7 @@ class PartWriter:
     def _commit(self, rows: list[OutputRow]) -> None:
         for portion in _portions(rows):
             self._seq += 1
-            stem = PartStem(self._job, self._attempt, self._seq)
+            stem = PartStem(self._job, self._attempt, self._seq, self._label)
             part = write_part(self._folder, stem, portion, self._columns, self._guard)
             self.parts.append(part)
 

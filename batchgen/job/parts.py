@@ -1,6 +1,7 @@
 """Parts: finished rows as complete Parquet files in the output schema, one file a flush.
 
-    parts/part-<attempt>-<seq>.<crc>.parquet      rows sorted by (index, sample)
+    parts/part-<attempt>-<seq>.<crc>.parquet          rows sorted by (index, sample)
+    parts/part-1of4-<attempt>-<seq>.<crc>.parquet     of shard 1/4
 
 The name carries the CRC-32 of the content, so one rename commits rows and checksum together, and a
 torn, truncated or changed file is known for what it is. All samples of a row lie in one part.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -27,6 +29,7 @@ import pyarrow.parquet as pq
 from batchgen.job.files import Guard, checked_name, read_checked, write_atomic
 from batchgen.job.rows import OutputRow
 from batchgen.job.schema import late_columns, output_schema, output_writer, record_batch
+from batchgen.job.shard import Shard
 
 __all__ = [
     "Columns",
@@ -37,10 +40,13 @@ __all__ = [
     "part_summary",
     "read_part",
     "scan_parts",
+    "set_aside",
     "write_part",
 ]
 
-_NAME = re.compile(r"^part-(?:\w+-)?(?P<attempt>\d+)-(?P<seq>\d+)\.[0-9a-f]{8}\.parquet$")
+_NAME = re.compile(
+    r"^part-(?:(?P<label>\w+)-)?(?P<attempt>\d+)-(?P<seq>\d+)\.[0-9a-f]{8}\.parquet$"
+)
 _PART_KEY = b"batchgen.part"
 _IN_ORDER = attrgetter("index", "sample")
 
@@ -68,13 +74,27 @@ class Part:
     last: int
     size: int
     late: dict[str, tuple[int, int]] = field(default_factory=dict)
+    written_at: float = 0.0
+
+    @classmethod
+    def of(cls, path: Path, summary: PartSummary) -> Part:
+        """The part at `path` with that footer."""
+        return cls(
+            path,
+            summary.rows,
+            summary.first,
+            summary.last,
+            summary.size,
+            summary.late,
+            summary.written_at,
+        )
 
     @property
-    def order(self) -> tuple[int, int, str]:
-        """Parts in the order in which they were committed: attempt, sequence."""
+    def order(self) -> tuple[float, int, int, str]:
+        """Parts in the order in which they were written: time, attempt, sequence."""
         match = _NAME.match(self.path.name)
         assert match is not None, self.path
-        return int(match["attempt"]), int(match["seq"]), self.path.name
+        return self.written_at, int(match["attempt"]), int(match["seq"]), self.path.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +108,23 @@ class PartSummary:
     last: int
     size: int
     late: dict[str, tuple[int, int]]
+    written_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class PartStem:
-    """What a new part is called: the attempt that writes it and its number there."""
+    """What a new part is called: the shard and attempt that write it and its number there."""
 
     job: str
     attempt: int
     seq: int
+    label: str = ""
 
     @property
     def name(self) -> str:
         """The file name without checksum and suffix."""
-        return f"part-{self.attempt:06d}-{self.seq:06d}"
+        shard = f"{self.label}-" if self.label else ""
+        return f"part-{shard}{self.attempt:06d}-{self.seq:06d}"
 
 
 def write_part(
@@ -123,11 +146,12 @@ def write_part(
         last=rows[-1].index,
         size=batch.nbytes,
         late=late,
+        written_at=time.time(),
     )
     data = _encoded(batch, summary)
     path = folder / checked_name(stem.name, data, "parquet")
     write_atomic(path, data, "part", guard)
-    return Part(path, summary.rows, summary.first, summary.last, summary.size, late)
+    return Part.of(path, summary)
 
 
 def read_part(path: Path) -> pa.Table | None:
@@ -142,13 +166,13 @@ def read_part(path: Path) -> pa.Table | None:
 
 
 def scan_parts(
-    folder: Path, damaged: Path, job: str
+    paths: Iterable[Path], damaged: Path, job: str
 ) -> Iterator[tuple[Part, npt.NDArray[np.int64]]]:
     """Every good part of the job with its rows' indices; others are moved to `damaged`.
 
     Others: torn or changed ones, and late ones of a process that served another fingerprint.
     """
-    for path in list_parts(folder):
+    for path in paths:
         try:
             found = _scan(path, job)
         except FileNotFoundError:  # its owner finished meanwhile
@@ -156,18 +180,25 @@ def scan_parts(
         if found is not None:
             yield found
             continue
-        damaged.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):
-            os.replace(path, damaged / path.name)
+        set_aside(path, damaged)
 
 
-def list_parts(folder: Path) -> list[Path]:
-    """Committed parts, in the order in which they were committed."""
+def set_aside(path: Path, damaged: Path) -> None:
+    """Move a part that cannot be used out of the way."""
+    damaged.mkdir(exist_ok=True)
+    with suppress(FileNotFoundError):
+        os.replace(path, damaged / path.name)
+
+
+def list_parts(folder: Path, shard: Shard | None = None) -> list[Path]:
+    """Committed parts that may have rows of the shard (None: all), by attempt and number."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
     found = [(m, name) for name in names if (m := _NAME.match(name))]
+    if shard is not None:
+        found = [(m, name) for m, name in found if shard.overlaps(_shard_of(m))]
     found.sort(key=lambda item: (int(item[0]["attempt"]), int(item[0]["seq"]), item[1]))
     return [folder / name for _, name in found]
 
@@ -175,6 +206,10 @@ def list_parts(folder: Path) -> list[Path]:
 def part_summary(path: Path) -> PartSummary:
     """Row counts and errors of a part, from its footer alone."""
     return _summary(pq.read_metadata(path))
+
+
+def _shard_of(match: re.Match[str]) -> Shard:
+    return Shard.of_label(match["label"] or "") or Shard(0, 1)
 
 
 def _encoded(batch: pa.RecordBatch, summary: PartSummary) -> bytes:
@@ -197,8 +232,7 @@ def _scan(path: Path, job: str) -> tuple[Part, npt.NDArray[np.int64]] | None:
         return None
     if summary.job != job:
         return None
-    part = Part(path, summary.rows, summary.first, summary.last, summary.size, summary.late)
-    return part, index
+    return Part.of(path, summary), index
 
 
 def _summary(metadata: pq.FileMetaData) -> PartSummary:

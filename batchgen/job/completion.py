@@ -1,0 +1,64 @@
+"""The end of a job: parts become the output, and the manifest says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+
+from batchgen.job import faults
+from batchgen.job.files import Guard
+from batchgen.job.layout import Layout
+from batchgen.job.manifest import FinalReport, Manifest
+from batchgen.job.merge import Merge, ranked
+from batchgen.job.opening import discard_work
+from batchgen.job.output import OutputCheck, write_output
+from batchgen.job.parts import Columns, Part
+from batchgen.job.provenance import footer_metadata, merged_late, output_identity
+
+__all__ = ["complete", "write_whole"]
+
+
+def write_whole(
+    layout: Layout,
+    manifest: Manifest,
+    parts: Sequence[Part],
+    columns: Columns,
+    guard: Guard,
+    look: Callable[[], None] | None = None,
+) -> FinalReport:
+    """Write the output: every one of `manifest.total_rows` rows once, in order, verified, whole.
+    Then drop the parts. `look` is called between its pieces.
+
+    Raises MissingRowsError, OutputUnwritableError, OutputHeldError.
+    """
+    assert manifest.total_rows is not None
+    schema = columns.schema(merged_late(parts))
+    merge = Merge(ranked(parts), schema, layout.folder)
+    report = write_output(
+        layout.target,
+        merge.tables() if look is None else _watched(merge.tables(), look),
+        schema,
+        footer_metadata(schema, manifest),
+        OutputCheck(manifest.total_rows),
+        guard,
+    )
+    report.duplicates_dropped = merge.duplicates
+    complete(layout, manifest, report, guard)
+    return report
+
+
+def complete(layout: Layout, manifest: Manifest, report: FinalReport, guard: Guard) -> None:
+    """Record that the output is there and whole, then remove what led to it."""
+    manifest.state = "complete"
+    manifest.totals = report
+    manifest.output = output_identity(layout.target)
+    manifest.write(layout.manifest, guard)
+    discard_work(layout)
+
+
+def _watched(tables: Iterator[pa.Table], look: Callable[[], None]) -> Iterator[pa.Table]:
+    for table in tables:
+        faults.reach("final.piece")
+        look()
+        yield table

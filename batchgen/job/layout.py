@@ -1,0 +1,109 @@
+"""Names in and beside the checkpoint folder.
+
+OUT.parquet.ckpt/
+  manifest.json  lock  owners/  begun-*.log  inflight-*.json     the job, and its unsharded runs
+  parts/                                                         finished rows, of all runs
+  shards/1of4/   (the same names)                                what shard 1/4 alone has
+  lock-door  owners-door/                                        held while somebody comes in
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from batchgen.job.shard import Shard
+
+__all__ = ["JOURNALS", "SAVED_TOKENS", "Layout"]
+
+JOURNALS = "begun-*.log"
+SAVED_TOKENS = "inflight-*.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where one run of a job works: `shard` None is a run of all rows, or the merge."""
+
+    folder: Path
+    out: Path
+    shard: Shard | None = None
+
+    @property
+    def target(self) -> Path:
+        """The file that is really written: `out`, links followed."""
+        return Path(os.path.realpath(self.out))
+
+    @property
+    def parts(self) -> Path:
+        """Finished rows."""
+        return self.folder / "parts"
+
+    @property
+    def damaged(self) -> Path:
+        """Parts that were not what had been written, set aside."""
+        return self.folder / "damaged"
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest of the job."""
+        return self.folder / "manifest.json"
+
+    @property
+    def shards(self) -> Path:
+        """What each shard has for itself."""
+        return self.folder / "shards"
+
+    @property
+    def work(self) -> Path:
+        """Lock, owners, journal, saved tokens and manifest of this run's own."""
+        return self.folder if self.shard is None else self.shards / self.shard.label
+
+    @property
+    def own_manifest(self) -> Path:
+        """The manifest that this run writes."""
+        return self.work / "manifest.json"
+
+    @property
+    def label(self) -> str:
+        """What this run's parts are called, beside attempt and number."""
+        return "" if self.shard is None else self.shard.label
+
+    @property
+    def written_folders(self) -> tuple[tuple[Path, str], ...]:
+        """(folder, prefix of names) where this run alone writes temporary files."""
+        if self.shard is not None:
+            return (self.work, ""), (self.parts, f"part-{self.label}-")
+        return (self.folder, ""), (self.parts, ""), (self.target.parent, self.target.name)
+
+    @property
+    def whole(self) -> Layout:
+        """The same job's, of all rows."""
+        return replace(self, shard=None)
+
+    def shards_begun(self) -> list[Layout]:
+        """Every shard that ever came in, by count, then index."""
+        try:
+            names = os.listdir(self.shards)
+        except FileNotFoundError:
+            return []
+        found = [shard for name in names if (shard := Shard.of_label(name)) is not None]
+        found.sort(key=lambda shard: (shard.count, shard.index))
+        return [replace(self, shard=shard) for shard in found]
+
+    def others_with_my_rows(self) -> list[Layout]:
+        """Runs of other shardings that may have begun, or finished, rows of this one."""
+        mine = self.shard or Shard(0, 1)
+        everyone = [self.whole, *self.shards_begun()]
+        return [
+            other
+            for other in everyone
+            if other.shard != self.shard and (other.shard or Shard(0, 1)).overlaps(mine)
+        ]
+
+    def journals_and_tokens(self) -> Iterator[Path]:
+        """What runs of every sharding noted of rows that were in flight."""
+        for layout in (self.whole, *self.shards_begun()):
+            yield from layout.work.glob(JOURNALS)
+            yield from layout.work.glob(SAVED_TOKENS)
