@@ -157,6 +157,8 @@ resume_options = flag_group(
          metavar="S", help="Most seconds between checkpoints."),
     flag("--overwrite", is_flag=True, core=True,
          help="Start over; an old output stays until the new one is whole."),
+    flag("--shard", metavar="I/N", core=True, show_default="as Slurm or torchrun set it",
+         help="Only rows with index I modulo N; `merge` joins the shards. none: all rows."),
     flag("--lock", type=click.Choice(["wait", "fail", "skip"]), default="fail",
          help="When another run holds the output."),
     flag("--grace", type=click.FloatRange(min=0), default=20.0, metavar="S",

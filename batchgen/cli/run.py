@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from dataclasses import fields
 from typing import Any
@@ -14,6 +15,7 @@ from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
 from batchgen.cli.logs import set_up_logs
 from batchgen.errors import StoppedError
 from batchgen.job import signals
+from batchgen.job.shard_environment import chosen_shard
 from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.job.summary import Summary
 
@@ -78,10 +80,11 @@ def _print(summary: Summary) -> None:
 def job_spec(flags: dict[str, Any]) -> JobSpec:
     """The frozen job of these flags; only sampling flags that were given become defaults."""
     input_names = {field.name for field in fields(InputSpec)}
-    job_names = {field.name for field in fields(JobSpec)} - {"input", "sampling"}
+    job_names = {field.name for field in fields(JobSpec)} - {"input", "sampling", "shard"}
     given = {name: flags[name] for name in _SAMPLING if flags[name] not in (None, ())}
     return JobSpec(
         input=InputSpec(**{name: flags[name] for name in input_names}),
         sampling=given,
+        shard=chosen_shard(flags["shard"], os.environ),
         **{name: flags[name] for name in job_names if name in flags},
     )

@@ -51,7 +51,7 @@ class Assembly:
         self._input_read = (0, "")
         self._finished: Channel[list[Outcome]] = Channel(_FINISHED_ROWS)
         self.live = Live(reused=ledger.num_done)
-        self.live.total_rows = estimated_rows(reader.sources, spec.input.limit)
+        self._expect(estimated_rows(reader.sources, spec.input.limit))
         self.feed = Feed(reader, self._requests, fail=self._fail, on_chunk=self._note_input)
         self.drive = Drive(
             self._load_engine,
@@ -153,7 +153,12 @@ class Assembly:
         """After a chunk, on the reading thread: how far the input was read, and what it was."""
         self._input_read = (self._reader.rows_read, self._reader.digest())
         if self.feed.read_to_end:
-            self.live.total_rows = self._reader.rows_read
+            self._expect(self._reader.rows_read)
+
+    def _expect(self, rows: int | None) -> None:
+        """So many rows the input has; of them this run has to do its shard's."""
+        shard = self._spec.shard
+        self.live.total_rows = rows if rows is None or shard is None else shard.num_rows(rows)
 
     def _checkpoint_input(self) -> None:
         """On the writing thread, which alone writes the manifest."""

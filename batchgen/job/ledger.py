@@ -111,6 +111,11 @@ class Ledger:
         return self._manifest.totals if self._manifest.state == "complete" else None
 
     @property
+    def shard(self) -> Shard | None:
+        """The rows it is about; None: all, also where a shard finds the whole output complete."""
+        return None if self._manifest.output is not None else self._layout.shard
+
+    @property
     def manifest(self) -> Manifest:
         """The job's manifest; read it, do not write it."""
         return self._manifest

@@ -19,6 +19,7 @@ from batchgen.job.fingerprint import facts_of, fingerprint_of, model_name
 from batchgen.job.input_check import check_finished_input, check_resumed_input
 from batchgen.job.interpreter import tuned_interpreter
 from batchgen.job.interruptible import interruptible
+from batchgen.job.layout import Layout
 from batchgen.job.ledger import Ledger
 from batchgen.job.manifest import FinalReport, Manifest, fingerprint_diff
 from batchgen.job.model_files import ModelFiles, resolve_model
@@ -60,6 +61,8 @@ class _Job:
         self._folder = spec.checkpoint_dir or Path(f"{spec.out}.ckpt")
         if stop.deadline is not None:
             self._say(f"stops by itself before {stop.deadline.clock} ({stop.deadline.name})")
+        if spec.shard is not None:
+            self._say(f"shard {spec.shard} (from {spec.shard.origin})")
         self._files = self._model_files()
 
     def run(self) -> Summary:
@@ -76,7 +79,7 @@ class _Job:
         with ledger:
             if ledger.finished is not None:
                 check_finished_input(ledger.manifest, reader, self._spec.input.limit)
-                self._say("nothing to do: the output is complete")
+                self._say(f"nothing to do: {self._share(ledger)} is complete")
                 return self._complete(ledger.finished)
             interruptible(
                 lambda: check_resumed_input(ledger.input_checkpoint, reader),
@@ -102,19 +105,25 @@ class _Job:
         return files
 
     def _reader(self) -> Reader:
-        given, files = self._spec.input, self._files
+        given, files, shard = self._spec.input, self._files, self._spec.shard
         names = () if files is None else files.served_names
         return Reader(
             replace(given, served_model_names=(*given.served_model_names, *names)),
             output=self._spec.out,
             flags=self._spec.sampling,
             generation_defaults={} if files is None else files.generation_defaults,
+            shard=None if shard is None else (shard.index, shard.count),
         )
+
+    def _share(self, ledger: Ledger) -> str:
+        """What of the output this run is to make."""
+        return "the output" if ledger.shard is None else f"shard {ledger.shard}"
 
     def _recorded_facts(self) -> dict[str, Any]:
         """Device and versions of the run before this one; {} where there was none."""
         with suppress(BatchgenError):  # the ledger will say what is wrong with a manifest
-            before = Manifest.read(self._folder / "manifest.json")
+            layout = Layout(self._folder, self._spec.out, self._spec.shard)
+            before = Manifest.read(layout.own_manifest)
             return {} if before is None else before.facts
         return {}
 
@@ -153,11 +162,13 @@ class _Job:
             checkpoint_every=spec.checkpoint_every,
             checkpoint_seconds=spec.checkpoint_seconds,
             overwrite=spec.overwrite,
+            shard=spec.shard,
         )
 
     def _work(self, ledger: Ledger, reader: Reader) -> Summary:
-        if ledger.num_done:
+        if ledger.num_done or ledger.shard is not None:
             reader.skip_hint(ledger.is_done)
+        if ledger.num_done:
             self._say(f"continuing: {ledger.num_done:,} rows are done")
         assembly = Assembly(
             self._spec, self._files, reader, ledger, self._run_id, self._stop.deadline
@@ -199,9 +210,11 @@ class _Job:
             codes = ", ".join(f"{n:,} {code}" for code, n in sorted(totals.error_codes.items()))
             print(
                 f"batchgen: {summary.errors:,} of {summary.rows:,} rows failed ({codes}); "
-                f"the others are in {summary.out}",
+                + ("the others are done" if summary.shard else f"the others are in {summary.out}"),
                 file=sys.stderr,
             )
+        if self._spec.shard is not None and work is not None:
+            self._say(f"{self._share(work[0])} is done; once all are: batchgen merge {summary.out}")
         if summary.length:
             self._say(f"{summary.length:,} completions were cut by max_tokens")
         if work is not None and work[1].plain_prompts_for_chat:
@@ -210,7 +223,9 @@ class _Job:
 
     def _stopped(self, ledger: Ledger, assembly: Assembly) -> Summary:
         _save(ledger, assembly)
-        summary = self._summary(totals_of_parts(self._parts()), (ledger, assembly))
+        summary = self._summary(
+            totals_of_parts(self._parts(), self._spec.shard), (ledger, assembly)
+        )
         self._say(
             f"stopped by {self._stop.reason}: {summary.rows:,} rows are done; "
             "run the same command again to continue"
@@ -224,12 +239,12 @@ class _Job:
         with suppress(Exception):  # the first error is the one to tell
             _save(ledger, assembly)
         code = error.exit_code if isinstance(error, BatchgenError) else 1
-        totals = totals_of_parts(self._parts())
+        totals = totals_of_parts(self._parts(), self._spec.shard)
         with suppress(Exception):
             self._reported(self._summary(totals, (ledger, assembly)).updated({"exit_code": code}))
 
     def _parts(self) -> list[Path]:
-        return list_parts(self._folder / "parts")
+        return list_parts(self._folder / "parts", self._spec.shard)
 
     def _summary(self, totals: FinalReport, work: tuple[Ledger, Assembly] | None) -> Summary:
         base = Summary(
@@ -237,6 +252,7 @@ class _Job:
             device="cpu" if self._spec.engine == "echo" else self._spec.device,
             model=model_name(self._spec, self._files),
             run_id=self._run_id,
+            shard=None if self._spec.shard is None else str(self._spec.shard),
         )
         return summary_of(base, totals, self._started, work)
 

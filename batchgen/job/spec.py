@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from batchgen.job.shard import Shard
+
 __all__ = ["InputSpec", "JobSpec", "SamplingDefaults"]
 
 SamplingDefaults = dict[str, Any]
@@ -55,6 +57,8 @@ class JobSpec:
     checkpoint_seconds: float = 30.0
     overwrite: bool = False
     lock: str = "fail"
+    shard: Shard | None = None
+    """Only these rows; the output is then `merge`'s to write."""
     grace: float = 20.0
     time_limit: str | None = None
     """`10m`, `2h`, `HH:MM:SS`: be gone by then, with everything saved."""

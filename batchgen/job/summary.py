@@ -44,6 +44,8 @@ class Summary:
     device: str = ""
     model: str = ""
     run_id: str = ""
+    shard: str | None = None
+    """`1/4` where rows and tokens are that shard's alone."""
 
     def to_json(self) -> str:
         """One line."""
