@@ -165,8 +165,9 @@ def test_a_torn_journal_costs_only_its_torn_record(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as ledger:
         ledger.begin(range(100))
         ledger.begin([200])
-    journal = next((tmp_path / "out.parquet.ckpt").glob("begun-*"))
-    os.truncate(journal, journal.stat().st_size - 5)
+        journal = next((tmp_path / "out.parquet.ckpt").glob("begun-*"))
+        size = journal.stat().st_size
+    os.truncate(journal, size - 5)
     with open_ledger(tmp_path) as ledger:
         assert [ledger.attempt(i) for i in (0, 99, 200)] == [2, 2, 1]
 

@@ -19,7 +19,7 @@ from batchgen.job.channel import Cancelled, Channel
 from batchgen.job.pace import Pace
 from batchgen.job.progress import Live
 from batchgen.job.quarantine import Suspects
-from batchgen.job.requests import FailedRow, PreparedRow, row_and_sample
+from batchgen.job.requests import FailedRow, PreparedRow, failed, row_and_sample
 from batchgen.job.window import WaitingRow, Window
 
 __all__ = ["Drive", "DriveOptions", "FinishedRow", "Outcome"]
@@ -180,18 +180,9 @@ class Drive:
 
     def _admit(self, engine: Engine, chunk: list[PreparedRow]) -> None:
         if self._options.suspects is not None:
-            chunk = self._without_suspects(chunk, self._options.suspects)
+            chunk, given_up = self._options.suspects.take_from(chunk)
+            self._outbox += given_up
         self._add(engine, chunk)
-
-    def _without_suspects(self, chunk: list[PreparedRow], suspects: Suspects) -> list[PreparedRow]:
-        trusted = []
-        for prepared in chunk:
-            try:
-                if not suspects.take(prepared):
-                    trusted.append(prepared)
-            except RowError as error:
-                self._outbox.append(_failed(prepared, error))
-        return trusted
 
     def _add(self, engine: Engine, chunk: list[PreparedRow]) -> None:
         for prepared in chunk:
@@ -212,7 +203,7 @@ class Drive:
     def _refuse(self, engine: Engine, prepared: PreparedRow, error: RowError) -> None:
         """A row the engine will not take: samples already added are forgotten."""
         _abort(engine, prepared)
-        self._outbox.append(_failed(prepared, error))
+        self._outbox.append(failed(prepared, error))
 
     def _settle(self, engine: Engine, completions: list[Completion]) -> None:
         """Collect samples; a row goes on when its last sample is there or one of them failed."""
@@ -250,7 +241,7 @@ class Drive:
         _abort(engine, prepared)
         code, message = completion.error_code, completion.error_message
         assert code is not None
-        self._outbox.append(_failed(prepared, RowError(code, message or str(code))))
+        self._outbox.append(failed(prepared, RowError(code, message or str(code))))
 
     def _hand_over(self) -> None:
         if self._outbox:
@@ -297,10 +288,6 @@ class Drive:
             if token_ids:
                 self.inflight[row_and_sample(identifier)] = list(token_ids)
         self.inflight |= self._waiting.finished_samples()
-
-
-def _failed(prepared: PreparedRow, error: RowError) -> FailedRow:
-    return FailedRow(prepared.row, error, prepared.prompt, prepared.num_prompt_tokens)
 
 
 def _abort(engine: Engine, prepared: PreparedRow) -> None:

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.requests import PreparedRow
+from batchgen.job.requests import FailedRow, PreparedRow, failed
 
 __all__ = ["GIVEN_UP", "SUSPECT", "Suspects", "group_size"]
 
@@ -36,18 +36,18 @@ class Suspects:
     def __len__(self) -> int:
         return sum(map(len, self._rows.values()))
 
-    def take(self, prepared: PreparedRow) -> bool:
-        """Set the row aside if it is suspect. Raises RowError(ENGINE_CRASH) for one given up."""
-        deaths = self._deaths(prepared.row.index)
-        if deaths >= GIVEN_UP:
-            raise RowError(
-                ErrorCode.ENGINE_CRASH,
-                f"{deaths} runs died while this row was in the engine, the last ones with it "
-                "alone; --retry failed tries it again",
-            )
-        if deaths >= SUSPECT:
-            self._rows[deaths].append(prepared)
-        return deaths >= SUSPECT
+    def take_from(self, chunk: list[PreparedRow]) -> tuple[list[PreparedRow], list[FailedRow]]:
+        """Set suspect rows aside: those that may run now, and those that are given up."""
+        trusted, given_up = [], []
+        for prepared in chunk:
+            deaths = self._deaths(prepared.row.index)
+            if deaths < SUSPECT:
+                trusted.append(prepared)
+            elif deaths < GIVEN_UP:
+                self._rows[deaths].append(prepared)
+            else:
+                given_up.append(failed(prepared, _crash(deaths)))
+        return trusted, given_up
 
     def groups(self) -> Iterator[list[PreparedRow]]:
         """Rows to run together, those least suspect first."""
@@ -55,6 +55,14 @@ class Suspects:
             rows, size = self._rows[deaths], group_size(deaths)
             for start in range(0, len(rows), size):
                 yield rows[start : start + size]
+
+
+def _crash(deaths: int) -> RowError:
+    return RowError(
+        ErrorCode.ENGINE_CRASH,
+        f"{deaths} runs died while this row was in the engine, the last ones with it alone; "
+        "--retry failed tries it again",
+    )
 
 
 def group_size(deaths: int) -> int:

@@ -16,7 +16,15 @@ from batchgen.job.rows import InputRow
 from batchgen.job.stop_strings import make_stop_checker
 from batchgen.job.tokenizer import TextCodec
 
-__all__ = ["SAMPLE_BITS", "FailedRow", "PreparedRow", "Requests", "request_id", "row_and_sample"]
+__all__ = [
+    "SAMPLE_BITS",
+    "FailedRow",
+    "PreparedRow",
+    "Requests",
+    "failed",
+    "request_id",
+    "row_and_sample",
+]
 
 SAMPLE_BITS = 10  # n is at most 1,024
 _MAX_MESSAGE = 500
@@ -44,6 +52,11 @@ class FailedRow:
     error: RowError
     prompt: str | None = None
     num_prompt_tokens: int | None = None
+
+
+def failed(prepared: PreparedRow, error: RowError) -> FailedRow:
+    """A row that was ready and failed after all."""
+    return FailedRow(prepared.row, error, prepared.prompt, prepared.num_prompt_tokens)
 
 
 def request_id(index: int, sample: int) -> int:
