@@ -23,11 +23,14 @@ from ledger_tools import (
 
 from batchgen.cli.merge import merge as merge_command
 from batchgen.errors import BatchgenError, UsageError
+from batchgen.job import parts
+from batchgen.job.layout import Layout
 from batchgen.job.merge import Merge, peak_bytes, ranked
-from batchgen.job.merge_job import columns_of, merge_output
+from batchgen.job.merge_job import merge_output
 from batchgen.job.output import MissingRowsError, OutputCheck
 from batchgen.job.parts import Columns, Part, PartStem, write_part
 from batchgen.job.rows import OutputRow
+from batchgen.job.survey import survey
 
 
 def make_parts(folder: Path, groups: list[list[OutputRow]]) -> list[Part]:
@@ -139,7 +142,8 @@ def test_the_command_merges_what_a_stopped_run_left(tmp_path: Path) -> None:
     with open_ledger(tmp_path, kept=kept, token_ids=True) as ledger:
         ledger.append([make_row(i, token_ids=[i], kept={"score": 0.5, "x": "y"}) for i in range(5)])
         ledger.checkpoint_input(5, "digest")
-    assert columns_of(parts_of(tmp_path)) == Columns(tuple(kept), token_ids=True)
+    job = parts.part_summary(parts_of(tmp_path)[0]).job
+    assert survey(Layout(folder, out), job)[1] == Columns(tuple(kept), token_ids=True)
     with pytest.raises(UsageError, match="not known"):
         merge_output(out, folder)
     with open_ledger(tmp_path, kept=kept, token_ids=True) as ledger:

@@ -20,14 +20,27 @@ _PATH = click.Path(path_type=Path)
 @flag("--checkpoint-dir", type=_PATH, help="As given to the runs. [default: OUT.ckpt]")
 @flag("--rows", type=click.IntRange(0), help="Rows of the input. [default: as a run counted them]")
 @flag("--lock", type=click.Choice(["fail", "wait"]), default="fail", help="If a run is at work.")
-def merge(out: Path, checkpoint_dir: Path | None, rows: int | None, lock: str) -> None:
-    """Join the finished rows of OUT's runs into OUT; refuses, naming them, while rows lack.
+@flag("--max-failures", default="0", metavar="N|P%", help="Failed rows beyond this: exit code 3.")
+@click.pass_context
+def merge(
+    ctx: click.Context,
+    out: Path,
+    checkpoint_dir: Path | None,
+    rows: int | None,
+    lock: str,
+    max_failures: str,
+) -> None:
+    """Join the shards of OUT into OUT; refuses while rows lack, naming them and their shards.
 
     \b
     batchgen merge out.parquet
     """
     from batchgen.job.merge_job import merge_output
+    from batchgen.job.summary import TOO_MANY_FAILURES, FailureLimit
 
+    limit = FailureLimit.parse(max_failures)
     folder = checkpoint_dir or out.with_name(out.name + ".ckpt")
     report = merge_output(out, folder, num_rows=rows, lock=lock)
-    click.echo(json.dumps({"out": str(out)} | asdict(report)))
+    code = TOO_MANY_FAILURES if limit.exceeded(report.errors, report.rows) else 0
+    click.echo(json.dumps({"out": str(out), "exit_code": code} | asdict(report)))
+    ctx.exit(code)

@@ -23,7 +23,7 @@ from batchgen.job.files import temporary_path
 from batchgen.job.parts import Part, read_part
 from batchgen.job.schema import output_writer
 
-__all__ = ["Merge", "Source", "aligned", "peak_bytes", "ranked", "row_keys"]
+__all__ = ["DamagedPartError", "Merge", "Source", "aligned", "peak_bytes", "ranked", "row_keys"]
 
 MEMORY_BYTES = 256 << 20
 """Of rows held at once, as Arrow arrays; three times that when a batch is sorted."""
@@ -73,6 +73,17 @@ class Source:
     def weight(self) -> int:
         """Bytes of this source that a merge holds at once."""
         return max((piece.size for piece in self.pieces), default=0)
+
+
+class DamagedPartError(BatchgenError):
+    """A part is not what was written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"part {path} was damaged after it was written",
+            "run the same command again: its rows are computed anew",
+        )
+        self.path = path
 
 
 class Merge:
@@ -138,10 +149,7 @@ class Merge:
     def _load(self, piece: Piece) -> _Rows:
         table = read_part(piece.path) if piece.group < 0 else self._read_group(piece)
         if table is None:
-            raise BatchgenError(
-                f"part {piece.path} was damaged after it was written",
-                "run the same command again: its rows are computed anew",
-            )
+            raise DamagedPartError(piece.path)
         return _Rows(aligned(table, self._schema), piece.rank)
 
     def _read_group(self, piece: Piece) -> pa.Table:

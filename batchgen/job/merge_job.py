@@ -1,20 +1,24 @@
-"""`merge`: the output from the parts that finished runs left, without any of them."""
+"""`merge`: the output from the parts that shards (or stopped runs) left, without any of them."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from batchgen.errors import InputUnreadableError, UsageError
-from batchgen.job.ledger import FinalReport, Ledger
-from batchgen.job.manifest import Manifest
-from batchgen.job.opening import Layout
-from batchgen.job.parts import Columns, list_parts, part_summary
-from batchgen.job.schema import BASE_SCHEMA, OPTIONAL_FIELDS
+from batchgen.errors import FingerprintMismatchError, InputUnreadableError, UsageError
+from batchgen.job.completion import complete, write_whole
+from batchgen.job.files import Guard, remove_stale
+from batchgen.job.joining import join
+from batchgen.job.layout import Layout
+from batchgen.job.manifest import FinalReport, InputCheckpoint, Manifest
+from batchgen.job.merge import DamagedPartError
+from batchgen.job.missing import check_nothing_missing
+from batchgen.job.opening import decide, discard_work, has_leftovers
+from batchgen.job.output import MissingRowsError, verified_totals
+from batchgen.job.parts import set_aside
+from batchgen.job.shard_work import all_manifests, furthest_input
+from batchgen.job.survey import survey
 
 __all__ = ["merge_output"]
 
@@ -25,51 +29,105 @@ def merge_output(
     """Write `out` from the parts in `ckpt_dir`, verified; totals at once where it is written.
 
     `num_rows` replaces the input's row count where no run has read the input to its end. Raises
-    MissingRowsError naming the rows, UsageError, InputUnreadableError, OutputHeldError.
+    MissingShardsError naming rows and shards, FingerprintMismatchError where shards read different
+    inputs, UsageError, InputUnreadableError, OutputHeldError.
     """
-    manifest = Manifest.read(Layout(ckpt_dir, out).manifest)
-    if manifest is None:
+    layout = Layout(ckpt_dir, out)
+    job = Manifest.read(layout.manifest)
+    if job is None:
         raise InputUnreadableError(
             f"nothing to merge: {ckpt_dir} has no manifest", "run `batchgen run` first"
         )
-    columns = columns_of(list_parts(Layout(ckpt_dir, out).parts))
-    with Ledger.open(
-        ckpt_dir,
-        out,
-        manifest.fingerprint,
-        manifest.facts,
-        run_id=uuid.uuid4().hex[:16],
-        kept=columns.kept,
-        token_ids=columns.token_ids,
-        logprobs=columns.logprobs,
-        overwrite=manifest.overwriting and manifest.state == "running",
-        lock=lock,
-    ) as ledger:
-        if ledger.finished is not None:
-            return ledger.finished
-        total = num_rows if num_rows is not None else ledger.manifest.total_rows
-        if total is None:
-            raise UsageError(
-                f"how many rows {out} should have is not known: no run has read all of its input",
-                "run the job again, or give --rows N",
-            )
-        return ledger.finalize(total)
+    found = decide(layout, job.fingerprint, overwrite=False)
+    if found.finished and not has_leftovers(layout) and job.totals is not None:
+        return job.totals
+    held = join(layout, uuid.uuid4().hex[:16], lock)
+    try:
+        return _merged(layout, num_rows, held.check)
+    finally:
+        held.release()
 
 
-def columns_of(parts: Sequence[Path]) -> Columns:
-    """The declared kept columns and optional ones of a job, as its parts have them."""
-    kept: dict[str, pa.DataType] = {}
-    optional: set[str] = set()
-    for path in parts:
+def _merged(layout: Layout, num_rows: int | None, guard: Guard) -> FinalReport:
+    """Look again, now that nobody else is at work, and finish what there is to finish."""
+    job = Manifest.read(layout.manifest)
+    assert job is not None, "whoever holds the job does not remove its manifest"
+    found = decide(layout, job.fingerprint, overwrite=False)
+    for folder, prefix in layout.written_folders:
+        remove_stale(folder, prefix)
+    if found.finished and job.totals is not None:
+        discard_work(layout)
+        return job.totals
+    if found.written is not None:
+        job.total_rows = found.written
+        totals = verified_totals(layout.target, found.written)
+        complete(layout, job, totals, guard)
+        return totals
+    _settle(layout, job, num_rows)
+    return _written(layout, job, guard)
+
+
+def _written(layout: Layout, job: Manifest, guard: Guard) -> FinalReport:
+    """The output from the parts that are good; what is damaged is set aside, then missing."""
+    parts, columns = survey(layout, job.job)
+    while True:
+        check_nothing_missing(layout, job, parts)
         try:
-            schema, late = pq.read_schema(path), part_summary(path).late
-        except (OSError, pa.ArrowException, KeyError, ValueError):
-            continue  # opening the ledger sets it aside
-        extra = [field for field in schema if field.name not in BASE_SCHEMA.names]
-        optional |= {field.name for field in extra} & OPTIONAL_FIELDS.keys()
-        kept |= {
-            field.name: field.type
-            for field in extra
-            if field.name not in late and field.name not in OPTIONAL_FIELDS
-        }
-    return Columns(tuple(kept.items()), "token_ids" in optional, "logprobs" in optional)
+            return write_whole(layout, job, parts, columns, guard)
+        except DamagedPartError as error:
+            set_aside(error.path, layout.damaged)
+            parts = [part for part in parts if part.path != error.path]
+        except MissingRowsError:  # rows that two shards had made the count look right
+            check_nothing_missing(layout, job, parts, count=False)
+            raise
+
+
+def _settle(layout: Layout, job: Manifest, num_rows: int | None) -> None:
+    """Put into the job's manifest what its shards know: the input, and how many rows it has."""
+    shards = {folder.name: found for folder, found in all_manifests(layout, job).items()}
+    _check_inputs({"the job": job} | {f"shard {name}": found for name, found in shards.items()})
+    job.input = furthest_input(layout, job)
+    ended = {name: found for name, found in shards.items() if found.total_rows is not None}
+    if ended:
+        job.facts = next(iter(ended.values())).facts
+    totals = {found.total_rows for found in (job, *ended.values())} - {None}
+    if num_rows is not None:
+        job.total_rows = num_rows
+    elif len(totals) == 1:
+        job.total_rows = totals.pop()
+    elif totals:
+        told = ", ".join(f"{name} {found.total_rows:,}" for name, found in ended.items())
+        raise FingerprintMismatchError(
+            f"the shards of {layout.out} do not agree on how many rows the input has: {told}",
+            "run them again with the same --in and --limit",
+        )
+    else:
+        raise UsageError(
+            f"how many rows {layout.out} should have is not known: no run has read all of its "
+            "input",
+            "run the job again (or one of its shards), or give --rows N",
+        )
+
+
+def _check_inputs(manifests: Mapping[str, Manifest]) -> None:
+    """FingerprintMismatchError where two runs did not read the same input."""
+    first: dict[int, tuple[str, InputCheckpoint]] = {}
+    sizes: tuple[str, Sequence[object]] | None = None
+    for name, manifest in manifests.items():
+        seen = manifest.input
+        if seen is None:
+            continue
+        other, before = first.setdefault(seen.rows_read, (name, seen))
+        if before.digest != seen.digest:
+            raise _other_input(other, name, f"the first {seen.rows_read:,} rows differ")
+        now = [source.get("size") for source in seen.sources]
+        sizes = sizes or (name, now)
+        if sizes[1] != now:
+            raise _other_input(sizes[0], name, "the sizes of their files differ")
+
+
+def _other_input(one: str, other: str, how: str) -> FingerprintMismatchError:
+    return FingerprintMismatchError(
+        f"{one} and {other} did not read the same input: {how}",
+        "run the shards again on one input, with another --out or --overwrite",
+    )

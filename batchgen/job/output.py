@@ -18,7 +18,7 @@ from batchgen.job.manifest import FinalReport
 from batchgen.job.prefetch import prefetched
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
 
-__all__ = ["MissingRowsError", "OutputCheck", "verified_totals", "write_output"]
+__all__ = ["MissingRowsError", "OutputCheck", "shown_ranges", "verified_totals", "write_output"]
 
 _MAX_GROUP_BYTES = 32 << 20
 _MAX_RANGES_NAMED = 20
@@ -64,7 +64,7 @@ class OutputCheck:
         if self._missing:
             count = sum(last - first + 1 for first, last in self._missing)
             raise MissingRowsError(
-                f"{count:,} of {self._num_rows:,} rows missing: {_ranges(self._missing)}",
+                f"{count:,} of {self._num_rows:,} rows missing: {shown_ranges(self._missing)}",
                 "run the job again: it computes what is missing",
             )
         return self.report
@@ -155,7 +155,7 @@ def _value_counts(column: pa.ChunkedArray) -> dict[str, int]:
     return {value: count for value, count in zip(values, counts, strict=True) if value is not None}
 
 
-def _ranges(missing: list[tuple[int, int]]) -> str:
+def shown_ranges(missing: list[tuple[int, int]]) -> str:
     """`17, 20-25, ...` for messages."""
     named = [str(a) if a == b else f"{a}-{b}" for a, b in missing[:_MAX_RANGES_NAMED]]
     more = len(missing) - len(named)

@@ -41,6 +41,7 @@ __all__ = [
     "read_part",
     "scan_parts",
     "set_aside",
+    "summary_of",
     "write_part",
 ]
 
@@ -205,7 +206,7 @@ def list_parts(folder: Path, shard: Shard | None = None) -> list[Path]:
 
 def part_summary(path: Path) -> PartSummary:
     """Row counts and errors of a part, from its footer alone."""
-    return _summary(pq.read_metadata(path))
+    return summary_of(pq.read_metadata(path))
 
 
 def _shard_of(match: re.Match[str]) -> Shard:
@@ -226,7 +227,7 @@ def _scan(path: Path, job: str) -> tuple[Part, npt.NDArray[np.int64]] | None:
         return None
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        summary = _summary(file.metadata)
+        summary = summary_of(file.metadata)
         index = file.read(columns=["index"], use_threads=False)["index"].to_numpy()
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
@@ -235,7 +236,8 @@ def _scan(path: Path, job: str) -> tuple[Part, npt.NDArray[np.int64]] | None:
     return Part.of(path, summary), index
 
 
-def _summary(metadata: pq.FileMetaData) -> PartSummary:
+def summary_of(metadata: pq.FileMetaData) -> PartSummary:
+    """The summary in a footer. Raises KeyError, ValueError, TypeError where there is none."""
     data: dict[str, Any] = json.loads((metadata.metadata or {})[_PART_KEY])
     late = {name: (place[0], place[1]) for name, place in data.pop("late").items()}
     return PartSummary(late=late, **data)

@@ -28,13 +28,12 @@ from batchgen.job.reader import Reader
 from batchgen.job.signals import Stop
 from batchgen.job.spec import JobSpec
 from batchgen.job.summarize import summary_of
-from batchgen.job.summary import FailureLimit, Summary, write_summary
+from batchgen.job.summary import TOO_MANY_FAILURES, FailureLimit, Summary, write_summary
 from batchgen.job.totals import totals_of_parts
 
 __all__ = ["Report", "run"]
 
 Report = Callable[[Summary], None]
-_TOO_MANY_FAILURES = 3
 _LOCK_POLL_S = 0.5
 
 
@@ -206,7 +205,7 @@ class _Job:
     ) -> Summary:
         summary = self._summary(totals, work)
         if self._limit.exceeded(summary.errors, summary.rows):
-            summary = summary.updated({"exit_code": _TOO_MANY_FAILURES})
+            summary = summary.updated({"exit_code": TOO_MANY_FAILURES})
             codes = ", ".join(f"{n:,} {code}" for code, n in sorted(totals.error_codes.items()))
             print(
                 f"batchgen: {summary.errors:,} of {summary.rows:,} rows failed ({codes}); "

@@ -9,7 +9,10 @@ from typing import Any
 
 from batchgen.errors import OutputUnwritableError, UsageError
 
-__all__ = ["FailureLimit", "Summary", "write_summary"]
+__all__ = ["TOO_MANY_FAILURES", "FailureLimit", "Summary", "write_summary"]
+
+TOO_MANY_FAILURES = 3
+"""Exit code of a complete output with more failed rows than were allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,10 @@ class Summary:
 
     def to_json(self) -> str:
         """One line."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        values = asdict(self)
+        if self.shard is None:
+            del values["shard"]
+        return json.dumps(values, ensure_ascii=False)
 
     def updated(self, numbers: dict[str, Any]) -> Summary:
         """The same with these fields."""
