@@ -4,10 +4,10 @@
     BATCHGEN_FAULT='abort:id=row-17,signal=ABRT,steps=3'       # three steps later, by SIGABRT
     BATCHGEN_FAULT='oom:step=5,9;nan:id=row-17,row-40'
 
-`abort` ends the process, with any engine. `oom` runs out of memory in these steps, or in every step
-that holds one of these rows; `nan` turns the logits of these rows into NaN; `broken` raises in each
-step that holds one of them: these three need a model. Rows are named by their id, or by their index
-where they have none.
+`abort` ends the process and `refuse` fails these rows, with any engine. `oom` runs out of memory in
+these steps, or in every step that holds one of these rows; `nan` turns the logits of these rows
+into NaN; `broken` raises in each step that holds one of them: these three need a model. Rows are
+named by their id, or by their index where they have none.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from batchgen.engine.request import Completion, Engine
-from batchgen.errors import UsageError
+from batchgen.engine.request import Completion, Engine, Request
+from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job import faults
 from batchgen.job.faults import Fault
 from batchgen.job.requests import FailedRow, PreparedRow, Requests
@@ -60,12 +60,24 @@ class EngineFaults:
             if runner is None:
                 raise UsageError("BATCHGEN_FAULT: oom, nan and broken need an engine with a model")
             self._break_steps(runner)
+        if "refuse" in self._struck:
+            self._refuse_rows(engine)
         return _AbortingEngine(engine, self._abort_of) if "abort" in self._struck else engine
 
     def _note(self, prepared: PreparedRow) -> None:
         for fault in self._wanted:
             if prepared.row.output_id in fault.arguments.get("id", "").split(","):
                 self._struck[fault.kind].update(r.request_id for r in prepared.requests)
+
+    def _refuse_rows(self, engine: Any) -> None:
+        add = engine.add
+
+        def adding(request: Request) -> None:
+            if request.request_id in self._struck["refuse"]:
+                raise RowError(ErrorCode.INTERNAL, "refused on purpose (BATCHGEN_FAULT)")
+            add(request)
+
+        engine.add = adding
 
     def _break_steps(self, runner: Any) -> None:
         execute, forward = runner.execute, runner._forward
@@ -139,7 +151,7 @@ class _AbortingEngine(SlowEngine):
 
 def engine_faults() -> EngineFaults | None:
     """The engine faults of BATCHGEN_FAULT; None, as nearly always, where it asks for none."""
-    kinds = ("abort", *_IN_STEPS)
+    kinds = ("abort", "refuse", *_IN_STEPS)
     wanted = [f for f in faults.parse(os.environ.get("BATCHGEN_FAULT", "")) if f.kind in kinds]
     return EngineFaults(wanted) if wanted else None
 

@@ -8,7 +8,7 @@ half, as after a power loss), `flip` (one byte changes), `stall` (sleeps `second
 WHAT.STEP: WHAT is part, manifest, final, inflight or journal; STEP is write, fsync, rename (just
 before it, past the last check of ownership) or renamed (just after). `nth` (1) counts the passes of
 that point. Kinds that are not listed here belong to other parts of batchgen and are ignored:
-`slow` (`job.slow_engine`), `oom`, `nan`, `abort` and `broken` (`job.engine_faults`).
+`slow` (`job.slow_engine`), `oom`, `nan`, `abort`, `refuse` and `broken` (`job.engine_faults`).
 """
 
 from __future__ import annotations

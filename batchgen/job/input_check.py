@@ -6,7 +6,7 @@ from batchgen.errors import FingerprintMismatchError
 from batchgen.job.manifest import InputCheckpoint, Manifest
 from batchgen.job.reader import Reader
 
-__all__ = ["check_finished_input", "check_resumed_input"]
+__all__ = ["check_finished_input", "check_resumed_input", "has_grown"]
 
 _HINT = "give another --out, or --overwrite to start afresh"
 
@@ -39,6 +39,25 @@ def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) 
         raise FingerprintMismatchError(
             f"the input has other files or sizes than when its {rows:,} rows were answered", _HINT
         )
+
+
+def has_grown(manifest: Manifest, reader: Reader, limit: int | None) -> bool:
+    """Whether the input of a finished job has more rows by now, behind those that it had.
+
+    Raises FingerprintMismatchError where its first rows are not the ones that were answered.
+    """
+    rows, recorded = manifest.total_rows or 0, manifest.input
+    if limit is not None and limit < rows:
+        text = f"the output holds {rows:,} rows, and --limit {limit} asks for fewer"
+        raise FingerprintMismatchError(text, _HINT)
+    if recorded is None:
+        return False
+    limit_then = manifest.facts.get("limit")
+    was_cut = limit_then is not None and rows >= limit_then
+    if list(recorded.sources) == reader.identity():
+        return was_cut and (limit is None or limit > rows)
+    reader.verify(recorded.rows_read, recorded.digest)
+    return was_cut or _sizes(recorded.sources) != _sizes(reader.identity())
 
 
 def _same_rows(rows: int, limit_then: int | None, limit_now: int | None) -> bool:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from batchgen.job import faults
 from batchgen.job.files import Guard, checked_name, read_checked, unwritable, write_atomic
 
-__all__ = ["Inflight", "Journal", "saved_tokens"]
+__all__ = ["Inflight", "Journal", "saved_tokens", "write_attempts"]
 
 Inflight = dict[tuple[int, int], list[int]]
 """(index, sample) -> the token ids generated so far."""
@@ -149,6 +149,18 @@ def _load_inflight(folder: Path, is_done: DoneFilter) -> Inflight:
         if data is not None:
             loaded |= {(index, sample): ids for index, sample, ids in json.loads(data)}
     return _without_done(loaded, is_done)
+
+
+def write_attempts(folder: Path, attempts: Mapping[int, int], guard: Guard) -> None:
+    """Note that rows were begun in so many runs, all of which ended: for rows taken up again."""
+    records = [_EMPTY]
+    for number in range(1, max(attempts.values(), default=0) + 1):
+        rows = sorted(row for row, count in attempts.items() if count >= number)
+        records += [_records(np.asarray(rows, np.int64), -number), _end_of(-number)]
+    if attempts:
+        write_atomic(
+            folder / "begun-000000.log", np.concatenate(records).tobytes(), "journal", guard
+        )
 
 
 def saved_tokens(folder: Path) -> int:

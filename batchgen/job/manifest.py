@@ -66,6 +66,12 @@ class Manifest:
     state: str = "running"
     overwriting: bool = False
     """The job was begun with --overwrite: the same command again continues it."""
+    generation: str = ""
+    """Changed when finished work is taken up again: parts of another generation do not count."""
+    reopened: str = ""
+    """Why it was taken up again: `failed`, `truncated`, `incremental`; the same goes on with it."""
+    replaces: str = ""
+    """The job id of the output that stands until this generation's is whole."""
     input: InputCheckpoint | None = None
     total_rows: int | None = None
     totals: FinalReport | None = None
@@ -122,8 +128,8 @@ class Manifest:
 
     @property
     def job(self) -> str:
-        """The fingerprint in 16 letters: parts carry it."""
-        text = json.dumps(flatten(self.fingerprint), sort_keys=True)
+        """Fingerprint and generation in 16 letters: parts carry it."""
+        text = json.dumps(flatten(self.fingerprint), sort_keys=True) + self.generation
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def check_fingerprint(self, fingerprint: Mapping[str, Any], where: Path) -> None:

@@ -104,7 +104,8 @@ def _unfinished(layout: Layout, manifest: Manifest) -> Found:
         written = written_rows(layout.target, manifest.job_id)
         if written is not None:
             return Found(manifest, written=written)
-        if not manifest.overwriting:
+        replaced = manifest.replaces and written_rows(layout.target, manifest.replaces) is not None
+        if not manifest.overwriting and not replaced:
             raise _foreign(layout.out)
     return Found(manifest)
 

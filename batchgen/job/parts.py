@@ -28,7 +28,14 @@ import pyarrow.parquet as pq
 
 from batchgen.job.files import Guard, checked_name, read_checked, write_atomic
 from batchgen.job.rows import OutputRow
-from batchgen.job.schema import late_columns, output_schema, output_writer, record_batch
+from batchgen.job.schema import (
+    BASE_SCHEMA,
+    OPTIONAL_FIELDS,
+    late_columns,
+    output_schema,
+    output_writer,
+    record_batch,
+)
 from batchgen.job.shard import Shard
 
 __all__ = [
@@ -43,6 +50,7 @@ __all__ = [
     "set_aside",
     "summary_of",
     "write_part",
+    "write_part_table",
 ]
 
 _NAME = re.compile(
@@ -155,6 +163,30 @@ def write_part(
     return Part.of(path, summary)
 
 
+def write_part_table(
+    folder: Path, stem: PartStem, table: pa.Table, columns: Columns, guard: Guard
+) -> Part:
+    """Commit rows that were written before (in order, each row's samples all there) as a part."""
+    declared = {name for name, _ in columns.kept} | set(BASE_SCHEMA.names) | set(OPTIONAL_FIELDS)
+    late = [name for name in table.column_names if name not in declared]
+    index = table["index"]
+    summary = PartSummary(
+        job=stem.job,
+        rows=len(index.unique()),
+        errors=dict(Counter(filter(None, table["error_code"].to_pylist()))),
+        first=index[0].as_py(),
+        last=index[-1].as_py(),
+        size=table.nbytes,
+        late={name: (-1, place) for place, name in enumerate(late)},
+        written_at=time.time(),
+    )
+    table = table.replace_schema_metadata(None).combine_chunks()
+    data = _encoded(table, summary)
+    path = folder / checked_name(stem.name, data, "parquet")
+    write_atomic(path, data, "part", guard)
+    return Part.of(path, summary)
+
+
 def read_part(path: Path) -> pa.Table | None:
     """All rows of a part; None when its content is not what was written."""
     data = read_checked(path)
@@ -213,11 +245,11 @@ def _shard_of(match: re.Match[str]) -> Shard:
     return Shard.of_label(match["label"] or "") or Shard(0, 1)
 
 
-def _encoded(batch: pa.RecordBatch, summary: PartSummary) -> bytes:
+def _encoded(batch: pa.RecordBatch | pa.Table, summary: PartSummary) -> bytes:
     sink = pa.BufferOutputStream()
     metadata = {_PART_KEY.decode(): json.dumps(asdict(summary))}
     with output_writer(sink, batch.schema, metadata=metadata, part=True) as writer:
-        writer.write_batch(batch, row_group_size=max(1, batch.num_rows))
+        writer.write(batch, row_group_size=max(1, batch.num_rows))
     return bytes(sink.getvalue())
 
 

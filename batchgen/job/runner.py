@@ -6,13 +6,14 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from batchgen.errors import BatchgenError, OutputHeldError, StoppedError
+from batchgen.job.again import check_words, reopened
 from batchgen.job.assembly import Assembly
 from batchgen.job.deadline import next_deadline
 from batchgen.job.fingerprint import facts_of, fingerprint_of, model_name
@@ -23,7 +24,7 @@ from batchgen.job.layout import Layout
 from batchgen.job.ledger import Ledger
 from batchgen.job.manifest import FinalReport, Manifest, fingerprint_diff
 from batchgen.job.model_files import ModelFiles, resolve_model
-from batchgen.job.parts import list_parts
+from batchgen.job.parts import Columns, list_parts
 from batchgen.job.reader import Reader
 from batchgen.job.signals import Stop
 from batchgen.job.spec import JobSpec
@@ -50,6 +51,7 @@ class _Job:
     """One run: what is known of it from its first moment to its last."""
 
     def __init__(self, spec: JobSpec, stop: Stop, report: Report) -> None:
+        check_words(spec)
         self._limit = FailureLimit.parse(spec.max_failures)
         self._spec = spec
         self._stop = stop
@@ -147,12 +149,23 @@ class _Job:
                     ) from error
             time.sleep(_LOCK_POLL_S)
 
+    def _reopened(self, reader: Reader) -> Mapping[str, Any]:
+        """The fingerprint to open the job with, after --retry and --incremental had their say."""
+        layout = Layout(self._folder, self._spec.out)
+        fingerprint = fingerprint_of(self._spec, self._files)
+        columns, run_id = self._columns(reader), self._run_id
+        return reopened(self._spec, layout, fingerprint, columns, reader, run_id, self._say)
+
+    def _columns(self, reader: Reader) -> Columns:
+        logprobs = reader.base_params.logprobs is not None
+        return Columns(tuple(reader.kept_schema), self._spec.save_token_ids, logprobs)
+
     def _open_ledger(self, reader: Reader) -> Ledger:
         spec = self._spec
         return Ledger.open(
             self._folder,
             spec.out,
-            fingerprint_of(spec, self._files),
+            self._reopened(reader),
             facts_of(spec, self._files),
             run_id=self._run_id,
             kept=reader.kept_schema,

@@ -56,6 +56,10 @@ class JobSpec:
     checkpoint_every: int = 1000
     checkpoint_seconds: float = 30.0
     overwrite: bool = False
+    retry: str | None = None
+    """`failed`, `truncated`: of finished rows, compute these again."""
+    incremental: bool = False
+    """The input may have grown since the output was finished: add the new rows."""
     lock: str = "fail"
     shard: Shard | None = None
     """Only these rows; the output is then `merge`'s to write."""

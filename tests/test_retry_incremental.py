@@ -1,0 +1,237 @@
+"""`--retry` and `--incremental`: what is named is computed, everything else stays as it was."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from echo_runs import (
+    batchgen,
+    batchgen_command,
+    environment,
+    prompts,
+    stable,
+    summary_of,
+    write_rows,
+)
+
+from batchgen import InputSpec, JobSpec, Summary, run
+from batchgen.errors import FingerprintMismatchError, UsageError
+from batchgen.job.reopen import _whole_rows
+
+
+def echo(tmp_path: Path, *, limit: int | None = None, **spec: Any) -> Summary:
+    given = InputSpec((str(tmp_path / "in.jsonl"),), limit=limit)
+    settings: dict[str, Any] = {"engine": "echo", "quiet": True}
+    return run(JobSpec(given, tmp_path / "out.parquet", **(settings | spec)))
+
+
+def rows_of(tmp_path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    return rows
+
+
+def fail_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: set[str]) -> None:
+    """Write an input of which the engine refuses these rows, once."""
+    from batchgen.engine.echo import EchoEngine
+    from batchgen.errors import ErrorCode, RowError
+
+    real = EchoEngine.add
+    bad = {f"prompt number {name.removeprefix('row-')}".encode() for name in ids}
+
+    def add(self: EchoEngine, request: Any) -> None:
+        if bytes(request.prompt_token_ids) in bad:
+            raise RowError(ErrorCode.OOM, "no memory today")
+        real(self, request)
+
+    monkeypatch.setattr(EchoEngine, "add", add)
+
+
+def test_only_failed_rows_are_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(
+        tmp_path / "in.jsonl", [{**row, "n": 1 + i % 3} for i, row in enumerate(prompts(50))]
+    )
+    with monkeypatch.context() as patch:
+        fail_some(tmp_path, patch, {"row-3", "row-4", "row-49"})
+        assert echo(tmp_path).exit_code == 3
+    before = rows_of(tmp_path)
+    summary = echo(tmp_path, retry="failed")
+    assert (summary.exit_code, summary.computed, summary.reused) == (0, 3, 47)
+    after = rows_of(tmp_path)
+    kept = [row for row in before if row["status"] == "ok"]
+    assert [row for row in after if row["index"] not in (3, 4, 49)] == kept
+    again = [row for row in after if row["index"] in (3, 4, 49)]
+    assert [row["status"] for row in again] == ["ok"] * (1 + 2 + 2)
+    assert {row["attempt"] for row in again} == {2}
+    content = (tmp_path / "out.parquet").read_bytes()
+    nothing = echo(tmp_path, retry="failed")
+    assert (nothing.computed, nothing.exit_code) == (0, 0)
+    assert (tmp_path / "out.parquet").read_bytes() == content
+    assert not list((tmp_path / "out.parquet.ckpt" / "parts").iterdir())
+
+
+def test_rows_that_fail_again_are_there_again(tmp_path: Path) -> None:
+    write_rows(tmp_path / "in.jsonl", [*prompts(9), "broken", {"id": "row-1", "prompt": "twice"}])
+    assert echo(tmp_path).exit_code == 3
+    before = stable(tmp_path / "out.parquet")
+    summary = echo(tmp_path, retry="failed")
+    assert (summary.exit_code, summary.computed, summary.errors) == (3, 2, 2)
+    assert stable(tmp_path / "out.parquet").equals(before)
+
+
+def test_truncated_rows_get_more_tokens_and_nothing_else_may_change(tmp_path: Path) -> None:
+    rows = [{"prompt": "x" * length} for length in (5, 20, 8, 30, 40)]
+    write_rows(tmp_path / "in.jsonl", rows)
+    echo(tmp_path, sampling={"max_tokens": 10})
+    kept = [row for row in rows_of(tmp_path) if row["finish_reason"] == "stop"]
+    more = {"max_tokens": 32}
+    with pytest.raises(FingerprintMismatchError, match=r"sampling.max_tokens: 10 -> 32"):
+        echo(tmp_path, sampling=more)
+    with pytest.raises(FingerprintMismatchError, match=r"sampling.temperature"):
+        echo(tmp_path, sampling={**more, "temperature": 1.0}, retry="truncated")
+    with pytest.raises(FingerprintMismatchError, match=r"sampling.max_tokens: 10 -> 5"):
+        echo(tmp_path, sampling={"max_tokens": 5}, retry="truncated")
+    summary = echo(tmp_path, sampling=more, retry="truncated")
+    assert (summary.computed, summary.length) == (3, 1)
+    found = rows_of(tmp_path)
+    assert [len(row["completion"]) for row in found] == [5, 20, 8, 30, 32]
+    assert [row for row in found if row["index"] in (0, 2)] == kept
+    assert echo(tmp_path, sampling=more).computed == 0
+
+
+def test_more_tokens_for_an_output_without_truncated_rows_touch_nothing(tmp_path: Path) -> None:
+    write_rows(tmp_path / "in.jsonl", prompts(3))
+    echo(tmp_path, sampling={"max_tokens": 100})
+    content = (tmp_path / "out.parquet").read_bytes()
+    assert echo(tmp_path, sampling={"max_tokens": 200}, retry="truncated").computed == 0
+    assert (tmp_path / "out.parquet").read_bytes() == content
+
+
+def test_an_input_that_grew_gives_the_output_of_the_whole(tmp_path: Path) -> None:
+    rows: list[dict[str, Any] | str] = [*prompts(30), {"prompt": "late", "new": "column"}, "bad"]
+    write_rows(tmp_path / "in.jsonl", rows[:20])
+    echo(tmp_path)
+    before = rows_of(tmp_path)
+    write_rows(tmp_path / "in.jsonl", rows)
+    with pytest.raises(FingerprintMismatchError, match="other files or sizes"):
+        echo(tmp_path)
+    summary = echo(tmp_path, incremental=True, max_failures="1")
+    assert (summary.computed, summary.reused, summary.rows) == (12, 20, 32)
+    after = rows_of(tmp_path)
+    assert [{k: v for k, v in row.items() if k != "new"} for row in after[:20]] == before
+    found = stable(tmp_path / "out.parquet")
+    (tmp_path / "out.parquet").unlink()
+    echo(tmp_path, overwrite=True, max_failures="1")
+    assert found.equals(stable(tmp_path / "out.parquet"))
+    assert echo(tmp_path, incremental=True, max_failures="1").computed == 0
+
+
+def test_an_input_that_changed_or_shrank_is_refused_with_where(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", prompts(20))
+    echo(tmp_path)
+    content = (tmp_path / "out.parquet").read_bytes()
+    write_rows(source, prompts(12))
+    with pytest.raises(FingerprintMismatchError, match=r"has 12 rows left of the 20 .*in\.jsonl"):
+        echo(tmp_path, incremental=True)
+    write_rows(source, [*prompts(7), {"prompt": "other"}, *prompts(30)[8:]])
+    with pytest.raises(FingerprintMismatchError, match=r"first 20 rows .* changed, .*in\.jsonl"):
+        echo(tmp_path, incremental=True)
+    assert (tmp_path / "out.parquet").read_bytes() == content
+
+
+def test_a_limit_that_grows_is_an_input_that_grows(tmp_path: Path) -> None:
+    write_rows(tmp_path / "in.jsonl", prompts(20))
+    echo(tmp_path, limit=5)
+    assert echo(tmp_path, limit=8, incremental=True).computed == 3
+    assert echo(tmp_path, incremental=True).computed == 12
+    with pytest.raises(FingerprintMismatchError, match="asks for fewer"):
+        echo(tmp_path, limit=5, incremental=True)
+
+
+def test_a_retry_works_from_the_output_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    write_rows(tmp_path / "in.jsonl", prompts(10))
+    with monkeypatch.context() as patch:
+        fail_some(tmp_path, patch, {"row-2"})
+        echo(tmp_path)
+    shutil.rmtree(tmp_path / "out.parquet.ckpt")
+    summary = echo(tmp_path, retry="failed")
+    assert (summary.computed, summary.ok) == (1, 10)
+
+
+def test_failed_rows_of_an_unfinished_job_are_computed_again(tmp_path: Path) -> None:
+    """Row 5 fails in the first run, which is stopped; the second one is asked to retry it."""
+    source, out = write_rows(tmp_path / "in.jsonl", prompts(400)), tmp_path / "out.parquet"
+    args = ["run", "-i", source, "-o", out, "--engine", "echo", "--checkpoint-every", 10]
+    slow = "slow:at=engine.step,seconds=0.01,rows=2;refuse:id=row-5"
+    process = subprocess.Popen(batchgen_command(*args), env=environment(BATCHGEN_FAULT=slow))
+    parts = tmp_path / "out.parquet.ckpt" / "parts"
+    while len(list(parts.glob("*.parquet"))) < 6 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+    last = batchgen(*args, "--retry", "failed")
+    assert last.returncode == 0, last.stderr
+    assert "--retry failed: 1 rows are computed again" in last.stderr
+    summary = summary_of(last)
+    assert (summary["ok"], summary["errors"]) == (400, 0)
+    assert summary["reused"] > 20
+
+
+def test_killed_anywhere_a_retry_ends_as_if_unbroken(tmp_path: Path) -> None:
+    rows = [{"prompt": "y" * (5 + i % 30), "id": i} for i in range(300)]
+    source, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet"
+    args = ["run", "-i", source, "-o", out, "--engine", "echo"]
+    batchgen(*args, "--max-tokens", 12)
+    again = [*args, "--max-tokens", 40, "--retry", "truncated", "--checkpoint-every", 40]
+    points = ["part.rename,nth=1", "part.renamed,nth=1", "manifest.rename,nth=1",
+              "manifest.renamed,nth=1", "part.renamed,nth=3", "final.rename", "final.renamed",
+              "manifest.renamed,nth=4"]  # fmt: skip
+    for point in points:
+        killed = batchgen(*again, BATCHGEN_FAULT=f"kill:at={point}")
+        assert killed.returncode in (-signal.SIGKILL, 0), killed.stderr
+        assert pq.read_metadata(out).num_rows == 300
+    last = batchgen(*again)
+    assert last.returncode == 0, last.stderr
+    whole = tmp_path / "whole.parquet"
+    batchgen("run", "-i", source, "-o", whole, "--engine", "echo", "--max-tokens", 40)
+    assert stable(out).equals(stable(whole))
+    assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
+    assert not list((tmp_path / "out.parquet.ckpt" / "parts").iterdir())
+
+
+@pytest.mark.parametrize("spec", [{"retry": "failed"}, {"incremental": True}])
+def test_flags_that_contradict_each_other_are_refused(tmp_path: Path, spec: dict[str, Any]) -> None:
+    write_rows(tmp_path / "in.jsonl", prompts(2))
+    with pytest.raises(UsageError, match="--overwrite discards them"):
+        echo(tmp_path, overwrite=True, **spec)
+
+
+def test_samples_of_a_row_stay_together_whatever_the_row_groups() -> None:
+    index = [0, 0, 1, 2, 2, 2, 2, 3, 4, 4]
+    tables = [pa.table({"index": index[start : start + 3]}) for start in range(0, 10, 3)]
+    cut = [table["index"].to_pylist() for table in _whole_rows(iter(tables))]
+    assert [row for rows in cut for row in rows] == index
+    assert all(not set(one) & set(other) for one, other in itertools.pairwise(cut))
+
+
+def test_the_footer_of_a_retried_output_names_its_job(tmp_path: Path) -> None:
+    write_rows(tmp_path / "in.jsonl", [*prompts(3), "bad"])
+    echo(tmp_path)
+    echo(tmp_path, retry="failed")
+    footer = pq.read_metadata(tmp_path / "out.parquet").metadata[b"batchgen.manifest"]
+    manifest = json.loads((tmp_path / "out.parquet.ckpt" / "manifest.json").read_text())
+    assert json.loads(footer)["job_id"] == manifest["job_id"]
