@@ -1,0 +1,151 @@
+"""The Slurm scripts: their shell part anywhere, and on a real cluster where there is one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from echo_runs import batchgen, environment, prompts, stable, write_rows
+
+SCRIPTS = Path(__file__).parents[1] / "jobs" / "slurm"
+SLOW = "slow:at=engine.step,seconds=0.05,rows=4"
+NO_CLUSTER = "needs a running Slurm cluster (sinfo finds none)"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> dict[str, str]:
+    """An environment with the commands of a cluster that only notes what it was asked for."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, answer in (("scontrol", ""), ("sbatch", "41")):
+        tool = tools / name
+        tool.write_text(f'#!/bin/sh\necho {name} "$@" >>"{tmp_path}/asked"\necho {answer}\n')
+        tool.chmod(0o755)
+    command = tools / "batchgen"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m batchgen "$@"\n')
+    command.chmod(0o755)
+    path = f"{tools}:{os.environ['PATH']}"
+    return environment(PATH=path, BATCHGEN=str(command), SLURM_JOB_ID="7")
+
+
+def asked(tmp_path: Path) -> str:
+    noted = tmp_path / "asked"
+    return noted.read_text() if noted.exists() else ""
+
+
+def begun(script: str, tmp_path: Path, site: dict[str, str]) -> subprocess.Popen[str]:
+    """The script as the batch process of a job, in a group of its own, with rows on disk."""
+    source = write_rows(tmp_path / "in.jsonl", prompts(400))
+    if script == "array.sbatch":
+        site = site | {"SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "2"}
+    process = subprocess.Popen(
+        ["bash", str(SCRIPTS / script), str(source), "out.parquet", "--engine", "echo",
+         "--checkpoint-every", "10"],
+        cwd=tmp_path, env=site | {"BATCHGEN_FAULT": SLOW}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not list(tmp_path.glob("out.parquet.ckpt/parts/*.parquet")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize(("script", "job"), [("run.sbatch", "7"), ("array.sbatch", "41_2")])
+def test_before_the_time_limit_a_job_saves_its_work_and_asks_to_be_requeued(
+    tmp_path: Path, site: dict[str, str], script: str, job: str
+) -> None:
+    process = begun(script, tmp_path, site)
+    process.send_signal(signal.SIGUSR1)  # as with --signal=B:USR1: to the shell alone
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 75, stderr
+    assert "stopped by SIGUSR1" in stderr
+    assert asked(tmp_path) == f"scontrol requeue {job}\n"
+
+
+@pytest.mark.parametrize("script", ["run.sbatch", "array.sbatch"])
+def test_a_cancelled_job_saves_its_work_and_stays_cancelled(
+    tmp_path: Path, site: dict[str, str], script: str
+) -> None:
+    process = begun(script, tmp_path, site)
+    os.killpg(process.pid, signal.SIGTERM)  # as scancel does: to every process of the job
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 75, stderr
+    assert "stopped by SIGTERM" in stderr
+    assert asked(tmp_path) == ""
+
+
+def test_the_merge_waits_for_all_tasks_whatever_became_of_them(
+    tmp_path: Path, site: dict[str, str]
+) -> None:
+    command = [str(SCRIPTS / "submit.sh"), "in.jsonl", "my out.parquet", "--max-tokens", "5"]
+    done = subprocess.run(command, cwd=tmp_path, env=site, capture_output=True, text=True)
+    assert done.stdout.split() == ["41", "41"], done.stderr
+    array, merge = asked(tmp_path).splitlines()
+    assert array.endswith("array.sbatch in.jsonl my out.parquet --max-tokens 5")
+    assert "--dependency=afterany:41" in merge
+    assert r"merge my\ out.parquet" in merge
+
+
+def test_the_number_of_shards_is_that_of_the_array() -> None:
+    text = (SCRIPTS / "array.sbatch").read_text()
+    last = int(text.split("#SBATCH --array=0-")[1].split()[0])
+    assert f"\nshards={last + 1}\n" in text
+
+
+def a_cluster_answers() -> bool:
+    try:
+        done = subprocess.run(["sinfo", "-h"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return bool(done.stdout.strip())
+
+
+@pytest.mark.skipif(not a_cluster_answers(), reason=NO_CLUSTER)
+def test_on_a_real_cluster_jobs_are_requeued_cancelled_and_merged(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPTS / "check.py"), "--folder", str(tmp_path)]
+    extra = {"BATCHGEN": str(Path(sys.executable).with_name("batchgen"))}
+    done = subprocess.run(
+        [*command, "normal", "scancel", "array", "array_requeue"],
+        env=environment(**extra), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_cron_entry_works_in_crons_environment(tmp_path: Path) -> None:
+    """As cron runs it: %-escapes undone, nearly nothing in the environment, in another folder."""
+    write_rows(tmp_path / "prompts.jsonl", prompts(20))
+    lines = (SCRIPTS.parent / "cron" / "crontab.example").read_text().splitlines()
+    entries = [line for line in lines if line and line[0].isdigit()]
+    assert len(entries) == 1
+    entry = entries[0].split(None, 5)[5]
+    assert "%" not in entry.replace(r"\%", "")
+    settings = {
+        "PATH": "/usr/bin:/bin", "HOME": "/", "SHELL": "/bin/sh", "DATA": str(tmp_path),
+        "LOG": str(tmp_path / "log"), "BATCHGEN": str(tmp_path / "batchgen"),
+        "BATCHGEN_ENGINE": "echo",
+    }  # fmt: skip
+    wrapper = tmp_path / "batchgen"
+    wrapper.write_text(
+        f'#!/bin/sh\nPYTHONPATH={SCRIPTS.parents[1]} exec {sys.executable} -m batchgen "$@"\n'
+    )
+    wrapper.chmod(0o755)
+
+    def tick() -> str:
+        command = ["/bin/sh", "-c", entry.replace(r"\%", "%")]
+        subprocess.run(command, env=settings, cwd="/", check=True, timeout=60)
+        return (tmp_path / "log").read_text()
+
+    assert tick() == ""
+    [out] = tmp_path.glob("out-????-??-??.parquet")
+    whole = tmp_path / "whole.parquet"
+    batchgen("run", "-i", tmp_path / "prompts.jsonl", "-o", whole, "--engine", "echo")
+    assert stable(out).equals(stable(whole))
+    assert tick() == ""
+    (tmp_path / "prompts.jsonl").unlink()
+    out.unlink()
+    assert "batchgen left with 66" in tick()
