@@ -9,28 +9,33 @@ Equal (index, sample) from two writers: the part committed first wins, the other
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.errors import BatchgenError
 from batchgen.job.files import temporary_path
+from batchgen.job.merge_rows import SortedRows, aligned, sorted_table, split
 from batchgen.job.parts import Part, read_part
 from batchgen.job.schema import output_writer
 
-__all__ = ["DamagedPartError", "Merge", "Source", "aligned", "peak_bytes", "ranked", "row_keys"]
+__all__ = ["DamagedPartError", "Merge", "Source", "peak_bytes", "ranked"]
 
 MEMORY_BYTES = 256 << 20
 """Of rows held at once, as Arrow arrays; three times that when a batch is sorted."""
 EMIT_ROWS = 16_384
 _RUN_GROUP_ROWS = 2_048
 _MAX_OPEN_RUNS = 128
-_SAMPLES_BITS = 16
+_DECODERS = 2
+_MAX_AHEAD = 8
+_MAX_AHEAD_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,7 @@ class Merge:
         self._scratch = scratch
         self._memory_bytes = memory_bytes
         self._open: dict[Path, pq.ParquetFile] = {}
+        self._reading = threading.Lock()
         self._runs: list[Path] = []
         self.duplicates = 0
 
@@ -134,23 +140,45 @@ class Merge:
             (piece for source in sources for piece in source.pieces),
             key=lambda piece: (piece.first, piece.rank),
         )
-        active: list[_Rows] = []
+        active: list[SortedRows] = []
         frontiers = [*(piece.first for piece in pieces[1:]), None][: len(pieces)]
-        for piece, frontier in zip(pieces, frontiers, strict=True):
-            active.append(self._load(piece))
+        for rows, frontier in zip(self._loaded(pieces), frontiers, strict=True):
+            active.append(rows)
             if frontier is not None and sum(len(rows.index) for rows in active) < EMIT_ROWS:
                 continue
-            ready, active = _split(active, frontier)
+            ready, active = split(active, frontier)
             if ready:
-                table, dropped = _sorted_table(ready)
+                table, dropped = sorted_table(ready)
                 self.duplicates += dropped
                 yield table
 
-    def _load(self, piece: Piece) -> _Rows:
-        table = read_part(piece.path) if piece.group < 0 else self._read_group(piece)
+    def _loaded(self, pieces: Sequence[Piece]) -> Iterator[SortedRows]:
+        """The rows of each piece, in this order; the next few are decoded meanwhile."""
+        waiting: deque[tuple[Future[SortedRows], int]] = deque()
+        ahead = 0
+        pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="batchgen-decode")
+        try:
+            for piece in pieces:
+                while waiting and (len(waiting) > _MAX_AHEAD or ahead > _MAX_AHEAD_BYTES):
+                    done, size = waiting.popleft()
+                    ahead -= size
+                    yield done.result()
+                waiting.append((pool.submit(self._load, piece), piece.size))
+                ahead += piece.size
+            while waiting:
+                yield waiting.popleft()[0].result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _load(self, piece: Piece) -> SortedRows:
+        if piece.group < 0:
+            table = read_part(piece.path)
+        else:
+            with self._reading:  # a reader serves one thread at a time
+                table = self._read_group(piece)
         if table is None:
             raise DamagedPartError(piece.path)
-        return _Rows(aligned(table, self._schema), piece.rank)
+        return SortedRows(aligned(table, self._schema), piece.rank)
 
     def _read_group(self, piece: Piece) -> pa.Table:
         file = self._open.get(piece.path)
@@ -168,21 +196,6 @@ class Merge:
             path.unlink(missing_ok=True)
 
 
-class _Rows:
-    """Rows of one source, sorted."""
-
-    __slots__ = ("index", "rank", "table")
-
-    def __init__(self, table: pa.Table, rank: int) -> None:
-        self.table = table
-        self.rank = rank
-        self.index: npt.NDArray[np.int64] = table["index"].to_numpy()
-
-    def slice(self, start: int, stop: int) -> _Rows:
-        """Rows start to stop, without a copy."""
-        return _Rows(self.table.slice(start, stop - start), self.rank)
-
-
 def peak_bytes(sources: Iterable[Source]) -> int:
     """The most bytes of pieces that overlap one index."""
     events = [
@@ -196,19 +209,6 @@ def peak_bytes(sources: Iterable[Source]) -> int:
     return int(held.max(initial=0))
 
 
-def aligned(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly the schema's columns: missing ones null, others cast or dropped."""
-    if table.schema.equals(schema, check_metadata=False):
-        return table.replace_schema_metadata(None)
-    columns = [
-        table[field.name].cast(field.type)
-        if field.name in table.column_names
-        else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
-
-
 def _groups(sources: Sequence[Source], memory_bytes: int) -> Iterator[list[Source]]:
     """Neighbouring sources that together fit in memory, at least two each where there are two."""
     group: list[Source] = []
@@ -220,40 +220,6 @@ def _groups(sources: Sequence[Source], memory_bytes: int) -> Iterator[list[Sourc
         group.append(source)
         weight += source.weight
     yield group
-
-
-def _split(active: list[_Rows], frontier: int | None) -> tuple[list[_Rows], list[_Rows]]:
-    """Rows below the frontier (None: all), and the rest."""
-    if frontier is None:
-        return active, []
-    ready, rest = [], []
-    for rows in active:
-        cut = int(np.searchsorted(rows.index, frontier))
-        if cut:
-            ready.append(rows.slice(0, cut))
-        if cut < len(rows.index):
-            rest.append(rows.slice(cut, len(rows.index)))
-    return ready, rest
-
-
-def _sorted_table(ready: list[_Rows]) -> tuple[pa.Table, int]:
-    """The rows as one table sorted by (index, sample), and how many duplicates were dropped."""
-    ready = sorted(ready, key=lambda rows: rows.rank)
-    table = pa.concat_tables([rows.table for rows in ready])
-    keys = row_keys(table)
-    if bool((keys[1:] > keys[:-1]).all()):
-        return table, 0
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-    return table.take(pa.array(order[first])), int(len(first) - first.sum())
-
-
-def row_keys(table: pa.Table) -> npt.NDArray[np.int64]:
-    """(index, sample) of every row as one sortable number. [num_rows]"""
-    index: npt.NDArray[np.int64] = table["index"].to_numpy()
-    sample: npt.NDArray[np.int64] = table["sample"].to_numpy()
-    return (index << _SAMPLES_BITS) | sample
 
 
 def ranked(parts: Sequence[Part]) -> list[Source]:
