@@ -92,9 +92,8 @@ def test_shards_share_the_rows_out_and_know_whom_they_overlap(a: int, b: int, to
 
 @pytest.mark.parametrize("text", ["", "4/4", "-1/4", "1", "1/4/2", "a/b", "1/0", "1 of 4"])
 def test_what_is_no_shard_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="0/4 for the first"):
+    with pytest.raises(UsageError, match="not I/N with I from 0 to N - 1"):
         chosen_shard(text, {})
-        raise AssertionError(text)
 
 
 @pytest.mark.parametrize(
@@ -311,12 +310,10 @@ def test_a_shard_whose_folder_was_begun_anew_by_others_cannot_commit(tmp_path: P
     os.utime(claim, (1, 1))
     assert silent._lock is not None
     silent._lock._unlock()
-    with (
-        shard_ledger(tmp_path, 0, 2, overwrite=True) as anew,
-        pytest.raises(OutputHeldError, match="lost"),
-    ):
+    with shard_ledger(tmp_path, 0, 2, overwrite=True) as anew:
         assert anew.num_done == 0
-        silent.append(rows_of([2, 4, 6, 8, 10, 12]))
+        with pytest.raises(OutputHeldError, match="lost"):
+            silent.append(rows_of([2, 4, 6, 8, 10, 12]))
     die(silent)
 
 

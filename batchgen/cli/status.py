@@ -12,7 +12,7 @@ import click
 from batchgen.cli.flags import CONTEXT_SETTINGS, flag
 
 if TYPE_CHECKING:
-    from batchgen.job.status import Status
+    from batchgen.job.status import ShardStatus, Status
 
 __all__ = ["status"]
 
@@ -51,6 +51,18 @@ def _as_text(found: Status) -> str:
         lines.append(f"  in flight   {found.inflight_tokens_saved:,} tokens saved")
     if found.damaged_parts:
         lines.append(f"  damaged     {found.damaged_parts} parts (their rows run again)")
+    lines += [_shard_line(shard) for shard in found.shards]
     if found.state == "stopped":
         lines.append("  next        run the same command again to continue")
+    if found.state == "mergeable":
+        lines.append(f"  next        batchgen merge {found.out}")
     return "\n".join(lines)
+
+
+def _shard_line(shard: ShardStatus) -> str:
+    total = "" if shard.rows_total is None else f" of {shard.rows_total:,}"
+    owner = shard.owner
+    where = "" if owner is None else f", process {owner['pid']} on {owner['host']}"
+    if owner is not None and not owner["alive"]:
+        where += " (dead)"
+    return f"  shard {shard.shard:<6}{shard.state}, wrote {shard.rows_written:,}{total}{where}"

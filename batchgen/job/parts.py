@@ -48,6 +48,7 @@ __all__ = [
     "read_part",
     "scan_parts",
     "set_aside",
+    "shard_of_part",
     "summary_of",
     "write_part",
     "write_part_table",
@@ -231,7 +232,7 @@ def list_parts(folder: Path, shard: Shard | None = None) -> list[Path]:
         return []
     found = [(m, name) for name in names if (m := _NAME.match(name))]
     if shard is not None:
-        found = [(m, name) for m, name in found if shard.overlaps(_shard_of(m))]
+        found = [(m, name) for m, name in found if shard.overlaps(_shard(m))]
     found.sort(key=lambda item: (int(item[0]["attempt"]), int(item[0]["seq"]), item[1]))
     return [folder / name for _, name in found]
 
@@ -241,7 +242,14 @@ def part_summary(path: Path) -> PartSummary:
     return summary_of(pq.read_metadata(path))
 
 
-def _shard_of(match: re.Match[str]) -> Shard:
+def shard_of_part(path: Path) -> Shard:
+    """The shard whose run wrote a part; 0/1: a run of all rows."""
+    match = _NAME.match(path.name)
+    assert match is not None, path
+    return _shard(match)
+
+
+def _shard(match: re.Match[str]) -> Shard:
     return Shard.of_label(match["label"] or "") or Shard(0, 1)
 
 
