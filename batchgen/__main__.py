@@ -12,6 +12,7 @@ import click
 
 from batchgen.cli.main import cli
 from batchgen.errors import BatchgenError
+from batchgen.job.redaction import redacted
 from batchgen.job.signals import STAGE_THREADS
 
 __all__ = ["main"]
@@ -48,8 +49,9 @@ def _call(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        traceback.print_exc()
-        print(f"batchgen: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+        text = redacted(f"batchgen: unexpected {type(error).__name__}: {error}")
+        print(text, file=sys.stderr)
         print("  next: finished rows are kept; run the same command again", file=sys.stderr)
         return 1
 
@@ -64,9 +66,9 @@ def _leave_behind_what_is_stuck(code: int) -> None:
 
 def _explain(error: BatchgenError) -> None:
     """What and where on one line, what to do next on another."""
-    print(f"batchgen: {error.message}", file=sys.stderr)
+    print(redacted(f"batchgen: {error.message}"), file=sys.stderr)
     if error.hint:
-        print(f"  next: {error.hint}", file=sys.stderr)
+        print(redacted(f"  next: {error.hint}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,15 @@ import logging
 import os
 import warnings
 
+from batchgen.job.redaction import RedactingFormatter
+
 __all__ = ["set_up_logs"]
 
 
 def set_up_logs(*, quiet: bool, verbose: bool) -> None:
     """`-v` shows every decision and its reason; `-q` keeps libraries from talking on success."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("batchgen: %(message)s"))
+    handler.setFormatter(RedactingFormatter("batchgen: %(message)s"))
     log = logging.getLogger("batchgen")
     log.addHandler(handler)
     log.propagate = False

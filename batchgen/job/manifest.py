@@ -17,6 +17,7 @@ from typing import Any
 
 from batchgen.errors import FingerprintMismatchError
 from batchgen.job.files import Guard, unwritable, write_atomic
+from batchgen.job.redaction import redacted
 
 __all__ = ["FinalReport", "InputCheckpoint", "Manifest", "fingerprint_diff", "flatten"]
 
@@ -108,7 +109,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """The manifest as text."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, default=str)
+        data = asdict(self) | {"facts": _safe(self.facts), "input": self._safe_input()}
+        return json.dumps(data, indent=1, sort_keys=True, default=str)
 
     def write(self, path: Path, guard: Guard | None = None) -> None:
         """Replace the file at `path`, whole and durable."""
@@ -123,8 +125,11 @@ class Manifest:
         """What the output's footer says of the job: no run, process or host."""
         names = ("version", "job_id", "fingerprint", "facts", "total_rows")
         data = {name: getattr(self, name) for name in names}
-        data["input"] = None if self.input is None else asdict(self.input)
+        data |= {"facts": _safe(self.facts), "input": self._safe_input()}
         return json.dumps(data, sort_keys=True, default=str)
+
+    def _safe_input(self) -> Any:
+        return None if self.input is None else _safe(asdict(self.input))
 
     @property
     def job(self) -> str:
@@ -154,6 +159,11 @@ class Manifest:
         """How the sources differ from those recorded, as lines; [] when names and sizes agree."""
         before = {} if self.input is None else _by_name(self.input.sources)
         return fingerprint_diff(before, _by_name(sources)) if before else []
+
+
+def _safe(data: Mapping[str, Any]) -> Any:
+    """The same without secrets. The fingerprint has none, and must stay as it is."""
+    return json.loads(redacted(json.dumps(data, default=str)))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

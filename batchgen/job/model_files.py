@@ -102,7 +102,20 @@ def resolve_model(
     inside the package. Raises ModelRefusedError (exit code 2) with what to do.
     """
     source = locate(ref, revision, allow_pickle)
+    if not allow_pickle and source.path.is_dir():
+        _refuse_pickles(source)
     return _from_gguf(source) if source.path.is_file() else _from_folder(source)
+
+
+def _refuse_pickles(source: ModelSource) -> None:
+    """Weights that only a pickle holds: reading them could run code."""
+    pickles = sorted(p.name for p in source.path.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+    weights = [name for name in pickles if name.startswith(("pytorch_model", "model"))]
+    if weights and not any(source.path.glob("*.safetensors")):
+        raise ModelRefusedError(
+            f"Model {source.name} has its weights in a pickle ({weights[0]}), which can run code.",
+            "Convert it to safetensors; or, if you trust its author, add --allow-pickle.",
+        )
 
 
 def _from_folder(source: ModelSource) -> ModelFiles:

@@ -26,6 +26,7 @@ from batchgen.job.manifest import FinalReport, Manifest, fingerprint_diff
 from batchgen.job.model_files import ModelFiles, resolve_model
 from batchgen.job.parts import Columns, list_parts
 from batchgen.job.reader import Reader
+from batchgen.job.redaction import redacted
 from batchgen.job.signals import Stop
 from batchgen.job.spec import JobSpec
 from batchgen.job.summarize import summary_of
@@ -276,7 +277,7 @@ class _Job:
 
     def _say(self, text: str) -> None:
         if not self._spec.quiet:
-            print(f"batchgen: {text}", file=sys.stderr, flush=True)
+            print(redacted(f"batchgen: {text}"), file=sys.stderr, flush=True)
 
 
 def _save(ledger: Ledger, assembly: Assembly) -> None:

@@ -22,7 +22,7 @@ def summary_of(
     `started`: moment of the run's begin on the monotonic clock. `work` is None where there was
     nothing to do. `reused` is what is left when this run's rows are taken off.
     """
-    computed = 0 if work is None else work[1].live.rows
+    computed = 0 if work is None else min(work[1].live.rows, totals.rows)
     counted = {
         "rows": totals.rows,
         "ok": totals.rows - totals.errors - totals.skipped,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import OutputUnwritableError, UsageError
+from batchgen.job.redaction import redacted
 
 __all__ = ["TOO_MANY_FAILURES", "FailureLimit", "Summary", "write_summary"]
 
@@ -55,7 +56,7 @@ class Summary:
         values = asdict(self)
         if self.shard is None:
             del values["shard"]
-        return json.dumps(values, ensure_ascii=False)
+        return redacted(json.dumps(values, ensure_ascii=False))
 
     def updated(self, numbers: dict[str, Any]) -> Summary:
         """The same with these fields."""

@@ -128,6 +128,11 @@ def _auto_tokenizer(files: ModelFiles, trust_remote_code: bool) -> Any:
         return AutoTokenizer.from_pretrained(str(folder), **options)
     except Exception as error:  # transformers raises many kinds here
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "trust_remote_code" in str(error):
+            raise ModelRefusedError(
+                f"{files.name}: its tokenizer is Python code that came with the model.",
+                "Read that code; if you trust it, add --trust-remote-code.",
+            ) from error
         raise ModelRefusedError(
             f"{files.name}: its tokenizer cannot be loaded: {reason}",
             "Does the model's folder hold tokenizer.json, or what its class needs?",
