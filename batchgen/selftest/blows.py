@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from batchgen.job.parts import list_parts, part_summary
 from batchgen.selftest.child import Child
 
-__all__ = ["KILLED", "Blow", "at_the_end", "chosen_blow", "damage"]
+__all__ = ["KILLED", "Blow", "at_the_end", "chosen_blow", "damage", "rows_in"]
 
 KILLED = -int(signal.SIGKILL)
 _UNWRITABLE, _STOPPED = 73, 75
@@ -66,13 +68,21 @@ def at_the_end(chosen: random.Random, faults: bool) -> Blow:
     return Blow("kill at a write", KILLED, f"kill:{at}", to_the_end=True)
 
 
+def rows_in(part: Path) -> int:
+    """Rows of a finished part; 0 where it is damaged, or gone meanwhile."""
+    try:
+        return part_summary(part).rows
+    except (OSError, pa.ArrowException, KeyError, ValueError):
+        return 0
+
+
 def damage(folder: Path, chosen: random.Random) -> int:
     """Tear a finished part, or flip one of its bits, as a bad disk does; rows that it held."""
     parts = list_parts(folder)
     if not parts:
         return 0
     path = chosen.choice(parts)
-    rows, data = part_summary(path).rows, bytearray(path.read_bytes())
+    rows, data = rows_in(path), bytearray(path.read_bytes())
     if chosen.random() < 0.5:
         del data[chosen.randrange(len(data)) :]
     else:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batchgen.job.parts import list_parts, part_summary
+from batchgen.job.parts import list_parts
 from batchgen.selftest.audit import begun_again, differences, leftovers
-from batchgen.selftest.blows import KILLED, Blow, at_the_end, chosen_blow, damage
+from batchgen.selftest.blows import KILLED, Blow, at_the_end, chosen_blow, damage, rows_in
 from batchgen.selftest.child import Child, SelftestError
 from batchgen.selftest.inputs import mixed_rows, write_lines
 
@@ -168,10 +168,7 @@ class Crash:
         """Rows that are safe in parts."""
         for path in list_parts(self._parts):
             if path.name not in self._sizes:
-                try:
-                    self._sizes[path.name] = part_summary(path).rows
-                except (OSError, ValueError, KeyError):  # gone, or damaged on purpose
-                    self._sizes[path.name] = 0
+                self._sizes[path.name] = rows_in(path)
         return sum(self._sizes.get(path.name, 0) for path in list_parts(self._parts))
 
     def _job_complete(self) -> bool:
