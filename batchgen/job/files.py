@@ -44,12 +44,18 @@ def unwritable(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = error.strerror or _reason(error)
         raise OutputUnwritableError(
             f"cannot write {what} {path}: {reason}",
             "free space or give write permission there, then run the same command again: "
             "finished rows are kept",
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    """What the system said, where Arrow wrapped it in words of its own."""
+    number = re.search(r"\[errno (\d+)\]", str(error))
+    return os.strerror(int(number[1])) if number else str(error)
 
 
 def temporary_path(path: Path) -> Path:
