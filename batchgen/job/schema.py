@@ -122,14 +122,18 @@ def output_writer(
     metadata: Mapping[str, str] | None = None,
     part: bool = False,
 ) -> pq.ParquetWriter:
-    """A Parquet writer with the house's settings; a part does without what only readers need."""
+    """A Parquet writer with the house's settings. A part does without what only readers need, and
+    packs with zstd only what is long: a decoder for each short column costs more than it saves."""
     names = [field.name for field in schema]
+    short = [name for name in names if name not in _LONG_TEXT]
+    short += [f"{name}.list.element" for name in OPTIONAL_FIELDS]
+    packed = dict.fromkeys(short, "snappy") | dict.fromkeys(_LONG_TEXT, "zstd")
     measured = [name for name in names if name not in _LONG_TEXT]
     writer = pq.ParquetWriter(
         where,
         schema.with_metadata(dict(metadata)) if metadata else schema,
-        compression="zstd",
-        compression_level=1 if part else 3,
+        compression=packed if part else "zstd",
+        compression_level=dict.fromkeys(_LONG_TEXT, 1) if part else 3,
         use_dictionary=_DICTIONARY,
         write_statistics=["index", "sample"] if part else measured,
         write_page_index=not part,
