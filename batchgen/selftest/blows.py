@@ -34,6 +34,8 @@ class Blow:
     name: str
     code: int
     fault: str = ""
+    unready: int = KILLED
+    """The code of a process that is struck while Python itself still starts."""
     strike: Callable[[Child], bool] = Child.kill
     to_the_end: bool = False
     """Whether the run may compute all that is left; else it is stopped after its share."""
@@ -54,7 +56,7 @@ def chosen_blow(chosen: random.Random, faults: bool) -> Blow:
             Blow("read-only", _UNWRITABLE, f"readonly:{at}"),
             Blow("torn part", KILLED, _damaged_and_killed("tear", nth)),
             Blow("flipped bit", KILLED, _damaged_and_killed("flip", nth)),
-            Blow("polite signal", _STOPPED, strike=_polite(chosen.choice(_SIGNALS))),
+            _polite(chosen.choice(_SIGNALS)),
             Blow("second process", KILLED),
         ]
     )
@@ -96,10 +98,10 @@ def _damaged_and_killed(kind: str, nth: int) -> str:
     return f"{kind}:at=part.renamed,nth={nth};kill:at=part.renamed,nth={nth}"
 
 
-def _polite(signum: signal.Signals) -> Callable[[Child], bool]:
+def _polite(signum: signal.Signals) -> Blow:
     def strike(child: Child) -> bool:
         child.signal(signum)
         child.wait(timeout=120)
         return False
 
-    return strike
+    return Blow("polite signal", _STOPPED, unready=-signum, strike=strike)
