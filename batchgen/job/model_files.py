@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -109,9 +110,10 @@ def resolve_model(
 
 def _refuse_pickles(source: ModelSource) -> None:
     """Weights that only a pickle holds: reading them could run code."""
-    pickles = sorted(p.name for p in source.path.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+    names = sorted(os.listdir(source.path))
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
     weights = [name for name in pickles if name.startswith(("pytorch_model", "model"))]
-    if weights and not any(source.path.glob("*.safetensors")):
+    if weights and not any(name.endswith(".safetensors") for name in names):
         raise ModelRefusedError(
             f"Model {source.name} has its weights in a pickle ({weights[0]}), which can run code.",
             "Convert it to safetensors; or, if you trust its author, add --allow-pickle.",
