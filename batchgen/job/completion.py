@@ -12,11 +12,11 @@ from batchgen.job.layout import Layout
 from batchgen.job.manifest import FinalReport, Manifest
 from batchgen.job.merge import Merge, ranked
 from batchgen.job.opening import discard_work
-from batchgen.job.output import OutputCheck, write_output
+from batchgen.job.output import OutputCheck, verified_totals, write_output
 from batchgen.job.parts import Columns, Part
 from batchgen.job.provenance import footer_metadata, merged_late, output_identity
 
-__all__ = ["complete", "write_whole"]
+__all__ = ["complete", "complete_written", "write_whole"]
 
 
 def write_whole(
@@ -44,6 +44,17 @@ def write_whole(
         guard,
     )
     report.duplicates_dropped = merge.duplicates
+    complete(layout, manifest, report, guard)
+    return report
+
+
+def complete_written(
+    layout: Layout, manifest: Manifest, num_rows: int, guard: Guard
+) -> FinalReport:
+    """The same where the output is there and whole already, and only the manifest does not say so:
+    a crash came between the two."""
+    manifest.total_rows = num_rows
+    report = verified_totals(layout.target, num_rows)
     complete(layout, manifest, report, guard)
     return report
 

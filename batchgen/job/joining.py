@@ -46,13 +46,14 @@ def join(
 def begin_where_none(
     layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool, facts: Mapping[str, Any]
 ) -> Found:
-    """For a shard on its way in: the job to work on, begun here where there is none.
+    """For a shard on its way in: the job to work on, begun here where there is none. A run of all
+    rows begins its own job once it is in.
 
     Raises FingerprintMismatchError, and OutputHeldError where beginning anew would discard what a
     live shard does.
     """
     found = decide(layout, fingerprint, overwrite)
-    if found.manifest is not None:
+    if found.manifest is not None or layout.shard is None:
         return found
     before = Manifest.read(layout.manifest)
     try:

@@ -26,21 +26,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchgen.job.completion import complete, write_whole
+from batchgen.job.completion import complete_written, write_whole
 from batchgen.job.done_rows import DoneRows
 from batchgen.job.files import remove_stale
 from batchgen.job.joining import begin_where_none, join
 from batchgen.job.journal import Inflight, Journal
 from batchgen.job.layout import Layout
 from batchgen.job.lock import OutputLock, is_held
-from batchgen.job.manifest import FinalReport, InputCheckpoint, Manifest, flatten
-from batchgen.job.opening import Found, decide, discard_work, has_leftovers
-from batchgen.job.output import verified_totals
+from batchgen.job.manifest import FinalReport, InputCheckpoint, Manifest
+from batchgen.job.opening import decide, has_leftovers
 from batchgen.job.part_writer import PartWriter
 from batchgen.job.parts import Columns
 from batchgen.job.rows import OutputRow
 from batchgen.job.shard import Shard
-from batchgen.job.shard_work import furthest_input, own_manifest, shard_totals
+from batchgen.job.shard_work import finish_shard, furthest_input, is_still_complete, manifest_to_use
 
 __all__ = ["FinalReport", "InputCheckpoint", "Ledger"]
 
@@ -59,7 +58,6 @@ class Ledger:
         self._lock: OutputLock | None = None
         self._journal: Journal | None = None
         self._writer: PartWriter | None = None
-        self.num_reused = 0
         self.num_recomputed = 0
 
     @classmethod
@@ -91,12 +89,10 @@ class Ledger:
         found = decide(layout, fingerprint, overwrite)
         if found.manifest is not None and found.finished and not has_leftovers(layout):
             return cls(layout, found.manifest, columns)
-        if shard is None or found.finished or found.written is not None:
+        if found.finished or found.written is not None:
             layout = layout.whole  # nothing is left to do but to clean up after a dead run
-            held = join(layout, run_id, lock)
-        else:
-            begin = partial(begin_where_none, layout, fingerprint, overwrite, facts or {})
-            held = join(layout, run_id, lock, begin)
+        begin = partial(begin_where_none, layout, fingerprint, overwrite, facts or {})
+        held = join(layout, run_id, lock, begin)
         try:
             ledger = cls._opened(layout, fingerprint, facts, columns, held, overwrite, run_id)
         except BaseException:
@@ -129,11 +125,6 @@ class Ledger:
     def num_done(self) -> int:
         """Rows done, those of earlier runs included."""
         return len(self._done)
-
-    @property
-    def num_durable(self) -> int:
-        """Of those, rows that survive anything from now on."""
-        return self.num_done - (0 if self._writer is None else self._writer.num_pending)
 
     def is_done(self, index: int) -> bool:
         """Whether the row is finished, by this run or an earlier one."""
@@ -197,12 +188,7 @@ class Ledger:
         self._manifest.input = InputCheckpoint(rows_read, digest, tuple(map(dict, sources)))
         self._write_manifest()
         if self._layout.shard is not None:
-            # What runs of other shardings finished meanwhile need not be computed here.
-            self._known.load(self._manifest.job, self._written())
-
-    def check_input(self, rows_read: int, digest: str) -> None:
-        """FingerprintMismatchError where the checkpoint at that row says otherwise."""
-        self._manifest.check_input(rows_read, digest)
+            self._look_around()
 
     def save_inflight(self, tokens: Inflight) -> None:
         """Keep the tokens generated so far by rows in flight: (index, sample) -> token ids."""
@@ -220,21 +206,18 @@ class Ledger:
         self._writer.flush()
         self._manifest.total_rows = num_rows
         if self._layout.shard is not None:
-            return self._finish_shard(self._layout.shard, num_rows)
+            self._look_around()
+            report = finish_shard(self._layout, self._manifest, self.num_done)
+            self._write_manifest()
+            return report
         parts = self._known.parts + self._writer.parts
-        return write_whole(
-            self._layout, self._manifest, parts, self._columns, self._lock.check, look
-        )
+        guard = self._lock.check
+        return write_whole(self._layout, self._manifest, parts, self._columns, guard, look)
 
-    def _finish_shard(self, shard: Shard, num_rows: int) -> FinalReport:
-        self._known.load(self._manifest.job, self._written())
-        report = shard_totals(self._layout, shard, self.num_done, num_rows)
-        self._manifest.state, self._manifest.totals = "complete", report
-        self._write_manifest()
-        return report
-
-    def _written(self) -> list[Path]:
-        return [] if self._writer is None else [part.path for part in self._writer.parts]
+    def _look_around(self) -> None:
+        """Take in what runs of other shardings finished meanwhile."""
+        written = () if self._writer is None else (part.path for part in self._writer.parts)
+        self._known.load(self._manifest.job, written)
 
     def close(self) -> None:
         """Make appended rows durable and give the output up. Safe to call twice."""
@@ -274,12 +257,10 @@ class Ledger:
         found = decide(layout, fingerprint, overwrite and layout.shard is None)
         for folder, prefix in layout.written_folders:
             remove_stale(folder, prefix)
-        ledger = cls(layout, _manifest_to_use(layout, found, fingerprint, overwrite), columns)
+        ledger = cls(layout, manifest_to_use(layout, found, fingerprint, overwrite), columns)
         ledger._lock = held
         if found.written is not None:
-            ledger._manifest.total_rows = found.written
-            totals = verified_totals(layout.target, found.written)
-            complete(layout, ledger._manifest, totals, held.check)
+            complete_written(layout, ledger._manifest, found.written, held.check)
         elif not found.finished:
             ledger._load(dict(facts or {}), run_id)
         return ledger
@@ -288,12 +269,8 @@ class Ledger:
         assert self._lock is not None
         layout, manifest = self._layout, self._manifest
         self._known.load(manifest.job)
-        self.num_reused = len(self._done)
-        if manifest.state == "complete":  # a shard's, which may have lost parts since
-            shard, total = layout.shard, manifest.total_rows
-            if shard and total is not None and shard.num_rows(total) == len(self._done):
-                return
-            manifest.state, manifest.totals = "running", None
+        if is_still_complete(layout, manifest, len(self._done)):
+            return
         others = [other.work for other in layout.others_with_my_rows() if not is_held(other.work)]
         self._journal = Journal(
             layout.work, self._lock.attempt, self._known.settled, self._lock.check, others
@@ -320,15 +297,3 @@ class Ledger:
     def _write_manifest(self) -> None:
         assert self._lock is not None
         self._manifest.write(self._layout.own_manifest, self._lock.check)
-
-
-def _manifest_to_use(
-    layout: Layout, found: Found, fingerprint: Mapping[str, Any], overwrite: bool
-) -> Manifest:
-    """The manifest that this run writes; older work that is not to be continued is discarded."""
-    if layout.shard is not None:
-        assert found.manifest is not None, "a shard begins its job before it comes in"
-        return found.manifest if found.finished else own_manifest(layout, found.manifest)
-    if found.manifest is None or found.finished:
-        discard_work(layout)
-    return found.manifest or Manifest(flatten(fingerprint), overwriting=overwrite)

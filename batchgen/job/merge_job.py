@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, UsageError
-from batchgen.job.completion import complete, write_whole
+from batchgen.job.completion import complete_written, write_whole
 from batchgen.job.files import Guard, remove_stale
 from batchgen.job.joining import join
 from batchgen.job.layout import Layout
@@ -15,7 +15,7 @@ from batchgen.job.manifest import FinalReport, InputCheckpoint, Manifest
 from batchgen.job.merge import DamagedPartError
 from batchgen.job.missing import check_nothing_missing
 from batchgen.job.opening import decide, discard_work, has_leftovers
-from batchgen.job.output import MissingRowsError, verified_totals
+from batchgen.job.output import MissingRowsError
 from batchgen.job.parts import set_aside
 from batchgen.job.shard_work import all_manifests, furthest_input
 from batchgen.job.survey import survey
@@ -59,10 +59,7 @@ def _merged(layout: Layout, num_rows: int | None, guard: Guard) -> FinalReport:
         discard_work(layout)
         return job.totals
     if found.written is not None:
-        job.total_rows = found.written
-        totals = verified_totals(layout.target, found.written)
-        complete(layout, job, totals, guard)
-        return totals
+        return complete_written(layout, job, found.written, guard)
     _settle(layout, job, num_rows)
     return _written(layout, job, guard)
 

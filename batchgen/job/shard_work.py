@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from batchgen.errors import BatchgenError
 from batchgen.job.layout import Layout
-from batchgen.job.manifest import FinalReport, InputCheckpoint, Manifest
+from batchgen.job.manifest import FinalReport, InputCheckpoint, Manifest, flatten
+from batchgen.job.opening import Found, discard_work
 from batchgen.job.output import MissingRowsError
 from batchgen.job.parts import list_parts
-from batchgen.job.shard import Shard
 from batchgen.job.totals import totals_of_parts
 
-__all__ = ["all_manifests", "furthest_input", "own_manifest", "shard_totals"]
+__all__ = [
+    "all_manifests",
+    "finish_shard",
+    "furthest_input",
+    "is_still_complete",
+    "manifest_to_use",
+]
 
 
-def own_manifest(layout: Layout, job: Manifest) -> Manifest:
-    """The shard's own manifest in this job: the one that it wrote, or a new one."""
+def manifest_to_use(
+    layout: Layout, found: Found, fingerprint: Mapping[str, Any], overwrite: bool
+) -> Manifest:
+    """The manifest that a run writes: the job's, or its shard's own; older work of the job that is
+    not to be continued is discarded."""
+    if layout.shard is not None:
+        assert found.manifest is not None, "a shard begins its job before it comes in"
+        return found.manifest if found.finished else _own(layout, found.manifest)
+    if found.manifest is None or found.finished:
+        discard_work(layout)
+    return found.manifest or Manifest(flatten(fingerprint), overwriting=overwrite)
+
+
+def _own(layout: Layout, job: Manifest) -> Manifest:
     own = Manifest.read(layout.own_manifest)
     if own is not None and own.job_id == job.job_id:
         return own
-    return Manifest(job.fingerprint, job_id=job.job_id, generation=job.generation)
+    return Manifest(job.fingerprint, job_id=job.job_id)
 
 
 def all_manifests(layout: Layout, job: Manifest) -> dict[Path, Manifest]:
@@ -48,9 +68,23 @@ def furthest_input(layout: Layout, mine: Manifest) -> InputCheckpoint | None:
     )
 
 
-def shard_totals(layout: Layout, shard: Shard, num_done: int, total_rows: int) -> FinalReport:
-    """Totals of a shard that has all of its rows. Raises MissingRowsError."""
-    wanted = shard.num_rows(total_rows)
+def is_still_complete(layout: Layout, manifest: Manifest, num_done: int) -> bool:
+    """Whether a shard that was complete has all of its rows still; else it runs again."""
+    shard, total = layout.shard, manifest.total_rows
+    if manifest.state != "complete" or shard is None:
+        return False
+    if total is not None and shard.num_rows(total) == num_done:
+        return True
+    manifest.state, manifest.totals = "running", None
+    return False
+
+
+def finish_shard(layout: Layout, manifest: Manifest, num_done: int) -> FinalReport:
+    """Note in its manifest that a shard has all its rows: its totals. Raises MissingRowsError."""
+    shard, total = layout.shard, manifest.total_rows
+    assert shard is not None
+    assert total is not None
+    wanted = shard.num_rows(total)
     if num_done < wanted:
         raise MissingRowsError(
             f"{wanted - num_done:,} of the {wanted:,} rows of shard {shard} are missing",
@@ -61,4 +95,6 @@ def shard_totals(layout: Layout, shard: Shard, num_done: int, total_rows: int) -
             f"shard {shard} has {num_done:,} rows, and the input only {wanted:,} for it",
             "the input is not the one that was read before; restore it",
         )
-    return totals_of_parts(list_parts(layout.parts, shard), shard)
+    report = totals_of_parts(list_parts(layout.parts, shard), shard)
+    manifest.state, manifest.totals = "complete", report
+    return report
