@@ -16,7 +16,7 @@ from batchgen.engine.attention.cpu import CpuAttention
 from batchgen.engine.int8_linear import pack_int8
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.ops import Operators
-from batchgen.engine.linear import JoinedLinear, equals_linear, pack_weight
+from batchgen.engine.linear import JoinedLinear, JoinedMember, equals_linear, pack_weight
 
 needs_compiler = pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -112,7 +112,7 @@ def test_a_function_that_answers_wrongly_is_not_taken_for_equal() -> None:
 def test_joined_layers_give_each_member_its_own_output() -> None:
     weight = torch.randn(9, 4)
     joined = JoinedLinear(lambda x: x @ weight.t(), [2, 3, 4])
-    members = [joined.member(i) for i in range(3)]
+    members = [JoinedMember(joined, i) for i in range(3)]
     parts = weight.split([2, 3, 4])
     for x in (torch.randn(5, 4), torch.randn(5, 4)):
         for member, part in zip(members, parts, strict=True):

@@ -6,6 +6,7 @@ Recognised by the names of their parts, kept only when their numbers equal the m
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torch import nn
 from batchgen.engine.kernels.ops import Operators
 from batchgen.engine.linear import LinearFunction
 
-__all__ = ["fast_gated_mlp"]
+__all__ = ["GatedMlp", "fast_gated_mlp"]
 
 _PARTS = (
     (("gate_proj", "up_proj"), "down_proj"),
@@ -30,6 +31,20 @@ Pack = Callable[[list[nn.Linear]], LinearFunction | None]
 """Packs the joined rows of some layers."""
 
 
+@dataclass(frozen=True, slots=True)
+class GatedMlp:
+    """down(silu(gate(x)) * up(x))."""
+
+    gate_up: LinearFunction
+    """Gates first."""
+    down: LinearFunction
+    silu_mul: LinearFunction
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., hidden] -> [..., hidden]."""
+        return self.down(self.silu_mul(self.gate_up(x)))
+
+
 def fast_gated_mlp(
     module: nn.Module, pack: Pack, exact: bool
 ) -> tuple[LinearFunction, list[nn.Linear]] | None:
@@ -42,11 +57,7 @@ def fast_gated_mlp(
     joined, last = pack(gates), pack([down])
     if joined is None or last is None:
         return None
-    silu_mul = operators.silu_mul
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        return last(silu_mul(joined(x)))
-
+    forward = GatedMlp(joined, last, operators.silu_mul)
     tolerance = _TOLERANCE[down.weight.dtype] if exact else _LOOSE
     return (forward, [*gates, down]) if _equal(module, forward, tolerance) else None
 

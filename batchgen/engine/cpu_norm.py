@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,12 +11,31 @@ from torch import nn
 
 from batchgen.engine.kernels.ops import Operators
 
-__all__ = ["fast_rms_norm"]
+__all__ = ["RmsNorm", "fast_rms_norm"]
 
 _EPS_NAMES = ("variance_epsilon", "eps")
 _TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 0.0}
 _SCALES = (1e-3, 1.0, 30.0)
 """Sizes of the values that are tried: the smallest makes eps count."""
+
+
+@dataclass(frozen=True, slots=True)
+class RmsNorm:
+    """x / sqrt(mean(x^2) + eps) * weight in one pass; other dtypes go to the module's own."""
+
+    weight: torch.Tensor  # float32 [size]
+    eps: float
+    round_first: bool
+    """Round to the output's precision before multiplying by the weight."""
+    dtype: torch.dtype
+    run: Callable[..., torch.Tensor]
+    original: Callable[[torch.Tensor], torch.Tensor]
+
+    def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Over the last dimension."""
+        if hidden_states.dtype != self.dtype:
+            return self.original(hidden_states)
+        return self.run(hidden_states, self.weight, self.eps, self.round_first)
 
 
 def fast_rms_norm(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
@@ -30,9 +50,17 @@ def fast_rms_norm(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] |
         return None
     if weight.dtype not in _TOLERANCE or len(list(module.parameters())) != 1:
         return None
+    original: Any = module.forward
     for offset in (0.0, 1.0):
         for round_first in (True, False):
-            function = _norm(operators, module, weight.float() + offset, eps, round_first)
+            function = RmsNorm(
+                weight.float() + offset,
+                eps,
+                round_first,
+                weight.dtype,
+                operators.rms_norm,
+                original,
+            )
             if _equal(module, function, weight):
                 return function
     return None
@@ -44,21 +72,6 @@ def _eps(module: nn.Module) -> float | None:
         if isinstance(value, float):
             return value
     return None
-
-
-def _norm(
-    operators: Operators, module: nn.Module, weight: torch.Tensor, eps: float, round_first: bool
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    original: Any = module.forward
-    dtype, run = module.weight.dtype, operators.rms_norm
-
-    def forward(hidden_states: torch.Tensor) -> torch.Tensor:
-        if hidden_states.dtype != dtype:
-            answer: torch.Tensor = original(hidden_states)
-            return answer
-        return run(hidden_states, weight, eps, round_first)
-
-    return forward
 
 
 def _equal(

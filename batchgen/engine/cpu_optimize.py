@@ -21,7 +21,7 @@ from batchgen.engine.cpu_mlp import fast_gated_mlp
 from batchgen.engine.cpu_norm import fast_rms_norm
 from batchgen.engine.cpu_rope import fast_rope_forward
 from batchgen.engine.int8_linear import pack_int8
-from batchgen.engine.linear import JoinedLinear, LinearFunction, pack_weight
+from batchgen.engine.linear import JoinedLinear, JoinedMember, LinearFunction, pack_weight
 
 __all__ = ["optimize_for_cpu"]
 
@@ -173,7 +173,7 @@ def _bind_joined(group: list[nn.Module], pack: Pack) -> bool:
         return False
     joined = JoinedLinear(function, [_weight(module).shape[0] for module in group])
     for index, module in enumerate(group):
-        _bind(module, joined.member(index))
+        _bind(module, JoinedMember(joined, index))
         _release(module)
     return True
 

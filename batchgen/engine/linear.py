@@ -1,12 +1,13 @@
 """Linear layers on the CPU: weights packed once at load, siblings of one input joined.
 
-float32 goes to the project's own kernel where it was compiled, else to oneDNN's packed weights;
-bfloat16 to oneDNN. Each replacement is compared with `F.linear` before it is kept.
+float32 goes to the project's own kernel where it was compiled, and bfloat16 where the CPU has AMX;
+else to oneDNN's packed weights. Each replacement is compared with `F.linear` before it is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,14 @@ from torch.nn import functional as F
 
 from batchgen.engine.kernels.ops import Operators
 
-__all__ = ["JoinedLinear", "LinearFunction", "equals_linear", "pack_weight"]
+__all__ = [
+    "JoinedLinear",
+    "JoinedMember",
+    "LinearFunction",
+    "PackedLinear",
+    "equals_linear",
+    "pack_weight",
+]
 
 LinearFunction = Callable[[torch.Tensor], torch.Tensor]
 """x [..., num_inputs] -> [..., num_outputs]."""
@@ -24,6 +32,34 @@ _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2}
 _PROBE_ROWS = (1, 5)
 
 
+@dataclass(frozen=True, slots=True)
+class PackedLinear:
+    """A layer computed by the project's own kernel."""
+
+    weight: torch.Tensor
+    """As `Operators.pack` laid it out."""
+    num_inputs: int
+    num_outputs: int
+    bias: torch.Tensor | None  # float32 [num_outputs]
+    run: Callable[..., torch.Tensor]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., num_inputs] -> [..., num_outputs]."""
+        return self.run(x, self.weight, self.num_outputs, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedMember:
+    """One of the layers of a `JoinedLinear`."""
+
+    joined: JoinedLinear
+    index: int
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """The output of this layer."""
+        return self.joined.take(x, self.index)
+
+
 class JoinedLinear:
     """Several layers with one input as one product: the first caller computes, the others take.
 
@@ -31,8 +67,8 @@ class JoinedLinear:
     """
 
     def __init__(self, function: LinearFunction, sizes: Sequence[int]) -> None:
-        self._function = function
-        self._sizes = list(sizes)
+        self.function = function
+        self.sizes = list(sizes)
         self._input: torch.Tensor | None = None
         self._outputs: list[torch.Tensor | None] = []
 
@@ -40,17 +76,13 @@ class JoinedLinear:
         """The output of one member layer for input x [..., num_inputs]."""
         if self._input is not x or self._outputs[member] is None:
             self._input = x
-            self._outputs = list(self._function(x).split(self._sizes, dim=-1))
+            self._outputs = list(self.function(x).split(self.sizes, dim=-1))
         out = self._outputs[member]
         assert out is not None
         self._outputs[member] = None
-        if member == len(self._sizes) - 1:
+        if member == len(self.sizes) - 1:
             self._input = None
         return out
-
-    def member(self, index: int) -> LinearFunction:
-        """The function that stands for one of the layers."""
-        return lambda x: self.take(x, index)
 
 
 def pack_weight(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFunction | None:
@@ -88,11 +120,12 @@ def equals_linear(
 
 def _own_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFunction | None:
     operators = Operators.load()
-    if operators is None or weight.dtype != torch.float32:
+    if operators is None or not operators.can_pack(weight):
         return None
-    packed, num_outputs, linear = operators.pack(weight), weight.shape[0], operators.linear
+    num_outputs, num_inputs = weight.shape
     kept = None if bias is None else bias.detach().float().contiguous()
-    return lambda x: linear(x, packed, num_outputs, kept)
+    packed = operators.pack(weight)
+    return PackedLinear(packed, num_inputs, num_outputs, kept, operators.linear)
 
 
 def _onednn(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFunction | None:

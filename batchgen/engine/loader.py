@@ -17,6 +17,7 @@ from batchgen.engine.attention.select import select_backend
 from batchgen.engine.binding import use_attention
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.cpu_optimize import optimize_for_cpu
+from batchgen.engine.cpu_stack import bind_stack
 from batchgen.engine.discovery import discover
 from batchgen.engine.joined_linear import join_linears
 from batchgen.engine.limits import find_limits
@@ -72,6 +73,8 @@ def load_model_from(
         use_attention(module, "eager")
         optimize(module)
     model = bind_model(module, model_type, found, backend, vocab_size, limits.max_position)
+    if optimize and model.device.type == "cpu":
+        bind_stack(model)
     if optimize and confirmed:
         confirm(model, expected)
     model.max_num_tokens = limits.max_num_tokens

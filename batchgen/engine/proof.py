@@ -20,7 +20,7 @@ from batchgen.engine.model import Model, bind_model
 from batchgen.engine.shrink import SMALL, shrink
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["Piece", "confirm", "make_metadata", "own_logits", "prove"]
+__all__ = ["Piece", "confirm", "logits_at", "make_metadata", "own_logits", "prove"]
 
 BLOCK_SIZE = 16
 LENGTHS = (22, 10)
@@ -110,6 +110,24 @@ def prove(
 def confirm(model: Model, expected: Sequence[torch.Tensor]) -> None:
     """Raises ModelRefusedError unless the model to be used still answers as `own_logits` did."""
     _judge(model, _compare(model, expected, WHOLE))
+
+
+def logits_at(model: Model, max_position: int) -> torch.Tensor:
+    """Logits [.., vocab_size] of the proof's steps as the model computes them, once at the first
+    positions and once at the last ones that the model has."""
+    tables, sequences = ((3, 0), (2, 1)), _sequences(model.vocab_size, model.device)
+    model.allocate_cache(4, BLOCK_SIZE)
+    found = []
+    for offset in (0, max(0, max_position - max(LENGTHS))):
+        for step in STEPS:
+            pieces = [Piece(tables[seq], start, stop) for seq, start, stop in step]
+            metadata = make_metadata(pieces, BLOCK_SIZE, model.device)
+            row = torch.cat([sequences[seq][start:stop] for seq, start, stop in step])
+            places = [torch.arange(p.start, p.stop, device=model.device) + offset for p in pieces]
+            every = torch.arange(len(row), device=model.device)
+            found.append(model.forward(row, torch.cat(places), metadata, every).float())
+    model.release_cache()
+    return torch.cat(found)
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.attention.lazy_memory import lazy_zeros
 from batchgen.engine.kernels.build import load_kernels
 
-__all__ = ["CpuAttention"]
+__all__ = ["CpuAttention", "HostStep"]
 
 _LANES = 16
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -65,7 +65,7 @@ class _KernelCache:
 
 
 @dataclass(slots=True)
-class _HostStep:
+class HostStep:
     """One step's pointers and work items; the tensors are held here to keep them alive."""
 
     step: _Step
@@ -105,7 +105,7 @@ class CpuAttention:
         device: torch.device,
     ) -> _KernelCache | TorchCache:
         """The empty cache of one attention call; zeros, so that nothing stale is ever NaN."""
-        if not self._has_kernel(spec, block_size, dtype):
+        if not self.has_kernel(spec, block_size, dtype):
             return TorchCache.allocate(spec, num_blocks, block_size, dtype, device)
         v_pad = _rounded_up(spec.v_head_dim)
         key = lazy_zeros(num_blocks, spec.num_kv_heads, spec.head_dim, block_size, dtype=dtype)
@@ -129,7 +129,7 @@ class CpuAttention:
     def bytes_per_block(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> int:
         """Memory of one block of one attention call, in bytes."""
         v_pad = spec.v_head_dim
-        if self._has_kernel(spec, block_size, dtype):
+        if self.has_kernel(spec, block_size, dtype):
             v_pad = _rounded_up(v_pad)
         return spec.num_kv_heads * block_size * (spec.head_dim + v_pad) * dtype.itemsize
 
@@ -153,7 +153,8 @@ class CpuAttention:
             return attend(query, cache, spec, metadata, sinks)
         return self._run(query, key, value, cache, spec, metadata, sinks)
 
-    def _has_kernel(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> bool:
+    def has_kernel(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> bool:
+        """Whether the C kernel serves such a call; PyTorch does otherwise."""
         fits = block_size % _LANES == 0 and dtype in _DTYPES
         return self._library is not None and fits and spec.num_heads % spec.num_kv_heads == 0
 
@@ -168,7 +169,7 @@ class CpuAttention:
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         assert self._library is not None
-        host = self._host_step(spec.num_heads // spec.num_kv_heads, metadata)
+        host = self.host_step(spec, metadata)
         dtype = cache.key.dtype
         query, key, value = _rows(query, dtype), _rows(key, dtype), _rows(value, dtype)
         shape = (query.shape[0], spec.num_heads, spec.v_head_dim)
@@ -192,17 +193,19 @@ class CpuAttention:
         )
         return out
 
-    def _host_step(self, group: int, metadata: AttentionMetadata) -> _HostStep:
+    def host_step(self, spec: AttentionSpec, metadata: AttentionMetadata) -> HostStep:
+        """The step as the C kernels see it, made once for all layers of one grouping."""
+        group = spec.num_heads // spec.num_kv_heads
         if metadata.host is None:
             self.prepare(metadata)
-        host: dict[int, _HostStep] = metadata.host
+        host: dict[int, HostStep] = metadata.host
         if group not in host:
             assert self._library is not None
             host[group] = _plan(self._library, group, metadata)
         return host[group]
 
 
-def _plan(library: Any, group: int, metadata: AttentionMetadata) -> _HostStep:
+def _plan(library: Any, group: int, metadata: AttentionMetadata) -> HostStep:
     """Work items of a step for layers whose KV heads serve `group` query heads each."""
     cu_seqlens = metadata.cu_seqlens_q.contiguous()
     seq_lens = metadata.seq_lens.contiguous()
@@ -236,7 +239,7 @@ def _plan(library: Any, group: int, metadata: AttentionMetadata) -> _HostStep:
         count,
         torch.get_num_threads(),
     )
-    return _HostStep(step, group, num_slots.value, (cu_seqlens, seq_lens, tables, slots, items))
+    return HostStep(step, group, num_slots.value, (cu_seqlens, seq_lens, tables, slots, items))
 
 
 def _rows(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

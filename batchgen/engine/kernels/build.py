@@ -24,8 +24,8 @@ __all__ = ["load_kernels"]
 
 _LOG = logging.getLogger(__name__)
 _SOURCE_DIR = Path(__file__).parent
-_SOURCES = ("paged.c", "gemm.c", "ops.c")
-_HEADERS = ("common.h", "tile.h")
+_SOURCES = ("paged.c", "gemm.c", "amx.c", "ops.c", "stack.c")
+_HEADERS = ("common.h", "linear.h", "paged.h", "rows.h", "tile.h")
 _BASE_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w")
 _TIMEOUT_S = 300
 

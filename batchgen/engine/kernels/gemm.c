@@ -1,7 +1,7 @@
 /* Linear layers in float32 for a few to a few hundred rows: the weights are packed once into
    panels of PANEL outputs, each panel is read once from memory, rows come from the cache.
    Every output is one sum over the inputs in their order, whatever the number of rows. */
-#include "common.h"
+#include "linear.h"
 
 #if defined(__AVX512F__)
 #define ROWS 8
@@ -12,14 +12,6 @@
 #endif
 #define PANEL (WIDE * LANES)
 #define ROW_BLOCK 240 /* rows kept in the second-level cache while a panel passes */
-
-typedef struct {
-    const float *x;        /* [num_rows, num_inputs], row stride x_stride */
-    const float *weight;   /* panels [.., num_inputs, PANEL] */
-    const float *bias;     /* [num_outputs] or null */
-    float *out;            /* [num_rows, num_outputs], row stride out_stride */
-    int64_t num_rows, num_inputs, num_outputs, x_stride, out_stride;
-} Linear;
 
 EXPORT int64_t gemm_panel(void) { return PANEL; }
 
@@ -58,12 +50,17 @@ INLINE void write_out(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t 
                       const int rows) {
     float edge[PANEL];
     for (int r = 0; r < rows; r++) {
-        float *out = A->out + (row + r) * A->out_stride + first;
+        int64_t at = (row + r) * A->out_stride + first;
+        float *out = (float *)A->out + at;
         int64_t count = A->num_outputs - first < PANEL ? A->num_outputs - first : PANEL;
-        float *to = count == PANEL ? out : edge;
+        float *to = count == PANEL && !A->residual ? out : edge;
         for (int c = 0; c < WIDE; c++) store(to, c * LANES, acc[r][c], 0);
         if (A->bias)
             for (int64_t o = 0; o < count; o++) to[o] += A->bias[first + o];
+        if (A->residual) {
+            const float *residual = (const float *)A->residual + at;
+            for (int64_t o = 0; o < count; o++) to[o] += residual[o];
+        }
         if (to != out) memcpy(out, edge, (size_t)count * sizeof(float));
     }
 }
@@ -82,12 +79,12 @@ INLINE void write_out(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t 
 
 /* One panel against rows [row, end), in tiles of near-equal height. */
 static void panel_rows(const Linear *A, int64_t p, int64_t row, int64_t end) {
-    const float *panel = A->weight + p * A->num_inputs * PANEL;
+    const float *panel = (const float *)A->weight + p * A->num_inputs * PANEL;
     const char *next = (const char *)(panel + A->num_inputs * PANEL);
     int64_t tiles = (end - row + ROWS - 1) / ROWS, lines = A->num_inputs * WIDE, fetched = 0;
     for (int64_t t = 0; t < tiles; t++) {
         int64_t height = (end - row + (tiles - t) - 1) / (tiles - t);
-        const float *x = A->x + row * A->x_stride;
+        const float *x = (const float *)A->x + row * A->x_stride;
         int64_t ahead = fetched < lines ? (WIDE + tiles - 1) / tiles : 0;
         vf acc[ROWS][WIDE];
 #define TILE_OF(R)                                                   \
@@ -100,20 +97,24 @@ static void panel_rows(const Linear *A, int64_t p, int64_t row, int64_t end) {
     }
 }
 
-/* out = x weight^T + bias */
-EXPORT void gemm(const float *x, const float *packed, const float *bias, float *out,
-                 int64_t num_rows, int64_t num_inputs, int64_t num_outputs, int64_t x_stride,
-                 int64_t out_stride, int64_t threads) {
-    const Linear layer = {x, packed, bias, out, num_rows, num_inputs, num_outputs, x_stride,
-                          out_stride};
-    const Linear *A = &layer;
+void gemm_share(const Linear *A) {
     int64_t panels = (A->num_outputs + PANEL - 1) / PANEL;
     int64_t blocks = (A->num_rows + ROW_BLOCK - 1) / ROW_BLOCK;
-    int64_t share = panels / (threads * 8) + 1;
-#pragma omp parallel for num_threads((int)threads) collapse(2) schedule(dynamic, share)
+    int64_t share = panels / (A->threads * 8) + 1;
+#pragma omp for collapse(2) schedule(dynamic, share)
     for (int64_t b = 0; b < blocks; b++)
         for (int64_t p = 0; p < panels; p++) {
             int64_t end = (b + 1) * ROW_BLOCK;
             panel_rows(A, p, b * ROW_BLOCK, end < A->num_rows ? end : A->num_rows);
         }
+}
+
+/* out = x weight^T + bias */
+EXPORT void gemm(const float *x, const float *packed, const float *bias, float *out,
+                 int64_t num_rows, int64_t num_inputs, int64_t num_outputs, int64_t x_stride,
+                 int64_t out_stride, int64_t threads) {
+    const Linear layer = {x, packed, bias, 0, out, num_rows, num_inputs, num_outputs, x_stride,
+                          out_stride, threads};
+#pragma omp parallel num_threads((int)threads)
+    gemm_share(&layer);
 }

@@ -1,4 +1,4 @@
-"""The small C operators as functions on CPU tensors: linear layers in float32, norms, rotations.
+"""The small C operators as functions on CPU tensors: linear layers, norms, rotations.
 
 Each takes float32 or bfloat16 tensors whose last dimension is dense. `Operators.load()` is None
 where the kernels cannot be compiled.
@@ -20,24 +20,32 @@ _POINTER, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _SIGNATURES = {
     "gemm_pack": [_POINTER] * 2 + [_INT] * 3,
     "gemm": [_POINTER] * 4 + [_INT] * 6,
+    "amx_pack": [_POINTER] * 2 + [_INT] * 3,
+    "amx_gemm": [_POINTER] * 4 + [_INT] * 6,
+    "run_stack": [_POINTER] * 3,
     "rms_norm": [_POINTER] * 3 + [_INT] * 2 + [_DOUBLE] + [_INT] * 3,
     "silu_mul": [_POINTER] * 2 + [_INT] * 5,
     "quantize_rows": [_POINTER] * 3 + [_INT] * 4,
     "scale_rows": [_POINTER] * 2 + [_INT] * 4,
     "rope": [_POINTER] * 4 + [_INT] * 8,
 }
+_TILE_INPUTS = 32
 
 
 class Operators:
     """The compiled operators. One instance serves the process."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        library.gemm_panel.restype = ctypes.c_int64
-        self._panel: int = library.gemm_panel()
+        for count in (library.gemm_panel, library.amx_panel, library.amx_start):
+            count.restype = ctypes.c_int64
+        self._panels = {torch.float32: library.gemm_panel(), torch.bfloat16: library.amx_panel()}
+        self._has_amx = bool(library.amx_start())
         for name, arguments in _SIGNATURES.items():
             function: Any = getattr(library, name)
             function.restype, function.argtypes = None, arguments
-        self._pack, self._gemm = library.gemm_pack, library.gemm
+        self._packs = {torch.float32: library.gemm_pack, torch.bfloat16: library.amx_pack}
+        self._gemms = {torch.float32: library.gemm, torch.bfloat16: library.amx_gemm}
+        self.run_stack = library.run_stack
         self._rms_norm, self._silu_mul = library.rms_norm, library.silu_mul
         self._rope = library.rope
         self._quantize_rows, self._scale_rows = library.quantize_rows, library.scale_rows
@@ -49,13 +57,21 @@ class Operators:
         library = load_kernels()
         return None if library is None else Operators(library)
 
+    def can_pack(self, weight: torch.Tensor) -> bool:
+        """Whether `pack` and `linear` take this weight: bfloat16 needs a CPU with AMX."""
+        if weight.dtype == torch.float32:
+            return True
+        has_tiles = self._has_amx and weight.shape[1] % _TILE_INPUTS == 0
+        return has_tiles and weight.dtype == torch.bfloat16
+
     def pack(self, weight: torch.Tensor) -> torch.Tensor:
-        """Weight [num_outputs, num_inputs] float32 as panels for `linear`."""
+        """Weight [num_outputs, num_inputs] as panels for `linear`."""
         weight = weight.detach().contiguous()
         num_outputs, num_inputs = weight.shape
-        panels = -(-num_outputs // self._panel)
-        packed = torch.empty(panels * self._panel * num_inputs)
-        self._pack(
+        panel = self._panels[weight.dtype]
+        panels = -(-num_outputs // panel)
+        packed = torch.empty(panels * panel * num_inputs, dtype=weight.dtype)
+        self._packs[weight.dtype](
             weight.data_ptr(), packed.data_ptr(), num_outputs, num_inputs, torch.get_num_threads()
         )
         return packed
@@ -67,11 +83,11 @@ class Operators:
         num_outputs: int,
         bias: torch.Tensor | None,
     ) -> torch.Tensor:  # [..., num_outputs]
-        """x weight^T + bias, float32."""
+        """x weight^T + bias in the dtype of `packed`; the bias is float32."""
         rows = x if x.is_contiguous() else x.contiguous()
         num_inputs = rows.shape[-1]
-        out = torch.empty(*rows.shape[:-1], num_outputs)
-        self._gemm(
+        out = torch.empty(*rows.shape[:-1], num_outputs, dtype=packed.dtype)
+        self._gemms[packed.dtype](
             rows.data_ptr(),
             packed.data_ptr(),
             None if bias is None else bias.data_ptr(),

@@ -2,25 +2,10 @@
    heads of a group are rows of one small matrix, and long contexts are split by keys. */
 #include <stdlib.h>
 
-#include "tile.h"
+#include "paged.h"
 
 #define SPLIT 1024   /* keys of one work item; the parts of longer contexts are joined afterwards */
 #define ITEM_ROWS 48 /* rows (tokens * heads of a group) of one work item */
-
-typedef struct {
-    const int32_t *cu_seqlens, *seq_lens, *tables;
-    const int64_t *slots;
-    const void *items; /* Item [num_items] */
-    int64_t table_stride, num_tokens, num_items, threads;
-} Step;
-
-typedef struct {
-    const void *q, *k, *v;
-    void *out;            /* [num_tokens, num_heads, v_head_dim] */
-    const float *sinks;   /* [num_heads] or null */
-    float *partial;       /* [slots, num_kv_heads, group, v_pad + 2] */
-    int64_t q_token, q_head, k_token, k_head, v_token, v_head; /* strides */
-} Tensors;
 
 typedef struct {
     int32_t seq, token0, token1, key0, key1, slot, split, num_splits;
@@ -49,7 +34,8 @@ EXPORT int64_t paged_plan(const int32_t *cu, const int32_t *lens, int64_t num_se
     return count;
 }
 
-static void write_token(const Layer *L, const Step *S, const Tensors *T, int64_t t, int bf16) {
+void write_token(const Layer *L, const Step *S, const Tensors *T, int64_t t) {
+    const int bf16 = (int)L->bf16;
     int64_t slot = S->slots[t];
     if (slot < 0) return;
     int64_t block = slot / L->block_size, at = slot % L->block_size;
@@ -187,30 +173,33 @@ INLINE void join_item(const Layer *L, const Step *S, const Tensors *T, const Ite
         }
 }
 
-INLINE void run(const Layer *L, const Step *S, const Tensors *T, const int bf16) {
+INLINE void attend(const Layer *L, const Step *S, const Tensors *T, const int bf16) {
     const Item *items = (const Item *)S->items;
-#pragma omp parallel num_threads((int)S->threads)
-    {
-#pragma omp for schedule(static)
-        for (int64_t t = 0; t < S->num_tokens; t++) write_token(L, S, T, t, bf16);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < S->num_items * L->num_kv_heads; i++)
-            attend_item(L, S, T, items + i / L->num_kv_heads, i % L->num_kv_heads, bf16);
-        if (T->partial) {
+    for (int64_t i = 0; i < S->num_items * L->num_kv_heads; i++)
+        attend_item(L, S, T, items + i / L->num_kv_heads, i % L->num_kv_heads, bf16);
+    if (!T->partial) return;
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < S->num_items * L->num_kv_heads; i++) {
-            const Item *item = items + i / L->num_kv_heads;
-            if (item->num_splits > 1 && item->split == 0)
-                join_item(L, S, T, item, i % L->num_kv_heads, bf16);
-        }
-        }
+    for (int64_t i = 0; i < S->num_items * L->num_kv_heads; i++) {
+        const Item *item = items + i / L->num_kv_heads;
+        if (item->num_splits > 1 && item->split == 0)
+            join_item(L, S, T, item, i % L->num_kv_heads, bf16);
     }
+}
+
+void attend_share(const Layer *L, const Step *S, const Tensors *T) {
+    if (L->bf16)
+        attend(L, S, T, 1);
+    else
+        attend(L, S, T, 0);
 }
 
 /* Write the step's keys and values to their slots, then attend. */
 EXPORT void paged_attention(const Layer *L, const Step *S, const Tensors *T) {
-    if (L->bf16)
-        run(L, S, T, 1);
-    else
-        run(L, S, T, 0);
+#pragma omp parallel num_threads((int)S->threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < S->num_tokens; t++) write_token(L, S, T, t);
+        attend_share(L, S, T);
+    }
 }
