@@ -44,7 +44,7 @@ def unwritable(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or _reason(error)
+        reason = _reason(error)
         raise OutputUnwritableError(
             f"cannot write {what} {path}: {reason}",
             "free space or give write permission there, then run the same command again: "
@@ -53,9 +53,10 @@ def unwritable(what: str, path: Path) -> Iterator[None]:
 
 
 def _reason(error: OSError) -> str:
-    """What the system said, where Arrow wrapped it in words of its own."""
-    number = re.search(r"\[errno (\d+)\]", str(error))
-    return os.strerror(int(number[1])) if number else str(error)
+    """What the system said, also where Arrow wrapped it in words of its own."""
+    text = error.strerror or str(error)
+    number = re.search(r"\[errno (\d+)\]", text)
+    return os.strerror(int(number[1])) if number else text
 
 
 def temporary_path(path: Path) -> Path:
