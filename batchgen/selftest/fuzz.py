@@ -74,15 +74,16 @@ class Fuzz:
         rows = min(rows, _PARQUET_ROWS) if parquet else rows
         count = (parquet_file if parquet else jsonl_file)(source, rows, chosen)
         self._jobs += 1
-        self._done += rows
         before = len(self._problems)
-        self._judged(source, count, keep="all" if chosen.random() < 0.3 else "none")
+        served = self._judged(source, count, keep="all" if chosen.random() < 0.3 else "none")
+        self._done += rows if served else 1
         if len(self._problems) == before:
             source.unlink()
         if self._jobs % 20 == 0:
             self._say(f"{self._done:,} of {self._inputs:,} inputs, {len(self._problems)} problems")
 
-    def _judged(self, source: Path, count: int, keep: str) -> None:
+    def _judged(self, source: Path, count: int, keep: str) -> bool:
+        """Whether the job got to its rows; a file that is refused whole counts as one input."""
         out = source.with_suffix(".out")
         spec = JobSpec(
             InputSpec((str(source),), keep_columns=keep),
@@ -97,9 +98,12 @@ class Fuzz:
             self._check_rows(source, out, count)
         except BatchgenError as error:
             self._refused[type(error).__name__] += 1
+            return False
         except Exception:
             self._problem(source, traceback.format_exc(limit=-4))
-        _remove(out)
+        finally:
+            _remove(out)
+        return True
 
     def _check_rows(self, source: Path, out: Path, count: int) -> None:
         columns = ["index", "sample", "status", "error_code", "error_message"]
@@ -127,7 +131,8 @@ class Fuzz:
             if code not in _EXPLAINED:
                 kept = source.rename(self._folder / f"damaged-{self._seed}-{number}")
                 self._problem(kept, f"exit code {code}: {child.stderr}")
-        self._refused[f"exit code {code}"] += code != 0
+        if code:
+            self._refused[f"exit code {code}"] += 1
         self._damaged += 1
         self._done += 1
         _remove(out)
