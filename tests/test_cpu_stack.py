@@ -1,0 +1,109 @@
+"""Promise: layers that run as one answer as they do one by one; odd layers run one by one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import ONCE, THOROUGH, tiny_model
+
+from batchgen.engine import cpu_stack
+from batchgen.engine.cpu_optimize import optimize_for_cpu
+from batchgen.engine.kernels.build import load_kernels
+from batchgen.engine.kernels.ops import Operators
+from batchgen.engine.loader import load_model_from
+from batchgen.engine.model import Model
+from batchgen.engine.proof import Piece, logits_at, make_metadata
+
+LLAMA_SHAPED = ("llama", "mistral", "qwen2", "qwen3")
+needs_compiler = pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
+
+
+def load(model_type: str, dtype: torch.dtype = torch.float32) -> Model:
+    module = tiny_model(model_type).to(dtype)
+    return load_model_from(module, optimize=partial(optimize_for_cpu, dtype=dtype))
+
+
+def runs_as_one(model: Model) -> bool:
+    return any(
+        getattr(module.__dict__.get("forward"), "__qualname__", "").startswith("_first.")
+        for module in model.module.modules()
+    )
+
+
+def without_stack(model_type: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Model:
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu_stack, "_make_stack", lambda model: None)
+        return load(model_type, dtype)
+
+
+@needs_compiler
+@pytest.mark.parametrize("model_type", LLAMA_SHAPED)
+def test_ragged_steps_answer_as_layer_by_layer(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(model_type)
+    plain = without_stack(model_type, torch.float32, monkeypatch)
+    assert runs_as_one(model)
+    assert not runs_as_one(plain)
+    got, expected = (logits_at(one, one.max_position) for one in (model, plain))
+    assert (got - expected).abs().max() <= 2e-5 * expected.abs().max()
+
+
+@needs_compiler
+@pytest.mark.parametrize("model_type", LLAMA_SHAPED)
+def test_bfloat16_stays_near_layer_by_layer(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(model_type, torch.bfloat16)
+    plain = without_stack(model_type, torch.bfloat16, monkeypatch)
+    got, expected = (logits_at(one, one.max_position) for one in (model, plain))
+    assert (got - expected).norm() <= 0.03 * expected.norm()
+
+
+@needs_compiler
+def test_a_row_answers_bit_for_bit_alike_whatever_comes_along() -> None:
+    model = load("llama")
+    model.allocate_cache(64, 16)
+    ids = torch.arange(3, 33)
+
+    def answer(count: int) -> torch.Tensor:
+        pieces = [Piece((2 * i, 2 * i + 1), 0, 30) for i in range(count)]
+        metadata = make_metadata(pieces, 16, model.device)
+        positions = torch.arange(30).repeat(count)
+        return model.forward(ids.repeat(count), positions, metadata, torch.tensor([29]))
+
+    alone = answer(1)
+    assert all(torch.equal(answer(count), alone) for count in (2, 3, 9, 20))
+
+
+@needs_compiler
+@pytest.mark.parametrize("model_type", sorted({*THOROUGH, *ONCE} - set(LLAMA_SHAPED)))
+def test_other_architectures_load_and_answer(model_type: str) -> None:
+    load(model_type)  # compared with the model's own logits at load: refused otherwise
+
+
+@needs_compiler
+def test_a_wrong_stack_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    original: Any = cpu_stack.LayerStack.__call__
+    monkeypatch.setattr(
+        cpu_stack.LayerStack, "__call__", lambda self, *args: original(self, *args) * 1.01
+    )
+    monkeypatch.setitem(cpu_stack._TOLERANCE, torch.float32, (0.0, 0.0))
+    model = load("llama")
+    assert not runs_as_one(model)
+
+
+def test_without_kernels_the_layers_run_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Operators, "load", staticmethod(lambda: None))
+    assert not runs_as_one(load("llama"))
+
+
+@needs_compiler
+def test_without_amx_bfloat16_runs_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    operators = Operators.load()
+    assert operators is not None
+    monkeypatch.setattr(operators, "_has_amx", False)
+    assert not runs_as_one(load("llama", torch.bfloat16))
