@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,17 +13,19 @@ import pytest
 from echo_runs import write_rows
 
 from batchgen.engine.request import Completion, FinishReason, Timings
-from batchgen.errors import ErrorCode, RowError, StoppedError
+from batchgen.errors import ErrorCode, RowError, StoppedError, UsageError
 from batchgen.job.channel import Cancelled, Channel
 from batchgen.job.drive import FinishedRow
 from batchgen.job.estimate import estimated_rows
 from batchgen.job.feed import chunks
+from batchgen.job.fingerprint import fingerprint_of
 from batchgen.job.interruptible import interruptible
 from batchgen.job.requests import FailedRow, Requests, request_id, row_and_sample
 from batchgen.job.results import Results, ResultsOptions
 from batchgen.job.rows import InputRow
 from batchgen.job.signals import Stop
 from batchgen.job.sources import find_sources
+from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.job.summary import FailureLimit
 from batchgen.job.text_codecs import ByteCodec
 
@@ -195,3 +198,12 @@ def test_an_interruptible_call_returns_and_raises_as_a_call_does() -> None:
     assert interruptible(lambda: 5, Stop(), "") == 5
     with pytest.raises(ZeroDivisionError):
         interruptible(lambda: 1 // 0, Stop(), "")
+
+
+def test_deterministic_means_float32() -> None:
+    given = InputSpec(("rows.jsonl",))
+    spec = JobSpec(given, Path("out.parquet"), deterministic=True)
+    assert spec.numeric_dtype == "float32"
+    assert fingerprint_of(spec, None) == fingerprint_of(replace(spec, dtype="float32"), None)
+    with pytest.raises(UsageError, match="float32"):
+        JobSpec(given, Path("out.parquet"), deterministic=True, dtype="bfloat16")

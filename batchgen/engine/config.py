@@ -27,7 +27,6 @@ class EngineConfig:
     reorder_window: int | None = None
     """Waiting requests are admitted longest output first within windows of so many arrivals."""
     enable_prefix_caching: bool = False
-    deterministic: bool = False
     attention_backend: str = "auto"
     enforce_eager: bool = False
     """On CUDA: neither compile layers nor capture graphs."""

@@ -172,7 +172,7 @@ def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
     return EngineConfig(
         model=files.path,
         device=spec.device,
-        dtype=spec.dtype,
+        dtype=spec.numeric_dtype,
         eos_token_ids=files.eos_token_ids,
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=spec.max_num_batched_tokens,
@@ -180,7 +180,6 @@ def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
         gpu_memory_utilization=spec.gpu_memory_utilization,
         block_size=spec.block_size,
         enable_prefix_caching=spec.enable_prefix_caching,
-        deterministic=spec.deterministic,
         attention_backend=spec.attention_backend,
         enforce_eager=spec.enforce_eager,
         quantization=spec.quantization,

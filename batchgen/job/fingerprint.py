@@ -28,7 +28,7 @@ def fingerprint_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
         "schema": _SCHEMA,
         "engine": spec.engine,
         "model": {"identity": "none"} if files is None else files.identity(),
-        "dtype": _dtype(spec.dtype, files),
+        "dtype": _dtype(spec.numeric_dtype, files),
         "quantization": spec.quantization or "none",
         "max_model_len": spec.max_model_len,
         "chat_template": _template_digest(spec.chat_template),

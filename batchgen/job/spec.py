@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from batchgen.errors import UsageError
 from batchgen.job.shard import Shard
 
 __all__ = ["InputSpec", "JobSpec", "SamplingDefaults"]
@@ -80,8 +81,21 @@ class JobSpec:
     block_size: int | None = None
     enable_prefix_caching: bool = False
     deterministic: bool = False
+    """Compute in float32: completions do not change with the batch."""
     attention_backend: str = "auto"
     enforce_eager: bool = False
     quantization: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        if self.deterministic and self.dtype not in ("auto", "float32"):
+            raise UsageError(
+                f"--deterministic computes in float32, and --dtype asks for {self.dtype}",
+                "leave one of the two out",
+            )
+
+    @property
+    def numeric_dtype(self) -> str:
+        """The dtype that weights and cache get; `auto` is the checkpoint's own."""
+        return "float32" if self.deterministic else self.dtype
