@@ -142,7 +142,7 @@ engine_options = flag_group(
          help="Tokens in a block of the KV cache."),
     flag("--enable-prefix-caching/--no-enable-prefix-caching", default=False,
          help="Reuse the cache of equal prompt beginnings."),
-    flag("--deterministic", is_flag=True, help="Compute in float32: text does not change with the batch."),
+    flag("--deterministic", is_flag=True, help="Compute in float32: no text depends on its batch."),
     flag("--enforce-eager", is_flag=True, help="On CUDA: no compiled layers, no graphs."),
     flag("--attention-backend", default="auto", metavar="NAME", help="Force one attention path."),
 )  # fmt: skip
