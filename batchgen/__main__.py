@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from batchgen.cli.main import cli
+from batchgen.cli.threads import settle_waiting
 from batchgen.errors import BatchgenError
 from batchgen.job.redaction import redacted
 from batchgen.job.signals import STAGE_THREADS
@@ -22,6 +23,7 @@ _INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code (INTERFACE: Exit codes). Never raises."""
+    settle_waiting()
     try:
         code = _call(argv)
         sys.stdout.flush()

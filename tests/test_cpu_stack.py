@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from tiny_models import ONCE, THOROUGH, tiny_model
 
+from batchgen.cli.threads import settle_waiting
 from batchgen.engine import cpu_stack
 from batchgen.engine.cpu_optimize import optimize_for_cpu
 from batchgen.engine.kernels.build import load_kernels
@@ -107,3 +109,16 @@ def test_without_amx_bfloat16_runs_layer_by_layer(monkeypatch: pytest.MonkeyPatc
     assert operators is not None
     monkeypatch.setattr(operators, "_has_amx", False)
     assert not runs_as_one(load("llama", torch.bfloat16))
+
+
+def test_the_command_bounds_how_long_threads_spin_unless_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    settle_waiting()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    settle_waiting()
+    assert int(os.environ["GOMP_SPINCOUNT"]) > 0
+    monkeypatch.delenv("GOMP_SPINCOUNT")

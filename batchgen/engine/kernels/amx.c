@@ -15,7 +15,7 @@
 
 #define REQUEST_PERMISSION 0x1023
 #define TILE_DATA 18
-#define AHEAD 4096 /* bytes of weights asked for before they are needed */
+#define AHEAD 12288 /* bytes of weights asked for before they are needed */
 
 typedef struct {
     uint8_t palette, start_row, reserved[14];
@@ -90,7 +90,7 @@ INLINE void multiply(const Linear *A, const uint16_t *panel, int64_t row, int64_
     for (int64_t i = 0; i < A->num_inputs; i += TILE_INPUTS, panel += 2 * 512) {
         if (fetch)
             for (int line = 0; line < 32; line++)
-                _mm_prefetch((const char *)panel + AHEAD + line * 64, _MM_HINT_T0);
+                _mm_prefetch((const char *)panel + AHEAD + line * 64, _MM_HINT_T1);
         _tile_loadd(6, panel, 64);
         _tile_loadd(7, panel + 512, 64);
         _tile_loadd(4, x + i, stride);

@@ -7,6 +7,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 16
@@ -54,12 +58,16 @@ INLINE void store(void *p, int64_t i, vf x, int bf16) {
         *(vf_any *)((float *)p + i) = x;
         return;
     }
+#if defined(__AVX512BF16__)
+    *(vh_any *)((uint16_t *)p + i) = (vh)_mm512_cvtneps_pbh((__m512)x);
+#else
     vu bits = (vu)x;
     vu round = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     vu quiet = (bits >> 16) | 0x40u;
     vi nan = (vi)((bits & 0x7fffffffu) > 0x7f800000u);
     vu out = (vu)(((vi)quiet & nan) | ((vi)round & ~nan));
     *(vh_any *)((uint16_t *)p + i) = __builtin_convertvector(out, vh);
+#endif
 }
 
 INLINE float load1(const void *p, int64_t i, int bf16) {

@@ -55,6 +55,7 @@ INLINE void score_chunks(const Layer *L, const int32_t *table, int64_t h, const 
         vf key[4];
         for (int c = 0; c < count; c++) {
             key[c] = load(L->k, from[c] + d * L->block_size, bf16);
+            if (bf16 && d % 2) continue; /* two of these steps share a cache line */
             fetch(L->k, ahead[c] + d * L->block_size, bf16);
             fetch(L->v, values[c] + d * LANES, bf16);
         }
