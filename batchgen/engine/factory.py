@@ -142,7 +142,7 @@ def _batched_tokens(
 ) -> int:
     decided = config.max_num_batched_tokens or _decide(
         "max_num_batched_tokens",
-        max(8192 if on_gpu else 1024, max_num_seqs),
+        max(8192 if on_gpu else 512, max_num_seqs),
         "fills matrix products" if on_gpu else "bounds memory, long enough for matrix products",
     )
     row_limit: int | None = getattr(model, "max_num_tokens", None)

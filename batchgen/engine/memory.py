@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-import resource
-import sys
 from pathlib import Path
 
 import torch
+
+from batchgen.engine.resident import peak_resident_bytes
 
 __all__ = ["available_host_memory", "device_name", "peak_memory_bytes", "release_memory"]
 
@@ -34,8 +34,7 @@ def peak_memory_bytes() -> int:
     """Peak of the GPU's allocator where one is used, else the process's resident peak."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_reserved())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_resident_bytes()
 
 
 def release_memory() -> None:

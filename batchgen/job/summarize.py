@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 
+from batchgen.engine.resident import peak_resident_bytes
 from batchgen.job.assembly import Assembly
 from batchgen.job.ledger import Ledger
 from batchgen.job.manifest import FinalReport
@@ -52,15 +51,9 @@ def _of_this_run(ledger: Ledger, assembly: Assembly) -> dict[str, object]:
         "total_tokens_per_s": _rate(output + live.prompt_tokens, seconds),
         "preemptions": stats.preemptions,
         "oom_events": stats.oom_events,
-        "peak_memory_bytes": stats.peak_memory_bytes or _peak_resident_bytes(),
+        "peak_memory_bytes": stats.peak_memory_bytes or peak_resident_bytes(),
     }
 
 
 def _rate(tokens: int, seconds: float) -> float:
     return round(tokens / seconds, 1) if seconds > 0 else 0.0
-
-
-def _peak_resident_bytes() -> int:
-    """Of this process; Linux counts in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
