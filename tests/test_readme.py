@@ -57,12 +57,12 @@ def test_every_flag_and_command_that_is_named_exists() -> None:
         result = CliRunner().invoke(cli, [command, "--help-all"])
         if result.exit_code:
             result = CliRunner().invoke(cli, [command, "--help"])
-        known |= set(re.findall(r"--[a-z][a-z-]*", result.output))
+        known |= set(re.findall(r"--[a-z][a-z0-9-]*", result.output))
     text = re.sub(r"```(?!bash).*?```", "", README, flags=re.DOTALL)
     text = "\n".join(line for line in text.splitlines() if not line.startswith("python "))
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
     for script in set(re.findall(r"python (jobs/\S+\.py)", text)):
-        known |= set(re.findall(r'"(--[a-z][a-z-]*)"', (ROOT / script).read_text()))
+        known |= set(re.findall(r'"(--[a-z][a-z0-9-]*)"', (ROOT / script).read_text()))
     assert named - known == set()
     for name in re.findall(r"batchgen ([a-z]+) ", "\n".join(blocks("bash"))):
         assert name in COMMANDS
