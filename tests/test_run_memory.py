@@ -7,9 +7,6 @@ from pathlib import Path
 from echo_runs import batchgen, summary_of, write_rows
 
 FEW, MANY = 300_000, 420_000  # past the final merge's window, which fills up to there
-    300_000,
-    420_000,
-)  # past the final merge's window, which is bounded but fills up to there
 PROMPT = "a prompt of about a hundred characters, as people write them when they are in a hurry, "
 
 
