@@ -13,6 +13,7 @@ from torch import nn
 
 from batchgen.engine.kernels.ops import Operators
 from batchgen.engine.linear import LinearFunction
+from batchgen.engine.linear_calls import is_plain
 
 __all__ = ["GatedMlp", "fast_gated_mlp"]
 
@@ -70,7 +71,7 @@ def _parts(module: nn.Module) -> tuple[list[nn.Linear], nn.Linear] | None:
             continue
         gates = [children[name] for name in gate_names]
         down = children[down_name]
-        if type(down) is nn.Linear and all(type(gate) is nn.Linear for gate in gates):
+        if all(type(part) is nn.Linear and is_plain(part) for part in (*gates, down)):
             return gates, down  # type: ignore[return-value]
     return None
 

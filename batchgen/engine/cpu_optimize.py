@@ -8,9 +8,7 @@ was. Packed layers give up their own weights.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +20,7 @@ from batchgen.engine.cpu_norm import fast_rms_norm
 from batchgen.engine.cpu_rope import fast_rope_forward
 from batchgen.engine.int8_linear import pack_int8
 from batchgen.engine.linear import JoinedLinear, JoinedMember, LinearFunction, pack_weight
+from batchgen.engine.linear_calls import LinearCall, is_plain, record_calls, siblings
 
 __all__ = ["optimize_for_cpu"]
 
@@ -42,7 +41,7 @@ def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | N
     """
     if dtype not in _DTYPES:
         return
-    calls = _record_calls(model)
+    calls = record_calls(model, lambda: _small_forward(model))
     called = {id(call.module) for call in calls}
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     if quantization is not None and _packable(head):
@@ -50,7 +49,7 @@ def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | N
     pack = pack_weight if quantization is None else pack_int8
     counts = {
         "mlp": _bind_mlps(model, called, pack),
-        "joined": sum(_bind_joined(group, pack) for group in _siblings(calls)),
+        "joined": sum(_bind_joined(group, pack) for group in siblings(calls)),
         "linear": sum(
             _bind_linear(module, pack)
             for module in model.modules()
@@ -62,10 +61,14 @@ def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | N
     _LOG.info("CPU: %s", ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
-def _packable(module: nn.Module) -> bool:
-    if type(module) is not nn.Linear and type(module) is not Conv1D:
-        return False
-    return "forward" not in module.__dict__ and module.weight.dtype in _DTYPES
+def _packable(module: Any) -> bool:
+    return is_plain(module) and module.weight.dtype in _DTYPES
+
+
+def _small_forward(model: nn.Module) -> None:
+    vocabulary: Any = model.get_input_embeddings()  # type: ignore[operator]
+    ids = torch.arange(1, min(_PROBE_TOKENS, vocabulary.weight.shape[0]))
+    model(input_ids=ids[None], use_cache=False)
 
 
 def _weight(module: Any) -> torch.Tensor:
@@ -98,54 +101,6 @@ def _release(module: Any) -> None:
     module.weight = nn.Parameter(hollow, requires_grad=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One call of a linear layer; the input is held, so that its identity stays its own."""
-
-    parent: nn.Module
-    module: nn.Module
-    x: torch.Tensor
-
-
-def _record_calls(model: nn.Module) -> list[_Call]:
-    """The linear layers that a small forward calls, in order."""
-    calls: list[_Call] = []
-    handles = []
-    for parent in model.modules():
-        for module in parent.children():
-            if not _packable(module):
-                continue
-
-            def note(_: nn.Module, args: Any, parent: Any = parent, module: Any = module) -> None:
-                if args:
-                    calls.append(_Call(parent, module, args[0]))
-
-            handles.append(module.register_forward_pre_hook(note))
-    vocabulary: Any = model.get_input_embeddings()  # type: ignore[operator]
-    ids = torch.arange(1, min(_PROBE_TOKENS, vocabulary.weight.shape[0]))
-    try:
-        model(input_ids=ids[None], use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
-
-
-def _siblings(calls: list[_Call]) -> list[list[nn.Module]]:
-    """Layers of one parent, called once each, one after the other, with the very same tensor."""
-    times = Counter(id(call.module) for call in calls)
-    groups: list[list[_Call]] = []
-    for call in calls:
-        if times[id(call.module)] != 1:
-            continue
-        last = groups[-1][-1] if groups else None
-        if last is not None and last.parent is call.parent and last.x is call.x:
-            groups[-1].append(call)
-        else:
-            groups.append([call])
-    return [[call.module for call in group] for group in groups if len(group) > 1]
-
-
 def _bind_mlps(model: nn.Module, called: set[int], pack: Pack) -> int:
     count = 0
     for module in model.modules():
@@ -165,14 +120,15 @@ def _unreachable(x: torch.Tensor) -> torch.Tensor:
     raise RuntimeError("this layer is part of a joined MLP and has no weight of its own")
 
 
-def _bind_joined(group: list[nn.Module], pack: Pack) -> bool:
-    if not all(_packable(module) for module in group):
+def _bind_joined(group: Sequence[LinearCall], pack: Pack) -> bool:
+    modules = [call.module for call in group]
+    if not all(_packable(module) for module in modules):
         return False
-    function = _pack(group, pack)
+    function = _pack(modules, pack)
     if function is None:
         return False
-    joined = JoinedLinear(function, [_weight(module).shape[0] for module in group])
-    for index, module in enumerate(group):
+    joined = JoinedLinear(function, [_weight(module).shape[0] for module in modules])
+    for index, module in enumerate(modules):
         _bind(module, JoinedMember(joined, index))
         _release(module)
     return True

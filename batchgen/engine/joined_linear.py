@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from batchgen.engine.linear_calls import record_calls, siblings
+
 __all__ = ["JoinedMember", "join_linears"]
 
 
@@ -57,43 +59,15 @@ class JoinedMember(nn.Module):
 
 def join_linears(module: nn.Module, run: Callable[[], object]) -> int:
     """Join what can be joined; `run` is a tiny forward of the module. Returns the joined groups."""
-    groups = _siblings(module, run)
-    for names in groups:
-        _join(module, names)
+    calls = [call for call in record_calls(module, run) if type(call.module) is nn.Linear]
+    groups = siblings(calls, _alike)
+    for group in groups:
+        _join(module, [call.name for call in group])
     return len(groups)
 
 
-def _siblings(module: nn.Module, run: Callable[[], object]) -> list[list[str]]:
-    """Names of plain linear layers of one parent, called in a row with one tensor."""
-    calls: list[tuple[str, torch.Tensor]] = []
-    hooks = [
-        part.register_forward_pre_hook(lambda _, args, name=name: calls.append((name, args[0])))
-        for name, part in module.named_modules()
-        if type(part) is nn.Linear
-    ]
-    run()
-    for hook in hooks:
-        hook.remove()
-    groups: list[list[str]] = []
-    previous: torch.Tensor | None = None
-    for name, x in calls:
-        if x is previous and _match(module, groups[-1][0], name):
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-        previous = x
-    names = [name for name, _ in calls]
-    return [group for group in groups if len(group) > 1 and all(names.count(n) == 1 for n in group)]
-
-
-def _match(module: nn.Module, first: str, other: str) -> bool:
-    a: Any = module.get_submodule(first)
-    b: Any = module.get_submodule(other)
-    return (
-        first.rpartition(".")[0] == other.rpartition(".")[0]
-        and a.weight.dtype == b.weight.dtype
-        and (a.bias is None) == (b.bias is None)
-    )
+def _alike(first: nn.Linear, other: nn.Linear) -> bool:
+    return first.weight.dtype == other.weight.dtype and (first.bias is None) == (other.bias is None)
 
 
 def _join(module: nn.Module, names: Sequence[str]) -> None:

@@ -1,0 +1,84 @@
+"""The linear layers that a small forward calls, and which of them share an input (q, k, v).
+
+Only plain layers count: quantised weights, adapters and hooks hide behind nn.Linear too, and there
+the values of `weight` are not what the layer multiplies with.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+__all__ = ["LinearCall", "is_plain", "record_calls", "siblings"]
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearCall:
+    """One call of a plain linear layer; the input is held, so that its identity stays its own."""
+
+    name: str
+    """Dotted, in the model; the parent's name is all but the last part."""
+    module: Any
+    x: torch.Tensor
+
+    @property
+    def parent(self) -> str:
+        """The name of the module that holds the layer."""
+        return self.name.rpartition(".")[0]
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether the layer is x weight^T + bias, of ordinary tensors, and nothing else."""
+    if type(module) is not nn.Linear and type(module) is not Conv1D:
+        return False
+    if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    own = module._parameters
+    ordinary = all(type(part) is nn.Parameter for part in own.values() if part is not None)
+    weight = own.get("weight")
+    return ordinary and weight is not None and weight.dtype in _DTYPES
+
+
+def record_calls(model: nn.Module, run: Callable[[], object]) -> list[LinearCall]:
+    """The plain layers that `run`, a small forward of the model, calls, in order."""
+    calls: list[LinearCall] = []
+
+    def note(module: nn.Module, args: Any) -> None:
+        if args:
+            calls.append(LinearCall(names[module], module, args[0]))
+
+    names = {module: name for name, module in model.named_modules() if is_plain(module)}
+    handles = [module.register_forward_pre_hook(note) for module in names]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def siblings(
+    calls: Sequence[LinearCall], alike: Callable[[Any, Any], bool] = lambda first, other: True
+) -> list[list[LinearCall]]:
+    """Layers of one parent, called once each, one after the other, with the very same tensor; all
+    of a group are `alike`."""
+    times = Counter(call.name for call in calls)
+    groups: list[list[LinearCall]] = []
+    for call in calls:
+        if times[call.name] != 1:
+            continue
+        last = groups[-1][-1] if groups else None
+        shares = last is not None and last.parent == call.parent and last.x is call.x
+        if shares and alike(groups[-1][0].module, call.module):
+            groups[-1].append(call)
+        else:
+            groups.append([call])
+    return [group for group in groups if len(group) > 1]
