@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -87,6 +88,15 @@ class Child:
             return int(pages[1]) * _PAGE_BYTES
         except (OSError, IndexError):
             return 0
+
+    def peak_memory(self) -> int:
+        """The most resident bytes so far; 0 once it ended."""
+        try:
+            status = Path(f"/proc/{self._process.pid}/status").read_text()
+        except OSError:
+            return 0
+        peak = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        return int(peak[1]) * 1024 if peak else 0
 
     def descriptors(self) -> int:
         """Open file descriptors now; 0 once it ended."""

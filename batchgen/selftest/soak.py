@@ -1,18 +1,21 @@
-"""Hours of work in minutes: ever larger inputs, killed and restarted, memory and files watched."""
+"""Hours of work in minutes: ever larger jobs, killed, stopped and restarted every few seconds.
+
+Memory and open files of every process are watched from its start to its end, and the output of
+every job must be the one that an unbroken run writes.
+"""
 
 from __future__ import annotations
 
 import random
+import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from batchgen.selftest.audit import leftovers
+from batchgen.selftest.audit import begun_again, differences, leftovers
 from batchgen.selftest.child import Child, SelftestError
 from batchgen.selftest.inputs import mixed_rows, write_lines
 
@@ -23,25 +26,33 @@ MOST_BYTES_PER_ROW = 100.0
 ALLOCATOR_BYTES = 30_000_000
 """What the allocator's habits may add, whatever the rows."""
 MOST_MORE_DESCRIPTORS = 2
+CHECKPOINT_EVERY, MAX_NUM_SEQS = 500, 64
 _GROWTH = 1.15
-_SAMPLE_S = 0.2
-_SETTLED_S = 3.0
-_ECHO_ROWS_PER_STEP = 40
-_STEP_S = 0.02
+_MEAN_S = 3.5
+"""Between two blows, at random moments: some come while Python still starts."""
+_LONG_SHARE = 0.06
+"""Of the runs, left alone to their job's end: what grows slowly shows in them."""
+_KILL_SHARE = 0.6
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+_STOPPED = 75
+_READY_S = 5.0
+"""A process younger than this may die of a signal: its handlers may not stand yet."""
+_SAMPLE_S, _SETTLED_S, _LEAST_SAMPLES = 0.2, 3.0, 50
+_SLOW = "slow:at=engine.step,seconds=0.02,rows=40"
 
 Say = Callable[[str], None]
 
 
 @dataclass(slots=True)
-class _Watch:
-    """What one job's processes took: most resident bytes and descriptors over all its runs."""
+class _Run:
+    """What one process took, and what ended it: killed, stopped, early or complete."""
 
     rows: int
     peak_bytes: int = 0
     peak_descriptors: int = 0
-    runs: int = 0
-    kills: int = 0
-    drift: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    drift: float | None = None
+    end: str = "complete"
 
 
 class Soak:
@@ -53,102 +64,138 @@ class Soak:
         self._rows = rows
         self._say = say
         self._chosen = random.Random(seed)
-        self._jobs: list[_Watch] = []
+        self._runs: list[_Run] = []
+        self._recomputed = 0
 
     def run(self) -> dict[str, Any]:
-        """The figures; `ok` says whether memory and descriptors stayed flat."""
+        """The figures; `ok` says whether memory and descriptors stayed flat.
+
+        Raises SelftestError for an output that differs, and a run that ended as it must not.
+        """
         started, rows = time.monotonic(), self._rows
-        while not self._jobs or time.monotonic() < self._until:
-            self._jobs.append(watch := self._job(rows))
+        while not self._runs or time.monotonic() < self._until:
+            before = len(self._runs)
+            self._job(rows)
+            new = self._runs[before:]
             self._say(
-                f"{rows:,} rows in {watch.runs} runs, {watch.kills} killed: at most "
-                f"{watch.peak_bytes / 2**20:.0f} MiB and {watch.peak_descriptors} files"
+                f"{rows:,} rows in {len(new)} runs, {_count(new, 'killed')} killed and "
+                f"{_count(new, 'stopped')} stopped: equal to an unbroken run's; at most "
+                f"{_peak_bytes(new) / 2**20:.0f} MiB and {_peak_files(new)} files"
             )
             rows = int(rows * _GROWTH) + 1
         return self._figures(time.monotonic() - started)
 
-    def _job(self, rows: int) -> _Watch:
-        """One job, killed at random moments, to its end; its rows counted."""
+    def _job(self, rows: int) -> None:
+        """One job, broken again and again, to its end; its output compared."""
         source = write_lines(self._folder / "in.jsonl", mixed_rows(rows, seed=rows))
-        out = self._folder / "out.parquet"
+        whole, out = self._folder / "whole.parquet", self._folder / "out.parquet"
+        args: list[object] = ["run", "-i", source, "--engine", "echo", "--max-failures", "100%"]
+        args += ["--overwrite", "-q", "--max-num-seqs", MAX_NUM_SEQS]
+        args += ["--checkpoint-every", CHECKPOINT_EVERY, "-o"]
+        with Child([*args, whole], self._folder / "run.log") as child:
+            if code := child.wait():
+                raise SelftestError(f"an undisturbed run ended in {code}: {child.stderr}")
         out.unlink(missing_ok=True)
-        watch = _Watch(rows)
-        args = ["run", "-i", source, "-o", out, "--engine", "echo", "--max-failures", "100%"]
-        args += ["--checkpoint-every", 500, "--overwrite", "-q"]
-        while not self._one_run(args, watch):
+        while self._one_run([*args, out], rows).end != "complete":
             pass
-        found = pq.read_table(out, columns=["index"])["index"]
-        if len(found.unique()) != rows or leftovers(out):
-            raise SelftestError(f"{len(found.unique()):,} of {rows:,} rows; {leftovers(out)}")
-        return watch
+        if problems := differences(whole, out) + leftovers(out):
+            raise SelftestError(f"{rows:,} rows, broken runs: {'; '.join(problems[:10])}")
+        self._recomputed += begun_again(out)
 
-    def _one_run(self, args: Sequence[object], watch: _Watch) -> bool:
-        """Start a run and maybe kill it; True when the job is complete."""
-        slow = f"slow:at=engine.step,seconds={_STEP_S},rows={_ECHO_ROWS_PER_STEP}"
-        expected = watch.rows / _ECHO_ROWS_PER_STEP * _STEP_S
-        # Each run may last to its end, so that long ones are among them: about half are killed.
-        moment = self._chosen.uniform(1.0, 1.0 + 2 * expected)
-        watch.runs += 1
-        with Child(args, self._folder / "run.log", slow) as child:
-            self._observe(child, moment, watch)
-            if child.running and child.kill():
-                watch.kills += 1
-                return False
-            code = child.wait()
-        if code:
-            raise SelftestError(f"a run of {watch.rows:,} rows ended in {code}: {child.stderr}")
-        return True
-
-    def _observe(self, child: Child, seconds: float, watch: _Watch) -> None:
-        """Sample the process until it ends or its time is over."""
-        started = time.monotonic()
-        times, sizes = [], []
-        while child.running and (passed := time.monotonic() - started) < seconds:
-            size = child.memory()
-            watch.peak_bytes = max(watch.peak_bytes, size)
-            watch.peak_descriptors = max(watch.peak_descriptors, child.descriptors())
-            if passed > _SETTLED_S and size:
-                times.append(passed)
-                sizes.append(float(size))
-            time.sleep(_SAMPLE_S)
-        if len(times) > 50:
-            watch.drift.append(statistics.linear_regression(times, sizes).slope)
+    def _one_run(self, args: Sequence[object], rows: int) -> _Run:
+        """Start a process, watch it, and break it off at a random moment."""
+        spared = self._chosen.random() < _LONG_SHARE
+        moment = float("inf") if spared else self._chosen.expovariate(1 / _MEAN_S)
+        run = _Run(rows)
+        self._runs.append(run)
+        with Child(args, self._folder / "run.log", _SLOW) as child:
+            _observe(child, moment, run)
+            if not child.running:
+                code = child.wait()
+            elif self._chosen.random() < _KILL_SHARE:
+                code = -signal.SIGKILL if child.kill() else child.wait()
+            else:
+                child.signal(self._chosen.choice(_SIGNALS))
+                code = child.wait(timeout=120)
+            run.end = _end(code, run)
+            if not run.end:
+                raise SelftestError(f"a run of {rows:,} rows ended in {code}: {child.stderr}")
+        return run
 
     def _figures(self, seconds: float) -> dict[str, Any]:
-        jobs = self._jobs
-        rows = [float(job.rows) for job in jobs]
-        half = len(jobs) // 2  # smaller jobs do not yet fill the merge's window of parts
-        memory = _slope(rows[half:], [float(job.peak_bytes) for job in jobs[half:]])
-        files = _slope([float(i) for i in range(len(jobs))], [job.peak_descriptors for job in jobs])
-        more_bytes = _growth([job.peak_bytes for job in jobs])
-        more_files = _growth([job.peak_descriptors for job in jobs])
-        allowed = ALLOCATOR_BYTES + MOST_BYTES_PER_ROW * (rows[-1] - rows[0])
-        drifts = [drift for job in jobs for drift in job.drift]
+        runs = self._runs
+        third = max(1, len(runs) // 3)
+        first, last = runs[:third], runs[-third:]
+        broken = [run for run in runs if run.end != "complete"]
+        bound = len(broken) * (CHECKPOINT_EVERY + MAX_NUM_SEQS)
+        allowed = ALLOCATOR_BYTES + MOST_BYTES_PER_ROW * (runs[-1].rows - runs[0].rows)
+        flat = (
+            _peak_bytes(last) - _peak_bytes(first) <= allowed
+            and _peak_files(last) - _peak_files(first) <= MOST_MORE_DESCRIPTORS
+        )
+        drifts = [run.drift for run in runs if run.drift is not None]
+        jobs = [run.rows for run in runs if run.end == "complete"]
         return {
-            "ok": more_bytes <= allowed and more_files <= MOST_MORE_DESCRIPTORS,
+            "ok": flat and self._recomputed <= bound,
             "minutes": round(seconds / 60, 2),
             "jobs": len(jobs),
-            "runs": sum(job.runs for job in jobs),
-            "kills": sum(job.kills for job in jobs),
-            "rows_first": jobs[0].rows,
-            "rows_last": jobs[-1].rows,
-            "rows_total": sum(job.rows for job in jobs),
-            "peak_bytes": max(job.peak_bytes for job in jobs),
-            "peak_bytes_first": jobs[0].peak_bytes,
-            "peak_bytes_last": jobs[-1].peak_bytes,
-            "memory_bytes_per_row": round(memory, 2),
-            "memory_bytes_per_s_median": round(statistics.median(drifts), 1) if drifts else None,
-            "peak_descriptors": max(job.peak_descriptors for job in jobs),
-            "descriptors_per_job": round(files, 4),
+            "rows_first": jobs[0],
+            "rows_last": jobs[-1],
+            "rows_total": sum(jobs),
+            "runs": len(runs),
+            "kills": _count(runs, "killed"),
+            "stops": _count(runs, "stopped"),
+            "died_of_early_signals": _count(runs, "early"),
+            "seconds_of_a_broken_run": round(_median([run.seconds for run in broken]), 2),
+            "recomputed": self._recomputed,
+            "recomputed_bound": bound,
+            "peak_bytes": _peak_bytes(runs),
+            "peak_bytes_first_third": _peak_bytes(first),
+            "peak_bytes_last_third": _peak_bytes(last),
+            "median_bytes_first_third": int(_median([run.peak_bytes for run in first])),
+            "median_bytes_last_third": int(_median([run.peak_bytes for run in last])),
+            "memory_bytes_per_s_median": round(_median(drifts), 1) if drifts else None,
+            "peak_descriptors": _peak_files(runs),
+            "peak_descriptors_first_third": _peak_files(first),
+            "peak_descriptors_last_third": _peak_files(last),
         }
 
 
-def _slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Of the least-squares line; 0 where there are too few points."""
-    return statistics.linear_regression(x, y).slope if len(x) > 2 else 0.0
+def _observe(child: Child, seconds: float, run: _Run) -> None:
+    """Sample the process until it ends or its time is over."""
+    started = time.monotonic()
+    times: list[float] = []
+    sizes: list[float] = []
+    while child.running and run.seconds < seconds:
+        run.peak_bytes = max(run.peak_bytes, child.peak_memory())
+        run.peak_descriptors = max(run.peak_descriptors, child.descriptors())
+        if run.seconds > _SETTLED_S and (size := child.memory()):
+            times.append(run.seconds)
+            sizes.append(float(size))
+        time.sleep(min(_SAMPLE_S, seconds - run.seconds))
+        run.seconds = time.monotonic() - started
+    if len(times) > _LEAST_SAMPLES:
+        run.drift = statistics.linear_regression(times, sizes).slope
 
 
-def _growth(peaks: Sequence[int]) -> int:
-    """How much more the later half of the jobs took than the earlier one, at most."""
-    half = len(peaks) // 2
-    return max(peaks[half:]) - max(peaks[:half]) if half else 0
+def _end(code: int, run: _Run) -> str:
+    """What an exit code says of a run's end; "" for what must not be."""
+    if -code in _SIGNALS and run.seconds < _READY_S:
+        return "early"
+    return {0: "complete", _STOPPED: "stopped", -signal.SIGKILL: "killed"}.get(code, "")
+
+
+def _count(runs: Sequence[_Run], end: str) -> int:
+    return sum(run.end == end for run in runs)
+
+
+def _peak_bytes(runs: Sequence[_Run]) -> int:
+    return max(run.peak_bytes for run in runs)
+
+
+def _peak_files(runs: Sequence[_Run]) -> int:
+    return max(run.peak_descriptors for run in runs)
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else 0.0
