@@ -14,6 +14,7 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.draws import draw_key
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.factory import build_engine
+from batchgen.engine.failures import is_fatal, is_out_of_memory
 from batchgen.engine.request import Completion, Engine, FinishReason, Request, SamplingParams
 from batchgen.engine.step import ScheduledStep, StepOutput
 from batchgen.errors import ErrorCode, RowError
@@ -205,6 +206,22 @@ def test_a_lost_device_raises_at_once() -> None:
     with pytest.raises(RuntimeError, match="illegal memory access"):
         _run(_engine(model), _requests())
     assert model.num_calls == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("CUDA error: out of memory\nCUDA kernel errors might be", "memory"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)", "memory"),
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", "memory"),
+        ("CUDA error: device-side assert triggered", "fatal"),
+        ("mat1 and mat2 shapes cannot be multiplied", "row"),
+    ],
+)
+def test_what_a_devices_error_says_decides_what_is_done(text: str, kind: str) -> None:
+    error = RuntimeError(text)
+    assert is_out_of_memory(error) == (kind == "memory")
+    assert is_fatal(error) == (kind == "fatal")
 
 
 class FlakyRunner:

@@ -6,14 +6,21 @@ import torch
 
 __all__ = ["is_fatal", "is_out_of_memory", "without_frames"]
 
-_HOST_MEMORY = ("can't allocate memory", "not enough memory")  # a RuntimeError of torch on a CPU
+_MEMORY = (
+    "can't allocate memory",  # torch on a CPU
+    "not enough memory",
+    "CUDA error: out of memory",  # outside of torch's allocator: a graph, a library's workspace
+    "CUDA driver error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""RuntimeErrors after which the device, or the host, still works."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether less work at once may succeed, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _HOST_MEMORY)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY)
 
 
 def is_fatal(error: Exception) -> bool:

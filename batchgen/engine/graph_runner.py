@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from enum import Enum
+from typing import ClassVar
 
 import torch
 
@@ -66,6 +67,9 @@ class _Launched:
 
 class GraphRunner:
     """Implements `StepRunner` for CUDA. `max_num_tokens` and `max_num_seqs` bound a step."""
+
+    LOGITS_OF_EVERY_ROW: ClassVar = True
+    """A step's logits are those of all its rows, sampled or not, and of the padding."""
 
     def __init__(
         self,

@@ -76,16 +76,17 @@ class ScheduledStep:
 
     def _rows(self, start: int, end: int) -> ScheduledStep:
         picked = [j for j, row in enumerate(self.sampled) if start <= row < end]
+        slots = self.slots[start:end]
         return ScheduledStep(
             sequences=self.sequences[start:end],
-            slots=self.slots[start:end],
+            slots=slots,
             num_tokens=self.num_tokens[start:end],
             starts=self.starts[start:end],
             sampled=[self.sampled[j] - start for j in picked],
             output_positions=[self.output_positions[j] for j in picked],
             total_tokens=sum(self.num_tokens[start:end]),
             admitted=self.admitted,
-            block_updates=self.block_updates,
+            block_updates=[update for update in self.block_updates if update.slot in slots],
         )
 
 

@@ -7,7 +7,7 @@ graphs, or with tables on the device, implements the same two calls.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -78,6 +78,9 @@ class LaunchedStep:
 
 class EagerRunner:
     """One operator after the other, on any device."""
+
+    LOGITS_OF_EVERY_ROW: ClassVar = False
+    """A step's logits are those of its sampled rows."""
 
     def __init__(
         self, model: ServedModel, num_slots: int, max_model_len: int, block_size: int

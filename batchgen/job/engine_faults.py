@@ -29,6 +29,7 @@ __all__ = ["EngineFaults", "engine_faults"]
 
 _IN_STEPS = ("oom", "nan", "broken")
 _ALL_ROWS = 1 << 40
+_MOST_LOGITS = 1 << 16
 
 
 class EngineFaults:
@@ -80,32 +81,50 @@ class EngineFaults:
         engine.add = adding
 
     def _break_steps(self, runner: Any) -> None:
-        execute, forward = runner.execute, runner._forward
-        current: list[Any] = []
+        execute = runner.execute
+        poison = runner._last_tokens.new_zeros(_MOST_LOGITS).float()
+        runner._model = _PoisonedModel(runner._model, poison)
 
         def executing(step: Any) -> Any:
             self._num_steps += 1
-            current[:] = [step]
-            inside = {sequence.request.request_id for sequence in step.sequences}
-            if self._num_steps in self._steps or inside & self._struck.get("oom", set()):
+            inside = [sequence.request.request_id for sequence in step.sequences]
+            if self._num_steps in self._steps or self._strikes("oom", inside):
                 raise MemoryError("out of memory on purpose (BATCHGEN_FAULT)")
-            if inside & self._struck.get("broken", set()):
+            if self._strikes("broken", inside):
                 raise RuntimeError("a broken step on purpose (BATCHGEN_FAULT)")
+            sampled = range(len(inside)) if runner.LOGITS_OF_EVERY_ROW else step.sampled
+            poison.zero_()
+            for place, row in enumerate(sampled):
+                if self._strikes("nan", inside[row : row + 1]):
+                    poison[place] = float("nan")
             return execute(step)
 
-        def forwarding(batch: Any) -> Any:
-            logits, step = forward(batch), current[0]
-            for place, row in enumerate(step.sampled):
-                if step.sequences[row].request.request_id in self._struck.get("nan", set()):
-                    logits[place] = float("nan")
-            return logits
+        runner.execute = executing
 
-        runner.execute, runner._forward = executing, forwarding
+    def _strikes(self, kind: str, identifiers: Sequence[int]) -> bool:
+        return not self._struck.get(kind, set()).isdisjoint(identifiers)
 
     def _abort_of(self, identifiers: Sequence[int]) -> Fault | None:
         """The fault that ends the process now that these requests begin."""
         struck = self._struck["abort"].intersection(identifiers)
         return next((f for f in self._wanted if f.kind == "abort"), None) if struck else None
+
+
+class _PoisonedModel:
+    """Adds `poison` to the logits: 0, or NaN for a row that is struck. It is read on the device, so
+    that a captured step finds what it is by then."""
+
+    def __init__(self, model: Any, poison: Any) -> None:
+        self._model = model
+        self._poison = poison  # float32 [_MOST_LOGITS]
+
+    def forward(self, *step: Any) -> Any:
+        """Logits [num_logits, vocab_size]."""
+        logits = self._model.forward(*step)
+        return logits + self._poison[: len(logits), None].to(logits.dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 class _AbortingEngine(SlowEngine):

@@ -1,0 +1,174 @@
+"""The path that a GPU takes (`GraphRunner`) heals from failed steps too: run on the host, with names
+of CUDA replaced and a captured graph standing for the step that it recorded."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from fake_model import VOCAB_SIZE, FakeModel
+
+pytest.importorskip("triton", reason="triton is not installed: there is no GPU path")
+
+from batchgen.engine import graph_runner
+from batchgen.engine.block_manager import BlockManager
+from batchgen.engine.engine import LLMEngine
+from batchgen.engine.graph_runner import GraphRunner
+from batchgen.engine.request import Completion, SamplingParams
+from batchgen.engine.scheduler import Scheduler
+from batchgen.job import faults
+from batchgen.job.engine_faults import EngineFaults
+from batchgen.job.requests import PreparedRow, Requests
+from batchgen.job.rows import InputRow
+from batchgen.job.text_codecs import ByteCodec
+
+MAX_SEQS, BUDGET, BLOCK_SIZE, MAX_LEN = 48, 512, 4, 128
+
+
+class Nothing:
+    """Stands for streams and events: on the host a step is over when it returns."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def record(self) -> None:
+        """Nothing to wait for."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+
+class PaddedModel(FakeModel):
+    """`FakeModel` that writes no padded token; `failing` calls run out of memory."""
+
+    def __init__(self, failing: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.failing, self.num_calls = failing, 0
+
+    def forward(self, input_ids: Any, positions: Any, metadata: Any, indices: Any) -> Any:
+        self.num_calls += 1
+        if self.num_calls in self.failing:
+            raise torch.OutOfMemoryError("injected")
+        real = metadata.slot_mapping >= 0
+        slots = metadata.slot_mapping[real].long()
+        self.cache.view(-1, 2)[slots, 0] = input_ids[real]
+        self.cache.view(-1, 2)[slots, 1] = positions[real]
+        logits = torch.zeros(metadata.num_seqs, self.vocab_size)
+        for row in range(metadata.num_seqs):
+            if metadata.seq_lens[row]:
+                logits[row] = self._logits(row, metadata)
+        return logits
+
+
+def tokens_of(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the GPU's kernel chooses."""
+    best = logits.max(dim=1)
+    return best.indices, best.values.isfinite()
+
+
+class Replay:
+    """A captured step: replaying it does again what was recorded, with what the buffers hold."""
+
+    def __init__(self, step: Any) -> None:
+        self.replay = step
+
+
+class HostGraphRunner(GraphRunner):
+    """Captures at the second use of a bucket, as on a GPU."""
+
+    def _capture(self, bucket: Any, choice: Any) -> None:
+        step = Replay(lambda: self._compute(bucket, choice))
+        self._graphs[bucket, choice] = step  # type: ignore[assignment]
+
+
+@pytest.fixture(autouse=True)
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("Event", "Stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, Nothing)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(graph_runner, "greedy_tokens", tokens_of)
+
+    def transfer(num_inputs: int, num_seqs: int) -> Any:
+        zeros = [torch.zeros(size, dtype=torch.int32) for size in (num_inputs, num_seqs)]
+        return graph_runner._Transfer(*zeros, Nothing())  # type: ignore[arg-type]
+
+    monkeypatch.setattr(graph_runner, "_transfer", transfer)
+
+
+def engine_of(model: FakeModel, depth: int = 1) -> LLMEngine:
+    model.allocate_cache(600, BLOCK_SIZE)
+    scheduler = Scheduler(BlockManager(600, BLOCK_SIZE), MAX_SEQS, BUDGET)
+    runner = HostGraphRunner(
+        model,
+        num_slots=scheduler.num_slots,
+        max_num_seqs=MAX_SEQS,
+        max_num_tokens=BUDGET,
+        max_model_len=MAX_LEN,
+        block_size=BLOCK_SIZE,
+    )
+    return LLMEngine(scheduler, runner, max_model_len=MAX_LEN, vocab_size=VOCAB_SIZE, depth=depth)
+
+
+def rows(count: int = 60) -> list[InputRow]:
+    lengths = random.Random(5)
+    return [
+        InputRow(
+            index=i,
+            origin="test",
+            id=f"row-{i}",
+            prompt_token_ids=[1 + (i * 31 + k) % 90 for k in range(lengths.randint(6, 14))],
+            params=SamplingParams(max_tokens=lengths.randint(1, 20)),
+        )
+        for i in range(count)
+    ]
+
+
+def run(engine: Any, prepared: list[PreparedRow]) -> dict[int, Completion]:
+    """Row index -> its completion."""
+    for row in prepared:
+        for request in row.requests:
+            engine.add(request)
+    ended: dict[int, Completion] = {}
+    for _ in range(5000):
+        if not engine.num_unfinished:
+            break
+        ended |= {completion.request_id >> 10: completion for completion in engine.step()}
+    assert not engine.num_unfinished
+    return ended
+
+
+def ready(requests: Requests) -> list[PreparedRow]:
+    prepared, failed = requests.prepare(rows())
+    assert not failed
+    return prepared
+
+
+def unbroken() -> dict[int, list[int]]:
+    ended = run(engine_of(PaddedModel()), ready(Requests(ByteCodec())))
+    return {index: list(completion.token_ids) for index, completion in ended.items()}
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_out_of_memory_in_a_full_step_heals_in_halves(depth: int) -> None:
+    """The first step brings more new blocks than the inputs of its halves have room for."""
+    engine = engine_of(PaddedModel(failing=(1, 2, 12)), depth)
+    ended = run(engine, ready(Requests(ByteCodec())))
+    assert {i: list(c.token_ids) for i, c in ended.items()} == unbroken()
+    assert engine.stats().oom_events == 3
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_faults_on_purpose_reach_the_gpu_path(depth: int) -> None:
+    text = "oom:step=2,5;nan:id=row-7,row-40;oom:id=row-9;broken:id=row-11"
+    wanted = EngineFaults(faults.parse(text))
+    prepared = ready(wanted.watching(Requests(ByteCodec())))
+    engine = engine_of(PaddedModel(), depth)
+    ended = run(wanted.fitted(engine), prepared)
+    codes = {i: str(c.error_code) for i, c in ended.items() if c.error_code}
+    assert codes == {7: "nan_logits", 40: "nan_logits", 9: "oom", 11: "engine_crash"}
+    clean = unbroken()
+    assert all(list(c.token_ids) == clean[i] for i, c in ended.items() if i not in codes)
+    assert engine._runner._graphs, "no step was captured"  # type: ignore[attr-defined]
+    assert engine.stats().oom_events >= 2
