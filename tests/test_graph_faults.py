@@ -1,5 +1,5 @@
-"""The path that a GPU takes (`GraphRunner`) heals from failed steps too: run on the host, with names
-of CUDA replaced and a captured graph standing for the step that it recorded."""
+"""The path that a GPU takes (`GraphRunner`) heals from failed steps too: run on the host, names of
+CUDA replaced, and a captured graph standing for the step that it recorded."""
 
 from __future__ import annotations
 
