@@ -1,5 +1,7 @@
 """Polite stops: the first signal, or a deadline, sets a flag; the second signal ends at once.
 
+A signal often comes twice at once: to the whole process group, and handed on by the shell, srun or
+`timeout` above. The same one again within a moment is one request (not SIGINT: a person's).
 The handler does no I/O and takes no lock; whoever works looks at the flag. Standard library only,
 so that handlers stand before anything heavy is imported.
 """
@@ -21,6 +23,7 @@ STAGE_THREADS = ("batchgen-reader", "batchgen-engine", "batchgen-writer")
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP")
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+_SAME_S = 0.25
 
 
 class Stop:
@@ -30,6 +33,7 @@ class Stop:
         self.signum: int | None = None
         self.deadline: Deadline | None = None
         self.created = time.monotonic()
+        self._came = 0.0
 
     @property
     def requested(self) -> bool:
@@ -55,9 +59,11 @@ class Stop:
 
     def handle(self, signum: int, _: FrameType | None) -> None:
         """First call: set the flag. Second: leave; what is durable stays durable."""
-        if self.signum is not None:
+        now = time.monotonic()
+        if self.signum is None:
+            self.signum, self._came = signum, now
+        elif signum != self.signum or signum == signal.SIGINT or now - self._came > _SAME_S:
             os._exit(128 + signum)
-        self.signum = signum
 
 
 def install() -> Stop:
