@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from batchgen.cli.main import cli
+from batchgen.cli.streams import lasting_streams, silence
 from batchgen.cli.threads import settle_waiting
 from batchgen.errors import BatchgenError
 from batchgen.job.redaction import redacted
@@ -24,15 +25,15 @@ _INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code (INTERFACE: Exit codes). Never raises."""
     settle_waiting()
-    try:
-        code = _call(argv)
-        sys.stdout.flush()
-        _leave_behind_what_is_stuck(code)
-        return code
-    except BrokenPipeError:
-        # Nobody reads stdout any more: nothing to say, and the interpreter must not say it either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    with lasting_streams():
+        try:
+            code = _call(argv)
+            sys.stdout.flush()
+            _leave_behind_what_is_stuck(code)
+            return code
+        except BrokenPipeError:
+            silence(sys.stdout)  # nobody reads any more, and the interpreter must not say so either
+            return 0
 
 
 def _call(argv: Sequence[str] | None) -> int:

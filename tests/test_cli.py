@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from echo_runs import batchgen, batchgen_command, environment, prompts, summary_of, write_rows
 
@@ -144,6 +146,25 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly() -> None:
         text=True,
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "streams",
+    ["2>/dev/full", "2>&-", ">/dev/full", ">&-", ">&- 2>&- <&-", "2>&1 | true", "2>&1 | head -n 1"],
+)
+def test_a_run_outlives_the_streams_it_speaks_to(
+    tmp_path: Path, rows: Path, streams: str
+) -> None:
+    """With a bad row, so that both streams are spoken to, and the exit code is 3."""
+    rows.write_text(rows.read_text() + "{broken\n")
+    run = batchgen_command("run", "-i", rows, "-o", "out.parquet", "--engine", "echo", "-v")
+    script = f"set -o pipefail; {shlex.join(run)} {streams}"
+    result = subprocess.run(
+        ["bash", "-c", script], env=environment(), capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 3, result.stderr
+    assert "Traceback" not in result.stderr
+    assert pq.read_metadata(tmp_path / "out.parquet").num_rows == 21
 
 
 def test_a_failed_run_still_prints_its_summary(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import click
 from batchgen.cli import options
 from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
 from batchgen.cli.logs import set_up_logs
+from batchgen.cli.streams import silence
 from batchgen.errors import StoppedError
 from batchgen.job import signals
 from batchgen.job.shard_environment import chosen_shard
@@ -73,8 +74,13 @@ def _wait_if_asked(spec: JobSpec, stop: signals.Stop) -> None:
 
 
 def _print(summary: Summary) -> None:
-    """The one line on stdout."""
-    click.echo(summary.to_json())
+    """The one line on stdout; a job that is done is done, whether or not it can be told there."""
+    try:
+        click.echo(summary.to_json())
+    except OSError as error:
+        silence(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            click.echo(f"batchgen: the summary could not be printed: {error.strerror}", err=True)
 
 
 def job_spec(flags: dict[str, Any]) -> JobSpec:
