@@ -152,9 +152,7 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly() -> None:
     "streams",
     ["2>/dev/full", "2>&-", ">/dev/full", ">&-", ">&- 2>&- <&-", "2>&1 | true", "2>&1 | head -n 1"],
 )
-def test_a_run_outlives_the_streams_it_speaks_to(
-    tmp_path: Path, rows: Path, streams: str
-) -> None:
+def test_a_run_outlives_the_streams_it_speaks_to(tmp_path: Path, rows: Path, streams: str) -> None:
     """With a bad row, so that both streams are spoken to, and the exit code is 3."""
     rows.write_text(rows.read_text() + "{broken\n")
     run = batchgen_command("run", "-i", rows, "-o", "out.parquet", "--engine", "echo", "-v")

@@ -55,7 +55,7 @@ def lasting_streams() -> Iterator[None]:
     for descriptor in range(3):
         _occupy(descriptor)
     stdout, stderr = (_opened(stream, number) for number, stream in enumerate(before, 1))
-    sys.stdout, sys.stderr = stdout, _Lasting(stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = stdout, _Lasting(stderr)
     try:
         yield
     finally:
@@ -73,4 +73,4 @@ def _occupy(descriptor: int) -> None:
 
 def _opened(stream: TextIO | None, descriptor: int) -> TextIO:
     """The stream; Python has None where it found the descriptor closed."""
-    return open(descriptor, "w", closefd=False) if stream is None else stream  # noqa: SIM115
+    return open(descriptor, "w", closefd=False) if stream is None else stream
