@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def site(tmp_path: Path) -> dict[str, str]:
     """An environment with the commands of a cluster that only notes what it was asked for."""
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name, answer in (("scontrol", ""), ("sbatch", "41")):
+    for name, answer in (("scontrol", "JobId=7 Restarts=1 Requeue=1"), ("sbatch", "41")):
         tool = tools / name
         tool.write_text(f'#!/bin/sh\necho {name} "$@" >>"{tmp_path}/asked"\necho {answer}\n')
         tool.chmod(0o755)
@@ -30,7 +31,7 @@ def site(tmp_path: Path) -> dict[str, str]:
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m batchgen "$@"\n')
     command.chmod(0o755)
     path = f"{tools}:{os.environ['PATH']}"
-    return environment(PATH=path, BATCHGEN=str(command), SLURM_JOB_ID="7")
+    return environment(PATH=path, BATCHGEN=str(command), SLURM_JOB_ID="7", SLURM_RESTART_COUNT="1")
 
 
 def asked(tmp_path: Path) -> str:
@@ -55,24 +56,32 @@ def begun(script: str, tmp_path: Path, site: dict[str, str]) -> subprocess.Popen
     return process
 
 
-@pytest.mark.parametrize(("script", "job"), [("run.sbatch", "7"), ("array.sbatch", "41_2")])
-def test_before_the_time_limit_a_job_saves_its_work_and_asks_to_be_requeued(
-    tmp_path: Path, site: dict[str, str], script: str, job: str
+@pytest.mark.parametrize(
+    ("script", "job", "start"),
+    [("run.sbatch", "7", "1"), ("array.sbatch", "41_2", "1"), ("run.sbatch", "7", "")],
+)
+def test_before_the_time_limit_a_job_saves_its_work_and_its_newest_start_is_requeued(
+    tmp_path: Path, site: dict[str, str], script: str, job: str, start: str
 ) -> None:
-    process = begun(script, tmp_path, site)
+    process = begun(script, tmp_path, site | {"SLURM_RESTART_COUNT": start})
     process.send_signal(signal.SIGUSR1)  # as with --signal=B:USR1: to the shell alone
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 75, stderr
     assert "stopped by SIGUSR1" in stderr
-    assert asked(tmp_path) == f"scontrol requeue {job}\n"
+    wanted = [f"scontrol show job -o {job}"] + ([f"scontrol requeue {job}"] if start else [])
+    assert asked(tmp_path).splitlines() == wanted
 
 
-@pytest.mark.parametrize("script", ["run.sbatch", "array.sbatch"])
+@pytest.mark.parametrize(
+    ("script", "send"),
+    [("run.sbatch", os.killpg), ("array.sbatch", os.killpg), ("run.sbatch", os.kill)],
+)
 def test_a_cancelled_job_saves_its_work_and_stays_cancelled(
-    tmp_path: Path, site: dict[str, str], script: str
+    tmp_path: Path, site: dict[str, str], script: str, send: Callable[[int, int], None]
 ) -> None:
+    """As scancel does: to every process of the job, or, with cgroups, to the shell alone."""
     process = begun(script, tmp_path, site)
-    os.killpg(process.pid, signal.SIGTERM)  # as scancel does: to every process of the job
+    send(process.pid, signal.SIGTERM)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 75, stderr
     assert "stopped by SIGTERM" in stderr
@@ -91,10 +100,27 @@ def test_the_merge_waits_for_all_tasks_whatever_became_of_them(
     assert r"merge my\ out.parquet" in merge
 
 
-def test_the_number_of_shards_is_that_of_the_array() -> None:
-    text = (SCRIPTS / "array.sbatch").read_text()
-    last = int(text.split("#SBATCH --array=0-")[1].split()[0])
-    assert f"\nshards={last + 1}\n" in text
+@pytest.mark.parametrize("script", ["run.sbatch", "array.sbatch"])
+def test_sbatch_reads_every_directive(script: str) -> None:
+    """It stops at the first line that is neither empty nor a comment."""
+    lines = (SCRIPTS / script).read_text().splitlines()
+    command = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
+    directives = [i for i, line in enumerate(lines) if line.startswith("#SBATCH")]
+    assert len(directives) >= 7
+    assert directives[-1] < command
+
+
+def test_the_shards_are_the_tasks_of_the_arrays_own_line(
+    tmp_path: Path, site: dict[str, str]
+) -> None:
+    text = (SCRIPTS / "array.sbatch").read_text().replace("--array=0-3", "--array=0-6%2")
+    (tmp_path / "array.sbatch").write_text(text)
+    source = write_rows(tmp_path / "in.jsonl", prompts(21))
+    subprocess.run(
+        ["bash", "array.sbatch", str(source), "out.parquet", "--engine", "echo"], cwd=tmp_path,
+        env=site | {"SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "5"}, check=True,
+    )  # fmt: skip
+    assert [p.name for p in (tmp_path / "out.parquet.ckpt" / "shards").iterdir()] == ["5of7"]
 
 
 def a_cluster_answers() -> bool:
