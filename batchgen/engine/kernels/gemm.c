@@ -1,5 +1,7 @@
 /* Linear layers in float32 for a few to a few hundred rows: the weights are packed once into
-   panels of PANEL outputs, each panel is read once from memory, rows come from the cache.
+   panels of PANEL outputs, each panel is read once from memory, rows come from the cache. A panel
+   is taken in chunks of inputs that stay in the first-level cache while all rows pass, and the
+   next chunk is fetched meanwhile, evenly, so that memory and arithmetic overlap.
    Every output is one sum over the inputs in their order, whatever the number of rows. */
 #include "linear.h"
 
@@ -11,7 +13,12 @@
 #define WIDE 1
 #endif
 #define PANEL (WIDE * LANES)
+#define LINE 64
 #define ROW_BLOCK 240 /* rows kept in the second-level cache while a panel passes */
+#define MANY_ROWS 80  /* from here on arithmetic hides memory: fewer, longer chunks */
+#define FEW_CHUNK (192 / WIDE)  /* inputs */
+#define MANY_CHUNK (576 / WIDE) /* inputs */
+#define FETCH_EVERY 4 /* inputs between two bursts of prefetches */
 
 EXPORT int64_t gemm_panel(void) { return PANEL; }
 
@@ -29,21 +36,31 @@ EXPORT void gemm_pack(const float *weight, float *packed, int64_t num_outputs, i
             }
 }
 
-/* acc[r] = x[r] . panel; meanwhile `ahead` lines an input are fetched from `next` on, so that
-   the next panel comes from memory while this one is computed. */
+/* acc[r] += x[r] . panel; meanwhile `burst` lines are fetched every FETCH_EVERY inputs. */
 INLINE void multiply(const float *x, int64_t stride, const float *panel, int64_t num_inputs,
-                     const char *next, int64_t ahead, vf acc[ROWS][WIDE], const int rows) {
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < WIDE; c++) acc[r][c] = splat(0.0f);
+                     const char *next, int64_t burst, vf acc[ROWS][WIDE], const int rows) {
     for (int64_t i = 0; i < num_inputs; i++) {
         vf weight[WIDE];
+        if (i % FETCH_EVERY == 0)
+            for (int64_t l = 0; l < burst; l++, next += LINE) __builtin_prefetch(next, 0, 2);
         for (int c = 0; c < WIDE; c++) weight[c] = load(panel, i * PANEL + c * LANES, 0);
-        for (int64_t line = 0; line < ahead; line++, next += 64) __builtin_prefetch(next, 0, 2);
         for (int r = 0; r < rows; r++) {
             vf value = splat(x[r * stride + i]);
             for (int c = 0; c < WIDE; c++) acc[r][c] += value * weight[c];
         }
     }
+}
+
+/* The sums so far; zeros where there are none. */
+INLINE void begin_sums(vf acc[ROWS][WIDE], const float *sums, const int rows) {
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < WIDE; c++)
+            acc[r][c] = sums ? load(sums, r * PANEL + c * LANES, 0) : splat(0.0f);
+}
+
+INLINE void keep_sums(vf acc[ROWS][WIDE], float *sums, const int rows) {
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < WIDE; c++) store(sums, r * PANEL + c * LANES, acc[r][c], 0);
 }
 
 INLINE void write_out(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t first,
@@ -77,23 +94,38 @@ INLINE void write_out(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t 
         default: CALL(ROWS); break; \
     }
 
-/* One panel against rows [row, end), in tiles of near-equal height. */
-static void panel_rows(const Linear *A, int64_t p, int64_t row, int64_t end) {
-    const float *panel = (const float *)A->weight + p * A->num_inputs * PANEL;
-    const char *next = (const char *)(panel + A->num_inputs * PANEL);
-    int64_t tiles = (end - row + ROWS - 1) / ROWS, lines = A->num_inputs * WIDE, fetched = 0;
+/* One chunk of a panel, inputs [from, from + count), against rows [row, end) in tiles of
+   near-equal height. `sums` [end - row, PANEL] holds what earlier chunks gave. */
+INLINE void chunk_rows(const Linear *A, int64_t p, int64_t from, int64_t count, int64_t row,
+                       int64_t end, float *sums) {
+    const float *chunk = (const float *)A->weight + (p * A->num_inputs + from) * PANEL;
+    const char *next = (const char *)(chunk + count * PANEL);
+    const char *fetched = next + count * PANEL * (int64_t)sizeof(float);
+    int64_t tiles = (end - row + ROWS - 1) / ROWS;
+    int64_t burst = (FETCH_EVERY * WIDE + tiles - 1) / tiles;
+    int64_t bursts = (count + FETCH_EVERY - 1) / FETCH_EVERY;
     for (int64_t t = 0; t < tiles; t++) {
         int64_t height = (end - row + (tiles - t) - 1) / (tiles - t);
-        const float *x = (const float *)A->x + row * A->x_stride;
-        int64_t ahead = fetched < lines ? (WIDE + tiles - 1) / tiles : 0;
+        const float *x = (const float *)A->x + row * A->x_stride + from;
         vf acc[ROWS][WIDE];
-#define TILE_OF(R)                                                   \
-    multiply(x, A->x_stride, panel, A->num_inputs, next, ahead, acc, R); \
-        write_out(A, acc, row, p * PANEL, R)
+#define TILE_OF(R)                                                                             \
+        begin_sums(acc, from ? sums : 0, R);                                                   \
+        multiply(x, A->x_stride, chunk, count, next, next < fetched ? burst : 0, acc, R);      \
+        if (from + count == A->num_inputs) write_out(A, acc, row, p * PANEL, R);               \
+        else keep_sums(acc, sums, R)
         EACH_ROW_COUNT(height, TILE_OF)
         row += height;
-        next += ahead * 64 * A->num_inputs;
-        fetched += ahead * A->num_inputs;
+        sums += height * PANEL;
+        next += bursts * burst * LINE;
+    }
+}
+
+static void panel_rows(const Linear *A, int64_t p, int64_t row, int64_t end) {
+    float sums[ROW_BLOCK * PANEL] __attribute__((aligned(LINE)));
+    int64_t step = end - row < MANY_ROWS ? FEW_CHUNK : MANY_CHUNK;
+    for (int64_t from = 0; from < A->num_inputs; from += step) {
+        int64_t left = A->num_inputs - from;
+        chunk_rows(A, p, from, left < step ? left : step, row, end, sums);
     }
 }
 
