@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
+import pytest
 from echo_runs import (
     batchgen,
     batchgen_command,
@@ -63,4 +68,76 @@ def test_killed_at_twenty_random_moments_it_ends_as_if_unbroken(tmp_path: Path) 
     summary = summary_of(last)
     assert summary["computed"] + summary["reused"] == summary["rows"] == ROWS
     assert summary["reused"] > 0
+    assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
+
+
+LAUNCHER = """
+import subprocess, sys
+run = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+print(run.pid, flush=True)
+run.communicate()
+"""
+
+
+def launched(args: list[object], ckpt: Path) -> tuple[subprocess.Popen[str], int]:
+    """A process that starts a slow run and reads what it says; and the run, once rows are safe."""
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, *batchgen_command(*args)],
+        env=environment(BATCHGEN_FAULT=SLOW),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert launcher.stdout is not None
+    pid = int(launcher.stdout.readline())
+    launcher.stdout.close()
+    while len(list(ckpt.glob("parts/*"))) < 3:
+        assert launcher.poll() is None
+        time.sleep(0.01)
+    return launcher, pid
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process lives; a zombie, which nobody here may reap, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["launcher alone", "launcher and run"])
+def test_a_killed_launcher_costs_no_row_and_none_is_computed_twice(
+    tmp_path: Path, together: bool
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", mixed_rows())
+    out, ckpt = tmp_path / "out.parquet", tmp_path / "out.parquet.ckpt"
+    common = ["--engine", "echo", "--checkpoint-every", 20, "--max-failures", ROWS]
+    args: list[object] = ["run", "-i", source, "-o", out, *common]
+    launcher, pid = launched(args, ckpt)
+    if together:
+        os.killpg(launcher.pid, signal.SIGKILL)
+    else:
+        launcher.kill()
+    launcher.wait()
+    assert is_running(pid) != together
+    if not together:
+        refused = batchgen(*args)
+        assert refused.returncode == 5
+        assert f"is being written by process {pid} on" in refused.stderr
+    last = batchgen(*args, "--lock", "wait")
+    assert last.returncode == 0, last.stderr
+    assert not is_running(pid)
+    summary = summary_of(last)
+    assert summary["computed"] + summary["reused"] == summary["rows"] == ROWS
+    attempts = pq.read_table(out)["attempt"].to_pylist()
+    if together:
+        assert 0 < summary["reused"] < ROWS
+        assert attempts.count(2) == summary["recomputed"] <= 20 + 1
+    else:
+        assert (summary["computed"], set(attempts)) == (0, {1})
+    whole = tmp_path / "whole.parquet"
+    batchgen("run", "-i", source, "-o", whole, *common)
+    assert stable(out).equals(stable(whole))
+    claims = [json.loads(path.read_text()) for path in (ckpt / "owners").iterdir()]
+    assert max(claims, key=lambda claim: int(claim["attempt"]))["released"]
     assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
