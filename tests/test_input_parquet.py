@@ -194,18 +194,6 @@ def test_a_kept_column_with_an_output_name_is_a_usage_error(tmp_path: Path) -> N
     assert len(read(path, keep_columns="none")) == 3
 
 
-def test_types_of_two_files_are_widened_or_refused(tmp_path: Path) -> None:
-    one = write(tmp_path, {"prompt": ["a"], "x": pa.array([1], pa.int32())}, "1.parquet")
-    two = write(tmp_path, {"prompt": ["b"], "x": pa.array([2], pa.int64())}, "2.parquet")
-    bad = write(tmp_path, {"prompt": ["b"], "x": ["2"]}, "3.parquet")
-    reader = Reader(InputSpec((one, two)))
-    assert reader.kept_schema == [("x", pa.int64())]
-    assert [row.kept["x"] for row in reader] == [1, 2]
-    with pytest.raises(InvalidDataError, match="'x' is string in"):
-        Reader(InputSpec((one, bad)))
-    assert len(list(Reader(InputSpec((one, bad), keep_columns="none")))) == 2
-
-
 def test_jsonl_beside_parquet_takes_the_parquet_type(tmp_path: Path) -> None:
     one = write(tmp_path, {"prompt": ["a"], "x": [1]})
     two = tmp_path / "b.jsonl"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import pyarrow as pa
@@ -19,8 +20,13 @@ from batchgen.job.spec import InputSpec
 __all__ = ["ArrowColumns", "ArrowRow", "find_columns", "rows_of"]
 
 ArrowRow = tuple[Any, ...]
-_BAD_TEXT = object()
-"""Stands for a string that is not UTF-8."""
+
+
+class _Unreadable(Enum):
+    """What stands for a value that Python cannot hold; its name is the same in every process."""
+
+    TEXT = "is not UTF-8"
+    DATE = "holds a date or time that is out of range"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +44,11 @@ class ArrowColumns:
         return repr(row).encode("utf-8", "surrogatepass")
 
     def decode(self, row: ArrowRow) -> dict[str, Any]:
-        """The row as a dict. RowError INVALID_ROW for text that is not UTF-8."""
+        """The row as a dict. RowError INVALID_ROW for text that is not UTF-8, or a far date."""
         raw = dict(zip(self.names, row, strict=True))
-        if _BAD_TEXT in row:
-            name = next(name for name, value in raw.items() if value is _BAD_TEXT)
-            raise RowError(ErrorCode.INVALID_ROW, f"column {name!r} is not UTF-8")
+        if _Unreadable.TEXT in row or _Unreadable.DATE in row:
+            name = next(name for name, value in raw.items() if isinstance(value, _Unreadable))
+            raise RowError(ErrorCode.INVALID_ROW, f"column {name!r} {raw[name].value}")
         for name in self.nested:
             if raw[name] is not None:
                 raw[name] = [_without_nulls(message) for message in raw[name]]
@@ -100,7 +106,9 @@ def _check_content(
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -122,10 +130,12 @@ def _values(column: pa.Array) -> list[Any]:
     kind = column.type
     if pa.types.is_temporal(kind) and getattr(kind, "unit", "") == "ns":
         column = column.view(pa.int64())
+    elif pa.types.is_timestamp(kind) and kind.tz is not None:
+        column = column.cast(pa.timestamp(kind.unit, "UTC"))  # the moment; no zone is looked up
     try:
         values: list[Any] = column.to_pylist()
         return values
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         return [_value(scalar) for scalar in column]
 
 
@@ -133,7 +143,9 @@ def _value(scalar: pa.Scalar) -> Any:
     try:
         return scalar.as_py()
     except UnicodeDecodeError:
-        return _BAD_TEXT
+        return _Unreadable.TEXT
+    except (ValueError, OverflowError):
+        return _Unreadable.DATE
 
 
 def _without_nulls(message: Any) -> Any:

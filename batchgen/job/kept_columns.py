@@ -58,11 +58,16 @@ class KeptColumns:
         InvalidDataError where two sources have types that no type can hold.
         """
         self._refuse_reserved(name)
-        kind = pa.string() if pa.types.is_null(kind) else kind
         known = self._types.get(name)
-        if known is not None and name not in self._untyped:
-            kind = self._unify(name, known, kind, where)
-        self._untyped.discard(name)
+        if pa.types.is_null(kind):  # another source, if any, decides the type
+            if known is not None:
+                return
+            self._untyped.add(name)
+            kind = pa.string()
+        else:
+            if known is not None and name not in self._untyped:
+                kind = self._unify(name, known, kind, where)
+            self._untyped.discard(name)
         self._types[name] = kind
         self._casts[name] = _cast(kind)
 
@@ -127,19 +132,35 @@ class KeptColumns:
         if name in self._fixed and known != kind:
             text = f"--keep-columns {name}:{known}, but {where} has {kind}"
             raise UsageError(text, "leave the type out: Parquet columns keep their own")
-        schemas = [pa.schema([(name, known)]), pa.schema([(name, kind)])]
-        try:
-            return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-        except pa.ArrowException:
+        found = _type_of_both(known, kind) or _type_of_both(_values_type(known), _values_type(kind))
+        if found is None:
             text = f"column {name!r} is {kind} in {where} and {known} in an earlier input"
             hint = "make the types equal, or leave it out of --keep-columns"
-            raise InvalidDataError(text, hint) from None
+            raise InvalidDataError(text, hint)
+        return found
 
     def _refuse_reserved(self, name: str) -> None:
         if name in RESERVED_NAMES:
             text = f"input column {name!r} has the name of an output column"
             hint = "rename it in the input, or name the columns to keep: --keep-columns none|a,b"
             raise UsageError(text, hint)
+
+
+def _type_of_both(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The type that holds every value of two; None where there is none."""
+    schemas = [pa.schema([("x", one)]), pa.schema([("x", other)])]
+    try:
+        found = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None
+    # Of unsigned and signed 64 bits Arrow makes int64, which lacks the upper half.
+    lossy = pa.types.is_int64(found) and pa.uint64() in (one, other)
+    return None if lossy else found
+
+
+def _values_type(kind: pa.DataType) -> pa.DataType:
+    """What a dictionary column's values are; any other type as it is."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _cast(kind: pa.DataType) -> Callable[[Any], Any]:

@@ -1,0 +1,99 @@
+"""Types of kept columns where sources differ, and values that Python cannot hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchgen.errors import ErrorCode, InvalidDataError
+from batchgen.job.reader import Reader
+from batchgen.job.spec import InputSpec
+
+WORD = pa.array(["w"])
+
+
+def write(tmp_path: Path, name: str, column: Any) -> str:
+    path = tmp_path / name
+    pq.write_table(pa.table({"prompt": ["p"] * len(column), "x": column}), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "kind", "values"),
+    [
+        (pa.array([1], pa.int32()), pa.array([2]), pa.int64(), [1, 2]),
+        (pa.array([1]), pa.array([0.5]), pa.float64(), [1, 0.5]),
+        (pa.nulls(1), pa.array([2]), pa.int64(), [None, 2]),
+        (pa.array([1]), pa.nulls(1), pa.int64(), [1, None]),
+        (pa.nulls(1), pa.nulls(1), pa.string(), [None, None]),
+        (WORD, WORD.dictionary_encode(), pa.string(), ["w", "w"]),
+        (WORD.dictionary_encode(), WORD.cast(pa.large_string()), pa.large_string(), ["w", "w"]),
+        (pa.array([1], pa.uint64()), pa.array([2], pa.uint8()), pa.uint64(), [1, 2]),
+    ],
+)
+def test_types_of_two_files_become_one_that_holds_both(
+    tmp_path: Path, one: Any, two: Any, kind: pa.DataType, values: list[Any]
+) -> None:
+    paths = write(tmp_path, "1.parquet", one), write(tmp_path, "2.parquet", two)
+    reader = Reader(InputSpec(paths))
+    assert reader.kept_schema == [("x", kind)]
+    assert [row.kept["x"] for row in reader] == values
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (pa.array([1]), pa.array(["1"])),
+        (pa.array([2**63], pa.uint64()), pa.array([-1])),
+        (pa.array([True]), pa.array([1])),
+    ],
+)
+def test_types_that_no_type_holds_are_refused(tmp_path: Path, one: Any, two: Any) -> None:
+    paths = write(tmp_path, "1.parquet", one), write(tmp_path, "2.parquet", two)
+    with pytest.raises(InvalidDataError, match=f"'x' is {two.type} in"):
+        Reader(InputSpec(paths))
+    assert len(list(Reader(InputSpec(paths, keep_columns="none")))) == 2
+
+
+@pytest.mark.parametrize(
+    "far",
+    [
+        pa.array([10**8, 0], pa.date32()),
+        pa.array([10**15, 0], pa.timestamp("ms")),
+        pa.array([10**15, 0], pa.timestamp("ms", tz="UTC")),
+        pa.array([[10**8], []], pa.list_(pa.date32())),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_date_past_the_year_9999_is_an_invalid_row(tmp_path: Path, far: pa.Array) -> None:
+    path = write(tmp_path, "a.parquet", far)
+    first, second = Reader(InputSpec((path,)))
+    assert first.error is not None
+    assert first.error.code is ErrorCode.INVALID_ROW
+    assert "'x' holds a date or time that is out of range" in first.error.message
+    assert second.error is None
+    assert [row.error for row in Reader(InputSpec((path,), keep_columns="none"))] == [None, None]
+
+
+def test_a_time_zone_that_this_machine_lacks_harms_nothing(tmp_path: Path) -> None:
+    kind = pa.timestamp("us", tz="Mars/Olympus")
+    reader = Reader(InputSpec((write(tmp_path, "a.parquet", pa.array([1, None], kind)),)))
+    values = [row.kept["x"] for row in reader]
+    assert pa.array(values, kind).cast(pa.int64()).to_pylist() == [1, None]
+
+
+def test_a_view_of_strings_is_a_prompt(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.parquet", WORD.cast(pa.string_view()))
+    (row,) = Reader(InputSpec((path,), prompt_column="x", keep_columns="none"))
+    assert row.prompt == "w"
+
+
+def test_values_that_cannot_be_read_have_one_digest_in_every_process(tmp_path: Path) -> None:
+    bad = pa.array([b"\xff", b"ok"]).view(pa.string())
+    reader = Reader(InputSpec((write(tmp_path, "a.parquet", bad),)))
+    list(reader)
+    assert reader.digest() == "63cc3193874f4c55c73e14b3c1d5589d"
