@@ -137,6 +137,7 @@ class _Job:
 
     def _open_ledger_when_free(self, reader: Reader) -> Ledger:
         """With `--lock wait` try again until the holder is gone, or a signal ends the waiting."""
+        told = ""
         while True:
             try:
                 return self._open_ledger(reader)
@@ -148,6 +149,8 @@ class _Job:
                         f"stopped by {self._stop.reason} while waiting: {error.message}",
                         "run the same command again to continue",
                     ) from error
+                if told != error.message:
+                    self._say(f"waiting: {(told := error.message)}")
             time.sleep(_LOCK_POLL_S)
 
     def _reopened(self, reader: Reader) -> Mapping[str, Any]:

@@ -67,7 +67,9 @@ def array_node_lost(cluster: Cluster) -> str:
         _kill(frozen)
     for name in tasks:
         expect(cluster.show(name), JobState="COMPLETED", Restarts=str(int(name in lost)))
-    assert "this run stops and writes nothing more" in cluster.log(lost[0]), cluster.log(lost[0])
+    log = cluster.log(lost[0])
+    assert "waiting: alost.parquet (shard " in log, log
+    assert "this run stops and writes nothing more" in log, log
     return (
         "both requeued; the one waits for the old process, the other takes over from the silent "
         "one, which wakes up, is fenced off (5) and writes nothing; merged, "

@@ -16,7 +16,7 @@ array=$(sbatch --parsable "$here/array.sbatch" "$@")
 array=${array%%;*}   # the rest would be the cluster's name
 if ! merge=$(sbatch --parsable --dependency="afterany:$array" --job-name=batchgen-merge $site \
     --open-mode=append --output="batchgen-$array-merge.log" \
-    --wrap "exec $(printf %q "${BATCHGEN:-batchgen}") merge $(printf %q "$out")"); then
+    --wrap "exec $(printf %q "${BATCHGEN:-batchgen}") merge $(printf %q "$out") --lock wait"); then
     echo "batchgen: array $array is submitted, its merge is not: run batchgen merge $out after it" >&2
     exit 1
 fi
