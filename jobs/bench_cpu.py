@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_workload import Measured, Row, make_engine, make_rows, measure, mixed_lengths, run_rows
-from transformers import AutoModelForCausalLM
+from bench_workload import Measured, make_engine, make_rows, measure, mixed_lengths, run_rows
 
-from batchgen.engine.gguf import load_gguf
+from batchgen.report.static_baseline import generate_static, load_baseline
+from batchgen.report.workloads import WorkItem
 
 STATIC_BATCH = 8
 NEAR_TIE = 1e-4
@@ -79,65 +79,35 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_contenders(path: Path, rows: list[Row], dtype: str, int8: bool) -> list[Contender]:
+def make_contenders(path: Path, rows: list[WorkItem], dtype: str, int8: bool) -> list[Contender]:
     """Load everything, and warm it up on a few tokens."""
-    model = load_static(path, dtype)
+    model = load_baseline(str(path), dtype, "cpu")
     engines = {f"batchgen {dtype}": make_engine(path, dtype, len(rows))}
     if int8:
         engines[f"batchgen int8 ({dtype})"] = make_engine(
             path, dtype, len(rows), quantization="int8"
         )
-    short = [Row(row.prompt[:20], 4) for row in rows[:STATIC_BATCH]]
-    generate_static(model, short)
-    found = [Contender(f"transformers {dtype}", lambda: generate_static(model, rows))]
+    short = [WorkItem(row.prompt_token_ids[:20], 4) for row in rows[:STATIC_BATCH]]
+    generate_static(model, short, STATIC_BATCH)
+    found = [
+        Contender(f"transformers {dtype}", lambda: generate_static(model, rows, STATIC_BATCH)[1])
+    ]
     for name, engine in engines.items():
         run_rows(engine, short)
         found.append(Contender(name, lambda engine=engine: run_rows(engine, rows)))
     return found
 
 
-def load_static(path: Path, dtype: str) -> Any:
-    """The model as transformers loads it, with its default attention."""
-    if path.is_file():
-        model = load_gguf(path, getattr(torch, dtype))
-        model.set_attn_implementation("sdpa")
-    else:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
-    model.generation_config.eos_token_id = None
-    return model.eval()
-
-
 @torch.inference_mode()
-def generate_static(model: Any, rows: list[Row]) -> list[list[int]]:
-    """Batches of 8 in order, padded on the left, each until its longest row is done."""
-    tokens = []
-    for first in range(0, len(rows), STATIC_BATCH):
-        batch = rows[first : first + STATIC_BATCH]
-        width = max(len(row.prompt) for row in batch)
-        ids = torch.zeros(len(batch), width, dtype=torch.int64)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(batch):
-            ids[i, width - len(row.prompt) :] = torch.tensor(row.prompt)
-            mask[i, width - len(row.prompt) :] = 1
-        longest = max(row.max_tokens for row in batch)
-        out = model.generate(
-            ids, attention_mask=mask, do_sample=False, max_new_tokens=longest, pad_token_id=0
-        )
-        for i, row in enumerate(batch):
-            tokens.append(out[i, width : width + row.max_tokens].tolist())
-    return tokens
-
-
-@torch.inference_mode()
-def partings(path: Path, rows: list[Row], contenders: list[Contender]) -> list[dict[str, Any]]:
+def partings(path: Path, rows: list[WorkItem], contenders: list[Contender]) -> list[dict[str, Any]]:
     """Where batchgen's float32 tokens first leave transformers', and how near the two were."""
-    model, found = load_static(path, "float32"), []
+    model, found = load_baseline(str(path), "float32", "cpu"), []
     for index, row in enumerate(rows):
         ours, theirs = (contender.runs[0].tokens[index] for contender in contenders[1::-1])
         at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), None)
         if at is None:
             continue
-        logits = model(torch.tensor([row.prompt + theirs[:at]])).logits[0, -1]
+        logits = model(torch.tensor([row.prompt_token_ids + theirs[:at]])).logits[0, -1]
         gap = float(logits.max() - logits[[ours[at], theirs[at]]].min())
         found.append({"row": index, "token": at, "gap": gap})
     return found
@@ -157,10 +127,10 @@ def summarize(contenders: list[Contender]) -> dict[str, Any]:
     }
 
 
-def describe(rows: list[Row]) -> dict[str, int]:
+def describe(rows: list[WorkItem]) -> dict[str, int]:
     return {
         "rows": len(rows),
-        "prompt_tokens": sum(len(row.prompt) for row in rows),
+        "prompt_tokens": sum(len(row.prompt_token_ids) for row in rows),
         "output_tokens": sum(row.max_tokens for row in rows),
     }
 

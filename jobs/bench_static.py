@@ -5,8 +5,10 @@
 Static batching admits as many rows as there are slots and waits until the last of them is done.
 `static` leaves the slots of finished rows empty; `padded` computes them on to the batch's longest
 row, as a padded batch in `generate` does, and counts only what was asked for. Continuous batching
-fills a slot as soon as it is free. Rows: six varied ones, one far longer than the rest, on MODEL
-and on GPT-2's shape with random weights; and the 64 rows of bench_workload.py on MODEL.
+fills a slot as soon as it is free. These three run on batchgen's own engine, so that nothing but
+the batching differs; `generate` is transformers in padded batches of the same size, run once. Rows:
+six varied ones, one far longer than the rest, on MODEL and on GPT-2's shape with random weights;
+and the 64 rows of bench_workload.py on MODEL.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,6 @@ import torch
 from bench_workload import (
     SIX_VARIED,
     Measured,
-    Row,
     make_engine,
     make_rows,
     measure,
@@ -35,9 +36,11 @@ from bench_workload import (
 from transformers import GPT2Config
 
 from batchgen.engine.request import Engine
+from batchgen.report.static_baseline import generate_static, load_baseline
+from batchgen.report.workloads import WorkItem
 
-SIX_SLOTS = (1, 2, 3, 6)
-MIX_SLOTS = (8, 16, 64)
+SIX_SLOTS = (2, 3, 6)
+MIX_SLOTS = (8, 16)
 
 
 def main() -> int:
@@ -47,15 +50,11 @@ def main() -> int:
     report: dict[str, Any] = {"threads": torch.get_num_threads(), "dtype": args.dtype}
     with tempfile.TemporaryDirectory() as folder:
         GPT2Config().save_pretrained(folder)
-        for slots in SIX_SLOTS:
-            engine = make_engine(Path(folder), args.dtype, slots, load_format="dummy")
-            report[f"gpt2 shape, 6 rows, {slots} slots"] = compare(engine, six, args.repeats)
-    for slots in SIX_SLOTS:
-        engine = make_engine(path, args.dtype, slots)
-        report[f"model, 6 rows, {slots} slots"] = compare(engine, six, args.repeats)
-    for slots in MIX_SLOTS:
-        engine = make_engine(path, args.dtype, slots)
-        report[f"model, {len(mix)} rows, {slots} slots"] = compare(engine, mix, args.repeats)
+        shape = Subject("GPT-2's shape", Path(folder), args, dummy=True)
+        report |= shape.compare(six, SIX_SLOTS)
+    subject = Subject("model", path, args)
+    report |= subject.compare(six, SIX_SLOTS)
+    report |= subject.compare(mix, MIX_SLOTS)
     print_table(report)
     print(json.dumps(report))
     if args.out:
@@ -72,7 +71,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_static(engine: Engine, rows: list[Row], padded: bool) -> list[list[int]]:
+def run_static(engine: Engine, rows: list[WorkItem], padded: bool) -> list[list[int]]:
     """Batches of as many rows as there are slots, in order, each until its last row is done."""
     tokens: list[list[int]] = []
     for first in range(0, len(rows), engine.max_num_seqs):
@@ -84,8 +83,34 @@ def run_static(engine: Engine, rows: list[Row], padded: bool) -> list[list[int]]
     return tokens
 
 
-def compare(engine: Engine, rows: list[Row], repeats: int) -> dict[str, Any]:
-    """Each way in turn, as often as asked; all must give the same number of tokens."""
+@dataclass(frozen=True)
+class Subject:
+    """One model, and how it is measured."""
+
+    name: str
+    path: Path
+    args: argparse.Namespace
+    dummy: bool = False
+
+    def compare(self, rows: list[WorkItem], slot_counts: tuple[int, ...]) -> dict[str, Any]:
+        """The result of each number of slots, by its title."""
+        baseline = load_baseline(str(self.path), self.args.dtype, "cpu", dummy=self.dummy)
+        found = {}
+        for slots in slot_counts:
+            load_format = "dummy" if self.dummy else "auto"
+            engine = make_engine(self.path, self.args.dtype, slots, load_format=load_format)
+            result = compare_ways(engine, rows, self.args.repeats)
+            engine.close()
+            seconds, _ = generate_static(baseline, rows, slots)
+            result["generate_s"] = round(seconds, 2)
+            result["generate_ratio"] = round(seconds / result["continuous_s"], 2)
+            found[f"{self.name}, {len(rows)} rows, {slots} slots"] = result
+            print(json.dumps(result), file=sys.stderr, flush=True)
+        return found
+
+
+def compare_ways(engine: Engine, rows: list[WorkItem], repeats: int) -> dict[str, Any]:
+    """Each way in turn, as often as asked; `equal_tokens` tells whether they gave the same."""
     ways: dict[str, Callable[[], list[list[int]]]] = {
         "padded": lambda: run_static(engine, rows, padded=True),
         "static": lambda: run_static(engine, rows, padded=False),
@@ -96,14 +121,12 @@ def compare(engine: Engine, rows: list[Row], repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         for name, way in ways.items():
             runs[name].append(measure(way))
-    engine.close()
     seconds = {name: median(measured) for name, measured in runs.items()}
     result: dict[str, Any] = {f"{name}_s": round(value, 2) for name, value in seconds.items()}
     for name in ("padded", "static"):
         result[f"{name}_ratio"] = round(seconds[name] / seconds["continuous"], 2)
     result["others_cores"] = max(round(run.others, 2) for ran in runs.values() for run in ran)
     result["equal_tokens"] = len({str(ran[0].tokens) for ran in runs.values()}) == 1
-    print(json.dumps(result), file=sys.stderr, flush=True)
     return result
 
 
@@ -113,13 +136,17 @@ def median(runs: list[Measured]) -> float:
 
 
 def print_table(report: dict[str, Any]) -> None:
-    print("| rows and slots | continuous s | static s | padded s | ratios |", file=sys.stderr)
-    print("| --- | --- | --- | --- | --- |", file=sys.stderr)
+    print(
+        "| rows and slots | continuous s | static s | padded s | generate s | ratios |",
+        file=sys.stderr,
+    )
+    print("| --- | --- | --- | --- | --- | --- |", file=sys.stderr)
     for name, line in report.items():
         if isinstance(line, dict):
             print(
                 f"| {name} | {line['continuous_s']} | {line['static_s']} | {line['padded_s']} | "
-                f"{line['static_ratio']}, {line['padded_ratio']} |",
+                f"{line['generate_s']} | "
+                f"{line['static_ratio']}, {line['padded_ratio']}, {line['generate_ratio']} |",
                 file=sys.stderr,
             )
 

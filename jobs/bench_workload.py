@@ -19,18 +19,11 @@ from batchgen.engine.factory import load_engine
 from batchgen.engine.request import Engine, Request, SamplingParams
 from batchgen.job.model_files import resolve_model
 from batchgen.job.tokenizer import load_codec
+from batchgen.report.workloads import WorkItem
 
 PROMPTS = Path(__file__).parent.parent / "sample_data" / "prompts.jsonl"
 BUSY_CORES = 0.35
 SIX_VARIED = ((12, 20), (30, 40), (8, 60), (45, 100), (20, 30), (60, 500))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One prompt and the number of tokens it gets."""
-
-    prompt: list[int]
-    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,7 @@ def mixed_lengths(count: int = 64, seed: int = 165) -> list[tuple[int, int]]:
     return pairs
 
 
-def make_rows(model: str, lengths: list[tuple[int, int]]) -> tuple[Path, list[Row]]:
+def make_rows(model: str, lengths: list[tuple[int, int]]) -> tuple[Path, list[WorkItem]]:
     """Rows of the given lengths, cut from the sample prompts; and where the model lies."""
     files = resolve_model(model)
     texts = [json.loads(line)["prompt"] for line in PROMPTS.read_text().splitlines()]
@@ -96,7 +89,7 @@ def make_rows(model: str, lengths: list[tuple[int, int]]) -> tuple[Path, list[Ro
     rows, at = [], 0
     for num_prompt, num_output in lengths:
         prompt = [stream[(at + i) % len(stream)] for i in range(num_prompt)]
-        rows.append(Row(prompt, num_output))
+        rows.append(WorkItem(prompt, num_output))
         at += num_prompt
     return files.path, rows
 
@@ -108,11 +101,11 @@ def make_engine(path: Path, dtype: str, max_num_seqs: int, **more: Any) -> Engin
     return load_engine(config)
 
 
-def run_rows(engine: Engine, rows: list[Row], first_id: int = 0) -> list[list[int]]:
+def run_rows(engine: Engine, rows: list[WorkItem], first_id: int = 0) -> list[list[int]]:
     """All rows through the engine at once: admitted as soon as there is room."""
     for index, row in enumerate(rows):
         params = SamplingParams(max_tokens=row.max_tokens, ignore_eos=True)
-        engine.add(Request(first_id + index, row.prompt, params))
+        engine.add(Request(first_id + index, row.prompt_token_ids, params))
     tokens: dict[int, list[int]] = {}
     while engine.num_unfinished:
         for done in engine.step():
