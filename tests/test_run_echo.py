@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,6 +193,21 @@ def test_chats_are_rendered_and_shown_as_the_engine_got_them(tmp_path: Path, ech
     row = pq.read_table(tmp_path / "out.parquet").to_pylist()[0]
     assert row["prompt"] == "user: hi\nassistant: "
     assert row["prompt_tokens"] == len(row["prompt"])
+
+
+def test_a_long_template_may_stand_in_the_flag_itself(tmp_path: Path, echo: Echo) -> None:
+    write_rows(tmp_path / "in.jsonl", [{"messages": [{"role": "user", "content": "hi"}]}])
+    echo(chat_template="{# " + "long " * 100 + "#}{{ messages[0].content }}!")
+    assert pq.read_table(tmp_path / "out.parquet")["prompt"].to_pylist() == ["hi!"]
+
+
+def test_a_template_that_cannot_be_read_is_refused_before_anything_is_touched(
+    tmp_path: Path, echo: Echo
+) -> None:
+    write_rows(tmp_path / "in.jsonl", prompts(1))
+    with pytest.raises(UsageError, match=r"no\.jinja"):
+        echo(chat_template="no.jinja")
+    assert os.listdir(tmp_path) == ["in.jsonl"]
 
 
 def test_token_ids_outside_the_vocabulary_are_an_error_row(tmp_path: Path, echo: Echo) -> None:

@@ -196,6 +196,31 @@ def test_stop_strings_end_their_own_row_and_are_cut_from_its_text(tmp_path: Path
     assert rows[3]["finish_reason"] == "stop"
 
 
+def test_the_token_that_ends_a_row_is_counted_and_is_not_in_its_text(
+    tmp_path: Path, job: Job
+) -> None:
+    rows = [{"prompt": f"p{i}", "stop_token_ids": list(range(97, 123))} for i in range(20)]
+    write_rows(tmp_path / "in.jsonl", rows)
+    job(save_token_ids=True)
+    ended = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert sum(row["stop_reason"] is not None for row in ended) > 10
+    for row in ended:
+        kept = len(row["token_ids"]) - (row["finish_reason"] == "stop")
+        assert row["completion"] == bytes(row["token_ids"][:kept]).decode("utf-8", "replace")
+        assert row["completion_tokens"] == len(row["token_ids"])
+
+
+def test_a_stop_string_before_min_tokens_does_not_shorten_a_row(tmp_path: Path, job: Job) -> None:
+    rows = [{"prompt": f"p{i}", "stop": list("aeiou"), "min_tokens": 20} for i in range(20)]
+    write_rows(tmp_path / "in.jsonl", [row | {"ignore_eos": True} for row in rows])
+    job(save_token_ids=True, sampling={"temperature": 1.0, "max_tokens": 200})
+    for row in pq.read_table(tmp_path / "out.parquet").to_pylist():
+        assert row["finish_reason"] == "stop"
+        assert row["completion_tokens"] >= 20
+        whole = bytes(row["token_ids"]).decode("utf-8", "replace")
+        assert row["completion"] == whole[: whole.rindex(row["stop_reason"])]
+
+
 def test_a_changed_device_is_said_when_a_job_goes_on(
     tmp_path: Path, job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizer_folders import make
 
 from batchgen.job.model_files import resolve_model
-from batchgen.job.stop_strings import make_stop_checker, truncate
+from batchgen.job.stop_strings import make_stop_checker, num_exempt_characters, truncate
 from batchgen.job.tokenizer import TextCodec, load_codec
 
 KINDS = ["gpt2", "llama_class"]
@@ -101,6 +101,26 @@ def test_each_call_decodes_few_tokens(codecs: dict[str, TextCodec]) -> None:
     assert max(sizes) < 16
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "bytes"])
+def test_what_is_complete_before_min_tokens_is_no_stop(
+    codecs: dict[str, TextCodec], kind: str
+) -> None:
+    codec = codecs[kind]
+    ids = codec.encode_batch(["a stop 🎉 b stop c stop d"])[0]
+    texts = [codec.decode_batch([ids[:count]])[0].rstrip("\ufffd") for count in range(len(ids))]
+    ends = [end for end in range(4, len(texts[-1]) + 1) if texts[-1].endswith("stop", 0, end)]
+    for min_tokens in range(1, len(ids) - 1):
+        checker = make_stop_checker(codec, ["stop", "no such long stop"], min_tokens)
+        assert checker is not None
+        counts = range(min_tokens, len(ids))
+        count = next((count for count in counts if checker(ids[:count])), None)
+        end = next((end for end in ends if end > len(texts[min_tokens - 1])), None)
+        assert (count is None) == (end is None)
+        if count is not None and end is not None:
+            exempt = num_exempt_characters(codec, ids, min_tokens)
+            assert truncate(texts[count], "stop", exempt) == texts[-1][: end - 4]
+
+
 def test_no_stop_strings_need_no_checker(codecs: dict[str, TextCodec]) -> None:
     assert make_stop_checker(codecs["bytes"], []) is None
     assert make_stop_checker(codecs["bytes"], [""]) is None
@@ -110,3 +130,5 @@ def test_text_is_cut_before_the_first_occurrence() -> None:
     assert truncate("a STOP b STOP", "STOP") == "a "
     assert truncate("abc", None) == "abc"
     assert truncate("abc", "x") == "abc"
+    assert truncate("a STOP b STOP", "STOP", num_exempt=5) == "a "
+    assert truncate("a STOP b STOP", "STOP", num_exempt=6) == "a STOP b "

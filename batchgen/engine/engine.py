@@ -275,4 +275,5 @@ class LLMEngine:
             logprobs=sequence.logprobs if sequence.request.params.logprobs is not None else None,
             timings=sequence.timings,
             preemptions=sequence.num_preemptions,
+            ends_with_stop_token=sequence.ends_with_stop_token,
         )

@@ -108,6 +108,8 @@ class Completion:
     timings: Timings = field(default_factory=Timings)
     preemptions: int = 0
     cached_tokens: int = 0
+    ends_with_stop_token: bool = False
+    """The last of `token_ids` ended it (EOS, or a stop token id) and is no part of the answer."""
 
 
 @dataclass(slots=True)

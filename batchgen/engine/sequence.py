@@ -97,6 +97,11 @@ class Sequence:
         """Whether it has ended, well or not."""
         return self.status is SequenceStatus.FINISHED
 
+    @property
+    def ends_with_stop_token(self) -> bool:
+        """Whether its last token ended it, not its text, its length or a failure."""
+        return self.finish_reason is FinishReason.STOP and not isinstance(self.stop_reason, str)
+
     def advance(self, num_tokens: int) -> bool:
         """A step with `num_tokens` of it is launched; whether it samples a token."""
         self.num_computed_tokens += num_tokens

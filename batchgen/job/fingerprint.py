@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from batchgen import __version__
@@ -82,11 +81,12 @@ def _dtype(wanted: str, files: ModelFiles | None) -> str:
 
 def _template_digest(given: str | None) -> str:
     """Of the template's text, whether it came as a file or in place; the model's own stands in
-    its identity."""
+    its identity. Raises UsageError for a file that cannot be read."""
     if given is None:
         return "model"
-    path = Path(given).expanduser()
-    return text_digest(path.read_text(encoding="utf-8") if path.is_file() else given)
+    from batchgen.job.template import read_chat_template  # jinja: most runs need none here
+
+    return text_digest(read_chat_template(given))
 
 
 def model_name(spec: JobSpec, files: ModelFiles | None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from batchgen.engine.draws import draw_key
-from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.request import Request, SamplingParams, StopChecker
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.rows import InputRow
 from batchgen.job.stop_strings import make_stop_checker
@@ -180,8 +180,11 @@ class Requests:
             params=params,
             draw_key=0 if params.greedy else draw_key(params.seed, row.row_key, sample),
             output_token_ids=self._begun(row.index, sample, params),
-            stop_checker=make_stop_checker(self._codec, params.stop) if params.stop else None,
+            stop_checker=self._stop_checker(params) if params.stop else None,
         )
+
+    def _stop_checker(self, params: SamplingParams) -> StopChecker | None:
+        return make_stop_checker(self._codec, params.stop, params.min_tokens)
 
     def _begun(self, index: int, sample: int, params: SamplingParams) -> Sequence[int]:
         """Tokens an interrupted run saved; none where logprobs are asked for: those were lost."""

@@ -11,7 +11,7 @@ from batchgen.errors import ErrorCode
 from batchgen.job.drive import FinishedRow, Outcome
 from batchgen.job.requests import FailedRow, PreparedRow, as_row_error
 from batchgen.job.rows import OutputRow
-from batchgen.job.stop_strings import truncate
+from batchgen.job.stop_strings import num_exempt_characters, truncate
 from batchgen.job.tokenizer import TextCodec
 
 __all__ = ["Results", "ResultsOptions"]
@@ -61,7 +61,7 @@ class Results:
 
     def _texts(self, finished: list[FinishedRow]) -> list[str | FailedRow]:
         """Text of every completion in order, or the failure that stands in its place."""
-        batch = [c.token_ids for row in finished for c in row.completions]
+        batch = [_text_ids(c) for row in finished for c in row.completions]
         if not batch:
             return []
         try:
@@ -71,7 +71,7 @@ class Results:
 
     def _text(self, prepared: PreparedRow, completion: Completion) -> str | FailedRow:
         try:
-            return self._codec().decode_batch([completion.token_ids])[0]
+            return self._codec().decode_batch([_text_ids(completion)])[0]
         except Exception as error:
             problem = as_row_error(error, ErrorCode.INTERNAL, "the completion cannot be decoded")
             return FailedRow(prepared.row, problem, prepared.prompt, prepared.num_prompt_tokens)
@@ -82,7 +82,10 @@ class Results:
         row, options = prepared.row, self._options
         reason = completion.stop_reason
         if isinstance(reason, str):
-            text = truncate(text, reason)
+            exempt = num_exempt_characters(
+                self._codec(), completion.token_ids, row.params.min_tokens
+            )
+            text = truncate(text, reason, exempt)
         out = OutputRow(
             index=row.index,
             sample=sample,
@@ -136,3 +139,9 @@ class Results:
             run_id=self._options.run_id,
             kept=failed.row.kept,
         )
+
+
+def _text_ids(completion: Completion) -> list[int]:
+    """The ids that make the text: without a token that ended it, which decoding may not skip."""
+    ids = completion.token_ids
+    return ids[:-1] if completion.ends_with_stop_token else ids
