@@ -67,6 +67,7 @@ def die(ledger: Ledger) -> None:
         lock._stop.set()
         lock._unlock()
     if journal is not None:
+        journal.crashed = True
         journal.close()
 
 

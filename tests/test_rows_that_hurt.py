@@ -10,9 +10,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from echo_runs import batchgen, prompts, stable, summary_of, write_rows
+from ledger_tools import die, make_row, open_ledger
 
 from batchgen.job import faults
 from batchgen.job.quarantine import GIVEN_UP, group_size
+from batchgen.job.shard import Shard
 
 MOST_RUNS = 8
 
@@ -63,6 +65,47 @@ def test_several_deadly_rows_are_all_found(tmp_path: Path) -> None:
     assert summary_of(last)["errors"] == 3
     failed = [row["id"] for row in table_of(out) if row["error_code"] == "engine_crash"]
     assert failed == ["row-5", "row-6", "row-50"]
+
+
+def test_a_deadly_row_is_found_whatever_shards_its_runs_had(tmp_path: Path) -> None:
+    """Three runs of its shard die, then runs of all rows go on from what those noted."""
+    source = write_rows(tmp_path / "in.jsonl", prompts(60))
+    whole, out = tmp_path / "whole.parquet", tmp_path / "out.parquet"
+    common = ["-i", source, "--engine", "echo", "--max-num-seqs", 64]
+    batchgen("run", "-o", whole, *common)
+    deadly = "abort:id=row-17"
+    assert batchgen("run", "-o", out, *common, "--shard", "0/2").returncode == 0
+    for _ in range(3):
+        died = batchgen("run", "-o", out, *common, "--shard", "1/2", BATCHGEN_FAULT=deadly)
+        assert died.returncode == -signal.SIGKILL
+    runs, last = run_until_it_ends(["run", "-o", out, *common], deadly)
+    assert (last.returncode, runs) == (3, GIVEN_UP - 3 + 1), last.stderr
+    found = {row["id"]: row["error_code"] for row in table_of(out) if row["error_code"]}
+    assert found == {"row-17": "engine_crash"}
+    kept = [i for i in range(60) if i != 17]
+    assert stable(out).take(kept).equals(stable(whole).take(kept))
+
+
+@pytest.mark.parametrize("shard", [None, Shard(1, 2)], ids=str)
+def test_saved_tokens_outlive_the_deaths_that_come_after_them(
+    tmp_path: Path, shard: Shard | None
+) -> None:
+    saved = {(17, 0): [5, 6, 7], (19, 0): [8], (19, 1): [9, 9]}
+    with open_ledger(tmp_path, shard=shard) as ledger:
+        ledger.begin([17, 19, 21])
+        ledger.save_inflight(saved)
+    for deaths in range(1, GIVEN_UP + 1):
+        ledger = open_ledger(tmp_path, shard=shard)
+        assert {key: ledger.inflight_tokens(*key) for key in saved} == saved
+        ledger.begin([17, 19] if deaths < 4 else [17])
+        die(ledger)
+    with open_ledger(tmp_path, shard=shard) as ledger:
+        assert (ledger.deaths[17], ledger.deaths[19]) == (GIVEN_UP, 3)
+        ledger.append([make_row(17, error_code="engine_crash", status="error")])
+        ledger.flush()
+    with open_ledger(tmp_path, shard=shard) as ledger:
+        assert ledger.num_inflight_tokens == 3, "tokens of the row given up are gone"
+        assert 17 not in ledger.deaths
 
 
 def test_groups_of_suspects_shrink_to_one() -> None:
