@@ -4,6 +4,8 @@ CUDA replaced, and a captured graph standing for the step that it recorded."""
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from batchgen.engine.engine import LLMEngine
 from batchgen.engine.graph_runner import GraphRunner
 from batchgen.engine.request import Completion, SamplingParams
 from batchgen.engine.scheduler import Scheduler
+from batchgen.engine.waiting import WaitsForDeviceError
 from batchgen.job import faults
 from batchgen.job.engine_faults import EngineFaults
 from batchgen.job.requests import PreparedRow, Requests
@@ -89,6 +92,7 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, name, Nothing)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(graph_runner, "greedy_tokens", tokens_of)
+    monkeypatch.setattr(graph_runner, "forbid_waiting", nullcontext)
 
     def transfer(num_inputs: int, num_seqs: int) -> Any:
         zeros = [torch.zeros(size, dtype=torch.int32) for size in (num_inputs, num_seqs)]
@@ -172,3 +176,35 @@ def test_faults_on_purpose_reach_the_gpu_path(depth: int) -> None:
     assert all(list(c.token_ids) == clean[i] for i, c in ended.items() if i not in codes)
     assert engine._runner._graphs, "no step was captured"  # type: ignore[attr-defined]
     assert engine.stats().oom_events >= 2
+
+
+class WaitingModel(PaddedModel):
+    """Reads a result on the host at the end of every forward."""
+
+    forbidden = False
+
+    def forward(self, *args: Any) -> Any:
+        logits = super().forward(*args)
+        if self.forbidden:
+            raise WaitsForDeviceError("called a synchronizing CUDA operation")
+        return logits
+
+
+def test_a_model_that_waits_for_the_device_runs_without_graphs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @contextmanager
+    def forbidding() -> Iterator[None]:
+        model.forbidden = True
+        try:
+            yield
+        finally:
+            model.forbidden = False
+
+    model = WaitingModel()
+    monkeypatch.setattr(graph_runner, "forbid_waiting", forbidding)
+    engine = engine_of(model)
+    ended = run(engine, ready(Requests(ByteCodec())))
+    assert {i: list(c.token_ids) for i, c in ended.items()} == unbroken()
+    assert not engine._runner._graphs  # type: ignore[attr-defined]
+    assert sum("without CUDA graphs" in message for message in caplog.messages) == 1

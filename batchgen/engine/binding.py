@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ __all__ = [
     "ATTENTION_NAME",
     "CALL_ATTRIBUTE",
     "AttentionCall",
+    "BoundCall",
     "CallCursor",
     "StepContext",
     "bind",
@@ -37,6 +38,20 @@ class StepContext:
 
     def __init__(self) -> None:
         self.metadata: AttentionMetadata | None = None
+
+
+class BoundCall(Protocol):
+    """What hangs on a module that attends: `AttentionCall`, `CallCursor`, `compiled.OpaqueCall`."""
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Attend over the paged cache; shapes as `AttentionBackend.forward`."""
+        ...
 
 
 @dataclass(slots=True)
@@ -93,7 +108,7 @@ def attend(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:  # [1, num_tokens, num_heads, v_head_dim]
     """The function transformers calls: scale, window and soft cap were settled by discovery."""
-    call: AttentionCall | CallCursor = getattr(module, CALL_ATTRIBUTE)
+    call: BoundCall = getattr(module, CALL_ATTRIBUTE)
     row = call(query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), s_aux)
     return row[None], None
 
@@ -112,7 +127,7 @@ def bind(
         by_name.setdefault(name, []).append(call)
     cursors: list[CallCursor] = []
     for name, own in by_name.items():
-        bound: AttentionCall | CallCursor = own[0]
+        bound: BoundCall = own[0]
         if len(own) > 1:
             bound = CallCursor(own)
             cursors.append(bound)

@@ -19,7 +19,7 @@ from torch import nn
 from batchgen.engine.binding import CALL_ATTRIBUTE, AttentionCall
 from batchgen.engine.model import Model
 
-__all__ = ["OpaqueCall", "compile_layers", "use_persistent_caches"]
+__all__ = ["OpaqueCall", "compile_layers", "uncompile_layers", "use_persistent_caches"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,13 @@ def compile_layers(model: Model, backend: str = "inductor") -> int:
     for layer in layers:
         layer.compile(dynamic=True, backend=backend)
     return len(layers)
+
+
+def uncompile_layers(model: Model) -> None:
+    """Let every layer run as it is again."""
+    for layer in _attending_layers(model.module):
+        layer._compiled_call_impl = None
+    torch.compiler.reset()
 
 
 def use_persistent_caches() -> None:

@@ -30,6 +30,8 @@ class EngineConfig:
     attention_backend: str = "auto"
     enforce_eager: bool = False
     """On CUDA: neither compile layers nor capture graphs."""
+    deterministic: bool = False
+    """The job asked for completions that do not depend on the batch; the dtype is float32 then."""
     quantization: str | None = None
     """`int8`: weights of linear layers in int8 on the CPU, opt-in."""
     load_format: str = "auto"

@@ -33,14 +33,15 @@ Pack = Callable[[torch.Tensor, torch.Tensor | None], LinearFunction | None]
 
 
 @torch.inference_mode()
-def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | None = None) -> None:
+def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | None = None) -> int:
     """Bind faster forwards to the parts of a causal LM on the CPU, in place.
 
     `quantization="int8"` packs linear layers, the last one excepted, in 8 bits: other numbers.
     Layers that a small forward does not call stay as they are: their weights may be read directly.
+    Returns how many parts now compute with packed weights.
     """
     if dtype not in _DTYPES:
-        return
+        return 0
     calls = record_calls(model, lambda: _small_forward(model))
     called = {id(call.module) for call in calls}
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
@@ -59,6 +60,7 @@ def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | N
         "rope": _bind_ropes(model),
     }
     _LOG.info("CPU: %s", ", ".join(f"{count} {name}" for name, count in counts.items()))
+    return counts["mlp"] + counts["joined"] + counts["linear"]
 
 
 def _packable(module: Any) -> bool:

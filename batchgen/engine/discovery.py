@@ -129,7 +129,14 @@ def clone_module(module: nn.Module) -> Any:
     """A copy with its own buffers, config and attributes that shares every parameter."""
     memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
     memo |= {id(getattr(part, CALL_ATTRIBUTE, None)): None for part in module.modules()}
+    memo |= {id(tensor): tensor for part in module.modules() for tensor in _outside(part)}
     return copy.deepcopy(module, memo)
+
+
+def _outside(part: nn.Module) -> list[torch.Tensor]:
+    """Weights that are no parameters: bitsandbytes moves an 8-bit layer's into its `state`."""
+    held: dict[str, Any] = getattr(getattr(part, "state", None), "__dict__", {})
+    return [value for value in held.values() if isinstance(value, torch.Tensor)]
 
 
 def _record(

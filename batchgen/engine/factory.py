@@ -8,14 +8,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 
-import torch
-
 from batchgen.engine.block_manager import BlockManager
 from batchgen.engine.cache_size import decide_num_blocks
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.loader import load_model
 from batchgen.engine.memory import device_name
+from batchgen.engine.model import Model
 from batchgen.engine.scheduler import Scheduler
 from batchgen.engine.step_runner import EagerRunner, ServedModel, StepRunner
 from batchgen.errors import UsageError
@@ -51,10 +50,24 @@ def load_engine(config: EngineConfig) -> LLMEngine:
     for note in model.notes:
         _logger.info("%s", note)
     if model.device.type == "cuda" and not config.enforce_eager:
-        from batchgen.engine.compiled import compile_layers, use_persistent_caches
+        return _compiled_engine(model, config)
+    return build_engine(model, config)
 
-        use_persistent_caches()
-        _decide("compiled layers", compile_layers(model), "fewer, larger kernels")
+
+def _compiled_engine(model: Model, config: EngineConfig) -> LLMEngine:
+    """With compiled layers; with the layers as they are, if they do not compile."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    from batchgen.engine.compiled import compile_layers, uncompile_layers, use_persistent_caches
+
+    use_persistent_caches()
+    _decide("compiled layers", compile_layers(model), "fewer, larger kernels")
+    try:
+        return build_engine(model, config)  # measures a step, which compiles
+    except TorchDynamoException as error:
+        reason = str(error).partition("\n")[0]
+    _logger.warning("layers run as they are: compiling them failed: %s", reason)
+    uncompile_layers(model)
     return build_engine(model, config)
 
 
@@ -161,13 +174,6 @@ def _longest(model: ServedModel, config: EngineConfig) -> int:
             f"use --max-model-len {model.max_position} or less",
         )
     return asked
-
-
-def _device_in_words(device: torch.device) -> str:
-    if device.type != "cuda":
-        return str(device)
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return f"cuda:{index} ({torch.cuda.get_device_name(index)})"
 
 
 def _decide(name: str, value: int, reason: str) -> int:

@@ -26,6 +26,7 @@ from batchgen.engine.sampler import sample
 from batchgen.engine.sampling_batch import SamplingTable
 from batchgen.engine.step import ScheduledStep, StepOutput
 from batchgen.engine.step_runner import NAN_FAILURE, ServedModel
+from batchgen.engine.waiting import WaitsForDeviceError, forbid_waiting
 
 __all__ = ["GraphRunner"]
 
@@ -148,10 +149,27 @@ class GraphRunner:
         if graph is not None:
             graph.replay()
             return
-        self._compute(bucket, choice)
-        self._uses[key] = self._uses.get(key, 0) + 1
-        if self._may_capture and self._uses[key] >= _USES_BEFORE_CAPTURE:
+        uses = self._uses.get(key, 0) + 1
+        if not self._may_capture or uses < _USES_BEFORE_CAPTURE:
+            self._compute(bucket, choice)
+        elif self._rehearse(bucket, choice):
             self._capture(bucket, choice)
+        self._uses[key] = uses
+
+    def _rehearse(self, bucket: Bucket, choice: _Choice) -> bool:
+        """Run a step that is about to be captured; whether it can be. One that waits for the device
+        is run again as it is: nothing of a step counts before its end.
+
+        To find out by capturing would leave torch's allocator within the capture (until 2.12).
+        """
+        try:
+            with forbid_waiting():
+                self._compute(bucket, choice)
+        except WaitsForDeviceError:
+            logger.warning("steps run without CUDA graphs: the model waits for the device")
+            self._may_capture = False
+            self._compute(bucket, choice)
+        return self._may_capture
 
     def _compute(self, bucket: Bucket, choice: _Choice) -> None:
         """The whole step on the device: what is captured."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
 from batchgen.engine.binding import use_attention
+from batchgen.engine.checkpoint import load_folder, quietly
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.cpu_optimize import optimize_for_cpu
 from batchgen.engine.cpu_stack import bind_stack
@@ -22,7 +24,8 @@ from batchgen.engine.discovery import discover
 from batchgen.engine.joined_linear import join_linears
 from batchgen.engine.limits import find_limits
 from batchgen.engine.model import Model, bind_model
-from batchgen.engine.proof import confirm, prove
+from batchgen.engine.proof import check_copies, confirm, is_quantized, own_logits, prove
+from batchgen.engine.quantized import Quantized
 from batchgen.errors import ModelRefusedError, UsageError
 
 __all__ = ["load_model", "load_model_from", "resolve_device", "resolve_dtype"]
@@ -37,14 +40,20 @@ DTYPES = {
 def load_model(config: EngineConfig) -> Model:
     """Load and prove the model. Raises ModelRefusedError before any row is touched."""
     device = resolve_device(config.device)
-    module = _load_module(config).to(device)
-    return load_model_from(
-        module,
-        select_backend(device, config.attention_backend),
-        max_model_len=config.max_model_len,
-        optimize=_optimizer(config, device),
-        confirmed=config.quantization is None,
-    )
+    _check_quantization(config, device)
+    module, quantized = _load_module(config, device)
+    kept = quantized is not None and not quantized.is_dense
+    with quietly() if kept else nullcontext():
+        model = load_model_from(
+            module if kept else module.to(device),
+            select_backend(device, config.attention_backend),
+            max_model_len=config.max_model_len,
+            optimize=_optimizer(config, device),
+            confirmed=config.quantization is None,
+        )
+    if quantized is not None:
+        model.notes.append(quantized.note)
+    return model
 
 
 def load_model_from(
@@ -65,10 +74,13 @@ def load_model_from(
     _check_decoder(module, model_type)
     backend = backend or select_backend(next(module.parameters()).device)
     vocab_size: int = module.get_output_embeddings().weight.shape[0]
+    first = own_logits(module, vocab_size, copied=False) if is_quantized(module) else None
     found = discover(module, model_type, vocab_size)
     limits = find_limits(module, found)
     limits.check(model_type, max_model_len)
     expected = prove(module, model_type, found, backend, vocab_size, limits.max_position)
+    if first is not None:
+        check_copies(module, expected, first)
     if optimize:
         use_attention(module, "eager")
         optimize(module)
@@ -82,12 +94,31 @@ def load_model_from(
     return model
 
 
+def _check_quantization(config: EngineConfig, device: torch.device) -> None:
+    """Raises UsageError where `--quantization` would do nothing."""
+    if config.quantization is not None and (device.type != "cpu" or config.dtype == "float16"):
+        raise UsageError(
+            f"--quantization {config.quantization} is for the CPU, in float32 or bfloat16",
+            "leave it out",
+        )
+
+
 def _optimizer(config: EngineConfig, device: torch.device) -> Callable[[Any], object] | None:
     if device.type == "cpu":
-        return lambda module: optimize_for_cpu(module, module.dtype, config.quantization)
+        return lambda module: _optimize_for_cpu(module, config.quantization)
     if device.type == "cuda" and not config.enforce_eager:
         return lambda module: join_linears(module, lambda: _tiny_forward(module))
     return None
+
+
+def _optimize_for_cpu(module: Any, quantization: str | None) -> None:
+    packed = optimize_for_cpu(module, module.dtype, quantization)
+    if quantization is not None and not packed:
+        raise UsageError(
+            f"--quantization {quantization} is not available here: it needs a C compiler, oneDNN, "
+            "and weights in float32 or bfloat16",
+            "leave it out",
+        )
 
 
 @torch.inference_mode()
@@ -119,7 +150,7 @@ def resolve_dtype(name: str) -> torch.dtype | str:
     return DTYPES[name]
 
 
-def _load_module(config: EngineConfig) -> Any:
+def _load_module(config: EngineConfig, device: torch.device) -> tuple[Any, Quantized | None]:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     path = config.model
@@ -130,8 +161,8 @@ def _load_module(config: EngineConfig) -> Any:
         if path.is_file():
             from batchgen.engine.gguf import load_gguf
 
-            return load_gguf(path, dtype)
-        return _load_folder(path, dtype, config)
+            return load_gguf(path, dtype), None
+        return _load_folder(path, dtype, config, device)
     except (UsageError, ModelRefusedError):
         raise
     except Exception as error:
@@ -145,28 +176,14 @@ def _load_module(config: EngineConfig) -> Any:
         ) from error
 
 
-def _load_folder(path: Path, dtype: torch.dtype | str, config: EngineConfig) -> Any:
+def _load_folder(
+    path: Path, dtype: torch.dtype | str, config: EngineConfig, device: torch.device
+) -> tuple[Any, Quantized | None]:
     own = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     _check_config(own)
     if config.load_format == "dummy":
-        return _random_weights(own, dtype, config)
-    load: Any = AutoModelForCausalLM.from_pretrained
-    module, info = load(
-        path,
-        config=own,
-        dtype=dtype,
-        attn_implementation="eager",
-        trust_remote_code=config.trust_remote_code,
-        use_safetensors=None if config.allow_pickle else True,
-        output_loading_info=True,
-    )
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if missing:
-        raise ModelRefusedError(
-            f"model {str(path)!r} lacks {len(missing)} weights, the first is {missing[0]!r}",
-            "the checkpoint is incomplete or of another architecture; fetch it again",
-        )
-    return module
+        return _random_weights(own, dtype, config), None
+    return load_folder(own, dtype, config, device)
 
 
 def _random_weights(own: Any, dtype: torch.dtype | str, config: EngineConfig) -> Any:

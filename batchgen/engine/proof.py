@@ -20,7 +20,16 @@ from batchgen.engine.model import Model, bind_model
 from batchgen.engine.shrink import SMALL, shrink
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["Piece", "confirm", "logits_at", "make_metadata", "own_logits", "prove"]
+__all__ = [
+    "Piece",
+    "check_copies",
+    "confirm",
+    "is_quantized",
+    "logits_at",
+    "make_metadata",
+    "own_logits",
+    "prove",
+]
 
 BLOCK_SIZE = 16
 LENGTHS = (22, 10)
@@ -36,7 +45,8 @@ LOOSE = 1e-1
 MAX_NOISE = 0.15
 """Most of a model's own rounding noise that is believed; unrelated logits differ by 1 or more."""
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2}
-"""Largest relative error of a row of logits (L2); of other dtypes `LOOSE`."""
+"""Largest relative error of a row of logits (L2); of other dtypes, and of layers
+that are quantised, `LOOSE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,7 @@ def prove(
     except Exception as error:
         what = f"its forward failed ({type(error).__name__}: {error})"
         raise _refused(model_type, what) from error
-    if worst > _allowed(model) and model.dtype != torch.float32:
+    if worst > _allowed(model) and (model.dtype != torch.float32 or is_quantized(subject)):
         worst -= 3 * _own_noise(subject, vocab_size)  # experts that change sides at a rounding
     _judge(model, worst)
     return own_logits(module, vocab_size) if shrunk else expected
@@ -110,6 +120,22 @@ def prove(
 def confirm(model: Model, expected: Sequence[torch.Tensor]) -> None:
     """Raises ModelRefusedError unless the model to be used still answers as `own_logits` did."""
     _judge(model, _compare(model, expected, WHOLE))
+
+
+def check_copies(module: Any, copied: Sequence[torch.Tensor], own: Sequence[torch.Tensor]) -> None:
+    """Raises ModelRefusedError unless copies of the module answer as it did before any was made:
+    layers that keep weights outside their parameters may lose them."""
+    pairs = zip(copied, own, strict=True)
+    worst = max(float(_relative_error(one, other).max()) for one, other in pairs)
+    if not worst <= LOOSE:
+        raise _refused(
+            module.config.model_type, "its quantised layers answer differently after the first call"
+        )
+
+
+def is_quantized(module: Any) -> bool:
+    """Whether layers compute with quantised weights."""
+    return getattr(module, "hf_quantizer", None) is not None
 
 
 def logits_at(model: Model, max_position: int) -> torch.Tensor:
@@ -131,10 +157,10 @@ def logits_at(model: Model, max_position: int) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def own_logits(module: nn.Module, vocab_size: int) -> list[torch.Tensor]:
+def own_logits(module: nn.Module, vocab_size: int, *, copied: bool = True) -> list[torch.Tensor]:
     """What `generate` sees of the proof's sequences, [length, vocab_size] each: eager attention,
-    a first part, and the rest through the model's own cache. Runs on a clone."""
-    oracle = clone_module(module)
+    a first part, and the rest through the model's own cache. Runs on a clone, if `copied`."""
+    oracle: Any = clone_module(module) if copied else module
     use_attention(oracle, "eager")
     device = next(oracle.parameters()).device
     found = []
@@ -221,7 +247,7 @@ def _relative_error(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def _allowed(model: Model) -> float:
-    return TOLERANCE.get(model.dtype, LOOSE)
+    return LOOSE if is_quantized(model.module) else TOLERANCE.get(model.dtype, LOOSE)
 
 
 def _judge(model: Model, worst: float) -> None:

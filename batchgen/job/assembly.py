@@ -182,6 +182,7 @@ def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
         enable_prefix_caching=spec.enable_prefix_caching,
         attention_backend=spec.attention_backend,
         enforce_eager=spec.enforce_eager,
+        deterministic=spec.deterministic,
         quantization=spec.quantization,
         trust_remote_code=spec.trust_remote_code,
         allow_pickle=spec.allow_pickle,

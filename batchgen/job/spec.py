@@ -94,6 +94,12 @@ class JobSpec:
                 f"--deterministic computes in float32, and --dtype asks for {self.dtype}",
                 "leave one of the two out",
             )
+        if self.deterministic and self.quantization is not None:
+            raise UsageError(
+                f"--quantization {self.quantization} rounds the inputs of layers, so "
+                "--deterministic cannot hold",
+                "leave one of the two out",
+            )
 
     @property
     def numeric_dtype(self) -> str:

@@ -1,0 +1,138 @@
+"""Which quantised checkpoints are served, and what each needs: read off config.json, no torch.
+
+Where transformers can dequantise at load it is asked to: then they are ordinary weights, which
+every fast path takes. The others run in the layers that their package brings, and nothing is
+packed, joined or rounded further. A method that is not listed is refused: transformers would skip
+some of them with a warning and take packed numbers for weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from batchgen.errors import ModelRefusedError, UsageError
+
+__all__ = ["QUANTIZED_NAMES", "Quantized", "read_quantized"]
+
+_PACKAGES = {
+    "fp8": ("accelerate",),
+    "mxfp4": ("accelerate",),
+    "compressed-tensors": ("accelerate", "compressed-tensors"),
+    "bitsandbytes": ("accelerate", "bitsandbytes"),
+    "torchao": ("accelerate", "torchao"),
+}
+"""Method -> what has to be installed, by the names of the package index."""
+
+QUANTIZED_NAMES = (
+    *(f".weight{end}" for end in ("_scale", "_scale_inv", "_packed", ".absmax")),
+    *("_proj_scale_inv", "_proj_scales", "_proj_blocks", "_weight_qdata", ".qweight", ".SCB"),
+)
+"""How tensors end that only quantised checkpoints have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """What a checkpoint's `quantization_config` says."""
+
+    method: str
+    rounds_activations: bool
+    """Inputs of layers are rounded too, while the model runs."""
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the weights are dequantised at load."""
+        kept = self.method in ("bitsandbytes", "torchao")
+        return not kept and not self.rounds_activations
+
+    @property
+    def note(self) -> str:
+        """What a user should know, one sentence."""
+        if self.is_dense:
+            return f"{self.method} weights are dequantised at load: they take their full size"
+        if self.rounds_activations:
+            return (
+                f"{self.method} layers round their inputs: a near tie may fall the other way with "
+                "other rows in the batch, in float32 too"
+            )
+        return f"{self.method} layers run as their package computes them"
+
+    def check(self, model: str, *, quantization: str | None, deterministic: bool) -> None:
+        """Raises UsageError for flags that contradict the weights, ModelRefusedError for what
+        is not served or not installed."""
+        if self.method not in _PACKAGES:
+            raise ModelRefusedError(
+                f"model {model!r} has {self.method} weights, which batchgen does not serve",
+                f"served are {', '.join(_PACKAGES)} and .gguf files; or name the weights that "
+                "are not quantised",
+            )
+        if quantization is not None:
+            raise UsageError(
+                f"model {model!r} has {self.method} weights already, and --quantization "
+                f"{quantization} would round them again",
+                "leave --quantization out, or name the weights that are not quantised",
+            )
+        if deterministic and not self.is_dense:
+            raise UsageError(
+                f"--deterministic cannot hold for model {model!r}: its {self.method} layers depend "
+                "on the shape of the batch",
+                "leave --deterministic out, or name the weights that are not quantised",
+            )
+        missing = [name for name in _PACKAGES[self.method] if not _is_installed(name)]
+        if missing:
+            raise ModelRefusedError(
+                f"model {model!r} has {self.method} weights, and {' and '.join(missing)} is not "
+                "installed",
+                f"pip install {' '.join(missing)}; or name the weights that are not quantised",
+            )
+
+
+def read_quantized(config: Mapping[str, Any]) -> Quantized | None:
+    """What config.json says of quantised weights; None where they are ordinary.
+
+    Raises ModelRefusedError for a `quantization_config` that names no method.
+    """
+    found = config.get("quantization_config")
+    if found is None:
+        text = config.get("text_config")
+        found = text.get("quantization_config") if isinstance(text, Mapping) else None
+    if not found:
+        return None
+    method = found.get("quant_method")
+    if method is None and (found.get("load_in_8bit") or found.get("load_in_4bit")):
+        method = "bitsandbytes"
+    if method is None:
+        raise ModelRefusedError(
+            "the model's config.json has a quantization_config without a quant_method",
+            "fetch the model again, or name the weights that are not quantised",
+        )
+    if found.get("kv_cache_scheme"):
+        method = f"{method} (with a KV cache scheme of its own)"
+    return Quantized(str(method), _rounds_activations(found))
+
+
+def _rounds_activations(found: Mapping[str, Any]) -> bool:
+    if found.get("quant_method") == "compressed-tensors":
+        return any(
+            group.get("input_activations") or group.get("output_activations")
+            for group in (found.get("config_groups") or {}).values()
+        )
+    names = " ".join(_strings(found.get("quant_type")))  # torchao's own config, or its old name
+    return bool(found.get("load_in_8bit")) or "activation" in names.lower()
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
+
+
+def _is_installed(name: str) -> bool:
+    return find_spec(name.replace("-", "_")) is not None
