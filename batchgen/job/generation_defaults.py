@@ -22,10 +22,16 @@ _ALWAYS = {
 }
 _NEUTRAL: dict[str, Any] = {
     "num_beams": 1,
+    "num_return_sequences": 1,
+    "min_length": 0,
     "typical_p": 1.0,
     "no_repeat_ngram_size": 0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
+    "top_h": None,
+    "encoder_repetition_penalty": 1.0,
+    "exponential_decay_length_penalty": None,
+    "watermarking_config": None,
     "bad_words_ids": None,
     "suppress_tokens": None,
     "begin_suppress_tokens": None,

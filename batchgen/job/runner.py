@@ -186,6 +186,9 @@ class _Job:
             reader.skip_hint(ledger.is_done)
         if ledger.num_done:
             self._say(f"continuing: {ledger.num_done:,} rows are done")
+        if self._files is not None and self._files.ignored_settings:
+            named = ", ".join(self._files.ignored_settings)
+            self._say(f"not served, and ignored, of the model's generation_config: {named}")
         assembly = Assembly(
             self._spec, self._files, reader, ledger, self._run_id, self._stop.deadline
         )

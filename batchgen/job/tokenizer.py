@@ -21,6 +21,8 @@ from batchgen.job.text_codecs import BackendCodec, ByteCodec, TransformersCodec
 
 __all__ = ["NotCheckableError", "TextCodec", "load_codec"]
 
+_MAX_REASON = 300
+
 
 class TextCodec(Protocol):
     """Text to ids and back. Safe to call from one thread while another uses it."""
@@ -32,6 +34,11 @@ class TextCodec(Protocol):
     @property
     def has_chat_template(self) -> bool:
         """Whether `render` works: the model has a template, or one was given."""
+        ...
+
+    @property
+    def template(self) -> ChatTemplate | None:
+        """The chat template, which `Requests` renders in a process of its own."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -127,7 +134,7 @@ def _auto_tokenizer(files: ModelFiles, trust_remote_code: bool) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(folder), **options)
     except Exception as error:  # transformers raises many kinds here
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
         if "trust_remote_code" in str(error):
             raise ModelRefusedError(
                 f"{files.name}: its tokenizer is Python code that came with the model.",
