@@ -52,16 +52,23 @@ class Feed:
 
     def _run(self) -> None:
         requests: Requests | None = None
-        for chunk in chunks(self._wanted(), CHUNK_ROWS, CHUNK_CHARACTERS):
-            if requests is None:
-                requests = self._make_requests()
-            ready, failed = requests.prepare(chunk)
-            self._on_chunk()
-            if failed:
-                self._fail(failed)
-            if ready:
-                self.ready.put(ready)
+        try:
+            for chunk in chunks(self._wanted(), CHUNK_ROWS, CHUNK_CHARACTERS):
+                if requests is None:
+                    requests = self._make_requests()
+                self._prepare(requests, chunk)
+        finally:
+            if requests is not None:
+                requests.close()
         self._on_chunk()
+
+    def _prepare(self, requests: Requests, chunk: list[InputRow]) -> None:
+        ready, failed = requests.prepare(chunk)
+        self._on_chunk()
+        if failed:
+            self._fail(failed)
+        if ready:
+            self.ready.put(ready)
 
     def _wanted(self) -> Iterator[InputRow]:
         for row in self._rows:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from batchgen.engine.draws import draw_key
 from batchgen.engine.request import Request, SamplingParams, StopChecker
 from batchgen.errors import ErrorCode, RowError
+from batchgen.job.render_process import RenderProcess
 from batchgen.job.rows import InputRow
 from batchgen.job.stop_strings import make_stop_checker
+from batchgen.job.template import Messages
 from batchgen.job.tokenizer import TextCodec
 
 __all__ = [
@@ -87,6 +89,7 @@ class Requests:
         inflight_tokens: Callable[[int, int], Sequence[int]] | None = None,
     ) -> None:
         self._codec = codec
+        self._process = None if codec.template is None else RenderProcess(codec.template)
         self._inflight_tokens = inflight_tokens
         self.saw_plain_prompt = False
 
@@ -95,30 +98,51 @@ class Requests:
         row's content."""
         failed = [FailedRow(row, row.error, row.prompt) for row in rows if row.error is not None]
         texts: list[tuple[InputRow, str]] = []
-        chats: list[tuple[InputRow, str]] = []
         ready: list[PreparedRow] = []
+        conversations: list[InputRow] = []
         for row in rows:
             if row.error is not None:
                 continue
             if row.prompt is not None:
                 texts.append((row, row.prompt))
             elif row.messages is not None:
-                self._render(row, chats, failed)
+                conversations.append(row)
             else:
                 self._finish(row, None, row.prompt_token_ids or [], ready, failed)
+        chats = self._rendered(conversations, failed)
         self.saw_plain_prompt = self.saw_plain_prompt or bool(texts)
         self._encode(texts, self._codec.encode_batch, ready, failed)
         self._encode(chats, self._codec.encode_rendered, ready, failed)
         return ready, failed
 
-    def _render(
-        self, row: InputRow, chats: list[tuple[InputRow, str]], failed: list[FailedRow]
-    ) -> None:
+    def close(self) -> None:
+        """No more rows come."""
+        if self._process is not None:
+            self._process.close()
+
+    def _rendered(
+        self, rows: Sequence[InputRow], failed: list[FailedRow]
+    ) -> list[tuple[InputRow, str]]:
+        """The chats' texts; those that the template refuses are failed."""
+        chats = [row.messages or [] for row in rows]
+        if self._process is not None:
+            texts = self._process.render(chats)
+        else:
+            texts = [self._render_here(chat) for chat in chats]
+        rendered: list[tuple[InputRow, str]] = []
+        for row, text in zip(rows, texts, strict=True):
+            if isinstance(text, RowError):
+                failed.append(FailedRow(row, text))
+            else:
+                rendered.append((row, text))
+        return rendered
+
+    def _render_here(self, chat: Messages) -> str | RowError:
+        """Without a template: what the codec itself makes of a chat."""
         try:
-            chats.append((row, self._codec.render_text(row.messages or [])))
+            return self._codec.render_text(chat)
         except Exception as error:
-            problem = as_row_error(error, ErrorCode.TEMPLATE_ERROR, "the chat template failed")
-            failed.append(FailedRow(row, problem))
+            return as_row_error(error, ErrorCode.TEMPLATE_ERROR, "the chat template failed")
 
     def _encode(
         self,

@@ -42,10 +42,16 @@ class ChatTemplate:
         self._now = now or datetime.now()
         self._takes_parts = any(mark in source for mark in _PART_AWARE)
 
+    def __reduce__(self) -> tuple[type[ChatTemplate], tuple[object, ...]]:
+        """For the process that renders (`render_process`): what it is made from, in plain types."""
+        plain = {name: _plain(token) for name, token in self._special_tokens.items()}
+        return ChatTemplate, (self.source, plain, self._now)
+
     def check(self) -> None:
-        """Compile now. Raises UsageError where the template is no valid jinja."""
+        """Raises UsageError where the template is no valid jinja. It is parsed alone: compiling
+        computes what is constant, which may take all memory (`render_process`)."""
         try:
-            _ = self._compiled
+            self._environment.parse(self.source)
         except jinja2.TemplateError as error:
             raise UsageError(f"The chat template does not compile: {error}.") from error
 
@@ -72,6 +78,10 @@ class ChatTemplate:
 
     @cached_property
     def _compiled(self) -> jinja2.Template:
+        return self._environment.from_string(self.source)
+
+    @cached_property
+    def _environment(self) -> jinja2.Environment:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -80,7 +90,7 @@ class ChatTemplate:
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = self._now.strftime
-        return environment.from_string(self.source)
+        return environment
 
     def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Without null values; reasoning under its standard name; text parts joined where the
@@ -129,6 +139,13 @@ def read_chat_template(value: str) -> str:
         raise UsageError(
             f"--chat-template {value}: cannot be read: {error}.", "Name a jinja file."
         ) from error
+
+
+def _plain(token: Any) -> Any:
+    """Tokenizers have token objects, which stand for their text."""
+    if isinstance(token, list | tuple):
+        return [_plain(one) for one in token]
+    return token if token is None or isinstance(token, bool) else str(token)
 
 
 def _joined_text(parts: list[Any]) -> str:

@@ -34,6 +34,11 @@ class _ChatCodec:
         """Whether chats can be rendered."""
         return self._template is not None
 
+    @property
+    def template(self) -> ChatTemplate | None:
+        """See `TextCodec.template`."""
+        return self._template
+
     def render_text(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> str:
         """See `TextCodec.render_text`."""
         if self._template is None:

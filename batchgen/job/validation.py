@@ -54,16 +54,21 @@ class Validation:
 
     def __iter__(self) -> Iterator[BadRow]:
         """Check all rows. Raises what reading raises."""
-        for chunk in chunks(self._reader, CHUNK_ROWS, CHUNK_CHARACTERS):
-            self.rows += len(chunk)
-            errors = self._errors(chunk)
-            for row in chunk:
-                error = errors.get(row.index)
-                if error is not None:
-                    self.codes[str(error.code)] += 1
-                    yield BadRow(
-                        row.origin, row.index, row.output_id, str(error.code), error.message
-                    )
+        try:
+            for chunk in chunks(self._reader, CHUNK_ROWS, CHUNK_CHARACTERS):
+                yield from self._bad_rows(chunk)
+        finally:
+            if self._requests is not None:
+                self._requests.close()
+
+    def _bad_rows(self, chunk: Sequence[InputRow]) -> Iterator[BadRow]:
+        self.rows += len(chunk)
+        errors = self._errors(chunk)
+        for row in chunk:
+            error = errors.get(row.index)
+            if error is not None:
+                self.codes[str(error.code)] += 1
+                yield BadRow(row.origin, row.index, row.output_id, str(error.code), error.message)
 
     def _errors(self, chunk: Sequence[InputRow]) -> dict[int, RowError]:
         """Index -> error of the bad rows among these."""
