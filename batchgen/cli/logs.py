@@ -19,6 +19,8 @@ def set_up_logs(*, quiet: bool, verbose: bool) -> None:
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING)
+    for name in ("torchao", "torch.utils._pytree"):  # they talk while transformers imports them
+        logging.getLogger(name).setLevel(logging.ERROR)
     if quiet:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         warnings.simplefilter("ignore")
