@@ -82,7 +82,16 @@ def test_kinds_are_told_by_magic_before_suffix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "argument",
-    ["nothing.jsonl", "*.jsonl", "empty", "no/such/folder/a.jsonl", "org/name.jsonl", "-", "pipe"],
+    [
+        "nothing.jsonl",
+        "*.jsonl",
+        "empty",
+        "no/folder/a.jsonl",
+        "org/a.jsonl",
+        "org/a.json",
+        "-",
+        "pipe",
+    ],
 )
 def test_what_is_missing_is_named_with_a_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str

@@ -97,3 +97,23 @@ def test_values_that_cannot_be_read_have_one_digest_in_every_process(tmp_path: P
     reader = Reader(InputSpec((write(tmp_path, "a.parquet", bad),)))
     list(reader)
     assert reader.digest() == "63cc3193874f4c55c73e14b3c1d5589d"
+
+
+def test_a_column_that_is_asked_for_and_nowhere_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = tmp_path / "b.jsonl"
+    lines.write_text('{"prompt": "p", "y": null}\n')
+    paths = write(tmp_path, "a.parquet", WORD), str(lines)
+    list(Reader(InputSpec(paths, keep_columns="x,y,lable")))
+    assert [record.getMessage() for record in caplog.records] == [
+        "--keep-columns lable: no source has it so far; it may be all null"
+    ]
+
+
+def test_a_row_without_a_prompt_is_told_what_it_has(tmp_path: Path) -> None:
+    lines = tmp_path / "b.jsonl"
+    lines.write_text('{"prompt": null, "question": "Why?", "answer": "So."}\n')
+    (row,) = Reader(InputSpec((str(lines),)))
+    assert row.error is not None
+    assert row.error.message.endswith('the row has ["question", "answer"]')

@@ -36,6 +36,7 @@ class KeptColumns:
         self._late: set[str] = set()
         self._untyped: set[str] = set()
         self._fixed: set[str] = set()
+        self._met: set[str] = set()
         if keep_columns not in ("all", "none"):
             for item in filter(None, map(str.strip, keep_columns.split(","))):
                 self._declare_named(item)
@@ -46,6 +47,11 @@ class KeptColumns:
     def schema(self) -> list[tuple[str, pa.DataType]]:
         """Name and type of every column settled so far, in the output's order."""
         return list(self._types.items())
+
+    @property
+    def not_met(self) -> list[str]:
+        """Columns asked for by name that no source was seen to have."""
+        return [name for name in self._types if name in self.named - self._met]
 
     def wants(self, name: str) -> bool:
         """Whether an extra column of a typed source is to be read."""
@@ -58,6 +64,7 @@ class KeptColumns:
         InvalidDataError where two sources have types that no type can hold.
         """
         self._refuse_reserved(name)
+        self._met.add(name)
         known = self._types.get(name)
         if pa.types.is_null(kind):  # another source, if any, decides the type
             if known is not None:
@@ -74,6 +81,7 @@ class KeptColumns:
     def settle(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Settle the columns of JSONL sample rows. UsageError for a name of the output."""
         for extras in rows:
+            self._met.update(extras)
             for name, value in extras.items():
                 if self._keeps(name, value) and name not in self._types:
                     self._refuse_reserved(name)

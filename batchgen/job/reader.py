@@ -7,6 +7,7 @@ digest and id alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
@@ -32,6 +33,7 @@ from batchgen.job.spec import InputSpec, SamplingDefaults
 
 __all__ = ["Reader"]
 
+_log = logging.getLogger(__name__)
 _SAMPLE_ROWS = 1000
 _DIGEST_BYTES = 16
 
@@ -77,6 +79,8 @@ class Reader:
         self._identity = [source.identity() for source in self.sources]
         self._rows = [self._open(source) for source in self.sources]
         self._settle_jsonl_columns()
+        for name in self._kept.not_met:
+            _log.warning("--keep-columns %s: no source has it so far; it may be all null", name)
 
     @property
     def kept_schema(self) -> list[tuple[str, pa.DataType]]:

@@ -131,7 +131,7 @@ class RowParser:
         token_ids = raw.get(ids_column)
         given = (prompt is not None) + (messages is not None) + (token_ids is not None)
         if given != 1:
-            raise _one_content(given, prompt_column, messages_column)
+            raise _one_content(given, prompt_column, messages_column, raw)
         if messages is not None:
             row.messages = read_messages(messages)
         elif token_ids is not None:
@@ -172,11 +172,14 @@ class RowParser:
         return {**own, **{k: v for k, v in inner.items() if v is not None or k not in own}}
 
 
-def _one_content(given: int, prompt_column: str, messages_column: str) -> RowError:
+def _one_content(
+    given: int, prompt_column: str, messages_column: str, raw: Mapping[str, Any]
+) -> RowError:
     names = f"{prompt_column}, {messages_column}, {TOKEN_IDS}"
     if given:
         return RowError(ErrorCode.INVALID_ROW, f"more than one of {names}")
-    return RowError(ErrorCode.MISSING_PROMPT, f"none of {names}")
+    has = shown([key for key, value in raw.items() if value is not None])
+    return RowError(ErrorCode.MISSING_PROMPT, f"none of {names}; the row has {has}")
 
 
 def _json_object(text: str) -> Any:

@@ -22,6 +22,8 @@ __all__ = ["Source", "SourceKind", "find_sources"]
 _ROW_SUFFIXES = (".jsonl", ".ndjson")
 _COMPRESSED = ("", ".gz", ".zst")
 _FOLDER_SUFFIXES = (*(row + zip for row in _ROW_SUFFIXES for zip in _COMPRESSED), ".parquet")
+_DATA_SUFFIXES = (*_FOLDER_SUFFIXES, ".json", ".pq", ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip")
+"""Of names that mean a file, there or not, and no dataset of the hub."""
 _DATASET_MARKS = ("state.json", "dataset_dict.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
 _HUB_PREFIXES = ("hf://datasets/", "hf:")
@@ -175,7 +177,7 @@ def _hub_id(argument: str) -> str | None:
     for prefix in _HUB_PREFIXES:
         if argument.startswith(prefix):
             return argument.removeprefix(prefix)
-    looks_so = _HUB_ID.fullmatch(argument) and not argument.endswith(_FOLDER_SUFFIXES)
+    looks_so = _HUB_ID.fullmatch(argument) and not argument.endswith(_DATA_SUFFIXES)
     return argument if looks_so and not Path(argument).parent.exists() else None
 
 
