@@ -31,9 +31,11 @@ def outcome_of(name: str, cluster: Cluster) -> tuple[str, bool]:
     try:
         return ALL[name](cluster), True
     except Skipped as reason:
+        cluster.cancel()
         return f"skipped: {reason}", True
-    except AssertionError as error:
-        return f"WRONG: {error}", False
+    except (AssertionError, OSError, LookupError) as error:
+        cluster.cancel()
+        return f"WRONG: {type(error).__name__}: {error}", False
 
 
 def main() -> int:

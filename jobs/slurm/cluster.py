@@ -34,9 +34,12 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._submitted: list[str] = []
         rows = [{"id": f"r{i}", "prompt": f"prompt number {i}"} for i in range(ROWS)]
         (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        self.batchgen("run", "-i", "in.jsonl", "-o", "whole.parquet", "--engine", "echo", "-q")
+        args = ("run", "-i", "in.jsonl", "-o", "whole.parquet", "--engine", "echo", "-q")
+        done = self.batchgen(*args)
+        assert done.returncode == 0, done.stderr
 
     def batchgen(self, *args: str) -> subprocess.CompletedProcess[str]:
         """The command, in the folder."""
@@ -55,7 +58,12 @@ class Cluster:
             cwd=self.folder, env=environment, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, f"{script}: {done.stderr}"
+        self._submitted += done.stdout.split()
         return done.stdout.split()
+
+    def cancel(self) -> None:
+        """What a case that did not come to its end has left in the queue."""
+        subprocess.run(["scancel", *self._submitted], capture_output=True)
 
     def show(self, job: str) -> dict[str, str]:
         """Slurm's own words on a job (of an array: `12_3`)."""

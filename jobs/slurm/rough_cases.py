@@ -33,7 +33,7 @@ def node_lost(cluster: Cluster) -> str:
     [job] = cluster.submit("run.sbatch", "lost.parquet", 4)
     cluster.wait_for_rows("lost.parquet")
     node = cluster.show(job)["NodeList"]
-    old = processes(r"batchgen.*run.*lost\.parquet")
+    old = processes(r"batchgen run .*--out lost\.parquet")
     assert len(old) == 1, f"{len(old)} runs at work"
     with _lost(node, [job]):
         final = cluster.wait(job, 300)
@@ -54,7 +54,7 @@ def array_node_lost(cluster: Cluster) -> str:
     lost = [name for name, shown in tasks.items() if shown["NodeList"] == node]
     if len(lost) != 2:
         raise Skipped(f"{len(lost)} of the four tasks run on {node}: two are needed there")
-    frozen = processes(rf"run .*alost\.parquet.*--shard {lost[0][-1]}/4")[0]
+    frozen = processes(rf"run .*--out alost\.parquet --shard {lost[0][-1]}/4")[0]
     try:
         with _lost(node, [tasks[name]["JobId"] for name in lost]):
             os.kill(frozen, signal.SIGSTOP)
@@ -141,11 +141,11 @@ def _stopped_by(log: str) -> str:
 @contextmanager
 def _lost(node: str, jobs: list[str]) -> Iterator[None]:
     """The node's daemons are killed, the jobs' processes stay; afterwards the node comes back."""
-    daemons = processes(rf"slurmd .*-N {node}$")
+    daemons = list(filter(_of_this_cluster, processes(rf"slurmd .*-N {node}$")))
     if not daemons:
         raise Skipped(f"the slurmd of {node} is not on this machine")
     for job in jobs:
-        daemons += processes(rf"slurmstepd: \[{job}\.")
+        daemons += filter(_of_this_cluster, processes(rf"slurmstepd: \[{job}\."))
     for pid in daemons:
         os.kill(pid, signal.SIGKILL)
     # What they leave becomes an orphaned process group: whoever is frozen by then gets a SIGHUP.
@@ -169,6 +169,11 @@ def _far_batchgen(cluster: Cluster) -> Path:
 def _at_work(cluster: Cluster, out: str) -> int:
     """Shards with finished rows on disk."""
     return len({path.name.split("-")[1] for path in cluster.parts(out)})
+
+
+def _of_this_cluster(pid: int) -> bool:
+    told = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+    return any(os.fsencode(os.environ["SLURM_CONF"]) in text for text in told)
 
 
 def _alive(pid: int) -> bool:
