@@ -47,7 +47,7 @@ def test_a_log_gets_a_plain_line_every_thirty_seconds(clock: Clock) -> None:
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2
     assert "\r" not in stream.getvalue()
-    assert lines[0] == ("batchgen: 150 of 1,000 rows, 5.0 rows/s, 50 tok/s, 8 live, ETA 2:50")
+    assert lines[0] == "batchgen: 150 of 1,000 rows, ETA 2:50, 5.0 rows/s, 50 tok/s, 8 live"
 
 
 def test_the_time_left_counts_tokens_and_leaves_out_rows_of_earlier_runs(clock: Clock) -> None:
@@ -56,7 +56,7 @@ def test_the_time_left_counts_tokens_and_leaves_out_rows_of_earlier_runs(clock: 
     clock.now += 10
     live.rows, live.finished_tokens, live.generated_tokens = 10, 1000, 2000
     # 100 rows of 100 tokens are expected, 2,000 tokens are there, 200 a second come.
-    assert rates.describe().endswith("ETA 0:40")
+    assert rates.describe().startswith("ETA 0:40, ")
 
 
 @pytest.mark.parametrize(("mode", "quiet"), [("none", False), ("bar", True), ("lines", True)])
@@ -107,3 +107,15 @@ def test_a_terminal_gets_a_bar_on_stderr_alone(tmp_path: Path) -> None:
 def test_a_dumb_terminal_gets_lines(tmp_path: Path) -> None:
     _, shown = terminal_run(tmp_path, TERM="dumb")
     assert "rows [" not in shown
+
+
+def test_a_terminal_of_no_size_gets_lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    ours, theirs = pty.openpty()  # of 0 rows and 0 columns until somebody sets more
+    with os.fdopen(theirs, "w") as stream:
+        reporter = make_reporter(Live(rows=5), "auto", quiet=False, stream=stream)
+        clock.now += 100
+        reporter.update()
+        reporter.close()
+        assert b"batchgen: 5 rows" in os.read(ours, 4096)
+    os.close(ours)

@@ -61,7 +61,7 @@ class _Rates:
         self._seen: list[tuple[float, int, int]] = [(time.monotonic(), 0, 0)]
 
     def describe(self) -> str:
-        """`12.0 rows/s, 345 tok/s, 64 live, ETA 0:12`."""
+        """`ETA 0:12, 12.0 rows/s, 345 tok/s, 64 live`: a narrow terminal cuts the end."""
         live, now = self._live, time.monotonic()
         self._seen.append((now, live.rows, live.generated_tokens))
         while len(self._seen) > 2 and now - self._seen[0][0] > _RATE_WINDOW_S:
@@ -72,7 +72,7 @@ class _Rates:
         token_rate = (live.generated_tokens - tokens) / elapsed
         text = f"{row_rate:,.1f} rows/s, {token_rate:,.0f} tok/s, {live.running:,} live"
         left = self._seconds_left(token_rate)
-        return text if left is None else f"{text}, ETA {_clock(left)}"
+        return text if left is None else f"ETA {_clock(left)}, {text}"
 
     def _seconds_left(self, token_rate: float) -> float | None:
         """Tokens still expected, by the mean length of the rows finished so far, over the rate."""
@@ -150,7 +150,15 @@ def make_reporter(live: Live, mode: str, *, quiet: bool, stream: TextIO | None =
 
 
 def _draws(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    """Whether this is a terminal that a bar can be drawn on: one of size 0 (a container's, `script`
+    without a terminal around it) would show nothing."""
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return False
+    try:
+        size = os.get_terminal_size(stream.fileno())
+    except OSError:
+        return False
+    return size.columns > 0 and size.lines > 0
 
 
 def _clock(seconds: float) -> str:
