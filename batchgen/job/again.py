@@ -12,6 +12,7 @@ from batchgen.job.manifest import Manifest
 from batchgen.job.parts import Columns
 from batchgen.job.reader import Reader
 from batchgen.job.reopen import Reopening, reopen
+from batchgen.job.reopen_shard import reopen_shard
 from batchgen.job.spec import JobSpec
 
 __all__ = ["check_words", "reopened"]
@@ -22,11 +23,6 @@ def check_words(spec: JobSpec) -> None:
     flag = "--retry" if spec.retry is not None else "--incremental" if spec.incremental else None
     if flag is not None and spec.overwrite:
         raise UsageError(f"{flag} keeps finished rows and --overwrite discards them", "give one")
-    if flag is not None and spec.shard is not None:
-        raise UsageError(
-            f"{flag} works on the whole output, not on shard {spec.shard} ({spec.shard.origin})",
-            "run it once, outside of the array job",
-        )
 
 
 def reopened(
@@ -52,7 +48,9 @@ def reopened(
         return False
 
     wanted = Reopening(spec.retry, spec.incremental, look)
-    done = reopen(layout, fingerprint, columns, wanted, run_id)
+    take_up = reopen if layout.shard is None else reopen_shard
+    done = take_up(layout, fingerprint, columns, wanted, run_id)
     if spec.retry is not None and done.begun:
-        say(f"--retry {spec.retry}: {done.rows:,} rows are computed again")
+        all_shards = "" if layout.shard is None else ", in all shards"
+        say(f"--retry {spec.retry}: {done.rows:,} rows are computed again{all_shards}")
     return done.fingerprint

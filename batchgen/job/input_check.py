@@ -37,7 +37,8 @@ def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) 
     reader.verify(recorded.rows_read, recorded.digest)
     if limit is None and _sizes(recorded.sources) != _sizes(reader.identity()):
         raise FingerprintMismatchError(
-            f"the input has other files or sizes than when its {rows:,} rows were answered", _HINT
+            f"the input has other files or sizes than when its {rows:,} rows were answered",
+            f"--incremental computes the rows that came since; or {_HINT}",
         )
 
 

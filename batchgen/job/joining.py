@@ -8,7 +8,8 @@ place, so that it finds itself dispossessed at its next commit.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from batchgen.errors import OutputHeldError
@@ -18,7 +19,7 @@ from batchgen.job.lock import OutputLock, current_owner
 from batchgen.job.manifest import Manifest, flatten
 from batchgen.job.opening import Found, decide, discard_work
 
-__all__ = ["begin_where_none", "join"]
+__all__ = ["at_door", "begin_where_none", "enter", "join"]
 
 _DOOR_TIMEOUT_S = 120.0
 _DOOR_POLL_S = 0.02
@@ -33,10 +34,10 @@ def join(
     With `mode` wait: once nobody is in the way. Raises OutputHeldError, OutputUnwritableError and
     what `settle` raises.
     """
-    make_folder(layout.folder)
     while True:
         try:
-            return _come_in(layout, run_id, settle)
+            with at_door(layout, run_id):
+                return enter(layout, run_id, settle)
         except OutputHeldError:
             if mode != "wait":
                 raise
@@ -44,7 +45,11 @@ def join(
 
 
 def begin_where_none(
-    layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool, facts: Mapping[str, Any]
+    layout: Layout,
+    fingerprint: Mapping[str, Any],
+    overwrite: bool,
+    facts: Mapping[str, Any],
+    reopened: str = "",
 ) -> Found:
     """For a shard on its way in: the job to work on, begun here where there is none. A run of all
     rows begins its own job once it is in.
@@ -63,26 +68,34 @@ def begin_where_none(
             before.check_fingerprint(fingerprint, layout.out)
         raise
     discard_work(layout)
-    begun = Manifest(flatten(fingerprint), dict(facts), overwriting=overwrite)
+    begun = Manifest(flatten(fingerprint), dict(facts), overwriting=overwrite, reopened=reopened)
     begun.write(layout.manifest)
     return Found(begun)
 
 
-def _come_in(layout: Layout, run_id: str, settle: Callable[[], object]) -> OutputLock:
+@contextmanager
+def at_door(layout: Layout, run_id: str) -> Iterator[None]:
+    """While nobody else comes in; waits for whoever is doing so."""
+    make_folder(layout.folder)
     door = OutputLock(layout.folder, layout.out, run_id, "-door")
     door.acquire("wait", timeout=_DOOR_TIMEOUT_S, poll=_DOOR_POLL_S)
     try:
-        if layout.shard is None:
-            _refuse_live_shards(layout)
-        else:
-            _refuse_or_fence(layout.whole)
-        settle()
-        make_folder(layout.parts)
-        held = _lock_of(layout, run_id)
-        held.acquire()
-        return held
+        yield
     finally:
         door.release()
+
+
+def enter(layout: Layout, run_id: str, settle: Callable[[], object] = lambda: None) -> OutputLock:
+    """The lock of this run, acquired, by one who is at the door. See `join`."""
+    if layout.shard is None:
+        _refuse_live_shards(layout)
+    else:
+        _refuse_or_fence(layout.whole)
+    settle()
+    make_folder(layout.parts)
+    held = _lock_of(layout, run_id)
+    held.acquire()
+    return held
 
 
 def _refuse_live_shards(layout: Layout) -> None:

@@ -82,12 +82,16 @@ def _written(layout: Layout, job: Manifest, guard: Guard) -> FinalReport:
 def _settle(layout: Layout, job: Manifest, num_rows: int | None) -> None:
     """Put into the job's manifest what its shards know: the input, and how many rows it has."""
     shards = {folder.name: found for folder, found in all_manifests(layout, job).items()}
-    _check_inputs({"the job": job} | {f"shard {name}": found for name, found in shards.items()})
+    grew = "incremental" in job.reopened
+    everyone = {"the job": job} | {f"shard {name}": found for name, found in shards.items()}
+    _check_inputs(everyone, sizes_too=not grew)
     job.input = furthest_input(layout, job)
     ended = {name: found for name, found in shards.items() if found.total_rows is not None}
     if ended:
         job.facts = next(iter(ended.values())).facts
-    totals = {found.total_rows for found in (job, *ended.values())} - {None}
+    totals = {n for found in (job, *ended.values()) if (n := found.total_rows) is not None}
+    if grew and totals:
+        totals = {max(totals)}  # some ended before the input grew
     if num_rows is not None:
         job.total_rows = num_rows
     elif len(totals) == 1:
@@ -96,7 +100,7 @@ def _settle(layout: Layout, job: Manifest, num_rows: int | None) -> None:
         told = ", ".join(f"{name} {found.total_rows:,}" for name, found in ended.items())
         raise FingerprintMismatchError(
             f"the shards of {layout.out} do not agree on how many rows the input has: {told}",
-            "run them again with the same --in and --limit",
+            "run them again with the same --in and --limit, and --incremental where the input grew",
         )
     else:
         raise UsageError(
@@ -106,7 +110,7 @@ def _settle(layout: Layout, job: Manifest, num_rows: int | None) -> None:
         )
 
 
-def _check_inputs(manifests: Mapping[str, Manifest]) -> None:
+def _check_inputs(manifests: Mapping[str, Manifest], sizes_too: bool) -> None:
     """FingerprintMismatchError where two runs did not read the same input."""
     first: dict[int, tuple[str, InputCheckpoint]] = {}
     sizes: tuple[str, Sequence[object]] | None = None
@@ -119,12 +123,13 @@ def _check_inputs(manifests: Mapping[str, Manifest]) -> None:
             raise _other_input(other, name, f"the first {seen.rows_read:,} rows differ")
         now = [source.get("size") for source in seen.sources]
         sizes = sizes or (name, now)
-        if sizes[1] != now:
+        if sizes_too and sizes[1] != now:
             raise _other_input(sizes[0], name, "the sizes of their files differ")
 
 
 def _other_input(one: str, other: str, how: str) -> FingerprintMismatchError:
     return FingerprintMismatchError(
         f"{one} and {other} did not read the same input: {how}",
-        "run the shards again on one input, with another --out or --overwrite",
+        "run the shards again with --incremental if it only grew; else give one input, and another "
+        "--out or --overwrite",
     )

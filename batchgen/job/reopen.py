@@ -38,8 +38,9 @@ from batchgen.job.parts import (
     write_part_table,
 )
 from batchgen.job.provenance import footer_manifest
+from batchgen.job.shard_work import furthest_input
 
-__all__ = ["Reopened", "Reopening", "reopen"]
+__all__ = ["Reopened", "Reopening", "goes_on", "look", "reopen", "take_up"]
 
 _MAX_TOKENS = "sampling.max_tokens"
 _DEFAULT_MAX_TOKENS = 256
@@ -80,34 +81,45 @@ def reopen(
 
     Raises FingerprintMismatchError, OutputHeldError, OutputUnwritableError.
     """
-    expected, found = _look(layout, fingerprint, wanted)
-    if found.manifest is None or _goes_on(found.manifest, wanted):
+    _, found = look(layout, fingerprint, wanted)
+    if found.manifest is None or goes_on(found.manifest, wanted):
         return Reopened(fingerprint)
     held = join(layout, run_id, "fail")
     try:
-        expected, found = _look(layout, fingerprint, wanted)
-        manifest = found.manifest
-        if manifest is None or _goes_on(manifest, wanted):
-            return Reopened(fingerprint)
-        if found.written is not None:
-            manifest.total_rows = found.written
-            complete(layout, manifest, verified_totals(layout.target, found.written), held.check)
-        grown = manifest.state == "complete" and wanted.has_grown(manifest)
-        old = _OldRows(layout, manifest, wanted.retry)
-        if not old.again and not (grown and wanted.incremental):
-            return Reopened(expected if manifest.state == "complete" else fingerprint)
-        _begin_generation(layout, manifest, fingerprint, columns, old, wanted.label, held)
-        return Reopened(fingerprint, len(old.again), begun=True)
+        return take_up(layout, fingerprint, columns, wanted, held)
     finally:
         held.release()
 
 
-def _goes_on(manifest: Manifest, wanted: Reopening) -> bool:
+def take_up(
+    layout: Layout,
+    fingerprint: Mapping[str, Any],
+    columns: Columns,
+    wanted: Reopening,
+    held: OutputLock,
+) -> Reopened:
+    """`reopen`, for whoever holds the job."""
+    expected, found = look(layout, fingerprint, wanted)
+    manifest = found.manifest
+    if manifest is None or goes_on(manifest, wanted):
+        return Reopened(fingerprint)
+    if found.written is not None:
+        manifest.total_rows = found.written
+        complete(layout, manifest, verified_totals(layout.target, found.written), held.check)
+    grown = manifest.state == "complete" and wanted.has_grown(manifest)
+    old = _OldRows(layout, manifest, wanted.retry)
+    if not old.again and not (grown and wanted.incremental):
+        return Reopened(expected if manifest.state == "complete" else fingerprint)
+    _begin_generation(layout, manifest, fingerprint, columns, old, wanted.label, held)
+    return Reopened(fingerprint, len(old.again), begun=True)
+
+
+def goes_on(manifest: Manifest, wanted: Reopening) -> bool:
     """Whether an earlier run began what is asked for, and did not finish."""
     return manifest.state == "running" and manifest.reopened == wanted.label
 
 
-def _look(
+def look(
     layout: Layout, fingerprint: Mapping[str, Any], wanted: Reopening
 ) -> tuple[Mapping[str, Any], Found]:
     """The job as it is. With `truncated`, more max_tokens than before are no other job."""
@@ -210,6 +222,7 @@ def _begin_generation(
         generation=uuid.uuid4().hex,
         replaces=manifest.job_id if manifest.state == "complete" else manifest.replaces,
         reopened=label,
+        input=furthest_input(layout, manifest),
         state="running",
         total_rows=None,
         totals=None,

@@ -155,7 +155,7 @@ class _Job:
 
     def _reopened(self, reader: Reader) -> Mapping[str, Any]:
         """The fingerprint to open the job with, after --retry and --incremental had their say."""
-        layout = Layout(self._folder, self._spec.out)
+        layout = Layout(self._folder, self._spec.out, self._spec.shard)
         fingerprint = fingerprint_of(self._spec, self._files)
         columns, run_id = self._columns(reader), self._run_id
         return reopened(self._spec, layout, fingerprint, columns, reader, run_id, self._say)

@@ -40,7 +40,7 @@ def _own(layout: Layout, job: Manifest) -> Manifest:
     own = Manifest.read(layout.own_manifest)
     if own is not None and own.job_id == job.job_id:
         return own
-    return Manifest(job.fingerprint, job_id=job.job_id)
+    return Manifest(job.fingerprint, job_id=job.job_id, generation=job.generation)
 
 
 def all_manifests(layout: Layout, job: Manifest) -> dict[Path, Manifest]:
