@@ -1,6 +1,8 @@
 """How each sampling row of a step is sampled: parameters by slot, gathered by array operations.
 
-Which rows need which processor is known on the host, so the sampler never asks the device.
+Which rows need which processor is known on the host, so the sampler never asks the device. Another
+processor (a grammar's mask) is one more field of `Processing`, applied in `sampler`; a row that has
+one is not `plain`, and its logits leave the graph before its token is chosen.
 """
 
 from __future__ import annotations

@@ -2,8 +2,18 @@
 
 A `ScheduledStep` is all that a runner gets. It carries differences (admitted sequences, appended
 blocks), so that a runner may keep block tables, parameters and last tokens on the device, in the
-row `Sequence.slot`. Later features plug in here: shared prefixes (equal leading blocks), grammar
-masks (a field by sampling row), drafted tokens (more than one token of a decoding sequence).
+row `Sequence.slot`. Where what comes later plugs in:
+
+    penalties, logprobs  are there: `sampling_batch.Penalties`, `StepOutput.logprobs`
+    grammar masks        `Sequence.needs_known_tokens` keeps a row back until the host knows its
+                         token and has made the mask for the next one, a field here with an entry
+                         for each of `sampled`; `sampling_batch.Processing` applies it
+    n samples, prefix    tables that begin with the same blocks (`BlockManager.share`); a cached
+    caching              prefix is an admitted row that starts beyond 0
+    a prefix read once   a field with the rows that share leading blocks, for `AttentionMetadata`
+    tensor parallel      what a runner reads here is numbers and token ids: rank 0 sends them on,
+                         and each rank runs the step on its own heads
+    drafted tokens       a decoding row of several tokens, each of them sampled
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Runs a step on the device: pack, forward, sample. The seam behind which a faster one fits.
 
 `execute` launches and returns without waiting for the tokens; `collect` waits. A runner with
-graphs, or with tables on the device, implements the same two calls.
+graphs, or with tables on the device, implements the same two calls; so will one that sends the
+step to the other ranks of a tensor-parallel model before it runs its own part.
 """
 
 from __future__ import annotations

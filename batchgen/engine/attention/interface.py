@@ -4,6 +4,10 @@ All tokens of a step form one ragged row: sequence i owns query tokens
 `cu_seqlens_q[i]:cu_seqlens_q[i + 1]`, its last one sits at position `seq_lens[i] - 1`, and it sees
 its own keys 0..position alone (block-diagonal causal mask). Keys live in blocks of `block_size`
 tokens; `block_tables[i]` lists the blocks of sequence i. `reference.py` is the oracle.
+
+A prefix that rows share will be read once: `AttentionMetadata` then says which rows share which
+blocks, and a backend attends to prefix and rest apart and merges both by their log-sum-exp (the
+Triton kernel returns it). Under tensor parallelism a spec has the rank's own heads.
 """
 
 from __future__ import annotations
