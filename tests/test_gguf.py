@@ -11,9 +11,10 @@ import torch
 from tiny_models import tiny_model
 
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.gguf import load_gguf, read_integers
+from batchgen.engine.gguf import load_gguf
 from batchgen.engine.loader import load_model
 from batchgen.errors import ModelRefusedError
+from batchgen.gguf_header import read_gguf_header
 
 gguf = pytest.importorskip("gguf")
 
@@ -107,7 +108,7 @@ def test_special_tokens_are_the_files_own(tmp_path: Path, module: Any) -> None:
     for holder in (loaded.config, loaded.generation_config):
         tokens = (holder.bos_token_id, holder.eos_token_id, holder.pad_token_id)
         assert tokens == (5, 7, 9)
-    assert read_integers(path)["llama.block_count"] == 3
+    assert read_gguf_header(path).metadata["llama.block_count"] == 3
 
 
 def test_nothing_is_printed_while_loading(
@@ -123,10 +124,10 @@ def test_nothing_is_printed_while_loading(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK\x03\x04 not a model", "not a GGUF file"),
-        (b"GGUF\x03\x00\x00\x00", "damaged GGUF header"),
-        (b"GGUF\x03\x00\x00\x00" + b"\xff" * 32, "damaged GGUF header"),
-        (b"", "damaged GGUF header"),
+        (b"PK\x03\x04 not a model", "not a whole GGUF file"),
+        (b"GGUF\x03\x00\x00\x00", "not a whole GGUF file"),
+        (b"GGUF\x03\x00\x00\x00" + b"\xff" * 32, "not a whole GGUF file"),
+        (b"", "not a whole GGUF file"),
     ],
 )
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

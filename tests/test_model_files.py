@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batchgen.errors import ModelRefusedError
-from batchgen.job.gguf_metadata import read_gguf_header
+from batchgen.gguf_header import read_gguf_header
 from batchgen.job.model_files import ModelFiles, ModelKind, resolve_model
 
 TOKENS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<|im_end|>": 3, "<|eot_id|>": 4, "<end_of_turn>": 5}

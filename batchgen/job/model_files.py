@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import ModelRefusedError
+from batchgen.gguf_header import read_gguf_header
 from batchgen.job import special_tokens
 from batchgen.job.generation_defaults import generation_defaults, ignored_generation_settings
-from batchgen.job.gguf_metadata import read_gguf_header
 from batchgen.job.model_identity import file_identity, folder_identity, text_digest
 from batchgen.job.model_json import ModelJson
 from batchgen.job.model_source import BUILTIN_NAME, ModelSource, locate

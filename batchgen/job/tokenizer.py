@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from batchgen.errors import ModelRefusedError
-from batchgen.job.gguf_metadata import read_gguf_header
+from batchgen.gguf_header import read_gguf_header
 from batchgen.job.gguf_tokenizer import build_byte_level, is_byte_level, special_token_texts
 from batchgen.job.hidden_torch import torch_hidden
 from batchgen.job.model_files import ModelFiles, ModelKind
