@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,12 +92,19 @@ def test_a_cancelled_job_saves_its_work_and_stays_cancelled(
 def test_the_merge_waits_for_all_tasks_whatever_became_of_them(
     tmp_path: Path, site: dict[str, str]
 ) -> None:
-    command = [str(SCRIPTS / "submit.sh"), "in.jsonl", "my out.parquet", "--max-tokens", "5"]
+    scripts = shutil.copytree(SCRIPTS, tmp_path / "scripts")
+    edited = (
+        (scripts / "array.sbatch").read_text().replace("##SBATCH --account", "#SBATCH --account")
+    )
+    (scripts / "array.sbatch").write_text(edited)
+    command = [str(scripts / "submit.sh"), "in.jsonl", "my out.parquet", "--max-tokens", "5"]
     done = subprocess.run(command, cwd=tmp_path, env=site, capture_output=True, text=True)
     assert done.stdout.split() == ["41", "41"], done.stderr
     array, merge = asked(tmp_path).splitlines()
     assert array.endswith("array.sbatch in.jsonl my out.parquet --max-tokens 5")
     assert "--dependency=afterany:41" in merge
+    assert "--account=my-project" in merge
+    assert "--partition" not in merge
     assert r"merge my\ out.parquet" in merge
 
 
@@ -136,7 +144,7 @@ def test_on_a_real_cluster_jobs_are_requeued_cancelled_and_merged(tmp_path: Path
     command = [sys.executable, str(SCRIPTS / "check.py"), "--folder", str(tmp_path)]
     extra = {"BATCHGEN": str(Path(sys.executable).with_name("batchgen"))}
     done = subprocess.run(
-        [*command, "normal", "scancel", "array", "array_requeue"],
+        [*command, "normal", "scancel", "term", "array", "array_requeue"],
         env=environment(**extra), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
