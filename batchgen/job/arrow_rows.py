@@ -5,19 +5,19 @@ A null is an absent value. A column named like a parameter is that parameter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 import pyarrow as pa
 
-from batchgen.errors import ErrorCode, InvalidDataError, RowError
+from batchgen.errors import ErrorCode, InputUnreadableError, InvalidDataError, RowError
 from batchgen.job.kept_columns import KeptColumns
 from batchgen.job.row_parser import RowParser
 from batchgen.job.spec import InputSpec
 
-__all__ = ["ArrowColumns", "ArrowRow", "find_columns", "rows_of"]
+__all__ = ["ArrowColumns", "ArrowRow", "ArrowRows", "find_columns"]
 
 ArrowRow = tuple[Any, ...]
 
@@ -55,6 +55,46 @@ class ArrowColumns:
         return raw
 
 
+@dataclass(frozen=True, slots=True)
+class ArrowRows:
+    """The rows of one source: `(row number from 1, values)`, read batch by batch on demand."""
+
+    columns: ArrowColumns
+    batches: Callable[[], Iterable[pa.RecordBatch]]
+    """Each call reads from the first row on."""
+    unreadable: Callable[[int, Exception], InputUnreadableError]
+    """What a failure after so many rows is called."""
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns that go to the output."""
+        return self.columns.kept
+
+    def __iter__(self) -> Iterator[tuple[int, ArrowRow]]:
+        """Stream rows; InputUnreadableError says after which row the source gives out."""
+        number = 0
+        try:
+            for batch in self.batches():
+                for row in self._rows(batch):
+                    number += 1
+                    yield number, row
+        except (OSError, pa.ArrowException) as error:
+            raise self.unreadable(number, error) from error
+
+    def digest_bytes(self, row: ArrowRow) -> bytes:
+        """What the content digest takes of a row."""
+        return self.columns.digest_bytes(row)
+
+    def decode(self, row: ArrowRow) -> dict[str, Any]:
+        """The row as a dict; RowError for text that is not UTF-8."""
+        return self.columns.decode(row)
+
+    def _rows(self, batch: pa.RecordBatch) -> Iterator[ArrowRow]:
+        names = self.columns.names
+        values = [_values(batch.column(batch.schema.get_field_index(name))) for name in names]
+        return zip(*values, strict=True)
+
+
 def find_columns(
     schema: pa.Schema, where: str, spec: InputSpec, parser: RowParser, kept: KeptColumns
 ) -> ArrowColumns:
@@ -75,13 +115,6 @@ def find_columns(
     if twice:
         raise InvalidDataError(f"{where} has two columns {twice[0]!r}", "rename one of them")
     return ArrowColumns(names, tuple(extra), frozenset({spec.messages_column} & present.keys()))
-
-
-def rows_of(batches: Iterable[pa.RecordBatch], columns: ArrowColumns) -> Iterator[ArrowRow]:
-    """The rows of batches as tuples in the order of `columns.names`."""
-    for batch in batches:
-        values = [_values(batch.column(batch.schema.get_field_index(n))) for n in columns.names]
-        yield from zip(*values, strict=True)
 
 
 def _check_content(

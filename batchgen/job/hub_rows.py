@@ -8,62 +8,49 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
 from batchgen.errors import InputUnreadableError
-from batchgen.job.arrow_rows import ArrowColumns, ArrowRow, find_columns, rows_of
+from batchgen.job.arrow_rows import ArrowRows, find_columns
 from batchgen.job.kept_columns import KeptColumns
 from batchgen.job.row_parser import RowParser
 from batchgen.job.sources import Source, SourceKind
 from batchgen.job.spec import InputSpec
 
-__all__ = ["HubRows"]
+__all__ = ["hub_rows"]
 
 _BATCH_ROWS = 1024
 
 
-class HubRows:
-    """The rows of one dataset: `(row number from 1, values)`. Opened at once, read on demand."""
+def hub_rows(source: Source, spec: InputSpec, parser: RowParser, kept: KeptColumns) -> ArrowRows:
+    """The rows of one dataset. Opened at once, read on demand."""
+    with _torch_left_out():
+        dataset = _load(source, spec.split).with_format("arrow")
+    columns = find_columns(_schema(dataset), source.name, spec, parser, kept)
+    return ArrowRows(columns, partial(_batches, dataset), partial(_unreadable, source))
 
-    def __init__(
-        self, source: Source, spec: InputSpec, parser: RowParser, kept: KeptColumns
-    ) -> None:
-        self._source = source
-        with _torch_left_out():
-            self._dataset = _load(source, spec.split).with_format("arrow")
-        self.columns: ArrowColumns = find_columns(self._schema(), source.name, spec, parser, kept)
-        self.digest_bytes = self.columns.digest_bytes
-        self.kept = self.columns.kept
 
-    def __iter__(self) -> Iterator[tuple[int, ArrowRow]]:
-        """Stream rows; InputUnreadableError where the source gives out."""
-        number = 0
-        try:
-            for row in rows_of(self._batches(), self.columns):
-                number += 1
-                yield number, row
-        except (OSError, pa.ArrowException) as error:
-            text = f"dataset {self._source.name} cannot be read after row {number}: {error}"
-            raise InputUnreadableError(text, "run the same command again") from error
+def _schema(dataset: Any) -> pa.Schema:
+    """Of the declared features, or of the first batch where a stream declares none."""
+    if dataset.features is not None:
+        return dataset.features.arrow_schema
+    for batch in _batches(dataset):
+        return batch.schema
+    return pa.schema([])
 
-    def decode(self, row: ArrowRow) -> dict[str, Any]:
-        """The row as a dict; RowError for text that is not UTF-8."""
-        return self.columns.decode(row)
 
-    def _schema(self) -> pa.Schema:
-        """Of the declared features, or of the first batch where a stream declares none."""
-        if self._dataset.features is not None:
-            return self._dataset.features.arrow_schema
-        for batch in self._batches():
-            return batch.schema
-        return pa.schema([])
+def _batches(dataset: Any) -> Iterator[pa.RecordBatch]:
+    tables = dataset.iter(batch_size=_BATCH_ROWS)
+    return chain.from_iterable(table.to_batches() for table in tables)
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        tables = self._dataset.iter(batch_size=_BATCH_ROWS)
-        return chain.from_iterable(table.to_batches() for table in tables)
+
+def _unreadable(source: Source, number: int, error: Exception) -> InputUnreadableError:
+    text = f"dataset {source.name} cannot be read after row {number}: {error}"
+    return InputUnreadableError(text, "run the same command again")
 
 
 @contextmanager

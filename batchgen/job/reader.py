@@ -20,11 +20,11 @@ import pyarrow as pa
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, FingerprintMismatchError, RowError
 from batchgen.job.duplicates import SeenIds
-from batchgen.job.hub_rows import HubRows
+from batchgen.job.hub_rows import hub_rows
 from batchgen.job.jsonl import JsonlRows
 from batchgen.job.kept_columns import KeptColumns
 from batchgen.job.params import merge
-from batchgen.job.parquet_rows import ParquetRows
+from batchgen.job.parquet_rows import parquet_rows
 from batchgen.job.row_parser import RowParser
 from batchgen.job.rows import InputRow
 from batchgen.job.shown import shown
@@ -176,8 +176,8 @@ class Reader:
     def _open(self, source: Source) -> Any:
         if source.kind.is_jsonl:
             return JsonlRows(source)
-        kind = ParquetRows if source.kind is SourceKind.PARQUET else HubRows
-        return kind(source, self._spec, self._parser, self._kept)
+        rows_of = parquet_rows if source.kind is SourceKind.PARQUET else hub_rows
+        return rows_of(source, self._spec, self._parser, self._kept)
 
     def _settle_jsonl_columns(self) -> None:
         """Fix the columns that the first rows of the JSONL sources bring."""
