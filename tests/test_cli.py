@@ -17,7 +17,8 @@ KEYS = [
     "out", "exit_code", "rows", "ok", "errors", "skipped", "length", "computed", "reused",
     "recomputed", "prompt_tokens", "completion_tokens", "cached_tokens", "wall_s", "load_s",
     "engine_s", "output_tokens_per_s", "total_tokens_per_s", "preemptions", "oom_events",
-    "peak_memory_bytes", "device", "model", "run_id",
+    "peak_memory_bytes", "device", "model", "run_id", "first_token_s", "import_s", "tokenizer_s",
+    "weights_s", "proof_s", "compile_s", "capture_s",
 ]  # fmt: skip
 
 

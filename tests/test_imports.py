@@ -87,6 +87,15 @@ def test_the_core_of_each_half_is_standard_library_only(name: str) -> None:
     assert not foreign
 
 
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "startup").glob("*.py")), ids=lambda path: path.name
+)
+def test_what_starts_a_process_needs_the_standard_library_alone(path: Path) -> None:
+    names = {name for name, _ in imported(path)}
+    others = {name for name in names if name.split(".")[0] not in sys.stdlib_module_names}
+    assert all(name.startswith("batchgen.startup") for name in others), others
+
+
 def test_importing_batchgen_imports_nothing_heavy() -> None:
     code = "import batchgen, sys; print(' '.join(sys.modules))"
     result = subprocess.run(

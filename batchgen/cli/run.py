@@ -19,6 +19,7 @@ from batchgen.job import signals
 from batchgen.job.shard_environment import chosen_shard
 from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.job.summary import Summary
+from batchgen.startup import timeline
 
 __all__ = ["job_spec", "run"]
 
@@ -46,12 +47,17 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     batchgen run --in 'data/*.parquet' --out out.parquet --model Qwen/Qwen3-0.6B --device cuda
     """
     stop = signals.install()
+    own_process: bool = ctx.obj is True
+    timeline.begin(own_process=own_process)
     set_up_logs(quiet=flags["quiet"], verbose=flags["verbose"])
+    from batchgen.cli.prepare import prepare
     from batchgen.job.runner import run as run_job
 
     spec = job_spec(flags)
+    report = None if spec.quiet else _print
     try:
-        code = run_job(spec, stop=stop, report=None if spec.quiet else _print).exit_code
+        begun = prepare if own_process else None
+        code = run_job(spec, stop=stop, report=report, prepare=begun).exit_code
     except StoppedError:
         _wait_if_asked(spec, stop)
         raise

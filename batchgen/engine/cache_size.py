@@ -12,6 +12,7 @@ from batchgen.engine.sampler import sample
 from batchgen.engine.sampling_batch import SamplingBatch
 from batchgen.engine.step_runner import ServedModel
 from batchgen.errors import UsageError
+from batchgen.startup import timeline
 
 __all__ = ["decide_num_blocks"]
 
@@ -37,7 +38,8 @@ def decide_num_blocks(
     Raises UsageError when not even one block fits.
     """
     if model.device.type == "cuda":
-        used = _measure_step(model, block_size, max_num_batched_tokens, max_num_seqs)
+        with timeline.span("largest step"):
+            used = _measure_step(model, block_size, max_num_batched_tokens, max_num_seqs)
         total = torch.cuda.get_device_properties(model.device).total_memory
         budget = int(total * gpu_memory_utilization) - used
         reason = f"{gpu_memory_utilization:.0%} of {total / _GIB:.1f} GiB less a step's peak"

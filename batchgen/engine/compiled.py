@@ -8,8 +8,6 @@ outside the layers (embedding, last norm, head) runs as it is.
 from __future__ import annotations
 
 import logging
-import os
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -19,7 +17,7 @@ from torch import nn
 from batchgen.engine.binding import CALL_ATTRIBUTE, AttentionCall
 from batchgen.engine.model import Model
 
-__all__ = ["OpaqueCall", "compile_layers", "uncompile_layers", "use_persistent_caches"]
+__all__ = ["OpaqueCall", "compile_layers", "uncompile_layers"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +92,6 @@ def uncompile_layers(model: Model) -> None:
     for layer in _attending_layers(model.module):
         layer._compiled_call_impl = None
     torch.compiler.reset()
-
-
-def use_persistent_caches() -> None:
-    """Keep compiled code between runs and reboots, unless the user placed the caches elsewhere."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchgen"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(root / "inductor"))
-    os.environ.setdefault("TRITON_CACHE_DIR", str(root / "triton"))
 
 
 def _next_number() -> int:

@@ -20,6 +20,7 @@ from batchgen.engine.sequence import Sequence
 from batchgen.engine.step import ScheduledStep, StepOutput
 from batchgen.engine.step_runner import StepRunner
 from batchgen.errors import ErrorCode, RowError
+from batchgen.startup import timeline
 
 __all__ = ["LLMEngine"]
 
@@ -181,12 +182,15 @@ class LLMEngine:
         now = time.monotonic()
         self._stats.num_steps += 1
         self._num_crashes_in_a_row = 0
+        is_first = not self._stats.output_tokens
         for j, row in enumerate(step.sampled):
             sequence = step.sequences[row]
             if not sequence.is_finished and j not in output.failures:
                 self._stats.output_tokens += 1
                 if not sequence.timings.first_token:
                     sequence.timings.first_token = now
+        if is_first and self._stats.output_tokens and timeline.mark(timeline.FIRST_TOKEN):
+            _logger.info("start-up, in seconds: %s", timeline.text())
         return self._scheduler.update(step, output)
 
     def _recover(self, step: ScheduledStep, error: Exception) -> list[Sequence]:

@@ -18,8 +18,9 @@ from batchgen.engine.model import Model
 from batchgen.engine.scheduler import Scheduler
 from batchgen.engine.step_runner import EagerRunner, ServedModel, StepRunner
 from batchgen.errors import UsageError
+from batchgen.startup.folders import use_persistent_caches
 
-__all__ = ["ResolvedConfig", "build_engine", "load_engine", "resolve"]
+__all__ = ["ResolvedConfig", "build_engine", "load_engine", "load_served", "resolve"]
 
 _logger = logging.getLogger(__name__)
 
@@ -43,24 +44,30 @@ class ResolvedConfig:
 
 def load_engine(config: EngineConfig) -> LLMEngine:
     """Load, prove and size; raises ModelRefusedError or UsageError before any row is touched."""
+    return load_served(config)[1]
+
+
+def load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
+    """As `load_engine`, with the model beside its engine."""
     if config.enable_prefix_caching:
         _logger.warning("prefix caching is not available: every prompt is computed whole")
+    if config.device != "cpu":
+        use_persistent_caches()
     model = load_model(config)
     _logger.info("model on %s in %s", model.device, model.dtype)
     for note in model.notes:
         _logger.info("%s", note)
     if model.device.type == "cuda" and not config.enforce_eager:
-        return _compiled_engine(model, config)
-    return build_engine(model, config)
+        return model, _compiled_engine(model, config)
+    return model, build_engine(model, config)
 
 
 def _compiled_engine(model: Model, config: EngineConfig) -> LLMEngine:
     """With compiled layers; with the layers as they are, if they do not compile."""
     from torch._dynamo.exc import TorchDynamoException
 
-    from batchgen.engine.compiled import compile_layers, uncompile_layers, use_persistent_caches
+    from batchgen.engine.compiled import compile_layers, uncompile_layers
 
-    use_persistent_caches()
     _decide("compiled layers", compile_layers(model), "fewer, larger kernels")
     try:
         return build_engine(model, config)  # measures a step, which compiles

@@ -27,6 +27,7 @@ from batchgen.engine.sampling_batch import SamplingTable
 from batchgen.engine.step import ScheduledStep, StepOutput
 from batchgen.engine.step_runner import NAN_FAILURE, ServedModel
 from batchgen.engine.waiting import WaitsForDeviceError, forbid_waiting
+from batchgen.startup import timeline
 
 __all__ = ["GraphRunner"]
 
@@ -153,7 +154,8 @@ class GraphRunner:
         if not self._may_capture or uses < _USES_BEFORE_CAPTURE:
             self._compute(bucket, choice)
         elif self._rehearse(bucket, choice):
-            self._capture(bucket, choice)
+            with timeline.span("capture"):
+                self._capture(bucket, choice)
         self._uses[key] = uses
 
     def _rehearse(self, bucket: Bucket, choice: _Choice) -> bool:

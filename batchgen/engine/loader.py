@@ -27,6 +27,7 @@ from batchgen.engine.model import Model, bind_model
 from batchgen.engine.proof import check_copies, confirm, is_quantized, own_logits, prove
 from batchgen.engine.quantized import Quantized
 from batchgen.errors import ModelRefusedError, UsageError
+from batchgen.startup import timeline
 
 __all__ = ["load_model", "load_model_from", "resolve_device", "resolve_dtype"]
 
@@ -41,11 +42,13 @@ def load_model(config: EngineConfig) -> Model:
     """Load and prove the model. Raises ModelRefusedError before any row is touched."""
     device = resolve_device(config.device)
     _check_quantization(config, device)
-    module, quantized = _load_module(config, device)
-    kept = quantized is not None and not quantized.is_dense
+    with timeline.span("weights"):
+        module, quantized = _load_module(config, device)
+        kept = quantized is not None and not quantized.is_dense
+        module = module if kept else module.to(device)
     with quietly() if kept else nullcontext():
         model = load_model_from(
-            module if kept else module.to(device),
+            module,
             select_backend(device, config.attention_backend),
             max_model_len=config.max_model_len,
             optimize=_optimizer(config, device),
@@ -75,20 +78,24 @@ def load_model_from(
     backend = backend or select_backend(next(module.parameters()).device)
     vocab_size: int = module.get_output_embeddings().weight.shape[0]
     first = own_logits(module, vocab_size, copied=False) if is_quantized(module) else None
-    found = discover(module, model_type, vocab_size)
+    with timeline.span("discover"):
+        found = discover(module, model_type, vocab_size)
     limits = find_limits(module, found)
     limits.check(model_type, max_model_len)
-    expected = prove(module, model_type, found, backend, vocab_size, limits.max_position)
+    with timeline.span("proof"):
+        expected = prove(module, model_type, found, backend, vocab_size, limits.max_position)
     if first is not None:
         check_copies(module, expected, first)
     if optimize:
         use_attention(module, "eager")
-        optimize(module)
+        with timeline.span("optimize"):
+            optimize(module)
     model = bind_model(module, model_type, found, backend, vocab_size, limits.max_position)
     if optimize and model.device.type == "cpu":
         bind_stack(model)
     if optimize and confirmed:
-        confirm(model, expected)
+        with timeline.span("confirm"):
+            confirm(model, expected)
     model.max_num_tokens = limits.max_num_tokens
     model.notes += limits.notes
     return model

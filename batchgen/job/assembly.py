@@ -24,6 +24,7 @@ from batchgen.job.slow_engine import slowed
 from batchgen.job.spec import JobSpec
 from batchgen.job.tokenizer import TextCodec, load_codec
 from batchgen.job.write import Write
+from batchgen.startup.importing import importing
 
 __all__ = ["Assembly"]
 
@@ -83,6 +84,12 @@ class Assembly:
             reporter=make_reporter(self.live, spec.progress, quiet=spec.quiet),
         )
 
+    def save(self) -> None:
+        """What is finished becomes durable, and what is in flight is kept for the next run."""
+        self._ledger.flush()
+        if self.drive.inflight:
+            self._ledger.save_inflight(self.drive.inflight)
+
     def _drive_options(self, deadline: Deadline | None) -> DriveOptions:
         deaths = self._ledger.deaths
         suspected = max(deaths.values(), default=0) >= SUSPECT
@@ -141,7 +148,8 @@ class Assembly:
             from batchgen.engine.echo import EchoEngine
 
             return EchoEngine(spec.max_num_seqs or 256, spec.max_model_len or 1 << 20)
-        from batchgen.engine.factory import load_engine
+        with importing:
+            from batchgen.engine.factory import load_engine
 
         assert self._files is not None, "only the echo engine runs without a model"
         return load_engine(engine_config(spec, self._files))

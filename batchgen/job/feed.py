@@ -35,6 +35,9 @@ class Feed:
         self._fail = fail
         self._on_chunk = on_chunk
         self._stopping = False
+        self.begin_early = False
+        """Whether the engine is told of the first good row before its text is tokens: an empty
+        chunk."""
         self.read_to_end = False
 
     def stop(self) -> None:
@@ -55,6 +58,8 @@ class Feed:
         try:
             for chunk in chunks(self._wanted(), CHUNK_ROWS, CHUNK_CHARACTERS):
                 if requests is None:
+                    if self.begin_early and any(row.error is None for row in chunk):
+                        self.ready.put([])
                     requests = self._make_requests()
                 self._prepare(requests, chunk)
         finally:

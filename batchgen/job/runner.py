@@ -33,31 +33,40 @@ from batchgen.job.summarize import summary_of
 from batchgen.job.summary import TOO_MANY_FAILURES, FailureLimit, Summary, write_summary
 from batchgen.job.totals import totals_of_parts
 
-__all__ = ["Report", "run"]
+__all__ = ["Prepare", "Report", "run"]
 
 Report = Callable[[Summary], None]
+Prepare = Callable[[JobSpec, ModelFiles | None, Reader], None]
 _LOCK_POLL_S = 0.5
 
 
-def run(spec: JobSpec, *, stop: Stop | None = None, report: Report | None = None) -> Summary:
+def run(
+    spec: JobSpec,
+    *,
+    stop: Stop | None = None,
+    report: Report | None = None,
+    prepare: Prepare | None = None,
+) -> Summary:
     """Run a job to its end, or as far as `stop` lets it; the summary holds the exit code.
 
     `report` gets the summary on every way out that reached the work, also where an error is then
-    raised. Raises BatchgenError for what INTERFACE gives an exit code of its own.
+    raised. `prepare` is called once it is known that rows are left to do: to begin importing, say.
+    Raises BatchgenError for what INTERFACE gives an exit code of its own.
     """
-    return _Job(spec, stop or Stop(), report or (lambda summary: None)).run()
+    return _Job(spec, stop or Stop(), report or (lambda summary: None), prepare).run()
 
 
 class _Job:
     """One run: what is known of it from its first moment to its last."""
 
-    def __init__(self, spec: JobSpec, stop: Stop, report: Report) -> None:
+    def __init__(self, spec: JobSpec, stop: Stop, report: Report, prepare: Prepare | None) -> None:
         check_words(spec)
         self._limit = FailureLimit.parse(spec.max_failures)
         self._spec = spec
         self._stop = stop
         stop.deadline = next_deadline(spec.time_limit, os.environ, stop.created)
         self._report = report
+        self._prepare = prepare
         self._started = time.monotonic()
         self._run_id = uuid.uuid4().hex[:16]
         self._folder = spec.checkpoint_dir or Path(f"{spec.out}.ckpt")
@@ -189,9 +198,12 @@ class _Job:
         if self._files is not None and self._files.ignored_settings:
             named = ", ".join(self._files.ignored_settings)
             self._say(f"not served, and ignored, of the model's generation_config: {named}")
+        if self._prepare is not None:
+            self._prepare(self._spec, self._files, reader)
         assembly = Assembly(
             self._spec, self._files, reader, ledger, self._run_id, self._stop.deadline
         )
+        assembly.feed.begin_early = self._prepare is not None
         pipeline = assembly.pipeline(self._stop)
         try:
             with tuned_interpreter(short_turns=self._spec.engine != "echo"):
@@ -241,7 +253,7 @@ class _Job:
         return self._reported(summary)
 
     def _stopped(self, ledger: Ledger, assembly: Assembly) -> Summary:
-        _save(ledger, assembly)
+        assembly.save()
         summary = self._summary(
             totals_of_parts(self._parts(), self._spec.shard), (ledger, assembly)
         )
@@ -256,7 +268,7 @@ class _Job:
         if not isinstance(error, BatchgenError):
             ledger.note_crash()
         with suppress(Exception):  # the first error is the one to tell
-            _save(ledger, assembly)
+            assembly.save()
         code = error.exit_code if isinstance(error, BatchgenError) else 1
         totals = totals_of_parts(self._parts(), self._spec.shard)
         with suppress(Exception):
@@ -284,10 +296,3 @@ class _Job:
     def _say(self, text: str) -> None:
         if not self._spec.quiet:
             print(redacted(f"batchgen: {text}"), file=sys.stderr, flush=True)
-
-
-def _save(ledger: Ledger, assembly: Assembly) -> None:
-    """What is finished becomes durable, and what is in flight is kept for the next run."""
-    ledger.flush()
-    if assembly.drive.inflight:
-        ledger.save_inflight(assembly.drive.inflight)

@@ -9,8 +9,20 @@ from batchgen.job.assembly import Assembly
 from batchgen.job.ledger import Ledger
 from batchgen.job.manifest import FinalReport
 from batchgen.job.summary import Summary
+from batchgen.startup import timeline
 
 __all__ = ["summary_of"]
+
+_SPANS = {
+    "first_token_s": (timeline.FIRST_TOKEN,),
+    "import_s": ("imports",),
+    "tokenizer_s": ("tokenizer",),
+    "weights_s": ("weights",),
+    "proof_s": ("discover", "proof", "confirm"),
+    "compile_s": ("optimize", "largest step"),
+    "capture_s": ("capture",),
+}
+"""The summary's key -> the timeline's spans that it adds up."""
 
 
 def summary_of(
@@ -47,6 +59,7 @@ def _of_this_run(ledger: Ledger, assembly: Assembly) -> dict[str, object]:
         "recomputed": ledger.num_recomputed,
         "load_s": round(drive.load_s, 3),
         "engine_s": round(seconds, 3),
+        **{key: round(sum(map(timeline.seconds_of, names)), 3) for key, names in _SPANS.items()},
         "output_tokens_per_s": _rate(output, seconds),
         "total_tokens_per_s": _rate(output + live.prompt_tokens, seconds),
         "preemptions": stats.preemptions,

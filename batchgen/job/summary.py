@@ -48,6 +48,15 @@ class Summary:
     device: str = ""
     model: str = ""
     run_id: str = ""
+    first_token_s: float = 0.0
+    """From the command's start to the first token; `import_s` to `capture_s` say where it went.
+    They may lie beside each other."""
+    import_s: float = 0.0
+    tokenizer_s: float = 0.0
+    weights_s: float = 0.0
+    proof_s: float = 0.0
+    compile_s: float = 0.0
+    capture_s: float = 0.0
     shard: str | None = None
     """`1/4` where rows and tokens are that shard's alone."""
 

@@ -18,6 +18,8 @@ from batchgen.job.hidden_torch import torch_hidden
 from batchgen.job.model_files import ModelFiles, ModelKind
 from batchgen.job.template import ChatTemplate, Messages, read_chat_template
 from batchgen.job.text_codecs import BackendCodec, ByteCodec, TransformersCodec
+from batchgen.startup import timeline
+from batchgen.startup.importing import importing
 
 __all__ = ["NotCheckableError", "TextCodec", "load_codec"]
 
@@ -125,14 +127,16 @@ def _transformers_codec(
 
 
 def _auto_tokenizer(files: ModelFiles, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
+    with importing:
+        from transformers import AutoTokenizer
 
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     folder = files.path
     if files.kind is ModelKind.GGUF:
         folder, options["gguf_file"] = files.path.parent, files.path.name
     try:
-        return AutoTokenizer.from_pretrained(str(folder), **options)
+        with timeline.span("tokenizer"):
+            return AutoTokenizer.from_pretrained(str(folder), **options)
     except Exception as error:  # transformers raises many kinds here
         reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
         if "trust_remote_code" in str(error):

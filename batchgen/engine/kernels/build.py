@@ -16,6 +16,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -28,6 +30,8 @@ _SOURCES = ("paged.c", "gemm.c", "amx.c", "ops.c", "stack.c")
 _HEADERS = ("common.h", "linear.h", "paged.h", "rows.h", "tile.h")
 _BASE_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w")
 _TIMEOUT_S = 300
+_LOADING = threading.Lock()
+"""Two threads may ask at once: the second finds what the first one compiled."""
 
 
 @functools.cache
@@ -37,7 +41,8 @@ def load_kernels() -> ctypes.CDLL | None:
         _LOG.info("CPU kernels are turned off (BATCHGEN_CPU_KERNEL=0): using PyTorch alone")
         return None
     try:
-        return _load()
+        with _LOADING:
+            return _load()
     except (OSError, subprocess.SubprocessError, _NoCompilerError) as error:
         _LOG.warning("CPU kernels are not available (%s): using PyTorch alone, slower", error)
         return None
@@ -125,10 +130,11 @@ def _compile(compiler: str, flags: list[str], openmp: Path, library: Path) -> No
     """Compile beside the target and rename: a reader sees the whole library or none."""
     library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
-        objects = []
-        for source in _SOURCES:
-            objects.append(str(Path(work) / f"{source}.o"))
-            _call([compiler, *flags, "-c", str(_SOURCE_DIR / source), "-o", objects[-1]])
+        objects = [str(Path(work) / f"{source}.o") for source in _SOURCES]
+        pairs = zip(_SOURCES, objects, strict=True)
+        commands = [[compiler, *flags, "-c", str(_SOURCE_DIR / s), "-o", o] for s, o in pairs]
+        with ThreadPoolExecutor(len(commands)) as pool:
+            list(pool.map(_call, commands))
         built = str(Path(work) / "library.so")
         _call([compiler, "-shared", *objects, str(openmp), "-lm", "-o", built])
         os.replace(built, library)

@@ -1,0 +1,130 @@
+"""What a process of our own begins as soon as it is known that a model will run."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from batchgen.job.model_files import ModelFiles, ModelKind
+from batchgen.job.reader import Reader
+from batchgen.job.sources import SourceKind
+from batchgen.job.spec import JobSpec
+from batchgen.startup import timeline
+from batchgen.startup.ahead import make_cuda_context, read_ahead
+from batchgen.startup.bytecode import keep_bytecode
+from batchgen.startup.importing import importing
+from batchgen.startup.quick_transformers import QuickImports
+
+__all__ = ["prepare"]
+
+_OTHER_SENSES = ("vision_config", "audio_config", "speech_config", "video_config")
+
+
+def prepare(spec: JobSpec, files: ModelFiles | None, reader: Reader) -> None:
+    """Start importing, and what can be done beside it. Never raises: whoever needs the result
+    does the work again and says what is wrong."""
+    if all(source.kind is not SourceKind.HUB for source in reader.sources):
+        _keep_pandas_out()
+    if spec.engine == "echo" or files is None:
+        return
+    keep_bytecode()
+    quick = QuickImports(whole=spec.trust_remote_code or _is_more_than_text(files))
+    quick.install()
+    taken = threading.Event()
+    _begin("imports", lambda: _import(spec, files, quick, taken))
+    taken.wait()
+    _begin("ahead", lambda: _work_ahead(spec, files))
+
+
+def _begin(name: str, work: Callable[[], object]) -> None:
+    threading.Thread(target=work, name=f"batchgen-{name}", daemon=True).start()
+
+
+def _is_more_than_text(files: ModelFiles) -> bool:
+    return any(key in files.config for key in _OTHER_SENSES)
+
+
+def _keep_pandas_out() -> None:
+    """pyarrow imports pandas with the first list it is given, to ask whether it is a Series: 300
+    modules for nothing in a run, which has none. It asks once."""
+    if "pandas" in sys.modules:
+        return
+    import pyarrow as pa
+
+    sys.meta_path.insert(0, _NoPandas)
+    try:
+        pa.array([0])
+    finally:
+        sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas:
+    """A finder in whose presence pandas cannot be imported."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        """Refuse pandas, know nothing of others."""
+        if name == "pandas":
+            raise ModuleNotFoundError("not needed here", name=name)
+
+
+def _import(spec: JobSpec, files: ModelFiles, quick: QuickImports, taken: threading.Event) -> None:
+    with suppress(Exception):
+        with importing, timeline.span("imports"):
+            taken.set()
+            try:
+                _import_engine(spec, files)
+            finally:
+                quick.done()
+        _import_compilers(spec)
+
+
+def _import_engine(spec: JobSpec, files: ModelFiles) -> None:
+    """The engine, and transformers' classes of this model's type."""
+    with timeline.span("torch"):
+        import torch
+    if spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available()):
+        _begin("kernels", _load_kernels)
+    import transformers
+
+    import batchgen.engine.factory  # noqa: F401
+
+    with suppress(KeyError):  # a type that is no name of a class: code of its own, a GGUF's
+        config = transformers.CONFIG_MAPPING[str(files.config.get("model_type"))]
+        transformers.MODEL_FOR_CAUSAL_LM_MAPPING[config]
+    assert transformers.AutoTokenizer is not None
+
+
+def _import_compilers(spec: JobSpec) -> None:
+    """On CUDA, beside the loading of weights: what compiles layers and kernels."""
+    import torch
+
+    if spec.device == "cpu" or spec.enforce_eager or not torch.cuda.is_available():
+        return
+    with timeline.span("import compilers"):
+        import torch._inductor.compile_fx
+        import triton  # noqa: F401
+
+
+def _load_kernels() -> None:
+    """On a CPU: compiled on the first run, in processes of the compiler's own."""
+    from batchgen.engine.kernels.build import load_kernels
+
+    with timeline.span("CPU kernels"):
+        load_kernels()
+
+
+def _work_ahead(spec: JobSpec, files: ModelFiles) -> None:
+    with suppress(Exception):
+        if spec.device != "cpu":
+            make_cuda_context(spec.device)
+        read_ahead(_weights(files))
+
+
+def _weights(files: ModelFiles) -> list[Path]:
+    if files.kind is ModelKind.GGUF:
+        return [files.path]
+    return sorted(files.path.glob("model*.safetensors"))

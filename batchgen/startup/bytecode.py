@@ -1,0 +1,63 @@
+"""Python's compiled modules, kept in the cache folder where the installation has none.
+
+Images made without them (`uv` compiles nothing unless asked to, and many set
+PYTHONDONTWRITEBYTECODE) compile some 4,000 modules of torch and transformers at every start: 9 s.
+Where that is so, helper processes compile them ahead of the first import, and later starts find
+them. `BATCHGEN_BYTECODE=0` turns it off.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import cache_from_source
+from pathlib import Path
+
+from batchgen.startup.folders import cache_folder
+
+__all__ = ["keep_bytecode"]
+
+_WITNESSES = ("torch", "transformers")
+_MOST_HELPERS = 8
+
+
+def keep_bytecode() -> int:
+    """Give this process and its children a place for bytecode if they lack it; returns the helper
+    processes that now compile ahead. To be called before torch is imported."""
+    missing = [path for path in map(_source, _WITNESSES) if path and not _is_compiled(path)]
+    if not missing or os.environ.get("BATCHGEN_BYTECODE") == "0":
+        return 0
+    if sys.dont_write_bytecode or not os.access(missing[0].parent, os.W_OK):
+        folder = None if sys.pycache_prefix else cache_folder("bytecode")
+        if folder is None:
+            return 0
+        sys.pycache_prefix, sys.dont_write_bytecode = str(folder), False
+        os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        missing = [path for path in missing if not _is_compiled(path)]
+    return _compile_ahead() if missing else 0
+
+
+def _source(package: str) -> Path | None:
+    spec = PathFinder.find_spec(package)
+    return Path(spec.origin) if spec is not None and spec.origin else None
+
+
+def _is_compiled(source: Path) -> bool:
+    return os.path.exists(cache_from_source(str(source)))
+
+
+def _compile_ahead() -> int:
+    """Start helpers, each with every n-th module; nobody waits for them."""
+    count = min(_MOST_HELPERS, len(os.sched_getaffinity(0)) - 1)
+    worker = Path(__file__).with_name("compile_worker.py")
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    for number in range(count):
+        subprocess.Popen(
+            [sys.executable, "-I", "-S", str(worker), sys.pycache_prefix or "", path,
+             str(number), str(count)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    return max(count, 0)

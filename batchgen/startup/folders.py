@@ -1,0 +1,53 @@
+"""Where what can be made again is kept between runs: compiled code, mostly."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["cache_folder", "use_persistent_caches"]
+
+_COMPILERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+
+
+def cache_folder(name: str) -> Path | None:
+    """`name` in batchgen's cache, made if need be; None where no folder can be written.
+
+    `BATCHGEN_CACHE_DIR`, else `batchgen` in `XDG_CACHE_HOME` or `~/.cache`; where that cannot be
+    written (a read-only home), a folder of this user's own among the temporary ones.
+    """
+    for root, shared in _roots():
+        folder = root / name
+        with suppress(OSError):
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(exist_ok=True, mode=0o700)
+            if os.access(folder, os.W_OK | os.X_OK) and not (shared and _is_others(root)):
+                return folder
+    return None
+
+
+def use_persistent_caches() -> None:
+    """Keep compiled layers and kernels between runs and reboots, unless the user placed the caches
+    elsewhere. To be called before the first kernel is compiled."""
+    for variable, name in _COMPILERS.items():
+        folder = None if variable in os.environ else cache_folder(name)
+        if folder is not None:
+            os.environ[variable] = str(folder)
+
+
+def _roots() -> list[tuple[Path, bool]]:
+    """Folders, and whether others could have made them before us."""
+    given = os.environ.get("BATCHGEN_CACHE_DIR")
+    if given:
+        return [(Path(given), False)]
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    temporary = Path(tempfile.gettempdir()) / f"batchgen-{os.geteuid()}"
+    return [(Path(home) / "batchgen", False), (temporary, True)]
+
+
+def _is_others(folder: Path) -> bool:
+    """Code is loaded from it, so nobody else may have made it or be able to write to it."""
+    found = folder.lstat()
+    return found.st_uid != os.geteuid() or bool(found.st_mode & 0o022)

@@ -1,0 +1,164 @@
+"""Importing transformers without what a run never uses of it. Models and tokenizers are as ever.
+
+Its `__init__` reads the 2,200 source files of its models, twice, to learn what they export: that is
+kept between runs. Where scikit-learn, SciPy, torchvision and Pillow are installed it imports them
+for losses, image processing and assisted decoding, 500 modules: they count as absent while it is
+being imported, and as what they are from then on.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import marshal
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from threading import Event
+from types import ModuleType
+from typing import Any
+
+from batchgen.startup.folders import cache_folder
+
+__all__ = ["QuickImports"]
+
+_MODULE = "transformers.utils.import_utils"
+_NOT_USED = (
+    "is_sklearn_available",
+    "is_scipy_available",
+    "is_torchvision_available",
+    "is_vision_available",
+    "is_torchaudio_available",
+    "is_librosa_available",
+)
+
+
+class QuickImports:
+    """Changes transformers' module of import helpers right after it ran, if it is not there yet.
+
+    `whole`: leave the optional packages as they are, for models that are more than text and for
+    code that came with a model. For a process of our own: `done` ends the absence.
+    """
+
+    def __init__(self, *, whole: bool = False) -> None:
+        self._whole = whole
+        self._done = Event()
+
+    def install(self) -> None:
+        """From now on. Does nothing where transformers is imported."""
+        if "transformers" not in sys.modules:
+            sys.meta_path.insert(0, self)
+
+    def done(self) -> None:
+        """transformers is imported: answer truly again."""
+        self._done.set()
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The import system's question: only one module is ours, found as ever, then changed."""
+        if name != _MODULE:
+            return None
+        spec = PathFinder.find_spec(name, path)
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = _Loader(spec.loader.name, spec.loader.path, self.change)
+        return spec
+
+    def change(self, module: ModuleType) -> None:
+        """Put the kept export lists and the absences in place; a version without them stays."""
+        read = getattr(module, "create_import_structure_from_path", None)
+        if read is not None:
+            models = Path(str(module.__file__)).parents[1] / "models"
+            vars(module)["create_import_structure_from_path"] = _kept_exports(read, models)
+        for name in () if self._whole else _NOT_USED:
+            if hasattr(module, name):
+                setattr(module, name, self._absent_until_done(getattr(module, name)))
+
+    def _absent_until_done(self, ask: Callable[..., bool]) -> Callable[..., bool]:
+        @functools.wraps(ask)
+        def answer(*args: Any, **kwargs: Any) -> bool:
+            return self._done.is_set() and ask(*args, **kwargs)
+
+        return answer
+
+
+class _Loader(SourceFileLoader):
+    """Runs a module as ever, then hands it to `change`."""
+
+    def __init__(self, name: str, path: str, change: Callable[[ModuleType], None]) -> None:
+        super().__init__(name, path)
+        self._change = change
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run it."""
+        with _kept_distributions():
+            super().exec_module(module)
+        self._change(module)
+
+
+def _kept_exports(read: Callable[[Any], Any], models: Path) -> Callable[[Any], Any]:
+    """`read` that knows what the models' folder exports."""
+    known: list[bytes] = []
+
+    def answer(path: Any) -> Any:
+        place = Path(path)
+        if (place.parent if place.suffix == ".py" else place) != models:
+            return read(path)
+        if not known:
+            known.append(_kept("exports", _installation(models.parent), lambda: read(path)))
+        return marshal.loads(known[0])
+
+    return answer
+
+
+@contextmanager
+def _kept_distributions() -> Iterator[None]:
+    """`packages_distributions` looks for every file of every installed package."""
+    original = importlib.metadata.packages_distributions
+    known: Callable[[], Any] = lambda: marshal.loads(  # noqa: E731
+        _kept("distributions", _places(), lambda: dict(original()))
+    )
+    importlib.metadata.packages_distributions = known
+    try:
+        yield
+    finally:
+        importlib.metadata.packages_distributions = original
+
+
+def _kept(name: str, key: Sequence[object] | None, make: Callable[[], Any]) -> bytes:
+    """What `make` makes, marshalled; from the cache where it was made for the same key."""
+    folder = None if key is None else cache_folder("imports")
+    if folder is None:
+        return marshal.dumps(make())
+    digest = hashlib.sha256(repr((sys.version, key)).encode()).hexdigest()[:20]
+    file = folder / f"{name}-{digest}"
+    with suppress(OSError, ValueError, EOFError, TypeError):
+        data = file.read_bytes()
+        marshal.loads(data)
+        return data
+    data = marshal.dumps(make())
+    with suppress(OSError):
+        part = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+        part.write_bytes(data)
+        part.replace(file)
+    return data
+
+
+def _installation(package: Path) -> list[object] | None:
+    """What changes with an installed version; None for a working copy, whose files may change."""
+    records = sorted(package.parent.glob(f"{package.name}-*.dist-info/RECORD"))
+    return [_state(path) for path in (*records, package / "models")] if records else None
+
+
+def _places() -> list[object]:
+    """The folders that packages are installed in: they change when one comes or goes."""
+    return [_state(Path(entry)) for entry in sys.path if os.path.isdir(entry)]
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    found = path.stat()
+    return str(path), found.st_mtime_ns, found.st_size

@@ -1,0 +1,195 @@
+"""A start is quick where its caches are there, and right where they are not."""
+
+from __future__ import annotations
+
+import os
+import py_compile
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from echo_runs import environment
+
+from batchgen.startup import ahead, compile_worker, folders, timeline
+from batchgen.startup.quick_transformers import QuickImports
+
+
+def child(code: str, **extra: str) -> list[str]:
+    """What a Python of its own prints, in words."""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("BATCHGEN_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(folders.tempfile, "tempdir", None)
+    return tmp_path / "home"
+
+
+def test_caches_lie_in_the_users_cache_or_where_the_user_says(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert folders.cache_folder("triton") == home / "batchgen" / "triton"
+    monkeypatch.setenv("BATCHGEN_CACHE_DIR", str(tmp_path / "mine"))
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    folders.use_persistent_caches()
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "mine" / "triton")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
+
+
+def test_a_home_that_cannot_be_written_is_done_without(home: Path, tmp_path: Path) -> None:
+    home.write_text("no folder")
+    found = folders.cache_folder("triton")
+    assert found == tmp_path / "tmp" / f"batchgen-{os.geteuid()}" / "triton"
+    found.parent.chmod(0o777)  # others could put code there
+    assert folders.cache_folder("triton") is None
+
+
+def test_bytecode_that_an_installation_lacks_has_a_place_of_its_own(tmp_path: Path) -> None:
+    site = packages(tmp_path)
+    code = (
+        "import os, sys; from batchgen.startup import bytecode; bytecode._MOST_HELPERS = 0\n"
+        "print(bytecode.keep_bytecode(), sys.pycache_prefix, sys.dont_write_bytecode)\n"
+        "print(os.environ.get('PYTHONDONTWRITEBYTECODE'), os.environ.get('PYTHONPYCACHEPREFIX'))"
+    )
+    extra = {"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path)}
+    off = {"PYTHONDONTWRITEBYTECODE": "1"}
+    kept = str(tmp_path / "batchgen" / "bytecode")
+    assert child(code, **extra, **off) == ["0", kept, "False", "None", kept]
+    unchanged = ["0", "None", "True", "1", "None"]
+    assert child(code, **extra, **off, BATCHGEN_BYTECODE="0") == unchanged
+    for package in site.iterdir():
+        py_compile.compile(str(package / "__init__.py"))
+    assert child(code, **extra, **off) == unchanged
+
+
+def test_helpers_share_out_the_modules_that_lack_bytecode(tmp_path: Path) -> None:
+    site, prefix = packages(tmp_path), tmp_path / "kept"
+    (site / "torch" / "damaged.py").write_text("def (")
+    script = Path(compile_worker.__file__)
+    for number in range(2):
+        command = [sys.executable, "-I", "-S", script, prefix, site, str(number), "2"]
+        subprocess.run(command, check=True, timeout=60)
+    made = sorted(path.name.split(".")[0] for path in prefix.rglob("*.pyc"))
+    assert made == ["__init__", "__init__", "functional"]
+    named = compile_worker.sources(["torch.functional", "torch.*", "absent"], [str(site)])
+    assert [Path(name).name for name in named] == ["functional.py", "__init__.py", "damaged.py"]
+
+
+def packages(folder: Path) -> Path:
+    """Where a torch and a transformers of a few lines lie, without bytecode."""
+    for package in ("torch", "transformers"):
+        (folder / "site" / package).mkdir(parents=True)
+        (folder / "site" / package / "__init__.py").write_text("answer = 42\n")
+    (folder / "site" / "torch" / "functional.py").write_text("answer = 43\n")
+    return folder / "site"
+
+
+def test_transformers_exports_the_same_with_its_lists_kept(tmp_path: Path) -> None:
+    plain = "import sys; sys.modules['torch'] = None\n"
+    quick = plain + (
+        "from batchgen.startup.quick_transformers import QuickImports\nQuickImports().install()\n"
+    )
+    ask = (
+        "import transformers, transformers.models as models, hashlib\n"
+        "told = [sorted((key, sorted(value)) for key, value in vars(m)[n].items())"
+        " for m in (transformers, models)"
+        " for n in ('_class_to_module', '_object_missing_backend')]\n"
+        "print(len(told[0]), hashlib.sha256(repr(told).encode()).hexdigest())"
+    )
+    extra = {"XDG_CACHE_HOME": str(tmp_path), "TRANSFORMERS_VERBOSITY": "error"}
+    expected = child(plain + ask, **extra)
+    assert int(expected[0]) > 1000
+    assert child(quick + ask, **extra) == expected
+    (kept,) = (tmp_path / "batchgen" / "imports").glob("exports-*")
+    made = kept.stat().st_mtime_ns
+    assert child(quick + ask, **extra) == expected
+    assert kept.stat().st_mtime_ns == made
+    kept.write_bytes(b"torn")
+    assert child(quick + ask, **extra) == expected
+    assert kept.stat().st_size > 10_000
+
+
+def test_packages_that_no_run_uses_are_absent_only_while_transformers_is_imported() -> None:
+    def helpers() -> ModuleType:
+        module = ModuleType("transformers.utils.import_utils")
+        vars(module).update(
+            is_sklearn_available=lambda: True,
+            is_torch_available=lambda: True,
+            __file__="/nowhere/transformers/utils/import_utils.py",
+        )
+        return module
+
+    quick, module = QuickImports(), helpers()
+    quick.change(module)
+    assert not module.is_sklearn_available()
+    assert module.is_torch_available()
+    quick.done()
+    assert module.is_sklearn_available()
+    whole = helpers()
+    QuickImports(whole=True).change(whole)
+    assert whole.is_sklearn_available()
+
+
+def test_the_cuda_context_is_made_of_the_device_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+    driver = SimpleNamespace(
+        cuInit=lambda flags: asked.append(flags) or 0,
+        cuDeviceGet=lambda handle, number: asked.append(number) or 0,
+        cuDevicePrimaryCtxRetain=lambda context, handle: 0,
+    )
+    monkeypatch.setattr(ahead.ctypes, "CDLL", lambda name: driver)
+    monkeypatch.delenv("CUDA_MODULE_LOADING", raising=False)
+    assert ahead.make_cuda_context("cuda:3")
+    assert ahead.make_cuda_context("auto")
+    assert asked == [0, 3, 0, 0]
+    assert os.environ["CUDA_MODULE_LOADING"] == "LAZY"
+    driver.cuInit = lambda flags: 100  # no device
+    assert not ahead.make_cuda_context("cuda")
+    assert not ahead.make_cuda_context("cpu")
+
+
+def test_reading_ahead_stops_at_half_of_the_free_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(bytes(3 * (8 << 20)))
+    monkeypatch.setattr(ahead, "_is_in_memory", lambda *_: False)
+    assert ahead.read_ahead([file, tmp_path / "missing"]) == 3 * (8 << 20)
+    monkeypatch.setattr(ahead, "_available_memory", lambda: 40 << 20)
+    assert ahead.read_ahead([file]) == 2 * (8 << 20)
+    monkeypatch.undo()
+    assert ahead.read_ahead([file]) <= 3 * (8 << 20)
+
+
+def test_the_timeline_counts_from_the_process_and_adds_up_equal_names() -> None:
+    timeline.begin(own_process=True)
+    assert timeline.mark("first token")
+    assert not timeline.mark("first token")
+    assert timeline.seconds_of("first token") > 0
+    timeline.begin()
+    for _ in range(2):
+        with timeline.span("capture"):
+            time.sleep(0.01)
+    assert 0.02 <= timeline.seconds_of("capture") < 5
+    assert timeline.seconds_of("proof") == 0
+    assert timeline.text().count("capture") == 2
+    timeline.begin()
+    assert timeline.spans() == []
