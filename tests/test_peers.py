@@ -1,11 +1,12 @@
 """Other projects' own test cases, and bugs reported to them, replayed as whole jobs.
 
-Each test names its origin. Cases that another file tests already are not repeated here.
+Each test names its origin. `test_peers_elsewhere` says where the other cases are replayed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from echo_runs import (
@@ -24,6 +27,8 @@ from echo_runs import (
     summary_of,
     write_rows,
 )
+
+from batchgen.engine.draws import draw_key, uniform
 
 SLOW = "slow:at=engine.step,seconds=0.02,rows=2"
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -66,6 +71,51 @@ def test_endpoints_of_other_tasks_are_said_to_be_unsupported(tmp_path: Path) -> 
     source, out = write_rows(tmp_path / "in.jsonl", [*rows, openai_row(9)]), tmp_path / "o.parquet"
     assert echo(source, out, "--max-failures", 5).returncode == 0
     assert codes_of(out) == ["unsupported_url"] * 5 + [None]
+
+
+def test_requests_are_counted_without_blank_lines_and_malformed_ones_are_named(
+    tmp_path: Path,
+) -> None:
+    """vLLM, test_run_batch.py and pull request 52505: test_validate_batch_counts_requests,
+    test_validate_batch_rejects_malformed_request, test_completions_invalid_input. An id is not
+    needed here: rows are known by their index."""
+    wrong = [
+        openai_row(2) | {"method": "GET"},
+        {"custom_id": "3", "method": "POST", "url": "/v1/chat/completions"},
+        openai_row(4) | {"body": "text"},
+        openai_row(5) | {"body": {}},
+        openai_row(6, chat_template_kwargs={"enable_thinking": False}),
+    ]
+    nameless = {key: value for key, value in openai_row(7).items() if key != "custom_id"}
+    lines = ["", openai_row(1), "  ", *wrong, "", nameless]
+    source = write_rows(tmp_path / "in.jsonl", lines)
+    result = batchgen("validate", "-i", source, "--json")
+    assert result.returncode == 65
+    counts = json.loads(result.stdout.splitlines()[-1])
+    assert (counts["rows"], counts["good"]) == (7, 2)
+    assert counts["error_codes"] == {"invalid_row": 2, "missing_prompt": 2, "unknown_param": 1}
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin", "fifo"])
+def test_a_stream_is_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
+    """vLLM, pull request 52505: test_open_batch_input_stages_a_stream. Here a stream is not staged:
+    a run that goes on must be able to read its input again."""
+    os.mkfifo(tmp_path / "fifo")
+    given = tmp_path / "fifo" if name == "fifo" else name
+    result = echo(Path(given), tmp_path / "out.parquet")
+    assert result.returncode == 66
+    assert "write its rows to a file first" in result.stderr
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_rows_of_one_seed_draw_apart(tmp_path: Path) -> None:
+    """vLLM, issue 50440: with one seed for all rows every row drew the same noise."""
+    draws = [uniform(draw_key(7, f"row-{i}", 0), place) for i in range(4000) for place in range(5)]
+    rows = np.array(draws).reshape(4000, 5)
+    assert abs(rows.mean(axis=0) - 0.5).max() < 0.02
+    assert abs(rows.var(axis=0) - 1 / 12).max() < 0.005
+    correlation = np.corrcoef(np.concatenate([rows[:-1], rows[1:]], axis=1).T)[:, :5]
+    assert abs(correlation - np.eye(10)[:, :5]).max() < 0.07
 
 
 def wait_for_parts(process: subprocess.Popen[str], out: Path, count: int) -> list[Path]:
@@ -183,15 +233,26 @@ def test_a_checkpoint_folder_that_cannot_be_is_an_error_at_once(tmp_path: Path) 
     assert "/proc/nowhere" in result.stderr
 
 
-def test_ids_that_look_like_numbers_stay_as_they_are(tmp_path: Path) -> None:
-    """Ray, test_checkpoint.py: test_filter_rows_for_block_with_string_id; curator: test_resume."""
-    ids = ["007", "7", "1e3", " 7", "NaN", "true"]
+@pytest.mark.parametrize("ids", [["007", "7", "1e3", " 7", "NaN", "true"], [None] * 6])
+def test_any_ids_or_none_are_resumed_as_they_are(tmp_path: Path, ids: list[str | None]) -> None:
+    """Ray, test_checkpoint.py: test_filter_rows_for_block_with_string_id,
+    test_checkpoint_with_missing_id_column, test_recovery_skips_checkpointed_rows; curator:
+    test_resume."""
     rows = [{"id": value, "prompt": f"p{i}"} for i, value in enumerate(ids)]
     source, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet"
     fault = "slow:at=engine.step,seconds=0.15,rows=1;kill:at=part.write,nth=3"
     assert echo(source, out, "--checkpoint-every", 2, BATCHGEN_FAULT=fault).returncode == -9
     assert summary_of(echo(source, out))["reused"] == 2
-    assert pq.read_table(out)["id"].to_pylist() == ids
+    expected = [value or str(i) for i, value in enumerate(ids)]
+    assert pq.read_table(out)["id"].to_pylist() == expected
+
+
+def test_an_id_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Ray, test_checkpoint.py: test_invalid_id_column."""
+    pq.write_table(pa.table({"prompt": ["a"], "key": ["k"]}), tmp_path / "in.parquet")
+    result = echo(tmp_path / "in.parquet", tmp_path / "out.parquet", "--id-column", "nope")
+    assert result.returncode == 65
+    assert "has no column nope; it has prompt, key" in result.stderr
 
 
 def test_a_repeated_custom_id_is_found_by_its_line(tmp_path: Path) -> None:

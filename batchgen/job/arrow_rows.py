@@ -124,6 +124,9 @@ def _check_content(
         hint = "name the column with --prompt-column or --messages-column"
         text = f"{where} has none of the columns {', '.join(columns)}; it has {_few(present)}"
         raise InvalidDataError(text, hint)
+    if spec.id_column is not None and spec.id_column not in present:
+        text = f"{where} has no column {spec.id_column}; it has {_few(present)}"
+        raise InvalidDataError(text, "name the column of ids with --id-column, or give none")
     prompt, messages, token_ids = columns
     for name, fits, what in (
         (prompt, _is_text, "strings"),
