@@ -1,7 +1,7 @@
 """Hours of work in minutes: ever larger jobs, killed, stopped and restarted every few seconds.
 
-Memory and open files of every process are watched from its start to its end, and the output of
-every job must be the one that an unbroken run writes.
+Memory and open files of every process are watched from its start to its end, the final merge apart
+from the work before it, and the output of every job must be the one that an unbroken run writes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from batchgen.job.merge import MEMORY_BYTES
 from batchgen.selftest.audit import begun_again, differences, leftovers
 from batchgen.selftest.child import Child, SelftestError
 from batchgen.selftest.inputs import mixed_rows, write_lines
@@ -45,10 +47,14 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class _Run:
-    """What one process took, and what ended it: killed, stopped, early or complete."""
+    """What one process took, and what ended it: killed, stopped, early or complete.
+
+    `peak_bytes`: before it merged. `merge_bytes`: in all, for one that came to merge; else 0.
+    """
 
     rows: int
     peak_bytes: int = 0
+    merge_bytes: int = 0
     peak_descriptors: int = 0
     seconds: float = 0.0
     drift: float | None = None
@@ -80,7 +86,8 @@ class Soak:
             self._say(
                 f"{rows:,} rows in {len(new)} runs, {_count(new, 'killed')} killed and "
                 f"{_count(new, 'stopped')} stopped: equal to an unbroken run's; at most "
-                f"{_peak_bytes(new) / 2**20:.0f} MiB and {_peak_files(new)} files"
+                f"{_peak_bytes(new) / 2**20:.0f} MiB at work, "
+                f"{_merge_bytes(new) / 2**20:.0f} merging, {_peak_files(new)} files"
             )
             rows = int(rows * _GROWTH) + 1
         return self._figures(time.monotonic() - started)
@@ -96,20 +103,20 @@ class Soak:
             if code := child.wait():
                 raise SelftestError(f"an undisturbed run ended in {code}: {child.stderr}")
         out.unlink(missing_ok=True)
-        while self._one_run([*args, out], rows).end != "complete":
+        while self._one_run([*args, out], out, rows).end != "complete":
             pass
         if problems := differences(whole, out) + leftovers(out):
             raise SelftestError(f"{rows:,} rows, broken runs: {'; '.join(problems[:10])}")
         self._recomputed += begun_again(out)
 
-    def _one_run(self, args: Sequence[object], rows: int) -> _Run:
+    def _one_run(self, args: Sequence[object], out: Path, rows: int) -> _Run:
         """Start a process, watch it, and break it off at a random moment."""
         spared = self._chosen.random() < _LONG_SHARE
         moment = float("inf") if spared else self._chosen.expovariate(1 / _MEAN_S)
         run = _Run(rows)
         self._runs.append(run)
         with Child(args, self._folder / "run.log", _SLOW) as child:
-            _observe(child, moment, run)
+            _observe(child, out, moment, run)
             if not child.running:
                 code = child.wait()
             elif self._chosen.random() < _KILL_SHARE:
@@ -131,6 +138,7 @@ class Soak:
         allowed = ALLOCATOR_BYTES + MOST_BYTES_PER_ROW * (runs[-1].rows - runs[0].rows)
         flat = (
             _peak_bytes(last) - _peak_bytes(first) <= allowed
+            and _merge_bytes(runs) - _peak_bytes(first) <= MEMORY_BYTES
             and _peak_files(last) - _peak_files(first) <= MOST_MORE_DESCRIPTORS
         )
         drifts = [run.drift for run in runs if run.drift is not None]
@@ -154,6 +162,7 @@ class Soak:
             "peak_bytes_last_third": _peak_bytes(last),
             "median_bytes_first_third": int(_median([run.peak_bytes for run in first])),
             "median_bytes_last_third": int(_median([run.peak_bytes for run in last])),
+            "merge_bytes": _merge_bytes(runs),
             "memory_bytes_per_s_median": round(_median(drifts), 1) if drifts else None,
             "peak_descriptors": _peak_files(runs),
             "peak_descriptors_first_third": _peak_files(first),
@@ -161,21 +170,34 @@ class Soak:
         }
 
 
-def _observe(child: Child, seconds: float, run: _Run) -> None:
+def _observe(child: Child, out: Path, seconds: float, run: _Run) -> None:
     """Sample the process until it ends or its time is over."""
-    started = time.monotonic()
+    started, since = time.monotonic(), time.time()
     times: list[float] = []
     sizes: list[float] = []
     while child.running and run.seconds < seconds:
-        run.peak_bytes = max(run.peak_bytes, child.peak_memory())
         run.peak_descriptors = max(run.peak_descriptors, child.descriptors())
-        if run.seconds > _SETTLED_S and (size := child.memory()):
-            times.append(run.seconds)
-            sizes.append(float(size))
+        peak, size = child.peak_memory(), child.memory()
+        if _merging(out, since):
+            run.merge_bytes = max(run.merge_bytes, peak)
+        else:
+            run.peak_bytes = max(run.peak_bytes, peak)
+            if run.seconds > _SETTLED_S and size:
+                times.append(run.seconds)
+                sizes.append(float(size))
         time.sleep(min(_SAMPLE_S, seconds - run.seconds))
         run.seconds = time.monotonic() - started
     if len(times) > _LEAST_SAMPLES:
         run.drift = statistics.linear_regression(times, sizes).slope
+
+
+def _merging(out: Path, since: float) -> bool:
+    """Whether the output is there or on its way; what a killed process left behind is older."""
+    for path in [out, *out.parent.glob(f".{out.name}.*")]:
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime >= since:
+                return True
+    return False
 
 
 def _end(code: int, run: _Run) -> str:
@@ -191,6 +213,10 @@ def _count(runs: Sequence[_Run], end: str) -> int:
 
 def _peak_bytes(runs: Sequence[_Run]) -> int:
     return max(run.peak_bytes for run in runs)
+
+
+def _merge_bytes(runs: Sequence[_Run]) -> int:
+    return max(run.merge_bytes for run in runs)
 
 
 def _peak_files(runs: Sequence[_Run]) -> int:
