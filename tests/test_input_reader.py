@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +158,24 @@ def test_a_changed_or_shrunk_input_is_refused_with_where(tmp_path: Path, make: A
         assert caught.value.exit_code == 4
     make(path, [*ROWS[:20], {**ROWS[20], "prompt": "changed later"}])
     Reader(InputSpec((str(path),))).verify(20, digest)
+
+
+@pytest.mark.parametrize("row", [0, 1, 70, 71, 4998, 4999])
+def test_the_place_of_a_change_is_told_as_closely_as_the_marks_allow(
+    tmp_path: Path, row: int
+) -> None:
+    rows = [{"prompt": f"p{i}"} for i in range(5000)]
+    path = tmp_path / "a.jsonl"
+    reader = Reader(InputSpec((write(path, rows),)))
+    assert len(list(reader)) == 5000
+    marks = reader.marks()
+    assert 32 <= len(marks) < 64
+    rows[row] = {"prompt": "other"}
+    changed = Reader(InputSpec((write(path, rows),)))
+    with pytest.raises(FingerprintMismatchError) as caught:
+        changed.verify(5000, reader.digest(), marks)
+    found = [int(number) for number in re.findall(r"a\.jsonl:(\d+)", caught.value.message)]
+    assert found[0] <= row + 1 <= found[-1] <= found[0] + 127
 
 
 def test_verifying_leaves_the_reader_as_it_was(tmp_path: Path) -> None:

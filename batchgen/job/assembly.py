@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.request import Engine
 from batchgen.job.channel import Channel
@@ -10,6 +12,7 @@ from batchgen.job.drive import Drive, DriveOptions, Outcome
 from batchgen.job.engine_faults import engine_faults
 from batchgen.job.estimate import estimated_rows
 from batchgen.job.feed import Feed
+from batchgen.job.input_marks import Mark
 from batchgen.job.ledger import Ledger
 from batchgen.job.model_files import ModelFiles
 from batchgen.job.pace import Pace
@@ -28,6 +31,7 @@ from batchgen.startup.importing import importing
 
 __all__ = ["Assembly"]
 
+_log = logging.getLogger(__name__)
 _FINISHED_ROWS = 8192
 _INPUT_CHECKPOINT_S = 5.0
 
@@ -48,8 +52,9 @@ class Assembly:
         self._reader, self._ledger = reader, ledger
         self._codec: TextCodec | None = None
         self._faults = engine_faults()
+        self.device_before: str | None = None
         self._made_requests: Requests | None = None
-        self._input_read = (0, "")
+        self._input_read: tuple[int, str, tuple[Mark, ...]] = (0, "", ())
         self._finished: Channel[list[Outcome]] = Channel(_FINISHED_ROWS)
         self.live = Live(reused=ledger.num_done)
         self._expect(estimated_rows(reader.sources, spec.input.limit))
@@ -140,7 +145,17 @@ class Assembly:
 
     def _load_engine(self) -> Engine:
         engine = slowed(self._load)
+        self._note_device(engine.stats().device)
         return engine if self._faults is None else self._faults.fitted(engine)
+
+    def _note_device(self, device: str) -> None:
+        """Manifest and footer name the place itself, whatever --device left open; another one than
+        in the run before is said."""
+        if device:
+            self._ledger.manifest.facts["device"] = device
+            if self.device_before not in (None, "auto", device):
+                text = "since the last run of this job: device: %r -> %r"
+                _log.warning(text, self.device_before, device)
 
     def _load(self) -> Engine:
         spec = self._spec
@@ -159,7 +174,8 @@ class Assembly:
 
     def _note_input(self) -> None:
         """After a chunk, on the reading thread: how far the input was read, and what it was."""
-        self._input_read = (self._reader.rows_read, self._reader.digest())
+        reader = self._reader
+        self._input_read = (reader.rows_read, reader.digest(), reader.marks())
         if self.feed.read_to_end:
             self._expect(self._reader.rows_read)
 
@@ -170,9 +186,9 @@ class Assembly:
 
     def _checkpoint_input(self) -> None:
         """On the writing thread, which alone writes the manifest."""
-        rows_read, digest = self._input_read
+        rows_read, digest, marks = self._input_read
         if rows_read:
-            self._ledger.checkpoint_input(rows_read, digest, self._reader.identity())
+            self._ledger.checkpoint_input(rows_read, digest, self._reader.identity(), marks)
 
 
 def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:

@@ -18,7 +18,7 @@ def check_resumed_input(checkpoint: InputCheckpoint | None, reader: Reader) -> N
     FingerprintMismatchError.
     """
     if checkpoint is not None and list(checkpoint.sources) != reader.identity():
-        reader.verify(checkpoint.rows_read, checkpoint.digest)
+        reader.verify(checkpoint.rows_read, checkpoint.digest, checkpoint.marks)
 
 
 def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) -> None:
@@ -34,7 +34,7 @@ def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) 
         )
     if recorded is None or list(recorded.sources) == reader.identity():
         return
-    reader.verify(recorded.rows_read, recorded.digest)
+    reader.verify(recorded.rows_read, recorded.digest, recorded.marks)
     if limit is None and _sizes(recorded.sources) != _sizes(reader.identity()):
         raise FingerprintMismatchError(
             f"the input has other files or sizes than when its {rows:,} rows were answered",
@@ -57,7 +57,7 @@ def has_grown(manifest: Manifest, reader: Reader, limit: int | None) -> bool:
     was_cut = limit_then is not None and rows >= limit_then
     if list(recorded.sources) == reader.identity():
         return was_cut and (limit is None or limit > rows)
-    reader.verify(recorded.rows_read, recorded.digest)
+    reader.verify(recorded.rows_read, recorded.digest, recorded.marks)
     return was_cut or _sizes(recorded.sources) != _sizes(reader.identity())
 
 

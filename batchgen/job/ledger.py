@@ -113,7 +113,7 @@ class Ledger:
 
     @property
     def manifest(self) -> Manifest:
-        """The job's manifest; read it, do not write it."""
+        """The job's manifest; read it, and write nothing of it but `facts`."""
         return self._manifest
 
     @property
@@ -177,6 +177,7 @@ class Ledger:
         rows_read: int,
         digest: str,
         sources: Iterable[Mapping[str, Any]] = (),
+        marks: Iterable[tuple[int, str]] = (),
         *,
         at_end: bool = False,
     ) -> None:
@@ -184,8 +185,8 @@ class Ledger:
 
         `at_end`: these are all its rows; `status` and `merge` then know the total.
         """
-        self._manifest.total_rows = rows_read if at_end else None
-        self._manifest.input = InputCheckpoint(rows_read, digest, tuple(map(dict, sources)))
+        read = InputCheckpoint(rows_read, digest, tuple(map(dict, sources)), tuple(marks))
+        self._manifest.total_rows, self._manifest.input = rows_read if at_end else None, read
         self._write_manifest()
         if self._layout.shard is not None:
             self._look_around()

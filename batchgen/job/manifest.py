@@ -17,6 +17,7 @@ from typing import Any
 
 from batchgen.errors import FingerprintMismatchError
 from batchgen.job.files import Guard, unwritable, write_atomic
+from batchgen.job.input_marks import Mark
 from batchgen.job.redaction import redacted
 
 __all__ = ["FinalReport", "InputCheckpoint", "Manifest", "fingerprint_diff", "flatten"]
@@ -50,6 +51,8 @@ class InputCheckpoint:
     rows_read: int
     digest: str
     sources: tuple[dict[str, Any], ...] = ()
+    marks: tuple[Mark, ...] = ()
+    """Digests on the way there."""
 
 
 @dataclass(slots=True)
@@ -101,7 +104,10 @@ class Manifest:
         if data.get("input"):
             sources = tuple(data["input"]["sources"])
             manifest.input = InputCheckpoint(
-                data["input"]["rows_read"], data["input"]["digest"], sources
+                data["input"]["rows_read"],
+                data["input"]["digest"],
+                sources,
+                tuple((rows, mark) for rows, mark in data["input"].get("marks", ())),
             )
         if data.get("totals"):
             manifest.totals = FinalReport(**data["totals"])

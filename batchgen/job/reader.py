@@ -8,7 +8,7 @@ digest and id alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
@@ -21,6 +21,7 @@ from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, FingerprintMismatchError, RowError
 from batchgen.job.duplicates import SeenIds
 from batchgen.job.hub_rows import hub_rows
+from batchgen.job.input_marks import Mark, Marks, mark_of
 from batchgen.job.jsonl import JsonlRows
 from batchgen.job.kept_columns import KeptColumns
 from batchgen.job.params import merge
@@ -74,6 +75,7 @@ class Reader:
         self._done: Callable[[int], bool] | None = None
         self._seen = SeenIds()
         self._hash = blake2b(digest_size=_DIGEST_BYTES)
+        self.marks = Marks()
         self.rows_read = 0
         # Taken before a byte is read: a file that changes under the run is then noticed on resume.
         self._identity = [source.identity() for source in self.sources]
@@ -103,26 +105,37 @@ class Reader:
         """Content digest (hex) of the first `rows_read` rows: no names, no newlines."""
         return self._hash.copy().hexdigest()
 
-    def verify(self, rows_read: int, digest: str) -> None:
-        """Check that the first `rows_read` rows are those that gave `digest`; reads them once.
+    def verify(self, rows_read: int, digest: str, marks: Iterable[Mark] = ()) -> None:
+        """Check that the first `rows_read` rows are those that gave `digest` (and `marks` on the
+        way); reads them once.
 
-        FingerprintMismatchError names the file and the rows. Leaves this reader as it was.
+        FingerprintMismatchError names file and row, as closely as the marks allow. Leaves this
+        reader as it was.
         """
         hash = blake2b(digest_size=_DIGEST_BYTES)
+        marked = dict(marks)
         count = 0
-        where = "no input"
+        where, since, here = "no input", "", ""
+        changed = False
         for source, rows in zip(self.sources, self._rows, strict=True):
             before = count
-            for _, payload in islice(rows, rows_read - count):
+            for number, payload in islice(rows, rows_read - count):
                 hash.update(rows.digest_bytes(payload))
                 count += 1
+                here = f"{source.name}:{number}"
+                since = since or here
+                if count in marked:
+                    changed = marked[count] != mark_of(hash)
+                    if changed:
+                        break
+                    since = ""
             where = f"{source.name} (rows {before:,} to {count:,})" if count > before else where
-            if count == rows_read:
+            if changed or count == rows_read:
                 break
-        if count < rows_read:
+        if changed or (count == rows_read and hash.hexdigest() != digest):
+            text = f"the first {rows_read:,} rows of the input changed, {_between(since, here)}"
+        elif count < rows_read:
             text = f"the input has {count:,} rows left of the {rows_read:,} read before: {where}"
-        elif hash.hexdigest() != digest:
-            text = f"the first {rows_read:,} rows of the input changed, up to {where}"
         else:
             return
         hint = "restore the input, give another --out, or start afresh with --overwrite"
@@ -138,10 +151,13 @@ class Reader:
     def _rows_of(self, source: Source, rows: Rows, left: int | None) -> Iterator[InputRow]:
         typed = None if isinstance(rows, JsonlRows) else rows.kept  # type: ignore[attr-defined]
         update, digest_bytes, prefix = self._hash.update, rows.digest_bytes, f"{source.name}:"
+        marks = self.marks
         for number, payload in islice(rows, left):
             index = self.rows_read
             self.rows_read = index + 1
             update(digest_bytes(payload))
+            if index + 1 == marks.next:
+                marks.take(index + 1, self._hash)
             if self._skipped(index):
                 self._pass_over(rows, payload, typed)
                 continue
@@ -189,3 +205,8 @@ class Reader:
                     left -= 1
                     with suppress(RowError):
                         self._kept.settle([self._parser.extras(rows.decode(line))])
+
+
+def _between(since: str, here: str) -> str:
+    """From the first row after the last mark that agreed to the first place that does not."""
+    return f"at {here}" if since in ("", here) else f"between {since} and {here}"
