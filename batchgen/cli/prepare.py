@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -33,6 +34,7 @@ def prepare(spec: JobSpec, files: ModelFiles | None, reader: Reader) -> None:
     keep_bytecode()
     quick = QuickImports(whole=spec.trust_remote_code or _is_more_than_text(files))
     quick.install()
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as torch does; in time for the driver
     taken = threading.Event()
     _begin("imports", lambda: _import(spec, files, quick, taken))
     taken.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import subprocess
@@ -109,6 +110,7 @@ class RenderProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                env=dict(os.environ),  # a copy: other threads import what changes the environment
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)

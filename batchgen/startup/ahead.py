@@ -24,12 +24,12 @@ _SHARE_OF_MEMORY = 0.5
 def make_cuda_context(device: str) -> bool:
     """Make the context that torch will use of `cuda`, `cuda:N` or `auto` (the first GPU).
 
-    Whether there is one now. The same flags as torch's: it takes what the driver holds.
+    Whether there is one now. The same flags as torch's: it takes what the driver holds. The driver
+    reads `CUDA_MODULE_LOADING`, which is to be set before.
     """
     number = device.partition(":")[2] or "0"
     if device == "cpu" or not number.isdecimal():
         return False
-    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as torch does, in time for the driver
     try:
         driver = ctypes.CDLL(_DRIVER)
         with span("cuda context"):

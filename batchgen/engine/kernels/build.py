@@ -92,10 +92,8 @@ def _openmp_runtime() -> Path:
 
 
 def _fingerprint(compiler: str, flags: list[str], openmp: Path) -> str:
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, check=True, timeout=_TIMEOUT_S
-    ).stdout
-    digest = hashlib.sha256(version)
+    version = _call([compiler, "--version"])
+    digest = hashlib.sha256(version.encode())
     for name in (*_SOURCES, *_HEADERS):
         digest.update((_SOURCE_DIR / name).read_bytes())
     digest.update(repr((flags, str(openmp), _cpu_flags())).encode())
@@ -140,7 +138,11 @@ def _compile(compiler: str, flags: list[str], openmp: Path, library: Path) -> No
         os.replace(built, library)
 
 
-def _call(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+def _call(command: list[str]) -> str:
+    """What the compiler prints. The environment is a copy: other threads may be changing it."""
+    done = subprocess.run(
+        command, env=dict(os.environ), capture_output=True, text=True, timeout=_TIMEOUT_S
+    )
     if done.returncode:
         raise _NoCompilerError(f"{command[0]} failed: {done.stderr.strip()[-500:]}")
+    return done.stdout
