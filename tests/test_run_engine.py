@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -221,12 +222,19 @@ def test_a_stop_string_before_min_tokens_does_not_shorten_a_row(tmp_path: Path, 
         assert row["completion"] == whole[: whole.rindex(row["stop_reason"])]
 
 
-def test_a_changed_device_is_said_when_a_job_goes_on(
-    tmp_path: Path, job: Job, capsys: pytest.CaptureFixture[str]
+def test_the_device_itself_is_recorded_and_a_change_is_said(
+    tmp_path: Path, job: Job, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_rows(tmp_path / "in.jsonl", rows())
     stop, model = Stop(), SteppedModel()
     model.on_step = _stop_at(stop, 20)
     assert job(model=model, stop=stop).exit_code == 75
-    job(device="cpu", quiet=False, progress="none")
-    assert 'since the last run of this job: device: "auto" -> "cpu"' in capsys.readouterr().err
+    manifest = tmp_path / "out.parquet.ckpt" / "manifest.json"
+    recorded = json.loads(manifest.read_text())
+    assert recorded["facts"]["device"] == "cpu"
+    recorded["facts"]["device"] = "cuda:0 (H100)"
+    manifest.write_text(json.dumps(recorded))
+    job()
+    assert "last run of this job: device: 'cuda:0 (H100)' -> 'cpu'" in caplog.text
+    footer = pq.read_metadata(tmp_path / "out.parquet").metadata[b"batchgen.manifest"]
+    assert json.loads(footer)["facts"]["device"] == "cpu"

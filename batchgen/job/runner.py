@@ -139,8 +139,9 @@ class _Job:
         return {}
 
     def _tell_changes(self, before: dict[str, Any]) -> None:
-        """Say what is recorded, not compared, and other than in the run before."""
-        now = facts_of(self._spec, self._files)
+        """Say what is recorded, not compared, and other than before; Assembly does of devices."""
+        self._device_before: str | None = before.get("device")
+        now = facts_of(self._spec, self._files) | {"device": self._device_before}
         for line in fingerprint_diff(before, now) if before else []:
             self._say(f"since the last run of this job: {line}")
 
@@ -204,6 +205,7 @@ class _Job:
             self._spec, self._files, reader, ledger, self._run_id, self._stop.deadline
         )
         assembly.feed.begin_early = self._prepare is not None
+        assembly.device_before = self._device_before
         pipeline = assembly.pipeline(self._stop)
         try:
             with tuned_interpreter(short_turns=self._spec.engine != "echo"):
