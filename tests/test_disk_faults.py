@@ -143,6 +143,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pa
         elsewhere = tmp_path / "ckpt"
         late = batchgen(*args_of(source, out), "--checkpoint-dir", elsewhere)
         assert late.returncode == 73
+        assert f"cannot write the folder {disk}" in late.stderr
+        assert not list(elsewhere.glob("parts/*"))
         remount(disk, "rw")
         last = batchgen(*args_of(source, out), "--checkpoint-dir", elsewhere)
         assert last.returncode == 0, last.stderr

@@ -88,6 +88,7 @@ def at_door(layout: Layout, run_id: str) -> Iterator[None]:
 def enter(layout: Layout, run_id: str, settle: Callable[[], object] = lambda: None) -> OutputLock:
     """The lock of this run, acquired, by one who is at the door. See `join`."""
     if layout.shard is None:
+        make_folder(layout.target.parent)  # not only when all is computed
         _refuse_live_shards(layout)
     else:
         _refuse_or_fence(layout.whole)

@@ -79,7 +79,7 @@ class OutputLock:
             if mode != "wait" or late:
                 raise OutputHeldError(
                     f"{self._out} is being written by {holder.describe()}",
-                    "wait for it (--lock wait), or stop it; it ends by itself when that run ends",
+                    "wait for it (--lock wait), or stop it; what a dead run held is free by itself",
                 )
             time.sleep(poll)
         threading.Thread(target=self._beat, name="batchgen-heartbeat", daemon=True).start()
