@@ -166,8 +166,9 @@ def test_a_template_flag_takes_a_file_and_refuses_a_bad_one(tmp_path: Path) -> N
     assert codec_of(folder, chat_template=str(path)).render_text(CHATS[0]) == "<Hi>"
     with pytest.raises(UsageError, match="cannot be read"):
         codec_of(folder, chat_template=str(tmp_path / "none.jinja"))
-    with pytest.raises(UsageError, match="does not compile"):
-        codec_of(folder, chat_template="{% if %}")
+    for wrong in ("{% if %}", "{{ messages | jsonify }}", "{{ 1 is funny }}"):
+        with pytest.raises(UsageError, match="does not compile"):
+            codec_of(folder, chat_template=wrong)
 
 
 def test_null_fields_vanish_and_text_parts_are_joined(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
-from jinja2.nodes import Node, Scope
+from jinja2.nodes import Filter, Node, Scope, Test
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -51,7 +51,12 @@ class ChatTemplate:
         """Raises UsageError where the template is no valid jinja. It is parsed alone: compiling
         computes what is constant, which may take all memory (`render_process`)."""
         try:
-            self._environment.parse(self.source)
+            environment = self._environment
+            for node in environment.parse(self.source).find_all((Filter, Test)):
+                known = environment.filters if isinstance(node, Filter) else environment.tests
+                if node.name not in known:
+                    what = type(node).__name__.lower()
+                    raise jinja2.TemplateError(f"line {node.lineno}: no {what} named {node.name!r}")
         except jinja2.TemplateError as error:
             raise UsageError(f"The chat template does not compile: {error}.") from error
 
