@@ -26,6 +26,7 @@ from batchgen.engine.limits import find_limits
 from batchgen.engine.model import Model, bind_model
 from batchgen.engine.proof import check_copies, confirm, is_quantized, own_logits, prove
 from batchgen.engine.quantized import Quantized
+from batchgen.engine.weights import weigh
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.startup import timeline
 
@@ -86,6 +87,7 @@ def load_model_from(
         expected = prove(module, model_type, found, backend, vocab_size, limits.max_position)
     if first is not None:
         check_copies(module, expected, first)
+    weights = weigh(module)
     if optimize:
         use_attention(module, "eager")
         with timeline.span("optimize"):
@@ -97,6 +99,7 @@ def load_model_from(
         with timeline.span("confirm"):
             confirm(model, expected)
     model.max_num_tokens = limits.max_num_tokens
+    model.weights = weights
     model.notes += limits.notes
     return model
 

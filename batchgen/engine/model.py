@@ -13,6 +13,7 @@ from batchgen.engine.attention.interface import AttentionBackend, AttentionMetad
 from batchgen.engine.binding import AttentionCall, CallCursor, StepContext, bind
 from batchgen.engine.discovery import Discovery
 from batchgen.engine.limits import freeze_rope
+from batchgen.engine.weights import Weights
 
 __all__ = ["Model", "bind_model"]
 
@@ -37,6 +38,8 @@ class Model:
     """Whether the module's forward takes `logits_to_keep`."""
     max_num_tokens: int | None = None
     """The most tokens one step's row may have; None = any number."""
+    weights: Weights | None = None
+    """As loaded: some lie elsewhere, packed, by now."""
     notes: list[str] = field(default_factory=list)
     """What a user should know of decisions taken at load, one sentence each."""
 

@@ -27,6 +27,7 @@ class BenchRun:
     total_tokens_per_s: float
     num_steps: int
     mean_live_seqs: float
+    """Sequences between their admission and their end, over time."""
     preemptions: int
     first_token_s: float
     """From the first request's arrival to the first token of any."""
@@ -42,10 +43,7 @@ def run_work(engine: Engine, work: Sequence[WorkItem]) -> tuple[BenchRun, list[C
         params = SamplingParams(max_tokens=item.max_tokens, ignore_eos=True)
         engine.add(Request(index, item.prompt_token_ids, params))
     completions: list[Completion] = []
-    live = steps = 0
     while engine.num_unfinished:
-        live += min(engine.num_unfinished, engine.max_num_seqs)
-        steps += 1
         completions.extend(engine.step())
     wall = time.perf_counter() - start
     completions.sort(key=lambda completion: completion.request_id)
@@ -59,11 +57,15 @@ def run_work(engine: Engine, work: Sequence[WorkItem]) -> tuple[BenchRun, list[C
         output_tokens_per_s=round(output / wall, 1),
         total_tokens_per_s=round((prompt + output) / wall, 1),
         num_steps=stats.num_steps - num_steps,
-        mean_live_seqs=round(live / max(steps, 1), 1),
+        mean_live_seqs=round(_seconds_live(completions) / wall, 1),
         preemptions=stats.preemptions - preemptions,
         first_token_s=round(min(c.timings.first_token for c in completions) - arrival, 4),
     )
     return run, completions
+
+
+def _seconds_live(completions: Sequence[Completion]) -> float:
+    return sum(c.timings.finished - c.timings.first_scheduled for c in completions)
 
 
 def best_run(runs: Sequence[BenchRun]) -> dict[str, Any]:

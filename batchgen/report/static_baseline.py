@@ -28,8 +28,10 @@ def load_baseline(path: str, dtype: str, device: str, *, dummy: bool = False) ->
         folder, _, name = path.rpartition("/")
         model = AutoModelForCausalLM.from_pretrained(folder or ".", gguf_file=name, **kwargs)
     else:
+        if hasattr(AutoConfig.from_pretrained(path), "quantization_config"):
+            kwargs["device_map"] = {"": device}  # else some packages choose one
         model = AutoModelForCausalLM.from_pretrained(path, **kwargs)
-    return model.to(device).eval()
+    return (model if str(model.device) == device else model.to(device)).eval()
 
 
 def generate_static(

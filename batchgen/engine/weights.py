@@ -1,0 +1,63 @@
+"""What a model weighs, as it was loaded: what a step reads, and what a token is multiplied with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["Weights", "weigh"]
+
+_NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_NUM_CHOSEN = ("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Tables that are only looked up (embeddings of tokens and places) count in no number."""
+
+    active_parameters: int
+    """Of a layer of experts, those that a token is sent to."""
+    layer_parameters: int
+    """Of linear layers, the last one excepted: what `--quantization` makes smaller."""
+    num_bytes: int
+    """Read by a step of many tokens, experts whole."""
+
+
+def weigh(module: Any) -> Weights:
+    """Count the parameters of a causal LM before anything is packed or released."""
+    head = module.get_output_embeddings().weight
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    share = _expert_share(module.config.get_text_config())
+    active = layers = num_bytes = 0
+    for parameter in module.parameters():
+        if id(parameter) in tables and parameter is not head:
+            continue
+        count = _count(parameter)
+        active += int(count * (share if parameter.ndim == 3 else 1))
+        layers += count if parameter.ndim == 2 and parameter is not head else 0
+        num_bytes += _bytes(parameter)
+    return Weights(active, layers, num_bytes)
+
+
+def _expert_share(config: Any) -> float:
+    """The share of a layer's experts that one token is sent to; experts lie in 3-D parameters."""
+    experts = next((n for name in _NUM_EXPERTS if (n := getattr(config, name, None))), None)
+    chosen = next((n for name in _NUM_CHOSEN if (n := getattr(config, name, None))), None)
+    return chosen / experts if experts and chosen else 1.0
+
+
+def _count(parameter: Any) -> int:
+    """Numbers that it stands for: 4-bit layers of bitsandbytes pack two in a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(state.shape.numel())
+
+
+def _bytes(parameter: torch.Tensor) -> int:
+    """Of the tensors inside, for tensor classes that hold packed numbers and their scales."""
+    flatten = getattr(parameter, "__tensor_flatten__", None)
+    if flatten is None:
+        return parameter.nbytes
+    return sum(_bytes(getattr(parameter, name)) for name in flatten()[0])

@@ -1,0 +1,93 @@
+"""`batchgen bench` reports what it promises, and its floor is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny_models import tiny_model
+
+from batchgen.cli.bench import bench
+from batchgen.engine.echo import EchoEngine
+from batchgen.engine.weights import weigh
+from batchgen.report import bench_session
+from batchgen.report.bench import run_work
+from batchgen.report.floor import ModelSize, floor_seconds
+from batchgen.report.workloads import WorkItem, from_lengths
+
+LENGTHS = [(5, 12), (9, 4), (3, 8)]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *flags: str) -> dict[str, Any]:
+    monkeypatch.setattr("batchgen.report.workloads.seed6", lambda **_: from_lengths(LENGTHS, 90))
+    monkeypatch.setitem(
+        bench_session.measure_ceilings.__globals__, "_fastest", lambda *_: 1e-3
+    )  # what a machine can do is not under test
+    monkeypatch.setattr(
+        "batchgen.report.workloads.WORKLOADS", {"seed6": lambda **_: from_lengths(LENGTHS, 90)}
+    )
+    tiny_model("llama").save_pretrained(tmp_path)
+    arguments = ["--workload", "seed6", "--model", str(tmp_path), "--device", "cpu", *flags]
+    result = CliRunner().invoke(bench, [*arguments, "--json", str(tmp_path / "out.json")])
+    assert result.exit_code == 0, result.output
+    report: dict[str, Any] = json.loads((tmp_path / "out.json").read_text())
+    assert json.loads(result.stdout) == report
+    return report
+
+
+def test_everything_is_reported_and_agrees(monkeypatch: Any, tmp_path: Path) -> None:
+    report = run(monkeypatch, tmp_path, "--repeats", "2", "--static-batch", "2")
+    assert report["first_token_of_command_s"] > report["load_s"] > 0
+    assert report["warm_up_s"] > 0
+    assert report["peak_memory_bytes"] > 1 << 20
+    own, static = report["results"]
+    assert (own["prompt_tokens"], own["output_tokens"]) == (17, 24)
+    assert own["output_tokens_per_s"] == pytest.approx(24 / own["wall_s"], rel=0.01)
+    assert own["total_tokens_per_s"] == pytest.approx(41 / own["wall_s"], rel=0.01)
+    assert own["floor_share"] == pytest.approx(own["floor_s"] / own["wall_s"], abs=1e-2)
+    assert 1 <= own["mean_live_seqs"] <= 3
+    assert (own["preemptions"], own["runs"]) == (0, 2)
+    assert "static batches of 2" in static["engine"]
+    assert static["output_tokens_per_s"] == pytest.approx(24 / static["wall_s"], rel=0.01)
+    module = tiny_model("llama")
+    weights = sum(p.nbytes for p in module.parameters()) - module.model.embed_tokens.weight.nbytes
+    assert report["weight_bytes"] == weights, "weights that were packed are counted all the same"
+
+
+def test_a_baseline_that_fails_costs_nothing(monkeypatch: Any, tmp_path: Path) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(bench_session, "load_baseline", broken)
+    report = run(monkeypatch, tmp_path, "--repeats", "1")
+    assert [row["engine"] for row in report["results"]] == ["batchgen"]
+    assert "no such kernel" in report["static_error"]
+
+
+def test_live_sequences_are_counted_over_time() -> None:
+    _, completions = run_work(EchoEngine(), from_lengths(LENGTHS))
+    assert [len(done.token_ids) for done in completions] == [5, 4, 3]
+
+
+def test_the_floor_adds_up() -> None:
+    work = [WorkItem([0] * 10, 4), WorkItem([0] * 20, 2)]
+    size = ModelSize(active_parameters=1000, weight_bytes=2000, kv_bytes_per_token=8)
+    kv_reads = 4 * 10 + 4**2 / 2 + 2 * 20 + 2**2 / 2
+    expected = 4 * 2000 / 1e6 + kv_reads * 8 / 1e6 + 2 * 1000 * 30 / 1e9
+    assert floor_seconds(work, size, 1e6, 1e9) == pytest.approx(expected)
+
+
+def test_weights_count_what_a_token_meets() -> None:
+    module = tiny_model("mixtral", tie_word_embeddings=False)
+    every = sum(p.numel() for p in module.parameters()) - module.model.embed_tokens.weight.numel()
+    experts = sum(p.numel() for p in module.parameters() if p.ndim == 3)
+    found = weigh(module)
+    assert found.num_bytes == 4 * every
+    assert found.active_parameters == every - experts // 2, "two of four experts"
+    assert weigh(module.to(torch.bfloat16)).num_bytes == 2 * every
+    tied = tiny_model("llama", tie_word_embeddings=True)
+    assert weigh(tied).num_bytes == sum(p.nbytes for p in tied.parameters())
