@@ -152,3 +152,10 @@ def test_min_tokens_above_the_default_max_tokens_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="min_tokens 300 is above max_tokens 256"):
         merge({}, {"min_tokens": 300}, {})
     assert merge({}, {"max_tokens": 10}, {"min_tokens": 20}).min_tokens == 10
+
+
+def test_a_misspelt_parameter_is_answered_with_the_nearest_one() -> None:
+    with pytest.raises(RowError, match=r'"temprature"; did you mean temperature\?'):
+        read_params({"temprature": 1})
+    with pytest.raises(RowError, match=r'unknown parameter "zzz"$'):
+        read_params({"zzz": 1})

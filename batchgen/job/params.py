@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from batchgen.engine.request import SamplingParams
@@ -28,6 +29,8 @@ __all__ = [
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
 _MAX_STOPS = 128
+_MAX_GUESSED = 40
+"""Characters of a misspelt name: no parameter's is longer, and comparing costs their square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,8 @@ def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
         if name in UNSUPPORTED_NAMES and value not in (None, [], {}, ""):
             raise RowError(ErrorCode.UNKNOWN_PARAM, f"parameter {name!r} is not supported")
         if name not in PARAMETER_NAMES and name not in UNSUPPORTED_NAMES:
-            raise RowError(ErrorCode.UNKNOWN_PARAM, f"unknown parameter {shown(name)}")
+            text = f"unknown parameter {shown(name)}{_guess(name)}"
+            raise RowError(ErrorCode.UNKNOWN_PARAM, text)
         if value is not None and name in PARAMETER_NAMES:
             _add(params, name, _read(name, value))
     _settle_logprobs(params)
@@ -171,6 +175,11 @@ def _job_params(flags: SamplingDefaults, model: Mapping[str, Any]) -> SamplingPa
         return apply(SamplingParams(), {**settings, **given})
     except RowError as error:
         raise UsageError(error.message, "give --max-tokens too") from None
+
+
+def _guess(name: str) -> str:
+    near = get_close_matches(name[:_MAX_GUESSED], PARAMETER_NAMES, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _add(params: dict[str, Any], name: str, value: Any) -> None:
