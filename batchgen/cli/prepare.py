@@ -101,7 +101,8 @@ def _import_engine(spec: JobSpec, files: ModelFiles) -> None:
 
 
 def _import_compilers(spec: JobSpec) -> None:
-    """On CUDA, beside the loading of weights: what compiles layers and kernels."""
+    """On CUDA, beside the loading of weights: what compiles layers and kernels, and the digests of
+    torch and Triton by which they find what they compiled before. Both remember theirs."""
     import torch
 
     if spec.device == "cpu" or spec.enforce_eager or not torch.cuda.is_available():
@@ -109,6 +110,11 @@ def _import_compilers(spec: JobSpec) -> None:
     with timeline.span("import compilers"):
         import torch._inductor.compile_fx
         import triton  # noqa: F401
+        from torch._inductor.codecache import CacheBase, torch_key
+
+    with timeline.span("compilers' digests"):
+        CacheBase.get_system()
+        torch_key()
 
 
 def _load_kernels() -> None:
