@@ -134,7 +134,7 @@ def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableEr
 def _reason(line: bytes, error: json.JSONDecodeError) -> str:
     if line == _OVERLONG:
         return f"the line is longer than {MAX_LINE_BYTES >> 20} MiB"
-    return f"{error.msg} at character {error.pos + 1}"
+    return f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
 
 
 def _invalid(reason: str) -> RowError:
