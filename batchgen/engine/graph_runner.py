@@ -60,7 +60,7 @@ class _Transfer:
 
 @dataclass(frozen=True, slots=True)
 class _Launched:
-    """A step on the device. `sampled` None: its tokens lie in `transfer`, one for each row."""
+    """A step on the device; the tokens of its sampled `rows` come through `transfer`."""
 
     transfer: _Transfer
     rows: list[int]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from batchgen.engine.request import Completion, Engine, Request, SamplingParams
 from batchgen.report.workloads import WorkItem
 
-__all__ = ["BenchRun", "best_run", "format_table", "process_age", "run_work"]
+__all__ = ["BenchRun", "best_run", "format_table", "run_work"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +76,6 @@ def best_run(runs: Sequence[BenchRun]) -> dict[str, Any]:
         "median_output_tokens_per_s": statistics.median(rates),
         "spread": round((max(rates) - min(rates)) / max(rates), 4),
     }
-
-
-def process_age() -> float | None:
-    """Seconds since this process was started (Linux), so that imports count too; else None."""
-    stat = Path("/proc/self/stat")
-    if not stat.exists():
-        return None
-    started_ticks = int(stat.read_text().rpartition(")")[2].split()[19])
-    since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
-    return since_boot - started_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def format_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:

@@ -14,11 +14,12 @@ from batchgen.engine.engine import LLMEngine
 from batchgen.engine.factory import load_served
 from batchgen.engine.memory import release_memory
 from batchgen.engine.model import Model
-from batchgen.report.bench import BenchRun, best_run, process_age, run_work
+from batchgen.report.bench import BenchRun, best_run, run_work
 from batchgen.report.ceilings import measure_ceilings
 from batchgen.report.floor import ModelSize, floor_seconds
 from batchgen.report.static_baseline import generate_static, load_baseline
 from batchgen.report.workloads import WorkItem
+from batchgen.startup.timeline import process_age
 
 __all__ = ["COLUMNS", "BenchSession"]
 

@@ -12,8 +12,9 @@ __all__ = ["cache_folder", "use_persistent_caches"]
 _COMPILERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 
 
-def cache_folder(name: str) -> Path | None:
-    """`name` in batchgen's cache, made if need be; None where no folder can be written.
+def cache_folder(name: str = "") -> Path | None:
+    """`name` in batchgen's cache, or the cache's own folder, made if need be; None where no folder
+    can be written.
 
     `BATCHGEN_CACHE_DIR`, else `batchgen` in `XDG_CACHE_HOME` or `~/.cache`; where that cannot be
     written (a read-only home), a folder of this user's own among the temporary ones.

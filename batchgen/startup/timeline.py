@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Span", "begin", "mark", "seconds_of", "span", "spans", "text"]
+__all__ = ["Span", "begin", "mark", "process_age", "seconds_of", "span", "spans", "text"]
 
 FIRST_TOKEN = "first token"
 
@@ -37,7 +37,7 @@ def begin(*, own_process: bool = False) -> None:
     global _zero
     with _lock:
         _spans.clear()
-        _zero = time.monotonic() - (_process_age() if own_process else 0.0)
+        _zero = time.monotonic() - ((process_age() or 0.0) if own_process else 0.0)
 
 
 @contextmanager
@@ -82,16 +82,16 @@ def text() -> str:
     )
 
 
-def _add(name: str, start: float, end: float) -> None:
-    with _lock:
-        _spans.append(Span(name, max(0.0, start - _zero), max(0.0, end - _zero)))
-
-
-def _process_age() -> float:
-    """Seconds since the system made this process, to 10 ms; 0 where it does not say."""
+def process_age() -> float | None:
+    """Seconds since the system made this process, to 10 ms; None where it does not say."""
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         made = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - made)
     except (OSError, ValueError, IndexError, AttributeError):
-        return 0.0
+        return None
+
+
+def _add(name: str, start: float, end: float) -> None:
+    with _lock:
+        _spans.append(Span(name, max(0.0, start - _zero), max(0.0, end - _zero)))

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import torch
 
+from batchgen.startup.folders import cache_folder
+
 __all__ = ["load_kernels"]
 
 _LOG = logging.getLogger(__name__)
@@ -59,15 +61,13 @@ def _load() -> ctypes.CDLL:
     openmp = _openmp_runtime()
     flags = [*_BASE_FLAGS, *_machine_flags()]
     name = f"batchgen-cpu-{_fingerprint(compiler, flags, openmp)}.so"
-    for folder in _cache_folders():
-        library = folder / name
-        try:
-            if not library.exists():
-                _compile(compiler, flags, openmp, library)
-            return ctypes.CDLL(str(library))
-        except PermissionError:
-            continue
-    raise _NoCompilerError("no folder to keep the compiled library in")
+    folder = cache_folder()
+    if folder is None:
+        raise _NoCompilerError("no folder to keep the compiled library in")
+    library = folder / name
+    if not library.exists():
+        _compile(compiler, flags, openmp, library)
+    return ctypes.CDLL(str(library))
 
 
 def _machine_flags() -> list[str]:
@@ -110,23 +110,8 @@ def _cpu_flags() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(keys)}))
 
 
-def _cache_folders() -> list[Path]:
-    """Where the library may be kept: the user's cache, else a folder of this process alone."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folders = []
-    try:
-        folder = Path(home) / "batchgen"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folders.append(folder)
-    except OSError:
-        _LOG.debug("cannot use the cache folder %s", home)
-    folders.append(Path(tempfile.gettempdir()) / f"batchgen-{os.getpid()}")
-    return folders
-
-
 def _compile(compiler: str, flags: list[str], openmp: Path, library: Path) -> None:
     """Compile beside the target and rename: a reader sees the whole library or none."""
-    library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
         objects = [str(Path(work) / f"{source}.o") for source in _SOURCES]
         pairs = zip(_SOURCES, objects, strict=True)
