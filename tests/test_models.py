@@ -141,3 +141,16 @@ def test_masks_of_other_shapes_are_told_apart() -> None:
     assert probe_mask(causal, 100) == MaskShape()
     assert probe_mask(chunked, 100) == MaskShape(exact_length=8)
     assert probe_mask(future, 100) is None
+
+
+def test_a_mask_is_asked_on_the_device_where_its_own_tensors_lie() -> None:
+    padding, asked = torch.zeros(1, dtype=torch.int64, device="meta"), set()
+
+    def chunked(batch: torch.Tensor, _: Any, query: torch.Tensor, key: torch.Tensor) -> Any:
+        asked.add(((key - padding[batch]) // 8 == (query - padding[batch]) // 8).device.type)
+        return key.new_ones(query.shape, dtype=torch.bool, device="cpu")
+
+    assert probe_mask(chunked, 100, padding.device) is None
+    assert asked == {"meta"}
+    with pytest.raises(RuntimeError, match="device"):
+        probe_mask(chunked, 100)

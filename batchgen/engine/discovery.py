@@ -212,7 +212,7 @@ def _record_mask(
     """Stands in for the mask: a causal one, which carries the shape of what it stands for."""
     length = getattr(config, "max_position_embeddings", None) or PROBED_POSITIONS
     with torch.device("cpu"):
-        shape = probe_mask(mask_function, min(length, PROBED_POSITIONS))
+        shape = probe_mask(mask_function, min(length, PROBED_POSITIONS), device)
     if shape is None:
         raise _Refusal("its mask is neither causal nor a sliding window")
     hidden = torch.ones(q_length, q_length, dtype=torch.bool, device=device).triu(1)

@@ -14,6 +14,8 @@ import torch
 __all__ = ["MaskFunction", "MaskShape", "probe_mask"]
 
 MaskFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Visible = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Whether queries see keys, both told by their positions, on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,36 +26,41 @@ class MaskShape:
     exact_length: int | None = None
 
 
-def probe_mask(function: MaskFunction, length: int) -> MaskShape | None:
-    """The shape of a mask over `length` positions; None if a query sees what is not causal."""
-    reach = _visible_queries(function, length)
+def probe_mask(
+    function: MaskFunction, length: int, device: torch.device | str = "cpu"
+) -> MaskShape | None:
+    """The shape of a mask over `length` positions; None if a query sees what is not causal.
+
+    `device`: where tensors that the function holds lie, as a chunked mask's left padding does.
+    """
+
+    def visible(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        query, key = (places.to(device) for places in torch.broadcast_tensors(query, key))
+        zero = torch.zeros_like(query)
+        return function(zero, zero, query, key).cpu()
+
+    reach = _visible_queries(visible, length)
     if reach == length:
-        return MaskShape() if _is_sliding(function, length, length) else None
-    if _is_sliding(function, length, reach):
+        return MaskShape() if _is_sliding(visible, length, length) else None
+    if _is_sliding(visible, length, reach):
         return MaskShape(window=reach)
-    return MaskShape(exact_length=reach) if _is_sliding(function, reach, reach) else None
+    return MaskShape(exact_length=reach) if _is_sliding(visible, reach, reach) else None
 
 
-def _ask(function: MaskFunction, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    zero = torch.zeros((), dtype=torch.int64)
-    query, key = torch.broadcast_tensors(query, key)
-    return function(zero.expand_as(query), zero.expand_as(query), query, key)
-
-
-def _visible_queries(function: MaskFunction, length: int) -> int:
+def _visible_queries(visible: Visible, length: int) -> int:
     """How many queries, from the first on without a gap, see key 0."""
-    sees = _ask(function, torch.arange(length), torch.tensor(0))
+    sees = visible(torch.arange(length), torch.tensor(0))
     hidden = torch.nonzero(~sees)
     return int(hidden[0]) if len(hidden) else length
 
 
-def _is_sliding(function: MaskFunction, length: int, window: int) -> bool:
+def _is_sliding(visible: Visible, length: int, window: int) -> bool:
     """Whether queries see just the last `window` keys: at the edges, and at a spread of places."""
     edges = {0, 1, window - 1, window, window + 1, 2 * window - 1, 2 * window, length - 1}
     edges |= {length * step // 16 for step in range(16)}
     keys = torch.arange(length)
     for query in sorted(place for place in edges if 0 <= place < length):
         expected = (keys <= query) & (keys > query - window)
-        if not torch.equal(_ask(function, torch.tensor(query), keys), expected):
+        if not torch.equal(visible(torch.tensor(query), keys), expected):
             return False
     return True
