@@ -1,83 +1,23 @@
-"""The `batchgen` command: every way out of it ends in one clear message and a documented code."""
+"""The `batchgen` command. Where Python's compiled modules are kept is settled before the first one
+is imported."""
 
 from __future__ import annotations
 
-import atexit
-import os
 import sys
-import threading
-import traceback
 from collections.abc import Sequence
 
-import click
-
-from batchgen.cli.main import cli
-from batchgen.cli.streams import lasting_streams, silence
-from batchgen.cli.threads import settle_waiting
-from batchgen.errors import BatchgenError
-from batchgen.job.redaction import redacted
-from batchgen.job.signals import STAGE_THREADS
+from batchgen.startup.bytecode import begin_command
 
 __all__ = ["main"]
 
-_INTERRUPTED = 130
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code (INTERFACE: Exit codes). Never raises."""
-    settle_waiting()
-    with lasting_streams():
-        try:
-            code = _call(argv)
-            sys.stdout.flush()
-            _leave_at_once(code, own_process=argv is None)
-            return code
-        except BrokenPipeError:
-            silence(sys.stdout)  # nobody reads any more, and the interpreter must not say so either
-            return 0
+    """Run the command of these words, or of this process; the exit code. Never raises."""
+    if argv is None:
+        begin_command(sys.argv[1:])
+    from batchgen.cli.command import main as run_command
 
-
-def _call(argv: Sequence[str] | None) -> int:
-    try:
-        own_process = argv is None
-        result = cli.main(argv, prog_name="batchgen", standalone_mode=False, obj=own_process)
-        return result if isinstance(result, int) else 0
-    except BatchgenError as error:
-        _explain(error)
-        return error.exit_code
-    except click.ClickException as error:
-        error.show(sys.stderr)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        print("batchgen: interrupted", file=sys.stderr)
-        return _INTERRUPTED
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-        text = redacted(f"batchgen: unexpected {type(error).__name__}: {error}")
-        print(text, file=sys.stderr)
-        print("  next: finished rows are kept; run the same command again", file=sys.stderr)
-        return 1
-
-
-def _leave_at_once(code: int, *, own_process: bool) -> None:
-    """End now if a stage of the job still runs (a model load, a step past its grace): the
-    interpreter's own way out would tear native code down under its feet. With torch loaded it also
-    takes a second to free 400,000 objects one by one, so our own process goes without it."""
-    stuck = any(thread.name in STAGE_THREADS for thread in threading.enumerate())
-    if stuck or (own_process and "torch" in sys.modules):
-        if not stuck:
-            atexit._run_exitfuncs()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _explain(error: BatchgenError) -> None:
-    """What and where on one line, what to do next on another."""
-    print(redacted(f"batchgen: {error.message}"), file=sys.stderr)
-    if error.hint:
-        print(redacted(f"  next: {error.hint}"), file=sys.stderr)
+    return run_command(argv)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import py_compile
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,10 +18,10 @@ from batchgen.startup import ahead, compile_worker, folders, timeline
 from batchgen.startup.quick_transformers import QuickImports
 
 
-def child(code: str, **extra: str) -> list[str]:
+def child(code: str, *words: str, **extra: str) -> list[str]:
     """What a Python of its own prints, in words."""
     result = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *words],
         env=environment(**extra),
         capture_output=True,
         text=True,
@@ -36,7 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(folders.tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "tempdir", None)
     return tmp_path / "home"
 
 
@@ -76,6 +77,25 @@ def test_bytecode_that_an_installation_lacks_has_a_place_of_its_own(tmp_path: Pa
     for package in site.iterdir():
         py_compile.compile(str(package / "__init__.py"))
     assert child(code, **extra, **off) == unchanged
+
+
+def test_a_command_keeps_its_own_modules_too_and_one_for_help_leaves_no_trace(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys; from batchgen.startup import bytecode; bytecode._MOST_HELPERS = 0\n"
+        "bytecode.begin_command(sys.argv[1:]); import batchgen.errors\n"
+        "print(batchgen.errors.__cached__)"
+    )
+    extra = {"PYTHONPATH": str(packages(tmp_path)), "XDG_CACHE_HOME": str(tmp_path / "home")}
+    off = extra | {"PYTHONDONTWRITEBYTECODE": "1"}
+    for words in (), ("--help",), ("run", "--help-all"), ("--version",):
+        child(code, *words, **off)
+    assert not (tmp_path / "home").exists()
+    for words in ("status", "o.parquet"), ("run", "--in", "i.jsonl"):
+        (kept,) = child(code, *words, **off)
+        assert kept.startswith(str(tmp_path / "home"))
+        Path(kept).unlink()
 
 
 def test_helpers_share_out_the_modules_that_lack_bytecode(tmp_path: Path) -> None:

@@ -8,36 +8,56 @@ them. `BATCHGEN_BYTECODE=0` turns it off.
 
 from __future__ import annotations
 
+import functools
 import os
-import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from importlib.util import cache_from_source
 from pathlib import Path
 
 from batchgen.startup.folders import cache_folder
 
-__all__ = ["keep_bytecode"]
+__all__ = ["begin_command", "keep_bytecode", "place_bytecode"]
 
 _WITNESSES = ("torch", "transformers")
 _MOST_HELPERS = 8
+_QUICK = {"-h", "--help", "--help-all", "--version"}
+_WITH_MODEL = {"run", "bench"}
 
 
+def begin_command(words: Sequence[str]) -> None:
+    """At the very start of a command line, so that all of its own modules are kept too. One that
+    only asks for help leaves no trace."""
+    if not words or not _QUICK.isdisjoint(words):
+        return
+    if words[0] in _WITH_MODEL and "echo" not in words:
+        keep_bytecode()
+    else:
+        place_bytecode()
+
+
+@functools.cache
 def keep_bytecode() -> int:
-    """Give this process and its children a place for bytecode if they lack it; returns the helper
-    processes that now compile ahead. To be called before torch is imported."""
+    """As `place_bytecode`, and compile what is missing there; returns the helper processes that now
+    do. Once a process, before torch is imported."""
+    return _compile_ahead() if place_bytecode() else 0
+
+
+def place_bytecode() -> bool:
+    """Give this process and its children a place for bytecode if they lack it. Whether there is one
+    where bytecode is missing still."""
     missing = [path for path in map(_source, _WITNESSES) if path and not _is_compiled(path)]
     if not missing or os.environ.get("BATCHGEN_BYTECODE") == "0":
-        return 0
+        return False
     if sys.dont_write_bytecode or not os.access(missing[0].parent, os.W_OK):
         folder = None if sys.pycache_prefix else cache_folder("bytecode")
         if folder is None:
-            return 0
+            return False
         sys.pycache_prefix, sys.dont_write_bytecode = str(folder), False
         os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        missing = [path for path in missing if not _is_compiled(path)]
-    return _compile_ahead() if missing else 0
+    return any(not _is_compiled(path) for path in missing)
 
 
 def _source(package: str) -> Path | None:
@@ -51,6 +71,8 @@ def _is_compiled(source: Path) -> bool:
 
 def _compile_ahead() -> int:
     """Start helpers, each with every n-th module; nobody waits for them."""
+    import subprocess
+
     count = min(_MOST_HELPERS, len(os.sched_getaffinity(0)) - 1)
     worker = Path(__file__).with_name("compile_worker.py")
     path = os.pathsep.join(entry for entry in sys.path if entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,14 +38,17 @@ def use_persistent_caches() -> None:
             os.environ[variable] = str(folder)
 
 
-def _roots() -> list[tuple[Path, bool]]:
+def _roots() -> Iterator[tuple[Path, bool]]:
     """Folders, and whether others could have made them before us."""
     given = os.environ.get("BATCHGEN_CACHE_DIR")
     if given:
-        return [(Path(given), False)]
+        yield Path(given), False
+        return
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    temporary = Path(tempfile.gettempdir()) / f"batchgen-{os.geteuid()}"
-    return [(Path(home) / "batchgen", False), (temporary, True)]
+    yield Path(home) / "batchgen", False
+    import tempfile  # as much work as all the rest of this module
+
+    yield Path(tempfile.gettempdir()) / f"batchgen-{os.geteuid()}", True
 
 
 def _is_others(folder: Path) -> bool:
