@@ -49,6 +49,7 @@ def test_a_row_that_kills_the_process_is_found_and_every_other_row_served(
     found, expected = table_of(out), table_of(whole)
     number = int(deadly.removeprefix("row-"))
     assert found[number]["error_code"] == "engine_crash"
+    assert found[number]["attempt"] == runs - 1 == GIVEN_UP, "the last run did not try it"
     assert "runs died while this row was in the engine" in found[number]["error_message"]
     for row, other in zip(found, expected, strict=True):
         if row["index"] != number:

@@ -46,7 +46,7 @@ class Suspects:
             elif deaths < GIVEN_UP:
                 self._rows[deaths].append(prepared)
             else:
-                given_up.append(failed(prepared, _crash(deaths)))
+                given_up.append(failed(prepared, _crash(deaths), untried=True))
         return trusted, given_up
 
     def groups(self) -> Iterator[list[PreparedRow]]:

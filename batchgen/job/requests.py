@@ -48,17 +48,19 @@ class PreparedRow:
 
 @dataclass(slots=True)
 class FailedRow:
-    """A row that ends as an error row. `num_prompt_tokens` is None when it was never tokenised."""
+    """A row that ends as an error row. `num_prompt_tokens` is None when it was never tokenised;
+    `untried`: for what earlier runs met, this one did not begin it."""
 
     row: InputRow
     error: RowError
     prompt: str | None = None
     num_prompt_tokens: int | None = None
+    untried: bool = False
 
 
-def failed(prepared: PreparedRow, error: RowError) -> FailedRow:
+def failed(prepared: PreparedRow, error: RowError, *, untried: bool = False) -> FailedRow:
     """A row that was ready and failed after all."""
-    return FailedRow(prepared.row, error, prepared.prompt, prepared.num_prompt_tokens)
+    return FailedRow(prepared.row, error, prepared.prompt, prepared.num_prompt_tokens, untried)
 
 
 def request_id(index: int, sample: int) -> int:

@@ -133,7 +133,7 @@ class Results:
             error_code=failed.error.code.value,
             error_message=failed.error.message,
             prompt_tokens=failed.num_prompt_tokens,
-            attempt=self._attempt(failed.row.index),
+            attempt=self._attempt(failed.row.index) - failed.untried,
             started_at=now,
             finished_at=now,
             run_id=self._options.run_id,
