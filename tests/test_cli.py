@@ -74,6 +74,7 @@ def test_every_flag_has_an_environment_name_and_the_flag_wins(tmp_path: Path, ro
         (["run", "--in", "no.jsonl", "--out", "OUT", "--engine", "echo"], 66, "no.jsonl"),
         (["run", "--in", "IN", "--out", "IN", "--engine", "echo"], 73, "in.jsonl"),
         (["run", "--in", "IN", "--out", "/proc/x/o.parquet", "--engine", "echo"], 73, "/proc/x"),
+        (["run", "--in", "IN", "--out", "DIR", "--engine", "echo"], 73, "is a folder"),
         (["run", "--in", "BAD", "--out", "OUT", "--engine", "echo"], 3, "invalid_json"),
     ],
 )
@@ -81,7 +82,12 @@ def test_a_mistake_has_its_exit_code_and_is_named(
     tmp_path: Path, rows: Path, args: list[str], code: int, told: str
 ) -> None:
     bad = write_rows(tmp_path / "bad.jsonl", ["{"])
-    names = {"IN": str(rows), "OUT": str(tmp_path / "out.parquet"), "BAD": str(bad)}
+    names = {
+        "IN": str(rows),
+        "OUT": str(tmp_path / "out.parquet"),
+        "BAD": str(bad),
+        "DIR": str(tmp_path),
+    }
     result = batchgen(*[names.get(arg, arg) for arg in args])
     assert result.returncode == code, result.stderr
     assert told in result.stderr

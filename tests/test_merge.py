@@ -138,15 +138,15 @@ def test_a_part_damaged_while_the_job_ran_is_found_and_run_again(tmp_path: Path)
 
 def test_the_command_merges_what_a_stopped_run_left(tmp_path: Path) -> None:
     out, folder = tmp_path / "out.parquet", tmp_path / "out.parquet.ckpt"
-    kept = [("score", pa.float32())]
-    with open_ledger(tmp_path, kept=kept, token_ids=True) as ledger:
+    columns = Columns((("score", pa.float32()),), token_ids=True)
+    with open_ledger(tmp_path, columns=columns) as ledger:
         ledger.append([make_row(i, token_ids=[i], kept={"score": 0.5, "x": "y"}) for i in range(5)])
         ledger.checkpoint_input(5, "digest")
     job = parts.part_summary(parts_of(tmp_path)[0]).job
-    assert survey(Layout(folder, out), job)[1] == Columns(tuple(kept), token_ids=True)
+    assert survey(Layout(folder, out), job)[1] == columns
     with pytest.raises(UsageError, match="not known"):
         merge_output(out, folder)
-    with open_ledger(tmp_path, kept=kept, token_ids=True) as ledger:
+    with open_ledger(tmp_path, columns=columns) as ledger:
         ledger.checkpoint_input(5, "digest", at_end=True)
     done = CliRunner().invoke(merge_command, [str(out)], catch_exceptions=False)
     assert done.exit_code == 0

@@ -55,6 +55,24 @@ def fail_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: set[str]) ->
     monkeypatch.setattr(EchoEngine, "add", add)
 
 
+def test_names_of_the_model_are_of_the_job_and_a_retry_may_add_some(tmp_path: Path) -> None:
+    body = {"messages": [{"role": "user", "content": "hello"}]}
+    openai = {"method": "POST", "url": "/v1/chat/completions"}
+    rows = [openai | {"custom_id": name, "body": body | {"model": name}} for name in "abc"]
+    source = write_rows(tmp_path / "in.jsonl", rows)
+    args = ["run", "-i", source, "-o", tmp_path / "out.parquet", "--engine", "echo"]
+    args += ["--served-model-name", "a"]
+    assert summary_of(batchgen(*args))["errors"] == 2
+    refused = batchgen(*args, "--served-model-name", "b")
+    assert refused.returncode == 4
+    assert 'columns.served_model_names: ["a"] -> ["a", "b"]' in refused.stderr
+    more = summary_of(batchgen(*args, "--served-model-name", "b", "--retry", "failed"))
+    assert (more["errors"], more["computed"], more["reused"]) == (1, 2, 1)
+    every = summary_of(batchgen(*args, "--ignore-model", "--retry", "failed"))
+    assert (every["errors"], every["computed"], every["reused"]) == (0, 1, 2)
+    assert batchgen(*args, "--retry", "failed").returncode == 4, "fewer names than before"
+
+
 def test_only_failed_rows_are_computed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

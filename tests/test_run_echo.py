@@ -81,11 +81,19 @@ def test_a_finished_job_is_a_no_op(tmp_path: Path, echo: Echo) -> None:
     assert (tmp_path / "out.parquet").read_bytes() == content
     assert (second.computed, second.reused, second.rows) == (0, 21, 21)
     assert (second.ok, second.errors, second.exit_code) == (first.ok, first.errors, 3)
+    manifest = tmp_path / "out.parquet.ckpt" / "manifest.json"
+    recorded = json.loads(manifest.read_text())
+    recorded["facts"]["device"] = "cuda:0 (H100)"
+    manifest.write_text(json.dumps(recorded))
+    assert echo().device == "cuda:0 (H100)"
 
 
-def test_an_empty_input_gives_an_empty_output_with_every_column(tmp_path: Path, echo: Echo) -> None:
+def test_an_empty_input_gives_an_empty_output_with_every_column(
+    tmp_path: Path, echo: Echo, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_rows(tmp_path / "in.jsonl", [])
-    assert echo().exit_code == 0
+    assert echo(quiet=False).exit_code == 0
+    assert capsys.readouterr().err == "batchgen: the input has no rows: nothing was generated\n"
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.num_rows == 0
     assert table.column_names[:4] == ["index", "sample", "id", "status"]

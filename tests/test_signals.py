@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from echo_runs import batchgen, batchgen_command, environment, prompts, stable, write_rows
 
+from batchgen.job.lock import OutputLock
+
 SLOW = "slow:at=engine.step,seconds=0.02,rows=2"
 STUCK = "slow:at=engine.step,seconds=60"
 
@@ -90,3 +92,19 @@ def test_a_signal_while_the_model_loads_ends_the_run_without_waiting_for_it(
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=10)
     assert process.returncode == 75, stderr
+
+
+def test_a_signal_ends_the_waiting_at_the_door_of_a_job(tmp_path: Path, source: Path) -> None:
+    out = tmp_path / "out.parquet"
+    door = OutputLock(Path(f"{out}.ckpt"), out, "somebody else", "-door")
+    door.acquire()
+    for more in ([], ["--shard", "0/2"], ["--lock", "wait"], ["--shard", "0/2", "--incremental"]):
+        command = batchgen_command("run", "-i", source, "-o", out, "--engine", "echo", *more)
+        process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+        time.sleep(1.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=3)
+        assert process.returncode == 75, stderr
+        assert "stopped by SIGTERM while" in stderr
+    door.release()

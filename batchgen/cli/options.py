@@ -47,7 +47,8 @@ input_options = flag_group(
 output_options = flag_group(
     "Output",
     flag(
-        "--out", "-o", "--output-file", "out", required=True, type=_FILE, core=True,
+        "--out", "-o", "--output-file", "out", required=True, core=True,
+        type=click.Path(path_type=Path),
         metavar="FILE",
         help="Parquet file to write; it appears whole, once.",
     ),
@@ -140,6 +141,8 @@ engine_options = flag_group(
          metavar="SHARE", help="Share of the GPU's memory to use."),
     flag("--block-size", type=click.IntRange(min=1), metavar="N", show_default="by device",
          help="Tokens in a block of the KV cache."),
+    flag("--kv-cache-dtype", type=click.Choice(["auto", "fp8"]), default="auto",
+         help="fp8: half the cache's bytes, keys and values rounded; on CUDA."),
     flag("--enable-prefix-caching/--no-enable-prefix-caching", default=False,
          help="Reuse the cache of equal prompt beginnings."),
     flag("--deterministic", is_flag=True, help="Compute in float32: no text depends on its batch."),

@@ -7,15 +7,13 @@ from typing import Any
 
 from batchgen.errors import UsageError
 from batchgen.job.input_check import check_finished_input, has_grown
-from batchgen.job.layout import Layout
 from batchgen.job.manifest import Manifest
-from batchgen.job.parts import Columns
 from batchgen.job.reader import Reader
 from batchgen.job.reopen import Reopening, reopen
 from batchgen.job.reopen_shard import reopen_shard
 from batchgen.job.spec import JobSpec
 
-__all__ = ["check_words", "reopened"]
+__all__ = ["check_words", "grown_input", "reopened"]
 
 
 def check_words(spec: JobSpec) -> None:
@@ -25,32 +23,29 @@ def check_words(spec: JobSpec) -> None:
         raise UsageError(f"{flag} keeps finished rows and --overwrite discards them", "give one")
 
 
-def reopened(
-    spec: JobSpec,
-    layout: Layout,
-    fingerprint: Mapping[str, Any],
-    columns: Columns,
-    reader: Reader,
-    run_id: str,
-    say: Callable[[str], None],
-) -> Mapping[str, Any]:
-    """Take finished rows up again as the flags ask; the fingerprint to open the job with.
+def grown_input(spec: JobSpec, reader: Reader) -> Callable[[Manifest], bool]:
+    """Asks of a finished job's manifest whether the input has more rows by now; of --retry alone
+    whether it is the same one. Raises FingerprintMismatchError where it is not."""
 
-    Raises FingerprintMismatchError, OutputHeldError, OutputUnwritableError.
-    """
-    if spec.retry is None and not spec.incremental:
-        return fingerprint
-
-    def look(manifest: Manifest) -> bool:
+    def ask(manifest: Manifest) -> bool:
         if spec.incremental:
             return has_grown(manifest, reader, spec.input.limit)
         check_finished_input(manifest, reader, spec.input.limit)
         return False
 
-    wanted = Reopening(spec.retry, spec.incremental, look)
-    take_up = reopen if layout.shard is None else reopen_shard
-    done = take_up(layout, fingerprint, columns, wanted, run_id)
-    if spec.retry is not None and done.begun:
-        all_shards = "" if layout.shard is None else ", in all shards"
-        say(f"--retry {spec.retry}: {done.rows:,} rows are computed again{all_shards}")
+    return ask
+
+
+def reopened(asked: Reopening, say: Callable[[str], None]) -> Mapping[str, Any]:
+    """Take finished rows up again where that is asked for; the fingerprint to open the job with.
+
+    Raises FingerprintMismatchError, OutputHeldError, OutputUnwritableError.
+    """
+    if not asked.label:
+        return asked.fingerprint
+    sharded = asked.layout.shard is not None
+    done = reopen_shard(asked) if sharded else reopen(asked)
+    if asked.retry is not None and done.begun:
+        all_shards = ", in all shards" if sharded else ""
+        say(f"--retry {asked.retry}: {done.rows:,} rows are computed again{all_shards}")
     return done.fingerprint

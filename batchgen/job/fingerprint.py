@@ -29,6 +29,7 @@ def fingerprint_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
         "model": {"identity": "none"} if files is None else files.identity(),
         "dtype": _dtype(spec.numeric_dtype, files),
         "quantization": spec.quantization or "none",
+        "kv_cache_dtype": spec.kv_cache_dtype,
         "max_model_len": spec.max_model_len,
         "chat_template": _template_digest(spec.chat_template),
         "sampling": _sampling(spec, files),
@@ -55,7 +56,8 @@ def _sampling(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
 
 def _columns(spec: JobSpec) -> dict[str, Any]:
     given = spec.input
-    return {
+    names = {"served_model_names": sorted(set(given.served_model_names))}
+    return (names if given.served_model_names else {}) | {
         "prompt": given.prompt_column,
         "messages": given.messages_column,
         "id": given.id_column,

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from batchgen.errors import StoppedError
 from batchgen.job.signals import STAGE_THREADS, Stop
 
 __all__ = ["interruptible"]
@@ -33,10 +32,8 @@ def interruptible(work: Callable[[], Result], stop: Stop, what: str) -> Result:
     thread.start()
     while thread.is_alive():
         thread.join(_LOOK_EVERY_S)
-        if stop.requested and thread.is_alive():
-            raise StoppedError(
-                f"stopped by {stop.reason} while {what}", "run the same command again to continue"
-            )
+        if thread.is_alive():
+            stop.check(what)
     if failures:
         raise failures[0]
     return results[0]

@@ -19,24 +19,35 @@ from batchgen.job.lock import OutputLock, current_owner
 from batchgen.job.manifest import Manifest, flatten
 from batchgen.job.opening import Found, decide, discard_work
 
-__all__ = ["at_door", "begin_where_none", "enter", "join"]
+__all__ = ["Look", "at_door", "begin_where_none", "enter", "join", "nothing"]
+
+Look = Callable[[], object]
+"""Called again and again while something takes long; what it raises ends it."""
 
 _DOOR_TIMEOUT_S = 120.0
 _DOOR_POLL_S = 0.02
 _POLL_S = 0.5
 
 
+def nothing() -> None:
+    """What there is to do where nothing is."""
+
+
 def join(
-    layout: Layout, run_id: str, mode: str, settle: Callable[[], object] = lambda: None
+    layout: Layout,
+    run_id: str,
+    mode: str,
+    settle: Callable[[], object] = nothing,
+    look: Look = nothing,
 ) -> OutputLock:
     """The lock of this run, acquired. `settle` is called right before, while nobody else comes in.
 
     With `mode` wait: once nobody is in the way. Raises OutputHeldError, OutputUnwritableError and
-    what `settle` raises.
+    what `settle` and `look` raise.
     """
     while True:
         try:
-            with at_door(layout, run_id):
+            with at_door(layout, run_id, look):
                 return enter(layout, run_id, settle)
         except OutputHeldError:
             if mode != "wait":
@@ -74,18 +85,18 @@ def begin_where_none(
 
 
 @contextmanager
-def at_door(layout: Layout, run_id: str) -> Iterator[None]:
-    """While nobody else comes in; waits for whoever is doing so."""
+def at_door(layout: Layout, run_id: str, look: Look = nothing) -> Iterator[None]:
+    """While nobody else comes in; waits for whoever is doing so, and looks up meanwhile."""
     make_folder(layout.folder)
     door = OutputLock(layout.folder, layout.out, run_id, "-door")
-    door.acquire("wait", timeout=_DOOR_TIMEOUT_S, poll=_DOOR_POLL_S)
+    door.acquire("wait", timeout=_DOOR_TIMEOUT_S, poll=_DOOR_POLL_S, look=look)
     try:
         yield
     finally:
         door.release()
 
 
-def enter(layout: Layout, run_id: str, settle: Callable[[], object] = lambda: None) -> OutputLock:
+def enter(layout: Layout, run_id: str, settle: Callable[[], object] = nothing) -> OutputLock:
     """The lock of this run, acquired, by one who is at the door. See `join`."""
     if layout.shard is None:
         make_folder(layout.target.parent)  # not only when all is computed

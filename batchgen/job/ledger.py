@@ -24,12 +24,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from batchgen.job.completion import complete_written, write_whole
 from batchgen.job.done_rows import DoneRows
 from batchgen.job.files import remove_stale
-from batchgen.job.joining import begin_where_none, join
+from batchgen.job.joining import Look, begin_where_none, join, nothing
 from batchgen.job.journal import Inflight, Journal
 from batchgen.job.layout import Layout
 from batchgen.job.lock import OutputLock, is_held
@@ -69,30 +67,29 @@ class Ledger:
         facts: Mapping[str, Any] | None = None,
         *,
         run_id: str,
-        kept: Iterable[tuple[str, pa.DataType]] = (),
-        token_ids: bool = False,
-        logprobs: bool = False,
+        columns: Columns | None = None,
         checkpoint_every: int = 1000,
         checkpoint_seconds: float = 30.0,
         overwrite: bool = False,
         lock: str = "fail",
         background: bool = True,
         shard: Shard | None = None,
+        look: Look = nothing,
     ) -> Ledger:
         """Begin a job, continue it, or find it finished (`finished` is then set, nothing locked).
 
-        `fingerprint` may nest; it decides whether this is the same job. Raises
-        FingerprintMismatchError, OutputHeldError, OutputUnwritableError.
+        `fingerprint` may nest; it decides whether this is the same job. `look` is called while
+        others come in; what it raises ends the waiting. Raises FingerprintMismatchError,
+        OutputHeldError, OutputUnwritableError.
         """
-        layout = Layout(ckpt_dir, out, shard)
-        columns = Columns(tuple(kept), token_ids, logprobs)
+        layout, columns = Layout(ckpt_dir, out, shard), columns or Columns()
         found = decide(layout, fingerprint, overwrite)
         if found.manifest is not None and found.finished and not has_leftovers(layout):
             return cls(layout, found.manifest, columns)
         if found.finished or found.written is not None:
             layout = layout.whole  # nothing is left to do but to clean up after a dead run
         begin = partial(begin_where_none, layout, fingerprint, overwrite, facts or {})
-        held = join(layout, run_id, lock, begin)
+        held = join(layout, run_id, lock, begin, look)
         try:
             ledger = cls._opened(layout, fingerprint, facts, columns, held, overwrite, run_id)
         except BaseException:

@@ -17,6 +17,7 @@ import fcntl
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -64,13 +65,21 @@ class OutputLock:
         return self._owner.attempt
 
     def acquire(
-        self, mode: str = "fail", timeout: float | None = None, poll: float = _POLL_SECONDS
+        self,
+        mode: str = "fail",
+        timeout: float | None = None,
+        poll: float = _POLL_SECONDS,
+        look: Callable[[], object] = lambda: None,
     ) -> None:
-        """Become the owner. Modes fail and skip: OutputHeldError at once; wait: once free."""
+        """Become the owner. Modes fail and skip: OutputHeldError at once; wait: once free.
+
+        `look` is called while it waits; what it raises ends the waiting.
+        """
         make_folder(self._owners)
         deadline = None if timeout is None else time.monotonic() + timeout
         moments = 0
         while (holder := self._try()) is not None:
+            look()
             if not holder.pid and moments < _MOMENTS:  # it is about to tell who it is
                 moments += 1
                 time.sleep(_MOMENT_SECONDS)

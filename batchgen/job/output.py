@@ -11,14 +11,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchgen.errors import BatchgenError
+from batchgen.errors import BatchgenError, OutputUnwritableError
 from batchgen.job import faults
 from batchgen.job.files import AtomicFile, Guard, unwritable
 from batchgen.job.manifest import FinalReport
 from batchgen.job.prefetch import prefetched
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
 
-__all__ = ["MissingRowsError", "OutputCheck", "shown_ranges", "verified_totals", "write_output"]
+__all__ = [
+    "MissingRowsError",
+    "OutputCheck",
+    "check_name",
+    "shown_ranges",
+    "verified_totals",
+    "write_output",
+]
 
 _MAX_GROUP_BYTES = 32 << 20
 _MAX_RANGES_NAMED = 20
@@ -29,6 +36,14 @@ Ints = npt.NDArray[np.int64]
 
 class MissingRowsError(BatchgenError):
     """The parts do not hold every row; the message names those that lack."""
+
+
+def check_name(out: Path) -> None:
+    """Raise OutputUnwritableError where no file can have that name."""
+    if out.is_dir():
+        raise OutputUnwritableError(
+            f"the output {out} is a folder", f"name a file, such as {out / 'out.parquet'}"
+        )
 
 
 class OutputCheck:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from batchgen.job.completion import complete
 from batchgen.job.files import make_folder
-from batchgen.job.joining import join
+from batchgen.job.joining import Look, join, nothing
 from batchgen.job.journal import write_attempts
 from batchgen.job.layout import Layout
 from batchgen.job.lock import OutputLock
@@ -40,25 +40,53 @@ from batchgen.job.parts import (
 from batchgen.job.provenance import footer_manifest
 from batchgen.job.shard_work import furthest_input
 
-__all__ = ["Reopened", "Reopening", "goes_on", "look", "reopen", "take_up"]
+__all__ = ["Reopened", "Reopening", "reopen", "take_up"]
 
 _MAX_TOKENS = "sampling.max_tokens"
 _DEFAULT_MAX_TOKENS = 256
+_NAMES, _ANY_NAME = "columns.served_model_names", "columns.ignore_model"
 
 
 @dataclass(frozen=True, slots=True)
 class Reopening:
-    """What is asked for. `retry`: None, `failed` or `truncated`. `has_grown` tells of a finished
-    job's manifest whether the input has more rows by now, and raises where it is another one."""
+    """What a run asks of finished rows. `retry`: None, `failed` or `truncated`.
 
+    `has_grown` tells of a finished job's manifest whether the input has more rows by now, and
+    raises where it is another one. `look` is called while it takes long, and ends it by raising.
+    """
+
+    layout: Layout
+    fingerprint: Mapping[str, Any]
+    columns: Columns
+    run_id: str
     retry: str | None
     incremental: bool
     has_grown: Callable[[Manifest], bool]
+    look: Look = nothing
 
     @property
     def label(self) -> str:
         """Kept in the manifest, so that the same command again goes on with what it began."""
         return "+".join(filter(None, [self.retry, "incremental" if self.incremental else None]))
+
+    @property
+    def whole(self) -> Reopening:
+        """The same for the job of all rows."""
+        return replace(self, layout=self.layout.whole)
+
+    def goes_on(self, manifest: Manifest) -> bool:
+        """Whether an earlier run began what is asked for, and did not finish."""
+        return manifest.state == "running" and manifest.reopened == self.label
+
+    def found(self) -> tuple[Mapping[str, Any], Found]:
+        """The fingerprint that the job is to have, and the job as it is. With `truncated`, more
+        max_tokens than before are no other job; with `failed`, more names for the model."""
+        layout, expected = self.layout, self.fingerprint
+        before = Manifest.read(layout.manifest) or footer_manifest(layout.target)
+        if self.retry is not None and before is not None:
+            as_before = _with_old_names if self.retry == "failed" else _with_old_max_tokens
+            expected = as_before(flatten(expected), before.fingerprint)
+        return expected, decide(layout, expected, overwrite=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,64 +98,36 @@ class Reopened:
     begun: bool = False
 
 
-def reopen(
-    layout: Layout,
-    fingerprint: Mapping[str, Any],
-    columns: Columns,
-    wanted: Reopening,
-    run_id: str,
-) -> Reopened:
+def reopen(asked: Reopening) -> Reopened:
     """Take finished rows up again where that is needed; otherwise nothing is touched.
 
     Raises FingerprintMismatchError, OutputHeldError, OutputUnwritableError.
     """
-    _, found = look(layout, fingerprint, wanted)
-    if found.manifest is None or goes_on(found.manifest, wanted):
-        return Reopened(fingerprint)
-    held = join(layout, run_id, "fail")
+    _, found = asked.found()
+    if found.manifest is None or asked.goes_on(found.manifest):
+        return Reopened(asked.fingerprint)
+    held = join(asked.layout, asked.run_id, "fail", look=asked.look)
     try:
-        return take_up(layout, fingerprint, columns, wanted, held)
+        return take_up(asked, held)
     finally:
         held.release()
 
 
-def take_up(
-    layout: Layout,
-    fingerprint: Mapping[str, Any],
-    columns: Columns,
-    wanted: Reopening,
-    held: OutputLock,
-) -> Reopened:
+def take_up(asked: Reopening, held: OutputLock) -> Reopened:
     """`reopen`, for whoever holds the job."""
-    expected, found = look(layout, fingerprint, wanted)
-    manifest = found.manifest
-    if manifest is None or goes_on(manifest, wanted):
-        return Reopened(fingerprint)
+    expected, found = asked.found()
+    layout, manifest = asked.layout, found.manifest
+    if manifest is None or asked.goes_on(manifest):
+        return Reopened(asked.fingerprint)
     if found.written is not None:
         manifest.total_rows = found.written
         complete(layout, manifest, verified_totals(layout.target, found.written), held.check)
-    grown = manifest.state == "complete" and wanted.has_grown(manifest)
-    old = _OldRows(layout, manifest, wanted.retry)
-    if not old.again and not (grown and wanted.incremental):
-        return Reopened(expected if manifest.state == "complete" else fingerprint)
-    _begin_generation(layout, manifest, fingerprint, columns, old, wanted.label, held)
-    return Reopened(fingerprint, len(old.again), begun=True)
-
-
-def goes_on(manifest: Manifest, wanted: Reopening) -> bool:
-    """Whether an earlier run began what is asked for, and did not finish."""
-    return manifest.state == "running" and manifest.reopened == wanted.label
-
-
-def look(
-    layout: Layout, fingerprint: Mapping[str, Any], wanted: Reopening
-) -> tuple[Mapping[str, Any], Found]:
-    """The job as it is. With `truncated`, more max_tokens than before are no other job."""
-    expected: Mapping[str, Any] = fingerprint
-    before = Manifest.read(layout.manifest) or footer_manifest(layout.target)
-    if wanted.retry == "truncated" and before is not None:
-        expected = _with_old_max_tokens(flatten(fingerprint), before.fingerprint)
-    return expected, decide(layout, expected, overwrite=False)
+    grown = manifest.state == "complete" and asked.has_grown(manifest)
+    old = _OldRows(asked, manifest)
+    if not old.again and not (grown and asked.incremental):
+        return Reopened(expected if manifest.state == "complete" else asked.fingerprint)
+    _begin_generation(asked, manifest, old, held)
+    return Reopened(asked.fingerprint, len(old.again), begun=True)
 
 
 def _with_old_max_tokens(now: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,13 +137,23 @@ def _with_old_max_tokens(now: dict[str, Any], before: Mapping[str, Any]) -> dict
     return {k: v for k, v in now.items() if not (more and k == _MAX_TOKENS)}
 
 
+def _with_old_names(now: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    fewer = before.get(_ANY_NAME) or {*before.get(_NAMES, ())} - {*now.get(_NAMES, ())}
+    if fewer and not now.get(_ANY_NAME):
+        return now
+    names = {key: before[key] for key in (_NAMES, _ANY_NAME) if key in before}
+    return {key: value for key, value in now.items() if key not in (_NAMES, _ANY_NAME)} | names
+
+
 class _OldRows:
     """Rows of the output, or of an unfinished job's parts. `again`: row -> its attempts so far."""
 
-    def __init__(self, layout: Layout, manifest: Manifest, retry: str | None) -> None:
+    def __init__(self, asked: Reopening, manifest: Manifest) -> None:
+        layout, retry = asked.layout, asked.retry
         parts = list_parts(layout.parts) if manifest.state == "running" else []
         self.paths = [path for path in parts if _is_of(path, manifest)]
         self._output = layout.target if manifest.state == "complete" else None
+        self._look = asked.look
         self.again: dict[int, int] = {}
         if retry is not None:
             for table in self._tables(["index", "status", "finish_reason", "attempt"]):
@@ -162,8 +172,11 @@ class _OldRows:
 
     def _tables(self, columns: list[str] | None) -> Iterator[pa.Table]:
         if self._output is not None:
-            yield from _whole_rows(_row_groups(self._output, columns))
+            for table in _whole_rows(_row_groups(self._output, columns)):
+                self._look()
+                yield table
         for path in self.paths:
+            self._look()
             table = read_part(path)
             if table is not None:  # else it is damaged: its rows are computed again
                 yield table if columns is None else table.select(columns)
@@ -206,22 +219,17 @@ def _whole_rows(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _begin_generation(
-    layout: Layout,
-    manifest: Manifest,
-    fingerprint: Mapping[str, Any],
-    columns: Columns,
-    old: _OldRows,
-    label: str,
-    held: OutputLock,
+    asked: Reopening, manifest: Manifest, old: _OldRows, held: OutputLock
 ) -> None:
     """Copy what is kept, then switch by writing the manifest, then drop what was copied."""
+    layout = asked.layout
     new = replace(
         manifest,
-        fingerprint=flatten(fingerprint),
+        fingerprint=flatten(asked.fingerprint),
         job_id=uuid.uuid4().hex,
         generation=uuid.uuid4().hex,
         replaces=manifest.job_id if manifest.state == "complete" else manifest.replaces,
-        reopened=label,
+        reopened=asked.label,
         input=furthest_input(layout, manifest),
         state="running",
         total_rows=None,
@@ -233,7 +241,7 @@ def _begin_generation(
     make_folder(layout.parts)
     for seq, table in enumerate(old.kept(), 1):
         stem = PartStem(new.job, held.attempt, seq)
-        write_part_table(layout.parts, stem, table, columns, held.check)
+        write_part_table(layout.parts, stem, table, asked.columns, held.check)
     write_attempts(layout.work, old.again, held.check)
     new.write(layout.manifest, held.check)
     for path in old.paths:

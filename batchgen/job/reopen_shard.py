@@ -3,75 +3,60 @@ the others go on with what it began."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from batchgen.job.joining import at_door, begin_where_none, enter
-from batchgen.job.layout import Layout
 from batchgen.job.lock import OutputLock
 from batchgen.job.manifest import Manifest
-from batchgen.job.parts import Columns
-from batchgen.job.reopen import Reopened, Reopening, goes_on, look, take_up
+from batchgen.job.reopen import Reopened, Reopening, take_up
 
 __all__ = ["reopen_shard"]
 
 
-def reopen_shard(
-    layout: Layout,
-    fingerprint: Mapping[str, Any],
-    columns: Columns,
-    wanted: Reopening,
-    run_id: str,
-) -> Reopened:
+def reopen_shard(asked: Reopening) -> Reopened:
     """As `reopen.reopen`; whoever comes meanwhile waits at the door.
 
     Raises OutputHeldError also where shards are at work that were not asked for the same.
     """
-    with at_door(layout, run_id):
-        _, found = look(layout.whole, fingerprint, wanted)
-        done = Reopened(fingerprint)
+    with at_door(asked.layout, asked.run_id, asked.look):
+        _, found = asked.whole.found()
+        done = Reopened(asked.fingerprint)
         if found.manifest is None:
-            begin_where_none(layout, fingerprint, False, {}, wanted.label)
-        elif not goes_on(found.manifest, wanted):
-            done = _take_up_all(layout.whole, fingerprint, columns, wanted, run_id)
-        if wanted.incremental:
-            _take_up_own(layout, wanted, run_id)
+            begin_where_none(asked.layout, asked.fingerprint, False, {}, asked.label)
+        elif not asked.goes_on(found.manifest):
+            done = _take_up_all(asked.whole)
+        if asked.incremental:
+            _take_up_own(asked)
         return done
 
 
-def _take_up_all(
-    layout: Layout,
-    fingerprint: Mapping[str, Any],
-    columns: Columns,
-    wanted: Reopening,
-    run_id: str,
-) -> Reopened:
-    held = enter(layout, run_id)
+def _take_up_all(asked: Reopening) -> Reopened:
+    held = enter(asked.layout, asked.run_id)
     try:
-        done = take_up(layout, fingerprint, columns, wanted, held)
+        done = take_up(asked, held)
         if not done.begun:
-            _mark(layout, wanted.label, held)
+            _mark(asked, held)
         return done
     finally:
         held.release()
 
 
-def _mark(layout: Layout, label: str, held: OutputLock) -> None:
+def _mark(asked: Reopening, held: OutputLock) -> None:
     """Nothing is to be taken up: shards that come later must not take up this one's new rows."""
-    manifest = Manifest.read(layout.manifest)
+    path = asked.layout.manifest
+    manifest = Manifest.read(path)
     if manifest is not None and manifest.state == "running":
-        manifest.reopened = label
-        manifest.write(layout.manifest, held.check)
+        manifest.reopened = asked.label
+        manifest.write(path, held.check)
 
 
-def _take_up_own(layout: Layout, wanted: Reopening, run_id: str) -> None:
+def _take_up_own(asked: Reopening) -> None:
     """A shard that is complete is not, where the input has more rows by now."""
-    own = Manifest.read(layout.own_manifest)
-    if own is None or own.state != "complete" or not wanted.has_grown(own):
+    path = asked.layout.own_manifest
+    own = Manifest.read(path)
+    if own is None or own.state != "complete" or not asked.has_grown(own):
         return
-    held = enter(layout, run_id)
+    held = enter(asked.layout, asked.run_id)
     try:
         own.state, own.totals, own.total_rows = "running", None, None
-        own.write(layout.own_manifest, held.check)
+        own.write(path, held.check)
     finally:
         held.release()

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import BatchgenError, OutputHeldError, StoppedError
-from batchgen.job.again import check_words, reopened
+from batchgen.job.again import check_words, grown_input, reopened
 from batchgen.job.assembly import Assembly
+from batchgen.job.closing_words import closing_words, failure_words
 from batchgen.job.deadline import next_deadline
 from batchgen.job.fingerprint import facts_of, fingerprint_of, model_name
 from batchgen.job.input_check import check_finished_input, check_resumed_input
@@ -24,9 +25,11 @@ from batchgen.job.layout import Layout
 from batchgen.job.ledger import Ledger
 from batchgen.job.manifest import FinalReport, Manifest, fingerprint_diff
 from batchgen.job.model_files import ModelFiles, resolve_model
+from batchgen.job.output import check_name
 from batchgen.job.parts import Columns, list_parts
 from batchgen.job.reader import Reader
 from batchgen.job.redaction import redacted
+from batchgen.job.reopen import Reopening
 from batchgen.job.signals import Stop
 from batchgen.job.spec import JobSpec
 from batchgen.job.summarize import summary_of
@@ -61,6 +64,7 @@ class _Job:
 
     def __init__(self, spec: JobSpec, stop: Stop, report: Report, prepare: Prepare | None) -> None:
         check_words(spec)
+        check_name(spec.out)
         self._limit = FailureLimit.parse(spec.max_failures)
         self._spec = spec
         self._stop = stop
@@ -75,6 +79,7 @@ class _Job:
         if spec.shard is not None:
             self._say(f"shard {spec.shard} (from {spec.shard.origin})")
         self._files = self._model_files()
+        self._device = "cpu" if spec.engine == "echo" else spec.device
 
     def run(self) -> Summary:
         """The whole job; see `runner.run`."""
@@ -89,6 +94,7 @@ class _Job:
             return Summary(out=str(self._spec.out), run_id=self._run_id)
         with ledger:
             if ledger.finished is not None:
+                self._device = ledger.manifest.facts.get("device") or self._device
                 check_finished_input(ledger.manifest, reader, self._spec.input.limit)
                 self._say(f"nothing to do: {self._share(ledger)} is complete")
                 return self._complete(ledger.finished)
@@ -154,21 +160,25 @@ class _Job:
             except OutputHeldError as error:
                 if self._spec.lock != "wait":
                     raise
-                if self._stop.requested:
-                    raise StoppedError(
-                        f"stopped by {self._stop.reason} while waiting: {error.message}",
-                        "run the same command again to continue",
-                    ) from error
+                self._stop.check(f"waiting: {error.message}")
                 if told != error.message:
                     self._say(f"waiting: {(told := error.message)}")
             time.sleep(_LOCK_POLL_S)
 
     def _reopened(self, reader: Reader) -> Mapping[str, Any]:
         """The fingerprint to open the job with, after --retry and --incremental had their say."""
-        layout = Layout(self._folder, self._spec.out, self._spec.shard)
-        fingerprint = fingerprint_of(self._spec, self._files)
-        columns, run_id = self._columns(reader), self._run_id
-        return reopened(self._spec, layout, fingerprint, columns, reader, run_id, self._say)
+        spec = self._spec
+        asked = Reopening(
+            Layout(self._folder, spec.out, spec.shard),
+            fingerprint_of(spec, self._files),
+            self._columns(reader),
+            self._run_id,
+            retry=spec.retry,
+            incremental=spec.incremental,
+            has_grown=grown_input(spec, reader),
+            look=self._look_while_waiting,
+        )
+        return reopened(asked, self._say)
 
     def _columns(self, reader: Reader) -> Columns:
         logprobs = reader.base_params.logprobs is not None
@@ -182,14 +192,16 @@ class _Job:
             self._reopened(reader),
             facts_of(spec, self._files),
             run_id=self._run_id,
-            kept=reader.kept_schema,
-            token_ids=spec.save_token_ids,
-            logprobs=reader.base_params.logprobs is not None,
+            columns=self._columns(reader),
             checkpoint_every=spec.checkpoint_every,
             checkpoint_seconds=spec.checkpoint_seconds,
             overwrite=spec.overwrite,
             shard=spec.shard,
+            look=self._look_while_waiting,
         )
+
+    def _look_while_waiting(self) -> None:
+        self._stop.check("what earlier runs left was taken up; nothing is lost")
 
     def _work(self, ledger: Ledger, reader: Reader) -> Summary:
         if ledger.num_done or ledger.shard is not None:
@@ -226,11 +238,7 @@ class _Job:
             if self._stop.requested and not leave_at:
                 leave_at.append(time.monotonic() + self._stop.grace(self._spec.grace))
             if leave_at and time.monotonic() > leave_at[0]:
-                raise StoppedError(
-                    f"stopped by {self._stop.reason} while the output was written; "
-                    "every row is done and kept",
-                    "run the same command again to continue",
-                )
+                self._stop.check("the output was written; every row is done and kept")
 
         return look
 
@@ -240,18 +248,10 @@ class _Job:
         summary = self._summary(totals, work)
         if self._limit.exceeded(summary.errors, summary.rows):
             summary = summary.updated({"exit_code": TOO_MANY_FAILURES})
-            codes = ", ".join(f"{n:,} {code}" for code, n in sorted(totals.error_codes.items()))
-            print(
-                f"batchgen: {summary.errors:,} of {summary.rows:,} rows failed ({codes}); "
-                + ("the others are done" if summary.shard else f"the others are in {summary.out}"),
-                file=sys.stderr,
-            )
-        if self._spec.shard is not None and work is not None:
-            self._say(f"{self._share(work[0])} is done; once all are: batchgen merge {summary.out}")
-        if summary.length:
-            self._say(f"{summary.length:,} completions were cut by max_tokens")
-        if work is not None and work[1].plain_prompts_for_chat:
-            self._say("the model is a chat model and got plain prompts: --as-chat makes them chats")
+            print(f"batchgen: {failure_words(summary, totals)}", file=sys.stderr)
+        plain_prompts = work is not None and work[1].plain_prompts_for_chat
+        for text in closing_words(summary, worked=work is not None, plain_prompts=plain_prompts):
+            self._say(text)
         return self._reported(summary)
 
     def _stopped(self, ledger: Ledger, assembly: Assembly) -> Summary:
@@ -282,7 +282,7 @@ class _Job:
     def _summary(self, totals: FinalReport, work: tuple[Ledger, Assembly] | None) -> Summary:
         base = Summary(
             out=str(self._spec.out),
-            device="cpu" if self._spec.engine == "echo" else self._spec.device,
+            device=self._device,
             model=model_name(self._spec, self._files),
             run_id=self._run_id,
             shard=None if self._spec.shard is None else str(self._spec.shard),

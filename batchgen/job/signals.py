@@ -14,6 +14,7 @@ import threading
 import time
 from types import FrameType
 
+from batchgen.errors import StoppedError
 from batchgen.job.deadline import Deadline
 
 __all__ = ["STAGE_THREADS", "Stop", "install", "wait_to_be_killed"]
@@ -46,6 +47,13 @@ class Stop:
         if self.signum is not None:
             return signal.Signals(self.signum).name
         return "no signal" if self.deadline is None else self.deadline.name
+
+    def check(self, what: str) -> None:
+        """Raise StoppedError, saying that it came while `what`, if a stop is requested."""
+        if self.requested:
+            raise StoppedError(
+                f"stopped by {self.reason} while {what}", "run the same command again to continue"
+            )
 
     def grace(self, wanted: float) -> float:
         """Seconds for saving and leaving from now on: `wanted`, or less before a deadline."""
