@@ -32,6 +32,8 @@ class EngineConfig:
     """On CUDA: neither compile layers nor capture graphs."""
     deterministic: bool = False
     """The job asked for completions that do not depend on the batch; the dtype is float32 then."""
+    kv_cache_dtype: str = "auto"
+    """`auto`: the model's dtype; `fp8`: float8 (e4m3, scale 1), half the bytes, rounded."""
     quantization: str | None = None
     """`int8`: weights of linear layers in int8 on the CPU, opt-in."""
     load_format: str = "auto"

@@ -207,6 +207,7 @@ def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
         attention_backend=spec.attention_backend,
         enforce_eager=spec.enforce_eager,
         deterministic=spec.deterministic,
+        kv_cache_dtype=spec.kv_cache_dtype,
         quantization=spec.quantization,
         trust_remote_code=spec.trust_remote_code,
         allow_pickle=spec.allow_pickle,

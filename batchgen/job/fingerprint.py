@@ -23,13 +23,13 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "datasets")
 def fingerprint_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
     """Field -> value; nested mappings are compared field by field. `files` is None without a
     model (the echo engine on bytes)."""
-    return {
+    rounded = {} if spec.kv_cache_dtype == "auto" else {"kv_cache_dtype": spec.kv_cache_dtype}
+    return rounded | {
         "schema": _SCHEMA,
         "engine": spec.engine,
         "model": {"identity": "none"} if files is None else files.identity(),
         "dtype": _dtype(spec.numeric_dtype, files),
         "quantization": spec.quantization or "none",
-        "kv_cache_dtype": spec.kv_cache_dtype,
         "max_model_len": spec.max_model_len,
         "chat_template": _template_digest(spec.chat_template),
         "sampling": _sampling(spec, files),

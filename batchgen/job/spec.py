@@ -84,6 +84,8 @@ class JobSpec:
     """Compute in float32: completions do not change with the batch."""
     attention_backend: str = "auto"
     enforce_eager: bool = False
+    kv_cache_dtype: str = "auto"
+    """`fp8`: keys and values are rounded to float8, opt-in."""
     quantization: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
