@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_model import FakeModel
 
-from batchgen.engine import cache_size, memory
+from batchgen.engine import cache_size
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.factory import build_engine, resolve
 from batchgen.engine.request import Request, SamplingParams
@@ -79,14 +79,3 @@ def test_a_built_engine_says_where_it_runs_and_runs() -> None:
     engine.add(Request(1, [1, 2], SamplingParams(max_tokens=3)))
     completions = [c for _ in range(3) for c in engine.step()]
     assert len(completions[0].token_ids) == 3
-
-
-def test_a_cgroups_limit_counts_as_free_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "memory.max").write_text("3000000\n")
-    (tmp_path / "memory.current").write_text("1000000\n")
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    assert memory.available_host_memory() == 2_000_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available_host_memory() > 2_000_000

@@ -14,7 +14,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from echo_runs import environment
 
-from batchgen.startup import ahead, compile_worker, folders, timeline
+from batchgen.startup import ahead, compile_worker, folders, host_memory, timeline
 from batchgen.startup.quick_transformers import QuickImports
 
 
@@ -191,10 +191,32 @@ def test_reading_ahead_stops_at_half_of_the_free_memory(
     file.write_bytes(bytes(3 * (8 << 20)))
     monkeypatch.setattr(ahead, "_is_in_memory", lambda *_: False)
     assert ahead.read_ahead([file, tmp_path / "missing"]) == 3 * (8 << 20)
-    monkeypatch.setattr(ahead, "_available_memory", lambda: 40 << 20)
+    monkeypatch.setattr(ahead, "available_host_memory", lambda: 40 << 20)
     assert ahead.read_ahead([file]) == 2 * (8 << 20)
     monkeypatch.undo()
     assert ahead.read_ahead([file]) <= 3 * (8 << 20)
+
+
+def test_a_cgroups_limit_bounds_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "jobs" / "one"
+    own.mkdir(parents=True)
+    (tmp_path / "own").write_text("1:name=systemd:/\n0::/jobs/one\n")
+    monkeypatch.setattr(host_memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(host_memory, "_OWN_CGROUP", tmp_path / "own")
+    limited(own, "max", 5_000_000)
+    machine = host_memory.available_host_memory()
+    assert machine > 4_000_000
+    limited(own.parent, "3000000", 2_000_000)
+    assert host_memory.available_host_memory() == 1_000_000
+    (own.parent / "memory.stat").write_text("anon 5\ninactive_file 500000\n")
+    assert host_memory.available_host_memory() == 1_500_000
+
+
+def limited(folder: Path, limit: str, used: int) -> None:
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
 
 
 def test_the_timeline_counts_from_the_process_and_adds_up_equal_names() -> None:

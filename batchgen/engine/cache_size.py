@@ -7,12 +7,13 @@ import logging
 import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata
-from batchgen.engine.memory import available_host_memory, release_memory
+from batchgen.engine.memory import release_memory
 from batchgen.engine.sampler import sample
 from batchgen.engine.sampling_batch import SamplingBatch
 from batchgen.engine.step_runner import ServedModel
 from batchgen.errors import UsageError
 from batchgen.startup import timeline
+from batchgen.startup.host_memory import available_host_memory
 
 __all__ = ["decide_num_blocks"]
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from batchgen.startup.host_memory import available_host_memory
 from batchgen.startup.timeline import span
 
 __all__ = ["make_cuda_context", "read_ahead"]
@@ -53,7 +54,7 @@ def read_ahead(files: Sequence[Path]) -> int:
 
     Parts that are there already are asked for, not read.
     """
-    left = int(_available_memory() * _SHARE_OF_MEMORY)
+    left = int(available_host_memory() * _SHARE_OF_MEMORY)
     total = 0
     with span("read ahead"):
         for file in files:
@@ -82,12 +83,3 @@ def _is_in_memory(handle: int, byte: bytearray, offset: int) -> bool:
         return os.preadv(handle, [byte], offset, os.RWF_NOWAIT) == 1
     except OSError:  # it would have to wait, or the file system cannot tell
         return False
-
-
-def _available_memory() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 0
-    found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-    return int(next(found, "0")) * 1024
