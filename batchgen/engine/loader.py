@@ -23,9 +23,11 @@ from batchgen.engine.cpu_stack import bind_stack
 from batchgen.engine.discovery import discover
 from batchgen.engine.joined_linear import join_linears
 from batchgen.engine.limits import find_limits
+from batchgen.engine.load_failures import load_failure
 from batchgen.engine.model import Model, bind_model
 from batchgen.engine.proof import check_copies, confirm, is_quantized, own_logits, prove
 from batchgen.engine.quantized import Quantized
+from batchgen.engine.rounded_cache import check_kv_cache_dtype, round_cache
 from batchgen.engine.weights import weigh
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.startup import timeline
@@ -43,6 +45,7 @@ def load_model(config: EngineConfig) -> Model:
     """Load and prove the model. Raises ModelRefusedError before any row is touched."""
     device = resolve_device(config.device)
     _check_quantization(config, device)
+    check_kv_cache_dtype(config, device)
     with timeline.span("weights"):
         module, quantized = _load_module(config, device)
         kept = quantized is not None and not quantized.is_dense
@@ -54,6 +57,7 @@ def load_model(config: EngineConfig) -> Model:
             max_model_len=config.max_model_len,
             optimize=_optimizer(config, device),
             confirmed=config.quantization is None,
+            rounded_cache=config.kv_cache_dtype != "auto",
         )
     if quantized is not None:
         model.notes.append(quantized.note)
@@ -67,11 +71,12 @@ def load_model_from(
     max_model_len: int | None = None,
     optimize: Callable[[Any], object] | None = None,
     confirmed: bool = True,
+    rounded_cache: bool = False,
 ) -> Model:
     """Discover, prove and bind a loaded causal LM, on the device where it lies.
 
     `optimize` swaps parts of the proven module for faster ones; `confirmed`: the whole is compared
-    once more after it.
+    once more after it. `rounded_cache`: keys and values in float8, once all is proven.
     """
     module = module.eval().requires_grad_(False)
     model_type: str = module.config.model_type
@@ -98,6 +103,9 @@ def load_model_from(
     if optimize and confirmed:
         with timeline.span("confirm"):
             confirm(model, expected)
+    if rounded_cache:
+        with timeline.span("rounded cache"):
+            round_cache(model)
     model.max_num_tokens = limits.max_num_tokens
     model.weights = weights
     model.notes += limits.notes
@@ -147,7 +155,11 @@ def resolve_device(name: str) -> torch.device:
         raise UsageError(f"unknown device {name!r}", "use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise UsageError(f"device {name!r} is not there: torch sees {count} CUDA devices")
+        raise UsageError(
+            f"device {name!r} is not there: torch sees {count} CUDA devices",
+            "look at nvidia-smi, CUDA_VISIBLE_DEVICES and whether this torch "
+            f"({torch.__version__}) is built for CUDA; or take --device cpu",
+        )
     return device
 
 
@@ -176,14 +188,7 @@ def _load_module(config: EngineConfig, device: torch.device) -> tuple[Any, Quant
     except (UsageError, ModelRefusedError):
         raise
     except Exception as error:
-        if "trust_remote_code" in str(error):
-            raise ModelRefusedError(
-                f"model {str(path)!r} runs Python code that came with it",
-                "read that code; if you trust it, add --trust-remote-code",
-            ) from error
-        raise ModelRefusedError(
-            f"model {str(path)!r} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
+        raise load_failure(path, error) from error
 
 
 def _load_folder(

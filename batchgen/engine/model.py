@@ -29,6 +29,8 @@ class Model:
     max_position: int
     """The most tokens one sequence may have, by the model and by what is exact."""
     dtype: torch.dtype
+    cache_dtype: torch.dtype
+    """Of keys and values in the KV cache: `dtype`, unless they are rounded."""
     device: torch.device
     backend: AttentionBackend
     step: StepContext
@@ -45,7 +47,7 @@ class Model:
 
     def bytes_per_block(self, block_size: int) -> int:
         """Memory of one KV block over all attention calls, in bytes."""
-        sizes = (self.backend.bytes_per_block(s, block_size, self.dtype) for s in self.specs)
+        sizes = (self.backend.bytes_per_block(s, block_size, self.cache_dtype) for s in self.specs)
         return sum(sizes)
 
     def allocate_cache(self, num_blocks: int, block_size: int) -> None:
@@ -53,7 +55,7 @@ class Model:
         self.release_cache()
         for call in self.calls:
             call.cache = self.backend.allocate(
-                call.spec, num_blocks, block_size, self.dtype, self.device
+                call.spec, num_blocks, block_size, self.cache_dtype, self.device
             )
 
     def release_cache(self) -> None:
@@ -115,6 +117,7 @@ def bind_model(
         vocab_size=vocab_size,
         max_position=max_position,
         dtype=parameter.dtype,
+        cache_dtype=parameter.dtype,
         device=parameter.device,
         backend=backend,
         step=step,

@@ -146,6 +146,7 @@ def _device_facts(model: Model) -> dict[str, Any]:
     return {
         "model_type": model.model_type,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "kv_cache_dtype": str(model.cache_dtype).removeprefix("torch."),
         "device": str(model.device),
         "device_name": torch.cuda.get_device_name(model.device) if on_gpu else "cpu",
         "threads": torch.get_num_threads(),

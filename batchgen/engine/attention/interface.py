@@ -73,7 +73,10 @@ class AttentionBackend(Protocol):
         dtype: torch.dtype,
         device: torch.device,
     ) -> Any:
-        """The empty KV cache of one attention call, in this backend's own layout."""
+        """The empty KV cache of one attention call, in this backend's own layout.
+
+        `dtype` is the cache's: the model's, or float8 (e4m3), then saturated on writing.
+        """
         ...
 
     def bytes_per_block(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> int:

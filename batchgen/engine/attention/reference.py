@@ -104,8 +104,8 @@ class ReferenceBackend:
     ) -> torch.Tensor:
         """Write, gather, attend; padded tokens come out as zeros. Shapes: see the interface."""
         step: _Step = metadata.host
-        cache.key[step.written_slot] = key[step.written].to(cache.key.dtype)
-        cache.value[step.written_slot] = value[step.written].to(cache.value.dtype)
+        cache.key[step.written_slot] = _rounded(key[step.written], cache.key.dtype)
+        cache.value[step.written_slot] = _rounded(value[step.written], cache.value.dtype)
         out = query.new_zeros(query.shape[0], spec.num_heads, spec.v_head_dim)
         if not step.query_seq_host:
             return out
@@ -124,6 +124,14 @@ class ReferenceBackend:
                 sinks,
             )
         return out
+
+
+def _rounded(data: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """In the cache's dtype; float8 saturates, where torch would make NaN of what is beyond it."""
+    if dtype == torch.float8_e4m3fn:
+        largest = torch.finfo(dtype).max
+        data = data.clamp(-largest, largest)
+    return data.to(dtype)
 
 
 def _lay_out(metadata: AttentionMetadata) -> _Step:

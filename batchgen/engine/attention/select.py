@@ -10,7 +10,7 @@ import torch
 from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.errors import UsageError
 
-__all__ = ["BACKENDS", "select_backend"]
+__all__ = ["BACKENDS", "backend_name", "select_backend"]
 
 BACKENDS = {
     "reference": "batchgen.engine.attention.reference:ReferenceBackend",
@@ -21,7 +21,14 @@ PREFERRED = {"cpu": "cpu", "cuda": "triton"}
 
 
 def select_backend(device: torch.device, name: str = "auto") -> AttentionBackend:
-    """The named backend, or the best one for the device. Raises UsageError for an unknown name."""
+    """The named backend, or the best one for the device. Raises as `backend_name`."""
+    module, _, attribute = BACKENDS[backend_name(device, name)].partition(":")
+    backend: AttentionBackend = getattr(import_module(module), attribute)()
+    return backend
+
+
+def backend_name(device: torch.device, name: str = "auto") -> str:
+    """Which backend `select_backend` will give. Raises UsageError for an unknown or wrong name."""
     if name == "auto":
         name = _best(device)
     if name not in BACKENDS:
@@ -29,9 +36,7 @@ def select_backend(device: torch.device, name: str = "auto") -> AttentionBackend
         raise UsageError(f"unknown attention backend {name!r}", f"choose one of: {known}")
     if PREFERRED.get(device.type) != name and name != "reference":
         raise UsageError(f"attention backend {name!r} does not run on {device.type}")
-    module, _, attribute = BACKENDS[name].partition(":")
-    backend: AttentionBackend = getattr(import_module(module), attribute)()
-    return backend
+    return name
 
 
 def _best(device: torch.device) -> str:

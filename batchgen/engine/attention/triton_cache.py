@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from batchgen.engine.attention.interface import AttentionSpec
+from batchgen.engine.attention.triton_float8 import saturated
 
 __all__ = ["PagedCache", "allocate_cache", "write_cache", "write_tokens"]
 
@@ -95,6 +96,8 @@ def write_tokens(
     origin = tokens.to(tl.int64) * stride + heads * head_stride
     kept = (valid & (slots >= 0))[:, None] & (dims < DIM)[None, :]
     data = tl.load(source + origin[:, None] + dims[None, :], mask=kept)
+    if cache.dtype.element_ty == tl.float8e4nv:
+        data = saturated(data)
     tl.store(cache + rows[:, None] * DIM + dims[None, :], data, mask=kept)
 
 

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from batchgen.engine.attention.triton_cache import write_tokens
+from batchgen.engine.attention.triton_float8 import query_of
 from batchgen.engine.attention.triton_reduce import combine, write
 from batchgen.engine.attention.triton_tiles import attend_tiles
 
@@ -98,6 +99,9 @@ def attention_kernel(
     origin = tokens.to(tl.int64) * query_stride + heads * query_head_stride
     inside = in_use[:, None] & (dims < DIM)[None, :]
     q = tl.load(query + origin[:, None] + dims[None, :], mask=inside, other=0.0)
+    FLOAT8: tl.constexpr = k_cache.dtype.element_ty == tl.float8e4nv
+    if FLOAT8:
+        q = query_of(q)
 
     if WRITE:
         NEW: tl.constexpr = triton.next_power_of_2(BLOCK_M // GROUP)
@@ -126,7 +130,11 @@ def attention_kernel(
     full = (context + first_row // GROUP + 1) // BLOCK_N
     full = tl.minimum(tl.maximum(full, first_full), end)
 
-    acc = tl.zeros([BLOCK_M, V_PADDED], tl.float32)
+    if FLOAT8:
+        half = tl.zeros([BLOCK_M, V_PADDED // 2], tl.float32)
+        acc = (half, half)
+    else:
+        acc = tl.zeros([BLOCK_M, V_PADDED], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     for phase in tl.static_range(3):
@@ -139,6 +147,8 @@ def attention_kernel(
                 *(BLOCK_N, BLOCK_SIZE, NUM_KV_HEADS, DIM, V_DIM, PADDED, V_PADDED),
                 *(HAS_WINDOW, HAS_SOFTCAP, PRECISION, phase != 1, TMA),
             )
+    if FLOAT8:
+        acc = tl.interleave(acc[0], acc[1])
     last = splits == 1
     if splits > 1:
         slot = (tl.load(item + 8) * NUM_KV_HEADS + head).to(tl.int64) * BLOCK_M + lane

@@ -37,7 +37,7 @@ class Tile:
 
 
 Tuner = Callable[[AttentionSpec, torch.dtype, int, torch.device], Tile]
-"""Of a layer, its dtype, the cache's block size, and the device."""
+"""Of a layer, its cache's dtype, the cache's block size, and the device."""
 
 
 def decode_tile(
@@ -48,6 +48,8 @@ def decode_tile(
     if dtype == torch.float32:
         return Tile(16, 32, 8, 2, 2)
     rows = max(16, min(64, triton.next_power_of_2(spec.num_heads // spec.num_kv_heads)))
+    if dtype == torch.float8_e4m3fn:  # as many bytes a tile: the loads to wait for are as long
+        return Tile(rows, 128 if width * rows <= 2048 else 64, 4, 3, 2)
     if width <= 64:
         return Tile(rows, 128, 4, 3, 2)
     return Tile(rows, 64 if width == 128 else 32, 4, 3, 2)
@@ -62,6 +64,9 @@ def chunk_tile(
         return Tile(32 if width <= 128 else 16, 32, 4, 1, 2)
     if width <= 64:
         return Tile(128, 64, 8, 5, 1, one_loop=False)
+    if dtype == torch.float8_e4m3fn:  # tiles pass through registers, which TMA would not feed
+        rows, keys = (64, 32) if width > 128 else (128, 64)
+        return Tile(rows, keys, 8, 2, 1, one_loop=False)
     if width > 128:
         return Tile(64, 64, 8, 2, 1, one_loop=False)
     if spec.head_dim == spec.v_head_dim == 128 and block_size % 64 == 0 and _has_tma(device):
