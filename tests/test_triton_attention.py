@@ -17,6 +17,7 @@ import pytest
 import torch
 from triton_cases import (
     FEATURES,
+    FLOAT8,
     SHAPES,
     SPEC,
     TOLERANCE,
@@ -51,6 +52,14 @@ SMALL = {
     "odd heads": Case(MIXED, AttentionSpec(0, 6, 2, 24, 40, 0.2), block_size=32),
     "half precision": Case(MIXED, dtype=torch.float16),
     "half precision, window": Case(MIXED, replace(SPEC, sliding_window=24), torch.float16),
+    "float8": Case(MIXED, AttentionSpec(0, 6, 2, 64, 64, 0.125), torch.float16, cache_dtype=FLOAT8),
+    "float8, odd heads": Case(
+        *(MIXED, AttentionSpec(0, 6, 2, 24, 40, 0.2, 24, 3.0, True), torch.bfloat16, 64),
+        cache_dtype=FLOAT8,
+    ),
+    "float8, decode": Case(
+        ((1, 1), (1, 17), (3, 65), (1, 300)), SPEC, torch.float16, 64, 2, 2, cache_dtype=FLOAT8
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.attention.reference import ReferenceBackend
 
 SPEC = AttentionSpec(0, 4, 2, 16, 16, 0.25)
+FLOAT8 = torch.float8_e4m3fn
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 SHAPES = {
     "llama": (32, 8, 128, 128),
@@ -43,6 +44,8 @@ class Case:
     padded_seqs: int = 0
     padded_tokens: int = 0
     seed: int = 0
+    cache_dtype: torch.dtype | None = None
+    """None: `dtype`. The keys and values of a float8 case are exact in it."""
 
 
 @dataclass(slots=True)
@@ -67,7 +70,10 @@ def build(case: Case, device: str) -> Step:
     tokens = len(metadata.slot_mapping)
     kv, dim, v_dim = spec.num_kv_heads, spec.head_dim, spec.v_head_dim
     sizes = [spec.num_heads * dim, kv * dim, kv * v_dim]
-    fused = torch.randn(tokens, sum(sizes), generator=draw).to(device, case.dtype)
+    fused = torch.randn(tokens, sum(sizes), generator=draw)
+    if case.cache_dtype is not None:
+        fused[:, sizes[0] :] = fused[:, sizes[0] :].to(case.cache_dtype).float()
+    fused = fused.to(device, case.dtype)
     query, key, value = fused.split(sizes, dim=1)
     past = tuple(
         torch.randn(len(past_slots), kv, d, generator=draw).to(device, case.dtype)
@@ -136,9 +142,10 @@ def expected(case: Case, step: Step) -> torch.Tensor:
     """What the oracle answers, in float32."""
     oracle = ReferenceBackend()
     device = step.query.device
-    cache = oracle.allocate(case.spec, step.num_blocks, case.block_size, torch.float32, device)
-    cache.key[step.past_slots] = step.past[0].float()
-    cache.value[step.past_slots] = step.past[1].float()
+    dtype = case.cache_dtype or torch.float32
+    cache = oracle.allocate(case.spec, step.num_blocks, case.block_size, dtype, device)
+    cache.key[step.past_slots] = step.past[0].to(dtype)
+    cache.value[step.past_slots] = step.past[1].to(dtype)
     metadata = replace(step.metadata, host=None)
     oracle.prepare(metadata)
     sinks = None if step.sinks is None else step.sinks.float()
@@ -161,11 +168,12 @@ def make_backend(**tuners):
 def filled_cache(backend, case: Case, step: Step, poison: float = float("nan")):
     """A cache that holds the past, and poison wherever nothing may be read."""
     device = step.query.device
-    cache = backend.allocate(case.spec, step.num_blocks, case.block_size, case.dtype, device)
+    dtype = case.cache_dtype or case.dtype
+    cache = backend.allocate(case.spec, step.num_blocks, case.block_size, dtype, device)
     for store, past in zip((cache.keys, cache.values), step.past, strict=True):
         store.fill_(poison)
         block, offset = step.past_slots // case.block_size, step.past_slots % case.block_size
-        store[block, :, offset] = past
+        store[block, :, offset] = past.to(dtype)
     return cache
 
 
