@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,10 @@ import pytest
 import torch
 from tiny_models import MIXED, REFUSED, tiny_model
 
+from batchgen import errors
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.config import EngineConfig
+from batchgen.engine.load_failures import load_failure
 from batchgen.engine.loader import load_model, load_model_from, resolve_device
 from batchgen.errors import ModelRefusedError, UsageError
 
@@ -94,6 +99,49 @@ def test_pickled_weights_are_refused_unless_allowed(tmp_path: Path) -> None:
         load_model(EngineConfig(model=tmp_path, device="cpu"))
     model = load_model(EngineConfig(model=tmp_path, device="cpu", allow_pickle=True))
     assert model.model_type == "llama"
+
+
+def test_a_model_that_cannot_be_loaded_says_why_on_one_line_and_what_next(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "whole")
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    weights = (tmp_path / "whole" / "model.safetensors").read_bytes()
+    cases: dict[str, tuple[dict[str, Any], bytes, str, str]] = {
+        "cut": ({}, weights[:900], "deserializing header", "cut off"),
+        "wide": (
+            {"hidden_size": 64},
+            weights,
+            r"other shapes.*\[97, 32\], not \[97, 64\]",
+            "archi",
+        ),
+        "deep": ({"num_hidden_layers": 9}, weights, "lacks 54 weights", "incomplete"),
+        "new": ({"model_type": "next-year's"}, weights, "does not recognize", "update it"),
+        "typed": ({"hidden_size": "wide"}, weights, "expected int", r"correct its config\.json"),
+    }
+    for name, (changes, content, message, hint) in cases.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        (folder / "model.safetensors").write_bytes(content)
+        with pytest.raises(ModelRefusedError, match=message) as refused:
+            load_model(EngineConfig(model=folder, device="cpu"))
+        assert "\n" not in refused.value.message
+        assert re.search(hint, refused.value.hint or ""), refused.value.hint
+    broken = load_failure(tmp_path, torch.OutOfMemoryError("CUDA out of memory. Tried ..."))
+    assert "does not fit into memory" in broken.message
+    assert "--dtype" in (broken.hint or "")
+
+
+def test_every_error_says_what_to_do_next() -> None:
+    """The second argument of every error of `batchgen.errors` that a user can meet."""
+    kinds = {name for name in errors.__all__ if name not in ("ErrorCode", "RowError")}
+    lacking = []
+    for path in Path(errors.__file__).parent.rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for call in [node for node in nodes if isinstance(node, ast.Call)]:
+            given = len(call.args) + len(call.keywords)
+            if getattr(call.func, "id", "") in kinds and given < 2:
+                lacking.append(f"{path}:{call.lineno}")
+    assert not lacking
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,17 @@ def _load(
         trust_remote_code=config.trust_remote_code,
         use_safetensors=None if config.allow_pickle else True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are named below, and refused
         **more,
     )
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if info["mismatched_keys"]:
+        name, found, expected = min(info["mismatched_keys"])
+        raise ModelRefusedError(
+            f"model {str(path)!r} has {len(info['mismatched_keys'])} weights of other shapes than "
+            f"its config.json says, the first is {name!r}: {[*found]}, not {[*expected]}",
+            "the checkpoint is of another architecture; fetch it again",
+        )
+    missing = sorted(info["missing_keys"])
     if missing:
         raise ModelRefusedError(
             f"model {str(path)!r} lacks {len(missing)} weights, the first is {missing[0]!r}",

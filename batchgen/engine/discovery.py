@@ -100,10 +100,13 @@ def discover(module: nn.Module, model_type: str, vocab_size: int) -> Discovery:
             f"model type {model_type!r} cannot be served: {error}",
             "use a decoder that is proven; README lists the model types",
         ) from None
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         raise ModelRefusedError(
             f"model type {model_type!r} cannot be served: its forward failed on a packed row "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {error})",
+            "update transformers, or take a decoder that is proven; README lists the model types",
         ) from error
     return Discovery(tuple(recorder.calls), min(recorder.exact_lengths, default=None))
 

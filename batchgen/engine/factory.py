@@ -12,6 +12,8 @@ from batchgen.engine.block_manager import BlockManager
 from batchgen.engine.cache_size import decide_num_blocks
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.engine import LLMEngine
+from batchgen.engine.failures import is_out_of_memory
+from batchgen.engine.load_failures import no_memory
 from batchgen.engine.loader import load_model
 from batchgen.engine.memory import device_name
 from batchgen.engine.model import Model
@@ -49,6 +51,15 @@ def load_engine(config: EngineConfig) -> LLMEngine:
 
 def load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
     """As `load_engine`, with the model beside its engine."""
+    try:
+        return _load_served(config)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise no_memory(config.model, error) from error
+
+
+def _load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
     if config.enable_prefix_caching:
         _logger.warning("prefix caching is not available: every prompt is computed whole")
     if config.device != "cpu":

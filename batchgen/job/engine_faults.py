@@ -59,7 +59,10 @@ class EngineFaults:
         if any(kind in self._struck for kind in _IN_STEPS):
             runner = getattr(engine, "_runner", None)
             if runner is None:
-                raise UsageError("BATCHGEN_FAULT: oom, nan and broken need an engine with a model")
+                raise UsageError(
+                    "BATCHGEN_FAULT: oom, nan and broken need an engine with a model",
+                    "leave --engine echo out, or these faults",
+                )
             self._break_steps(runner)
         if "refuse" in self._struck:
             self._refuse_rows(engine)

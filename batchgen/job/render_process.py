@@ -122,7 +122,8 @@ class RenderProcess:
         except _DiedError:
             raise BatchgenError(
                 f"the process that renders chat templates cannot be started: {sys.executable} "
-                f"ended at once ({self.close()})"
+                f"ended at once ({self.close()})",
+                "run the same command again; free memory or processes if it says the same",
             ) from None
         return process
 

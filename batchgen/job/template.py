@@ -58,7 +58,10 @@ class ChatTemplate:
                     what = type(node).__name__.lower()
                     raise jinja2.TemplateError(f"line {node.lineno}: no {what} named {node.name!r}")
         except jinja2.TemplateError as error:
-            raise UsageError(f"The chat template does not compile: {error}.") from error
+            raise UsageError(
+                f"The chat template does not compile: {error}.",
+                "Correct it, or give another with --chat-template.",
+            ) from error
 
     def render(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> str:
         """The prompt's text, the assistant's turn opened (`add_generation_prompt`, unless `kwargs`

@@ -35,7 +35,10 @@ def backend_name(device: torch.device, name: str = "auto") -> str:
         known = ", ".join(["auto", *BACKENDS])
         raise UsageError(f"unknown attention backend {name!r}", f"choose one of: {known}")
     if PREFERRED.get(device.type) != name and name != "reference":
-        raise UsageError(f"attention backend {name!r} does not run on {device.type}")
+        raise UsageError(
+            f"attention backend {name!r} does not run on {device.type}",
+            "leave --attention-backend out: the best one for the device is taken",
+        )
     return name
 
 
