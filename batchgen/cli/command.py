@@ -3,21 +3,18 @@ documented code."""
 
 from __future__ import annotations
 
-import atexit
-import os
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 
 import click
 
+from batchgen.cli.leave import leave_at_once
 from batchgen.cli.main import cli
 from batchgen.cli.streams import lasting_streams, silence
 from batchgen.cli.threads import settle_waiting
 from batchgen.errors import BatchgenError
 from batchgen.job.redaction import redacted
-from batchgen.job.signals import STAGE_THREADS
 
 __all__ = ["main"]
 
@@ -31,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             code = _call(argv)
             sys.stdout.flush()
-            _leave_at_once(code, own_process=argv is None)
+            leave_at_once(code, own_process=argv is None)
             return code
         except BrokenPipeError:
             silence(sys.stdout)  # nobody reads any more, and the interpreter must not say so either
@@ -60,18 +57,6 @@ def _call(argv: Sequence[str] | None) -> int:
         print(text, file=sys.stderr)
         print("  next: finished rows are kept; run the same command again", file=sys.stderr)
         return 1
-
-
-def _leave_at_once(code: int, *, own_process: bool) -> None:
-    """End now if a stage of the job still runs (a model load, a step past its grace): the
-    interpreter's own way out would tear native code down under its feet. With torch loaded it also
-    takes a second to free 400,000 objects one by one, so our own process goes without it."""
-    stuck = any(thread.name in STAGE_THREADS for thread in threading.enumerate())
-    if stuck or (own_process and "torch" in sys.modules):
-        if not stuck:
-            atexit._run_exitfuncs()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def _explain(error: BatchgenError) -> None:

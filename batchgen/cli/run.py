@@ -50,12 +50,13 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     own_process: bool = ctx.obj is True
     timeline.begin(own_process=own_process)
     set_up_logs(quiet=flags["quiet"], verbose=flags["verbose"])
-    from batchgen.cli.prepare import prepare
-    from batchgen.job.runner import run as run_job
-
     spec = job_spec(flags)
     report = None if spec.quiet else _print
     try:
+        with stop.at_once("it started"):
+            from batchgen.cli.prepare import prepare
+            from batchgen.job.runner import run as run_job
+
         begun = prepare if own_process else None
         code = run_job(spec, stop=stop, report=report, prepare=begun).exit_code
     except StoppedError:

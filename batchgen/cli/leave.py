@@ -1,0 +1,38 @@
+"""The way out of a process that has said and written all it has to."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+
+from batchgen.job.signals import STAGE_THREADS
+from batchgen.startup.timeline import process_age
+
+__all__ = ["leave_at_once"]
+
+_logger = logging.getLogger(__name__)
+_COMPILERS = "torch._inductor.async_compile"
+
+
+def leave_at_once(code: int, *, own_process: bool) -> None:
+    """End now if a stage of the job still runs (a model load, a step past its grace): the
+    interpreter's own way out would tear native code down under its feet. With torch loaded it also
+    takes a second to free 400,000 objects one by one, so our own process goes without it."""
+    stuck = any(thread.name in STAGE_THREADS for thread in threading.enumerate())
+    if stuck or (own_process and "torch" in sys.modules):
+        if not stuck:
+            _let_compilers_go()
+            atexit._run_exitfuncs()
+        _logger.info("leaving %.2f s after the start", process_age() or 0.0)
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _let_compilers_go() -> None:
+    """torch waits up to a second for its compiling processes. They end by themselves as soon as
+    our end of their pipe closes, which it does with us."""
+    for pool in getattr(sys.modules.get(_COMPILERS), "_pool_set", ()):
+        pool.running = False
