@@ -1,13 +1,15 @@
-"""Time the Triton attention backend on a GPU: `python jobs/bench_attention.py`.
+"""Time the Triton attention backend on a GPU: `python jobs/bench_attention.py [fp8]`.
 
 Decode is given as the share of the memory bandwidth that reading keys and values needs, chunks as
 useful (causal) TFLOP/s; every figure is the median of replays of a CUDA graph of several calls.
+`fp8`: with the cache in float8.
 """
 
 from __future__ import annotations
 
 import random
 import statistics
+import sys
 from collections.abc import Callable
 
 import torch
@@ -99,13 +101,14 @@ def microseconds(call: Callable[[], object]) -> float:
     return median
 
 
-def measure(spec: AttentionSpec, lengths: Lengths) -> tuple[float, float]:
+def measure(
+    spec: AttentionSpec, lengths: Lengths, dtype: torch.dtype, backend: TritonBackend
+) -> tuple[float, float]:
     """Microseconds of one layer's forward (the cache write included), and of `prepare`."""
-    backend = TritonBackend()
     metadata, blocks = build(lengths)
-    cache = backend.allocate(spec, blocks, BLOCK_SIZE, torch.bfloat16, DEVICE)
-    cache.keys.normal_()
-    cache.values.normal_()
+    cache = backend.allocate(spec, blocks, BLOCK_SIZE, dtype, DEVICE)
+    for store in (cache.keys, cache.values):
+        store.copy_(torch.randn(store.shape, dtype=torch.bfloat16, device=DEVICE))
     sizes = [spec.num_heads * spec.head_dim, *[spec.num_kv_heads * spec.head_dim] * 2]
     fused = torch.randn(metadata.num_tokens, sum(sizes), device=DEVICE, dtype=torch.bfloat16)
     query, key, value = (x.unflatten(1, (-1, spec.head_dim)) for x in fused.split(sizes, dim=1))
@@ -124,16 +127,17 @@ def read_bandwidth() -> float:
 
 def main() -> None:
     decode, chunks = workloads()
+    dtype = torch.float8_e4m3fn if "fp8" in sys.argv[1:] else torch.bfloat16
     print(f"{torch.cuda.get_device_name()}, copy {read_bandwidth():.0f} GB/s")
     for model, spec in SPECS.items():
         print(model)
-        token_bytes = spec.num_kv_heads * (spec.head_dim + spec.v_head_dim) * 2
+        token_bytes = spec.num_kv_heads * (spec.head_dim + spec.v_head_dim) * dtype.itemsize
         for name, lengths in decode.items():
-            layer, planning = measure(spec, lengths)
+            layer, planning = measure(spec, lengths, dtype, TritonBackend())
             rate = sum(keys for _, keys in lengths) * token_bytes / layer / 1e3
             print(f"  {name:22} {layer:7.1f} us {rate:6.0f} GB/s (plan {planning:.1f} us)")
         for name, lengths in chunks.items():
-            layer, planning = measure(spec, lengths)
+            layer, planning = measure(spec, lengths, dtype, TritonBackend())
             pairs = sum(q * (k - q) + q * (q + 1) / 2 for q, k in lengths)
             rate = pairs * 4 * spec.num_heads * spec.head_dim / layer / 1e6
             print(f"  {name:22} {layer:7.1f} us {rate:6.0f} TFLOP/s (plan {planning:.1f} us)")
