@@ -24,6 +24,7 @@ class Workload:
     block_size: int = 4
     max_num_seqs: int = 4
     max_num_batched_tokens: int = 16
+    max_num_mixed_tokens: int | None = None
     reorder_window: int = 1
     depth: int = 0
     abort_share: float = 0.0
@@ -52,6 +53,7 @@ class Simulation:
             w.max_num_seqs,
             w.max_num_batched_tokens,
             reorder_window=w.reorder_window,
+            max_num_mixed_tokens=w.max_num_mixed_tokens,
         )
         self.sequences = [self._sequence(i, *pair) for i, pair in enumerate(w.lengths)]
 

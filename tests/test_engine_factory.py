@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fake_model import FakeModel
 
 from batchgen.engine import cache_size
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.factory import build_engine, resolve
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
 
 
@@ -71,6 +73,19 @@ def test_a_model_that_is_exact_up_to_a_row_length_gets_shorter_steps() -> None:
     model = FakeModel()
     model.max_num_tokens = 100  # type: ignore[attr-defined]
     assert resolve(model, _config()).max_num_batched_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("billions", "chosen", "bound"), [(8, None, 512), (1, None, None), (8, 4096, None)]
+)
+def test_on_a_gpu_a_large_model_computes_prompts_beside_decode(
+    billions: int, chosen: int | None, bound: int | None
+) -> None:
+    model = FakeModel()
+    model.device = torch.device("cuda")
+    model.weights = Weights(billions * 10**9, 0, 0)  # type: ignore[attr-defined]
+    config = _config(num_blocks=99, max_num_batched_tokens=chosen)
+    assert resolve(model, config).max_num_mixed_tokens == bound
 
 
 def test_a_built_engine_says_where_it_runs_and_runs() -> None:

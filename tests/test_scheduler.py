@@ -197,6 +197,24 @@ def test_a_sequence_that_cannot_fit_alone_is_refused() -> None:
         _scheduler().add(_sequence(299, 1))
 
 
+def test_beside_many_sequences_prompts_are_spread_and_alone_they_are_not() -> None:
+    lengths = [(50, 40)] * 60
+    workload = Workload(lengths, num_blocks=2000, max_num_seqs=40, max_num_batched_tokens=400)
+    simulation = Simulation(replace(workload, max_num_mixed_tokens=48, eos_share=0.0))
+    for sequence in simulation.sequences:
+        simulation.scheduler.add(sequence)
+    sizes = []
+    while simulation.scheduler.waiting or simulation.scheduler.running:
+        many = len(simulation.scheduler.running) > 16
+        step = simulation.scheduler.schedule()
+        sizes.append((many, step.total_tokens))
+        simulation.scheduler.update(step, StepOutput([1] * len(step.sampled)))
+    assert [size for many, size in sizes if not many][:2] == [400, 400], "nothing to ride along"
+    spread = [size for many, size in sizes if many]
+    assert max(spread) == 48
+    assert all(len(s.output_token_ids) == 40 for s in simulation.sequences)
+
+
 def test_splitting_a_step_keeps_every_row_and_its_sampling() -> None:
     scheduler = _scheduler(max_num_batched_tokens=10)
     for num_prompt in (2, 3, 1, 9):

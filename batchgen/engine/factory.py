@@ -19,6 +19,7 @@ from batchgen.engine.memory import device_name
 from batchgen.engine.model import Model
 from batchgen.engine.scheduler import Scheduler
 from batchgen.engine.step_runner import EagerRunner, ServedModel, StepRunner
+from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
 from batchgen.startup.folders import use_persistent_caches
 
@@ -29,6 +30,10 @@ _logger = logging.getLogger(__name__)
 _CPU_BLOCK_SIZE, _GPU_BLOCK_SIZE = 16, 64
 _WATERMARK = 0.01
 _REORDER_WINDOW = 1024
+_LARGE_MODEL = 3_000_000_000
+"""Parameters that take longer to read than the rest of a decode step."""
+_RIDGE_TOKENS = 256
+"""For so many tokens a Hopper GPU multiplies as long as it reads 16-bit weights."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class ResolvedConfig:
 
     max_num_seqs: int
     max_num_batched_tokens: int
+    max_num_mixed_tokens: int | None
     max_model_len: int
     block_size: int
     num_blocks: int
@@ -99,6 +105,7 @@ def build_engine(model: ServedModel, config: EngineConfig) -> LLMEngine:
         resolved.max_num_batched_tokens,
         watermark=_WATERMARK,
         reorder_window=resolved.reorder_window,
+        max_num_mixed_tokens=resolved.max_num_mixed_tokens,
     )
     runner = _make_runner(model, config, resolved, scheduler.num_slots)
     return LLMEngine(
@@ -159,6 +166,7 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
     return ResolvedConfig(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
+        max_num_mixed_tokens=_mixed_tokens(model, config, max_num_seqs, on_gpu),
         max_model_len=max_model_len,
         block_size=block_size,
         num_blocks=num_blocks,
@@ -180,6 +188,19 @@ def _batched_tokens(
     if row_limit is not None and decided > row_limit:
         return _decide("max_num_batched_tokens", row_limit, "the model is exact up to it")
     return decided
+
+
+def _mixed_tokens(
+    model: ServedModel, config: EngineConfig, max_num_seqs: int, on_gpu: bool
+) -> int | None:
+    """A bound where reading the weights takes most of a decode step; none if the user chose one."""
+    weights: Weights | None = getattr(model, "weights", None)
+    if not on_gpu or config.max_num_batched_tokens or weights is None:
+        return None
+    if weights.active_parameters < _LARGE_MODEL:
+        return None
+    reason = "prompts are computed while decoding waits for the weights"
+    return _decide("max_num_mixed_tokens", max_num_seqs + _RIDGE_TOKENS, reason)
 
 
 def _longest(model: ServedModel, config: EngineConfig) -> int:

@@ -6,6 +6,10 @@ prompt that exceeds the budget is cut (chunked prefill); only the newest sequenc
 so a chunk never delays a decode. When blocks run out, the newest sequence gives its own back and is
 computed again later (preemption by recompute). The formulation is vLLM v1's.
 
+Where decoding alone would wait for weights to be read, `max_num_mixed_tokens` bounds a step while
+many sequences are in it, so that prompts are spread over steps and computed in that time (Sarathi,
+arXiv:2308.16369).
+
 `schedule` may be called again before the tokens of the steps before it are known:
 
     schedule(n)  launch(n)  schedule(n+1)  launch(n+1)  update(n)  schedule(n+2) ...
@@ -24,6 +28,9 @@ from batchgen.engine.step import BlockUpdate, ScheduledStep, StepOutput
 
 __all__ = ["Scheduler"]
 
+_FEW_SEQUENCES = 16
+"""With this few to decode, prompts have steps of their own: there is nothing to ride along with."""
+
 
 class Scheduler:
     """Owns the queues and hands out blocks. Standard library only.
@@ -38,10 +45,13 @@ class Scheduler:
         max_num_batched_tokens: int,
         watermark: float = 0.01,
         reorder_window: int = 1,
+        max_num_mixed_tokens: int | None = None,
     ) -> None:
         self.block_manager = block_manager
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
+        self.max_num_mixed_tokens = max_num_mixed_tokens
+        self._budget = max_num_batched_tokens  # of the step that is being made
         self.waiting = AdmissionQueue(reorder_window)
         self.running: dict[Sequence, None] = {}
         self.draining: set[Sequence] = set()
@@ -65,6 +75,7 @@ class Scheduler:
     def schedule(self) -> ScheduledStep:
         """The next step, its tokens counted as computed; empty if nothing can be scheduled now."""
         step = ScheduledStep()
+        self._budget = self._token_budget()
         if self._schedule_running(step):
             self._admit_waiting(step)
         return step
@@ -105,6 +116,12 @@ class Scheduler:
         self._leave(sequence)
         self._release_drained()
 
+    def _token_budget(self) -> int:
+        most = self.max_num_batched_tokens
+        if self.max_num_mixed_tokens is None or len(self.running) <= _FEW_SEQUENCES:
+            return most
+        return min(most, self.max_num_mixed_tokens)
+
     def _schedule_running(self, step: ScheduledStep) -> bool:
         """Add rows of running sequences; whether blocks were left for all of them."""
         enough_blocks = True
@@ -114,7 +131,7 @@ class Scheduler:
             num_tokens = sequence.num_uncomputed_tokens
             if not num_tokens:
                 continue
-            num_tokens = min(num_tokens, self.max_num_batched_tokens - step.total_tokens)
+            num_tokens = min(num_tokens, self._budget - step.total_tokens)
             if self._make_room(sequence, num_tokens, step):
                 self._launch(sequence, num_tokens, step)
             else:
@@ -131,8 +148,7 @@ class Scheduler:
             sequence.slot = self._free_slots.pop()
             self.running[sequence] = None
             step.admitted.append(sequence)
-            budget_left = self.max_num_batched_tokens - step.total_tokens
-            num_tokens = min(sequence.num_uncomputed_tokens, budget_left)
+            num_tokens = min(sequence.num_uncomputed_tokens, self._budget - step.total_tokens)
             self._launch(sequence, num_tokens, step)
 
     def _launch(self, sequence: Sequence, num_tokens: int, step: ScheduledStep) -> None:
@@ -194,9 +210,7 @@ class Scheduler:
             sequence.slot = -1
 
     def _is_full(self, step: ScheduledStep) -> bool:
-        return (
-            len(step.slots) >= self.max_num_seqs or step.total_tokens >= self.max_num_batched_tokens
-        )
+        return len(step.slots) >= self.max_num_seqs or step.total_tokens >= self._budget
 
     @staticmethod
     def _deliver(sequence: Sequence, output: StepOutput, j: int) -> bool:
