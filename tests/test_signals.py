@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from echo_runs import batchgen, batchgen_command, environment, prompts, stable, write_rows
 
+from batchgen.errors import StoppedError
 from batchgen.job.lock import OutputLock
+from batchgen.job.signals import Stop
 
 SLOW = "slow:at=engine.step,seconds=0.02,rows=2"
 STUCK = "slow:at=engine.step,seconds=60"
@@ -81,6 +84,25 @@ def test_the_second_signal_ends_at_once(tmp_path: Path, source: Path, name: str)
     process.communicate(timeout=5)
     assert process.returncode == 128 + number
     assert batchgen("run", "-i", source, "-o", out, "--engine", "echo").returncode == 0
+
+
+def test_a_signal_while_nothing_is_begun_raises_where_it_comes() -> None:
+    def start(stop: Stop, swallowed: type[Exception]) -> None:
+        with stop.at_once("it started"):
+            with suppress(swallowed):
+                stop.handle(signal.SIGTERM, None)
+            came_here.append(swallowed)
+
+    came_here: list[type[Exception]] = []
+    for swallowed in (KeyError, StoppedError):
+        with pytest.raises(StoppedError, match="SIGTERM while it started"):
+            start(Stop(), swallowed)
+    assert came_here == [StoppedError]
+    stop = Stop()
+    with stop.at_once("it started"):
+        pass
+    stop.handle(signal.SIGTERM, None)  # from here on work has to be saved
+    assert stop.requested
 
 
 def test_a_signal_while_the_model_loads_ends_the_run_without_waiting_for_it(

@@ -6,18 +6,19 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from batchgen.errors import BatchgenError, OutputHeldError, StoppedError
-from batchgen.job.again import check_words, grown_input, reopened
+from batchgen.job.again import check_words
 from batchgen.job.assembly import Assembly
 from batchgen.job.closing_words import closing_words, failure_words
 from batchgen.job.deadline import next_deadline
-from batchgen.job.fingerprint import facts_of, fingerprint_of, model_name
+from batchgen.job.entrance import Entrance
+from batchgen.job.fingerprint import facts_of, model_name
 from batchgen.job.input_check import check_finished_input, check_resumed_input
 from batchgen.job.interpreter import tuned_interpreter
 from batchgen.job.interruptible import interruptible
@@ -26,10 +27,9 @@ from batchgen.job.ledger import Ledger
 from batchgen.job.manifest import FinalReport, Manifest, fingerprint_diff
 from batchgen.job.model_files import ModelFiles, resolve_model
 from batchgen.job.output import check_name
-from batchgen.job.parts import Columns, list_parts
+from batchgen.job.parts import list_parts
 from batchgen.job.reader import Reader
 from batchgen.job.redaction import redacted
-from batchgen.job.reopen import Reopening
 from batchgen.job.signals import Stop
 from batchgen.job.spec import JobSpec
 from batchgen.job.summarize import summary_of
@@ -40,7 +40,6 @@ __all__ = ["Prepare", "Report", "run"]
 
 Report = Callable[[Summary], None]
 Prepare = Callable[[JobSpec, ModelFiles | None, Reader], None]
-_LOCK_POLL_S = 0.5
 
 
 def run(
@@ -56,7 +55,11 @@ def run(
     raised. `prepare` is called once it is known that rows are left to do: to begin importing, say.
     Raises BatchgenError for what INTERFACE gives an exit code of its own.
     """
-    return _Job(spec, stop or Stop(), report or (lambda summary: None), prepare).run()
+    stop = stop or Stop()
+    with stop.at_once("it started"):
+        job = _Job(spec, stop, report or (lambda summary: None), prepare)
+        reader = job.reader()
+    return job.run(reader)
 
 
 class _Job:
@@ -81,12 +84,13 @@ class _Job:
         self._files = self._model_files()
         self._device = "cpu" if spec.engine == "echo" else spec.device
 
-    def run(self) -> Summary:
+    def run(self, reader: Reader) -> Summary:
         """The whole job; see `runner.run`."""
-        reader = self._reader()
+        spec, files = self._spec, self._files
+        entrance = Entrance(spec, files, reader, self._folder, self._run_id, self._stop, self._say)
         facts_before = self._recorded_facts()
         try:
-            ledger = self._open_ledger_when_free(reader)
+            ledger = entrance.open_ledger()
         except OutputHeldError as error:
             if self._spec.lock != "skip":
                 raise
@@ -95,14 +99,11 @@ class _Job:
         with ledger:
             if ledger.finished is not None:
                 self._device = ledger.manifest.facts.get("device") or self._device
-                check_finished_input(ledger.manifest, reader, self._spec.input.limit)
+                limit = self._spec.input.limit
+                entrance.compared(lambda: check_finished_input(ledger.manifest, reader, limit))
                 self._say(f"nothing to do: {self._share(ledger)} is complete")
                 return self._complete(ledger.finished)
-            interruptible(
-                lambda: check_resumed_input(ledger.input_checkpoint, reader),
-                self._stop,
-                "the input was compared with what earlier runs read",
-            )
+            entrance.compared(lambda: check_resumed_input(ledger.input_checkpoint, reader))
             self._tell_changes(facts_before)
             return self._work(ledger, reader)
 
@@ -121,7 +122,8 @@ class _Job:
             self._say(f"no --model given: using the built-in model {files.name}")
         return files
 
-    def _reader(self) -> Reader:
+    def reader(self) -> Reader:
+        """The input, its first rows read."""
         given, files, shard = self._spec.input, self._files, self._spec.shard
         names = () if files is None else files.served_names
         return Reader(
@@ -150,58 +152,6 @@ class _Job:
         now = facts_of(self._spec, self._files) | {"device": self._device_before}
         for line in fingerprint_diff(before, now) if before else []:
             self._say(f"since the last run of this job: {line}")
-
-    def _open_ledger_when_free(self, reader: Reader) -> Ledger:
-        """With `--lock wait` try again until the holder is gone, or a signal ends the waiting."""
-        told = ""
-        while True:
-            try:
-                return self._open_ledger(reader)
-            except OutputHeldError as error:
-                if self._spec.lock != "wait":
-                    raise
-                self._stop.check(f"waiting: {error.message}")
-                if told != error.message:
-                    self._say(f"waiting: {(told := error.message)}")
-            time.sleep(_LOCK_POLL_S)
-
-    def _reopened(self, reader: Reader) -> Mapping[str, Any]:
-        """The fingerprint to open the job with, after --retry and --incremental had their say."""
-        spec = self._spec
-        asked = Reopening(
-            Layout(self._folder, spec.out, spec.shard),
-            fingerprint_of(spec, self._files),
-            self._columns(reader),
-            self._run_id,
-            retry=spec.retry,
-            incremental=spec.incremental,
-            has_grown=grown_input(spec, reader),
-            look=self._look_while_waiting,
-        )
-        return reopened(asked, self._say)
-
-    def _columns(self, reader: Reader) -> Columns:
-        logprobs = reader.base_params.logprobs is not None
-        return Columns(tuple(reader.kept_schema), self._spec.save_token_ids, logprobs)
-
-    def _open_ledger(self, reader: Reader) -> Ledger:
-        spec = self._spec
-        return Ledger.open(
-            self._folder,
-            spec.out,
-            self._reopened(reader),
-            facts_of(spec, self._files),
-            run_id=self._run_id,
-            columns=self._columns(reader),
-            checkpoint_every=spec.checkpoint_every,
-            checkpoint_seconds=spec.checkpoint_seconds,
-            overwrite=spec.overwrite,
-            shard=spec.shard,
-            look=self._look_while_waiting,
-        )
-
-    def _look_while_waiting(self) -> None:
-        self._stop.check("what earlier runs left was taken up; nothing is lost")
 
     def _work(self, ledger: Ledger, reader: Reader) -> Summary:
         if ledger.num_done or ledger.shard is not None:

@@ -2,8 +2,9 @@
 
 A signal often comes twice at once: to the whole process group, and handed on by the shell, srun or
 `timeout` above. The same one again within a moment is one request (not SIGINT: a person's).
-The handler does no I/O and takes no lock; whoever works looks at the flag. Standard library only,
-so that handlers stand before anything heavy is imported.
+The handler does no I/O and takes no lock; whoever works looks at the flag. Only where there is
+nothing to save yet it raises. Standard library only, so that handlers stand before anything heavy
+is imported.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from batchgen.errors import StoppedError
@@ -35,6 +38,7 @@ class Stop:
         self.deadline: Deadline | None = None
         self.created = time.monotonic()
         self._came = 0.0
+        self._begun_what = ""
 
     @property
     def requested(self) -> bool:
@@ -55,6 +59,18 @@ class Stop:
                 f"stopped by {self.reason} while {what}", "run the same command again to continue"
             )
 
+    @contextmanager
+    def at_once(self, what: str) -> Iterator[None]:
+        """While there is nothing to save: the first signal raises StoppedError wherever it finds
+        the main thread, in an import or in a slow read."""
+        self._begun_what = what
+        try:
+            self.check(what)
+            yield
+        finally:
+            self._begun_what = ""
+        self.check(what)  # code in between may have kept the error to itself
+
     def grace(self, wanted: float) -> float:
         """Seconds for saving and leaving from now on: `wanted`, or less before a deadline."""
         if self.deadline is None:
@@ -70,6 +86,8 @@ class Stop:
         now = time.monotonic()
         if self.signum is None:
             self.signum, self._came = signum, now
+            if self._begun_what:
+                self.check(self._begun_what)
         elif signum != self.signum or signum == signal.SIGINT or now - self._came > _SAME_S:
             os._exit(128 + signum)
 
