@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import signal
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,11 +14,13 @@ import pytest
 from echo_runs import batchgen, prompts, summary_of, write_rows
 from ledger_tools import open_ledger, parts_of, rows_of
 
+from batchgen.job.parts import list_parts
 from batchgen.job.reader import Reader
 from batchgen.job.spec import InputSpec
 from batchgen.selftest.audit import begun_again, differences, leftovers
 from batchgen.selftest.bad_files import jsonl_file
 from batchgen.selftest.blows import damage
+from batchgen.selftest.child import Child, SelftestError
 from batchgen.selftest.fuzz import Fuzz
 
 
@@ -47,6 +51,40 @@ def test_growing_jobs_stay_flat(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert figures["peak_bytes"] > 0
     assert 0 < figures["peak_descriptors"] < 50
+
+
+def test_a_child_obeys_signals_that_the_selftest_was_started_to_ignore(tmp_path: Path) -> None:
+    """As under nohup, and behind `&` in a script."""
+    source = write_rows(tmp_path / "in.jsonl", prompts(2000))
+    out = tmp_path / "out.parquet"
+    args = ["run", "-i", source, "-o", out, "--engine", "echo", "--checkpoint-every", "10"]
+    ignored = (signal.SIGHUP, signal.SIGINT)
+    before = [signal.signal(signum, signal.SIG_IGN) for signum in ignored]
+    try:
+        with Child(args, tmp_path / "log", "slow:at=engine.step,seconds=0.05,rows=2") as child:
+            assert [signal.getsignal(signum) for signum in ignored] == [signal.SIG_IGN] * 2
+            assert child.wait_until(lambda: bool(list_parts(tmp_path / f"{out.name}.ckpt/parts")))
+            child.signal(signal.SIGHUP)
+            assert child.wait(timeout=10) == 75
+    finally:
+        for signum, handler in zip(ignored, before, strict=True):
+            signal.signal(signum, handler)
+    assert "stopped by SIGHUP" in child.stderr
+
+
+def test_a_run_that_hangs_shows_where(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", prompts(200))
+    args = ["run", "-i", source, "-o", tmp_path / "out.parquet", "--engine", "echo"]
+    with Child(args, tmp_path / "log", "stall:at=part.rename,seconds=600") as child:
+        folder = tmp_path / "out.parquet.ckpt" / "parts"
+        assert child.wait_until(lambda: bool(list(folder.glob(".*.tmp"))))
+        child.signal(signal.SIGUSR1)
+        with pytest.raises(SelftestError) as caught:
+            child.wait(timeout=0.5)
+    assert re.match(r"a run hung for 0\.5 s after SIGUSR1 and was killed", caught.value.message)
+    assert "in _strike" in caught.value.message, "the thread that stalls"
+    assert "in finalize" in caught.value.message or "in flush" in caught.value.message
+    assert not child.running
 
 
 def outputs(tmp_path: Path) -> tuple[Path, Path]:

@@ -11,13 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from batchgen.job.parts import list_parts, part_summary
-from batchgen.selftest.child import Child
+from batchgen.selftest.child import POLITE_SIGNALS, Child, unready_codes
 
 __all__ = ["KILLED", "Blow", "at_the_end", "chosen_blow", "damage", "rows_in"]
 
 KILLED = -int(signal.SIGKILL)
 _UNWRITABLE, _STOPPED = 73, 75
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 _POINTS = ("part.write", "part.fsync", "part.rename", "part.renamed", "manifest.rename",
            "manifest.renamed", "journal.write")  # fmt: skip
 _END_POINTS = ("final.write", "final.fsync", "final.rename", "final.renamed")
@@ -34,8 +33,8 @@ class Blow:
     name: str
     code: int
     fault: str = ""
-    unready: int = KILLED
-    """The code of a process that is struck while Python itself still starts."""
+    unready: tuple[int, ...] = ()
+    """The codes of a process that is struck while Python itself still starts."""
     strike: Callable[[Child], bool] = Child.kill
     to_the_end: bool = False
     """Whether the run may compute all that is left; else it is stopped after its share."""
@@ -56,7 +55,7 @@ def chosen_blow(chosen: random.Random, faults: bool) -> Blow:
             Blow("read-only", _UNWRITABLE, f"readonly:{at}"),
             Blow("torn part", KILLED, _damaged_and_killed("tear", nth)),
             Blow("flipped bit", KILLED, _damaged_and_killed("flip", nth)),
-            _polite(chosen.choice(_SIGNALS)),
+            _polite(chosen.choice(POLITE_SIGNALS)),
             Blow("second process", KILLED),
         ]
     )
@@ -104,4 +103,4 @@ def _polite(signum: signal.Signals) -> Blow:
         child.wait(timeout=120)
         return False
 
-    return Blow("polite signal", _STOPPED, unready=-signum, strike=strike)
+    return Blow("polite signal", _STOPPED, unready=unready_codes(signum), strike=strike)

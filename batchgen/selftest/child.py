@@ -8,17 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from batchgen.errors import BatchgenError
 
-__all__ = ["Child", "SelftestError"]
+__all__ = ["POLITE_SIGNALS", "Child", "SelftestError", "unready_codes"]
+
+POLITE_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+"""What a run takes as a wish to stop."""
 
 _POLL_S = 0.01
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_SHOWN_BYTES = 2000
+_SHOWN_BYTES, _STACKS_BYTES = 2000, 16_000
+_DUMP_S = 10.0
 
 
 class SelftestError(BatchgenError):
@@ -30,8 +35,11 @@ class Child:
 
     def __init__(self, args: Sequence[object], log: Path, fault: str = "") -> None:
         self._log = log
+        self._signals: list[str] = []
         settings = {k: v for k, v in os.environ.items() if not k.startswith("BATCHGEN_")}
-        with log.with_suffix(".out").open("wb") as stdout, log.open("wb") as stderr:
+        settings["PYTHONFAULTHANDLER"] = "1"  # shows all stacks on SIGABRT, from its first moment
+        streams = log.with_suffix(".out").open("wb"), log.open("wb")
+        with streams[0] as stdout, streams[1] as stderr, _obedient_children():
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "batchgen", *map(str, args)],
                 env=settings | ({"BATCHGEN_FAULT": fault} if fault else {}),
@@ -48,7 +56,7 @@ class Child:
     @property
     def stderr(self) -> str:
         """The end of what it said."""
-        return self._log.read_bytes()[-_SHOWN_BYTES:].decode(errors="replace")
+        return self._said(_SHOWN_BYTES)
 
     @property
     def stdout(self) -> str:
@@ -56,12 +64,26 @@ class Child:
         return self._log.with_suffix(".out").read_text(errors="replace")
 
     def wait(self, timeout: float = 3600) -> int:
-        """Its exit code; SelftestError when it hangs."""
+        """Its exit code; SelftestError when it hangs, with the stacks of its threads."""
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            self.kill()
-            raise SelftestError(f"a run hung for {timeout:.0f} s and was killed", None) from None
+            self._abort()
+            after = f" after {' and '.join(self._signals)}" if self._signals else ""
+            raise SelftestError(
+                f"a run hung for {timeout:g} s{after} and was killed; it said:\n"
+                + self._said(_STACKS_BYTES)
+            ) from None
+
+    def _abort(self) -> None:
+        """End it in a way that shows where it was."""
+        self._process.send_signal(signal.SIGABRT)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_DUMP_S)
+        self.kill()
+
+    def _said(self, most_bytes: int) -> str:
+        return self._log.read_bytes()[-most_bytes:].decode(errors="replace")
 
     def wait_until(self, reached: Callable[[], bool], timeout: float = 600) -> bool:
         """Wait for a moment; False if the process ended, or the time was over, before it."""
@@ -79,6 +101,7 @@ class Child:
 
     def signal(self, signum: signal.Signals) -> None:
         """Send a polite signal."""
+        self._signals.append(signum.name)
         self._process.send_signal(signum)
 
     def memory(self) -> int:
@@ -116,3 +139,26 @@ class Child:
     ) -> None:
         if self.running:
             self.kill()
+
+
+def unready_codes(signum: signal.Signals) -> tuple[int, ...]:
+    """How a process ends whose handlers do not stand yet; Python's own, for SIGINT, come first."""
+    return (-signum, 1, 130) if signum == signal.SIGINT else (-signum,)
+
+
+@contextmanager
+def _obedient_children() -> Iterator[None]:
+    """Children inherit what is ignored: SIGHUP under nohup, SIGINT behind `&` in a script. They are
+    to obey; what is handled here, by a function that does nothing, has its default in them."""
+    ignored = [signum for signum in POLITE_SIGNALS if signal.getsignal(signum) == signal.SIG_IGN]
+    for signum in ignored:
+        signal.signal(signum, _do_nothing)
+    try:
+        yield
+    finally:
+        for signum in ignored:
+            signal.signal(signum, signal.SIG_IGN)
+
+
+def _do_nothing(signum: int, _: FrameType | None) -> None:
+    pass

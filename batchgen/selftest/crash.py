@@ -158,7 +158,7 @@ class Crash:
         tally.runs += 1
         tally.codes[code] += 1
         tally.kills += code == KILLED
-        if code not in (0, KILLED, blow.code, blow.unready):
+        if code not in (0, KILLED, blow.code, *blow.unready):
             tally.problems.append(f"{blow.name} ({blow.fault}) ended in {code}: {said}")
         tally.blows["kill" if code == KILLED != blow.code else blow.name] += code != 0
         if blow.name in ("torn part", "flipped bit") and code == KILLED:

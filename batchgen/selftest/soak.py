@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.job.merge import MEMORY_BYTES
+from batchgen.job.parts import list_parts
 from batchgen.selftest.audit import begun_again, differences, leftovers
-from batchgen.selftest.child import Child, SelftestError
+from batchgen.selftest.blows import rows_in
+from batchgen.selftest.child import POLITE_SIGNALS, Child, SelftestError, unready_codes
 from batchgen.selftest.inputs import mixed_rows, write_lines
 
 __all__ = ["Soak"]
@@ -35,12 +37,14 @@ _MEAN_S = 3.5
 _LONG_SHARE = 0.06
 """Of the runs, left alone to their job's end: what grows slowly shows in them."""
 _KILL_SHARE = 0.6
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 _STOPPED = 75
 _READY_S = 5.0
 """A process younger than this may die of a signal: its handlers may not stand yet."""
 _SAMPLE_S, _SETTLED_S, _LEAST_SAMPLES = 0.2, 3.0, 50
 _SLOW = "slow:at=engine.step,seconds=0.02,rows=40"
+_ROWS_LEFT = 20_000
+"""Ten seconds' work, at that pace: a run that had more of it left has not heard a signal."""
+_LONGEST_STOP_S = 120.0
 
 Say = Callable[[str], None]
 
@@ -58,6 +62,7 @@ class _Run:
     peak_descriptors: int = 0
     seconds: float = 0.0
     drift: float | None = None
+    signum: signal.Signals | None = None
     end: str = "complete"
 
 
@@ -122,12 +127,22 @@ class Soak:
             elif self._chosen.random() < _KILL_SHARE:
                 code = -signal.SIGKILL if child.kill() else child.wait()
             else:
-                child.signal(self._chosen.choice(_SIGNALS))
-                code = child.wait(timeout=120)
+                code = self._stopped(child, out, run)
             run.end = _end(code, run)
             if not run.end:
                 raise SelftestError(f"a run of {rows:,} rows ended in {code}: {child.stderr}")
         return run
+
+    def _stopped(self, child: Child, out: Path, run: _Run) -> int:
+        """Its exit code after a polite signal. SelftestError where it went on all the same."""
+        run.signum = self._chosen.choice(POLITE_SIGNALS)
+        safe = sum(map(rows_in, list_parts(out.with_name(f"{out.name}.ckpt") / "parts")))
+        child.signal(run.signum)
+        code = child.wait(_LONGEST_STOP_S)
+        if code == 0 and run.rows - safe > _ROWS_LEFT:
+            text = f"a run had {run.rows - safe:,} rows left when {run.signum.name} came"
+            raise SelftestError(f"{text}, and went on to its end: {child.stderr}")
+        return code
 
     def _figures(self, seconds: float) -> dict[str, Any]:
         runs = self._runs
@@ -202,7 +217,7 @@ def _merging(out: Path, since: float) -> bool:
 
 def _end(code: int, run: _Run) -> str:
     """What an exit code says of a run's end; "" for what must not be."""
-    if -code in _SIGNALS and run.seconds < _READY_S:
+    if run.signum and run.seconds < _READY_S and code in unready_codes(run.signum):
         return "early"
     return {0: "complete", _STOPPED: "stopped", -signal.SIGKILL: "killed"}.get(code, "")
 
