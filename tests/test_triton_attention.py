@@ -229,7 +229,7 @@ def test_writes_to_a_float8_cache_round_saturate_and_keep_nan(
     slots = step.metadata.slot_mapping
     block, offset = slots // case.block_size, slots % case.block_size
     for store, new in ((cache.keys, step.key), (cache.values, step.value)):
-        found = store[block, :, offset].float()
+        found = store.float()[block, :, offset]
         assert torch.equal(found.isnan(), new.isnan())
         wanted = new.float().clamp(-448, 448).to(FLOAT8).float()
         assert torch.equal(found.nan_to_num(), wanted.nan_to_num())

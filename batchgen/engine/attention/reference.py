@@ -109,8 +109,8 @@ class ReferenceBackend:
         out = query.new_zeros(query.shape[0], spec.num_heads, spec.v_head_dim)
         if not step.query_seq_host:
             return out
-        keys = cache.key[step.key_slot].float()  # [num_keys, num_kv_heads, head_dim]
-        values = cache.value[step.key_slot].float()
+        keys = _gathered(cache.key, step.key_slot)  # [num_keys, num_kv_heads, head_dim]
+        values = _gathered(cache.value, step.key_slot)
         chunk = max(1, MAX_SCORES_PER_CHUNK // (len(step.key_slot) * spec.num_heads))
         for start in range(0, len(step.query_seq_host), chunk):
             stop = min(start + chunk, len(step.query_seq_host))
@@ -132,6 +132,13 @@ def _rounded(data: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         largest = torch.finfo(dtype).max
         data = data.clamp(-largest, largest)
     return data.to(dtype)
+
+
+def _gathered(store: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """Rows of the cache in float32; float8 as bytes, since CUDA does not index it."""
+    if store.dtype == torch.float8_e4m3fn:
+        return store.view(torch.uint8)[slots].view(store.dtype).float()
+    return store[slots].float()
 
 
 def _lay_out(metadata: AttentionMetadata) -> _Step:
