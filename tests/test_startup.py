@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import py_compile
 import subprocess
@@ -14,7 +15,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from echo_runs import environment
 
-from batchgen.startup import ahead, compile_worker, folders, host_memory, timeline
+from batchgen.startup import (
+    ahead,
+    compile_worker,
+    folders,
+    host_memory,
+    quick_transformers,
+    timeline,
+)
 from batchgen.startup.quick_transformers import QuickImports
 
 
@@ -166,6 +174,31 @@ def test_packages_that_no_run_uses_are_absent_only_while_transformers_is_importe
     assert whole.is_sklearn_available()
 
 
+def test_a_tokenizer_that_was_just_read_is_not_copied_once_more() -> None:
+    module = ModuleType("transformers.tokenization_utils_tokenizers")
+    vars(module).update(copy=copy, TokenizerFast=bytearray)
+    quick_transformers.share_tokenizers(module)
+    tokenizer, options = bytearray(), {"a": [1]}
+    assert module.copy.deepcopy(tokenizer) is tokenizer
+    assert module.copy.deepcopy(options) == options
+    assert module.copy.deepcopy(options)["a"] is not options["a"]
+    assert copy.deepcopy(tokenizer) is not tokenizer
+
+
+def test_installed_packages_are_known_until_one_comes_or_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, work = tmp_path / "site", tmp_path / "work"
+    (site / "one-1.dist-info").mkdir(parents=True)
+    work.mkdir()
+    monkeypatch.setattr(sys, "path", [str(work), str(site), str(tmp_path / "absent")])
+    known = quick_transformers._places()
+    (work / "out.parquet").write_text("")
+    assert quick_transformers._places() == known
+    (site / "two-1.dist-info").mkdir()
+    assert quick_transformers._places() != known
+
+
 def test_the_cuda_context_is_made_of_the_device_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -173,15 +206,16 @@ def test_the_cuda_context_is_made_of_the_device_that_is_asked_for(
     driver = SimpleNamespace(
         cuInit=lambda flags: asked.append(flags) or 0,
         cuDeviceGet=lambda handle, number: asked.append(number) or 0,
+        cuDeviceGetAttribute=lambda value, name, handle: 0,
         cuDevicePrimaryCtxRetain=lambda context, handle: 0,
     )
     monkeypatch.setattr(ahead.ctypes, "CDLL", lambda name: driver)
-    assert ahead.make_cuda_context("cuda:3")
-    assert ahead.make_cuda_context("auto")
+    gpus = [ahead.find_gpu("cuda:3"), ahead.find_gpu("auto")]
+    assert all(gpu is not None and gpu.make_context() for gpu in gpus)
     assert asked == [0, 3, 0, 0]
     driver.cuInit = lambda flags: 100  # no device
-    assert not ahead.make_cuda_context("cuda")
-    assert not ahead.make_cuda_context("cpu")
+    assert ahead.find_gpu("cuda") is None
+    assert ahead.find_gpu("cpu") is None
 
 
 def test_reading_ahead_stops_at_half_of_the_free_memory(

@@ -3,11 +3,13 @@
 Its `__init__` reads the 2,200 source files of its models, twice, to learn what they export: that is
 kept between runs. Where scikit-learn, SciPy, torchvision and Pillow are installed it imports them
 for losses, image processing and assisted decoding, 500 modules: they count as absent while it is
-being imported, and as what they are from then on.
+being imported, and as what they are from then on. Versions before 5.23 copy a tokenizer that was
+just read, by way of JSON, for as long as reading it took, while no other thread can run.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import importlib.metadata
@@ -19,14 +21,15 @@ from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from threading import Event
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from batchgen.startup.folders import cache_folder
 
 __all__ = ["QuickImports"]
 
-_MODULE = "transformers.utils.import_utils"
+_HELPERS = "transformers.utils.import_utils"
+_TOKENIZERS = "transformers.tokenization_utils_tokenizers"
 _NOT_USED = (
     "is_sklearn_available",
     "is_scipy_available",
@@ -38,7 +41,7 @@ _NOT_USED = (
 
 
 class QuickImports:
-    """Changes transformers' module of import helpers right after it ran, if it is not there yet.
+    """Changes two modules of transformers right after they ran, if they are not there yet.
 
     `whole`: leave the optional packages as they are, for models that are more than text and for
     code that came with a model. For a process of our own: `done` ends the absence.
@@ -47,6 +50,7 @@ class QuickImports:
     def __init__(self, *, whole: bool = False) -> None:
         self._whole = whole
         self._done = Event()
+        self._changes = {_HELPERS: self.change, _TOKENIZERS: share_tokenizers}
 
     def install(self) -> None:
         """From now on. Does nothing where transformers is imported."""
@@ -60,12 +64,13 @@ class QuickImports:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The import system's question: only one module is ours, found as ever, then changed."""
-        if name != _MODULE:
+        """The import system's question: few modules are ours, found as ever, then changed."""
+        change = self._changes.get(name)
+        if change is None:
             return None
         spec = PathFinder.find_spec(name, path)
         if spec is not None and type(spec.loader) is SourceFileLoader:
-            spec.loader = _Loader(spec.loader.name, spec.loader.path, self.change)
+            spec.loader = _Loader(spec.loader.name, spec.loader.path, change)
         return spec
 
     def change(self, module: ModuleType) -> None:
@@ -84,6 +89,19 @@ class QuickImports:
             return self._done.is_set() and ask(*args, **kwargs)
 
         return answer
+
+
+def share_tokenizers(module: ModuleType) -> None:
+    """The module's `copy.deepcopy` hands back a Rust tokenizer itself: it was made for the copy's
+    new owner alone. A version without it stays."""
+    rust = getattr(module, "TokenizerFast", None)
+    if not isinstance(rust, type) or getattr(module, "copy", None) is not copy:
+        return
+
+    def deepcopy(value: Any, *memo: Any) -> Any:
+        return value if isinstance(value, rust) else copy.deepcopy(value, *memo)
+
+    vars(module)["copy"] = SimpleNamespace(**vars(copy) | {"deepcopy": deepcopy})
 
 
 class _Loader(SourceFileLoader):
@@ -155,8 +173,15 @@ def _installation(package: Path) -> list[object] | None:
 
 
 def _places() -> list[object]:
-    """The folders that packages are installed in: they change when one comes or goes."""
-    return [_state(Path(entry)) for entry in sys.path if os.path.isdir(entry)]
+    """The folders that packages are installed in: they change when one comes or goes. The folder
+    where a command runs changes all the time."""
+    folders = [entry for entry in sys.path if os.path.isdir(entry)]
+    return [_state(Path(entry)) for entry in folders if any(map(_tells, os.listdir(entry)))]
+
+
+def _tells(name: str) -> bool:
+    """Whether it describes an installed package."""
+    return name.endswith((".dist-info", ".egg-info"))
 
 
 def _state(path: Path) -> tuple[str, int, int]:
