@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +52,31 @@ def edit_claim(folder: Path, attempt: int, **changes: object) -> Path:
     claim = folder / "owners" / f"{attempt}.json"
     claim.write_text(json.dumps(json.loads(claim.read_text()) | changes))
     return claim
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Files can be created and emptied, and nothing be written to them."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_release_cut_short_leaves_the_claim_whole_and_the_output_free(tmp_path: Path) -> None:
+    lock = make_lock(tmp_path)
+    lock.acquire()
+    with full_disk():
+        lock.release()
+    owner = current_owner(tmp_path)
+    assert owner is not None
+    assert owner.run_id == "second-run"
+    assert os.listdir(tmp_path / "owners") == ["1.json"]
+    started = time.monotonic()
+    make_lock(tmp_path).acquire("wait", timeout=5)
+    assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize("mode", ["fail", "skip"])

@@ -109,8 +109,8 @@ class OutputLock:
         if self._owner is not None:
             with suppress(OutputHeldError, OSError):
                 self.check()
-                claim = _claim_path(self._owners, self._owner.attempt)
-                claim.write_text(replace(self._owner, released=True).to_json())
+                released = replace(self._owner, released=True)
+                _replace(_claim_path(self._owners, released.attempt), released.to_json())
         self._owner = None
         self._unlock()
 
@@ -237,9 +237,25 @@ def _attempts(owners: Path) -> list[int]:
     return [int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()]
 
 
+def _new_claim(path: Path) -> Path:
+    """A name, used by nobody else, under which a claim is written before it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.new")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Change a claim in one step: an empty one, after a kill or on a full disk, would be nobody's,
+    and hold its output until it is stale."""
+    whole = _new_claim(path)
+    try:
+        whole.write_text(text)
+        whole.replace(path)
+    finally:
+        whole.unlink(missing_ok=True)
+
+
 def _create_exclusively(path: Path, text: str) -> bool:
     """Make `path` appear whole with that text; False where it exists already."""
-    whole = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.new")
+    whole = _new_claim(path)
     with unwritable("the claim", path):
         whole.write_text(text)
         try:
