@@ -202,3 +202,24 @@ def test_tiles_are_converted_two_values_an_instruction_and_never_read_by_the_byt
         assert ("cvt.rn.satfinite.e4m3x2" in ptx) == write
         assert product in ptx
         assert not re.search(r"ld\.shared\S*\.[bu]8", ptx)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9),
+    reason="needs a GPU that converts float8",
+)
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+def test_a_model_on_the_gpu_answers_as_with_the_oracle(name: str) -> None:
+    from batchgen.engine.attention.triton_paged import TritonBackend
+
+    ours, theirs = (
+        logits_at(
+            load_model_from(
+                tiny_model(name).to("cuda", torch.bfloat16), backend, rounded_cache=True
+            ),
+            200,
+        )
+        for backend in (TritonBackend(), ReferenceBackend())
+    )
+    assert (ours - theirs).norm() < 0.1 * theirs.norm()  # bfloat16 alone: 0.04
