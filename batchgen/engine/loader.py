@@ -25,6 +25,7 @@ from batchgen.engine.joined_linear import join_linears
 from batchgen.engine.limits import find_limits
 from batchgen.engine.load_failures import load_failure
 from batchgen.engine.model import Model, bind_model
+from batchgen.engine.placement import place
 from batchgen.engine.proof import check_copies, confirm, is_quantized, own_logits, prove
 from batchgen.engine.quantized import Quantized
 from batchgen.engine.rounded_cache import check_kv_cache_dtype, round_cache
@@ -49,7 +50,7 @@ def load_model(config: EngineConfig) -> Model:
     with timeline.span("weights"):
         module, quantized = _load_module(config, device)
         kept = quantized is not None and not quantized.is_dense
-        module = module if kept else module.to(device)
+        module = module if kept else place(module, device)
     with quietly() if kept else nullcontext():
         model = load_model_from(
             module,
