@@ -9,14 +9,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from batchgen.engine.kernel_shapes import kernel_shapes
 from batchgen.job.model_files import ModelFiles, ModelKind
 from batchgen.job.reader import Reader
 from batchgen.job.sources import SourceKind
 from batchgen.job.spec import JobSpec
 from batchgen.startup import timeline
-from batchgen.startup.ahead import make_cuda_context, read_ahead
+from batchgen.startup.ahead import Gpu, find_gpu, read_ahead
 from batchgen.startup.bytecode import keep_bytecode
 from batchgen.startup.importing import importing
+from batchgen.startup.kernels import compile_kernels
 from batchgen.startup.quick_transformers import QuickImports
 
 __all__ = ["prepare"]
@@ -127,9 +129,20 @@ def _load_kernels() -> None:
 
 def _work_ahead(spec: JobSpec, files: ModelFiles) -> None:
     with suppress(Exception):
-        if spec.device != "cpu":
-            make_cuda_context(spec.device)
+        gpu = find_gpu(spec.device)
+        if gpu is not None:
+            _compile_kernels(spec, files, gpu)
+            gpu.make_context()
         read_ahead(_weights(files))
+
+
+def _compile_kernels(spec: JobSpec, files: ModelFiles, gpu: Gpu) -> None:
+    dtype = "float32" if spec.deterministic else spec.dtype
+    shapes = kernel_shapes(
+        files.config, dtype=dtype, kv_cache_dtype=spec.kv_cache_dtype, block_size=spec.block_size
+    )
+    if shapes is not None:
+        compile_kernels(shapes, spec.device, gpu.capability)
 
 
 def _weights(files: ModelFiles) -> list[Path]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["EngineConfig"]
+__all__ = ["GPU_BLOCK_SIZE", "PROOF_BLOCK_SIZE", "EngineConfig"]
+
+
+GPU_BLOCK_SIZE = 64
+"""Tokens of a KV block on a GPU: a tile of keys is one block."""
+PROOF_BLOCK_SIZE = 16
+"""While a model is proven: short sequences have several blocks then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def _choose(
         logits.stride(0),
         split_size,
         splits,
-        SPLITS=triton.next_power_of_2(splits),
+        SPLITS=triton.next_power_of_2(blocks),  # by the vocabulary alone: compiled once
         DRAWING=drawing,
         BLOCK=_BLOCK,
         num_warps=8,

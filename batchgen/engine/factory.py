@@ -10,7 +10,7 @@ import logging
 
 from batchgen.engine.block_manager import BlockManager
 from batchgen.engine.cache_size import decide_num_blocks
-from batchgen.engine.config import EngineConfig
+from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.failures import is_out_of_memory
 from batchgen.engine.load_failures import no_memory
@@ -27,7 +27,7 @@ __all__ = ["ResolvedConfig", "build_engine", "load_engine", "load_served", "reso
 
 _logger = logging.getLogger(__name__)
 
-_CPU_BLOCK_SIZE, _GPU_BLOCK_SIZE = 16, 64
+_CPU_BLOCK_SIZE = 16
 _WATERMARK = 0.01
 _REORDER_WINDOW = 1024
 _LARGE_MODEL = 3_000_000_000
@@ -148,7 +148,7 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
     max_num_batched_tokens = _batched_tokens(model, config, max_num_seqs, on_gpu)
     block_size = config.block_size or _decide(
         "block_size",
-        _GPU_BLOCK_SIZE if on_gpu else _CPU_BLOCK_SIZE,
+        GPU_BLOCK_SIZE if on_gpu else _CPU_BLOCK_SIZE,
         "a tile of keys is one block" if on_gpu else "wastes half of it a row",
     )
     longest = _longest(model, config)

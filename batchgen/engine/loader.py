@@ -32,6 +32,7 @@ from batchgen.engine.rounded_cache import check_kv_cache_dtype, round_cache
 from batchgen.engine.weights import weigh
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.startup import timeline
+from batchgen.startup.kernels import wait_for_kernels
 
 __all__ = ["load_model", "load_model_from", "resolve_device", "resolve_dtype"]
 
@@ -89,6 +90,7 @@ def load_model_from(
         found = discover(module, model_type, vocab_size)
     limits = find_limits(module, found)
     limits.check(model_type, max_model_len)
+    wait_for_kernels()
     with timeline.span("proof"):
         expected = prove(module, model_type, found, backend, vocab_size, limits.max_position)
     if first is not None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from batchgen.engine.attention.interface import AttentionBackend, AttentionMetadata
 from batchgen.engine.binding import use_attention
+from batchgen.engine.config import PROOF_BLOCK_SIZE
 from batchgen.engine.discovery import Discovery, clone_module, discover
 from batchgen.engine.model import Model, bind_model
 from batchgen.engine.shrink import SMALL, shrink
@@ -31,7 +32,6 @@ __all__ = [
     "prove",
 ]
 
-BLOCK_SIZE = 16
 LENGTHS = (22, 10)
 STEPS = (
     ((0, 0, 7), (1, 0, 2)),
@@ -142,12 +142,12 @@ def logits_at(model: Model, max_position: int) -> torch.Tensor:
     """Logits [.., vocab_size] of the proof's steps as the model computes them, once at the first
     positions and once at the last ones that the model has."""
     tables, sequences = ((3, 0), (2, 1)), _sequences(model.vocab_size, model.device)
-    model.allocate_cache(4, BLOCK_SIZE)
+    model.allocate_cache(4, PROOF_BLOCK_SIZE)
     found = []
     for offset in (0, max(0, max_position - max(LENGTHS))):
         for step in STEPS:
             pieces = [Piece(tables[seq], start, stop) for seq, start, stop in step]
-            metadata = make_metadata(pieces, BLOCK_SIZE, model.device)
+            metadata = make_metadata(pieces, PROOF_BLOCK_SIZE, model.device)
             row = torch.cat([sequences[seq][start:stop] for seq, start, stop in step])
             places = [torch.arange(p.start, p.stop, device=model.device) + offset for p in pieces]
             every = torch.arange(len(row), device=model.device)
@@ -210,11 +210,11 @@ def _compare(
     """The largest relative error of a piece's last logits, over all steps and sequences."""
     tables = ((3, 0), (2, 1))
     sequences = _sequences(model.vocab_size, model.device)
-    model.allocate_cache(4, BLOCK_SIZE)
+    model.allocate_cache(4, PROOF_BLOCK_SIZE)
     errors = []
     for step in steps:
         pieces = [Piece(tables[seq], start, stop) for seq, start, stop in step]
-        metadata = make_metadata(pieces, BLOCK_SIZE, model.device)
+        metadata = make_metadata(pieces, PROOF_BLOCK_SIZE, model.device)
         row = torch.cat([sequences[seq][start:stop] for seq, start, stop in step])
         places = [torch.arange(p.start, p.stop, device=model.device) for p in pieces]
         last = metadata.cu_seqlens_q[1:].long() - 1

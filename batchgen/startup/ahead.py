@@ -10,43 +10,55 @@ import ctypes
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen.startup.host_memory import available_host_memory
 from batchgen.startup.timeline import span
 
-__all__ = ["make_cuda_context", "read_ahead"]
+__all__ = ["Gpu", "find_gpu", "read_ahead"]
 
 _DRIVER = "libcuda.so.1"
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 _CHUNK = 8 << 20
 _SHARE_OF_MEMORY = 0.5
 
 
-def make_cuda_context(device: str) -> bool:
-    """Make the context that torch will use of `cuda`, `cuda:N` or `auto` (the first GPU).
-
-    Whether there is one now. The same flags as torch's: it takes what the driver holds. The driver
-    reads `CUDA_MODULE_LOADING`, which is to be set before.
-    """
+def find_gpu(device: str) -> Gpu | None:
+    """The GPU that torch will take for `cuda`, `cuda:N` or `auto` (the first one), asked of the
+    driver alone. The driver reads `CUDA_MODULE_LOADING`, which is to be set before."""
     number = device.partition(":")[2] or "0"
     if device == "cpu" or not number.isdecimal():
-        return False
+        return None
     try:
         driver = ctypes.CDLL(_DRIVER)
-        with span("cuda context"):
-            return _retain_context(driver, int(number))
+        handle, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+        failed = (
+            driver.cuInit(0)
+            or driver.cuDeviceGet(ctypes.byref(handle), int(number))
+            or driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, handle)
+            or driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, handle)
+        )
     except (OSError, AttributeError):
-        return False
+        return None
+    return None if failed else Gpu(driver, handle, 10 * major.value + minor.value)
 
 
-def _retain_context(driver: ctypes.CDLL, number: int) -> bool:
-    """Calls of a foreign function let other threads of Python run meanwhile."""
-    handle, context = ctypes.c_int(), ctypes.c_void_p()
-    return not (
-        driver.cuInit(0)
-        or driver.cuDeviceGet(ctypes.byref(handle), number)
-        or driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle)
-    )
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A device of the driver's."""
+
+    driver: ctypes.CDLL
+    handle: ctypes.c_int
+    capability: int
+    """Of computing: 90 for 9.0."""
+
+    def make_context(self) -> bool:
+        """Make the context that torch will use, with the flags that torch gives it. Calls of a
+        foreign function let other threads of Python run meanwhile."""
+        context = ctypes.c_void_p()
+        with span("cuda context"):
+            return not self.driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), self.handle)
 
 
 def read_ahead(files: Sequence[Path]) -> int:

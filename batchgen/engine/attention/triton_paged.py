@@ -76,6 +76,7 @@ class TritonBackend:
     def prepare(self, metadata: AttentionMetadata) -> None:
         """Compute on the device the plans of every kind of layer allocated so far."""
         metadata.host = {}
+        metadata.slot_mapping = metadata.slot_mapping.int()  # one width: kernels compile once
         for (_, _, block_size), launches in self._launches.items():
             if block_size == metadata.block_size:
                 for launch in _needed(launches, metadata):

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton
 
 from batchgen.engine.attention.interface import AttentionMetadata
 from batchgen.engine.attention.triton_plan_kernel import NUM_LENGTHS, plan_kernel
@@ -101,7 +100,7 @@ def make_plan(key: PlanKey, metadata: AttentionMetadata) -> Plan:
         GROUP=key.group,
         BLOCK_M=key.block_m,
         BLOCK_N=key.block_n,
-        CHUNK=min(_CHUNK, triton.next_power_of_2(max(num_seqs, max_items, _THREADS))),
+        CHUNK=_CHUNK,  # whatever the bucket: compiled once
         WORDS=ITEM_WORDS,
         LENGTHS=NUM_LENGTHS,
         num_warps=_THREADS // 32,

@@ -1,0 +1,140 @@
+"""Compile the kernels that a model will need, all at once, in a process of its own.
+
+A kernel takes 0.5 to 1.5 s to compile, and a first run needs a dozen. This process is started with
+the command, knows the model's shapes from its config alone, and leaves the kernels in Triton's
+cache while the command still imports and loads. What it guesses wrong is compiled when needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.attention.triton_cache import write_cache
+from batchgen.engine.attention.triton_paged import TritonBackend
+from batchgen.engine.attention.triton_plan import ITEM_WORDS, Plan, PlanKey, make_plan
+from batchgen.engine.cuda_ops import greedy_tokens, sampled_tokens
+
+__all__ = ["compile_ahead", "kernel_calls"]
+
+_PROMPT = 64
+"""Query tokens of a sequence that is no decode: more rows than a decode tile has."""
+
+Call = Callable[[], object]
+
+
+class _Apart(TritonBackend):
+    """Keeps its launches instead of making them, so that they can be made in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches: list[Call] = []
+
+    def _run(self, *args: Any) -> None:
+        self.launches.append(partial(TritonBackend._run, self, *args))
+
+
+def kernel_calls(
+    spec: AttentionSpec,
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype,
+    block_size: int,
+    device: torch.device,
+) -> Iterator[Call]:
+    """One call for each kernel that a layer of this kind compiles."""
+    backend = _Apart()
+    cache = backend.allocate(spec, 2 * _PROMPT // block_size, block_size, cache_dtype, device)
+    keys = [launch.key for launch in backend._reserve(spec, cache)]
+    sinks = torch.zeros(spec.num_heads, dtype=dtype, device=device) if spec.has_sinks else None
+    for num_tokens in (1, _PROMPT):
+        metadata = _metadata(num_tokens, block_size, device)
+        yield from (partial(make_plan, key, metadata) for key in keys[: 1 + (num_tokens > 1)])
+        metadata.host = {key: _idle_plan(key, device) for key in keys}
+        query, key, value = _tokens(spec, num_tokens, dtype, device)
+        if num_tokens > 1:
+            yield partial(write_cache, key, value, cache, metadata.slot_mapping)
+            backend.attend(query, cache, spec, metadata, sinks)
+        else:
+            backend.forward(query, key, value, cache, spec, metadata, sinks)
+    yield from backend.launches
+
+
+def sampler_calls(vocab_size: int, dtype: torch.dtype, device: torch.device) -> Iterator[Call]:
+    """As `kernel_calls`, for greedy tokens and for drawn ones."""
+    logits = torch.zeros((2, vocab_size), dtype=dtype, device=device)
+    ids = torch.zeros(2, dtype=torch.int64, device=device)
+    yield partial(greedy_tokens, logits)
+    yield partial(sampled_tokens, logits, torch.ones(2, device=device), ids, ids)
+
+
+@torch.inference_mode()
+def compile_ahead(shapes: dict[str, Any]) -> None:
+    """`shapes`: as `kernel_shapes` makes them, and the device."""
+    device = torch.device(shapes["device"])
+    dtype, cache_dtype = getattr(torch, shapes["dtype"]), getattr(torch, shapes["cache_dtype"])
+    calls: list[Call] = []
+    for number, layer in enumerate(shapes["layers"]):
+        spec = AttentionSpec(index=number, scale=1.0, **layer)
+        for block_size in shapes["block_sizes"]:
+            for kind in {dtype, cache_dtype}:
+                calls += kernel_calls(spec, dtype, kind, block_size, device)
+    calls += sampler_calls(shapes["vocab_size"], dtype, device)
+    with ThreadPoolExecutor(max_workers=max(2, len(os.sched_getaffinity(0)) - 2)) as pool:
+        for done in [pool.submit(torch.inference_mode()(call)) for call in reversed(calls)]:
+            with suppress(Exception):  # the command will meet it again, and say it
+                done.result()
+
+
+def _metadata(num_tokens: int, block_size: int, device: torch.device) -> AttentionMetadata:
+    """One sequence of as many tokens."""
+    ints = partial(torch.tensor, dtype=torch.int32, device=device)
+    blocks = -(-num_tokens // block_size)
+    return AttentionMetadata(
+        cu_seqlens_q=ints([0, num_tokens]),
+        seq_lens=ints([num_tokens]),
+        block_tables=ints([list(range(blocks))]),
+        slot_mapping=torch.arange(num_tokens, dtype=torch.int32, device=device),
+        block_size=block_size,
+        num_seqs=1,
+        num_tokens=num_tokens,
+        max_seqlen_q=num_tokens,
+        max_seqlen_k=num_tokens,
+    )
+
+
+def _tokens(
+    spec: AttentionSpec, num_tokens: int, dtype: torch.dtype, device: torch.device
+) -> list[torch.Tensor]:
+    """Queries, keys and values."""
+    shapes = (
+        (spec.num_heads, spec.head_dim),
+        (spec.num_kv_heads, spec.head_dim),
+        (spec.num_kv_heads, spec.v_head_dim),
+    )
+    return [torch.zeros((num_tokens, *shape), dtype=dtype, device=device) for shape in shapes]
+
+
+def _idle_plan(key: PlanKey, device: torch.device) -> Plan:
+    """With one item, which has no tiles: its programs leave at once."""
+    items = torch.zeros((1, ITEM_WORDS), dtype=torch.int32, device=device)
+    return Plan(items, torch.zeros(key.num_kv_heads, dtype=torch.int32, device=device), 1)
+
+
+def main() -> None:
+    """Arguments: the shapes as JSON, and the file that says that they are compiled."""
+    compile_ahead(json.loads(sys.argv[1]))
+    Path(sys.argv[2]).touch()
+
+
+if __name__ == "__main__":
+    main()
