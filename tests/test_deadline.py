@@ -111,6 +111,27 @@ def test_the_grace_is_kept_whatever_the_engine_does(
     assert batchgen("run", "-i", source, "-o", out, "--engine", "echo").returncode == 0
 
 
+@pytest.mark.parametrize("where", ["part.rename", "final.fsync"])
+def test_the_grace_is_kept_whatever_the_disk_does(tmp_path: Path, source: Path, where: str) -> None:
+    """A writing thread and the main one, each at a file system that does not answer."""
+    out = tmp_path / "out.parquet"
+    process = start(source, out, f"stall:at={where},seconds=600", "--grace", 1)
+    folder = out.parent if where.startswith("final") else tmp_path / "out.parquet.ckpt" / "parts"
+    wait_for(process, folder, ".*.tmp")
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    _, stderr = process.communicate(timeout=30)
+    assert 1 < time.monotonic() - asked < 8
+    assert process.returncode == 75
+    assert "the process ends without it" in stderr
+    assert not out.exists()
+    assert batchgen("run", "-i", source, "-o", out, "--engine", "echo").returncode == 0
+    whole = tmp_path / "whole.parquet"
+    batchgen("run", "-i", source, "-o", whole, "--engine", "echo")
+    assert stable(out).equals(stable(whole))
+
+
 def test_a_stop_that_waits_saves_gives_the_output_up_and_dies_by_the_next_signal(
     tmp_path: Path, source: Path
 ) -> None:

@@ -16,6 +16,7 @@ from batchgen.cli.logs import set_up_logs
 from batchgen.cli.streams import silence
 from batchgen.errors import StoppedError
 from batchgen.job import signals
+from batchgen.job.last_resort import LastResort
 from batchgen.job.shard_environment import chosen_shard
 from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.job.summary import Summary
@@ -48,6 +49,7 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     """
     stop = signals.install()
     own_process: bool = ctx.obj is True
+    last_resort = LastResort(stop, flags["grace"]) if own_process else None
     timeline.begin(own_process=own_process)
     set_up_logs(quiet=flags["quiet"], verbose=flags["verbose"])
     spec = job_spec(flags)
@@ -60,17 +62,19 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
         begun = prepare if own_process else None
         code = run_job(spec, stop=stop, report=report, prepare=begun).exit_code
     except StoppedError:
-        _wait_if_asked(spec, stop)
+        _wait_if_asked(spec, stop, last_resort)
         raise
     if code == StoppedError.exit_code:
-        _wait_if_asked(spec, stop)
+        _wait_if_asked(spec, stop, last_resort)
     ctx.exit(code)
 
 
-def _wait_if_asked(spec: JobSpec, stop: signals.Stop) -> None:
+def _wait_if_asked(spec: JobSpec, stop: signals.Stop, last_resort: LastResort | None) -> None:
     """`--on-signal wait`: everything is saved and given up; hold still until killed."""
     if spec.on_signal != "wait" or stop.signum is None:
         return
+    if last_resort is not None:
+        last_resort.call_off()
     gc.collect()  # the engine's own cycles hold its memory
     if "torch" in sys.modules:
         from batchgen.engine.memory import release_memory

@@ -20,13 +20,13 @@ from types import FrameType
 from batchgen.errors import StoppedError
 from batchgen.job.deadline import Deadline
 
-__all__ = ["STAGE_THREADS", "Stop", "install", "wait_to_be_killed"]
+__all__ = ["POLITE_SIGNALS", "STAGE_THREADS", "Stop", "install", "wait_to_be_killed"]
 
 STAGE_THREADS = ("batchgen-reader", "batchgen-engine", "batchgen-writer")
 """Names of the threads that a run works in; one may be stuck when a stop leaves without it."""
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP")
-_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+POLITE_SIGNALS = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
 _SAME_S = 0.25
 
 
@@ -99,7 +99,7 @@ def install() -> Stop:
     """
     stop = Stop()
     if threading.current_thread() is threading.main_thread():
-        for signum in _SIGNALS:
+        for signum in POLITE_SIGNALS:
             if not (signum == signal.SIGHUP and signal.getsignal(signum) == signal.SIG_IGN):
                 signal.signal(signum, stop.handle)
     return stop

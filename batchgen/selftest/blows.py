@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from batchgen.job.parts import list_parts, part_summary
-from batchgen.selftest.child import POLITE_SIGNALS, Child, unready_codes
+from batchgen.job.signals import POLITE_SIGNALS
+from batchgen.selftest.child import Child, unready_codes
 
 __all__ = ["KILLED", "Blow", "at_the_end", "chosen_blow", "damage", "rows_in"]
 

@@ -14,11 +14,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from batchgen.errors import BatchgenError
+from batchgen.job.signals import POLITE_SIGNALS
 
-__all__ = ["POLITE_SIGNALS", "Child", "SelftestError", "unready_codes"]
-
-POLITE_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
-"""What a run takes as a wish to stop."""
+__all__ = ["Child", "SelftestError", "unready_codes"]
 
 _POLL_S = 0.01
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

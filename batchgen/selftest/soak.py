@@ -18,9 +18,10 @@ from typing import Any
 
 from batchgen.job.merge import MEMORY_BYTES
 from batchgen.job.parts import list_parts
+from batchgen.job.signals import POLITE_SIGNALS
 from batchgen.selftest.audit import begun_again, differences, leftovers
 from batchgen.selftest.blows import rows_in
-from batchgen.selftest.child import POLITE_SIGNALS, Child, SelftestError, unready_codes
+from batchgen.selftest.child import Child, SelftestError, unready_codes
 from batchgen.selftest.inputs import mixed_rows, write_lines
 
 __all__ = ["Soak"]
