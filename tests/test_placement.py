@@ -8,6 +8,7 @@ from torch import nn
 
 from batchgen.engine import placement
 from batchgen.engine.placement import Staging, copy_all, move, place
+from batchgen.engine.warm_device import warm_device
 
 
 @pytest.mark.parametrize("size", [16, 48, 1 << 12])
@@ -63,3 +64,9 @@ def test_a_placed_module_is_the_one_that_to_makes(monkeypatch: pytest.MonkeyPatc
     for name, tensor in module.state_dict().items():
         assert tensor.is_cuda
         assert torch.equal(tensor.cpu(), before[name]), name
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_a_device_is_warm_after_one_small_step_of_every_kind(device: str) -> None:
+    assert warm_device(torch.device(device)) == 0
+    assert warm_device(torch.device(device), torch.float32) == 0

@@ -92,6 +92,8 @@ def _import_engine(spec: JobSpec, files: ModelFiles) -> None:
         import torch
     if spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available()):
         _begin("kernels", _load_kernels)
+    else:
+        _begin("device", lambda: _warm_device(spec))
     import transformers
 
     import batchgen.engine.factory  # noqa: F401
@@ -125,6 +127,16 @@ def _load_kernels() -> None:
 
     with timeline.span("CPU kernels"):
         load_kernels()
+
+
+def _warm_device(spec: JobSpec) -> None:
+    """On CUDA, beside the imports that follow torch's."""
+    import torch
+
+    from batchgen.engine.warm_device import warm_device
+
+    with suppress(Exception), timeline.span("warm device"):
+        warm_device(torch.device("cuda" if spec.device == "auto" else spec.device))
 
 
 def _work_ahead(spec: JobSpec, files: ModelFiles) -> None:
