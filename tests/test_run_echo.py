@@ -81,6 +81,7 @@ def test_a_finished_job_is_a_no_op(tmp_path: Path, echo: Echo) -> None:
     assert (tmp_path / "out.parquet").read_bytes() == content
     assert (second.computed, second.reused, second.rows) == (0, 21, 21)
     assert (second.ok, second.errors, second.exit_code) == (first.ok, first.errors, 3)
+    assert (first.device, second.device) == ("cpu", "cpu")
     manifest = tmp_path / "out.parquet.ckpt" / "manifest.json"
     recorded = json.loads(manifest.read_text())
     recorded["facts"]["device"] = "cuda:0 (H100)"

@@ -98,7 +98,8 @@ class _Job:
             return Summary(out=str(self._spec.out), run_id=self._run_id)
         with ledger:
             if ledger.finished is not None:
-                self._device = ledger.manifest.facts.get("device") or self._device
+                device = ledger.manifest.facts.get("device", "auto")
+                self._device = device if device != "auto" else self._device
                 limit = self._spec.input.limit
                 entrance.compared(lambda: check_finished_input(ledger.manifest, reader, limit))
                 self._say(f"nothing to do: {self._share(ledger)} is complete")
