@@ -105,6 +105,36 @@ def test_a_signal_while_nothing_is_begun_raises_where_it_comes() -> None:
     assert stop.requested
 
 
+INTERRUPT_IN_A_CALLBACK = """
+import os, signal, sys, weakref
+
+class Thing:
+    pass
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "batchgen.cli.run":
+            thing = Thing()
+            ref = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))
+            del thing
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
+def test_an_interrupt_while_the_command_is_imported_is_never_lost(
+    tmp_path: Path, source: Path
+) -> None:
+    """Python ignores one that finds it in a callback, as its import system has them."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT_IN_A_CALLBACK)
+    out = tmp_path / "out.parquet"
+    args = ["run", "-i", source, "-o", out, "--engine", "echo"]
+    result = batchgen(*args, PYTHONPATH=str(tmp_path))
+    assert result.returncode == -signal.SIGINT, result.stderr
+    assert not out.exists()
+
+
 def test_a_signal_while_the_model_loads_ends_the_run_without_waiting_for_it(
     tmp_path: Path, source: Path
 ) -> None:

@@ -10,6 +10,7 @@ import click
 
 from batchgen import __version__
 from batchgen.cli.flags import CONTEXT_SETTINGS
+from batchgen.startup.interrupts import raise_interrupts
 
 __all__ = ["cli"]
 
@@ -43,6 +44,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS or not _installed(cmd_name):
             return None
         command = getattr(import_module(f"batchgen.cli.{cmd_name}"), cmd_name)
+        raise_interrupts()
         assert isinstance(command, click.Command)
         return command
 
