@@ -115,8 +115,11 @@ def test_helpers_share_out_the_modules_that_lack_bytecode(tmp_path: Path) -> Non
         subprocess.run(command, check=True, timeout=60)
     made = sorted(path.name.split(".")[0] for path in prefix.rglob("*.pyc"))
     assert made == ["__init__", "__init__", "functional"]
-    named = compile_worker.sources(["torch.functional", "torch.*", "absent"], [str(site)])
-    assert [Path(name).name for name in named] == ["functional.py", "__init__.py", "damaged.py"]
+    (site / "single.py").write_text("")
+    names = ["single", "torch.functional", "torch.*", "absent"]
+    named = compile_worker.sources(names, [str(site)])
+    expected = ["single.py", "functional.py", "__init__.py", "damaged.py"]
+    assert [Path(name).name for name in named] == expected
 
 
 def packages(folder: Path) -> Path:

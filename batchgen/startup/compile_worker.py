@@ -1,7 +1,8 @@
 """A helper process: compiles its share of the modules that a start imports, in their order.
 
-Run as a script, apart from the package: PREFIX PATH NUMBER COUNT. `modules.txt` names what torch
-2.11 to 2.13 and transformers 5.17 to 5.23 import; what is not there is left out.
+Run as a script, apart from the package: PREFIX PATH NUMBER COUNT. `modules.txt` names what a start
+imports with torch 2.11 to 2.13 and transformers 5.17 to 5.23; what is not there is left out. Of
+Python's own library too: what that was installed with is not looked at where there is a PREFIX.
 """
 
 from __future__ import annotations
@@ -31,10 +32,15 @@ def sources(names: list[str], path: list[str]) -> list[str]:
     for name in names:
         top, _, rest = name.partition(".")
         if top not in homes:
-            homes[top] = next((e for e in path if os.path.isdir(os.path.join(e, top))), "")
+            homes[top] = next((e for e in path if _holds(e, top)), "")
         if homes[top]:
             found |= dict.fromkeys(_files(os.path.join(homes[top], top), rest))
     return list(found)
+
+
+def _holds(folder: str, top: str) -> bool:
+    place = os.path.join(folder, top)
+    return os.path.isdir(place) or os.path.isfile(f"{place}.py")
 
 
 def _files(package: str, rest: str) -> list[str]:
