@@ -59,6 +59,9 @@ def test_caches_lie_in_the_users_cache_or_where_the_user_says(
     folders.use_persistent_caches()
     assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "mine" / "triton")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/tmp/torchinductor_me")  # torch's own default
+    folders.use_persistent_caches()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine" / "inductor")
 
 
 def test_a_home_that_cannot_be_written_is_done_without(home: Path, tmp_path: Path) -> None:

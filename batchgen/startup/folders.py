@@ -33,9 +33,14 @@ def use_persistent_caches() -> None:
     """Keep compiled layers and kernels between runs and reboots, unless the user placed the caches
     elsewhere. To be called before the first kernel is compiled."""
     for variable, name in _COMPILERS.items():
-        folder = None if variable in os.environ else cache_folder(name)
+        folder = None if _is_placed(os.environ.get(variable)) else cache_folder(name)
         if folder is not None:
             os.environ[variable] = str(folder)
+
+
+def _is_placed(folder: str | None) -> bool:
+    """Whether the user did: torch names a temporary folder there as soon as it is imported."""
+    return folder is not None and not os.path.basename(folder).startswith("torchinductor_")
 
 
 def _roots() -> Iterator[tuple[Path, bool]]:
