@@ -83,7 +83,7 @@ class HostGraphRunner(GraphRunner):
 
     def _capture(self, bucket: Any, choice: Any) -> None:
         step = Replay(lambda: self._compute(bucket, choice))
-        self._graphs[bucket, choice] = step  # type: ignore[assignment]
+        self._captures.graphs[bucket, choice] = step  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +174,7 @@ def test_faults_on_purpose_reach_the_gpu_path(depth: int) -> None:
     assert codes == {7: "nan_logits", 40: "nan_logits", 9: "oom", 11: "engine_crash"}
     clean = unbroken()
     assert all(list(c.token_ids) == clean[i] for i, c in ended.items() if i not in codes)
-    assert engine._runner._graphs, "no step was captured"  # type: ignore[attr-defined]
+    assert engine._runner._captures.graphs, "no step was captured"  # type: ignore[attr-defined]
     assert engine.stats().oom_events >= 2
 
 
@@ -206,5 +206,5 @@ def test_a_model_that_waits_for_the_device_runs_without_graphs(
     engine = engine_of(model)
     ended = run(engine, ready(Requests(ByteCodec())))
     assert {i: list(c.token_ids) for i, c in ended.items()} == unbroken()
-    assert not engine._runner._graphs  # type: ignore[attr-defined]
+    assert not engine._runner._captures.graphs  # type: ignore[attr-defined]
     assert sum("without CUDA graphs" in message for message in caplog.messages) == 1

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from batchgen.engine.batch import BatchBuilder
 from batchgen.engine.block_manager import BlockManager
 from batchgen.engine.buckets import Bucket, Buckets
+from batchgen.engine.captures import Captures
 from batchgen.engine.graph_inputs import Sections, StepPacker, section_lengths
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.scheduler import Scheduler
@@ -18,6 +19,31 @@ from batchgen.engine.sequence import Sequence
 from batchgen.engine.step import ScheduledStep, StepOutput
 
 BLOCK_SIZE, MAX_LEN = 4, 64
+
+
+def test_a_short_job_captures_few_buckets_and_a_long_one_all() -> None:
+    captures, captured = Captures(), []
+
+    def step(live: int) -> Bucket:
+        bucket = captures.bucket_for(Bucket(live, live), "greedy")
+        if (bucket, "greedy") not in captures.graphs and captures.is_due(bucket, "greedy"):
+            captures.graphs[bucket, "greedy"] = object()
+            captured.append(bucket.num_seqs)
+        assert live <= bucket.num_seqs <= 2 * live
+        return bucket
+
+    for live in range(256, 0, -16):
+        for _ in range(50):
+            step(live)
+    assert captured == [256, 112, 48, 16]
+    for _ in range(2):
+        for live in range(256, 0, -16):
+            for _ in range(50):
+                step(live)
+    assert sorted(captured) == list(range(16, 257, 16))
+    assert step(240).num_seqs == 240, "its own, once there is one"
+    assert captures.bucket_for(Bucket(240, 240), "drawn") == (240, 240), "graphs of another kind"
+    assert captures.bucket_for(Bucket(100, 64), "greedy") == (100, 64), "a chunk is not padded so"
 
 
 @given(st.integers(1, 3000), st.integers(1, 700), st.data())

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scheduler_simulation import EOS, Simulation, Workload
 
+from batchgen.engine.admission import AdmissionQueue
 from batchgen.engine.block_manager import BlockManager
 from batchgen.engine.request import FinishReason, Request, SamplingParams
 from batchgen.engine.scheduler import Scheduler
@@ -71,6 +72,18 @@ def test_short_of_blocks_the_newest_are_preempted_and_all_still_finish(depth: in
     assert simulation.num_preemptions == simulation.scheduler.num_preemptions
     assert all(len(s.output_token_ids) == 40 for s in simulation.finished)
     assert simulation.sequences[0].num_preemptions == 0, "the oldest gave way to a newer one"
+
+
+def test_a_window_begins_with_who_finds_nobody_waiting() -> None:
+    queue = AdmissionQueue(4)
+    for number, limit in enumerate((1, 2, 3)):
+        queue.push(_sequence(1, limit))
+        assert len(queue) == 1
+        assert queue.pop().admission_index == number
+    batch = [_sequence(1, limit) for limit in (3, 9, 6, 7)]
+    for sequence in batch:
+        queue.push(sequence)
+    assert [queue.pop().max_num_tokens for _ in batch] == [10, 8, 7, 4]
 
 
 def test_long_outputs_go_first_inside_a_window() -> None:

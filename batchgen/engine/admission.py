@@ -2,9 +2,9 @@
 
 Preempted sequences come first, in the order they were first admitted. New ones come in windows of
 `reorder_window` arrivals: inside a window long outputs go first (the job's tail gets short), and no
-window overtakes an earlier one. So a sequence is passed by at most `reorder_window - 1` others,
-whatever arrives after it: nobody starves. A window of 1 is FIFO; so is any window whose outputs
-have equal limits.
+window overtakes an earlier one. Who finds nobody waiting begins a window. So a sequence is passed
+by at most `reorder_window - 1` others, whatever arrives after it: nobody starves. A window of 1 is
+FIFO; so is any window whose outputs have equal limits.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class AdmissionQueue:
         self._heap: list[tuple[_Key, Sequence]] = []
         self._members: set[Sequence] = set()
         self._num_arrivals = 0
+        self._num_windows = 0
+        self._left_in_window = 0
         self._num_admitted = 0
 
     def __len__(self) -> int:
@@ -41,10 +43,13 @@ class AdmissionQueue:
         if sequence.admission_index >= 0:
             key = (-1, 0, sequence.admission_index)
         else:
-            arrival = self._num_arrivals
+            if not (self._left_in_window and self._members):
+                self._num_windows += 1
+                self._left_in_window = self._window
+            self._left_in_window -= 1
             self._num_arrivals += 1
             remaining = sequence.max_num_tokens - sequence.num_tokens
-            key = (arrival // self._window, -remaining, arrival)
+            key = (self._num_windows, -remaining, self._num_arrivals)
         heapq.heappush(self._heap, (key, sequence))
         self._members.add(sequence)
 

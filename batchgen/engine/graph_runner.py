@@ -20,10 +20,11 @@ import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata
 from batchgen.engine.buckets import Bucket, Buckets
+from batchgen.engine.captures import Captures
 from batchgen.engine.cuda_ops import greedy_tokens, sampled_tokens
 from batchgen.engine.graph_inputs import Sections, StepPacker, section_lengths
 from batchgen.engine.sampler import sample
-from batchgen.engine.sampling_batch import SamplingTable
+from batchgen.engine.sampling_batch import HostDraws, SamplingTable
 from batchgen.engine.step import ScheduledStep, StepOutput
 from batchgen.engine.step_runner import NAN_FAILURE, ServedModel
 from batchgen.engine.waiting import WaitsForDeviceError, forbid_waiting
@@ -33,8 +34,6 @@ __all__ = ["GraphRunner"]
 
 logger = logging.getLogger(__name__)
 
-_USES_BEFORE_CAPTURE = 2
-"""A bucket is captured when it is used this often, so that a short job captures little."""
 _RING = 3
 """Steps whose buffers are in use: one being packed, one running, one being collected."""
 
@@ -101,8 +100,7 @@ class GraphRunner:
         self._logits: torch.Tensor | None = None
         self._ring = [_transfer(size, seqs) for _ in range(_RING)]
         self._num_steps = 0
-        self._uses: dict[tuple[Bucket, _Choice], int] = {}
-        self._graphs: dict[tuple[Bucket, _Choice], torch.cuda.CUDAGraph] = {}
+        self._captures = Captures()
         self._pool = torch.cuda.graph_pool_handle()
         self._capture_stream = torch.cuda.Stream(device)
         self._may_capture = capture
@@ -112,8 +110,13 @@ class GraphRunner:
         """Launch a step; nothing here waits for the device."""
         transfer = self._ring[self._num_steps % _RING]
         self._num_steps += 1
+        choice, draws = self._admit(step)
         bucket = self._buckets.find(step.total_tokens, len(step))
-        choice = self._pack(step, Sections.of(transfer.inputs, bucket, self._block_size))
+        bucket = self._captures.bucket_for(bucket, choice)
+        sections = Sections.of(transfer.inputs, bucket, self._block_size)
+        self._packer.pack(step, sections)
+        if draws is not None:
+            self._packer.pack_draws(step, draws, sections)
         size = sum(section_lengths(bucket, self._block_size))
         self._inputs[:size].copy_(transfer.inputs[:size], non_blocking=True)
         self._run(bucket, choice)
@@ -133,30 +136,23 @@ class GraphRunner:
             output.failures = {j: NAN_FAILURE for j, token in enumerate(tokens) if token < 0}
         return output
 
-    def _pack(self, step: ScheduledStep, sections: Sections) -> _Choice:
-        self._packer.pack(step, sections)
+    def _admit(self, step: ScheduledStep) -> tuple[_Choice, HostDraws | None]:
+        """Take over the sampling of new rows; how this step's tokens are chosen."""
         self._sampling.admit(step)
         if self._sampling.is_plain(step):
-            return _Choice.GREEDY
+            return _Choice.GREEDY, None
         draws = self._sampling.host_draws(step)
-        if draws is None:
-            return _Choice.KEPT
-        self._packer.pack_draws(step, draws, sections)
-        return _Choice.DRAWN
+        return (_Choice.KEPT if draws is None else _Choice.DRAWN), draws
 
     def _run(self, bucket: Bucket, choice: _Choice) -> None:
-        key = (bucket, choice)
-        graph = self._graphs.get(key)
+        graph = self._captures.graphs.get((bucket, choice))
         if graph is not None:
             graph.replay()
-            return
-        uses = self._uses.get(key, 0) + 1
-        if not self._may_capture or uses < _USES_BEFORE_CAPTURE:
+        elif not self._may_capture or not self._captures.is_due(bucket, choice):
             self._compute(bucket, choice)
         elif self._rehearse(bucket, choice):
             with timeline.span("capture"):
                 self._capture(bucket, choice)
-        self._uses[key] = uses
 
     def _rehearse(self, bucket: Bucket, choice: _Choice) -> bool:
         """Run a step that is about to be captured; whether it can be. One that waits for the device
@@ -225,7 +221,7 @@ class GraphRunner:
             logger.warning("steps run without CUDA graphs: capturing %s failed: %s", bucket, error)
             self._may_capture = False
             return
-        self._graphs[bucket, choice] = graph
+        self._captures.graphs[bucket, choice] = graph
 
     def _sample(self, step: ScheduledStep) -> torch.Tensor | None:
         """Overwrite the greedy tokens by the rows' own choice; returns logprobs, on the host."""
