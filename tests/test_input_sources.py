@@ -51,6 +51,15 @@ def test_the_output_is_left_out_of_a_folder_and_a_glob(folder: Path) -> None:
     assert names([f"{folder}/*"], output) == ["a.ndjson", "c.jsonl.gz", "note.txt"]
 
 
+def test_finished_rows_of_runs_beside_the_input_are_no_input(folder: Path) -> None:
+    for name in ("out.parquet.ckpt/parts/part-1.parquet", "mine/parts/part-1.parquet"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b"PAR1")
+    (folder / "out.parquet.ckpt" / "owners-door").mkdir()
+    found = find_sources([f"{folder}/**/*.parquet"], folder / "out.parquet")
+    assert [source.path.parent.parent.name for source in found] == ["mine"]
+
+
 @pytest.mark.parametrize("link", ["same", "symbolic", "hard", "spelling"])
 def test_an_input_that_is_the_output_is_refused_with_73(tmp_path: Path, link: str) -> None:
     path, other = tmp_path / "a.parquet", tmp_path / "b.parquet"

@@ -100,6 +100,37 @@ def test_an_empty_input_gives_an_empty_output_with_every_column(
     assert table.column_names[:4] == ["index", "sample", "id", "status"]
 
 
+def test_rows_that_come_into_an_empty_input_are_seen(tmp_path: Path, echo: Echo) -> None:
+    write_rows(tmp_path / "in.jsonl", [])
+    echo()
+    write_rows(tmp_path / "in.jsonl", prompts(3))
+    with pytest.raises(FingerprintMismatchError, match="its 0 rows were answered"):
+        echo()
+    assert (echo(incremental=True).computed, echo().rows) == (3, 3)
+
+
+def test_what_lies_beside_a_job_is_never_replaced(tmp_path: Path, echo: Echo) -> None:
+    """A summary in the place of input or output; a checkpoint folder that is somebody's project."""
+    source, out = write_rows(tmp_path / "in.jsonl", prompts(3)), tmp_path / "out.parquet"
+    (tmp_path / "link").symlink_to(source)
+    for summary in (source, out, tmp_path / "link", tmp_path / "no" / "where.json"):
+        with pytest.raises(OutputUnwritableError, match=r"the summary .* (is the|its folder)"):
+            echo(summary=summary)
+    project = tmp_path / "project"
+    for name in ("shards/mine.txt", "damaged/mine.txt", "manifest.json"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("precious")
+        with pytest.raises(OutputUnwritableError, match="is no checkpoint folder, and holds"):
+            echo(checkpoint_dir=project)
+        assert (project / name).read_text() == "precious"
+        (project / name).unlink()
+    assert echo(checkpoint_dir=tmp_path / "ckpt").exit_code == 0
+    (tmp_path / "ckpt" / "shards").mkdir()
+    (tmp_path / "ckpt" / "shards" / "mine.txt").write_text("precious")
+    assert echo(checkpoint_dir=tmp_path / "ckpt", overwrite=True).computed == 3
+    assert (tmp_path / "ckpt" / "shards" / "mine.txt").read_text() == "precious"
+
+
 def test_samples_of_a_row_stand_together_and_a_row_counts_once(tmp_path: Path, echo: Echo) -> None:
     write_rows(tmp_path / "in.jsonl", [{"prompt": "a", "n": 3}, {"prompt": "b"}])
     summary = echo()

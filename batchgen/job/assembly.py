@@ -187,7 +187,7 @@ class Assembly:
     def _checkpoint_input(self) -> None:
         """On the writing thread, which alone writes the manifest."""
         rows_read, digest, marks = self._input_read
-        if rows_read:
+        if rows_read or self.feed.read_to_end:
             self._ledger.checkpoint_input(rows_read, digest, self._reader.identity(), marks)
 
 

@@ -17,7 +17,7 @@ from batchgen.job.files import make_folder
 from batchgen.job.layout import Layout
 from batchgen.job.lock import OutputLock, current_owner
 from batchgen.job.manifest import Manifest, flatten
-from batchgen.job.opening import Found, decide, discard_work
+from batchgen.job.opening import Found, check_folder, decide, discard_work
 
 __all__ = ["Look", "at_door", "begin_where_none", "enter", "join", "nothing"]
 
@@ -87,6 +87,7 @@ def begin_where_none(
 @contextmanager
 def at_door(layout: Layout, run_id: str, look: Look = nothing) -> Iterator[None]:
     """While nobody else comes in; waits for whoever is doing so, and looks up meanwhile."""
+    check_folder(layout)
     make_folder(layout.folder)
     door = OutputLock(layout.folder, layout.out, run_id, "-door")
     door.acquire("wait", timeout=_DOOR_TIMEOUT_S, poll=_DOOR_POLL_S, look=look)

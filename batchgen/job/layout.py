@@ -56,6 +56,16 @@ class Layout:
         return self.folder / "shards"
 
     @property
+    def door_owners(self) -> Path:
+        """Claims of whoever came in: there since the first run."""
+        return self.folder / "owners-door"
+
+    @property
+    def used(self) -> tuple[Path, ...]:
+        """What runs replace, move or remove."""
+        return (self.manifest, self.parts, self.shards, self.damaged)
+
+    @property
     def work(self) -> Path:
         """Lock, owners, journal, saved tokens and manifest of this run's own."""
         return self.folder if self.shard is None else self.shards / self.shard.label

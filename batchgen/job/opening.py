@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchgen.errors import FingerprintMismatchError
+from batchgen.errors import FingerprintMismatchError, OutputUnwritableError
 from batchgen.job.layout import JOURNALS, SAVED_TOKENS, Layout
 from batchgen.job.manifest import Manifest
 from batchgen.job.output import verified_totals
 from batchgen.job.parts import list_parts
 from batchgen.job.provenance import footer_manifest, output_identity, written_rows
 
-__all__ = ["Found", "Layout", "decide", "discard_work", "has_leftovers"]
+__all__ = ["Found", "Layout", "check_folder", "decide", "discard_work", "has_leftovers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,22 @@ def decide(layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool) -> F
     return Found(manifest, finished=True)
 
 
+def check_folder(layout: Layout) -> None:
+    """Raise OutputUnwritableError where the checkpoint folder is one that others fill: names that
+    runs use are taken, and no run was ever here."""
+    if layout.door_owners.exists():
+        return
+    with suppress(FingerprintMismatchError):
+        if Manifest.read(layout.manifest) is not None:
+            return  # copied from elsewhere, without what locks it
+    names = [path.name for path in layout.used if path.exists()]
+    if names:
+        raise OutputUnwritableError(
+            f"{layout.folder} is no checkpoint folder, and holds {', '.join(names)} of its own",
+            "name a new folder with --checkpoint-dir, or one of a run",
+        )
+
+
 def _nothing_to_lose(layout: Layout) -> bool:
     """No finished row, no saved token, no output: an earlier run was refused or stopped at once."""
     saved = any(path.match(SAVED_TOKENS) for path in layout.journals_and_tokens())
@@ -71,8 +87,13 @@ def discard_work(layout: Layout) -> None:
     for path in [*list_parts(layout.parts), *layout.journals_and_tokens()]:
         with suppress(OSError):
             path.unlink()
-    shutil.rmtree(layout.shards, ignore_errors=True)
-    shutil.rmtree(layout.damaged, ignore_errors=True)
+    for path in layout.damaged.glob("part-*"):
+        path.unlink(missing_ok=True)
+    for shard in layout.shards_begun():
+        shutil.rmtree(shard.work, ignore_errors=True)
+    for folder in (layout.shards, layout.damaged):
+        with suppress(OSError):  # not there, or it holds what is somebody else's
+            folder.rmdir()
 
 
 def has_leftovers(layout: Layout) -> bool:

@@ -33,7 +33,13 @@ from batchgen.job.redaction import redacted
 from batchgen.job.signals import Stop
 from batchgen.job.spec import JobSpec
 from batchgen.job.summarize import summary_of
-from batchgen.job.summary import TOO_MANY_FAILURES, FailureLimit, Summary, write_summary
+from batchgen.job.summary import (
+    TOO_MANY_FAILURES,
+    FailureLimit,
+    Summary,
+    check_summary,
+    write_summary,
+)
 from batchgen.job.totals import totals_of_parts
 
 __all__ = ["Prepare", "Report", "run"]
@@ -127,13 +133,16 @@ class _Job:
         """The input, its first rows read."""
         given, files, shard = self._spec.input, self._files, self._spec.shard
         names = () if files is None else files.served_names
-        return Reader(
+        reader = Reader(
             replace(given, served_model_names=(*given.served_model_names, *names)),
             output=self._spec.out,
             flags=self._spec.sampling,
             generation_defaults={} if files is None else files.generation_defaults,
             shard=None if shard is None else (shard.index, shard.count),
         )
+        if self._spec.summary is not None:
+            check_summary(self._spec.summary, self._spec.out, reader.sources)
+        return reader
 
     def _share(self, ledger: Ledger) -> str:
         """What of the output this run is to make."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from batchgen.errors import InputUnreadableError, OutputUnwritableError
 
-__all__ = ["Source", "SourceKind", "find_sources"]
+__all__ = ["Source", "SourceKind", "find_sources", "same_file"]
 
 _ROW_SUFFIXES = (".jsonl", ".ndjson")
 _COMPRESSED = ("", ".gz", ".zst")
@@ -134,18 +134,23 @@ def _matches(pattern: str, output: Path | None) -> Iterator[Source]:
 
 
 def _wanted(path: Path, output: Path | None) -> bool:
-    if path.name.startswith(".") or not path.is_file():
+    if path.name.startswith(".") or not path.is_file() or _is_part(path):
         return False
-    return output is None or not _same_file(path, output)
+    return output is None or not same_file(path, output)
+
+
+def _is_part(path: Path) -> bool:
+    """Whether it is a run's finished rows, which `**` also finds."""
+    return path.name.startswith("part-") and (path.parent.parent / "owners-door").is_dir()
 
 
 def _refuse_output(path: Path, output: Path | None) -> None:
-    if output is not None and _same_file(path, output):
+    if output is not None and same_file(path, output):
         text = f"output {output} is the input {path}"
         raise OutputUnwritableError(text, "write to another file with --out")
 
 
-def _same_file(path: Path, other: Path) -> bool:
+def same_file(path: Path, other: Path) -> bool:
     """One file under two names: a link, hard or symbolic, or another spelling."""
     try:
         return os.path.samefile(path, other)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from batchgen.errors import OutputUnwritableError, UsageError
 from batchgen.job.redaction import redacted
+from batchgen.job.sources import Source, SourceKind, same_file
 
-__all__ = ["TOO_MANY_FAILURES", "FailureLimit", "Summary", "write_summary"]
+__all__ = ["TOO_MANY_FAILURES", "FailureLimit", "Summary", "check_summary", "write_summary"]
 
 TOO_MANY_FAILURES = 3
 """Exit code of a complete output with more failed rows than were allowed."""
@@ -97,6 +99,22 @@ class FailureLimit:
     def exceeded(self, failed: int, rows: int) -> bool:
         """Whether `failed` of `rows` is too many."""
         return failed > (rows * self.amount / 100 if self.percent else self.amount)
+
+
+def check_summary(path: Path, out: Path, sources: Iterable[Source]) -> None:
+    """Before any work: raise OutputUnwritableError where `--summary` would replace the output or an
+    input, or has no folder."""
+    if not path.parent.is_dir():
+        raise OutputUnwritableError(
+            f"the summary {path} cannot be written: its folder is not there", "create the folder"
+        )
+    inputs = [source.path for source in sources if source.kind is not SourceKind.HUB]
+    for other in [out, *inputs]:
+        if same_file(path, other):
+            raise OutputUnwritableError(
+                f"the summary {path} is the {'output' if other is out else 'input'} {other}",
+                "write it to another file with --summary",
+            )
 
 
 def write_summary(summary: Summary, path: Path) -> None:
