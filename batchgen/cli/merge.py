@@ -35,12 +35,14 @@ def merge(
     \b
     batchgen merge out.parquet
     """
+    from batchgen.job.layout import folder_of
     from batchgen.job.merge_job import merge_output
+    from batchgen.job.output import check_name
     from batchgen.job.summary import TOO_MANY_FAILURES, FailureLimit
 
     limit = FailureLimit.parse(max_failures)
-    folder = checkpoint_dir or out.with_name(out.name + ".ckpt")
-    report = merge_output(out, folder, num_rows=rows, lock=lock)
+    check_name(out)
+    report = merge_output(out, folder_of(out, checkpoint_dir), num_rows=rows, lock=lock)
     code = TOO_MANY_FAILURES if limit.exceeded(report.errors, report.rows) else 0
     click.echo(json.dumps({"out": str(out), "exit_code": code} | asdict(report)))
     ctx.exit(code)

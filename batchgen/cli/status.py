@@ -29,9 +29,10 @@ def status(out: Path, checkpoint_dir: Path | None, as_json: bool) -> None:
     \b
     batchgen status out.parquet --json
     """
+    from batchgen.job.layout import folder_of
     from batchgen.job.status import status_of
 
-    found = status_of(out, checkpoint_dir or out.with_name(out.name + ".ckpt"))
+    found = status_of(out, folder_of(out, checkpoint_dir))
     click.echo(json.dumps(asdict(found), default=str) if as_json else _as_text(found))
 
 

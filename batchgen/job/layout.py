@@ -16,10 +16,15 @@ from pathlib import Path
 
 from batchgen.job.shard import Shard
 
-__all__ = ["JOURNALS", "SAVED_TOKENS", "Layout"]
+__all__ = ["JOURNALS", "SAVED_TOKENS", "Layout", "folder_of"]
 
 JOURNALS = "begun-*.log"
 SAVED_TOKENS = "inflight-*.json"
+
+
+def folder_of(out: Path, given: Path | None = None) -> Path:
+    """The checkpoint folder of an output: beside it, or as `--checkpoint-dir` gave it."""
+    return given or Path(f"{out}.ckpt")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from batchgen.job.fingerprint import facts_of, model_name
 from batchgen.job.input_check import check_finished_input, check_resumed_input
 from batchgen.job.interpreter import tuned_interpreter
 from batchgen.job.interruptible import interruptible
-from batchgen.job.layout import Layout
+from batchgen.job.layout import Layout, folder_of
 from batchgen.job.ledger import Ledger
 from batchgen.job.manifest import FinalReport, Manifest, fingerprint_diff
 from batchgen.job.model_files import ModelFiles, resolve_model
@@ -82,7 +82,7 @@ class _Job:
         self._prepare = prepare
         self._started = time.monotonic()
         self._run_id = uuid.uuid4().hex[:16]
-        self._folder = spec.checkpoint_dir or Path(f"{spec.out}.ckpt")
+        self._folder = folder_of(spec.out, spec.checkpoint_dir)
         if stop.deadline is not None:
             self._say(f"stops by itself before {stop.deadline.clock} ({stop.deadline.name})")
         if spec.shard is not None:
