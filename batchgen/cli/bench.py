@@ -39,20 +39,28 @@ _bench_options = flag_group(
 @_bench_options
 @options.model_options
 @options.engine_options
-def bench(**flags: Any) -> None:
+@click.pass_context
+def bench(ctx: click.Context, /, **flags: Any) -> None:
     """Measure the engine: token ids in, token ids out, lengths fixed, EOS ignored.
 
     \b
     batchgen bench --workload nano --model Qwen/Qwen3-0.6B --device cuda
     batchgen bench --in prompts.jsonl --model ./my-model --static-batch 0
     """
+    from batchgen.cli.prepare import prepare_engine
     from batchgen.job.model_files import resolve_model
-    from batchgen.report.bench import format_table
-    from batchgen.report.bench_session import COLUMNS, BenchSession
-    from batchgen.report.real_lengths import real_workload
-    from batchgen.report.workloads import DEFAULT_VOCAB, WORKLOADS
+    from batchgen.startup.importing import importing
 
     files = resolve_model(flags["model"], flags["revision"])
+    config = _engine_config(flags, files.path, files.eos_token_ids)
+    if ctx.obj is True:
+        prepare_engine(config, files)
+    with importing:
+        from batchgen.report.bench import format_table
+        from batchgen.report.bench_session import COLUMNS, BenchSession
+        from batchgen.report.real_lengths import real_workload
+        from batchgen.report.workloads import DEFAULT_VOCAB, WORKLOADS
+
     names = flags["workloads"] or (() if flags["inputs"] else ("nano",))
     rows = {"rows": flags["rows"]} if flags["rows"] else {}
 
@@ -64,7 +72,7 @@ def bench(**flags: Any) -> None:
         return work
 
     session = BenchSession(
-        _engine_config(flags, files.path, files.eos_token_ids),
+        config,
         flags["repeats"],
         flags["static_batch"],
         say=lambda line: click.echo(line, err=True),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from batchgen.engine.config import EngineConfig
 from batchgen.engine.kernel_shapes import kernel_shapes
+from batchgen.job.assembly import engine_config
 from batchgen.job.model_files import ModelFiles, ModelKind
 from batchgen.job.reader import Reader
 from batchgen.job.sources import SourceKind
@@ -21,7 +24,7 @@ from batchgen.startup.importing import importing
 from batchgen.startup.kernels import compile_kernels
 from batchgen.startup.quick_transformers import QuickImports
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "prepare_engine", "prepare_tokenizer"]
 
 _OTHER_SENSES = ("vision_config", "audio_config", "speech_config", "video_config")
 
@@ -31,16 +34,25 @@ def prepare(spec: JobSpec, files: ModelFiles | None, reader: Reader) -> None:
     does the work again and says what is wrong."""
     if all(source.kind is not SourceKind.HUB for source in reader.sources):
         _keep_pandas_out()
-    if spec.engine == "echo" or files is None:
-        return
+    if spec.engine != "echo" and files is not None:
+        prepare_engine(engine_config(spec, files), files)
+
+
+def prepare_tokenizer(files: ModelFiles) -> None:
+    """For a command that loads nothing else: quick imports are all there is to begin."""
+    QuickImports(whole=_is_more_than_text(files)).install()
+
+
+def prepare_engine(config: EngineConfig, files: ModelFiles) -> None:
+    """As `prepare`, for an engine alone. Whoever imports torch then does so under `importing`."""
     keep_bytecode()
-    quick = QuickImports(whole=spec.trust_remote_code or _is_more_than_text(files))
+    quick = QuickImports(whole=config.trust_remote_code or _is_more_than_text(files))
     quick.install()
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as torch does; in time for the driver
     taken = threading.Event()
-    _begin("imports", lambda: _import(spec, files, quick, taken))
+    _begin("imports", lambda: _import(config, files, quick, taken))
     taken.wait()
-    _begin("ahead", lambda: _work_ahead(spec, files))
+    _begin("ahead", lambda: _work_ahead(config, files))
 
 
 def _begin(name: str, work: Callable[[], object]) -> None:
@@ -75,41 +87,55 @@ class _NoPandas:
             raise ModuleNotFoundError("not needed here", name=name)
 
 
-def _import(spec: JobSpec, files: ModelFiles, quick: QuickImports, taken: threading.Event) -> None:
+def _import(
+    config: EngineConfig, files: ModelFiles, quick: QuickImports, taken: threading.Event
+) -> None:
     with suppress(Exception):
-        with importing, timeline.span("imports"):
+        with importing, timeline.span("imports"), _nothing_to_collect():
             taken.set()
             try:
-                _import_engine(spec, files)
+                _import_engine(config, files)
             finally:
                 quick.done()
-        _import_compilers(spec)
+        _import_compilers(config)
 
 
-def _import_engine(spec: JobSpec, files: ModelFiles) -> None:
+@contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """Imports make 400,000 objects that stay. A collection that looks through them takes 0.2 s, and
+    the compiler asks for one."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _import_engine(config: EngineConfig, files: ModelFiles) -> None:
     """The engine, and transformers' classes of this model's type."""
     with timeline.span("torch"):
         import torch
-    if spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available()):
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
         _begin("kernels", _load_kernels)
     else:
-        _begin("device", lambda: _warm_device(spec))
+        _begin("device", lambda: _warm_device(config))
     import transformers
 
     import batchgen.engine.factory  # noqa: F401
 
     with suppress(KeyError):  # a type that is no name of a class: code of its own, a GGUF's
-        config = transformers.CONFIG_MAPPING[str(files.config.get("model_type"))]
-        transformers.MODEL_FOR_CAUSAL_LM_MAPPING[config]
+        own = transformers.CONFIG_MAPPING[str(files.config.get("model_type"))]
+        transformers.MODEL_FOR_CAUSAL_LM_MAPPING[own]
     assert transformers.AutoTokenizer is not None
 
 
-def _import_compilers(spec: JobSpec) -> None:
+def _import_compilers(config: EngineConfig) -> None:
     """On CUDA, beside the loading of weights: what compiles layers and kernels, and the digests of
     torch and Triton by which they find what they compiled before. Both remember theirs."""
     import torch
 
-    if spec.device == "cpu" or spec.enforce_eager or not torch.cuda.is_available():
+    if config.device == "cpu" or config.enforce_eager or not torch.cuda.is_available():
         return
     with timeline.span("import compilers"):
         import torch._inductor.compile_fx
@@ -129,32 +155,34 @@ def _load_kernels() -> None:
         load_kernels()
 
 
-def _warm_device(spec: JobSpec) -> None:
+def _warm_device(config: EngineConfig) -> None:
     """On CUDA, beside the imports that follow torch's."""
     import torch
 
     from batchgen.engine.warm_device import warm_device
 
     with suppress(Exception), timeline.span("warm device"):
-        warm_device(torch.device("cuda" if spec.device == "auto" else spec.device))
+        warm_device(torch.device("cuda" if config.device == "auto" else config.device))
 
 
-def _work_ahead(spec: JobSpec, files: ModelFiles) -> None:
+def _work_ahead(config: EngineConfig, files: ModelFiles) -> None:
     with suppress(Exception):
-        gpu = find_gpu(spec.device)
+        gpu = find_gpu(config.device)
         if gpu is not None:
-            _compile_kernels(spec, files, gpu)
+            _compile_kernels(config, files, gpu)
             gpu.make_context()
         read_ahead(_weights(files))
 
 
-def _compile_kernels(spec: JobSpec, files: ModelFiles, gpu: Gpu) -> None:
-    dtype = "float32" if spec.deterministic else spec.dtype
+def _compile_kernels(config: EngineConfig, files: ModelFiles, gpu: Gpu) -> None:
     shapes = kernel_shapes(
-        files.config, dtype=dtype, kv_cache_dtype=spec.kv_cache_dtype, block_size=spec.block_size
+        files.config,
+        dtype=config.dtype,
+        kv_cache_dtype=config.kv_cache_dtype,
+        block_size=config.block_size,
     )
     if shapes is not None:
-        compile_kernels(shapes, spec.device, gpu.capability)
+        compile_kernels(shapes, config.device, gpu.capability)
 
 
 def _weights(files: ModelFiles) -> list[Path]:

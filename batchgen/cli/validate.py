@@ -41,7 +41,7 @@ def validate(ctx: click.Context, /, **flags: Any) -> None:
     batchgen validate --in prompts.jsonl
     batchgen validate --in 'data/*.parquet' --model Qwen/Qwen3-0.6B --json
     """
-    validation = _validation(flags)
+    validation = _validation(flags, own_process=ctx.obj is True)
     as_json = flags["as_json"]
     for bad in validation:
         click.echo(json.dumps(asdict(bad)) if as_json else _line(bad))
@@ -49,7 +49,7 @@ def validate(ctx: click.Context, /, **flags: Any) -> None:
     ctx.exit(InvalidDataError.exit_code if validation.bad else 0)
 
 
-def _validation(flags: dict[str, Any]) -> Validation:
+def _validation(flags: dict[str, Any], *, own_process: bool) -> Validation:
     """Everything opened; errors of the command line or the model are raised here."""
     from batchgen.job.reader import Reader
     from batchgen.job.validation import Validation
@@ -62,6 +62,10 @@ def _validation(flags: dict[str, Any]) -> Validation:
     from batchgen.job.tokenizer import load_codec
 
     files = resolve_model(flags["model"], flags["revision"])
+    if own_process:
+        from batchgen.cli.prepare import prepare_tokenizer
+
+        prepare_tokenizer(files)
     served = (*spec.served_model_names, *files.served_names)
     reader = Reader(
         replace(spec, served_model_names=served), generation_defaults=files.generation_defaults
