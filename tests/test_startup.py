@@ -191,6 +191,29 @@ def test_a_tokenizer_that_was_just_read_is_not_copied_once_more() -> None:
     assert copy.deepcopy(tokenizer) is not tokenizer
 
 
+def test_tritons_digest_is_found_once_for_an_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHGEN_CACHE_DIR", str(tmp_path / "cache"))
+    package, asked = tmp_path / "triton", []
+    (package / "_C").mkdir(parents=True)
+
+    def key() -> str:
+        module = ModuleType("triton.runtime.cache")
+        vars(module)["triton_key"] = lambda: asked.append(1) or "3.6"
+        vars(module)["__file__"] = str(package / "runtime" / "cache.py")
+        quick_transformers.keep_triton_key(module)
+        return f"{module.triton_key()}{len(asked)}"
+
+    assert [key(), key()] == ["3.61", "3.62"]  # a working copy
+    record = tmp_path / "triton-3.6.dist-info" / "RECORD"
+    record.parent.mkdir()
+    record.write_text("")
+    assert [key(), key()] == ["3.63", "3.63"]
+    (package / "_C" / "libtriton.so").write_text("another")
+    assert [key(), key()] == ["3.64", "3.64"]
+
+
 def test_installed_packages_are_known_until_one_comes_or_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,31 +5,33 @@ kept between runs. Where scikit-learn, SciPy, torchvision and Pillow are install
 for losses, image processing and assisted decoding, 500 modules: they count as absent while it is
 being imported, and as what they are from then on. Versions before 5.23 copy a tokenizer that was
 just read, by way of JSON, for as long as reading it took, while no other thread can run.
+
+Triton's digest of itself, which its caches and inductor's ask for, is kept too: it reads 400 MB.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import importlib.metadata
 import marshal
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from threading import Event
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from batchgen.startup.folders import cache_folder
+from batchgen.startup.kept import installation, kept, state_of
 
 __all__ = ["QuickImports"]
 
 _HELPERS = "transformers.utils.import_utils"
 _TOKENIZERS = "transformers.tokenization_utils_tokenizers"
+_TRITON = "triton.runtime.cache"
 _NOT_USED = (
     "is_sklearn_available",
     "is_scipy_available",
@@ -41,7 +43,7 @@ _NOT_USED = (
 
 
 class QuickImports:
-    """Changes two modules of transformers right after they ran, if they are not there yet.
+    """Changes a few modules right after they ran, if they are not there yet.
 
     `whole`: leave the optional packages as they are, for models that are more than text and for
     code that came with a model. For a process of our own: `done` ends the absence.
@@ -50,7 +52,11 @@ class QuickImports:
     def __init__(self, *, whole: bool = False) -> None:
         self._whole = whole
         self._done = Event()
-        self._changes = {_HELPERS: self.change, _TOKENIZERS: share_tokenizers}
+        self._changes = {
+            _HELPERS: self.change,
+            _TOKENIZERS: share_tokenizers,
+            _TRITON: keep_triton_key,
+        }
 
     def install(self) -> None:
         """From now on. Does nothing where transformers is imported."""
@@ -104,6 +110,21 @@ def share_tokenizers(module: ModuleType) -> None:
     vars(module)["copy"] = SimpleNamespace(**vars(copy) | {"deepcopy": deepcopy})
 
 
+def keep_triton_key(module: ModuleType) -> None:
+    """The module's `triton_key` remembers its answer for an installation that did not change."""
+    ask = getattr(module, "triton_key", None)
+    if ask is None:
+        return
+    package = Path(str(module.__file__)).parents[1]
+
+    @functools.cache
+    def triton_key() -> Any:
+        libraries = sorted((package / "_C").glob("libtriton*"))
+        return marshal.loads(kept("triton", installation(package, *libraries), ask))
+
+    vars(module)["triton_key"] = triton_key
+
+
 class _Loader(SourceFileLoader):
     """Runs a module as ever, then hands it to `change`."""
 
@@ -127,7 +148,7 @@ def _kept_exports(read: Callable[[Any], Any], models: Path) -> Callable[[Any], A
         if (place.parent if place.suffix == ".py" else place) != models:
             return read(path)
         if not known:
-            known.append(_kept("exports", _installation(models.parent), lambda: read(path)))
+            known.append(kept("exports", installation(models.parent, models), lambda: read(path)))
         return marshal.loads(known[0])
 
     return answer
@@ -138,7 +159,7 @@ def _kept_distributions() -> Iterator[None]:
     """`packages_distributions` looks for every file of every installed package."""
     original = importlib.metadata.packages_distributions
     known: Callable[[], Any] = lambda: marshal.loads(  # noqa: E731
-        _kept("distributions", _places(), lambda: dict(original()))
+        kept("distributions", _places(), lambda: dict(original()))
     )
     importlib.metadata.packages_distributions = known
     try:
@@ -147,43 +168,13 @@ def _kept_distributions() -> Iterator[None]:
         importlib.metadata.packages_distributions = original
 
 
-def _kept(name: str, key: Sequence[object] | None, make: Callable[[], Any]) -> bytes:
-    """What `make` makes, marshalled; from the cache where it was made for the same key."""
-    folder = None if key is None else cache_folder("imports")
-    if folder is None:
-        return marshal.dumps(make())
-    digest = hashlib.sha256(repr((sys.version, key)).encode()).hexdigest()[:20]
-    file = folder / f"{name}-{digest}"
-    with suppress(OSError, ValueError, EOFError, TypeError):
-        data = file.read_bytes()
-        marshal.loads(data)
-        return data
-    data = marshal.dumps(make())
-    with suppress(OSError):
-        part = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        part.write_bytes(data)
-        part.replace(file)
-    return data
-
-
-def _installation(package: Path) -> list[object] | None:
-    """What changes with an installed version; None for a working copy, whose files may change."""
-    records = sorted(package.parent.glob(f"{package.name}-*.dist-info/RECORD"))
-    return [_state(path) for path in (*records, package / "models")] if records else None
-
-
 def _places() -> list[object]:
     """The folders that packages are installed in: they change when one comes or goes. The folder
     where a command runs changes all the time."""
     folders = [entry for entry in sys.path if os.path.isdir(entry)]
-    return [_state(Path(entry)) for entry in folders if any(map(_tells, os.listdir(entry)))]
+    return [state_of(Path(entry)) for entry in folders if any(map(_tells, os.listdir(entry)))]
 
 
 def _tells(name: str) -> bool:
     """Whether it describes an installed package."""
     return name.endswith((".dist-info", ".egg-info"))
-
-
-def _state(path: Path) -> tuple[str, int, int]:
-    found = path.stat()
-    return str(path), found.st_mtime_ns, found.st_size
