@@ -259,3 +259,18 @@ def test_a_line_of_100_mb_is_one_bad_row(tmp_path: Path) -> None:
     assert rows[1]["error_code"] == "invalid_json"
     assert "longer than 64 MiB" in rows[1]["error_message"]
     assert summary_of(result)["peak_memory_bytes"] < 1 << 30
+
+
+def test_overwrite_discards_what_it_began_with_another_input(tmp_path: Path) -> None:
+    source, out = write_rows(tmp_path / "in.jsonl", prompts(30)), tmp_path / "out.parquet"
+    args = ["run", "-i", source, "-o", out, "--engine", "echo", "--overwrite"]
+    assert batchgen(*args, BATCHGEN_FAULT="kill:at=final.rename").returncode < 0
+    write_rows(source, [{"prompt": f"another {i}"} for i in range(40)])
+    refused = batchgen(*args[:-1])
+    assert refused.returncode == 4
+    assert "the first 30 rows of the input changed" in refused.stderr
+    again = batchgen(*args)
+    assert again.returncode == 0, again.stderr
+    assert "what was begun is discarded (--overwrite)" in again.stderr
+    assert summary_of(again)["computed"] == 40
+    assert pq.read_table(out)["completion"].to_pylist()[0] == "another 0"

@@ -20,6 +20,7 @@ Invariants, each with a test in tests/test_ledger_properties.py:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,11 @@ from batchgen.job.shard_work import finish_shard, furthest_input, is_still_compl
 __all__ = ["FinalReport", "InputCheckpoint", "Ledger"]
 
 
-class Ledger:
+class Ledger(AbstractContextManager["Ledger"]):
     """One job's finished rows. One thread may append while another begins rows and asks what is
     done; parts are written by a thread of the ledger's own."""
 
     def __init__(self, layout: Layout, manifest: Manifest, columns: Columns) -> None:
-        """Use `Ledger.open`."""
         self._layout = layout
         self._manifest = manifest
         self._columns = columns
@@ -212,6 +212,11 @@ class Ledger:
         guard = self._lock.check
         return write_whole(self._layout, self._manifest, parts, self._columns, guard, look)
 
+    def disown(self) -> None:
+        """What was begun is of another job, to --overwrite too: opened again, it is discarded."""
+        self._manifest.overwriting = False
+        self._write_manifest()
+
     def _look_around(self) -> None:
         """Take in what runs of other shardings finished meanwhile."""
         written = () if self._writer is None else (part.path for part in self._writer.parts)
@@ -228,9 +233,6 @@ class Ledger:
                 self._journal.close()
             if self._lock is not None:
                 self._lock.release()
-
-    def __enter__(self) -> Ledger:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()

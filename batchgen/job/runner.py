@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from batchgen.errors import BatchgenError, OutputHeldError, StoppedError
+from batchgen.errors import BatchgenError, FingerprintMismatchError, OutputHeldError, StoppedError
 from batchgen.job.again import check_words
 from batchgen.job.assembly import Assembly
 from batchgen.job.closing_words import closing_words, failure_words
@@ -110,9 +110,23 @@ class _Job:
                 entrance.compared(lambda: check_finished_input(ledger.manifest, reader, limit))
                 self._say(f"nothing to do: {self._share(ledger)} is complete")
                 return self._complete(ledger.finished)
-            entrance.compared(lambda: check_resumed_input(ledger.input_checkpoint, reader))
             self._tell_changes(facts_before)
+            if self._is_of_this_input(ledger, reader, entrance):
+                return self._work(ledger, reader)
+        with entrance.open_ledger() as ledger:
             return self._work(ledger, reader)
+
+    def _is_of_this_input(self, ledger: Ledger, reader: Reader, entrance: Entrance) -> bool:
+        """Whether earlier runs read the same; with --overwrite their work is given up, if not."""
+        try:
+            entrance.compared(lambda: check_resumed_input(ledger.input_checkpoint, reader))
+        except FingerprintMismatchError as error:
+            if not self._spec.overwrite or ledger.shard is not None:
+                raise
+            self._say(f"{error.message}: what was begun is discarded (--overwrite)")
+            ledger.disown()
+            return False
+        return True
 
     def _model_files(self) -> ModelFiles | None:
         """None: the echo engine without a model, which speaks bytes."""
