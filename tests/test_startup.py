@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from echo_runs import environment
@@ -20,6 +21,7 @@ from batchgen.startup import (
     compile_worker,
     folders,
     host_memory,
+    quick_torch,
     quick_transformers,
     timeline,
 )
@@ -202,7 +204,7 @@ def test_tritons_digest_is_found_once_for_an_installation(
         module = ModuleType("triton.runtime.cache")
         vars(module)["triton_key"] = lambda: asked.append(1) or "3.6"
         vars(module)["__file__"] = str(package / "runtime" / "cache.py")
-        quick_transformers.keep_triton_key(module)
+        quick_torch.keep_triton_key(module)
         return f"{module.triton_key()}{len(asked)}"
 
     assert [key(), key()] == ["3.61", "3.62"]  # a working copy
@@ -212,6 +214,26 @@ def test_tritons_digest_is_found_once_for_an_installation(
     assert [key(), key()] == ["3.63", "3.63"]
     (package / "_C" / "libtriton.so").write_text("another")
     assert [key(), key()] == ["3.64", "3.64"]
+
+
+def test_the_compilers_templates_are_made_when_they_are_used() -> None:
+    import jinja2
+
+    class KernelTemplate:
+        made: ClassVar[list[str]] = []
+
+        @staticmethod
+        def _template_from_string(source: str) -> jinja2.Template:
+            KernelTemplate.made.append(source)
+            return jinja2.Template(source)
+
+    module = ModuleType("torch._inductor.codegen.common")
+    vars(module)["KernelTemplate"] = KernelTemplate
+    quick_torch.delay_templates(module)
+    template = KernelTemplate._template_from_string("{{ a }}!")
+    assert not KernelTemplate.made
+    assert [template.render(a=1), template.render(a=2)] == ["1!", "2!"]
+    assert KernelTemplate.made == ["{{ a }}!"]
 
 
 def test_installed_packages_are_known_until_one_comes_or_goes(

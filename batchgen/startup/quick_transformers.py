@@ -5,8 +5,6 @@ kept between runs. Where scikit-learn, SciPy, torchvision and Pillow are install
 for losses, image processing and assisted decoding, 500 modules: they count as absent while it is
 being imported, and as what they are from then on. Versions before 5.23 copy a tokenizer that was
 just read, by way of JSON, for as long as reading it took, while no other thread can run.
-
-Triton's digest of itself, which its caches and inductor's ask for, is kept too: it reads 400 MB.
 """
 
 from __future__ import annotations
@@ -25,13 +23,13 @@ from threading import Event
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from batchgen.startup import quick_torch
 from batchgen.startup.kept import installation, kept, state_of
 
 __all__ = ["QuickImports"]
 
 _HELPERS = "transformers.utils.import_utils"
 _TOKENIZERS = "transformers.tokenization_utils_tokenizers"
-_TRITON = "triton.runtime.cache"
 _NOT_USED = (
     "is_sklearn_available",
     "is_scipy_available",
@@ -52,11 +50,7 @@ class QuickImports:
     def __init__(self, *, whole: bool = False) -> None:
         self._whole = whole
         self._done = Event()
-        self._changes = {
-            _HELPERS: self.change,
-            _TOKENIZERS: share_tokenizers,
-            _TRITON: keep_triton_key,
-        }
+        self._changes = {_HELPERS: self.change, _TOKENIZERS: share_tokenizers} | quick_torch.CHANGES
 
     def install(self) -> None:
         """From now on. Does nothing where transformers is imported."""
@@ -108,21 +102,6 @@ def share_tokenizers(module: ModuleType) -> None:
         return value if isinstance(value, rust) else copy.deepcopy(value, *memo)
 
     vars(module)["copy"] = SimpleNamespace(**vars(copy) | {"deepcopy": deepcopy})
-
-
-def keep_triton_key(module: ModuleType) -> None:
-    """The module's `triton_key` remembers its answer for an installation that did not change."""
-    ask = getattr(module, "triton_key", None)
-    if ask is None:
-        return
-    package = Path(str(module.__file__)).parents[1]
-
-    @functools.cache
-    def triton_key() -> Any:
-        libraries = sorted((package / "_C").glob("libtriton*"))
-        return marshal.loads(kept("triton", installation(package, *libraries), ask))
-
-    vars(module)["triton_key"] = triton_key
 
 
 class _Loader(SourceFileLoader):
