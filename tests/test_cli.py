@@ -75,6 +75,7 @@ def test_every_flag_has_an_environment_name_and_the_flag_wins(tmp_path: Path, ro
         (["run", "--in", "IN", "--out", "IN", "--engine", "echo"], 73, "in.jsonl"),
         (["run", "--in", "IN", "--out", "/proc/x/o.parquet", "--engine", "echo"], 73, "/proc/x"),
         (["run", "--in", "IN", "--out", "DIR", "--engine", "echo"], 73, "is a folder"),
+        (["run", "--in", "IN", "--out", "/dev/null", "--overwrite"], 73, "is a device or a pipe"),
         (["status", "."], 66, "no run has begun ."),
         (["merge", "."], 73, "is a folder"),
         (["run", "--in", "BAD", "--out", "OUT", "--engine", "echo"], 3, "invalid_json"),

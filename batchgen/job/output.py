@@ -39,7 +39,12 @@ class MissingRowsError(BatchgenError):
 
 
 def check_name(out: Path) -> None:
-    """Raise OutputUnwritableError where no file can have that name."""
+    """Raise OutputUnwritableError where what has that name is no file, or can be none."""
+    if out.exists() and not out.is_file() and not out.is_dir():
+        raise OutputUnwritableError(
+            f"the output {out} is a device or a pipe: it must appear whole, by a rename",
+            "name a file",
+        )
     if out.is_dir():
         raise OutputUnwritableError(
             f"the output {out} is a folder", f"name a file, such as {out / 'out.parquet'}"
