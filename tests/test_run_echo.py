@@ -19,6 +19,7 @@ from batchgen.errors import (
     OutputUnwritableError,
     UsageError,
 )
+from batchgen.job import faults
 
 Echo = Callable[..., Summary]
 
@@ -129,6 +130,25 @@ def test_what_lies_beside_a_job_is_never_replaced(tmp_path: Path, echo: Echo) ->
     (tmp_path / "ckpt" / "shards" / "mine.txt").write_text("precious")
     assert echo(checkpoint_dir=tmp_path / "ckpt", overwrite=True).computed == 3
     assert (tmp_path / "ckpt" / "shards" / "mine.txt").read_text() == "precious"
+
+
+def test_a_file_that_took_the_outputs_name_meanwhile_stays(
+    tmp_path: Path, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "in.jsonl", prompts(5))
+    out = tmp_path / "out.parquet"
+
+    def take(point: str, path: Path | None) -> None:
+        if point == "final.fsync":
+            out.write_text("precious")
+
+    before = faults.install(take)
+    with pytest.raises(FingerprintMismatchError, match="was not written by this job"):
+        echo()
+    faults.install(before)
+    assert out.read_text() == "precious"
+    out.unlink()
+    assert (echo().reused, pq.read_metadata(out).num_rows) == (5, 5)
 
 
 def test_samples_of_a_row_stand_together_and_a_row_counts_once(tmp_path: Path, echo: Echo) -> None:

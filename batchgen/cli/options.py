@@ -132,7 +132,7 @@ engine_options = flag_group(
         help="echo answers at once with the prompt's own tokens: for testing jobs.",
     ),
     flag("--max-num-seqs", type=click.IntRange(min=1), metavar="N", core=True,
-         show_default="256 on a GPU, 64 on a CPU", help="Most rows generated at once."),
+         show_default="GPU 256, CPU 64", help="Most rows generated at once."),
     flag("--max-num-batched-tokens", type=click.IntRange(min=1), metavar="N",
          show_default="by device and model", help="Most tokens computed in one step."),
     flag("--max-model-len", type=click.IntRange(min=2), metavar="N",

@@ -11,7 +11,7 @@ from batchgen.job.files import Guard
 from batchgen.job.layout import Layout
 from batchgen.job.manifest import FinalReport, Manifest
 from batchgen.job.merge import Merge, ranked
-from batchgen.job.opening import discard_work
+from batchgen.job.opening import check_target, discard_work
 from batchgen.job.output import OutputCheck, verified_totals, write_output
 from batchgen.job.parts import Columns, Part
 from batchgen.job.provenance import footer_metadata, merged_late, output_identity
@@ -30,18 +30,24 @@ def write_whole(
     """Write the output: every one of `manifest.total_rows` rows once, in order, verified, whole.
     Then drop the parts. `look` is called between its pieces.
 
-    Raises MissingRowsError, OutputUnwritableError, OutputHeldError.
+    Raises MissingRowsError, OutputUnwritableError, OutputHeldError; FingerprintMismatchError where
+    somebody else's file took the output's name meanwhile: it stays, and so do the parts.
     """
     assert manifest.total_rows is not None
     schema = columns.schema(merged_late(parts))
     merge = Merge(ranked(parts), schema, layout.folder)
+
+    def may_write() -> None:
+        guard()
+        check_target(layout, manifest)
+
     report = write_output(
         layout.target,
         merge.tables() if look is None else _watched(merge.tables(), look),
         schema,
         footer_metadata(schema, manifest),
         OutputCheck(manifest.total_rows),
-        guard,
+        may_write,
     )
     report.duplicates_dropped = merge.duplicates
     complete(layout, manifest, report, guard)

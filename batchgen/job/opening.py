@@ -16,7 +16,15 @@ from batchgen.job.output import verified_totals
 from batchgen.job.parts import list_parts
 from batchgen.job.provenance import footer_manifest, output_identity, written_rows
 
-__all__ = ["Found", "Layout", "check_folder", "decide", "discard_work", "has_leftovers"]
+__all__ = [
+    "Found",
+    "Layout",
+    "check_folder",
+    "check_target",
+    "decide",
+    "discard_work",
+    "has_leftovers",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +128,21 @@ def _restored(layout: Layout, fingerprint: Mapping[str, Any]) -> Manifest:
 
 
 def _unfinished(layout: Layout, manifest: Manifest) -> Found:
-    """An output that is there while the job runs is its own, or one that it may overwrite."""
-    if layout.target.exists():
-        written = written_rows(layout.target, manifest.job_id)
-        if written is not None:
-            return Found(manifest, written=written)
-        replaced = manifest.replaces and written_rows(layout.target, manifest.replaces) is not None
-        if not manifest.overwriting and not replaced:
-            raise _foreign(layout.out)
-    return Found(manifest)
+    return Found(manifest, written=check_target(layout, manifest))
+
+
+def check_target(layout: Layout, manifest: Manifest) -> int | None:
+    """Raise FingerprintMismatchError where an output is there, while the job runs, that is neither
+    its own nor one that it may replace. The rows of its own; None: it is not written yet."""
+    if not layout.target.exists():
+        return None
+    written = written_rows(layout.target, manifest.job_id)
+    if written is not None:
+        return written
+    replaced = manifest.replaces and written_rows(layout.target, manifest.replaces) is not None
+    if not manifest.overwriting and not replaced:
+        raise _foreign(layout.out)
+    return None
 
 
 def _foreign(out: Path) -> FingerprintMismatchError:
