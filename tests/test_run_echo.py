@@ -132,9 +132,7 @@ def test_what_lies_beside_a_job_is_never_replaced(tmp_path: Path, echo: Echo) ->
     assert (tmp_path / "ckpt" / "shards" / "mine.txt").read_text() == "precious"
 
 
-def test_a_file_that_took_the_outputs_name_meanwhile_stays(
-    tmp_path: Path, echo: Echo, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_took_the_outputs_name_meanwhile_stays(tmp_path: Path, echo: Echo) -> None:
     write_rows(tmp_path / "in.jsonl", prompts(5))
     out = tmp_path / "out.parquet"
 
