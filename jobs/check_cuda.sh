@@ -4,7 +4,7 @@
 set -euo pipefail
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 cd tests
-tests=(test_triton_attention.py test_triton_graphs.py test_triton_sampling.py)
+tests=(test_triton_attention.py test_triton_graphs.py test_triton_sampling.py test_float8_cache.py)
 quick="ragged_step or without_a_slot or padded or merge or split or accelerator or items or (greedy and 5000) or last_bit"
 parallel=()
 if [[ $# -gt 0 ]]; then parallel=(-n "$1"); fi  # pytest-xdist: mostly compilation, use every core

@@ -188,7 +188,7 @@ def compiled(tile: Any, spec: AttentionSpec, write: bool) -> str:
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="nothing is compiled")
-def test_tiles_are_converted_two_values_an_instruction_and_never_read_by_the_byte() -> None:
+def test_tiles_are_converted_two_values_an_instruction_and_multiplied_by_tensor_cores() -> None:
     pytest.importorskip("triton", reason="triton is not installed: no CUDA backend to test")
     from batchgen.engine.attention.triton_tuning import chunk_tile, decode_tile
 
@@ -201,7 +201,23 @@ def test_tiles_are_converted_two_values_an_instruction_and_never_read_by_the_byt
         assert ptx.count("cvt.rn.f16x2.e4m3x2") == loops * values // 2
         assert ("cvt.rn.satfinite.e4m3x2" in ptx) == write
         assert product in ptx
-        assert not re.search(r"ld\.shared\S*\.[bu]8", ptx)
+
+
+class Wrong(ReferenceBackend):
+    """Kernels that a compiler got wrong: decode is right, longer pieces are not."""
+
+    name = "triton"
+
+    def forward(self, query: torch.Tensor, *args: Any) -> torch.Tensor:
+        out = super().forward(query, *args)
+        return out if len(query) < 3 else out + 0.02
+
+
+def test_kernels_that_differ_from_the_oracle_are_refused() -> None:
+    module = tiny_model("gpt2").to(torch.bfloat16)
+    assert load_model_from(module, Wrong()).cache_dtype == torch.bfloat16
+    with pytest.raises(UsageError, match="the triton kernels are not right on this device"):
+        load_model_from(module, Wrong(), rounded_cache=True)
 
 
 @pytest.mark.cuda

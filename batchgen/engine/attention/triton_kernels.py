@@ -99,8 +99,7 @@ def attention_kernel(
     origin = tokens.to(tl.int64) * query_stride + heads * query_head_stride
     inside = in_use[:, None] & (dims < DIM)[None, :]
     q = tl.load(query + origin[:, None] + dims[None, :], mask=inside, other=0.0)
-    FLOAT8: tl.constexpr = k_cache.dtype.element_ty == tl.float8e4nv
-    if FLOAT8:
+    if k_cache.dtype.element_ty == tl.float8e4nv:
         q = query_of(q)
 
     if WRITE:
@@ -130,11 +129,7 @@ def attention_kernel(
     full = (context + first_row // GROUP + 1) // BLOCK_N
     full = tl.minimum(tl.maximum(full, first_full), end)
 
-    if FLOAT8:
-        half = tl.zeros([BLOCK_M, V_PADDED // 2], tl.float32)
-        acc = (half, half)
-    else:
-        acc = tl.zeros([BLOCK_M, V_PADDED], tl.float32)
+    acc = tl.zeros([BLOCK_M, V_PADDED], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     for phase in tl.static_range(3):
@@ -147,8 +142,6 @@ def attention_kernel(
                 *(BLOCK_N, BLOCK_SIZE, NUM_KV_HEADS, DIM, V_DIM, PADDED, V_PADDED),
                 *(HAS_WINDOW, HAS_SOFTCAP, PRECISION, phase != 1, TMA),
             )
-    if FLOAT8:
-        acc = tl.interleave(acc[0], acc[1])
     last = splits == 1
     if splits > 1:
         slot = (tl.load(item + 8) * NUM_KV_HEADS + head).to(tl.int64) * BLOCK_M + lane

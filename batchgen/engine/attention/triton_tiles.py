@@ -9,8 +9,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from batchgen.engine.attention.triton_float8 import keys_of, value_pointer, values_of
-
 __all__ = ["attend_tiles"]
 
 _LOG2E = tl.constexpr(1.4426950408889634)
@@ -83,13 +81,10 @@ def _accumulate(
     PRECISION: tl.constexpr,
     MASKED: tl.constexpr,
 ) -> tl.tensor:
-    """One tile of the online softmax; `keys` are positions, those not `valid` are left out.
-
-    Of a cache in float8 `acc` is a pair, of the even and the odd dimensions.
-    """
-    FLOAT8: tl.constexpr = k.dtype == tl.float8e4nv
-    if FLOAT8:
-        k = keys_of(k)
+    """One tile of the online softmax; `keys` are positions, those not `valid` are left out."""
+    if k.dtype == tl.float8e4nv:  # see triton_float8.py
+        k = k.to(tl.float16)
+        v = v.to(tl.float16)
     scores = tl.dot(query, tl.trans(k), input_precision=PRECISION)
     unit = scale
     if HAS_SOFTCAP:
@@ -109,15 +104,7 @@ def _accumulate(
     weights = tl.exp2(scores * unit - shift[:, None])
     fade = tl.exp2(peak - shift)
     total = total * fade + tl.sum(weights, 1)
-    if FLOAT8:
-        v_even, v_odd = values_of(v)
-        even, odd = acc
-        weights = weights.to(tl.float16)
-        even = tl.dot(weights, v_even, even * fade[:, None])
-        odd = tl.dot(weights, v_odd, odd * fade[:, None])
-        acc = (even, odd)
-    else:
-        acc = tl.dot(weights.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
+    acc = tl.dot(weights.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
     return acc, new_peak, total
 
 
@@ -174,11 +161,7 @@ def attend_tiles(
                 block_table, keys, start, num_keys, BLOCK_SIZE, BLOCK_N, NUM_KV_HEADS, MASKED
             )
             k = _load_tile(k_base, rows, valid, DIM, PADDED, MASKED)
-            if v_cache.dtype.element_ty == tl.float8e4nv:
-                pairs = value_pointer(v_base)
-                v = _load_tile(pairs, rows, valid, V_DIM // 2, V_PADDED // 2, MASKED)
-            else:
-                v = _load_tile(v_base, rows, valid, V_DIM, V_PADDED, MASKED)
+            v = _load_tile(v_base, rows, valid, V_DIM, V_PADDED, MASKED)
         acc, peak, total = _accumulate(
             *(acc, peak, total, query, k, v, keys, valid, positions, window, scale, softcap),
             *(HAS_WINDOW, HAS_SOFTCAP, PRECISION, MASKED),
