@@ -44,6 +44,9 @@ def test_a_short_job_captures_few_buckets_and_a_long_one_all() -> None:
     assert step(240).num_seqs == 240, "its own, once there is one"
     assert captures.bucket_for(Bucket(240, 240), "drawn") == (240, 240), "graphs of another kind"
     assert captures.bucket_for(Bucket(100, 64), "greedy") == (100, 64), "a chunk is not padded so"
+    captures.graphs[Bucket(1024, 1024), "greedy"] = object()
+    assert captures.bucket_for(Bucket(896, 896), "greedy").num_seqs == 1024
+    assert captures.bucket_for(Bucket(640, 640), "greedy").num_seqs == 640, "too much to compute"
 
 
 @given(st.integers(1, 3000), st.integers(1, 700), st.data())

@@ -17,7 +17,8 @@ __all__ = ["Captures"]
 _USES_BEFORE_CAPTURE = 2
 """Of a bucket that no graph covers: what is used once is not worth one."""
 _USES_OF_A_LARGER = 100
-_MOST_TIMES_LARGER = 2
+_FLAT = 256
+"""Up to so many tokens a decode step takes about as long with twice as many."""
 
 
 class Captures:
@@ -35,7 +36,7 @@ class Captures:
         self._uses[key] += 1
         if not wanted.is_decode or self._uses[key] > _USES_OF_A_LARGER:
             return wanted
-        most = _MOST_TIMES_LARGER * wanted.num_seqs
+        most = max(wanted.num_seqs * 5 // 4, min(wanted.num_seqs * 2, _FLAT))
         larger = (
             bucket
             for bucket, chosen in self.graphs
