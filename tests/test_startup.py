@@ -257,13 +257,17 @@ def test_the_cuda_context_is_made_of_the_device_that_is_asked_for(
     driver = SimpleNamespace(
         cuInit=lambda flags: asked.append(flags) or 0,
         cuDeviceGet=lambda handle, number: asked.append(number) or 0,
-        cuDeviceGetAttribute=lambda value, name, handle: 0,
+        cuDeviceGetAttribute=lambda value, name, handle: 0 if name == 20 else 1,
         cuDevicePrimaryCtxRetain=lambda context, handle: 0,
     )
     monkeypatch.setattr(ahead.ctypes, "CDLL", lambda name: driver)
     gpus = [ahead.find_gpu("cuda:3"), ahead.find_gpu("auto")]
-    assert all(gpu is not None and gpu.make_context() for gpu in gpus)
+    assert all(gpu is not None and gpu.is_shared and gpu.make_context() for gpu in gpus)
     assert asked == [0, 3, 0, 0]
+    driver.cuDeviceGetAttribute = lambda value, name, handle: 1  # its mode cannot be told
+    gpu = ahead.find_gpu("cuda")
+    assert gpu is not None
+    assert not gpu.is_shared, "another process might take it from us"
     driver.cuInit = lambda flags: 100  # no device
     assert ahead.find_gpu("cuda") is None
     assert ahead.find_gpu("cpu") is None

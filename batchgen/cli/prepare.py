@@ -169,7 +169,8 @@ def _work_ahead(config: EngineConfig, files: ModelFiles) -> None:
     with suppress(Exception):
         gpu = find_gpu(config.device)
         if gpu is not None:
-            _compile_kernels(config, files, gpu)
+            if gpu.is_shared and config.attention_backend != "reference":
+                _compile_kernels(config, files, gpu)
             gpu.make_context()
         read_ahead(_weights(files))
 

@@ -19,7 +19,7 @@ from batchgen.startup.timeline import span
 __all__ = ["Gpu", "find_gpu", "read_ahead"]
 
 _DRIVER = "libcuda.so.1"
-_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+_COMPUTE_MODE, _MAJOR, _MINOR = 20, 75, 76  # CUdevice_attribute, of the driver's API
 _CHUNK = 8 << 20
 _SHARE_OF_MEMORY = 0.5
 
@@ -32,16 +32,21 @@ def find_gpu(device: str) -> Gpu | None:
         return None
     try:
         driver = ctypes.CDLL(_DRIVER)
-        handle, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-        failed = (
-            driver.cuInit(0)
-            or driver.cuDeviceGet(ctypes.byref(handle), int(number))
-            or driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, handle)
-            or driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, handle)
+        handle = ctypes.c_int()
+        if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), int(number)):
+            return None
+        mode, major, minor = (
+            _attribute(driver, handle, name) for name in (_COMPUTE_MODE, _MAJOR, _MINOR)
         )
     except (OSError, AttributeError):
         return None
-    return None if failed else Gpu(driver, handle, 10 * major.value + minor.value)
+    return Gpu(driver, handle, 10 * major + minor, is_shared=mode == 0)
+
+
+def _attribute(driver: ctypes.CDLL, handle: ctypes.c_int, name: int) -> int:
+    value = ctypes.c_int()
+    failed = driver.cuDeviceGetAttribute(ctypes.byref(value), name, handle)
+    return -1 if failed else value.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class Gpu:
     handle: ctypes.c_int
     capability: int
     """Of computing: 90 for 9.0."""
+    is_shared: bool
+    """Whether several processes may use it at a time."""
 
     def make_context(self) -> bool:
         """Make the context that torch will use, with the flags that torch gives it. Calls of a
