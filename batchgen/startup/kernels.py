@@ -40,10 +40,10 @@ def compile_kernels(shapes: dict[str, Any], device: str, capability: int) -> boo
         done = Path(os.environ["TRITON_CACHE_DIR"]) / f"batchgen-{_digest(text, capability)}"
         if done.exists():
             return False
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        path = os.pathsep.join(entry for entry in sys.path if entry)  # with -P: nothing from here
         _processes.append(
             subprocess.Popen(
-                [sys.executable, "-m", _MODULE, text, str(done)],
+                [sys.executable, "-P", "-m", _MODULE, text, str(done)],
                 env=dict(os.environ) | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
