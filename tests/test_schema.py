@@ -14,6 +14,7 @@ import pytest
 from ledger_tools import make_row, open_ledger
 
 from batchgen.job.hf_features import huggingface_metadata
+from batchgen.job.parts import Columns
 from batchgen.job.rows import OutputRow
 from batchgen.job.schema import (
     BASE_SCHEMA,
@@ -87,7 +88,7 @@ def test_late_columns_are_ordered_as_the_input_had_them_however_rows_finish() ->
 
 
 def test_late_columns_of_different_parts_are_unified(tmp_path: Path) -> None:
-    with open_ledger(tmp_path, kept=[("d", pa.int64())]) as ledger:
+    with open_ledger(tmp_path, columns=Columns((("d", pa.int64()),))) as ledger:
         ledger.append([make_row(2, kept={"d": 2, "b": "late"})])
         ledger.flush()
         ledger.append([make_row(0, kept={"d": 0, "z": "first", "y": "second"}), make_row(1)])
@@ -104,13 +105,14 @@ def test_late_columns_of_different_parts_are_unified(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("output")
-    kept = [
+    kept = (
         ("s", pa.struct([("x", pa.float32())])),
         ("t", pa.list_(pa.string())),
         ("c", pa.bool_()),
-    ]
+    )
+    columns = Columns(kept, token_ids=True, logprobs=True)
     facts = {"device": "cpu"}
-    with open_ledger(folder, kept=kept, token_ids=True, logprobs=True, facts=facts) as ledger:
+    with open_ledger(folder, columns=columns, facts=facts) as ledger:
         values = {"s": {"x": 0.5}, "t": ["a"], "c": True}
         ledger.append([make_row(i, token_ids=[i], logprobs=[0.5], kept=values) for i in range(5)])
         ledger.append([make_row(5, status="error", completion=None, error_code="oom")])
