@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Tests of the GPU kernels on a machine with an NVIDIA GPU, then the same under compute-sanitizer.
+# On a machine with an NVIDIA GPU: the kernels' tests, every other test that needs one, then the kernels' again under
+# compute-sanitizer.
 # Usage, in the repository's root: bash jobs/check_cuda.sh [workers]
 set -euo pipefail
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
@@ -9,6 +10,8 @@ quick="ragged_step or without_a_slot or padded or merge or split or accelerator 
 parallel=()
 if [[ $# -gt 0 ]]; then parallel=(-n "$1"); fi  # pytest-xdist: mostly compilation, use every core
 python3 -m pytest -q -W default -p no:cacheprovider "${parallel[@]}" "${tests[@]}"
+python3 -m pytest -q -W default -p no:cacheprovider "${parallel[@]}" -m cuda test_graph_runner.py test_parity.py \
+  test_kernels_ahead.py test_placement.py
 for tool in memcheck racecheck; do
   # Without torch's cache every tensor is an allocation of its own, so that overruns are seen.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
