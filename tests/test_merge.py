@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from ledger_tools import (
 )
 
 from batchgen.cli.merge import merge as merge_command
-from batchgen.errors import BatchgenError, UsageError
+from batchgen.errors import BatchgenError, StoppedError, UsageError
 from batchgen.job import parts
 from batchgen.job.layout import Layout
 from batchgen.job.merge import Merge, peak_bytes, ranked
@@ -41,7 +42,7 @@ def make_parts(folder: Path, groups: list[list[OutputRow]]) -> list[Part]:
     ]
 
 
-def merged(parts: list[Part], scratch: Path, **options: int) -> tuple[pa.Table, Merge]:
+def merged(parts: list[Part], scratch: Path, **options: Any) -> tuple[pa.Table, Merge]:
     schema = Columns().schema()
     merge = Merge(ranked(parts), schema, scratch, **options)
     return pa.concat_tables([schema.empty_table(), *merge.tables()]), merge
@@ -70,6 +71,17 @@ def test_any_parts_merge_to_the_sorted_union_first_commit_winning(
     assert table["completion"].to_pylist() == [first[i] for i in table["index"].to_pylist()]
     assert merge.duplicates == sum(map(len, rows)) - table.num_rows
     assert temporary_files(folder) == []
+
+
+def test_a_stop_ends_a_merge_between_its_runs_too(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path, [[make_row(i) for i in range(k, 400, 8)] for k in range(8)])
+
+    def stop() -> None:
+        raise StoppedError("stopped")
+
+    with pytest.raises(StoppedError):
+        merged(parts, tmp_path, memory_bytes=1, look=stop)
+    assert temporary_files(tmp_path) == []
 
 
 def test_disorder_is_merged_in_passes_that_fit_in_memory(tmp_path: Path) -> None:

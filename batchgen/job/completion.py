@@ -35,7 +35,7 @@ def write_whole(
     """
     assert manifest.total_rows is not None
     schema = columns.schema(merged_late(parts))
-    merge = Merge(ranked(parts), schema, layout.folder)
+    merge = Merge(ranked(parts), schema, layout.folder, look=look or (lambda: None))
 
     def may_write() -> None:
         guard()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,8 @@ class DamagedPartError(BatchgenError):
 class Merge:
     """Merge `sources`, earlier ones winning, into tables of `schema`.
 
-    `scratch` is an existing folder for runs; they are removed when the merge ends.
+    `scratch` is an existing folder for runs; they are removed when the merge ends. `look` is called
+    for each table of a run; what it raises ends the merge.
     """
 
     def __init__(
@@ -103,8 +104,10 @@ class Merge:
         schema: pa.Schema,
         scratch: Path,
         memory_bytes: int = MEMORY_BYTES,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self._sources = list(sources)
+        self._look = look
         self._schema = schema
         self._scratch = scratch
         self._memory_bytes = memory_bytes
@@ -130,6 +133,7 @@ class Merge:
             self._runs.append(path)
             with output_writer(path, self._schema, part=True) as writer:
                 for table in self._swept(group):
+                    self._look()
                     writer.write_table(table, row_group_size=_RUN_GROUP_ROWS)
             runs.append(Source.of_file(path, len(runs)))
         self._open.clear()
