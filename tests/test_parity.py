@@ -141,6 +141,23 @@ def test_rope_that_depends_on_length_is_exact_up_to_its_threshold(
     assert_parity(oracle, rows, expected, tokens)
 
 
+def test_padding_may_pass_the_most_tokens_of_a_step() -> None:
+    model = load_model_from(tiny_model("llama4_text"), ReferenceBackend())
+    most = model.max_num_tokens
+    assert most is not None
+    model.allocate_cache(1, most)
+    ids = torch.tensor([3 + i % (VOCAB_SIZE - 3) for i in range(most)])
+    metadata = make_metadata([Piece((0,), 0, most)], most, model.device)
+    last = torch.tensor([most - 1])
+    alone = model.forward(ids, torch.arange(most), metadata, last)
+    padding = torch.zeros(33, dtype=torch.int64)
+    metadata.num_tokens += len(padding)
+    metadata.slot_mapping = torch.cat([metadata.slot_mapping, padding - 1])
+    ids, places = torch.cat([ids, padding]), torch.cat([torch.arange(most), padding])
+    padded = model.forward(ids, places, metadata, last)
+    torch.testing.assert_close(padded, alone)
+
+
 def cut_and_decode(model: Model, prompt: list[int], cuts: range) -> list[list[int]]:
     """Copies of one prompt, each cut at its own place, packed and decoded together."""
     blocks = -(-(len(prompt) + NUM_TOKENS) // 4)

@@ -39,7 +39,8 @@ class Model:
     keeps_logits: bool
     """Whether the module's forward takes `logits_to_keep`."""
     max_num_tokens: int | None = None
-    """The most tokens one step's row may have; None = any number."""
+    """The most tokens of one step, whose budget heeds it; None = any number. Padding comes after them
+    and does not count."""
     weights: Weights | None = None
     """As loaded: some lie elsewhere, packed, by now."""
     notes: list[str] = field(default_factory=list)
@@ -71,8 +72,6 @@ class Model:
         logits_indices: torch.Tensor,  # int64 [num_logits]: places in the row
     ) -> torch.Tensor:  # [num_logits, vocab_size]
         """Run one step: writes the row's keys and values, answers for `logits_indices` alone."""
-        if self.max_num_tokens is not None and metadata.num_tokens > self.max_num_tokens:
-            raise ValueError(f"a row of {metadata.num_tokens} tokens passes {self.max_num_tokens}")
         self.backend.prepare(metadata)
         return self.forward_prepared(input_ids, positions, metadata, logits_indices)
 
