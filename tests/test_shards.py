@@ -327,16 +327,17 @@ def test_overwrite_by_all_shards_discards_only_once(tmp_path: Path) -> None:
     assert merged(tmp_path).rows == 10
 
 
-def test_a_crash_after_the_merge_wrote_is_tidied_by_whoever_comes(tmp_path: Path) -> None:
+def test_a_crash_while_the_merge_writes_is_tidied_by_whoever_comes(tmp_path: Path) -> None:
     for index in range(2):
         run_shard(tmp_path, index, 2, 10)
+    for moment in ("final.piece", "final.renamed"):
 
-    def crash(point: str, path: Path | None) -> None:
-        if point == "final.renamed":
-            raise Crash
+        def crash(point: str, path: Path | None, moment: str = moment) -> None:
+            if point == moment:
+                raise Crash
 
-    with hooked(crash), pytest.raises(Crash):
-        merged(tmp_path)
+        with hooked(crash), pytest.raises(Crash):
+            merged(tmp_path)
     assert run_shard(tmp_path, 1, 2, 10) == 0
     assert parts_of(tmp_path) == []
     assert merged(tmp_path).rows == 10

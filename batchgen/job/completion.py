@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
 from batchgen.job import faults
 from batchgen.job.files import Guard
 from batchgen.job.layout import Layout
+from batchgen.job.look import Look, nothing
 from batchgen.job.manifest import FinalReport, Manifest
 from batchgen.job.merge import Merge, ranked
 from batchgen.job.opening import check_target, discard_work
@@ -25,7 +26,7 @@ def write_whole(
     parts: Sequence[Part],
     columns: Columns,
     guard: Guard,
-    look: Callable[[], None] | None = None,
+    look: Look = nothing,
 ) -> FinalReport:
     """Write the output: every one of `manifest.total_rows` rows once, in order, verified, whole.
     Then drop the parts. `look` is called between its pieces.
@@ -35,7 +36,7 @@ def write_whole(
     """
     assert manifest.total_rows is not None
     schema = columns.schema(merged_late(parts))
-    merge = Merge(ranked(parts), schema, layout.folder, look=look or (lambda: None))
+    merge = Merge(ranked(parts), schema, layout.folder, look=look)
 
     def may_write() -> None:
         guard()
@@ -43,7 +44,7 @@ def write_whole(
 
     report = write_output(
         layout.target,
-        merge.tables() if look is None else _watched(merge.tables(), look),
+        _watched(merge.tables(), look),
         schema,
         footer_metadata(schema, manifest),
         OutputCheck(manifest.total_rows),
@@ -74,7 +75,7 @@ def complete(layout: Layout, manifest: Manifest, report: FinalReport, guard: Gua
     discard_work(layout)
 
 
-def _watched(tables: Iterator[pa.Table], look: Callable[[], None]) -> Iterator[pa.Table]:
+def _watched(tables: Iterator[pa.Table], look: Look) -> Iterator[pa.Table]:
     for table in tables:
         faults.reach("final.piece")
         look()

@@ -6,9 +6,10 @@
 Kinds: `kill` (SIGKILL), `full` (ENOSPC), `readonly` (EROFS), `tear` (the file loses its second
 half, as after a power loss), `flip` (one byte changes), `stall` (sleeps `seconds`). `at` is
 WHAT.STEP: WHAT is part, manifest, final, inflight or journal; STEP is write, fsync, rename (just
-before it, past the last check of ownership) or renamed (just after). `nth` (1) counts the passes of
-that point. Kinds that are not listed here belong to other parts of batchgen and are ignored:
-`slow` (`job.slow_engine`), `oom`, `nan`, `abort`, `refuse` and `broken` (`job.engine_faults`).
+before it, past the last check of ownership) or renamed (just after), and of final also piece (as
+its rows are merged). `nth` (1) counts the passes of that point. Kinds that are not listed here
+belong to other parts of batchgen and are ignored: `slow` (`job.slow_engine`), `oom`, `nan`,
+`abort`, `refuse` and `broken` (`job.engine_faults`).
 """
 
 from __future__ import annotations

@@ -16,21 +16,15 @@ from batchgen.errors import OutputHeldError
 from batchgen.job.files import make_folder
 from batchgen.job.layout import Layout
 from batchgen.job.lock import OutputLock, current_owner
+from batchgen.job.look import Look, nothing
 from batchgen.job.manifest import Manifest, flatten
 from batchgen.job.opening import Found, check_folder, decide, discard_work
 
-__all__ = ["Look", "at_door", "begin_where_none", "enter", "join", "nothing"]
-
-Look = Callable[[], object]
-"""Called again and again while something takes long; what it raises ends it."""
+__all__ = ["at_door", "begin_where_none", "enter", "join"]
 
 _DOOR_TIMEOUT_S = 120.0
 _DOOR_POLL_S = 0.02
 _POLL_S = 0.5
-
-
-def nothing() -> None:
-    """What there is to do where nothing is."""
 
 
 def join(

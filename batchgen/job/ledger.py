@@ -19,7 +19,7 @@ Invariants, each with a test in tests/test_ledger_properties.py:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -28,10 +28,11 @@ from typing import Any
 from batchgen.job.completion import complete_written, write_whole
 from batchgen.job.done_rows import DoneRows
 from batchgen.job.files import remove_stale
-from batchgen.job.joining import Look, begin_where_none, join, nothing
+from batchgen.job.joining import begin_where_none, join
 from batchgen.job.journal import Inflight, Journal
 from batchgen.job.layout import Layout
 from batchgen.job.lock import OutputLock, is_held
+from batchgen.job.look import Look, nothing
 from batchgen.job.manifest import FinalReport, InputCheckpoint, Manifest
 from batchgen.job.opening import decide, has_leftovers
 from batchgen.job.part_writer import PartWriter
@@ -192,7 +193,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Keep the tokens generated so far by rows in flight: (index, sample) -> token ids."""
         self._working_journal.save_inflight(tokens, self._known.settled)
 
-    def finalize(self, num_rows: int, look: Callable[[], None] | None = None) -> FinalReport:
+    def finalize(self, num_rows: int, look: Look = nothing) -> FinalReport:
         """Write the output: every row once, in order, verified, whole. Then drop the parts.
 
         A shard writes none: its rows must all be there, and stay for the merge. `look` is called

@@ -17,13 +17,13 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from batchgen.errors import OutputHeldError
 from batchgen.job.files import make_folder, unwritable
+from batchgen.job.look import Look, nothing
 from batchgen.job.owner import Liveness, Owner, liveness, this_process
 
 __all__ = [
@@ -69,7 +69,7 @@ class OutputLock:
         mode: str = "fail",
         timeout: float | None = None,
         poll: float = _POLL_SECONDS,
-        look: Callable[[], object] = lambda: None,
+        look: Look = nothing,
     ) -> None:
         """Become the owner. Modes fail and skip: OutputHeldError at once; wait: once free.
 

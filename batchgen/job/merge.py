@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from batchgen.errors import BatchgenError
 from batchgen.job.files import temporary_path
+from batchgen.job.look import Look, nothing
 from batchgen.job.merge_rows import SortedRows, aligned, sorted_table, split
 from batchgen.job.parts import Part, read_part
 from batchgen.job.schema import output_writer
@@ -104,7 +105,7 @@ class Merge:
         schema: pa.Schema,
         scratch: Path,
         memory_bytes: int = MEMORY_BYTES,
-        look: Callable[[], None] = lambda: None,
+        look: Look = nothing,
     ) -> None:
         self._sources = list(sources)
         self._look = look

@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 
 from batchgen.job.completion import complete
 from batchgen.job.files import make_folder
-from batchgen.job.joining import Look, join, nothing
+from batchgen.job.joining import join
 from batchgen.job.journal import write_attempts
 from batchgen.job.layout import Layout
 from batchgen.job.lock import OutputLock
+from batchgen.job.look import Look, nothing
 from batchgen.job.manifest import Manifest, flatten
 from batchgen.job.opening import Found, decide, discard_work
 from batchgen.job.output import verified_totals
