@@ -17,7 +17,8 @@ from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.ops import Operators
 from batchgen.engine.loader import load_model_from
 from batchgen.engine.model import Model
-from batchgen.engine.proof import Piece, logits_at, make_metadata
+from batchgen.engine.pieces import Piece, make_metadata
+from batchgen.engine.proof import logits_at
 
 LLAMA_SHAPED = ("llama", "mistral", "qwen2", "qwen3")
 needs_compiler = pytest.mark.skipif(load_kernels() is None, reason="no C compiler")

@@ -18,7 +18,8 @@ from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import PREFERRED
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.loader import load_model, load_model_from
-from batchgen.engine.proof import Piece, logits_at, make_metadata
+from batchgen.engine.pieces import Piece, make_metadata
+from batchgen.engine.proof import logits_at
 from batchgen.engine.rounded_cache import check_kv_cache_dtype, round_cache
 from batchgen.errors import UsageError
 from batchgen.job.fingerprint import fingerprint_of

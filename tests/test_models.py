@@ -15,7 +15,7 @@ from batchgen.engine.binding import CALL_ATTRIBUTE, CallCursor
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.loader import load_model, load_model_from
 from batchgen.engine.model import Model
-from batchgen.engine.proof import Piece, make_metadata
+from batchgen.engine.pieces import Piece, make_metadata
 from batchgen.engine.windows import MaskShape, probe_mask
 from batchgen.errors import UsageError
 

@@ -18,7 +18,7 @@ from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import select_backend
 from batchgen.engine.loader import load_model_from
 from batchgen.engine.model import Model
-from batchgen.engine.proof import Piece, make_metadata
+from batchgen.engine.pieces import Piece, make_metadata
 
 NUM_TOKENS = 8
 CHECKED_ROWS = 6

@@ -7,27 +7,25 @@ that a few tokens would never cross (a sliding window) are lowered in the clones
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from batchgen.engine.attention.interface import AttentionBackend, AttentionMetadata
+from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.binding import use_attention
 from batchgen.engine.config import PROOF_BLOCK_SIZE
 from batchgen.engine.discovery import Discovery, clone_module, discover
 from batchgen.engine.model import Model, bind_model
+from batchgen.engine.pieces import Piece, make_metadata
 from batchgen.engine.shrink import SMALL, shrink
 from batchgen.errors import ModelRefusedError
 
 __all__ = [
-    "Piece",
     "check_copies",
     "confirm",
     "is_quantized",
     "logits_at",
-    "make_metadata",
     "own_logits",
     "prove",
 ]
@@ -47,43 +45,6 @@ MAX_NOISE = 0.15
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2}
 """Largest relative error of a row of logits (L2); of other dtypes, and of layers
 that are quantised, `LOOSE`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Tokens `start:stop` of one sequence, as one step computes them."""
-
-    block_table: tuple[int, ...]
-    start: int
-    stop: int
-
-
-def make_metadata(
-    pieces: Sequence[Piece], block_size: int, device: torch.device
-) -> AttentionMetadata:
-    """The metadata of a step that packs `pieces` in this order."""
-    ends = [0]
-    slots: list[int] = []
-    for piece in pieces:
-        ends.append(ends[-1] + piece.stop - piece.start)
-        slots += [
-            piece.block_table[place // block_size] * block_size + place % block_size
-            for place in range(piece.start, piece.stop)
-        ]
-    width = max(len(piece.block_table) for piece in pieces)
-    tables = [list(p.block_table) + [0] * (width - len(p.block_table)) for p in pieces]
-    stops = [piece.stop for piece in pieces]
-    return AttentionMetadata(
-        cu_seqlens_q=torch.tensor(ends, dtype=torch.int32, device=device),
-        seq_lens=torch.tensor(stops, dtype=torch.int32, device=device),
-        block_tables=torch.tensor(tables, dtype=torch.int32, device=device),
-        slot_mapping=torch.tensor(slots, dtype=torch.int64, device=device),
-        block_size=block_size,
-        num_seqs=len(pieces),
-        num_tokens=ends[-1],
-        max_seqlen_q=max(piece.stop - piece.start for piece in pieces),
-        max_seqlen_k=max(stops),
-    )
 
 
 def prove(

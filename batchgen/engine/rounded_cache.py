@@ -17,7 +17,8 @@ from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import backend_name
 from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
 from batchgen.engine.model import Model
-from batchgen.engine.proof import Piece, logits_at, make_metadata
+from batchgen.engine.pieces import Piece, make_metadata
+from batchgen.engine.proof import logits_at
 from batchgen.errors import UsageError
 
 __all__ = ["check_kv_cache_dtype", "round_cache"]

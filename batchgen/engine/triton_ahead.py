@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 
-from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.attention.interface import AttentionSpec
 from batchgen.engine.attention.triton_cache import write_cache
 from batchgen.engine.attention.triton_paged import TritonBackend
-from batchgen.engine.attention.triton_plan import ITEM_WORDS, Plan, PlanKey, make_plan
+from batchgen.engine.attention.triton_plan import ITEM_WORDS, Plan, PlanKey, ceil_div, make_plan
 from batchgen.engine.cuda_ops import greedy_tokens, sampled_tokens
+from batchgen.engine.pieces import Piece, make_metadata
 
 __all__ = ["compile_ahead", "kernel_calls"]
 
@@ -38,10 +39,11 @@ class _Apart(TritonBackend):
 
     def __init__(self) -> None:
         super().__init__()
-        self.launches: list[Call] = []
+        self.kept: list[Call] = []
 
-    def _run(self, *args: Any) -> None:
-        self.launches.append(partial(TritonBackend._run, self, *args))
+    def launch(self, *args: Any) -> None:
+        """Keep it for later."""
+        self.kept.append(partial(super().launch, *args))
 
 
 def kernel_calls(
@@ -54,10 +56,12 @@ def kernel_calls(
     """One call for each kernel that a layer of this kind compiles."""
     backend = _Apart()
     cache = backend.allocate(spec, 2 * _PROMPT // block_size, block_size, cache_dtype, device)
-    keys = [launch.key for launch in backend._reserve(spec, cache)]
+    keys = [launch.key for launch in backend.launches(spec, cache)]
     sinks = torch.zeros(spec.num_heads, dtype=dtype, device=device) if spec.has_sinks else None
     for num_tokens in (1, _PROMPT):
-        metadata = _metadata(num_tokens, block_size, device)
+        blocks = tuple(range(ceil_div(num_tokens, block_size)))
+        metadata = make_metadata([Piece(blocks, 0, num_tokens)], block_size, device)
+        metadata.slot_mapping = metadata.slot_mapping.int()  # as `prepare` does
         yield from (partial(make_plan, key, metadata) for key in keys[: 1 + (num_tokens > 1)])
         metadata.host = {key: _idle_plan(key, device) for key in keys}
         query, key, value = _tokens(spec, num_tokens, dtype, device)
@@ -66,7 +70,7 @@ def kernel_calls(
             backend.attend(query, cache, spec, metadata, sinks)
         else:
             backend.forward(query, key, value, cache, spec, metadata, sinks)
-    yield from backend.launches
+    yield from backend.kept
 
 
 def sampler_calls(vocab_size: int, dtype: torch.dtype, device: torch.device) -> Iterator[Call]:
@@ -93,23 +97,6 @@ def compile_ahead(shapes: dict[str, Any]) -> None:
         for done in [pool.submit(torch.inference_mode()(call)) for call in reversed(calls)]:
             with suppress(Exception):  # the command will meet it again, and say it
                 done.result()
-
-
-def _metadata(num_tokens: int, block_size: int, device: torch.device) -> AttentionMetadata:
-    """One sequence of as many tokens."""
-    ints = partial(torch.tensor, dtype=torch.int32, device=device)
-    blocks = -(-num_tokens // block_size)
-    return AttentionMetadata(
-        cu_seqlens_q=ints([0, num_tokens]),
-        seq_lens=ints([num_tokens]),
-        block_tables=ints([list(range(blocks))]),
-        slot_mapping=torch.arange(num_tokens, dtype=torch.int32, device=device),
-        block_size=block_size,
-        num_seqs=1,
-        num_tokens=num_tokens,
-        max_seqlen_q=num_tokens,
-        max_seqlen_k=num_tokens,
-    )
 
 
 def _tokens(

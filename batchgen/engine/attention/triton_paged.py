@@ -25,11 +25,11 @@ from batchgen.engine.attention.triton_kernels import attention_kernel
 from batchgen.engine.attention.triton_plan import Plan, PlanKey, ceil_div, make_plan
 from batchgen.engine.attention.triton_tuning import Tile, Tuner, chunk_tile, decode_tile
 
-__all__ = ["TritonBackend"]
+__all__ = ["Launch", "TritonBackend"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Launch:
+class Launch:
     """One launch for one kind of layer: how it is tiled and which plan it follows."""
 
     tile: Tile
@@ -46,12 +46,16 @@ class _Workspace:
 
 @dataclass(slots=True)
 class TritonBackend:
-    """Implements `AttentionBackend`; see interface.py for the meaning of every argument."""
+    """Implements `AttentionBackend`; see interface.py for the meaning of every argument.
+
+    `launches` and `launch` are for those who compile the kernels without a step: what a layer
+    launches, and the one place where that is done.
+    """
 
     decode_tuner: Tuner = decode_tile
     chunk_tuner: Tuner = chunk_tile
     name: str = "triton"
-    _launches: dict[tuple[AttentionSpec, torch.dtype, int], tuple[_Launch, _Launch]] = field(
+    _launches: dict[tuple[AttentionSpec, torch.dtype, int], tuple[Launch, Launch]] = field(
         default_factory=dict
     )
     _workspaces: dict[torch.device, _Workspace] = field(default_factory=dict)
@@ -66,7 +70,7 @@ class TritonBackend:
     ) -> PagedCache:
         """An empty cache; also grows the workspace, so call it before any capture."""
         cache = allocate_cache(spec, num_blocks, block_size, dtype, device)
-        self._reserve(spec, cache)
+        self.launches(spec, cache)
         return cache
 
     def bytes_per_block(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> int:
@@ -94,7 +98,7 @@ class TritonBackend:
     ) -> torch.Tensor:
         """Write key and value to their slots, then attend; inputs may be strided views."""
         key, value = _unit(key), _unit(value)
-        launches = _needed(self._reserve(spec, cache), metadata)
+        launches = _needed(self.launches(spec, cache), metadata)
         if len(launches) == 1:
             return self._attend(query, cache, spec, metadata, sinks, None, (key, value))
         write_cache(key, value, cache, metadata.slot_mapping)
@@ -130,13 +134,13 @@ class TritonBackend:
         """`new`: keys and values for the kernel to write first (decode only)."""
         out = query.new_empty((query.shape[0], spec.num_heads, spec.v_head_dim))
         query = _unit(query)
-        for launch in _needed(self._reserve(spec, cache), metadata):
-            self._run(launch, query, cache, spec, metadata, out, sinks, lse, new)
+        for launch in _needed(self.launches(spec, cache), metadata):
+            self.launch(launch, query, cache, spec, metadata, out, sinks, lse, new)
         return out
 
-    def _run(
+    def launch(
         self,
-        launch: _Launch,
+        launch: Launch,
         query: torch.Tensor,
         cache: PagedCache,
         spec: AttentionSpec,
@@ -146,6 +150,11 @@ class TritonBackend:
         lse: torch.Tensor | None,
         new: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None:
+        """One launch of the attention kernel over the cache, by `metadata`'s plan for it.
+
+        query: [num_tokens, num_heads, head_dim] with a dense last dimension; out and lse as
+        `attend` has them; `new`: keys and values for the kernel to write first.
+        """
         key, value = new or (query, query)
         plan, tile = _plan(launch.key, metadata), launch.tile
         space = self._workspaces[query.device]
@@ -198,8 +207,8 @@ class TritonBackend:
             num_stages=tile.num_stages,
         )
 
-    def _reserve(self, spec: AttentionSpec, cache: PagedCache) -> tuple[_Launch, _Launch]:
-        """The launches of a layer, and a workspace that holds their splits."""
+    def launches(self, spec: AttentionSpec, cache: PagedCache) -> tuple[Launch, Launch]:
+        """How a layer's decodes and its chunks are launched; makes room for their splits once."""
         dtype, device = cache.keys.dtype, cache.keys.device
         known = self._launches.get((spec, dtype, cache.block_size))
         if known is not None:
@@ -226,7 +235,7 @@ class TritonBackend:
 
 def _launch(
     spec: AttentionSpec, tile: Tile, min_rows: int, max_rows: int | None, device: torch.device
-) -> _Launch:
+) -> Launch:
     items = ceil_div(tile.items_per_sm * _num_sms(device), spec.num_kv_heads)
     key = PlanKey(
         group=spec.num_heads // spec.num_kv_heads,
@@ -239,10 +248,10 @@ def _launch(
         items_per_head=items,
         min_tiles=tile.min_tiles,
     )
-    return _Launch(tile, key)
+    return Launch(tile, key)
 
 
-def _needed(launches: tuple[_Launch, _Launch], metadata: AttentionMetadata) -> tuple[_Launch, ...]:
+def _needed(launches: tuple[Launch, Launch], metadata: AttentionMetadata) -> tuple[Launch, ...]:
     """Chunks only where a sequence of the bucket may have more rows than a decode tile."""
     decode, _ = launches
     if metadata.max_seqlen_q * decode.key.group <= decode.key.block_m:
