@@ -44,8 +44,20 @@ def test_a_config_that_says_too_little_is_left_alone() -> None:
     assert kernel_shapes(known | {"dtype": "float64"}) is None
 
 
+def interpreted(code: str, *args: object) -> list[str]:
+    """The lines that code prints where kernels are interpreted, on the CPU."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        env=dict(os.environ) | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
 def test_every_kernel_of_a_layer_is_called_without_importing_transformers() -> None:
-    """Interpreted, on the CPU: each call must run."""
     code = """if True:
         import sys, torch
         from batchgen.engine.attention.interface import AttentionSpec
@@ -58,34 +70,75 @@ def test_every_kernel_of_a_layer_is_called_without_importing_transformers() -> N
             call()
         print(len(calls), "transformers" in sys.modules)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=dict(os.environ) | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stdout.split() == ["9", "False"], done.stderr
+    assert interpreted(code) == ["9 False"]
 
 
-def test_kernels_are_compiled_once_for_a_model_and_a_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_process_notes_which_kernels_it_could_not_compile(tmp_path: Path) -> None:
+    code = """if True:
+        import json, sys
+        from functools import partial
+        from batchgen.engine import triton_ahead
+        shapes = {"device": "cpu", "dtype": "float32", "cache_dtype": "float32"}
+        shapes |= {"layers": [], "block_sizes": [], "vocab_size": 9}
+        for kernels in ([partial(int, "1")], [partial(int, "1"), partial(int, "x")], None):
+            triton_ahead.sampler_calls = lambda *_: kernels
+            sys.argv[1:2] = [json.dumps(shapes)]
+            triton_ahead.main()
+            print(open(sys.argv[2]).read())
+    """
+    file = tmp_path / "record.json"
+    kernels.Record(starts=2).write(file)
+    found = [json.loads(line) for line in interpreted(code, "", file)]
+    assert [record["starts"] for record in found] == [2, 2, 2]
+    good, one, no_device = (record["failed"] for record in found)
+    assert good == []
+    assert one == ["int: ValueError: invalid literal for int() with base 10: 'x'"]
+    assert len(no_device) == 1
+    assert no_device[0].startswith("TypeError:")
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a module that runs in place of the one that compiles."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "compiles_nothing.py").write_text(
-        "import pathlib, sys\nfile = pathlib.Path(sys.argv[2])\n"
-        "file.parent.mkdir(exist_ok=True)\nfile.write_text(sys.argv[1])\n"
-    )
     monkeypatch.setattr(kernels, "_MODULE", "compiles_nothing")
-    shapes = {"layers": [], "vocab_size": 9}
-    assert kernels.compile_kernels(shapes, "auto", 90)
+    return tmp_path / "compiles_nothing.py"
+
+
+def compiled(capability: int = 90) -> bool:
+    """Whether a process was begun to compile for a GPU like that; it has ended."""
+    begun = kernels.compile_kernels({"layers": [], "vocab_size": 9}, "auto", capability)
     kernels.wait_for_kernels()
-    (done,) = (tmp_path / "triton").glob("batchgen-*")
-    assert json.loads(done.read_text()) == shapes | {"device": "cuda"}
-    assert not kernels.compile_kernels(shapes, "auto", 90)
-    assert kernels.compile_kernels(shapes, "auto", 80), "another GPU needs its own"
-    kernels.wait_for_kernels()
+    return begun
+
+
+NOTES = """if True:
+    import json, sys
+    from pathlib import Path
+    from batchgen.startup.kernels import Record
+    assert json.loads(sys.argv[1]) == {"layers": [], "vocab_size": 9, "device": "cuda"}
+    file = Path(sys.argv[2])
+    Record(Record.read(file).starts, FAILED).write(file)
+"""
+
+
+def test_kernels_are_compiled_once_for_a_model_and_a_gpu(compiler: Path) -> None:
+    compiler.write_text(NOTES.replace("FAILED", "[]"))
+    assert compiled()
+    assert not compiled()
+    assert compiled(80), "another GPU needs its own"
+
+
+def test_kernels_that_fail_are_tried_a_few_times_and_then_named(
+    compiler: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiler.write_text("raise SystemExit(1)")
+    assert compiled()
+    compiler.write_text(NOTES.replace("FAILED", "['launch: no room']"))
+    with caplog.at_level("INFO", logger="batchgen"):
+        assert [compiled() for _ in range(3)] == [True, True, False]
+    assert "launch: no room" in caplog.text
 
 
 @pytest.mark.cuda

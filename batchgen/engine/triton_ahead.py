@@ -3,6 +3,7 @@
 A kernel takes 0.5 to 1.5 s to compile, and a first run needs a dozen. This process is started with
 the command, knows the model's shapes from its config alone, and leaves the kernels in Triton's
 cache while the command still imports and loads. What it guesses wrong is compiled when needed.
+What could not be compiled is noted for `startup.kernels`, which decides whether to try it again.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,15 @@ from batchgen.engine.attention.triton_paged import TritonBackend
 from batchgen.engine.attention.triton_plan import ITEM_WORDS, Plan, PlanKey, ceil_div, make_plan
 from batchgen.engine.cuda_ops import greedy_tokens, sampled_tokens
 from batchgen.engine.pieces import Piece, make_metadata
+from batchgen.startup.kernels import Record
 
 __all__ = ["compile_ahead", "kernel_calls"]
 
 _PROMPT = 64
 """Query tokens of a sequence that is no decode: more rows than a decode tile has."""
 
-Call = Callable[[], object]
+Call = partial[Any]
+_MOST_LETTERS = 300
 
 
 class _Apart(TritonBackend):
@@ -82,8 +84,9 @@ def sampler_calls(vocab_size: int, dtype: torch.dtype, device: torch.device) -> 
 
 
 @torch.inference_mode()
-def compile_ahead(shapes: dict[str, Any]) -> None:
-    """`shapes`: as `kernel_shapes` makes them, and the device."""
+def compile_ahead(shapes: dict[str, Any]) -> list[str]:
+    """`shapes`: as `kernel_shapes` makes them, and the device. Returns what failed, a line each:
+    the command will meet it again where it needs it, and say it."""
     device = torch.device(shapes["device"])
     dtype, cache_dtype = getattr(torch, shapes["dtype"]), getattr(torch, shapes["cache_dtype"])
     calls: list[Call] = []
@@ -94,9 +97,14 @@ def compile_ahead(shapes: dict[str, Any]) -> None:
                 calls += kernel_calls(spec, dtype, kind, block_size, device)
     calls += sampler_calls(shapes["vocab_size"], dtype, device)
     with ThreadPoolExecutor(max_workers=max(2, len(os.sched_getaffinity(0)) - 2)) as pool:
-        for done in [pool.submit(torch.inference_mode()(call)) for call in reversed(calls)]:
-            with suppress(Exception):  # the command will meet it again, and say it
-                done.result()
+        running = [(pool.submit(torch.inference_mode()(call)), call) for call in reversed(calls)]
+    errors = [(call, done.exception()) for done, call in running]
+    return [f"{call.func.__qualname__}: {_line(error)}" for call, error in errors if error]
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]} ..."
 
 
 def _tokens(
@@ -118,9 +126,13 @@ def _idle_plan(key: PlanKey, device: torch.device) -> Plan:
 
 
 def main() -> None:
-    """Arguments: the shapes as JSON, and the file that says that they are compiled."""
-    compile_ahead(json.loads(sys.argv[1]))
-    Path(sys.argv[2]).touch()
+    """Arguments: the shapes as JSON, and the file that says how it went."""
+    file = Path(sys.argv[2])
+    try:
+        failed = compile_ahead(json.loads(sys.argv[1]))
+    except Exception as error:  # before any kernel: the device has no room, or is not there
+        failed = [_line(error)]
+    Record(Record.read(file).starts, failed).write(file)
 
 
 if __name__ == "__main__":
