@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from batchgen.counts import counted
 from batchgen.errors import ModelRefusedError
 
 __all__ = ["GgufHeader", "read_gguf_header"]
@@ -103,8 +104,9 @@ def _read_cached(path: Path, size: int, mtime_ns: int) -> GgufHeader:
     try:
         return _read(reader)
     except (EOFError, KeyError, struct.error, MemoryError, OverflowError) as error:
+        found = counted(size, "byte")
         raise ModelRefusedError(
-            f"{path}: not a whole GGUF file ({size} bytes): its metadata cannot be read.",
+            f"{path}: not a whole GGUF file ({found}): its metadata cannot be read.",
             "Fetch the file again, or name the model's transformers folder.",
         ) from error
     finally:

@@ -203,7 +203,7 @@ def test_failed_rows_of_an_unfinished_job_are_computed_again(tmp_path: Path) -> 
     assert process.wait() == 75
     last = batchgen(*args, "--retry", "failed")
     assert last.returncode == 0, last.stderr
-    assert "--retry failed: 1 rows are computed again" in last.stderr
+    assert "--retry failed: 1 row is computed again" in last.stderr
     summary = summary_of(last)
     assert (summary["ok"], summary["errors"]) == (400, 0)
     assert summary["reused"] > 20

@@ -153,4 +153,4 @@ def test_a_lost_row_is_a_problem_of_the_fuzz_run(
     monkeypatch.setattr("batchgen.selftest.fuzz.jsonl_file", lambda *a: jsonl_file(*a) + 1)
     figures = Fuzz(tmp_path, 600, 3, lambda text: None).run()
     assert not figures["ok"]
-    assert "rows of" in figures["problems"][0]
+    assert "501 of 502 rows" in figures["problems"][0]

@@ -206,7 +206,7 @@ def test_merge_names_missing_rows_and_the_shards_to_run(tmp_path: Path) -> None:
     with pytest.raises(MissingShardsError, match="4 of 10 rows missing: 1, 4-5, 7") as lacking:
         merged(tmp_path)
     assert lacking.value.exit_code == 66
-    assert "--shard 1/3 (3 rows), --shard 2/3 (1 rows)" in str(lacking.value.hint)
+    assert "--shard 1/3 (3 rows), --shard 2/3 (1 row)" in str(lacking.value.hint)
     assert not (tmp_path / "out.parquet").exists()
 
 

@@ -13,6 +13,7 @@ from ledger_tools import make_row, open_ledger, parts_of, rows_of, truncate
 
 from batchgen.cli.diff import diff
 from batchgen.cli.status import status
+from batchgen.counts import counted
 from batchgen.errors import InputUnreadableError, UsageError
 from batchgen.job.compare import compare
 from batchgen.job.rows import OutputRow
@@ -130,3 +131,9 @@ def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
     path.write_text("no")
     with pytest.raises(InputUnreadableError, match="as Parquet"):
         compare(path, path)
+
+
+def test_messages_count_one_thing_as_one() -> None:
+    assert [counted(number, "row") for number in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
+    told = [counted(number, "row is", "rows are") for number in (1, 2)]
+    assert told == ["1 row is", "2 rows are"]

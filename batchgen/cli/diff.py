@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+from batchgen.counts import counted
 
 if TYPE_CHECKING:
     from batchgen.job.compare import Comparison
@@ -50,7 +51,7 @@ def _as_json(result: Comparison) -> dict[str, Any]:
 
 def _as_text(result: Comparison, on: str) -> str:
     lines = [
-        f"{result.equal:,} of {max(result.rows_a, result.rows_b):,} rows equal "
+        f"{result.equal:,} of {counted(max(result.rows_a, result.rows_b), 'row')} equal "
         f"({_percent(result)}) in {', '.join(result.columns)}"
     ]
     for which, names in (("first", result.columns_only_a), ("second", result.columns_only_b)):
@@ -60,7 +61,7 @@ def _as_text(result: Comparison, on: str) -> str:
     for which, keys, rows in only:
         if rows > result.common:
             shown = ", ".join(f"{on} {key[0]} sample {key[1]}" for key in keys)
-            lines.append(f"{rows - result.common:,} rows only in the {which}: {shown}")
+            lines.append(f"{counted(rows - result.common, 'row')} only in the {which}: {shown}")
     for difference in result.differences:
         lines.append(f"{on} {difference.key[0]} sample {difference.key[1]}:")
         lines += [

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+from batchgen.counts import counted
 
 if TYPE_CHECKING:
     from batchgen.job.status import ShardStatus, Status
@@ -49,9 +50,9 @@ def _as_text(found: Status) -> str:
     if found.last_rows_age_s is not None:
         lines.append(f"  last rows   {found.last_rows_age_s:,.0f} s ago")
     if found.inflight_tokens_saved:
-        lines.append(f"  in flight   {found.inflight_tokens_saved:,} tokens saved")
+        lines.append(f"  in flight   {counted(found.inflight_tokens_saved, 'token')} saved")
     if found.damaged_parts:
-        lines.append(f"  damaged     {found.damaged_parts} parts (their rows run again)")
+        lines.append(f"  damaged     {counted(found.damaged_parts, 'part')} (their rows run again)")
     lines += [_shard_line(shard) for shard in found.shards]
     if found.state == "stopped":
         lines.append("  next        run the same command again to continue")

@@ -10,6 +10,7 @@ import click
 
 from batchgen.cli import options
 from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+from batchgen.counts import counted
 from batchgen.errors import InvalidDataError
 from batchgen.job.spec import InputSpec
 
@@ -91,6 +92,6 @@ def _counts(validation: Validation) -> dict[str, Any]:
 def _summary(validation: Validation) -> str:
     codes = ", ".join(f"{code} {count:,}" for code, count in sorted(validation.codes.items()))
     good = validation.rows - validation.bad
-    return f"{validation.rows:,} rows: {good:,} good, {validation.bad:,} bad" + (
+    return f"{counted(validation.rows, 'row')}: {good:,} good, {validation.bad:,} bad" + (
         f" ({codes})" if codes else ""
     )

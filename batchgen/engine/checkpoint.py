@@ -14,6 +14,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from batchgen.counts import counted
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.quantized import QUANTIZED_NAMES, Quantized, read_quantized
 from batchgen.errors import ModelRefusedError
@@ -80,15 +81,17 @@ def _load(
     )
     if info["mismatched_keys"]:
         name, found, expected = min(info["mismatched_keys"])
+        weights = counted(len(info["mismatched_keys"]), "weight")
         raise ModelRefusedError(
-            f"model {str(path)!r} has {len(info['mismatched_keys'])} weights of other shapes than "
-            f"its config.json says, the first is {name!r}: {[*found]}, not {[*expected]}",
+            f"model {str(path)!r} has {weights} of other shapes than its "
+            f"config.json says, the first is {name!r}: {[*found]}, not {[*expected]}",
             "the checkpoint is of another architecture; fetch it again",
         )
     missing = sorted(info["missing_keys"])
     if missing:
+        weights = counted(len(missing), "weight")
         raise ModelRefusedError(
-            f"model {str(path)!r} lacks {len(missing)} weights, the first is {missing[0]!r}",
+            f"model {str(path)!r} lacks {weights}, the first is {missing[0]!r}",
             "the checkpoint is incomplete or of another architecture; fetch it again",
         )
     unread = sorted(key for key in info["unexpected_keys"] if key.endswith(QUANTIZED_NAMES))

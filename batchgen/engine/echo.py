@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from batchgen.counts import counted
 from batchgen.engine.request import Completion, EngineStats, FinishReason, Request, Timings
 from batchgen.errors import ErrorCode, RowError
 
@@ -42,7 +43,8 @@ class EchoEngine:
     def add(self, request: Request) -> None:
         """Queue a request; RowError where its prompt leaves no room for a token."""
         if len(request.prompt_token_ids) >= self._max_model_len:
-            text = f"{len(request.prompt_token_ids)} tokens, at most {self._max_model_len - 1} fit"
+            tokens = counted(len(request.prompt_token_ids), "token")
+            text = f"{tokens}, at most {self._max_model_len - 1:,} fit"
             raise RowError(ErrorCode.PROMPT_TOO_LONG, text)
         self._waiting[request.request_id] = (request, time.monotonic())
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from batchgen.counts import counted
 from batchgen.engine import failures
 from batchgen.engine.memory import peak_memory_bytes, release_memory
 from batchgen.engine.request import Completion, EngineStats, FinishReason, Request, Timings
@@ -135,8 +136,9 @@ class LLMEngine:
         if num_prompt_tokens >= self._max_model_len:
             raise RowError(
                 ErrorCode.PROMPT_TOO_LONG,
-                f"the prompt has {num_prompt_tokens} tokens; prompt and output together may have "
-                f"{self._max_model_len} (max_model_len): shorten it to {self._max_model_len - 1}",
+                f"the prompt has {counted(num_prompt_tokens, 'token')}; prompt and output together "
+                f"may have {self._max_model_len:,} (max_model_len): shorten it to "
+                f"{self._max_model_len - 1:,}",
             )
         for token in (min(request.prompt_token_ids), max(request.prompt_token_ids)):
             if not 0 <= token < self._vocab_size:

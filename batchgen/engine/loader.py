@@ -13,6 +13,7 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from batchgen.counts import counted
 from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
 from batchgen.engine.binding import use_attention
@@ -159,7 +160,7 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise UsageError(
-            f"device {name!r} is not there: torch sees {count} CUDA devices",
+            f"device {name!r} is not there: torch sees {counted(count, 'CUDA device')}",
             "look at nvidia-smi, CUDA_VISIBLE_DEVICES and whether this torch "
             f"({torch.__version__}) is built for CUDA; or take --device cpu",
         )

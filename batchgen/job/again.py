@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from batchgen.counts import counted
 from batchgen.errors import UsageError
 from batchgen.job.input_check import check_finished_input, has_grown
 from batchgen.job.manifest import Manifest
@@ -47,5 +48,6 @@ def reopened(asked: Reopening, say: Callable[[str], None]) -> Mapping[str, Any]:
     done = reopen_shard(asked) if sharded else reopen(asked)
     if asked.retry is not None and done.begun:
         all_shards = ", in all shards" if sharded else ""
-        say(f"--retry {asked.retry}: {done.rows:,} rows are computed again{all_shards}")
+        rows = counted(done.rows, "row is", "rows are")
+        say(f"--retry {asked.retry}: {rows} computed again{all_shards}")
     return done.fingerprint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from batchgen.counts import counted
 from batchgen.job.manifest import FinalReport
 from batchgen.job.summary import Summary
 
@@ -14,7 +15,7 @@ def failure_words(summary: Summary, totals: FinalReport) -> str:
     """How many rows failed, and of what."""
     codes = ", ".join(f"{n:,} {code}" for code, n in sorted(totals.error_codes.items()))
     others = "the others are done" if summary.shard else f"the others are in {summary.out}"
-    return f"{summary.errors:,} of {summary.rows:,} rows failed ({codes}); {others}"
+    return f"{summary.errors:,} of {counted(summary.rows, 'row')} failed ({codes}); {others}"
 
 
 def closing_words(summary: Summary, *, worked: bool, plain_prompts: bool) -> Iterator[str]:
@@ -26,6 +27,7 @@ def closing_words(summary: Summary, *, worked: bool, plain_prompts: bool) -> Ite
     if worked and summary.shard is not None:
         yield f"shard {summary.shard} is done; once all are: batchgen merge {summary.out}"
     if summary.length:
-        yield f"{summary.length:,} completions were cut by max_tokens"
+        cut = counted(summary.length, "completion was", "completions were")
+        yield f"{cut} cut by max_tokens"
     if plain_prompts:
         yield "the model is a chat model and got plain prompts: --as-chat makes them chats"

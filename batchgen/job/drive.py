@@ -268,7 +268,7 @@ class Drive:
         outputs = engine.unfinished_outputs() if late else {}
         for prepared in late:
             known = sum(len(outputs.get(r.request_id, ())) for r in prepared.requests)
-            text = f"unfinished after {seconds:g} s (--row-timeout); {known} tokens were generated"
+            text = f"unfinished after {seconds:g} s (--row-timeout); tokens generated: {known:,}"
             self._waiting.remove(prepared)
             self._refuse(engine, prepared, RowError(ErrorCode.ROW_TIMEOUT, text))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError
 from batchgen.job.manifest import InputCheckpoint, Manifest
 from batchgen.job.reader import Reader
@@ -27,9 +28,9 @@ def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) 
     rows, recorded = manifest.total_rows or 0, manifest.input
     if not _same_rows(rows, manifest.facts.get("limit"), limit):
         raise FingerprintMismatchError(
-            f"the output holds {rows:,} rows, and --limit {limit} asks for other ones"
+            f"the output holds {counted(rows, 'row')}, and --limit {limit} asks for other ones"
             if limit is not None
-            else f"the output holds only the first {rows:,} rows, by --limit",
+            else f"the output holds only the first {counted(rows, 'row')}, by --limit",
             _HINT,
         )
     if recorded is None or list(recorded.sources) == reader.identity():
@@ -37,7 +38,8 @@ def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) 
     reader.verify(recorded.rows_read, recorded.digest, recorded.marks)
     if limit is None and _sizes(recorded.sources) != _sizes(reader.identity()):
         raise FingerprintMismatchError(
-            f"the input has other files or sizes than when its {rows:,} rows were answered",
+            "the input has other files or sizes than when its "
+            f"{counted(rows, 'row was', 'rows were')} answered",
             f"--incremental computes the rows that came since; or {_HINT}",
         )
 
@@ -49,7 +51,7 @@ def has_grown(manifest: Manifest, reader: Reader, limit: int | None) -> bool:
     """
     rows, recorded = manifest.total_rows or 0, manifest.input
     if limit is not None and limit < rows:
-        text = f"the output holds {rows:,} rows, and --limit {limit} asks for fewer"
+        text = f"the output holds {counted(rows, 'row')}, and --limit {limit} asks for fewer"
         raise FingerprintMismatchError(text, _HINT)
     if recorded is None:
         return False

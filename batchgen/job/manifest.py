@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError
 from batchgen.job.files import Guard, unwritable, write_atomic
 from batchgen.job.input_marks import Mark
@@ -157,7 +158,8 @@ class Manifest:
         seen = self.input
         if seen is not None and seen.rows_read == rows_read and seen.digest != digest:
             raise FingerprintMismatchError(
-                f"the input changed: its first {rows_read:,} rows are not those already answered",
+                f"the input changed: its first {counted(rows_read, 'row is', 'rows are')} not what "
+                "was answered",
                 "restore the input, or give another --out, or --overwrite to start afresh",
             )
 

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, UsageError
 from batchgen.job.completion import complete_written, write_whole
 from batchgen.job.files import Guard, remove_stale
@@ -120,7 +121,8 @@ def _check_inputs(manifests: Mapping[str, Manifest], sizes_too: bool) -> None:
             continue
         other, before = first.setdefault(seen.rows_read, (name, seen))
         if before.digest != seen.digest:
-            raise _other_input(other, name, f"the first {seen.rows_read:,} rows differ")
+            first_rows = counted(seen.rows_read, "row differs", "rows differ")
+            raise _other_input(other, name, f"the first {first_rows}")
         now = [source.get("size") for source in seen.sources]
         sizes = sizes or (name, now)
         if sizes_too and sizes[1] != now:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchgen.counts import counted
 from batchgen.errors import InputUnreadableError
 from batchgen.job.bitmap import Bitmap
 from batchgen.job.layout import Layout
@@ -38,7 +39,7 @@ def check_nothing_missing(
     lacking = _Lacking(_present(parts), job.total_rows, _last_split(layout, job))
     if lacking.rows:
         raise MissingShardsError(
-            f"{lacking.rows:,} of {job.total_rows:,} rows missing: {lacking.named}",
+            f"{lacking.rows:,} of {counted(job.total_rows, 'row')} missing: {lacking.named}",
             lacking.advice(layout),
         )
 
@@ -75,7 +76,7 @@ class _Lacking:
         if self._split == 1:
             return f"run the job on {layout.out} again: it computes what is missing"
         shards = [
-            f"--shard {shard}/{self._split} ({self._of_shard[shard]:,} rows)"
+            f"--shard {shard}/{self._split} ({counted(self._of_shard[shard], 'row')})"
             for shard in np.flatnonzero(self._of_shard)
         ]
         more = len(shards) - _MAX_SHARDS_NAMED

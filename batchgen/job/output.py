@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batchgen.counts import counted
 from batchgen.errors import BatchgenError, OutputUnwritableError
 from batchgen.job import faults
 from batchgen.job.files import AtomicFile, Guard, unwritable
@@ -83,8 +84,9 @@ class OutputCheck:
             self._missing.append((self._last_index + 1, self._num_rows - 1))
         if self._missing:
             count = sum(last - first + 1 for first, last in self._missing)
+            rows = counted(self._num_rows, "row")
             raise MissingRowsError(
-                f"{count:,} of {self._num_rows:,} rows missing: {shown_ranges(self._missing)}",
+                f"{count:,} of {rows} missing: {shown_ranges(self._missing)}",
                 "run the job again: it computes what is missing",
             )
         return self.report
@@ -98,7 +100,7 @@ class OutputCheck:
             place = int(bad[0])
             raise BatchgenError(
                 f"row {index[place]} sample {sample[place]} is out of place in the output, "
-                f"which should have {self._num_rows:,} rows",
+                f"which should have {counted(self._num_rows, 'row')}",
                 "the input is not the one that was read before, or this is a bug in batchgen; "
                 "the old output, if any, and all finished rows were kept",
             )
@@ -179,4 +181,4 @@ def shown_ranges(missing: list[tuple[int, int]]) -> str:
     """`17, 20-25, ...` for messages."""
     named = [str(a) if a == b else f"{a}-{b}" for a, b in missing[:_MAX_RANGES_NAMED]]
     more = len(missing) - len(named)
-    return ", ".join(named) + (f" and {more:,} more places" if more else "")
+    return ", ".join(named) + (f" and {counted(more, 'more place')}" if more else "")

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import Protocol, TextIO
 
+from batchgen.counts import counted
+
 __all__ = ["Live", "Reporter", "make_reporter"]
 
 LINES_EVERY_S = 30.0
@@ -97,8 +99,9 @@ class _Lines:
         self._next = time.monotonic() + self._every_s
         live = self._live
         done = live.reused + live.rows
-        share = f" of {live.total_rows:,}" if live.total_rows else ""
-        text = f"{done:,}{share} rows, {self._rates.describe()}" if live.running or done else ""
+        share = f"{done:,} of " if live.total_rows else ""
+        rows = counted(live.total_rows or done, "row")
+        text = f"{share}{rows}, {self._rates.describe()}" if live.running or done else ""
         print(f"batchgen: {text or live.stage}", file=self._stream, flush=True)
 
     def close(self) -> None:

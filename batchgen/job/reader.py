@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from batchgen.counts import counted
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, FingerprintMismatchError, RowError
 from batchgen.job.duplicates import SeenIds
@@ -135,9 +136,11 @@ class Reader:
             if changed or count == rows_read:
                 break
         if changed or (count == rows_read and hash.hexdigest() != digest):
-            text = f"the first {rows_read:,} rows of the input changed, {_between(since, here)}"
+            rows = counted(rows_read, "row")
+            text = f"the first {rows} of the input changed, {_between(since, here)}"
         elif count < rows_read:
-            text = f"the input has {count:,} rows left of the {rows_read:,} read before: {where}"
+            rows = counted(count, "row")
+            text = f"the input has {rows} left of the {rows_read:,} read before: {where}"
         else:
             return
         hint = "restore the input, give another --out, or start afresh with --overwrite"

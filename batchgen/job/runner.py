@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from batchgen.counts import counted
 from batchgen.errors import BatchgenError, FingerprintMismatchError, OutputHeldError, StoppedError
 from batchgen.job.again import check_words
 from batchgen.job.assembly import Assembly
@@ -181,7 +182,7 @@ class _Job:
         if ledger.num_done or ledger.shard is not None:
             reader.skip_hint(ledger.is_done)
         if ledger.num_done:
-            self._say(f"continuing: {ledger.num_done:,} rows are done")
+            self._say(f"continuing: {counted(ledger.num_done, 'row is', 'rows are')} done")
         if self._files is not None and self._files.ignored_settings:
             named = ", ".join(self._files.ignored_settings)
             self._say(f"not served, and ignored, of the model's generation_config: {named}")
@@ -234,7 +235,7 @@ class _Job:
             totals_of_parts(self._parts(), self._spec.shard), (ledger, assembly)
         )
         self._say(
-            f"stopped by {self._stop.reason}: {summary.rows:,} rows are done; "
+            f"stopped by {self._stop.reason}: {counted(summary.rows, 'row is', 'rows are')} done; "
             "run the same command again to continue"
         )
         return self._reported(summary.updated({"exit_code": StoppedError.exit_code}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from batchgen.counts import counted
 from batchgen.errors import UsageError
 from batchgen.job.shard import Shard, parse_shard
 
@@ -41,8 +42,9 @@ def _of_array(environment: Mapping[str, str]) -> Shard | None:
         _number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT", "MIN", "MAX")
     )
     if task is None or count is None or least != 0 or most is None or most + 1 != count:
+        tasks = "tasks" if count is None else counted(count, "task")
         raise UsageError(
-            f"this Slurm array has {count} tasks numbered {least} to {most}: they are not "
+            f"this Slurm array has {tasks} numbered {least} to {most}: they are not "
             "0 to COUNT - 1, so its shards cannot be told from it",
             _WRITE_ARRAY,
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from batchgen.counts import counted
 from batchgen.errors import BatchgenError
 from batchgen.job.layout import Layout
 from batchgen.job.manifest import FinalReport, InputCheckpoint, Manifest, flatten
@@ -87,12 +88,12 @@ def finish_shard(layout: Layout, manifest: Manifest, num_done: int) -> FinalRepo
     wanted = shard.num_rows(total)
     if num_done < wanted:
         raise MissingRowsError(
-            f"{wanted - num_done:,} of the {wanted:,} rows of shard {shard} are missing",
+            f"{wanted - num_done:,} of {counted(wanted, 'row')} of shard {shard} missing",
             "run the same command again: it computes what is missing",
         )
     if num_done > wanted:
         raise BatchgenError(
-            f"shard {shard} has {num_done:,} rows, and the input only {wanted:,} for it",
+            f"shard {shard} has {counted(num_done, 'row')}, and the input only {wanted:,} for it",
             "the input is not the one that was read before; restore it",
         )
     report = totals_of_parts(list_parts(layout.parts, shard), shard)

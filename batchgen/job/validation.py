@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from batchgen.counts import counted
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.feed import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
 from batchgen.job.reader import Reader
@@ -84,5 +85,5 @@ class Validation:
 
 
 def _too_long(num_tokens: int, limit: int) -> RowError:
-    text = f"the prompt has {num_tokens:,} tokens; prompt and output share {limit:,}"
+    text = f"the prompt has {counted(num_tokens, 'token')}; prompt and output share {limit:,}"
     return RowError(ErrorCode.PROMPT_TOO_LONG, text)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from batchgen.counts import counted
 from batchgen.job.compare import compare
 from batchgen.job.parts import list_parts
 
@@ -26,7 +27,8 @@ def differences(whole: Path, out: Path) -> list[str]:
     said = [f"row {found.key}: {found.columns}" for found in result.differences]
     said += [f"lost row {key}" for key in result.only_a] + [f"extra row {k}" for k in result.only_b]
     unequal = result.common - result.equal - len(result.differences)
-    said += [f"and {unequal:,} more rows that differ"] if unequal else []
+    more = counted(unequal, "more row that differs", "more rows that differ")
+    said += [f"and {more}"] if unequal else []
     keys = [pq.read_table(path, columns=["index", "sample"]) for path in (whole, out)]
     if not keys[0].equals(keys[1]):
         said.append("the rows are in another order")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from batchgen.counts import counted
 from batchgen.job.parts import list_parts
 from batchgen.selftest.audit import begun_again, differences, leftovers
 from batchgen.selftest.blows import KILLED, Blow, at_the_end, chosen_blow, damage, rows_in
@@ -80,7 +81,8 @@ class Crash:
         write_lines(self._source, mixed_rows(self._plan.rows, self._plan.seed))
         whole = self._folder / "whole.parquet"
         self._finish(whole)
-        self._say(f"unbroken run: {self._plan.rows:,} rows in {time.monotonic() - started:.1f} s")
+        rows = counted(self._plan.rows, "row")
+        self._say(f"unbroken run: {rows} in {time.monotonic() - started:.1f} s")
         while self._tally.kills < self._plan.kills:
             self._batter(self._out)
             self._tell()
@@ -187,8 +189,9 @@ class Crash:
     def _tell(self) -> None:
         tally = self._tally
         self._say(
-            f"{tally.kills} of {self._plan.kills} kills, {tally.runs} runs, "
-            f"{self._rows_done():,} of {self._plan.rows:,} rows safe"
+            f"{tally.kills:,} of {counted(self._plan.kills, 'kill')}, "
+            f"{counted(tally.runs, 'run')}, "
+            f"{self._rows_done():,} of {counted(self._plan.rows, 'row')} safe"
         )
 
     def _figures(self, seconds: float) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from batchgen.counts import counted
 from batchgen.errors import BatchgenError, ErrorCode
 from batchgen.job.runner import run
 from batchgen.job.spec import InputSpec, JobSpec
@@ -80,7 +81,8 @@ class Fuzz:
         if len(self._problems) == before:
             source.unlink()
         if self._jobs % 20 == 0:
-            self._say(f"{self._done:,} of {self._inputs:,} inputs, {len(self._problems)} problems")
+            problems = counted(len(self._problems), "problem")
+            self._say(f"{self._done:,} of {counted(self._inputs, 'input')}, {problems}")
 
     def _judged(self, source: Path, count: int, keep: str) -> bool:
         """Whether the job got to its rows; a file that is refused whole counts as one input."""
@@ -110,7 +112,7 @@ class Fuzz:
         table = pq.read_table(out, columns=columns)
         keys = list(zip(table["index"].to_pylist(), table["sample"].to_pylist(), strict=True))
         if keys != sorted(set(keys)) or {index for index, _ in keys} != set(range(count)):
-            self._problem(source, f"{len({i for i, _ in keys})} rows of {count}")
+            self._problem(source, f"{len({i for i, _ in keys})} of {counted(count, 'row')}")
         for row in table.to_pylist():
             code = row["error_code"]
             self._codes[code or "ok"] += 1

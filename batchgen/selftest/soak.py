@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from batchgen.counts import counted
 from batchgen.job.merge import MEMORY_BYTES
 from batchgen.job.parts import list_parts
 from batchgen.job.signals import POLITE_SIGNALS
@@ -90,10 +91,11 @@ class Soak:
             self._job(rows)
             new = self._runs[before:]
             self._say(
-                f"{rows:,} rows in {len(new)} runs, {_count(new, 'killed')} killed and "
+                f"{counted(rows, 'row')} in {counted(len(new), 'run')}, "
+                f"{_count(new, 'killed')} killed and "
                 f"{_count(new, 'stopped')} stopped: equal to an unbroken run's; at most "
                 f"{_peak_bytes(new) / 2**20:.0f} MiB at work, "
-                f"{_merge_bytes(new) / 2**20:.0f} merging, {_peak_files(new)} files"
+                f"{_merge_bytes(new) / 2**20:.0f} merging, {counted(_peak_files(new), 'file')}"
             )
             rows = int(rows * _GROWTH) + 1
         return self._figures(time.monotonic() - started)
@@ -112,7 +114,7 @@ class Soak:
         while self._one_run([*args, out], out, rows).end != "complete":
             pass
         if problems := differences(whole, out) + leftovers(out):
-            raise SelftestError(f"{rows:,} rows, broken runs: {'; '.join(problems[:10])}")
+            raise SelftestError(f"{counted(rows, 'row')}, broken runs: {'; '.join(problems[:10])}")
         self._recomputed += begun_again(out)
 
     def _one_run(self, args: Sequence[object], out: Path, rows: int) -> _Run:
@@ -131,7 +133,8 @@ class Soak:
                 code = self._stopped(child, out, run)
             run.end = _end(code, run)
             if not run.end:
-                raise SelftestError(f"a run of {rows:,} rows ended in {code}: {child.stderr}")
+                told = f"a run of {counted(rows, 'row')} ended in {code}"
+                raise SelftestError(f"{told}: {child.stderr}")
         return run
 
     def _stopped(self, child: Child, out: Path, run: _Run) -> int:
@@ -141,7 +144,8 @@ class Soak:
         child.signal(run.signum)
         code = child.wait(_LONGEST_STOP_S)
         if code == 0 and run.rows - safe > _ROWS_LEFT:
-            text = f"a run had {run.rows - safe:,} rows left when {run.signum.name} came"
+            left = counted(run.rows - safe, "row")
+            text = f"a run had {left} left when {run.signum.name} came"
             raise SelftestError(f"{text}, and went on to its end: {child.stderr}")
         return code
 
