@@ -230,6 +230,19 @@ def test_a_linked_output_is_written_through_the_link(tmp_path: Path) -> None:
     assert keys_of(real / "data.parquet") == expected_keys(5)
 
 
+def test_a_job_is_one_whichever_linked_folder_leads_to_it(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    one, other = tmp_path / "one", tmp_path / "other"
+    for link in (one, other):
+        link.symlink_to("real")
+    with open_ledger(one) as ledger:
+        ledger.append(rows_of([0, 1]))
+        with pytest.raises(OutputHeldError):
+            open_ledger(other)
+    with open_ledger(other) as ledger:
+        assert ledger.num_done == 2
+
+
 def test_files_have_the_modes_of_the_umask(tmp_path: Path) -> None:
     previous = os.umask(0o027)
     try:
