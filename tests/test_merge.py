@@ -26,7 +26,7 @@ from batchgen.cli.merge import merge as merge_command
 from batchgen.errors import BatchgenError, StoppedError, UsageError
 from batchgen.job import parts
 from batchgen.job.layout import Layout
-from batchgen.job.merge import Merge, peak_bytes, ranked
+from batchgen.job.merge import EMIT_BYTES, Merge, peak_bytes, ranked
 from batchgen.job.merge_job import merge_output
 from batchgen.job.output import MissingRowsError, OutputCheck
 from batchgen.job.parts import Columns, Part, PartStem, write_part
@@ -92,6 +92,16 @@ def test_disorder_is_merged_in_passes_that_fit_in_memory(tmp_path: Path) -> None
     budget = peak_bytes(ranked(parts)) // 10
     table, _ = merged(parts, tmp_path, memory_bytes=budget)
     assert table["index"].to_pylist() == list(range(3_000))
+
+
+def test_long_rows_go_on_in_tables_of_bounded_bytes(tmp_path: Path) -> None:
+    """However many there are: a window counted in rows alone would hold all 40 MB of these."""
+    long = "x" * (1 << 18)
+    groups = [[make_row(4 * k + i, completion=long) for i in range(4)] for k in range(40)]
+    parts = make_parts(tmp_path, groups)
+    sizes = [table.nbytes for table in Merge(ranked(parts), Columns().schema(), tmp_path).tables()]
+    assert sum(sizes) > 2 * EMIT_BYTES
+    assert max(sizes) <= EMIT_BYTES + max(part.size for part in parts)
 
 
 def test_missing_rows_are_named_and_nothing_is_written(tmp_path: Path) -> None:

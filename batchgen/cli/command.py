@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import click
 
+from batchgen.cli.allocator import settle_pool
 from batchgen.cli.leave import leave_at_once
 from batchgen.cli.main import cli
 from batchgen.cli.streams import lasting_streams, silence
@@ -24,6 +25,7 @@ _INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code (INTERFACE: Exit codes). Never raises."""
     settle_waiting()
+    settle_pool()
     with lasting_streams():
         try:
             code = _call(argv)

@@ -32,6 +32,8 @@ __all__ = ["DamagedPartError", "Merge", "Source", "peak_bytes", "ranked"]
 MEMORY_BYTES = 256 << 20
 """Of rows held at once, as Arrow arrays; three times that when a batch is sorted."""
 EMIT_ROWS = 16_384
+EMIT_BYTES = 16 << 20
+"""Of rows held before the first of them go on, whichever comes first: rows may be long."""
 _RUN_GROUP_ROWS = 2_048
 _MAX_OPEN_RUNS = 128
 _DECODERS = 2
@@ -149,7 +151,7 @@ class Merge:
         frontiers = [*(piece.first for piece in pieces[1:]), None][: len(pieces)]
         for rows, frontier in zip(self._loaded(pieces), frontiers, strict=True):
             active.append(rows)
-            if frontier is not None and sum(len(rows.index) for rows in active) < EMIT_ROWS:
+            if frontier is not None and not _is_enough(active):
                 continue
             ready, active = split(active, frontier)
             if ready:
@@ -199,6 +201,12 @@ class Merge:
         self._open.clear()
         for path in self._runs:
             path.unlink(missing_ok=True)
+
+
+def _is_enough(active: Sequence[SortedRows]) -> bool:
+    """Whether what is held makes a table worth its work."""
+    num_rows = sum(len(rows.index) for rows in active)
+    return num_rows >= EMIT_ROWS or sum(rows.size for rows in active) >= EMIT_BYTES
 
 
 def peak_bytes(sources: Iterable[Source]) -> int:

@@ -13,13 +13,14 @@ _SAMPLES_BITS = 16
 
 
 class SortedRows:
-    """Rows of one source, sorted."""
+    """Rows of one source, sorted. `size`: their bytes."""
 
-    __slots__ = ("index", "rank", "table")
+    __slots__ = ("index", "rank", "size", "table")
 
     def __init__(self, table: pa.Table, rank: int) -> None:
         self.table = table
         self.rank = rank
+        self.size: int = table.nbytes
         self.index: npt.NDArray[np.int64] = table["index"].to_numpy()
 
     def slice(self, start: int, stop: int) -> SortedRows:

@@ -16,7 +16,7 @@ from batchgen.job.rows import OutputRow
 
 __all__ = ["PartWriter"]
 
-_MAX_PART_CHARS = 64 << 20
+_MAX_PART_CHARS = 16 << 20
 """Text of one part, roughly: longer answers make smaller parts."""
 _by_index = attrgetter("index")
 
