@@ -46,6 +46,8 @@ def load_folder(
     try:
         with quietly(said):
             module = _load(path, own, dtype, config, _arguments(quantized, device))
+            if quantized.method == "compressed-tensors" and quantized.is_dense:
+                _keep_nothing_apart(module)
     except (ImportError, RuntimeError, ValueError, NotImplementedError) as error:
         raise ModelRefusedError(
             f"model {str(path)!r} has {quantized.method} weights that cannot be loaded on "
@@ -62,6 +64,14 @@ def _arguments(quantized: Quantized, device: torch.device) -> dict[str, Any]:
         return {"device_map": {"": device}}  # else some packages choose a GPU where there is one
     make = getattr(transformers, _DENSE_CONFIGS[quantized.method])
     return {"quantization_config": make(dequantize=True)}
+
+
+def _keep_nothing_apart(module: Any) -> None:
+    """Undo what compressed-tensors may leave behind (seen under transformers 5.17): modules that
+    fetch their weights from the host at each call, and would return there whatever is moved."""
+    from compressed_tensors.offload import remove_dispatch
+
+    remove_dispatch(module)
 
 
 def _load(
