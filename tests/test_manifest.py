@@ -52,16 +52,6 @@ def test_a_damaged_manifest_is_refused_with_what_to_do(tmp_path: Path, text: str
     assert refused.value.hint is not None
 
 
-def test_a_changed_input_is_refused_where_it_was_read() -> None:
-    manifest = Manifest({}, input=InputCheckpoint(100, "abc", ({"name": "a", "size": 5},)))
-    manifest.check_input(100, "abc")
-    manifest.check_input(50, "other")  # only the checkpoint's own place can be compared
-    with pytest.raises(FingerprintMismatchError, match="first 100 rows"):
-        manifest.check_input(100, "abd")
-    assert manifest.source_changes([{"name": "a", "size": 5, "path": "/elsewhere"}]) == []
-    assert manifest.source_changes([{"name": "a", "size": 6}]) == ["input[0].size: 5 -> 6"]
-
-
 def test_the_footer_names_no_run_or_host() -> None:
     manifest = Manifest({"a": 1}, runs=[{"run_id": "secret-run"}])
     assert "secret-run" not in manifest.footer_json()

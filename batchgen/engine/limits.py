@@ -20,9 +20,8 @@ OWN_ROPE_TYPE = "batchgen_own_rope_type"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`own_position` is the config's; `max_position` what of it is exact, for the `reason`."""
+    """`max_position`: the config's, or what of it is exact, for the `reason`."""
 
-    own_position: int
     max_position: int
     max_num_tokens: int | None
     """The most tokens one step's row may have; None = any number."""
@@ -48,10 +47,10 @@ def find_limits(module: nn.Module, found: Discovery) -> Limits:
     length, reason = min(candidates, default=(own, ""))
     row = min((limit for limit, _ in _scale_limits(module)), default=None)
     if length >= own:
-        return Limits(own, own, row)
+        return Limits(own, row)
     reason = f"sequences are exact up to {length} tokens only, {reason}"
     note = f"sequences are limited to {length} of the model's {own} tokens: {reason}"
-    return Limits(own, length, row, reason, [note])
+    return Limits(length, row, reason, [note])
 
 
 def _own_position(module: nn.Module) -> int:

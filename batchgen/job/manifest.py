@@ -10,12 +10,11 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError
 from batchgen.job.files import Guard, unwritable, write_atomic
 from batchgen.job.input_marks import Mark
@@ -153,20 +152,6 @@ class Manifest:
                 "give the same settings again, or another --out, or --overwrite to start afresh",
             )
 
-    def check_input(self, rows_read: int, digest: str) -> None:
-        """Raise FingerprintMismatchError where the input read again is not what was read."""
-        seen = self.input
-        if seen is not None and seen.rows_read == rows_read and seen.digest != digest:
-            raise FingerprintMismatchError(
-                f"the input changed: its first {counted(rows_read, 'row is', 'rows are')} not what "
-                "was answered",
-                "restore the input, or give another --out, or --overwrite to start afresh",
-            )
-
-    def source_changes(self, sources: Iterable[Mapping[str, Any]]) -> list[str]:
-        """How the sources differ from those recorded, as lines; [] when names and sizes agree."""
-        before = {} if self.input is None else _by_name(self.input.sources)
-        return fingerprint_diff(before, _by_name(sources)) if before else []
 
 
 def _safe(data: Mapping[str, Any]) -> Any:
@@ -200,12 +185,3 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
         return _ABSENT
     text = json.dumps(values[name], ensure_ascii=False)
     return text if len(text) <= 120 else text[:117] + "..."
-
-
-def _by_name(sources: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sources keyed by place and name, so that order and repetition count."""
-    return {
-        f"input[{place}].{key}": source.get(key)
-        for place, source in enumerate(sources)
-        for key in ("name", "size")
-    }

@@ -30,11 +30,6 @@ class _ChatCodec:
         """Whether this tokenizer puts a BOS before plain text."""
 
     @property
-    def has_chat_template(self) -> bool:
-        """Whether chats can be rendered."""
-        return self._template is not None
-
-    @property
     def template(self) -> ChatTemplate | None:
         """See `TextCodec.template`."""
         return self._template
@@ -167,11 +162,6 @@ class ByteCodec(_ChatCodec):
 
     def __init__(self, template: ChatTemplate | None = None) -> None:
         super().__init__(template, bos_token_id=None, vocab_size=256)
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Always: a plain one is built in."""
-        return True
 
     def render_text(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> str:
         """See `TextCodec.render_text`."""

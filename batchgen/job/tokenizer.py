@@ -34,11 +34,6 @@ class TextCodec(Protocol):
     """Rows of the model's embedding: ids from 0 to this, exclusive."""
 
     @property
-    def has_chat_template(self) -> bool:
-        """Whether `render` works: the model has a template, or one was given."""
-        ...
-
-    @property
     def template(self) -> ChatTemplate | None:
         """The chat template, which `Requests` renders in a process of its own."""
         ...
