@@ -39,8 +39,8 @@ class Model:
     keeps_logits: bool
     """Whether the module's forward takes `logits_to_keep`."""
     max_num_tokens: int | None = None
-    """The most tokens of one step, whose budget heeds it; None = any number. Padding comes after them
-    and does not count."""
+    """The most tokens of one step, whose budget heeds it; None = any number. Padding comes after
+    them and does not count."""
     weights: Weights | None = None
     """As loaded: some lie elsewhere, packed, by now."""
     notes: list[str] = field(default_factory=list)
