@@ -153,7 +153,6 @@ class Manifest:
             )
 
 
-
 def _safe(data: Mapping[str, Any]) -> Any:
     """The same without secrets. The fingerprint has none, and must stay as it is."""
     return json.loads(redacted(json.dumps(data, default=str)))
