@@ -81,9 +81,10 @@ class Replay:
 class HostGraphRunner(GraphRunner):
     """Captures at the second use of a bucket, as on a GPU."""
 
-    def _capture(self, bucket: Any, choice: Any) -> None:
+    def _capture(self, bucket: Any, choice: Any) -> Any:
         step = Replay(lambda: self._compute(bucket, choice))
-        self._captures.graphs[bucket, choice] = step  # type: ignore[assignment]
+        self._captures.graphs[bucket, choice] = step
+        return step
 
 
 @pytest.fixture(autouse=True)
@@ -179,32 +180,36 @@ def test_faults_on_purpose_reach_the_gpu_path(depth: int) -> None:
 
 
 class WaitingModel(PaddedModel):
-    """Reads a result on the host at the end of every forward."""
+    """Reads a result on the host at the end of its first `waits` forwards, or says that it would."""
 
-    forbidden = False
+    def __init__(self, waits: float) -> None:
+        super().__init__()
+        self.waits, self.forbidden = waits, False
+
+    @contextmanager
+    def forbidding(self) -> Iterator[None]:
+        self.forbidden = True
+        try:
+            yield
+        finally:
+            self.forbidden = False
 
     def forward(self, *args: Any) -> Any:
         logits = super().forward(*args)
-        if self.forbidden:
+        if self.num_calls <= self.waits and self.forbidden:
             raise WaitsForDeviceError("called a synchronizing CUDA operation")
         return logits
 
 
-def test_a_model_that_waits_for_the_device_runs_without_graphs(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("waits", "captured"), [(1, True), (float("inf"), False)])
+def test_a_model_that_always_waits_for_the_device_runs_without_graphs(
+    waits: float, captured: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    @contextmanager
-    def forbidding() -> Iterator[None]:
-        model.forbidden = True
-        try:
-            yield
-        finally:
-            model.forbidden = False
-
-    model = WaitingModel()
-    monkeypatch.setattr(graph_runner, "forbid_waiting", forbidding)
+    model = WaitingModel(waits)
+    monkeypatch.setattr(graph_runner, "forbid_waiting", model.forbidding)
     engine = engine_of(model)
     ended = run(engine, ready(Requests(ByteCodec())))
     assert {i: list(c.token_ids) for i, c in ended.items()} == unbroken()
-    assert not engine._runner._captures.graphs  # type: ignore[attr-defined]
-    assert sum("without CUDA graphs" in message for message in caplog.messages) == 1
+    assert bool(engine._runner._captures.graphs) is captured  # type: ignore[attr-defined]
+    said = sum("without CUDA graphs" in message for message in caplog.messages)
+    assert said == (not captured)

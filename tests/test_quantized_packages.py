@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from parity_oracle import Oracle, assert_parity
 from tiny_models import tiny_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig

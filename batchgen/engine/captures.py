@@ -1,7 +1,8 @@
 """Which bucket a step runs in, and when a bucket gets a CUDA graph of its own.
 
 To capture one costs about what a hundred steps lose by running in the next larger one: a short job
-makes do with few graphs, a long one gets them all.
+makes do with few graphs, a long one gets them all. A bucket that no graph covers is captured at its
+second step: what is used once is not worth one, and the first step is its rehearsal.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from batchgen.engine.buckets import Bucket
 
 __all__ = ["Captures"]
 
-_USES_BEFORE_CAPTURE = 2
-"""Of a bucket that no graph covers: what is used once is not worth one."""
 _USES_OF_A_LARGER = 100
 _FLAT = 256
 """Up to so many tokens a decode step takes about as long with twice as many."""
@@ -26,6 +25,8 @@ class Captures:
 
     def __init__(self) -> None:
         self.graphs: dict[tuple[Bucket, Hashable], Any] = {}
+        self.rehearsed: set[tuple[Bucket, Hashable]] = set()
+        """What was run once without a graph, and could be captured."""
         self._uses: Counter[tuple[Bucket, Hashable]] = Counter()
 
     def bucket_for(self, wanted: Bucket, choice: Hashable) -> Bucket:
@@ -46,4 +47,4 @@ class Captures:
 
     def is_due(self, bucket: Bucket, choice: Hashable) -> bool:
         """Whether a bucket that runs without a graph is to be captured now."""
-        return self._uses[bucket, choice] >= _USES_BEFORE_CAPTURE
+        return (bucket, choice) in self.rehearsed

@@ -101,6 +101,7 @@ class GraphRunner:
         self._ring = [_transfer(size, seqs) for _ in range(_RING)]
         self._num_steps = 0
         self._captures = Captures()
+        self._waited: set[tuple[Bucket, _Choice]] = set()
         self._pool = torch.cuda.graph_pool_handle()
         self._capture_stream = torch.cuda.Stream(device)
         self._may_capture = capture
@@ -146,28 +147,33 @@ class GraphRunner:
 
     def _run(self, bucket: Bucket, choice: _Choice) -> None:
         graph = self._captures.graphs.get((bucket, choice))
+        if graph is None and self._may_capture and self._captures.is_due(bucket, choice):
+            with timeline.span("capture"):
+                graph = self._capture(bucket, choice)
         if graph is not None:
             graph.replay()
-        elif not self._may_capture or not self._captures.is_due(bucket, choice):
+        elif self._may_capture:
+            self._rehearse(bucket, choice)
+        else:
             self._compute(bucket, choice)
-        elif self._rehearse(bucket, choice):
-            with timeline.span("capture"):
-                self._capture(bucket, choice)
 
-    def _rehearse(self, bucket: Bucket, choice: _Choice) -> bool:
-        """Run a step that is about to be captured; whether it can be. One that waits for the device
-        is run again as it is: nothing of a step counts before its end.
+    def _rehearse(self, bucket: Bucket, choice: _Choice) -> None:
+        """Run a step whose bucket may be captured when it comes again. One that waits for the
+        device is run again as it is: nothing of a step counts before its end.
 
-        To find out by capturing would leave torch's allocator within the capture (until 2.12).
+        To find out by capturing would leave torch's allocator within the capture (until 2.12). Some
+        modules wait once, for what they build at their first call; who waits twice always will.
         """
         try:
             with forbid_waiting():
                 self._compute(bucket, choice)
+            self._captures.rehearsed.add((bucket, choice))
         except WaitsForDeviceError:
-            logger.warning("steps run without CUDA graphs: the model waits for the device")
-            self._may_capture = False
+            if (bucket, choice) in self._waited:
+                logger.warning("steps run without CUDA graphs: the model waits for the device")
+                self._may_capture = False
+            self._waited.add((bucket, choice))
             self._compute(bucket, choice)
-        return self._may_capture
 
     def _compute(self, bucket: Bucket, choice: _Choice) -> None:
         """The whole step on the device: what is captured."""
@@ -206,8 +212,11 @@ class GraphRunner:
             max_seqlen_k=self._max_model_len,
         )
 
-    def _capture(self, bucket: Bucket, choice: _Choice) -> None:
-        """Record the bucket's graph; it was just run, so everything is compiled and allocated."""
+    def _capture(self, bucket: Bucket, choice: _Choice) -> torch.cuda.CUDAGraph | None:
+        """Record the bucket's graph, not run by that; None where it cannot be.
+
+        The bucket was run before, so everything is compiled and allocated.
+        """
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._model.device)
         try:
@@ -220,8 +229,9 @@ class GraphRunner:
         except RuntimeError as error:
             logger.warning("steps run without CUDA graphs: capturing %s failed: %s", bucket, error)
             self._may_capture = False
-            return
+            return None
         self._captures.graphs[bucket, choice] = graph
+        return graph
 
     def _sample(self, step: ScheduledStep) -> torch.Tensor | None:
         """Overwrite the greedy tokens by the rows' own choice; returns logprobs, on the host."""
