@@ -180,7 +180,7 @@ def test_faults_on_purpose_reach_the_gpu_path(depth: int) -> None:
 
 
 class WaitingModel(PaddedModel):
-    """Reads a result on the host at the end of its first `waits` forwards, or says that it would."""
+    """Reads a result on the host at the end of its first `waits` forwards."""
 
     def __init__(self, waits: float) -> None:
         super().__init__()
