@@ -58,11 +58,11 @@ def test_caches_lie_in_the_users_cache_or_where_the_user_says(
     monkeypatch.setenv("BATCHGEN_CACHE_DIR", str(tmp_path / "mine"))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
-    folders.use_persistent_caches()
+    folders.prepare_compilers()
     assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "mine" / "triton")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/tmp/torchinductor_me")  # torch's own default
-    folders.use_persistent_caches()
+    folders.prepare_compilers()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine" / "inductor")
 
 

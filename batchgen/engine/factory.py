@@ -21,7 +21,7 @@ from batchgen.engine.scheduler import Scheduler
 from batchgen.engine.step_runner import EagerRunner, ServedModel, StepRunner
 from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
-from batchgen.startup.folders import use_persistent_caches
+from batchgen.startup.folders import prepare_compilers
 
 __all__ = ["ResolvedConfig", "build_engine", "load_engine", "load_served", "resolve"]
 
@@ -69,7 +69,7 @@ def _load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
     if config.enable_prefix_caching:
         _logger.warning("prefix caching is not available: every prompt is computed whole")
     if config.device != "cpu":
-        use_persistent_caches()
+        prepare_compilers()
     model = load_model(config)
     _logger.info("model on %s in %s", model.device, model.dtype)
     for note in model.notes:

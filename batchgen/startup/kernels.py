@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from batchgen.startup.folders import use_persistent_caches
+from batchgen.startup.folders import prepare_compilers
 from batchgen.startup.timeline import span
 
 __all__ = ["Record", "compile_kernels", "wait_for_kernels"]
@@ -67,7 +67,7 @@ def compile_kernels(shapes: dict[str, Any], device: str, capability: int) -> boo
     `shapes`: as `kernel_shapes` makes them. `capability`: of the GPU, 90 for 9.0.
     """
     with suppress(Exception):
-        use_persistent_caches()
+        prepare_compilers()
         named = "cuda" if device == "auto" else device
         text = json.dumps(shapes | {"device": named}, sort_keys=True)
         file = Path(os.environ["TRITON_CACHE_DIR"]) / f"batchgen-{_digest(text, capability)}.json"

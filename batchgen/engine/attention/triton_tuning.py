@@ -1,16 +1,22 @@
-"""Tile sizes of the Triton kernels: a static table, measured on one H100, safe on other GPUs."""
+"""Tile sizes of the Triton kernels: a static table, measured on one H100, cut to fit other GPUs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import torch
 import triton
 
 from batchgen.engine.attention.interface import AttentionSpec
 
-__all__ = ["Tile", "Tuner", "chunk_tile", "decode_tile"]
+__all__ = ["Tile", "Tuner", "chunk_tile", "decode_tile", "fitted"]
+
+
+_HOPPER_ROOM = 227 * 1024
+"""Shared memory of a block on Hopper and on larger GPUs after it; see `_bytes_needed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,10 @@ def decode_tile(
     spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device
 ) -> Tile:
     """For sequences whose rows fit one small tile: bound by reading the cache."""
+    return fitted(_decode(spec, dtype), spec, dtype, _shared_memory(device))
+
+
+def _decode(spec: AttentionSpec, dtype: torch.dtype) -> Tile:
     width = _width(spec)
     if dtype == torch.float32:
         return Tile(16, 32, 8, 2, 2)
@@ -59,6 +69,11 @@ def chunk_tile(
     spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device
 ) -> Tile:
     """For sequences with many query tokens: bound by the tensor cores."""
+    tile = _chunk(spec, dtype, block_size, device)
+    return fitted(tile, spec, dtype, _shared_memory(device))
+
+
+def _chunk(spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device) -> Tile:
     width = _width(spec)
     if dtype == torch.float32:
         return Tile(32 if width <= 128 else 16, 32, 4, 1, 2)
@@ -72,6 +87,49 @@ def chunk_tile(
     if spec.head_dim == spec.v_head_dim == 128 and block_size % 64 == 0 and _has_tma(device):
         return Tile(128, 64, 8, 3, 2, one_loop=False, tma=True, max_registers=128)
     return Tile(64, 64, 4, 2, 1, one_loop=False)
+
+
+def fitted(tile: Tile, spec: AttentionSpec, dtype: torch.dtype, room: int) -> Tile:
+    """The tile, cut until it needs at most `room` bytes of shared memory, or cannot be cut further.
+
+    Rows are kept where they are few: a decode tile holds those of a whole group of heads.
+    """
+    in_place = room >= _HOPPER_ROOM
+    while _bytes_needed(tile, spec, dtype, in_place) > room:
+        if tile.num_stages > 2:
+            tile = replace(tile, num_stages=tile.num_stages - 1)
+        elif tile.block_n > 32:
+            tile = replace(tile, block_n=tile.block_n // 2)
+        elif tile.block_m > 32:
+            tile = replace(tile, block_m=tile.block_m // 2)
+        elif tile.block_n > 16:
+            tile = replace(tile, block_n=16)
+        else:
+            break
+    return tile
+
+
+def _bytes_needed(tile: Tile, spec: AttentionSpec, dtype: torch.dtype, in_place: bool) -> int:
+    """Queries, the tiles of keys and values that are on their way, and weights.
+
+    `in_place`: products read the tile in shared memory itself, so that one more is held.
+    """
+    keys, values = (triton.next_power_of_2(dim) for dim in (spec.head_dim, spec.v_head_dim))
+    buffers = tile.num_stages if in_place else max(1, tile.num_stages - 1)
+    tiles = buffers * tile.block_n * (keys + values)
+    rows = tile.block_m * (keys + tile.block_n) * max(2, dtype.itemsize)
+    needed: int = tiles * dtype.itemsize + rows
+    return needed
+
+
+@lru_cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that a block of threads may have: 64 KiB (T4) to 227 KiB (H100)."""
+    if device.type != "cuda":
+        return 1 << 30
+    properties: Any = torch.cuda.get_device_properties(device)
+    room: int = properties.shared_memory_per_block_optin
+    return room
 
 
 def _width(spec: AttentionSpec) -> int:

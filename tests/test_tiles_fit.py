@@ -1,0 +1,89 @@
+"""The attention kernel fits the shared memory of GPUs other than the one it was tuned on: compiled
+for them, which needs none of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="triton is not installed: there is no GPU path")
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from batchgen.engine.attention.interface import AttentionSpec
+from batchgen.engine.attention.triton_kernels import attention_kernel
+from batchgen.engine.attention.triton_tuning import Tile, chunk_tile, decode_tile, fitted
+
+KIB = 1024
+ROOM = {75: 64 * KIB, 80: 163 * KIB, 86: 99 * KIB, 90: 227 * KIB}
+"""Bytes that a block of threads may have, by compute capability: T4, A100, RTX 3090, H100."""
+NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+
+def shared_memory(tile: Tile, spec: AttentionSpec, dtype: torch.dtype, capability: int) -> int:
+    """Bytes that the compiled kernel asks for."""
+    constants = {
+        "GROUP": spec.num_heads // spec.num_kv_heads,
+        "NUM_KV_HEADS": spec.num_kv_heads,
+        "DIM": spec.head_dim,
+        "V_DIM": spec.v_head_dim,
+        "PADDED": triton.next_power_of_2(spec.head_dim),
+        "V_PADDED": triton.next_power_of_2(spec.v_head_dim),
+        "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n,
+        "BLOCK_SIZE": 64,
+        "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
+        "ONE_LOOP": tile.one_loop,
+        **dict.fromkeys(("HAS_WINDOW", "HAS_SOFTCAP", "HAS_SINKS", "RETURN_LSE"), False),
+        **dict.fromkeys(("TMA", "WRITE"), False),
+    }
+    tensors = ("query", "key", "value", "out", "lse", "sinks", "k_cache", "v_cache")
+    types = {
+        **dict.fromkeys((*tensors, "k_tiles", "v_tiles"), f"*{NAMES[dtype]}"),
+        **dict.fromkeys(("items", "counters", "block_tables", "slot_mapping"), "*i32"),
+        **dict.fromkeys(("part_acc", "part_stats"), "*fp32"),
+        **dict.fromkeys(("scale", "softcap"), "fp32"),
+        **dict.fromkeys(constants, "constexpr"),
+    }
+    names = attention_kernel.arg_names
+    divisible = [i for i, name in enumerate(names) if types.get(name, "i32")[0] in "*i"]
+    source = ASTSource(
+        attention_kernel,
+        {name: types.get(name, "i32") for name in names},
+        {(names.index(name),): value for name, value in constants.items()},
+        {(i,): [["tt.divisibility", 16]] for i in divisible},
+    )
+    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": True}
+    target = GPUTarget("cuda", capability, 32)
+    return int(triton.compile(source, target=target, options=options).metadata.shared)
+
+
+@pytest.mark.parametrize(
+    ("capability", "head_dim", "dtype"),
+    [
+        (75, 256, torch.float16),
+        (75, 256, torch.float32),
+        (80, 512, torch.bfloat16),
+        (86, 64, torch.bfloat16),
+        (86, 256, torch.bfloat16),
+        (90, 512, torch.bfloat16),
+    ],
+)
+def test_tiles_fit_the_shared_memory_of_other_gpus(
+    capability: int, head_dim: int, dtype: torch.dtype
+) -> None:
+    spec = AttentionSpec(0, 16, 8, head_dim, head_dim, 0.1)
+    for tuner in (decode_tile, chunk_tile):
+        tile = fitted(tuner(spec, dtype, 64, torch.device("cpu")), spec, dtype, ROOM[capability])
+        assert shared_memory(tile, spec, dtype, capability) <= ROOM[capability], tile
+
+
+def test_tiles_are_as_measured_where_they_fit() -> None:
+    for head_dim in (64, 128, 256):
+        spec = AttentionSpec(0, 16, 8, head_dim, head_dim, 0.1)
+        for dtype in (torch.bfloat16, torch.float32, torch.float8_e4m3fn):
+            for tuner in (decode_tile, chunk_tile):
+                tile = tuner(spec, dtype, 64, torch.device("cpu"))
+                assert fitted(tile, spec, dtype, ROOM[90]) == tile
