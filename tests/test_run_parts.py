@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +19,7 @@ from batchgen.errors import ErrorCode, RowError, StoppedError, UsageError
 from batchgen.job.channel import Cancelled, Channel
 from batchgen.job.drive import FinishedRow
 from batchgen.job.estimate import estimated_rows
-from batchgen.job.feed import chunks
+from batchgen.job.feed import Feed, chunks
 from batchgen.job.fingerprint import fingerprint_of
 from batchgen.job.interruptible import interruptible
 from batchgen.job.requests import FailedRow, Requests, request_id, row_and_sample
@@ -28,6 +30,7 @@ from batchgen.job.sources import find_sources
 from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.job.summary import FailureLimit
 from batchgen.job.text_codecs import ByteCodec
+from batchgen.job.write import finished_rows
 
 
 class BrittleCodec(ByteCodec):
@@ -119,8 +122,9 @@ def test_chunks_end_by_rows_or_by_text() -> None:
     assert list(chunks([], 3, 1000)) == []
 
 
-def test_a_channel_hands_over_in_order_and_holds_back_a_fast_sender() -> None:
-    channel: Channel[list[int]] = Channel(2)
+@pytest.mark.parametrize("bounds", [(2,), (1000, lambda batch: 10, 20)])
+def test_a_channel_hands_over_in_order_and_holds_back_a_fast_sender(bounds: Any) -> None:
+    channel: Channel[list[int]] = Channel(*bounds)
     most_waiting = 0
 
     def send() -> None:
@@ -139,6 +143,41 @@ def test_a_channel_hands_over_in_order_and_holds_back_a_fast_sender() -> None:
     sender.join()
     assert taken == list(range(100))
     assert most_waiting <= 2
+
+
+def test_long_rows_wait_for_the_writing_thread_in_bounded_memory() -> None:
+    """Rows of 101,000 tokens, 40 bytes each: a bound of 8,192 rows alone would let 33 GB wait."""
+    (prepared,), _ = requests_of(ByteCodec()).prepare([row(0, "p" * 100_000)])
+    done = Completion(0, [65] * 1_000, FinishReason.STOP)
+    unread = FailedRow(prepared.row, RowError(ErrorCode.INTERNAL, "unread"), "p" * 404_000)
+    for outcome in (FinishedRow(prepared, [done]), unread):
+        assert num_sent(finished_rows(), [outcome]) == 40
+
+
+def test_long_prompts_wait_for_the_engine_in_bounded_memory() -> None:
+    ready, _ = requests_of(ByteCodec()).prepare([row(0, "p" * 100_000)])
+    feed = Feed([], lambda: requests_of(ByteCodec()), fail=list, on_chunk=lambda: None)
+    assert num_sent(feed.ready, ready) == 10
+
+
+def num_sent(channel: Channel[Any], batch: Sequence[object]) -> int:
+    """How often nobody has to take the batch before the sender waits."""
+    sent: list[int] = []
+
+    def send() -> None:
+        with suppress(Cancelled):
+            while True:
+                channel.put(batch)
+                sent.append(1)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    while not channel._is_full():
+        sender.join(0.01)
+    sender.join(0.1)
+    channel.cancel()
+    sender.join()
+    return len(sent)
 
 
 def test_a_cancelled_channel_frees_both_sides() -> None:

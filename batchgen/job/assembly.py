@@ -6,9 +6,8 @@ import logging
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.request import Engine
-from batchgen.job.channel import Channel
 from batchgen.job.deadline import Deadline
-from batchgen.job.drive import Drive, DriveOptions, Outcome
+from batchgen.job.drive import Drive, DriveOptions
 from batchgen.job.engine_faults import engine_faults
 from batchgen.job.estimate import estimated_rows
 from batchgen.job.feed import Feed
@@ -26,13 +25,12 @@ from batchgen.job.signals import Stop
 from batchgen.job.slow_engine import slowed
 from batchgen.job.spec import JobSpec
 from batchgen.job.tokenizer import TextCodec, load_codec
-from batchgen.job.write import Write
+from batchgen.job.write import Write, finished_rows
 from batchgen.startup.importing import importing
 
 __all__ = ["Assembly"]
 
 _log = logging.getLogger(__name__)
-_FINISHED_ROWS = 8192
 _INPUT_CHECKPOINT_S = 5.0
 
 
@@ -55,7 +53,7 @@ class Assembly:
         self.device_before: str | None = None
         self._made_requests: Requests | None = None
         self._input_read: tuple[int, str, tuple[Mark, ...]] = (0, "", ())
-        self._finished: Channel[list[Outcome]] = Channel(_FINISHED_ROWS)
+        self._finished = finished_rows()
         self.live = Live(reused=ledger.num_done)
         self._expect(estimated_rows(reader.sources, spec.input.limit))
         self.feed = Feed(reader, self._requests, fail=self._fail, on_chunk=self._note_input)

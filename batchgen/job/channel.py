@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Generic, TypeVar
 
 __all__ = ["Cancelled", "Channel"]
@@ -17,28 +18,39 @@ class Cancelled(Exception):
 
 
 class Channel(Generic[Batch]):
-    """Batches in order; a sender waits while `capacity` rows or more are in it.
+    """Batches in order; a sender waits while `capacity` rows or more are in it, or batches of
+    `most_weight` or more together, where `weigh` is given.
 
     `close`: no more come. `cancel`: no more are wanted.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self._batches: deque[Batch] = deque()
+    def __init__(
+        self,
+        capacity: int,
+        weigh: Callable[[Batch], int] = len,
+        most_weight: int = sys.maxsize,
+    ) -> None:
+        self._batches: deque[tuple[Batch, int]] = deque()
         self._num_rows = 0
+        self._weight = 0
         self._capacity = capacity
+        self._weigh = weigh
+        self._most_weight = most_weight
         self._changed = threading.Condition()
         self._closed = False
         self._cancelled = False
 
     def put(self, batch: Batch) -> None:
         """Add one batch, waiting for room. Raises Cancelled when nobody will take it."""
+        weight = self._weigh(batch)
         with self._changed:
-            while self._num_rows >= self._capacity and not self._cancelled:
+            while self._is_full() and not self._cancelled:
                 self._changed.wait()
             if self._cancelled:
                 raise Cancelled
-            self._batches.append(batch)
+            self._batches.append((batch, weight))
             self._num_rows += len(batch)
+            self._weight += weight
             self._changed.notify_all()
 
     def get(self, timeout: float | None = None) -> Batch | None:
@@ -48,10 +60,14 @@ class Channel(Generic[Batch]):
                 self._changed.wait_for(self._has_news, timeout)
             if not self._batches:
                 return None
-            batch = self._batches.popleft()
+            batch, weight = self._batches.popleft()
             self._num_rows -= len(batch)
+            self._weight -= weight
             self._changed.notify_all()
             return batch
+
+    def _is_full(self) -> bool:
+        return self._num_rows >= self._capacity or self._weight >= self._most_weight
 
     def _has_news(self) -> bool:
         return bool(self._batches) or self._closed
@@ -72,5 +88,5 @@ class Channel(Generic[Batch]):
         with self._changed:
             self._closed = self._cancelled = True
             self._batches.clear()
-            self._num_rows = 0
+            self._num_rows = self._weight = 0
             self._changed.notify_all()

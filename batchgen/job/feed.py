@@ -13,6 +13,8 @@ __all__ = ["Feed", "chunks"]
 CHUNK_ROWS = 512
 CHUNK_CHARACTERS = 2_000_000
 ROWS_AHEAD = 2048
+TOKENS_AHEAD = 1_000_000
+"""Of prompts that are ready, some 40 bytes each: rows may be long."""
 
 
 class Feed:
@@ -29,7 +31,7 @@ class Feed:
         fail: Callable[[list[FailedRow]], None],
         on_chunk: Callable[[], None],
     ) -> None:
-        self.ready: Channel[list[PreparedRow]] = Channel(ROWS_AHEAD)
+        self.ready: Channel[list[PreparedRow]] = Channel(ROWS_AHEAD, _num_tokens, TOKENS_AHEAD)
         self._rows = rows
         self._make_requests = make_requests
         self._fail = fail
@@ -97,6 +99,10 @@ def chunks(
             chunk, characters = [], 0
     if chunk:
         yield chunk
+
+
+def _num_tokens(ready: list[PreparedRow]) -> int:
+    return sum(row.num_prompt_tokens for row in ready)
 
 
 def _size(row: InputRow) -> int:

@@ -24,7 +24,8 @@ _by_index = attrgetter("index")
 class PartWriter:
     """Collects rows and commits them as parts: at half of `every` rows, or after `seconds`.
 
-    Never more than `every` rows wait: then `append` waits instead.
+    Never more than `every` rows wait, nor a part's text while another is written: then `append`
+    waits instead.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class PartWriter:
         return len(self._rows) + self._num_writing
 
     def append(self, rows: Sequence[OutputRow]) -> None:
-        """Take rows; waits only while `every` rows are not durable. Raises a past write's error."""
+        """Take rows; waits only while too many are not durable. Raises a past write's error."""
         if not rows:
             return
         chars = sum(map(_num_chars, rows))
@@ -83,7 +84,7 @@ class PartWriter:
             if self._thread.ident is None:
                 self._write_here()
                 return
-            while self.num_pending > self._every and self._error is None:
+            while self._is_too_much() and self._error is None:
                 self._wanted = True
                 self._changed.notify_all()
                 self._changed.wait()
@@ -112,6 +113,9 @@ class PartWriter:
                 self._changed.notify_all()
             if self._thread.ident is not None:
                 self._thread.join()
+
+    def _is_too_much(self) -> bool:
+        return self._chars >= _MAX_PART_CHARS or self.num_pending > self._every
 
     def _is_due(self) -> bool:
         full = 2 * len(self._rows) >= self._every or self._chars >= _MAX_PART_CHARS
@@ -144,6 +148,7 @@ class PartWriter:
     def _take(self) -> list[OutputRow]:
         rows, self._rows = self._rows, []
         self._num_writing, self._chars, self._wanted = len(rows), 0, False
+        self._changed.notify_all()
         return rows
 
     def _write_here(self) -> None:

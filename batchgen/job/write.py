@@ -9,12 +9,35 @@ from typing import Protocol
 from batchgen.job.channel import Channel
 from batchgen.job.drive import Outcome
 from batchgen.job.progress import Live
+from batchgen.job.requests import FailedRow
 from batchgen.job.results import Results
 from batchgen.job.rows import OutputRow
 
-__all__ = ["RowSink", "Write"]
+__all__ = ["RowSink", "Write", "finished_rows"]
 
 _TICK_S = 1.0
+_MOST_ROWS = 8192
+_MOST_TOKENS = 4_000_000
+_CHARACTERS_PER_TOKEN = 4
+
+
+def finished_rows() -> Channel[list[Outcome]]:
+    """The way to the writing thread: how far it may fall behind, in rows and in their tokens (some
+    40 bytes each), before the engine waits."""
+    return Channel(_MOST_ROWS, _num_tokens, _MOST_TOKENS)
+
+
+def _num_tokens(outcomes: Sequence[Outcome]) -> int:
+    return sum(map(_tokens_of, outcomes))
+
+
+def _tokens_of(outcome: Outcome) -> int:
+    """Of prompt and completions; of a prompt that never became tokens about as many."""
+    if isinstance(outcome, FailedRow):
+        text = len(outcome.prompt or "") // _CHARACTERS_PER_TOKEN
+        return outcome.num_prompt_tokens or text
+    made = outcome.completions
+    return outcome.prepared.num_prompt_tokens + sum(len(one.token_ids) for one in made)
 
 
 class RowSink(Protocol):
