@@ -25,6 +25,7 @@ from batchgen.engine.attention.triton_paged import TritonBackend
 from batchgen.engine.attention.triton_plan import ITEM_WORDS, Plan, PlanKey, ceil_div, make_plan
 from batchgen.engine.cuda_ops import greedy_tokens, sampled_tokens
 from batchgen.engine.pieces import Piece, make_metadata
+from batchgen.startup.folders import prepare_compilers
 from batchgen.startup.kernels import Record
 
 __all__ = ["compile_ahead", "kernel_calls"]
@@ -87,6 +88,7 @@ def sampler_calls(vocab_size: int, dtype: torch.dtype, device: torch.device) -> 
 def compile_ahead(shapes: dict[str, Any]) -> list[str]:
     """`shapes`: as `kernel_shapes` makes them, and the device. Returns what failed, a line each:
     the command will meet it again where it needs it, and say it."""
+    prepare_compilers()  # what the command compiles with, too
     device = torch.device(shapes["device"])
     dtype, cache_dtype = getattr(torch, shapes["dtype"]), getattr(torch, shapes["cache_dtype"])
     calls: list[Call] = []
