@@ -2,7 +2,8 @@
 
 Decode is given as the share of the memory bandwidth that reading keys and values needs, chunks as
 useful (causal) TFLOP/s; every figure is the median of replays of a CUDA graph of several calls.
-`fp8`: with the cache in float8.
+`fp8`: with the cache in float8. Whole prompts are timed through torch's `varlen_attn` as well, which
+knows no paged cache: without writing one, and with keys and values repeated for each query head.
 """
 
 from __future__ import annotations
@@ -118,6 +119,25 @@ def measure(
     return layer, planning
 
 
+def varlen_microseconds(spec: AttentionSpec, lengths: Lengths) -> float | None:
+    """One layer by `torch.nn.attention.varlen`; None for chunks that follow others."""
+    if any(count != keys for count, keys in lengths):
+        return None
+    from torch.nn.attention.varlen import varlen_attn
+
+    metadata, _ = build(lengths)
+    shape = (metadata.num_tokens, spec.num_heads, spec.head_dim)
+    query, key, value = torch.randn(3, *shape, device=DEVICE, dtype=torch.bfloat16)
+    ends, longest = metadata.cu_seqlens_q, metadata.max_seqlen_q
+    return microseconds(
+        lambda: varlen_attn(
+            *(query, key, value, ends, ends, longest, longest),
+            scale=spec.scale,
+            window_size=(-1, 0),
+        )
+    )
+
+
 def read_bandwidth() -> float:
     """What a plain copy moves, in GB/s, read and write together: the yardstick."""
     source = torch.empty(1 << 30, dtype=torch.int8, device=DEVICE).random_(0, 100)
@@ -140,7 +160,11 @@ def main() -> None:
             layer, planning = measure(spec, lengths, dtype, TritonBackend())
             pairs = sum(q * (k - q) + q * (q + 1) / 2 for q, k in lengths)
             rate = pairs * 4 * spec.num_heads * spec.head_dim / layer / 1e6
-            print(f"  {name:22} {layer:7.1f} us {rate:6.0f} TFLOP/s (plan {planning:.1f} us)")
+            other = varlen_microseconds(spec, lengths)
+            beside = "" if other is None else f", varlen_attn {other:.1f} us"
+            print(
+                f"  {name:22} {layer:7.1f} us {rate:6.0f} TFLOP/s (plan {planning:.1f} us{beside})"
+            )
 
 
 if __name__ == "__main__":
