@@ -2,8 +2,8 @@
 
 Decode is given as the share of the memory bandwidth that reading keys and values needs, chunks as
 useful (causal) TFLOP/s; every figure is the median of replays of a CUDA graph of several calls.
-`fp8`: with the cache in float8. Whole prompts are timed through torch's `varlen_attn` as well, which
-knows no paged cache: without writing one, and with keys and values repeated for each query head.
+`fp8`: with the cache in float8. Whole prompts are timed through torch's `varlen_attn` as well,
+which knows no paged cache: without writing one, and with keys and values for each query head.
 """
 
 from __future__ import annotations
@@ -161,9 +161,9 @@ def main() -> None:
             pairs = sum(q * (k - q) + q * (q + 1) / 2 for q, k in lengths)
             rate = pairs * 4 * spec.num_heads * spec.head_dim / layer / 1e6
             other = varlen_microseconds(spec, lengths)
-            beside = "" if other is None else f", varlen_attn {other:.1f} us"
             print(
-                f"  {name:22} {layer:7.1f} us {rate:6.0f} TFLOP/s (plan {planning:.1f} us{beside})"
+                f"  {name:22} {layer:7.1f} us {rate:6.0f} TFLOP/s (plan {planning:.1f} us)",
+                "" if other is None else f"varlen_attn {other:.1f} us",
             )
 
 
