@@ -14,7 +14,7 @@ from triton.compiler import ASTSource
 
 from batchgen.engine.attention.interface import AttentionSpec
 from batchgen.engine.attention.triton_kernels import attention_kernel
-from batchgen.engine.attention.triton_tuning import Tile, chunk_tile, decode_tile, fitted
+from batchgen.engine.attention.triton_tuning import Tile, chunk_tile, decode_tile, fitted, padded
 
 KIB = 1024
 ROOM = {75: 64 * KIB, 80: 163 * KIB, 86: 99 * KIB, 90: 227 * KIB}
@@ -29,8 +29,8 @@ def shared_memory(tile: Tile, spec: AttentionSpec, dtype: torch.dtype, capabilit
         "NUM_KV_HEADS": spec.num_kv_heads,
         "DIM": spec.head_dim,
         "V_DIM": spec.v_head_dim,
-        "PADDED": triton.next_power_of_2(spec.head_dim),
-        "V_PADDED": triton.next_power_of_2(spec.v_head_dim),
+        "PADDED": padded(spec.head_dim),
+        "V_PADDED": padded(spec.v_head_dim),
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
         "BLOCK_SIZE": 64,

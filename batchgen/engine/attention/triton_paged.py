@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
-import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.attention.triton_cache import PagedCache, allocate_cache, write_cache
+from batchgen.engine.attention.triton_device import num_sms
 from batchgen.engine.attention.triton_kernels import attention_kernel
 from batchgen.engine.attention.triton_plan import Plan, PlanKey, ceil_div, make_plan
-from batchgen.engine.attention.triton_tuning import Tile, Tuner, chunk_tile, decode_tile
+from batchgen.engine.attention.triton_tuning import Tile, Tuner, chunk_tile, decode_tile, padded
 
 __all__ = ["Launch", "TritonBackend"]
 
@@ -189,8 +188,8 @@ class TritonBackend:
             NUM_KV_HEADS=spec.num_kv_heads,
             DIM=spec.head_dim,
             V_DIM=spec.v_head_dim,
-            PADDED=_padded(spec.head_dim),
-            V_PADDED=_padded(spec.v_head_dim),
+            PADDED=padded(spec.head_dim),
+            V_PADDED=padded(spec.v_head_dim),
             BLOCK_M=tile.block_m,
             BLOCK_N=tile.block_n,
             BLOCK_SIZE=cache.block_size,
@@ -236,7 +235,7 @@ class TritonBackend:
 def _launch(
     spec: AttentionSpec, tile: Tile, min_rows: int, max_rows: int | None, device: torch.device
 ) -> Launch:
-    items = ceil_div(tile.items_per_sm * _num_sms(device), spec.num_kv_heads)
+    items = ceil_div(tile.items_per_sm * num_sms(device), spec.num_kv_heads)
     key = PlanKey(
         group=spec.num_heads // spec.num_kv_heads,
         num_kv_heads=spec.num_kv_heads,
@@ -287,20 +286,6 @@ def _workspace_rows(key: PlanKey) -> int:
     return 2 * key.items_per_head * key.num_kv_heads * key.block_m
 
 
-def _padded(dim: int) -> int:
-    width: int = triton.next_power_of_2(dim)
-    return max(16, width)
-
-
 def _unit(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor with its last dimension dense."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-@lru_cache
-def _num_sms(device: torch.device) -> int:
-    """Multiprocessors; a handful where kernels are interpreted."""
-    if device.type != "cuda":
-        return 4
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return count

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
 
 import torch
 import triton
 
 from batchgen.engine.attention.interface import AttentionSpec
+from batchgen.engine.attention.triton_device import has_tma, shared_memory
 
-__all__ = ["Tile", "Tuner", "chunk_tile", "decode_tile", "fitted"]
-
+__all__ = ["Tile", "Tuner", "chunk_tile", "decode_tile", "fitted", "padded"]
 
 _HOPPER_ROOM = 227 * 1024
 """Shared memory of a block on Hopper and on larger GPUs after it; see `_bytes_needed`."""
@@ -50,7 +48,7 @@ def decode_tile(
     spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device
 ) -> Tile:
     """For sequences whose rows fit one small tile: bound by reading the cache."""
-    return fitted(_decode(spec, dtype), spec, dtype, _shared_memory(device))
+    return fitted(_decode(spec, dtype), spec, dtype, shared_memory(device))
 
 
 def _decode(spec: AttentionSpec, dtype: torch.dtype) -> Tile:
@@ -70,7 +68,7 @@ def chunk_tile(
 ) -> Tile:
     """For sequences with many query tokens: bound by the tensor cores."""
     tile = _chunk(spec, dtype, block_size, device)
-    return fitted(tile, spec, dtype, _shared_memory(device))
+    return fitted(tile, spec, dtype, shared_memory(device))
 
 
 def _chunk(spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device) -> Tile:
@@ -84,7 +82,7 @@ def _chunk(spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: tor
         return Tile(rows, keys, 8, 2, 1, one_loop=False)
     if width > 128:
         return Tile(64, 64, 8, 2, 1, one_loop=False)
-    if spec.head_dim == spec.v_head_dim == 128 and block_size % 64 == 0 and _has_tma(device):
+    if spec.head_dim == spec.v_head_dim == 128 and block_size % 64 == 0 and has_tma(device):
         return Tile(128, 64, 8, 3, 2, one_loop=False, tma=True, max_registers=128)
     return Tile(64, 64, 4, 2, 1, one_loop=False)
 
@@ -114,29 +112,18 @@ def _bytes_needed(tile: Tile, spec: AttentionSpec, dtype: torch.dtype, in_place:
 
     `in_place`: products read the tile in shared memory itself, so that one more is held.
     """
-    keys, values = (triton.next_power_of_2(dim) for dim in (spec.head_dim, spec.v_head_dim))
+    keys, values = padded(spec.head_dim), padded(spec.v_head_dim)
     buffers = tile.num_stages if in_place else max(1, tile.num_stages - 1)
     tiles = buffers * tile.block_n * (keys + values)
     rows = tile.block_m * (keys + tile.block_n) * max(2, dtype.itemsize)
-    needed: int = tiles * dtype.itemsize + rows
-    return needed
+    return tiles * dtype.itemsize + rows
 
 
-@lru_cache
-def _shared_memory(device: torch.device) -> int:
-    """Bytes that a block of threads may have: 64 KiB (T4) to 227 KiB (H100)."""
-    if device.type != "cuda":
-        return 1 << 30
-    properties: Any = torch.cuda.get_device_properties(device)
-    room: int = properties.shared_memory_per_block_optin
-    return room
+def padded(dim: int) -> int:
+    """A head's dimensions as the kernels hold them: a power of two that `tl.dot` takes."""
+    size: int = triton.next_power_of_2(dim)
+    return max(16, size)
 
 
 def _width(spec: AttentionSpec) -> int:
-    width: int = triton.next_power_of_2(max(spec.head_dim, spec.v_head_dim))
-    return width
-
-
-def _has_tma(device: torch.device) -> bool:
-    """Hopper and later."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
+    return padded(max(spec.head_dim, spec.v_head_dim))
