@@ -2,8 +2,9 @@
 
 Decode is given as the share of the memory bandwidth that reading keys and values needs, chunks as
 useful (causal) TFLOP/s; every figure is the median of replays of a CUDA graph of several calls.
-`fp8`: with the cache in float8. Whole prompts are timed through torch's `varlen_attn` as well,
-which knows no paged cache: without writing one, and with keys and values for each query head.
+`fp8`: with the cache in float8. Whole prompts are timed through torch's `varlen_attn` and compiled
+FlexAttention as well, which get contiguous keys and values and write no cache; `varlen_attn` gets
+them for each query head.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import statistics
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -119,10 +121,8 @@ def measure(
     return layer, planning
 
 
-def varlen_microseconds(spec: AttentionSpec, lengths: Lengths) -> float | None:
-    """One layer by `torch.nn.attention.varlen`; None for chunks that follow others."""
-    if any(count != keys for count, keys in lengths):
-        return None
+def varlen_microseconds(spec: AttentionSpec, lengths: Lengths) -> float:
+    """One layer over whole prompts by `torch.nn.attention.varlen`."""
     from torch.nn.attention.varlen import varlen_attn
 
     metadata, _ = build(lengths)
@@ -136,6 +136,38 @@ def varlen_microseconds(spec: AttentionSpec, lengths: Lengths) -> float | None:
             window_size=(-1, 0),
         )
     )
+
+
+def flex_microseconds(spec: AttentionSpec, lengths: Lengths) -> float:
+    """One layer over whole prompts by FlexAttention, its block mask made beforehand."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    counts = torch.tensor([count for count, _ in lengths], device=DEVICE)
+    row = torch.arange(len(lengths), device=DEVICE).repeat_interleave(counts)
+
+    def visible(
+        batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+    ) -> torch.Tensor:
+        return (row[query] == row[key]) & (query >= key)
+
+    mask = create_block_mask(visible, None, None, len(row), len(row), device=DEVICE.type)
+    query, key, value = (
+        torch.randn(1, heads, len(row), spec.head_dim, device=DEVICE, dtype=torch.bfloat16)
+        for heads in (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
+    )
+    torch.compiler.reset()  # else compilations of earlier shapes count against the limit of eight
+    attend: Any = torch.compile(flex_attention, dynamic=False)
+    return microseconds(
+        lambda: attend(query, key, value, block_mask=mask, scale=spec.scale, enable_gqa=True)
+    )
+
+
+def peers(spec: AttentionSpec, lengths: Lengths) -> str:
+    """What torch's own take; nothing for chunks that follow others."""
+    if any(count != keys for count, keys in lengths):
+        return ""
+    varlen, flex = varlen_microseconds(spec, lengths), flex_microseconds(spec, lengths)
+    return f"varlen_attn {varlen:.1f} us, flex {flex:.1f} us"
 
 
 def read_bandwidth() -> float:
@@ -160,10 +192,9 @@ def main() -> None:
             layer, planning = measure(spec, lengths, dtype, TritonBackend())
             pairs = sum(q * (k - q) + q * (q + 1) / 2 for q, k in lengths)
             rate = pairs * 4 * spec.num_heads * spec.head_dim / layer / 1e6
-            other = varlen_microseconds(spec, lengths)
             print(
                 f"  {name:22} {layer:7.1f} us {rate:6.0f} TFLOP/s (plan {planning:.1f} us)",
-                "" if other is None else f"varlen_attn {other:.1f} us",
+                peers(spec, lengths),
             )
 
 
