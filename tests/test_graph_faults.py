@@ -81,10 +81,8 @@ class Replay:
 class HostGraphRunner(GraphRunner):
     """Captures at the second use of a bucket, as on a GPU."""
 
-    def _capture(self, bucket: Any, choice: Any) -> Any:
-        step = Replay(lambda: self._compute(bucket, choice))
-        self._captures.graphs[bucket, choice] = step
-        return step
+    def _record(self, bucket: Any, choice: Any) -> Any:
+        return Replay(lambda: self._compute(bucket, choice))
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +92,7 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(graph_runner, "greedy_tokens", tokens_of)
     monkeypatch.setattr(graph_runner, "forbid_waiting", nullcontext)
+    monkeypatch.setattr(graph_runner, "release_memory", lambda: None)
 
     def transfer(num_inputs: int, num_seqs: int) -> Any:
         zeros = [torch.zeros(size, dtype=torch.int32) for size in (num_inputs, num_seqs)]
@@ -213,3 +212,24 @@ def test_a_model_that_always_waits_for_the_device_runs_without_graphs(
     assert bool(engine._runner._captures.graphs) is captured  # type: ignore[attr-defined]
     said = sum("without CUDA graphs" in message for message in caplog.messages)
     assert said == (not captured)
+
+
+@pytest.mark.parametrize(("failure", "captured"), [("out of memory", True), ("illegal", False)])
+def test_a_graph_that_memory_has_no_room_for_costs_no_other_one(
+    failure: str, captured: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected, record = unbroken(), HostGraphRunner._record
+
+    def small_only(runner: HostGraphRunner, bucket: Any, choice: Any) -> Any:
+        if bucket.num_seqs > 16:
+            raise RuntimeError(f"CUDA error: {failure}")
+        return record(runner, bucket, choice)
+
+    monkeypatch.setattr(HostGraphRunner, "_record", small_only)
+    engine = engine_of(PaddedModel())
+    ended = run(engine, ready(Requests(ByteCodec())))
+    assert {i: list(c.token_ids) for i, c in ended.items()} == expected
+    assert bool(engine._runner._captures.graphs) is captured  # type: ignore[attr-defined]
+    said = [message for message in caplog.messages if "for want of memory" in message]
+    assert len(said) == len(set(said)), "the same graph was tried twice"
+    assert bool(said) is captured

@@ -27,6 +27,8 @@ class Captures:
         self.graphs: dict[tuple[Bucket, Hashable], Any] = {}
         self.rehearsed: set[tuple[Bucket, Hashable]] = set()
         """What was run once without a graph, and could be captured."""
+        self.refused: set[tuple[Bucket, Hashable]] = set()
+        """What memory had no room for."""
         self._uses: Counter[tuple[Bucket, Hashable]] = Counter()
 
     def bucket_for(self, wanted: Bucket, choice: Hashable) -> Bucket:
@@ -47,4 +49,4 @@ class Captures:
 
     def is_due(self, bucket: Bucket, choice: Hashable) -> bool:
         """Whether a bucket that runs without a graph is to be captured now."""
-        return (bucket, choice) in self.rehearsed
+        return (bucket, choice) in self.rehearsed - self.refused

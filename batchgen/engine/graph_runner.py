@@ -22,7 +22,9 @@ from batchgen.engine.attention.interface import AttentionMetadata
 from batchgen.engine.buckets import Bucket, Buckets
 from batchgen.engine.captures import Captures
 from batchgen.engine.cuda_ops import greedy_tokens, sampled_tokens
+from batchgen.engine.failures import is_out_of_memory, without_frames
 from batchgen.engine.graph_inputs import Sections, StepPacker, section_lengths
+from batchgen.engine.memory import release_memory
 from batchgen.engine.sampler import sample
 from batchgen.engine.sampling_batch import HostDraws, SamplingTable
 from batchgen.engine.step import ScheduledStep, StepOutput
@@ -213,25 +215,42 @@ class GraphRunner:
         )
 
     def _capture(self, bucket: Bucket, choice: _Choice) -> torch.cuda.CUDAGraph | None:
-        """Record the bucket's graph, not run by that; None where it cannot be.
+        """Record the bucket's graph, not run by that; None where it cannot be."""
+        try:
+            graph = self._record(bucket, choice)
+        except RuntimeError as error:
+            failure = without_frames(error)
+        else:
+            self._captures.graphs[bucket, choice] = graph
+            return graph
+        self._go_without(bucket, choice, failure)
+        return None
 
-        The bucket was run before, so everything is compiled and allocated.
-        """
+    def _record(self, bucket: Bucket, choice: _Choice) -> torch.cuda.CUDAGraph:
+        """The bucket was run before, so everything is compiled and allocated."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._model.device)
-        try:
-            with torch.cuda.stream(self._capture_stream):
-                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-                try:
-                    self._compute(bucket, choice)
-                finally:
-                    graph.capture_end()
-        except RuntimeError as error:
-            logger.warning("steps run without CUDA graphs: capturing %s failed: %s", bucket, error)
-            self._may_capture = False
-            return None
-        self._captures.graphs[bucket, choice] = graph
+        with torch.cuda.stream(self._capture_stream):
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                self._compute(bucket, choice)
+            finally:
+                graph.capture_end()
         return graph
+
+    def _go_without(self, bucket: Bucket, choice: _Choice, failure: Exception) -> None:
+        """A graph that memory has no room for is one bucket's loss: smaller ones may still fit."""
+        said = str(failure).partition("\n")[0]
+        if not is_out_of_memory(failure):
+            logger.warning("steps run without CUDA graphs: capturing %s failed: %s", bucket, said)
+            self._may_capture = False
+            return
+        size = f"{bucket.num_tokens} tokens in {bucket.num_seqs} rows"
+        logger.warning("steps of up to %s get no CUDA graph, for want of memory: %s", size, said)
+        self._captures.refused.add((bucket, choice))
+        release_memory()
+        if not self._captures.graphs:  # a pool dies with its last graph
+            self._pool = torch.cuda.graph_pool_handle()
 
     def _sample(self, step: ScheduledStep) -> torch.Tensor | None:
         """Overwrite the greedy tokens by the rows' own choice; returns logprobs, on the host."""
