@@ -92,7 +92,6 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(graph_runner, "greedy_tokens", tokens_of)
     monkeypatch.setattr(graph_runner, "forbid_waiting", nullcontext)
-    monkeypatch.setattr(graph_runner, "release_memory", lambda: None)
 
     def transfer(num_inputs: int, num_seqs: int) -> Any:
         zeros = [torch.zeros(size, dtype=torch.int32) for size in (num_inputs, num_seqs)]

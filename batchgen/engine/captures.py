@@ -49,4 +49,5 @@ class Captures:
 
     def is_due(self, bucket: Bucket, choice: Hashable) -> bool:
         """Whether a bucket that runs without a graph is to be captured now."""
-        return (bucket, choice) in self.rehearsed - self.refused
+        key = (bucket, choice)
+        return key in self.rehearsed and key not in self.refused

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from batchgen.causes import first_line
 from batchgen.counts import counted
 from batchgen.engine import failures
 from batchgen.engine.memory import peak_memory_bytes, release_memory
@@ -247,7 +248,7 @@ class LLMEngine:
         release_memory()
         _logger.warning(
             "out of memory (%s); steps have at most %d tokens from here on",
-            str(error).partition("\n")[0],
+            first_line(error),
             scheduler.max_num_batched_tokens,
         )
 

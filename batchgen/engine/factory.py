@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 
+from batchgen.causes import first_line
 from batchgen.engine.block_manager import BlockManager
 from batchgen.engine.cache_size import decide_num_blocks
 from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
@@ -89,7 +90,7 @@ def _compiled_engine(model: Model, config: EngineConfig) -> LLMEngine:
     try:
         return build_engine(model, config)  # measures a step, which compiles
     except TorchDynamoException as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
     _logger.warning("layers run as they are: compiling them failed: %s", reason)
     uncompile_layers(model)
     return build_engine(model, config)

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import torch
 
+from batchgen.causes import first_line
 from batchgen.engine.attention.interface import AttentionMetadata
 from batchgen.engine.buckets import Bucket, Buckets
 from batchgen.engine.captures import Captures
@@ -240,7 +241,7 @@ class GraphRunner:
 
     def _go_without(self, bucket: Bucket, choice: _Choice, failure: Exception) -> None:
         """A graph that memory has no room for is one bucket's loss: smaller ones may still fit."""
-        said = str(failure).partition("\n")[0]
+        said = first_line(failure)
         if not is_out_of_memory(failure):
             logger.warning("steps run without CUDA graphs: capturing %s failed: %s", bucket, said)
             self._may_capture = False

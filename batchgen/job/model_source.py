@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from batchgen.causes import first_line
 from batchgen.errors import ModelRefusedError
 
 __all__ = ["BUILTIN_NAME", "ModelSource", "locate"]
@@ -100,11 +101,11 @@ def _from_hub(ref: str, revision: str | None, allow_pickle: bool) -> ModelSource
 
 def _not_fetched(ref: str, revision: str | None, error: Exception) -> ModelRefusedError:
     at = f" at revision {revision}" if revision else ""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         hint = "HF_HUB_OFFLINE is set: unset it, fetch the model beforehand, or name its folder."
     else:
         hint = "Check the name, the network and HF_TOKEN (gated models), or name a local folder."
     return ModelRefusedError(
-        f"Model {ref}{at}: no such local folder, and not fetched from the hub: {reason}", hint
+        f"Model {ref}{at}: no such local folder, and not fetched from the hub: {first_line(error)}",
+        hint,
     )

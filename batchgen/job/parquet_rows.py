@@ -8,6 +8,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
 from batchgen.job.arrow_rows import ArrowColumns, ArrowRows, find_columns
 from batchgen.job.kept_columns import KeptColumns
@@ -45,6 +46,5 @@ def _batches(source: Source, columns: ArrowColumns) -> Iterator[pa.RecordBatch]:
 def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableError:
     if isinstance(error, FileNotFoundError | PermissionError):
         return InputUnreadableError(f"input {source.name}: {error.strerror}", "check the file")
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    text = f"input {source.name} is damaged after row {number}: {reason}"
+    text = f"input {source.name} is damaged after row {number}: {first_line(error)}"
     return InputUnreadableError(text, "replace it with a whole copy and run the same command again")
