@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from batchgen.engine.factory import load_engine
     from batchgen.engine.request import Completion, Engine, Request, SamplingParams
     from batchgen.errors import BatchgenError
-    from batchgen.job.runner import run
+    from batchgen.job.run.runner import run
+    from batchgen.job.run.summary import Summary
     from batchgen.job.spec import InputSpec, JobSpec
-    from batchgen.job.summary import Summary
 
 __version__ = "0.1.0"
 
@@ -43,9 +43,9 @@ _HOMES = {
     "JobSpec": "job.spec",
     "Request": "engine.request",
     "SamplingParams": "engine.request",
-    "Summary": "job.summary",
+    "Summary": "job.run.summary",
     "load_engine": "engine.factory",
-    "run": "job.runner",
+    "run": "job.run.runner",
 }
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
-from batchgen.engine.attention.triton_paged import TritonBackend
+from batchgen.engine.attention.triton.paged import TritonBackend
 
 DEVICE = torch.device("cuda", 0)
 BLOCK_SIZE = 64

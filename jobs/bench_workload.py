@@ -17,8 +17,8 @@ from typing import Any
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.factory import load_engine
 from batchgen.engine.request import Engine, Request, SamplingParams
-from batchgen.job.model_files import resolve_model
-from batchgen.job.tokenizer import load_codec
+from batchgen.job.model.files import resolve_model
+from batchgen.job.text.tokenizer import load_codec
 from batchgen.report.workloads import WorkItem
 
 PROMPTS = Path(__file__).parent.parent / "sample_data" / "prompts.jsonl"

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.factory import load_engine
-from batchgen.engine.gguf import load_gguf
+from batchgen.engine.model.gguf import load_gguf
 from batchgen.engine.request import Request, SamplingParams
 
 NEAR_TIE = 1e-4

@@ -64,8 +64,8 @@ def _corpus(options: argparse.Namespace) -> None:
     from builtin_corpus import write_corpus
     from builtin_teacher import Teacher
 
-    from batchgen.job.model_files import resolve_model
-    from batchgen.job.tokenizer import load_codec
+    from batchgen.job.model.files import resolve_model
+    from batchgen.job.text.tokenizer import load_codec
 
     files = resolve_model(str(options.teacher))
     teacher = Teacher(

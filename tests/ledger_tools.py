@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from batchgen.job import faults
-from batchgen.job.ledger import Ledger
+from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.rows import OutputRow
 
 FINGERPRINT: dict[str, Any] = {"model": {"name": "m"}, "sampling": {"temperature": 0.7}}

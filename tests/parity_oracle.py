@@ -11,7 +11,7 @@ import torch
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.factory import build_engine
-from batchgen.engine.model import Model
+from batchgen.engine.model.model import Model
 from batchgen.engine.request import EngineStats, Request, SamplingParams
 
 NEAR_TIE = 1e-4

@@ -6,11 +6,11 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
-from batchgen.engine.block_manager import BlockManager
 from batchgen.engine.request import Request, SamplingParams
-from batchgen.engine.scheduler import Scheduler
-from batchgen.engine.sequence import Sequence, SequenceStatus
-from batchgen.engine.step import ScheduledStep, StepOutput
+from batchgen.engine.scheduling.block_manager import BlockManager
+from batchgen.engine.scheduling.scheduler import Scheduler
+from batchgen.engine.scheduling.sequence import Sequence, SequenceStatus
+from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 
 EOS = 0
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchgen.engine.block_manager import BlockManager
+from batchgen.engine.scheduling.block_manager import BlockManager
 
 
 def test_a_table_grows_by_whole_blocks_only_when_it_must() -> None:

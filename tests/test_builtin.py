@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from batchgen.job.model_files import BUILTIN_NAME, ModelFiles, resolve_model
-from batchgen.job.tokenizer import TextCodec, load_codec
+from batchgen.job.model.files import BUILTIN_NAME, ModelFiles, resolve_model
+from batchgen.job.text.tokenizer import TextCodec, load_codec
 
 MAX_BYTES = 10_000_000
 
@@ -63,8 +63,8 @@ def test_it_says_what_it_is(files: ModelFiles) -> None:
 def test_its_codec_needs_no_torch(codec: TextCodec) -> None:
     program = """
 import json, sys
-from batchgen.job.model_files import resolve_model
-from batchgen.job.tokenizer import load_codec
+from batchgen.job.model.files import resolve_model
+from batchgen.job.text.tokenizer import load_codec
 codec = load_codec(resolve_model(None), hide_torch=True)
 chat = codec.render([{"role": "user", "content": "Hi"}])
 print(json.dumps([codec.encode_batch(["Hello 123"]), chat]))

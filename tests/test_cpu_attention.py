@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from batchgen.engine.attention.cpu import CpuAttention
+from batchgen.engine.attention.cpu.paged import CpuAttention
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.kernels.build import load_kernels
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from batchgen.engine.attention.cpu import CpuAttention
-from batchgen.engine.int8_linear import pack_int8
+from batchgen.engine.attention.cpu.paged import CpuAttention
+from batchgen.engine.cpu.int8_linear import pack_int8
+from batchgen.engine.cpu.linear import JoinedLinear, JoinedMember, equals_linear, pack_weight
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.ops import Operators
-from batchgen.engine.linear import JoinedLinear, JoinedMember, equals_linear, pack_weight
 
 needs_compiler = pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
 DTYPES = [torch.float32, torch.bfloat16]

@@ -9,7 +9,7 @@ import torch
 from tiny_models import ONCE, THOROUGH, tiny_model
 from torch import nn
 
-from batchgen.engine.cpu_optimize import optimize_for_cpu
+from batchgen.engine.cpu.optimize import optimize_for_cpu
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.ops import Operators
 

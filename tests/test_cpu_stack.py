@@ -11,14 +11,14 @@ import torch
 from tiny_models import ONCE, THOROUGH, tiny_model
 
 from batchgen.cli.threads import settle_waiting
-from batchgen.engine import cpu_stack
-from batchgen.engine.cpu_optimize import optimize_for_cpu
+from batchgen.engine.cpu import stack as cpu_stack
+from batchgen.engine.cpu.optimize import optimize_for_cpu
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.ops import Operators
 from batchgen.engine.loader import load_model_from
-from batchgen.engine.model import Model
-from batchgen.engine.pieces import Piece, make_metadata
-from batchgen.engine.proof import logits_at
+from batchgen.engine.model.model import Model
+from batchgen.engine.model.pieces import Piece, make_metadata
+from batchgen.engine.model.proof import logits_at
 
 LLAMA_SHAPED = ("llama", "mistral", "qwen2", "qwen3")
 needs_compiler = pytest.mark.skipif(load_kernels() is None, reason="no C compiler")

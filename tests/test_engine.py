@@ -16,7 +16,7 @@ from batchgen.engine.engine import LLMEngine
 from batchgen.engine.factory import build_engine
 from batchgen.engine.failures import is_fatal, is_out_of_memory
 from batchgen.engine.request import Completion, Engine, FinishReason, Request, SamplingParams
-from batchgen.engine.step import ScheduledStep, StepOutput
+from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 from batchgen.errors import ErrorCode, RowError
 
 EOS = 0

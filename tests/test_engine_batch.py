@@ -4,12 +4,12 @@ import random
 
 import torch
 
-from batchgen.engine.batch import PENDING_TOKEN, BatchBuilder
-from batchgen.engine.block_manager import BlockManager
+from batchgen.engine.execution.packing import PENDING_TOKEN, BatchBuilder
 from batchgen.engine.request import Request, SamplingParams
-from batchgen.engine.scheduler import Scheduler
-from batchgen.engine.sequence import Sequence
-from batchgen.engine.step import ScheduledStep, StepOutput
+from batchgen.engine.scheduling.block_manager import BlockManager
+from batchgen.engine.scheduling.scheduler import Scheduler
+from batchgen.engine.scheduling.sequence import Sequence
+from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 
 BLOCK_SIZE = 4
 

@@ -12,17 +12,17 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from batchgen.engine import rounded_cache
 from batchgen.engine.attention.interface import AttentionSpec
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import PREFERRED
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.loader import load_model, load_model_from
-from batchgen.engine.pieces import Piece, make_metadata
-from batchgen.engine.proof import logits_at
-from batchgen.engine.rounded_cache import check_kv_cache_dtype, round_cache
+from batchgen.engine.model.float8_cache import check_kv_cache_dtype, round_cache
+from batchgen.engine.model.model import float8_cache as rounded_cache
+from batchgen.engine.model.pieces import Piece, make_metadata
+from batchgen.engine.model.proof import logits_at
 from batchgen.errors import UsageError
-from batchgen.job.fingerprint import fingerprint_of
+from batchgen.job.ledger.fingerprint import fingerprint_of
 from batchgen.job.spec import InputSpec, JobSpec
 
 FLOAT8 = torch.float8_e4m3fn
@@ -147,7 +147,7 @@ def compiled(tile: Any, spec: AttentionSpec, write: bool) -> str:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from batchgen.engine.attention.triton_kernels import attention_kernel as kernel
+    from batchgen.engine.attention.triton.kernels import attention_kernel as kernel
 
     group = spec.num_heads // spec.num_kv_heads
     constants = {
@@ -191,7 +191,7 @@ def compiled(tile: Any, spec: AttentionSpec, write: bool) -> str:
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="nothing is compiled")
 def test_tiles_are_converted_two_values_an_instruction_and_multiplied_by_tensor_cores() -> None:
     pytest.importorskip("triton", reason="triton is not installed: no CUDA backend to test")
-    from batchgen.engine.attention.triton_tuning import chunk_tile, decode_tile
+    from batchgen.engine.attention.triton.tuning import chunk_tile, decode_tile
 
     spec = AttentionSpec(0, 16, 8, 128, 128, 128**-0.5)
     for tuner, write, product in ((decode_tile, True, "mma.sync"), (chunk_tile, False, "wgmma")):
@@ -228,7 +228,7 @@ def test_kernels_that_differ_from_the_oracle_are_refused() -> None:
 )
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
 def test_a_model_on_the_gpu_answers_as_with_the_oracle(name: str) -> None:
-    from batchgen.engine.attention.triton_paged import TritonBackend
+    from batchgen.engine.attention.triton.paged import TritonBackend
 
     ours, theirs = (
         logits_at(

@@ -14,18 +14,18 @@ from fake_model import VOCAB_SIZE, FakeModel
 
 pytest.importorskip("triton", reason="triton is not installed: there is no GPU path")
 
-from batchgen.engine import graph_runner
-from batchgen.engine.block_manager import BlockManager
+from batchgen.engine.cuda import graph_runner
+from batchgen.engine.cuda.graph_runner import GraphRunner
+from batchgen.engine.cuda.host_syncs import WaitsForDeviceError
 from batchgen.engine.engine import LLMEngine
-from batchgen.engine.graph_runner import GraphRunner
 from batchgen.engine.request import Completion, SamplingParams
-from batchgen.engine.scheduler import Scheduler
-from batchgen.engine.waiting import WaitsForDeviceError
+from batchgen.engine.scheduling.block_manager import BlockManager
+from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.job import faults
-from batchgen.job.engine_faults import EngineFaults
-from batchgen.job.requests import PreparedRow, Requests
+from batchgen.job.flow.engine_faults import EngineFaults
 from batchgen.job.rows import InputRow
-from batchgen.job.text_codecs import ByteCodec
+from batchgen.job.text.codecs import ByteCodec
+from batchgen.job.text.requests import PreparedRow, Requests
 
 MAX_SEQS, BUDGET, BLOCK_SIZE, MAX_LEN = 48, 512, 4, 128
 

@@ -8,15 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchgen.engine.batch import BatchBuilder
-from batchgen.engine.block_manager import BlockManager
-from batchgen.engine.buckets import Bucket, Buckets
-from batchgen.engine.captures import Captures
-from batchgen.engine.graph_inputs import Sections, StepPacker, section_lengths
+from batchgen.engine.cuda.buckets import Bucket, Buckets
+from batchgen.engine.cuda.captures import Captures
+from batchgen.engine.cuda.graph_inputs import Sections, StepPacker, section_lengths
+from batchgen.engine.execution.packing import BatchBuilder
 from batchgen.engine.request import Request, SamplingParams
-from batchgen.engine.scheduler import Scheduler
-from batchgen.engine.sequence import Sequence
-from batchgen.engine.step import ScheduledStep, StepOutput
+from batchgen.engine.scheduling.block_manager import BlockManager
+from batchgen.engine.scheduling.scheduler import Scheduler
+from batchgen.engine.scheduling.sequence import Sequence
+from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 
 BLOCK_SIZE, MAX_LEN = 4, 64
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from batchgen.engine.compiled import compile_layers
 from batchgen.engine.config import EngineConfig
+from batchgen.engine.cuda.compiled import compile_layers
 from batchgen.engine.factory import build_engine
 from batchgen.engine.loader import load_model_from
 from batchgen.engine.request import Request, SamplingParams

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.errors import ErrorCode, InputUnreadableError, RowError
-from batchgen.job import jsonl
-from batchgen.job.jsonl import JsonlRows, decode_row
-from batchgen.job.sources import find_sources
+from batchgen.job.input import jsonl
+from batchgen.job.input.jsonl import JsonlRows, decode_row
+from batchgen.job.input.sources import find_sources
 
 LINES = b'{"prompt": "one"}\n{"prompt": "two"}\n{"prompt": "three"}\n'
 

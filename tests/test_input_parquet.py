@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import ErrorCode, InputUnreadableError, InvalidDataError, UsageError
-from batchgen.job import parquet_rows
-from batchgen.job.reader import Reader
+from batchgen.job.input import parquet_rows
+from batchgen.job.input.reader import Reader
+from batchgen.job.input.sources import Source, SourceKind
 from batchgen.job.rows import InputRow
-from batchgen.job.sources import Source, SourceKind
 from batchgen.job.spec import InputSpec
 
 PROMPTS = {"prompt": ["a", "b", None]}

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import ErrorCode, FingerprintMismatchError
-from batchgen.job.reader import Reader
+from batchgen.job.input.reader import Reader
 from batchgen.job.spec import InputSpec
 
 ROWS = [{"id": f"r{n}", "prompt": f"prompt {n}", "n_th": n} for n in range(40)]
@@ -246,7 +246,7 @@ def test_reading_any_source_imports_no_torch(tmp_path: Path) -> None:
     one = write(tmp_path / "a.jsonl", ROWS)
     two = parquet(tmp_path / "b.parquet", [{"prompt": "x"}])
     code = (
-        "import sys; from batchgen.job.reader import Reader;"
+        "import sys; from batchgen.job.input.reader import Reader;"
         "from batchgen.job.spec import InputSpec;"
         "n = len(list(Reader(InputSpec((sys.argv[1], sys.argv[2])))));"
         "assert 'datasets' not in sys.modules;"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchgen.errors import InputUnreadableError, OutputUnwritableError
-from batchgen.job.sources import SourceKind, find_sources
+from batchgen.job.input.sources import SourceKind, find_sources
 
 ROW = b'{"prompt": "a"}\n'
 

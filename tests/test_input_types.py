@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import ErrorCode, InvalidDataError
-from batchgen.job.reader import Reader
+from batchgen.job.input.reader import Reader
 from batchgen.job.spec import InputSpec
 
 WORD = pa.array(["w"])

@@ -13,7 +13,7 @@ import torch
 from tiny_models import tiny_model
 
 from batchgen.engine.attention.reference import ReferenceBackend
-from batchgen.engine.kernel_shapes import kernel_shapes
+from batchgen.engine.cuda.kernel_shapes import kernel_shapes
 from batchgen.engine.loader import load_model_from
 from batchgen.startup import kernels
 
@@ -61,7 +61,7 @@ def test_every_kernel_of_a_layer_is_called_without_importing_transformers() -> N
     code = """if True:
         import sys, torch
         from batchgen.engine.attention.interface import AttentionSpec
-        from batchgen.engine.triton_ahead import kernel_calls, sampler_calls
+        from batchgen.engine.cuda.kernels_ahead import kernel_calls, sampler_calls
         spec = AttentionSpec(0, 4, 2, 16, 16, 0.25, sliding_window=9, softcap=2.0, has_sinks=True)
         device = torch.device("cpu")
         calls = [*kernel_calls(spec, torch.float32, torch.float32, 16, device)]
@@ -77,7 +77,7 @@ def test_the_process_notes_which_kernels_it_could_not_compile(tmp_path: Path) ->
     code = """if True:
         import json, sys
         from functools import partial
-        from batchgen.engine import triton_ahead
+        from batchgen.engine.cuda import kernels_ahead as triton_ahead
         shapes = {"device": "cpu", "dtype": "float32", "cache_dtype": "float32"}
         shapes |= {"layers": [], "block_sizes": [], "vocab_size": 9}
         for kernels in ([partial(int, "1")], [partial(int, "1"), partial(int, "x")], None):
@@ -150,10 +150,10 @@ def test_after_it_a_first_run_compiles_none_of_them(tmp_path: Path) -> None:
     code = """if True:
         import json, sys, triton
         from pathlib import Path
-        from batchgen.engine.triton_ahead import compile_ahead
+        from batchgen.engine.cuda.kernels_ahead import compile_ahead
         from batchgen.engine.config import EngineConfig
         from batchgen.engine.factory import load_engine
-        from batchgen.engine.kernel_shapes import kernel_shapes
+        from batchgen.engine.cuda.kernel_shapes import kernel_shapes
         from batchgen.report.bench import run_work
         from batchgen.report.workloads import nano
         folder = Path(sys.argv[1])

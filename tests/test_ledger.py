@@ -26,8 +26,8 @@ from ledger_tools import (
 )
 
 from batchgen.errors import FingerprintMismatchError, OutputHeldError, OutputUnwritableError
-from batchgen.job.bitmap import Bitmap
-from batchgen.job.ledger import Ledger
+from batchgen.job.ledger.ledger import Ledger
+from batchgen.job.storage.bitmap import Bitmap
 
 OTHER = {"model": {"name": "m"}, "sampling": {"temperature": 0.9}}
 
@@ -260,7 +260,8 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_the_output(tmp_path: Path) 
 
 
 def test_the_ledger_imports_no_torch() -> None:
-    code = "import batchgen.job.ledger, batchgen.job.status, sys; sys.exit('torch' in sys.modules)"
+    modules = "batchgen.job.ledger.ledger, batchgen.job.verbs.status"
+    code = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""The invariants of `batchgen.job.ledger`, under any interleaving hypothesis can think of."""
+"""The ledger's invariants, under any interleaving that hypothesis can think of."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ledger_tools import (
 )
 
 from batchgen.errors import OutputHeldError
-from batchgen.job.ledger import Ledger
+from batchgen.job.ledger.ledger import Ledger
 
 
 @pytest.fixture(autouse=True, scope="module")

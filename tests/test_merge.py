@@ -24,14 +24,14 @@ from ledger_tools import (
 
 from batchgen.cli.merge import merge as merge_command
 from batchgen.errors import BatchgenError, StoppedError, UsageError
-from batchgen.job import parts
-from batchgen.job.layout import Layout
-from batchgen.job.merge import EMIT_BYTES, Merge, peak_bytes, ranked
-from batchgen.job.merge_job import merge_output
-from batchgen.job.output import MissingRowsError, OutputCheck
-from batchgen.job.parts import Columns, Part, PartStem, write_part
+from batchgen.job.ledger.survey import survey
 from batchgen.job.rows import OutputRow
-from batchgen.job.survey import survey
+from batchgen.job.storage import parts
+from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.merge import EMIT_BYTES, Merge, peak_bytes, ranked
+from batchgen.job.storage.output import MissingRowsError, OutputCheck
+from batchgen.job.storage.parts import Columns, Part, PartStem, write_part
+from batchgen.job.verbs.merge_job import merge_output
 
 
 def make_parts(folder: Path, groups: list[list[OutputRow]]) -> list[Part]:

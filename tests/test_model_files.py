@@ -12,7 +12,7 @@ import pytest
 
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf_header import read_gguf_header
-from batchgen.job.model_files import ModelFiles, ModelKind, resolve_model
+from batchgen.job.model.files import ModelFiles, ModelKind, resolve_model
 
 TOKENS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<|im_end|>": 3, "<|eot_id|>": 4, "<end_of_turn>": 5}
 

@@ -11,12 +11,12 @@ from tiny_models import VOCAB_SIZE, tiny_model
 
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import BACKENDS, select_backend
-from batchgen.engine.binding import CALL_ATTRIBUTE, CallCursor
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.loader import load_model, load_model_from
-from batchgen.engine.model import Model
-from batchgen.engine.pieces import Piece, make_metadata
-from batchgen.engine.windows import MaskShape, probe_mask
+from batchgen.engine.model.binding import CALL_ATTRIBUTE, CallCursor
+from batchgen.engine.model.model import Model
+from batchgen.engine.model.pieces import Piece, make_metadata
+from batchgen.engine.model.windows import MaskShape, probe_mask
 from batchgen.errors import UsageError
 
 CPU = torch.device("cpu")

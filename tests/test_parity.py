@@ -17,8 +17,8 @@ from tiny_models import ONCE, THOROUGH, VOCAB_SIZE, tiny_model
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import select_backend
 from batchgen.engine.loader import load_model_from
-from batchgen.engine.model import Model
-from batchgen.engine.pieces import Piece, make_metadata
+from batchgen.engine.model.model import Model
+from batchgen.engine.model.pieces import Piece, make_metadata
 
 NUM_TOKENS = 8
 CHECKED_ROWS = 6

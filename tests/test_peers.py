@@ -275,7 +275,7 @@ def test_a_prompt_and_its_tokens_give_the_same_text(tmp_path: Path) -> None:
 
 def test_jobs_one_after_the_other_in_one_process_keep_their_ids_apart(tmp_path: Path) -> None:
     """transformers, pull request 45943: two consecutive batches from one engine."""
-    from batchgen.job.runner import run
+    from batchgen.job.run.runner import run
     from batchgen.job.spec import InputSpec, JobSpec
 
     outs = []

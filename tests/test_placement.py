@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from batchgen.engine import placement
-from batchgen.engine.placement import Staging, copy_all, move, place
-from batchgen.engine.warm_device import warm_device
+from batchgen.engine.cuda.warm_up import warm_device
+from batchgen.engine.model.model import placement
+from batchgen.engine.model.placement import Staging, copy_all, move, place
 
 
 @pytest.mark.parametrize("size", [16, 48, 1 << 12])

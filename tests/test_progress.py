@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from echo_runs import batchgen_command, environment, prompts, write_rows
 
-from batchgen.job import progress
-from batchgen.job.progress import Live, make_reporter
+from batchgen.job.flow import progress
+from batchgen.job.flow.progress import Live, make_reporter
 
 
 class Clock:

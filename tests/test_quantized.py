@@ -15,16 +15,16 @@ from tiny_models import MIXED, tiny_model
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from batchgen.engine import quantized
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.cpu_optimize import optimize_for_cpu
-from batchgen.engine.discovery import clone_module
+from batchgen.engine.cpu.joined_linear import JoinedMember, join_linears
+from batchgen.engine.cpu.linear_calls import is_plain
+from batchgen.engine.cpu.optimize import optimize_for_cpu
 from batchgen.engine.factory import load_engine
-from batchgen.engine.joined_linear import JoinedMember, join_linears
-from batchgen.engine.linear_calls import is_plain
 from batchgen.engine.loader import load_model
-from batchgen.engine.proof import check_copies, own_logits
-from batchgen.engine.quantized import read_quantized
+from batchgen.engine.model.discovery import clone_module
+from batchgen.engine.model.model import quantized
+from batchgen.engine.model.proof import check_copies, own_logits
+from batchgen.engine.model.quantized import read_quantized
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.job.spec import InputSpec, JobSpec

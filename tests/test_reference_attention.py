@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchgen.engine.attention import reference
 from batchgen.engine.attention.interface import AttentionSpec
 from batchgen.engine.attention.reference import ReferenceBackend, ReferenceCache
-from batchgen.engine.pieces import Piece, make_metadata
+from batchgen.engine.model.pieces import Piece, make_metadata
 
 CPU = torch.device("cpu")
 PLAIN = AttentionSpec(0, num_heads=4, num_kv_heads=2, head_dim=8, v_head_dim=6, scale=0.3)

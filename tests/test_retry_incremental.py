@@ -25,7 +25,7 @@ from echo_runs import (
 
 from batchgen import InputSpec, JobSpec, Summary, run
 from batchgen.errors import FingerprintMismatchError, UsageError
-from batchgen.job.reopen import _whole_rows
+from batchgen.job.ledger.reopen import _whole_rows
 
 
 def echo(tmp_path: Path, *, limit: int | None = None, **spec: Any) -> Summary:

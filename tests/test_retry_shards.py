@@ -14,8 +14,8 @@ from echo_runs import batchgen_command, environment, prompts, stable, write_rows
 
 from batchgen import InputSpec, JobSpec, Summary, run
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, OutputHeldError
-from batchgen.job.merge_job import merge_output
 from batchgen.job.shard import Shard
+from batchgen.job.verbs.merge_job import merge_output
 
 HURT = "refuse:id=row-5,row-6,row-17"
 
@@ -142,8 +142,8 @@ def test_an_array_asked_to_retry_may_start_all_at_once(hurt: Path, tmp_path: Pat
 
 
 def test_a_shard_that_works_on_is_not_taken_up_again(hurt: Path) -> None:
-    from batchgen.job.layout import Layout
-    from batchgen.job.lock import OutputLock
+    from batchgen.job.storage.layout import Layout
+    from batchgen.job.storage.lock import OutputLock
 
     work = Layout(Path(f"{hurt / 'out.parquet'}.ckpt"), hurt / "out.parquet", Shard(1, 2)).work
     other = OutputLock(work, "shard 1/2", "other")

@@ -13,7 +13,7 @@ from echo_runs import batchgen, prompts, stable, summary_of, write_rows
 from ledger_tools import die, make_row, open_ledger
 
 from batchgen.job import faults
-from batchgen.job.quarantine import GIVEN_UP, group_size
+from batchgen.job.flow.quarantine import GIVEN_UP, group_size
 from batchgen.job.shard import Shard
 
 MOST_RUNS = 8

@@ -20,8 +20,8 @@ from batchgen import InputSpec, JobSpec, Summary, run
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.factory import build_engine
-from batchgen.job.assembly import Assembly
-from batchgen.job.signals import Stop
+from batchgen.job.flow.signals import Stop
+from batchgen.job.run.assembly import Assembly
 
 Job = Callable[..., Summary]
 BYTES = 256

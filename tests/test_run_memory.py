@@ -11,8 +11,8 @@ import pytest
 from echo_runs import batchgen, environment, summary_of, write_rows
 from ledger_tools import make_row
 
-from batchgen.job.part_writer import PartWriter
-from batchgen.job.parts import Columns
+from batchgen.job.storage.part_writer import PartWriter
+from batchgen.job.storage.parts import Columns
 
 FEW, MANY = 200_000, 320_000  # past most of what the final merge holds at once
 PROMPT = "a prompt of about a hundred characters, as people write them when they are in a hurry, "

@@ -16,21 +16,21 @@ from echo_runs import write_rows
 
 from batchgen.engine.request import Completion, FinishReason, Timings
 from batchgen.errors import ErrorCode, RowError, StoppedError, UsageError
-from batchgen.job.channel import Cancelled, Channel
-from batchgen.job.drive import FinishedRow
-from batchgen.job.estimate import estimated_rows
-from batchgen.job.feed import Feed, chunks
-from batchgen.job.fingerprint import fingerprint_of
-from batchgen.job.interruptible import interruptible
-from batchgen.job.requests import FailedRow, Requests, request_id, row_and_sample
-from batchgen.job.results import Results, ResultsOptions
+from batchgen.job.flow.channel import Cancelled, Channel
+from batchgen.job.flow.engine_thread import FinishedRow
+from batchgen.job.flow.interruptible import interruptible
+from batchgen.job.flow.reader_thread import Feed, chunks
+from batchgen.job.flow.results import Results, ResultsOptions
+from batchgen.job.flow.signals import Stop
+from batchgen.job.flow.writer_thread import finished_rows
+from batchgen.job.input.estimate import estimated_rows
+from batchgen.job.input.sources import find_sources
+from batchgen.job.ledger.fingerprint import fingerprint_of
 from batchgen.job.rows import InputRow
-from batchgen.job.signals import Stop
-from batchgen.job.sources import find_sources
+from batchgen.job.run.summary import FailureLimit
 from batchgen.job.spec import InputSpec, JobSpec
-from batchgen.job.summary import FailureLimit
-from batchgen.job.text_codecs import ByteCodec
-from batchgen.job.write import finished_rows
+from batchgen.job.text.codecs import ByteCodec
+from batchgen.job.text.requests import FailedRow, Requests, request_id, row_and_sample
 
 
 class BrittleCodec(ByteCodec):

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation import logits_process as hf
 
-from batchgen.engine import filters
-from batchgen.engine.device_draws import uniform as device_uniform
 from batchgen.engine.draws import draw_key, uniform
 from batchgen.engine.request import Request, SamplingParams
-from batchgen.engine.row_search import first_above, largest, row_max
-from batchgen.engine.sampler import SampledTokens, sample
-from batchgen.engine.sampling_batch import SamplingBatch, SamplingTable
-from batchgen.engine.sequence import Sequence
-from batchgen.engine.step import ScheduledStep
+from batchgen.engine.sampling import filters
+from batchgen.engine.sampling.batch import SamplingBatch, SamplingTable
+from batchgen.engine.sampling.device_draws import uniform as device_uniform
+from batchgen.engine.sampling.row_search import first_above, largest, row_max
+from batchgen.engine.sampling.sampler import SampledTokens, sample
+from batchgen.engine.scheduling.sequence import Sequence
+from batchgen.engine.scheduling.step import ScheduledStep
 
 VOCAB = 1500
 EOS = 5

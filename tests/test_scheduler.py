@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scheduler_simulation import EOS, Simulation, Workload
 
-from batchgen.engine.admission import AdmissionQueue
-from batchgen.engine.block_manager import BlockManager
 from batchgen.engine.request import FinishReason, Request, SamplingParams
-from batchgen.engine.scheduler import Scheduler
-from batchgen.engine.sequence import Sequence, SequenceStatus
-from batchgen.engine.step import StepOutput
+from batchgen.engine.scheduling.admission import AdmissionQueue
+from batchgen.engine.scheduling.block_manager import BlockManager
+from batchgen.engine.scheduling.scheduler import Scheduler
+from batchgen.engine.scheduling.sequence import Sequence, SequenceStatus
+from batchgen.engine.scheduling.step import StepOutput
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 24)), min_size=1, max_size=24)
 

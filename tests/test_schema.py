@@ -14,7 +14,6 @@ import pytest
 from ledger_tools import make_row, open_ledger
 
 from batchgen.job.hf_features import huggingface_metadata
-from batchgen.job.parts import Columns
 from batchgen.job.rows import OutputRow
 from batchgen.job.schema import (
     BASE_SCHEMA,
@@ -23,6 +22,7 @@ from batchgen.job.schema import (
     output_schema,
     record_batch,
 )
+from batchgen.job.storage.parts import Columns
 
 INTERFACE = """
 index int64 · sample int32 · id string · status string · prompt string? · completion string? ·

@@ -30,11 +30,11 @@ from ledger_tools import (
 
 from batchgen.cli.merge import merge as merge_command
 from batchgen.errors import FingerprintMismatchError, OutputHeldError, UsageError
-from batchgen.job.ledger import Ledger
-from batchgen.job.merge_job import merge_output
-from batchgen.job.missing import MissingShardsError
+from batchgen.job.ledger.ledger import Ledger
+from batchgen.job.ledger.missing_rows import MissingShardsError
 from batchgen.job.shard import Shard, parse_shard
-from batchgen.job.shard_environment import chosen_shard
+from batchgen.job.verbs.merge_job import merge_output
+from batchgen.job.verbs.shard_environment import chosen_shard
 
 ARRAY = {
     "SLURM_ARRAY_TASK_ID": "2",

@@ -12,8 +12,8 @@ import pytest
 from echo_runs import batchgen, batchgen_command, environment, prompts, stable, write_rows
 
 from batchgen.errors import StoppedError
-from batchgen.job.lock import OutputLock
-from batchgen.job.signals import Stop
+from batchgen.job.flow.signals import Stop
+from batchgen.job.storage.lock import OutputLock
 
 SLOW = "slow:at=engine.step,seconds=0.02,rows=2"
 STUCK = "slow:at=engine.step,seconds=60"

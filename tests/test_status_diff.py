@@ -15,8 +15,8 @@ from batchgen.cli.diff import diff
 from batchgen.cli.status import status
 from batchgen.counts import counted
 from batchgen.errors import InputUnreadableError, UsageError
-from batchgen.job.compare import compare
 from batchgen.job.rows import OutputRow
+from batchgen.job.verbs.compare import compare
 
 
 def call(command: Any, *arguments: object) -> Result:

@@ -13,8 +13,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from batchgen.engine.attention.interface import AttentionSpec
-from batchgen.engine.attention.triton_kernels import attention_kernel
-from batchgen.engine.attention.triton_tuning import Tile, chunk_tile, decode_tile, fitted, padded
+from batchgen.engine.attention.triton.kernels import attention_kernel
+from batchgen.engine.attention.triton.tuning import Tile, chunk_tile, decode_tile, fitted, padded
 
 KIB = 1024
 ROOM = {75: 64 * KIB, 80: 163 * KIB, 86: 99 * KIB, 90: 227 * KIB}

@@ -15,9 +15,9 @@ from test_model_files import write_gguf
 from tokenizer_folders import CHATML, SPECIAL, TEXTS, make
 
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
-from batchgen.job.model_files import resolve_model
-from batchgen.job.template import as_messages, with_system
-from batchgen.job.tokenizer import NotCheckableError, TextCodec, load_codec
+from batchgen.job.model.files import resolve_model
+from batchgen.job.text.template import as_messages, with_system
+from batchgen.job.text.tokenizer import NotCheckableError, TextCodec, load_codec
 
 KINDS = ["gpt2", "gpt2_class", "llama3", "llama_class", "qwen2", "truncating"]
 CHATS = [
@@ -109,8 +109,8 @@ def test_without_torch_the_ids_are_the_same(tmp_path: Path, kind: str) -> None:
     folder = make(tmp_path / "m", kind)
     program = """
 import json, sys
-from batchgen.job.model_files import resolve_model
-from batchgen.job.tokenizer import load_codec
+from batchgen.job.model.files import resolve_model
+from batchgen.job.text.tokenizer import load_codec
 codec = load_codec(resolve_model(sys.argv[1]), hide_torch=True)
 ids = codec.encode_batch(json.loads(sys.argv[2])) + [codec.render(json.loads(sys.argv[3]))]
 assert "torch" not in sys.modules and "transformers" not in sys.modules

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_folders import make
 
-from batchgen.job.model_files import resolve_model
-from batchgen.job.stop_strings import make_stop_checker, num_exempt_characters, truncate
-from batchgen.job.tokenizer import TextCodec, load_codec
+from batchgen.job.model.files import resolve_model
+from batchgen.job.text.stop_strings import make_stop_checker, num_exempt_characters, truncate
+from batchgen.job.text.tokenizer import TextCodec, load_codec
 
 KINDS = ["gpt2", "llama_class"]
 

@@ -110,7 +110,7 @@ def test_a_ragged_step_agrees_with_the_oracle(name: str) -> None:
 )
 @pytest.mark.parametrize("window", [None, 50])
 def test_tiles_loaded_by_the_memory_accelerator_agree(window: int | None) -> None:
-    from batchgen.engine.attention.triton_tuning import Tile
+    from batchgen.engine.attention.triton.tuning import Tile
 
     spec = AttentionSpec(0, 4, 2, 64, 64, 0.125, sliding_window=window)
     case = Case(((90, 300), (1, 64), (130, 130)), spec, torch.float16, block_size=64)
@@ -123,7 +123,7 @@ def test_tiles_loaded_by_the_memory_accelerator_agree(window: int | None) -> Non
 @direct
 @pytest.mark.parametrize("window", [0, 300])
 def test_items_cover_each_tile_of_keys_once_and_the_longest_come_first(window: int) -> None:
-    from batchgen.engine.attention.triton_plan import PlanKey, make_plan
+    from batchgen.engine.attention.triton.plan import PlanKey, make_plan
 
     lengths = ((1, 5000), (7, 900), (100, 700), (1, 40), (2, 2100), (1, 1), (33, 33))
     step = build(Case(lengths, padded_seqs=3, padded_tokens=5), DEVICE)

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchgen.cli.validate import validate
-from batchgen.job.reader import Reader
+from batchgen.job.input.reader import Reader
 from batchgen.job.spec import InputSpec
-from batchgen.job.tokenizer import load_codec
-from batchgen.job.validation import Validation
+from batchgen.job.text.tokenizer import load_codec
+from batchgen.job.verbs.validation import Validation
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
 

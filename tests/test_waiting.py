@@ -16,10 +16,10 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from batchgen.engine import waiting
-from batchgen.engine.binding import ATTENTION_NAME, CALL_ATTRIBUTE, use_attention
-from batchgen.engine.limits import freeze_rope
-from batchgen.engine.waiting import WaitsForDeviceError, forbid_waiting
+from batchgen.engine.cuda import host_syncs as waiting
+from batchgen.engine.cuda.host_syncs import WaitsForDeviceError, forbid_waiting
+from batchgen.engine.model.binding import ATTENTION_NAME, CALL_ATTRIBUTE, use_attention
+from batchgen.engine.model.limits import freeze_rope
 
 EXPERTS = {"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"}
 OLDER = version.parse(transformers.__version__) < version.parse("5.23")

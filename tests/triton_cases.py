@@ -160,7 +160,7 @@ def error(result: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def make_backend(**tuners):
-    from batchgen.engine.attention.triton_paged import TritonBackend
+    from batchgen.engine.attention.triton.paged import TritonBackend
 
     return TritonBackend(**tuners)
 

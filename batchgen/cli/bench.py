@@ -48,7 +48,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
     batchgen bench --in prompts.jsonl --model ./my-model --static-batch 0
     """
     from batchgen.cli.prepare import prepare_engine
-    from batchgen.job.model_files import resolve_model
+    from batchgen.job.model.files import resolve_model
     from batchgen.startup.importing import importing
 
     files = resolve_model(flags["model"], flags["revision"])

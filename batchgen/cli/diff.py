@@ -13,7 +13,7 @@ from batchgen.cli.flags import CONTEXT_SETTINGS, flag
 from batchgen.counts import counted
 
 if TYPE_CHECKING:
-    from batchgen.job.compare import Comparison
+    from batchgen.job.verbs.compare import Comparison
 
 __all__ = ["diff"]
 
@@ -37,7 +37,7 @@ def diff(
     \b
     batchgen diff a.parquet b.parquet --on id --columns completion
     """
-    from batchgen.job.compare import compare
+    from batchgen.job.verbs.compare import compare
 
     names = [name.strip() for name in columns.split(",")] if columns else []
     result = compare(a, b, on, names, show)

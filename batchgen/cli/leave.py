@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 
-from batchgen.job.signals import STAGE_THREADS
+from batchgen.job.flow.signals import STAGE_THREADS
 from batchgen.startup.timeline import process_age
 
 __all__ = ["leave_at_once"]

@@ -35,10 +35,10 @@ def merge(
     \b
     batchgen merge out.parquet
     """
-    from batchgen.job.layout import folder_of
-    from batchgen.job.merge_job import merge_output
-    from batchgen.job.output import check_name
-    from batchgen.job.summary import TOO_MANY_FAILURES, FailureLimit
+    from batchgen.job.run.summary import TOO_MANY_FAILURES, FailureLimit
+    from batchgen.job.storage.layout import folder_of
+    from batchgen.job.storage.output import check_name
+    from batchgen.job.verbs.merge_job import merge_output
 
     limit = FailureLimit.parse(max_failures)
     check_name(out)

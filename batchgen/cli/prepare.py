@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.kernel_shapes import kernel_shapes
-from batchgen.job.assembly import engine_config
-from batchgen.job.model_files import ModelFiles, ModelKind
-from batchgen.job.reader import Reader
-from batchgen.job.sources import SourceKind
+from batchgen.engine.cuda.kernel_shapes import kernel_shapes
+from batchgen.job.input.reader import Reader
+from batchgen.job.input.sources import SourceKind
+from batchgen.job.model.files import ModelFiles, ModelKind
+from batchgen.job.run.assembly import engine_config
 from batchgen.job.spec import JobSpec
 from batchgen.startup import timeline
 from batchgen.startup.ahead import Gpu, find_gpu, read_ahead
@@ -159,7 +159,7 @@ def _warm_device(config: EngineConfig) -> None:
     """On CUDA, beside the imports that follow torch's."""
     import torch
 
-    from batchgen.engine.warm_device import warm_device
+    from batchgen.engine.cuda.warm_up import warm_device
 
     with suppress(Exception), timeline.span("warm device"):
         warm_device(torch.device("cuda" if config.device == "auto" else config.device))

@@ -15,11 +15,11 @@ from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
 from batchgen.cli.logs import set_up_logs
 from batchgen.cli.streams import silence
 from batchgen.errors import StoppedError
-from batchgen.job import signals
-from batchgen.job.last_resort import LastResort
-from batchgen.job.shard_environment import chosen_shard
+from batchgen.job.flow import signals
+from batchgen.job.flow.last_resort import LastResort
+from batchgen.job.run.summary import Summary
 from batchgen.job.spec import InputSpec, JobSpec
-from batchgen.job.summary import Summary
+from batchgen.job.verbs.shard_environment import chosen_shard
 from batchgen.startup import timeline
 
 __all__ = ["job_spec", "run"]
@@ -57,7 +57,7 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     try:
         with stop.at_once("it started"):
             from batchgen.cli.prepare import prepare
-            from batchgen.job.runner import run as run_job
+            from batchgen.job.run.runner import run as run_job
 
         begun = prepare if own_process else None
         code = run_job(spec, stop=stop, report=report, prepare=begun).exit_code

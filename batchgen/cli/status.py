@@ -13,7 +13,7 @@ from batchgen.cli.flags import CONTEXT_SETTINGS, flag
 from batchgen.counts import counted
 
 if TYPE_CHECKING:
-    from batchgen.job.status import ShardStatus, Status
+    from batchgen.job.verbs.status import ShardStatus, Status
 
 __all__ = ["status"]
 
@@ -30,8 +30,8 @@ def status(out: Path, checkpoint_dir: Path | None, as_json: bool) -> None:
     \b
     batchgen status out.parquet --json
     """
-    from batchgen.job.layout import folder_of
-    from batchgen.job.status import status_of
+    from batchgen.job.storage.layout import folder_of
+    from batchgen.job.verbs.status import status_of
 
     found = status_of(out, folder_of(out, checkpoint_dir))
     click.echo(json.dumps(asdict(found), default=str) if as_json else _as_text(found))

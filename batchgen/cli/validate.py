@@ -15,7 +15,7 @@ from batchgen.errors import InvalidDataError
 from batchgen.job.spec import InputSpec
 
 if TYPE_CHECKING:
-    from batchgen.job.validation import BadRow, Validation
+    from batchgen.job.verbs.validation import BadRow, Validation
 
 __all__ = ["validate"]
 
@@ -52,15 +52,15 @@ def validate(ctx: click.Context, /, **flags: Any) -> None:
 
 def _validation(flags: dict[str, Any], *, own_process: bool) -> Validation:
     """Everything opened; errors of the command line or the model are raised here."""
-    from batchgen.job.reader import Reader
-    from batchgen.job.validation import Validation
+    from batchgen.job.input.reader import Reader
+    from batchgen.job.verbs.validation import Validation
 
     names = {field.name for field in fields(InputSpec)}
     spec = InputSpec(**{name: value for name, value in flags.items() if name in names})
     if flags["model"] is None:
         return Validation(Reader(spec))
-    from batchgen.job.model_files import resolve_model
-    from batchgen.job.tokenizer import load_codec
+    from batchgen.job.model.files import resolve_model
+    from batchgen.job.text.tokenizer import load_codec
 
     files = resolve_model(flags["model"], flags["revision"])
     if own_process:

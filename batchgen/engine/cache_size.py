@@ -7,10 +7,10 @@ import logging
 import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata
+from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.memory import release_memory
-from batchgen.engine.sampler import sample
-from batchgen.engine.sampling_batch import SamplingBatch
-from batchgen.engine.step_runner import ServedModel
+from batchgen.engine.sampling.batch import SamplingBatch
+from batchgen.engine.sampling.sampler import sample
 from batchgen.errors import UsageError
 from batchgen.startup import timeline
 from batchgen.startup.host_memory import available_host_memory

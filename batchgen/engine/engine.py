@@ -15,12 +15,12 @@ from typing import Any
 from batchgen.causes import first_line
 from batchgen.counts import counted
 from batchgen.engine import failures
+from batchgen.engine.execution.step_runner import StepRunner
 from batchgen.engine.memory import peak_memory_bytes, release_memory
 from batchgen.engine.request import Completion, EngineStats, FinishReason, Request, Timings
-from batchgen.engine.scheduler import Scheduler
-from batchgen.engine.sequence import Sequence
-from batchgen.engine.step import ScheduledStep, StepOutput
-from batchgen.engine.step_runner import StepRunner
+from batchgen.engine.scheduling.scheduler import Scheduler
+from batchgen.engine.scheduling.sequence import Sequence
+from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 from batchgen.errors import ErrorCode, RowError
 from batchgen.startup import timeline
 

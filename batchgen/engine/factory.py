@@ -9,17 +9,17 @@ import dataclasses
 import logging
 
 from batchgen.causes import first_line
-from batchgen.engine.block_manager import BlockManager
 from batchgen.engine.cache_size import decide_num_blocks
 from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
 from batchgen.engine.engine import LLMEngine
+from batchgen.engine.execution.step_runner import EagerRunner, ServedModel, StepRunner
 from batchgen.engine.failures import is_out_of_memory
-from batchgen.engine.load_failures import no_memory
 from batchgen.engine.loader import load_model
 from batchgen.engine.memory import device_name
-from batchgen.engine.model import Model
-from batchgen.engine.scheduler import Scheduler
-from batchgen.engine.step_runner import EagerRunner, ServedModel, StepRunner
+from batchgen.engine.model.load_failures import no_memory
+from batchgen.engine.model.model import Model
+from batchgen.engine.scheduling.block_manager import BlockManager
+from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
 from batchgen.startup.folders import prepare_compilers
@@ -84,7 +84,7 @@ def _compiled_engine(model: Model, config: EngineConfig) -> LLMEngine:
     """With compiled layers; with the layers as they are, if they do not compile."""
     from torch._dynamo.exc import TorchDynamoException
 
-    from batchgen.engine.compiled import compile_layers, uncompile_layers
+    from batchgen.engine.cuda.compiled import compile_layers, uncompile_layers
 
     _decide("compiled layers", compile_layers(model), "fewer, larger kernels")
     try:
@@ -126,7 +126,7 @@ def _make_runner(
     max_model_len, block_size = resolved.max_model_len, resolved.block_size
     if model.device.type != "cuda" or config.enforce_eager:
         return EagerRunner(model, num_slots, max_model_len, block_size)
-    from batchgen.engine.graph_runner import GraphRunner
+    from batchgen.engine.cuda.graph_runner import GraphRunner
 
     return GraphRunner(
         model,

@@ -16,20 +16,20 @@ from transformers.utils import logging as transformers_logging
 from batchgen.counts import counted
 from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
-from batchgen.engine.binding import use_attention
-from batchgen.engine.checkpoint import load_folder, quietly
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.cpu_optimize import optimize_for_cpu
-from batchgen.engine.cpu_stack import bind_stack
-from batchgen.engine.discovery import discover
-from batchgen.engine.joined_linear import join_linears
-from batchgen.engine.limits import find_limits
-from batchgen.engine.load_failures import load_failure
-from batchgen.engine.model import Model, bind_model
-from batchgen.engine.placement import place
-from batchgen.engine.proof import check_copies, confirm, is_quantized, own_logits, prove
-from batchgen.engine.quantized import Quantized
-from batchgen.engine.rounded_cache import check_kv_cache_dtype, round_cache
+from batchgen.engine.cpu.joined_linear import join_linears
+from batchgen.engine.cpu.optimize import optimize_for_cpu
+from batchgen.engine.cpu.stack import bind_stack
+from batchgen.engine.model.binding import use_attention
+from batchgen.engine.model.checkpoint import load_folder, quietly
+from batchgen.engine.model.discovery import discover
+from batchgen.engine.model.float8_cache import check_kv_cache_dtype, round_cache
+from batchgen.engine.model.limits import find_limits
+from batchgen.engine.model.load_failures import load_failure
+from batchgen.engine.model.model import Model, bind_model
+from batchgen.engine.model.placement import place
+from batchgen.engine.model.proof import check_copies, confirm, is_quantized, own_logits, prove
+from batchgen.engine.model.quantized import Quantized
 from batchgen.engine.weights import weigh
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.startup import timeline
@@ -185,7 +185,7 @@ def _load_module(config: EngineConfig, device: torch.device) -> tuple[Any, Quant
     dtype = resolve_dtype(config.dtype)
     try:
         if path.is_file():
-            from batchgen.engine.gguf import load_gguf
+            from batchgen.engine.model.gguf import load_gguf
 
             return load_gguf(path, dtype), None
         return _load_folder(path, dtype, config, device)

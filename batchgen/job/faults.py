@@ -8,8 +8,8 @@ half, as after a power loss), `flip` (one byte changes), `stall` (sleeps `second
 WHAT.STEP: WHAT is part, manifest, final, inflight or journal; STEP is write, fsync, rename (just
 before it, past the last check of ownership) or renamed (just after), and of final also piece (as
 its rows are merged). `nth` (1) counts the passes of that point. Kinds that are not listed here
-belong to other parts of batchgen and are ignored: `slow` (`job.slow_engine`), `oom`, `nan`,
-`abort`, `refuse` and `broken` (`job.engine_faults`).
+belong to other parts of batchgen and are ignored: `slow` (`job.flow.slow_engine`), `oom`, `nan`,
+`abort`, `refuse` and `broken` (`job.flow.engine_faults`).
 """
 
 from __future__ import annotations

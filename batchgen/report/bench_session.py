@@ -13,7 +13,7 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.factory import load_served
 from batchgen.engine.memory import release_memory
-from batchgen.engine.model import Model
+from batchgen.engine.model.model import Model
 from batchgen.report.bench import BenchRun, best_run, run_work
 from batchgen.report.ceilings import measure_ceilings
 from batchgen.report.floor import ModelSize, floor_seconds

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batchgen.errors import InvalidDataError
-from batchgen.job.model_files import ModelFiles
-from batchgen.job.reader import Reader
+from batchgen.job.input.reader import Reader
+from batchgen.job.model.files import ModelFiles
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
-from batchgen.job.tokenizer import TextCodec, load_codec
+from batchgen.job.text.tokenizer import TextCodec, load_codec
 from batchgen.report.workloads import WorkItem, from_lengths
 
 __all__ = ["real_workload"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from batchgen.counts import counted
-from batchgen.job.compare import compare
-from batchgen.job.parts import list_parts
+from batchgen.job.storage.parts import list_parts
+from batchgen.job.verbs.compare import compare
 
 __all__ = ["begun_again", "differences", "leftovers"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from batchgen.job.parts import list_parts, part_summary
-from batchgen.job.signals import POLITE_SIGNALS
+from batchgen.job.flow.signals import POLITE_SIGNALS
+from batchgen.job.storage.parts import list_parts, part_summary
 from batchgen.selftest.child import Child, unready_codes
 
 __all__ = ["KILLED", "Blow", "at_the_end", "chosen_blow", "damage", "rows_in"]

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from batchgen.counts import counted
 from batchgen.errors import BatchgenError, ErrorCode
-from batchgen.job.runner import run
+from batchgen.job.run.runner import run
 from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.selftest.bad_files import damaged_file, jsonl_file, parquet_file
 from batchgen.selftest.child import Child

@@ -29,7 +29,7 @@ from batchgen.startup.timeline import span
 
 __all__ = ["Record", "compile_kernels", "wait_for_kernels"]
 
-_MODULE = "batchgen.engine.triton_ahead"
+_MODULE = "batchgen.engine.cuda.kernels_ahead"
 _SOURCES = Path(__file__).parents[1] / "engine"
 _MOST_SECONDS = 60.0
 _MOST_STARTS = 3
@@ -104,6 +104,7 @@ def _digest(shapes: str, capability: int) -> str:
     digest = hashlib.sha256(f"{shapes} {capability}".encode())
     for package in ("torch", "triton"):
         digest.update(version(package).encode())
-    for source in (*sorted(_SOURCES.glob("attention/triton_*.py")), _SOURCES / "cuda_ops.py"):
+    kernels = sorted((_SOURCES / "attention" / "triton").glob("*.py"))
+    for source in (*kernels, *sorted((_SOURCES / "sampling").glob("*.py"))):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:24]

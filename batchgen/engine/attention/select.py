@@ -14,8 +14,8 @@ __all__ = ["BACKENDS", "backend_name", "select_backend"]
 
 BACKENDS = {
     "reference": "batchgen.engine.attention.reference:ReferenceBackend",
-    "cpu": "batchgen.engine.attention.cpu:CpuAttention",
-    "triton": "batchgen.engine.attention.triton_paged:TritonBackend",
+    "cpu": "batchgen.engine.attention.cpu.paged:CpuAttention",
+    "triton": "batchgen.engine.attention.triton.paged:TritonBackend",
 }
 PREFERRED = {"cpu": "cpu", "cuda": "triton"}
 

@@ -1,1 +1,5 @@
-"""Small C kernels for the CPU, compiled on the machine that runs them; nothing depends on them."""
+"""C sources of the CPU kernels, and their build.
+
+Imports `startup` (where compiled code is kept) and torch.
+Read `ops.py` first: the calls as Python sees them.
+"""

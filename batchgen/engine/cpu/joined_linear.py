@@ -1,0 +1,91 @@
+"""Linear layers that get the very same tensor become one matrix product (q, k, v; gate, up).
+
+Which layers do is seen in a tiny forward, not known by name, and checked again at every call: a
+member that gets another tensor than its siblings computes its own part. Weights keep their modules,
+as views of the joined one, so nothing is stored twice and the model's code stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from batchgen.engine.cpu.linear_calls import record_calls, siblings
+
+__all__ = ["JoinedMember", "join_linears"]
+
+
+class _Shared:
+    """What the first member computed, until the last one has taken its part."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = list(sizes)
+        self.input: torch.Tensor | None = None
+        self.outputs: tuple[torch.Tensor, ...] = ()
+
+
+class JoinedMember(nn.Module):
+    """Stands where an nn.Linear stood. The first member owns the joined weight and computes."""
+
+    def __init__(self, linear: nn.Linear, shared: _Shared, index: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.joined_weight: nn.Parameter | None = None
+        self.joined_bias: nn.Parameter | None = None
+        self._shared = shared
+        self._index = index
+        self._last = index == len(shared.sizes) - 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., in_features] -> [..., out_features]."""
+        shared = self._shared
+        if self.joined_weight is not None:
+            out = F.linear(x, self.joined_weight, self.joined_bias)
+            shared.outputs = out.split(shared.sizes, dim=-1)
+            shared.input = x
+            return shared.outputs[0]
+        if shared.input is not x:
+            return F.linear(x, self.weight, self.bias)
+        output = shared.outputs[self._index]
+        if self._last:
+            shared.input, shared.outputs = None, ()
+        return output
+
+
+def join_linears(module: nn.Module, run: Callable[[], object]) -> int:
+    """Join what can be joined; `run` is a tiny forward of the module. Returns the joined groups."""
+    calls = [call for call in record_calls(module, run) if type(call.module) is nn.Linear]
+    groups = siblings(calls, _alike)
+    for group in groups:
+        _join(module, [call.name for call in group])
+    return len(groups)
+
+
+def _alike(first: nn.Linear, other: nn.Linear) -> bool:
+    return first.weight.dtype == other.weight.dtype and (first.bias is None) == (other.bias is None)
+
+
+def _join(module: nn.Module, names: Sequence[str]) -> None:
+    linears: list[Any] = [module.get_submodule(name) for name in names]
+    sizes = [linear.out_features for linear in linears]
+    weight = _joined([linear.weight for linear in linears])
+    bias = None if linears[0].bias is None else _joined([linear.bias for linear in linears])
+    shared = _Shared(sizes)
+    for index, (name, linear) in enumerate(zip(names, linears, strict=True)):
+        member = JoinedMember(linear, shared, index)
+        if index == 0:
+            member.joined_weight, member.joined_bias = weight, bias
+        module.set_submodule(name, member)
+
+
+def _joined(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
+    """The parameters end to end; each becomes a view of its part."""
+    joined = torch.cat([parameter.data for parameter in parameters])
+    for parameter, part in zip(parameters, joined.split([len(p) for p in parameters]), strict=True):
+        parameter.data = part
+    return nn.Parameter(joined, requires_grad=False)

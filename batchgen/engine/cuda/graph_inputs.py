@@ -1,0 +1,162 @@
+"""What a captured step reads: one flat buffer on the device, filled by one copy from the host.
+
+Sections of int32, one after the other, for a bucket of T tokens and S sequences:
+
+    input_ids T | positions T | slot_mapping T | cu_seqlens_q S+1 | seq_lens S | logits_indices S |
+    slots S | token_slots S | table_index U | table_value U | temperature S | keys 2S |
+    output_positions S
+
+A pending token stands in input_ids as -1 - slot: the graph takes the slot's last token instead. The
+block table lies on the device, a row a slot; a step brings the U entries that are new. Padding
+points at a slot and at table entries that nobody reads. Temperatures are float32 and keys have two
+words each; they matter where rows draw at random.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from batchgen.engine.cuda.buckets import Bucket
+from batchgen.engine.sampling.batch import HostDraws
+from batchgen.engine.scheduling.step import ScheduledStep
+
+__all__ = ["HostTable", "Sections", "StepPacker", "section_lengths"]
+
+_Ints = npt.NDArray[np.int32]
+
+
+class Sections(NamedTuple):
+    """The sections of one bucket, as views of a flat buffer (numpy on the host, torch there)."""
+
+    input_ids: torch.Tensor
+    positions: torch.Tensor
+    slot_mapping: torch.Tensor
+    cu_seqlens_q: torch.Tensor
+    seq_lens: torch.Tensor
+    logits_indices: torch.Tensor
+    slots: torch.Tensor
+    token_slots: torch.Tensor
+    table_index: torch.Tensor
+    table_value: torch.Tensor
+    temperature: torch.Tensor
+    keys: torch.Tensor
+    output_positions: torch.Tensor
+
+    @classmethod
+    def of(cls, flat: torch.Tensor, bucket: Bucket, block_size: int) -> Sections:
+        """Cut a flat int32 buffer into the bucket's sections."""
+        lengths = section_lengths(bucket, block_size)
+        parts = list(flat[: sum(lengths)].split(lengths))
+        parts[3] = parts[3][: bucket.num_seqs + 1]
+        return cls(*parts)
+
+
+def section_lengths(bucket: Bucket, block_size: int) -> list[int]:
+    """Lengths in the order of `Sections`, multiples of 16 bytes: kernels specialise on alignment.
+
+    A row of n tokens needs at most n / block_size + 1 new blocks.
+    """
+    tokens, seqs = bucket
+    updates = (tokens // block_size + seqs + 3) // 4 * 4
+    return [tokens] * 3 + [seqs + 4] + [seqs] * 4 + [updates] * 2 + [seqs, 2 * seqs, seqs]
+
+
+class HostTable:
+    """The host's copy of the block table; the last row is where padding points."""
+
+    def __init__(self, num_slots: int, max_blocks: int) -> None:
+        self.blocks = np.zeros((num_slots + 1, max_blocks), dtype=np.int32)
+
+    def apply(self, step: ScheduledStep) -> tuple[_Ints, _Ints]:
+        """Take over a step's new blocks: their flat places in the table, and their values."""
+        width = self.blocks.shape[1]
+        places: list[int] = []
+        values: list[int] = []
+        for slot, first, blocks in step.block_updates:
+            place = slot * width + first
+            places.extend(range(place, place + len(blocks)))
+            values.extend(blocks)
+        index = np.array(places, dtype=np.int32)
+        value = np.array(values, dtype=np.int32)
+        self.blocks.reshape(-1)[index] = value
+        return index, value
+
+
+class StepPacker:
+    """Writes a step into pinned memory, in array operations over rows and tokens."""
+
+    def __init__(self, num_slots: int, max_blocks: int, block_size: int) -> None:
+        self.table = HostTable(num_slots, max_blocks)
+        self._trash_slot = num_slots
+        self._trash_place = num_slots * max_blocks
+        self._block_size = block_size
+
+    def pack(self, step: ScheduledStep, sections: Sections) -> None:
+        """Fill the host's sections with a step that fits them."""
+        index, value = self.table.apply(step)
+        num_tokens = np.array(step.num_tokens, dtype=np.int32)
+        starts = np.array(step.starts, dtype=np.int32)
+        slots = np.array(step.slots, dtype=np.int32)
+        ends = np.cumsum(num_tokens, dtype=np.int32)
+        rows, total = len(step), step.total_tokens
+        if total == rows:
+            token_slots, positions = slots, starts
+        else:
+            token_slots = np.repeat(slots, num_tokens)
+            positions = np.arange(total, dtype=np.int32)
+            positions += np.repeat(starts - ends + num_tokens, num_tokens)
+        sampled = np.array(step.sampled, dtype=np.int32)
+        sampling = np.full(rows, self._trash_slot, dtype=np.int32)
+        sampling[sampled] = slots[sampled]
+        _fill(sections.input_ids, self._input_ids(step), 0)
+        _fill(sections.positions, positions, 0)
+        _fill(sections.slot_mapping, self._slot_mapping(token_slots, positions), -1)
+        _fill(sections.cu_seqlens_q[:1], np.zeros(1, np.int32), 0)
+        _fill(sections.cu_seqlens_q[1:], ends, total)
+        _fill(sections.seq_lens, starts + num_tokens, 0)
+        _fill(sections.logits_indices, ends - 1, 0)
+        _fill(sections.slots, slots, self._trash_slot)
+        _fill(sections.token_slots, sampling, self._trash_slot)
+        _fill(sections.table_index, index, self._trash_place)
+        _fill(sections.table_value, value, 0)
+
+    @staticmethod
+    def pack_draws(step: ScheduledStep, draws: HostDraws, sections: Sections) -> None:
+        """Fill in how the sampled rows draw; rows that do not sample are greedy."""
+        temperature = np.zeros(len(step), dtype=np.float32)
+        keys = np.zeros(len(step), dtype=np.int64)
+        positions = np.zeros(len(step), dtype=np.int32)
+        sampled = np.array(step.sampled, dtype=np.int64)
+        temperature[sampled] = draws.temperature
+        keys[sampled] = draws.keys
+        positions[sampled] = draws.positions
+        _fill(sections.temperature, temperature.view(np.int32), 0)
+        _fill(sections.keys, keys.view(np.int32), 0)
+        _fill(sections.output_positions, positions, 0)
+
+    def _input_ids(self, step: ScheduledStep) -> _Ints:
+        ids: list[int] = []
+        for sequence, start, count in zip(
+            step.sequences, step.starts, step.num_tokens, strict=True
+        ):
+            known = sequence.token_ids
+            if count == 1:
+                ids.append(known[start] if start < len(known) else -1 - sequence.slot)
+            else:  # a pending token is always scheduled alone
+                ids.extend(known[start : start + count])
+        return np.array(ids, dtype=np.int32)
+
+    def _slot_mapping(self, token_slots: _Ints, positions: _Ints) -> _Ints:
+        blocks, offsets = np.divmod(positions, self._block_size)
+        mapping: _Ints = self.table.blocks[token_slots, blocks] * self._block_size + offsets
+        return mapping
+
+
+def _fill(section: torch.Tensor, values: _Ints, padding: int) -> None:
+    target = section.numpy()
+    target[: len(values)] = values
+    target[len(values) :] = padding

@@ -1,0 +1,287 @@
+"""Runs steps on CUDA as graphs: one copy in, one replay, one copy out.
+
+    host    pack n+1 | copy in | replay | copy out | event | update n-1 | schedule n+2 ...
+    device  ... step n ........ | step n+1 .................
+
+Tokens that a step samples stay on the device, where the next step reads them, so a step is launched
+before the host knows what the one before it sampled. Later features plug in between the logits and
+the token: grammar masks and penalties (`sampling_batch`), and in `_compute`: a shared prefix read
+once (two attention passes, merged by their log-sum-exp).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+import torch
+
+from batchgen.causes import first_line
+from batchgen.engine.attention.interface import AttentionMetadata
+from batchgen.engine.cuda.buckets import Bucket, Buckets
+from batchgen.engine.cuda.captures import Captures
+from batchgen.engine.cuda.graph_inputs import Sections, StepPacker, section_lengths
+from batchgen.engine.cuda.host_syncs import WaitsForDeviceError, forbid_waiting
+from batchgen.engine.execution.step_runner import NAN_FAILURE, ServedModel
+from batchgen.engine.failures import is_out_of_memory, without_frames
+from batchgen.engine.memory import release_memory
+from batchgen.engine.sampling.batch import HostDraws, SamplingTable
+from batchgen.engine.sampling.cuda_ops import greedy_tokens, sampled_tokens
+from batchgen.engine.sampling.sampler import sample
+from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
+from batchgen.startup import timeline
+
+__all__ = ["GraphRunner"]
+
+logger = logging.getLogger(__name__)
+
+_RING = 3
+"""Steps whose buffers are in use: one being packed, one running, one being collected."""
+
+
+class _Choice(Enum):
+    """How a step's tokens are chosen; each has graphs of its own."""
+
+    GREEDY = 0
+    DRAWN = 1
+    """By temperature, in the graph."""
+    KEPT = 2
+    """The graph keeps its logits: filters, penalties and logprobs come after it."""
+
+
+@dataclass(slots=True)
+class _Transfer:
+    """Pinned memory of one step on its way in and out."""
+
+    inputs: torch.Tensor  # int32 [longest sections]
+    tokens: torch.Tensor  # int32 [max_num_seqs]
+    done: torch.cuda.Event
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A step on the device; the tokens of its sampled `rows` come through `transfer`."""
+
+    transfer: _Transfer
+    rows: list[int]
+    logprobs: torch.Tensor | None
+
+
+class GraphRunner:
+    """Implements `StepRunner` for CUDA. `max_num_tokens` and `max_num_seqs` bound a step."""
+
+    LOGITS_OF_EVERY_ROW: ClassVar = True
+    """A step's logits are those of all its rows, sampled or not, and of the padding."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        *,
+        num_slots: int,
+        max_num_seqs: int,
+        max_num_tokens: int,
+        max_model_len: int,
+        block_size: int,
+        capture: bool = True,
+    ) -> None:
+        device = model.device
+        max_blocks = -(-max_model_len // block_size)
+        self._model = model
+        self._block_size = block_size
+        self._max_model_len = max_model_len
+        self._buckets = Buckets(max_num_tokens, max_num_seqs)
+        self._packer = StepPacker(num_slots, max_blocks, block_size)
+        self._sampling = SamplingTable(num_slots, model.vocab_size, device)
+        size = sum(section_lengths(self._buckets.largest, block_size))
+        seqs = self._buckets.largest.num_seqs
+        self._inputs = torch.zeros(size, dtype=torch.int32, device=device)
+        self._table = torch.zeros(num_slots + 1, max_blocks, dtype=torch.int32, device=device)
+        self._last_tokens = torch.zeros(num_slots + 1, dtype=torch.int64, device=device)
+        self._tokens = torch.zeros(seqs, dtype=torch.int32, device=device)
+        self._logits: torch.Tensor | None = None
+        self._ring = [_transfer(size, seqs) for _ in range(_RING)]
+        self._num_steps = 0
+        self._captures = Captures()
+        self._waited: set[tuple[Bucket, _Choice]] = set()
+        self._pool = torch.cuda.graph_pool_handle()
+        self._capture_stream = torch.cuda.Stream(device)
+        self._may_capture = capture
+
+    @torch.inference_mode()
+    def execute(self, step: ScheduledStep) -> _Launched:
+        """Launch a step; nothing here waits for the device."""
+        transfer = self._ring[self._num_steps % _RING]
+        self._num_steps += 1
+        choice, draws = self._admit(step)
+        bucket = self._buckets.find(step.total_tokens, len(step))
+        bucket = self._captures.bucket_for(bucket, choice)
+        sections = Sections.of(transfer.inputs, bucket, self._block_size)
+        self._packer.pack(step, sections)
+        if draws is not None:
+            self._packer.pack_draws(step, draws, sections)
+        size = sum(section_lengths(bucket, self._block_size))
+        self._inputs[:size].copy_(transfer.inputs[:size], non_blocking=True)
+        self._run(bucket, choice)
+        logprobs = self._sample(step) if choice is _Choice.KEPT else None
+        transfer.tokens[: len(step)].copy_(self._tokens[: len(step)], non_blocking=True)
+        transfer.done.record()
+        return _Launched(transfer, step.sampled, logprobs)
+
+    def collect(self, handle: _Launched) -> StepOutput:
+        """Wait for a launched step's tokens; -1 stands for a row without one."""
+        handle.transfer.done.synchronize()
+        tokens: list[int] = handle.transfer.tokens[handle.rows].tolist()
+        output = StepOutput(tokens)
+        if handle.logprobs is not None:
+            output.logprobs = handle.logprobs.tolist()
+        if -1 in tokens:
+            output.failures = {j: NAN_FAILURE for j, token in enumerate(tokens) if token < 0}
+        return output
+
+    def _admit(self, step: ScheduledStep) -> tuple[_Choice, HostDraws | None]:
+        """Take over the sampling of new rows; how this step's tokens are chosen."""
+        self._sampling.admit(step)
+        if self._sampling.is_plain(step):
+            return _Choice.GREEDY, None
+        draws = self._sampling.host_draws(step)
+        return (_Choice.KEPT if draws is None else _Choice.DRAWN), draws
+
+    def _run(self, bucket: Bucket, choice: _Choice) -> None:
+        graph = self._captures.graphs.get((bucket, choice))
+        if graph is None and self._may_capture and self._captures.is_due(bucket, choice):
+            with timeline.span("capture"):
+                graph = self._capture(bucket, choice)
+        if graph is not None:
+            graph.replay()
+        elif self._may_capture:
+            self._rehearse(bucket, choice)
+        else:
+            self._compute(bucket, choice)
+
+    def _rehearse(self, bucket: Bucket, choice: _Choice) -> None:
+        """Run a step whose bucket may be captured when it comes again. One that waits for the
+        device is run again as it is: nothing of a step counts before its end.
+
+        To find out by capturing would leave torch's allocator within the capture (until 2.12). Some
+        modules wait once, for what they build at their first call; who waits twice always will.
+        """
+        try:
+            with forbid_waiting():
+                self._compute(bucket, choice)
+            self._captures.rehearsed.add((bucket, choice))
+        except WaitsForDeviceError:
+            if (bucket, choice) in self._waited:
+                logger.warning("steps run without CUDA graphs: the model waits for the device")
+                self._may_capture = False
+            self._waited.add((bucket, choice))
+            self._compute(bucket, choice)
+
+    def _compute(self, bucket: Bucket, choice: _Choice) -> None:
+        """The whole step on the device: what is captured."""
+        inputs = Sections.of(self._inputs, bucket, self._block_size)
+        self._table.view(-1).index_copy_(0, inputs.table_index.long(), inputs.table_value)
+        ids = inputs.input_ids.long()
+        ids = torch.where(ids < 0, self._last_tokens[(-1 - ids).clamp_min(0)], ids)
+        logits = self._model.forward(
+            ids,
+            inputs.positions.long(),
+            self._metadata(bucket, inputs),
+            inputs.logits_indices.long(),
+        )  # [num_seqs, vocab_size]
+        tokens, usable = _choose(logits, inputs, choice)
+        self._last_tokens.index_copy_(0, inputs.token_slots.long(), tokens)
+        self._tokens[: bucket.num_seqs].copy_(torch.where(usable, tokens, -1))
+        if choice is _Choice.KEPT:
+            self._kept_logits(logits)[: bucket.num_seqs].copy_(logits)
+
+    def _kept_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._logits is None:
+            shape = (len(self._tokens), logits.shape[1])
+            self._logits = torch.empty(shape, dtype=logits.dtype, device=logits.device)
+        return self._logits
+
+    def _metadata(self, bucket: Bucket, inputs: Sections) -> AttentionMetadata:
+        return AttentionMetadata(
+            cu_seqlens_q=inputs.cu_seqlens_q,
+            seq_lens=inputs.seq_lens,
+            block_tables=self._table[inputs.slots],
+            slot_mapping=inputs.slot_mapping,
+            block_size=self._block_size,
+            num_seqs=bucket.num_seqs,
+            num_tokens=bucket.num_tokens,
+            max_seqlen_q=1 if bucket.is_decode else bucket.num_tokens,
+            max_seqlen_k=self._max_model_len,
+        )
+
+    def _capture(self, bucket: Bucket, choice: _Choice) -> torch.cuda.CUDAGraph | None:
+        """Record the bucket's graph, not run by that; None where it cannot be."""
+        try:
+            graph = self._record(bucket, choice)
+        except RuntimeError as error:
+            failure = without_frames(error)
+        else:
+            self._captures.graphs[bucket, choice] = graph
+            return graph
+        self._go_without(bucket, choice, failure)
+        return None
+
+    def _record(self, bucket: Bucket, choice: _Choice) -> torch.cuda.CUDAGraph:
+        """The bucket was run before, so everything is compiled and allocated."""
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(self._model.device)
+        with torch.cuda.stream(self._capture_stream):
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                self._compute(bucket, choice)
+            finally:
+                graph.capture_end()
+        return graph
+
+    def _go_without(self, bucket: Bucket, choice: _Choice, failure: Exception) -> None:
+        """A graph that memory has no room for is one bucket's loss: smaller ones may still fit."""
+        said = first_line(failure)
+        if not is_out_of_memory(failure):
+            logger.warning("steps run without CUDA graphs: capturing %s failed: %s", bucket, said)
+            self._may_capture = False
+            return
+        size = f"{bucket.num_tokens} tokens in {bucket.num_seqs} rows"
+        logger.warning("steps of up to %s get no CUDA graph, for want of memory: %s", size, said)
+        self._captures.refused.add((bucket, choice))
+        release_memory()
+        if not self._captures.graphs:  # a pool dies with its last graph
+            self._pool = torch.cuda.graph_pool_handle()
+
+    def _sample(self, step: ScheduledStep) -> torch.Tensor | None:
+        """Overwrite the greedy tokens by the rows' own choice; returns logprobs, on the host."""
+        assert self._logits is not None
+        sampling = self._sampling.gather(step)
+        device = self._model.device
+        rows = torch.tensor(step.sampled, device=device)
+        sampled = sample(self._logits[rows], sampling)
+        slots = torch.tensor([step.slots[row] for row in step.sampled], device=device)
+        self._last_tokens[slots] = sampled.tokens
+        self._tokens[rows] = torch.where(sampled.usable, sampled.tokens, -1).int()
+        if sampled.logprobs is None:
+            return None
+        return sampled.logprobs.to("cpu", non_blocking=True)
+
+
+def _choose(
+    logits: torch.Tensor, inputs: Sections, choice: _Choice
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens int64 [num_seqs], and whether each can be trusted."""
+    if choice is not _Choice.DRAWN:
+        return greedy_tokens(logits)
+    temperature = inputs.temperature.view(torch.float32)
+    keys = inputs.keys.view(torch.int64)
+    return sampled_tokens(logits, temperature, keys, inputs.output_positions.long())
+
+
+def _transfer(num_inputs: int, num_seqs: int) -> _Transfer:
+    return _Transfer(
+        torch.zeros(num_inputs, dtype=torch.int32, pin_memory=True),
+        torch.zeros(num_seqs, dtype=torch.int32, pin_memory=True),
+        torch.cuda.Event(),
+    )

@@ -1,0 +1,136 @@
+"""Runs a step on the device: pack, forward, sample. The seam behind which a faster one fits.
+
+`execute` launches and returns without waiting for the tokens; `collect` waits. A runner with
+graphs, or with tables on the device, implements the same two calls; so will one that sends the
+step to the other ranks of a tensor-parallel model before it runs its own part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.execution.packing import Batch, BatchBuilder
+from batchgen.engine.sampling.batch import SamplingTable
+from batchgen.engine.sampling.sampler import sample
+from batchgen.engine.scheduling.step import RowFailure, ScheduledStep, StepOutput
+from batchgen.errors import ErrorCode
+
+__all__ = ["NAN_FAILURE", "EagerRunner", "LaunchedStep", "ServedModel", "StepRunner"]
+
+NAN_FAILURE = RowFailure(
+    ErrorCode.NAN_LOGITS,
+    "the model's logits hold NaN or leave no token to choose; try --dtype float32",
+)
+
+
+class ServedModel(Protocol):
+    """What the engine asks of a model; `model.Model` is the real one."""
+
+    specs: tuple[AttentionSpec, ...]
+    vocab_size: int
+    max_position: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def bytes_per_block(self, block_size: int) -> int:
+        """Memory of one KV block over all attention calls, in bytes."""
+        ...
+
+    def allocate_cache(self, num_blocks: int, block_size: int) -> None:
+        """Give every attention call its empty cache."""
+        ...
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        metadata: AttentionMetadata,
+        logits_indices: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits [num_logits, vocab_size]."""
+        ...
+
+
+class StepRunner(Protocol):
+    """Steps are executed, and collected, in the order of scheduling."""
+
+    def execute(self, step: ScheduledStep) -> Any:
+        """Launch a step; the handle is for `collect`."""
+        ...
+
+    def collect(self, handle: Any) -> StepOutput:
+        """Wait for a launched step's tokens."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedStep:
+    """Results on their way to the host."""
+
+    tokens: torch.Tensor  # int64 [num_sampled], host memory
+    usable: torch.Tensor  # bool [num_sampled], host memory
+    logprobs: torch.Tensor | None  # float32 [num_sampled], host memory
+    done: torch.cuda.Event | None
+
+
+class EagerRunner:
+    """One operator after the other, on any device."""
+
+    LOGITS_OF_EVERY_ROW: ClassVar = False
+    """A step's logits are those of its sampled rows."""
+
+    def __init__(
+        self, model: ServedModel, num_slots: int, max_model_len: int, block_size: int
+    ) -> None:
+        self._model = model
+        device = model.device
+        max_blocks = -(-max_model_len // block_size)
+        self._builder = BatchBuilder(num_slots, max_blocks, block_size, device)
+        self._sampling = SamplingTable(num_slots, model.vocab_size, device)
+        self._last_tokens = torch.zeros(num_slots, dtype=torch.int64, device=device)
+
+    @torch.inference_mode()
+    def execute(self, step: ScheduledStep) -> LaunchedStep:
+        """Pack, run the model, sample; on CUDA nothing here waits for the device."""
+        batch = self._builder.build(step)
+        self._sampling.admit(step)
+        sampling = self._sampling.gather(step)
+        if batch.pending is not None and batch.pending_slots is not None:
+            batch.input_ids[batch.pending] = self._last_tokens[batch.pending_slots]
+        logits = self._forward(batch)
+        sampled = sample(logits, sampling)
+        self._last_tokens[batch.sampled_slots] = sampled.tokens
+        logprobs = None if sampled.logprobs is None else self._to_host(sampled.logprobs)
+        tokens, usable = self._to_host(sampled.tokens), self._to_host(sampled.usable)
+        return LaunchedStep(tokens, usable, logprobs, self._event())
+
+    def collect(self, handle: LaunchedStep) -> StepOutput:
+        """Tokens of a launched step as host numbers."""
+        if handle.done is not None:
+            handle.done.synchronize()
+        output = StepOutput(handle.tokens.tolist())
+        if handle.logprobs is not None:
+            output.logprobs = handle.logprobs.tolist()
+        if not handle.usable.all():
+            unusable = (~handle.usable).nonzero()[:, 0].tolist()
+            output.failures = dict.fromkeys(unusable, NAN_FAILURE)
+        return output
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        return self._model.forward(
+            batch.input_ids, batch.positions, batch.metadata, batch.logits_indices
+        )
+
+    def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if tensor.device.type == "cpu" else tensor.to("cpu", non_blocking=True)
+
+    def _event(self) -> torch.cuda.Event | None:
+        if self._model.device.type != "cuda":
+            return None
+        event = torch.cuda.Event()
+        event.record()
+        return event

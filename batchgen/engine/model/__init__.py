@@ -1,0 +1,5 @@
+"""An unmodified transformers decoder over the paged cache: loaded, discovered, bound and proven.
+
+Imports `attention` and the plain values of `engine`; transformers and torch.
+Read `model.py` first, then `discovery.py`, `binding.py` and `proof.py`.
+"""

@@ -1,0 +1,141 @@
+"""A model's folder as a transformers module, whole, on its device; or refused with the reason."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from batchgen.counts import counted
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.model.quantized import QUANTIZED_NAMES, Quantized, read_quantized
+from batchgen.errors import ModelRefusedError
+
+__all__ = ["load_folder", "quietly"]
+
+_DENSE_CONFIGS = {
+    "fp8": "FineGrainedFP8Config",
+    "mxfp4": "Mxfp4Config",
+    "compressed-tensors": "CompressedTensorsConfig",
+}
+"""Whose `dequantize=True` makes ordinary weights of the checkpoint's."""
+
+
+def load_folder(
+    own: Any, dtype: torch.dtype | str, config: EngineConfig, device: torch.device
+) -> tuple[Any, Quantized | None]:
+    """The module in `config.model`, whose config is `own`, and how its weights were quantised.
+
+    Raises ModelRefusedError, naming what is missing or off; UsageError for flags that contradict
+    the weights.
+    """
+    path = config.model
+    quantized = read_quantized(own.to_dict())
+    if quantized is None:
+        return _load(path, own, dtype, config, {}), None
+    quantized.check(str(path), quantization=config.quantization, deterministic=config.deterministic)
+    said: list[str] = []
+    try:
+        with quietly(said):
+            module = _load(path, own, dtype, config, _arguments(quantized, device))
+            if quantized.method == "compressed-tensors" and quantized.is_dense:
+                _keep_nothing_apart(module)
+    except (ImportError, RuntimeError, ValueError, NotImplementedError) as error:
+        raise ModelRefusedError(
+            f"model {str(path)!r} has {quantized.method} weights that cannot be loaded on "
+            f"{device.type}: {_cause(error, said)}",
+            "install what is named, take another device, or name the weights that are not "
+            "quantised",
+        ) from error
+    return module, quantized
+
+
+def _arguments(quantized: Quantized, device: torch.device) -> dict[str, Any]:
+    """What `from_pretrained` is told of quantised weights."""
+    if not quantized.is_dense:
+        return {"device_map": {"": device}}  # else some packages choose a GPU where there is one
+    make = getattr(transformers, _DENSE_CONFIGS[quantized.method])
+    return {"quantization_config": make(dequantize=True)}
+
+
+def _keep_nothing_apart(module: Any) -> None:
+    """Undo what compressed-tensors may leave behind (seen under transformers 5.17): modules that
+    fetch their weights from the host at each call, and would return there whatever is moved."""
+    from compressed_tensors.offload import remove_dispatch
+
+    remove_dispatch(module)
+
+
+def _load(
+    path: Path, own: Any, dtype: torch.dtype | str, config: EngineConfig, more: dict[str, Any]
+) -> Any:
+    load: Any = AutoModelForCausalLM.from_pretrained
+    module, info = load(
+        path,
+        config=own,
+        dtype=dtype,
+        attn_implementation="eager",
+        trust_remote_code=config.trust_remote_code,
+        use_safetensors=None if config.allow_pickle else True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are named below, and refused
+        **more,
+    )
+    if info["mismatched_keys"]:
+        name, found, expected = min(info["mismatched_keys"])
+        weights = counted(len(info["mismatched_keys"]), "weight")
+        raise ModelRefusedError(
+            f"model {str(path)!r} has {weights} of other shapes than its "
+            f"config.json says, the first is {name!r}: {[*found]}, not {[*expected]}",
+            "the checkpoint is of another architecture; fetch it again",
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        weights = counted(len(missing), "weight")
+        raise ModelRefusedError(
+            f"model {str(path)!r} lacks {weights}, the first is {missing[0]!r}",
+            "the checkpoint is incomplete or of another architecture; fetch it again",
+        )
+    unread = sorted(key for key in info["unexpected_keys"] if key.endswith(QUANTIZED_NAMES))
+    if unread:
+        raise ModelRefusedError(
+            f"model {str(path)!r} has quantised weights that its config.json does not describe, "
+            f"the first is {unread[0]!r}",
+            "fetch it again with its config.json, or name the weights that are not quantised",
+        )
+    return module
+
+
+@contextlib.contextmanager
+def quietly(said: list[str] | None = None) -> Iterator[None]:
+    """Keep other packages' bars and warnings off stderr; `said` collects transformers' words."""
+    logger, words = logging.getLogger("transformers"), StringIO()
+    handlers, level = logger.handlers, logger.level
+    logger.handlers = [logging.StreamHandler(words)]
+    logger.setLevel(logging.WARNING)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns at every call
+    try:
+        with contextlib.redirect_stderr(words):
+            yield
+    finally:
+        logger.handlers = handlers
+        logger.setLevel(level)
+        if said is not None:
+            said.append(words.getvalue())
+
+
+def _cause(error: Exception, said: list[str]) -> str:
+    """The first error that transformers logged, where its own only points at the log."""
+    if "above report" in str(error):
+        found = re.search(r"^(?:\w+\.)*\w+Error: .+", "".join(said), re.MULTILINE)
+        if found is not None:
+            return found.group().strip()
+    return f"{type(error).__name__}: {error}"

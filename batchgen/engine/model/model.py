@@ -1,0 +1,126 @@
+"""An unmodified transformers decoder over a paged KV cache: one ragged row in, logits out."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from batchgen.engine.attention.interface import AttentionBackend, AttentionMetadata, AttentionSpec
+from batchgen.engine.model.binding import AttentionCall, CallCursor, StepContext, bind
+from batchgen.engine.model.discovery import Discovery
+from batchgen.engine.model.limits import freeze_rope
+from batchgen.engine.weights import Weights
+
+__all__ = ["Model", "bind_model"]
+
+
+@dataclass(slots=True)
+class Model:
+    """What the engine runs. Made by `loader.load_model`, which has proven it first."""
+
+    module: Any
+    model_type: str
+    specs: tuple[AttentionSpec, ...]
+    vocab_size: int
+    max_position: int
+    """The most tokens one sequence may have, by the model and by what is exact."""
+    dtype: torch.dtype
+    cache_dtype: torch.dtype
+    """Of keys and values in the KV cache: `dtype`, unless they are rounded."""
+    device: torch.device
+    backend: AttentionBackend
+    step: StepContext
+    calls: list[AttentionCall]
+    cursors: list[CallCursor]
+    keeps_logits: bool
+    """Whether the module's forward takes `logits_to_keep`."""
+    max_num_tokens: int | None = None
+    """The most tokens of one step, whose budget heeds it; None = any number. Padding comes after
+    them and does not count."""
+    weights: Weights | None = None
+    """As loaded: some lie elsewhere, packed, by now."""
+    notes: list[str] = field(default_factory=list)
+    """What a user should know of decisions taken at load, one sentence each."""
+
+    def bytes_per_block(self, block_size: int) -> int:
+        """Memory of one KV block over all attention calls, in bytes."""
+        sizes = (self.backend.bytes_per_block(s, block_size, self.cache_dtype) for s in self.specs)
+        return sum(sizes)
+
+    def allocate_cache(self, num_blocks: int, block_size: int) -> None:
+        """Give every attention call its own empty KV cache; an earlier one is dropped."""
+        self.release_cache()
+        for call in self.calls:
+            call.cache = self.backend.allocate(
+                call.spec, num_blocks, block_size, self.cache_dtype, self.device
+            )
+
+    def release_cache(self) -> None:
+        """Free the KV cache."""
+        for call in self.calls:
+            call.cache = None
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,  # int64 [num_tokens]
+        positions: torch.Tensor,  # int64 [num_tokens]
+        metadata: AttentionMetadata,
+        logits_indices: torch.Tensor,  # int64 [num_logits]: places in the row
+    ) -> torch.Tensor:  # [num_logits, vocab_size]
+        """Run one step: writes the row's keys and values, answers for `logits_indices` alone."""
+        self.backend.prepare(metadata)
+        return self.forward_prepared(input_ids, positions, metadata, logits_indices)
+
+    @torch.inference_mode()
+    def forward_prepared(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        metadata: AttentionMetadata,
+        logits_indices: torch.Tensor,
+    ) -> torch.Tensor:
+        """`forward` without the host's part: what a CUDA graph captures."""
+        self.step.metadata = metadata
+        for cursor in self.cursors:
+            cursor.position = 0
+        keep = {"logits_to_keep": logits_indices} if self.keeps_logits else {}
+        output = self.module(
+            input_ids=input_ids[None], position_ids=positions[None], use_cache=False, **keep
+        )
+        logits: torch.Tensor = output.logits[0]
+        return logits if self.keeps_logits else logits[logits_indices]
+
+
+def bind_model(
+    module: nn.Module,
+    model_type: str,
+    found: Discovery,
+    backend: AttentionBackend,
+    vocab_size: int,
+    max_position: int,
+) -> Model:
+    """Bind a module's attention calls to `backend`; the module is used as it is from then on."""
+    freeze_rope(module)
+    step = StepContext()
+    names = [call.module_name for call in found.calls]
+    calls, cursors = bind(module, names, found.specs, backend, step)
+    parameter = next(module.parameters())
+    return Model(
+        module=module,
+        model_type=model_type,
+        specs=found.specs,
+        vocab_size=vocab_size,
+        max_position=max_position,
+        dtype=parameter.dtype,
+        cache_dtype=parameter.dtype,
+        device=parameter.device,
+        backend=backend,
+        step=step,
+        calls=calls,
+        cursors=cursors,
+        keeps_logits="logits_to_keep" in inspect.signature(module.forward).parameters,
+    )

@@ -1,0 +1,230 @@
+"""The proof at load: packed, chunked and decoded through the cache equals the model's own forward.
+
+Runs on clones that share the weights, so neither side sees what the other left behind. Thresholds
+that a few tokens would never cross (a sliding window) are lowered in the clones first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from batchgen.engine.attention.interface import AttentionBackend
+from batchgen.engine.config import PROOF_BLOCK_SIZE
+from batchgen.engine.model.binding import use_attention
+from batchgen.engine.model.discovery import Discovery, clone_module, discover
+from batchgen.engine.model.model import Model, bind_model
+from batchgen.engine.model.pieces import Piece, make_metadata
+from batchgen.engine.model.shrink import SMALL, shrink
+from batchgen.errors import ModelRefusedError
+
+__all__ = [
+    "check_copies",
+    "confirm",
+    "is_quantized",
+    "logits_at",
+    "own_logits",
+    "prove",
+]
+
+LENGTHS = (22, 10)
+STEPS = (
+    ((0, 0, 7), (1, 0, 2)),
+    ((1, 2, 8), (0, 7, 20)),
+    ((0, 20, 21), (1, 8, 9)),
+    ((0, 21, 22), (1, 9, 10)),
+)
+"""Per step, the pieces it packs: (sequence, first token, end)."""
+WHOLE = (((0, 0, 22), (1, 0, 10)),)
+LOOSE = 1e-1
+MAX_NOISE = 0.15
+"""Most of a model's own rounding noise that is believed; unrelated logits differ by 1 or more."""
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2}
+"""Largest relative error of a row of logits (L2); of other dtypes, and of layers
+that are quantised, `LOOSE`."""
+
+
+def prove(
+    module: nn.Module,
+    model_type: str,
+    found: Discovery,
+    backend: AttentionBackend,
+    vocab_size: int,
+    max_position: int,
+) -> list[torch.Tensor]:
+    """Raises ModelRefusedError, naming the model and what differed, unless both sides agree.
+
+    Returns `own_logits` of the module as it is.
+    """
+    subject = clone_module(module)
+    shrunk = shrink(subject, max_position)
+    if shrunk:
+        found = _rediscover(subject, model_type, found, vocab_size)
+    try:
+        expected = own_logits(subject, vocab_size)
+        model = bind_model(subject, model_type, found, backend, vocab_size, max(LENGTHS))
+        worst = _compare(model, expected, STEPS)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        what = f"its forward failed ({type(error).__name__}: {error})"
+        raise _refused(model_type, what) from error
+    if worst > _allowed(model) and (model.dtype != torch.float32 or is_quantized(subject)):
+        worst -= 3 * _own_noise(subject, vocab_size)  # experts that change sides at a rounding
+    _judge(model, worst)
+    return own_logits(module, vocab_size) if shrunk else expected
+
+
+def confirm(model: Model, expected: Sequence[torch.Tensor]) -> None:
+    """Raises ModelRefusedError unless the model to be used still answers as `own_logits` did."""
+    _judge(model, _compare(model, expected, WHOLE))
+
+
+def check_copies(module: Any, copied: Sequence[torch.Tensor], own: Sequence[torch.Tensor]) -> None:
+    """Raises ModelRefusedError unless copies of the module answer as it did before any was made:
+    layers that keep weights outside their parameters may lose them."""
+    pairs = zip(copied, own, strict=True)
+    worst = max(float(_relative_error(one, other).max()) for one, other in pairs)
+    if not worst <= LOOSE:
+        raise _refused(
+            module.config.model_type, "its quantised layers answer differently after the first call"
+        )
+
+
+def is_quantized(module: Any) -> bool:
+    """Whether layers compute with quantised weights."""
+    return getattr(module, "hf_quantizer", None) is not None
+
+
+def logits_at(model: Model, max_position: int) -> torch.Tensor:
+    """Logits [.., vocab_size] of the proof's steps as the model computes them, once at the first
+    positions and once at the last ones that the model has."""
+    tables, sequences = ((3, 0), (2, 1)), _sequences(model.vocab_size, model.device)
+    model.allocate_cache(4, PROOF_BLOCK_SIZE)
+    found = []
+    for offset in (0, max(0, max_position - max(LENGTHS))):
+        for step in STEPS:
+            pieces = [Piece(tables[seq], start, stop) for seq, start, stop in step]
+            metadata = make_metadata(pieces, PROOF_BLOCK_SIZE, model.device)
+            row = torch.cat([sequences[seq][start:stop] for seq, start, stop in step])
+            places = [torch.arange(p.start, p.stop, device=model.device) + offset for p in pieces]
+            every = torch.arange(len(row), device=model.device)
+            found.append(model.forward(row, torch.cat(places), metadata, every).float())
+    model.release_cache()
+    return torch.cat(found)
+
+
+@torch.inference_mode()
+def own_logits(module: nn.Module, vocab_size: int, *, copied: bool = True) -> list[torch.Tensor]:
+    """What `generate` sees of the proof's sequences, [length, vocab_size] each: eager attention,
+    a first part, and the rest through the model's own cache. Runs on a clone, if `copied`."""
+    oracle: Any = clone_module(module) if copied else module
+    use_attention(oracle, "eager")
+    device = next(oracle.parameters()).device
+    found = []
+    for ids in _sequences(vocab_size, device):
+        places = torch.arange(len(ids), device=device)
+        parts, past = [], None
+        for part in (slice(0, len(ids) - 3), slice(len(ids) - 3, len(ids))):
+            output = oracle(
+                input_ids=ids[None, part],
+                position_ids=places[None, part],
+                past_key_values=past,
+                use_cache=True,
+            )
+            past = output.past_key_values
+            parts.append(output.logits[0])
+        found.append(torch.cat(parts))
+    return found
+
+
+def _rediscover(
+    subject: nn.Module, model_type: str, found: Discovery, vocab_size: int
+) -> Discovery:
+    """The shrunk clone's own attention: windows where the model has them, and nowhere else."""
+    again = discover(subject, model_type, vocab_size)
+    for before, after in zip(found.specs, again.specs, strict=True):
+        expected = None if before.sliding_window is None else min(before.sliding_window, SMALL)
+        if after.sliding_window != expected:
+            raise _refused(
+                model_type,
+                f"attention call {before.index} has a sliding window of {before.sliding_window} "
+                "tokens that does not follow the config's sliding_window",
+            )
+    return again
+
+
+def _sequences(vocab_size: int, device: torch.device) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randint(0, vocab_size, (length,), generator=generator).to(device)
+        for length in LENGTHS
+    ]
+
+
+def _compare(
+    model: Model, expected: Sequence[torch.Tensor], steps: Sequence[Sequence[tuple[int, int, int]]]
+) -> float:
+    """The largest relative error of a piece's last logits, over all steps and sequences."""
+    tables = ((3, 0), (2, 1))
+    sequences = _sequences(model.vocab_size, model.device)
+    model.allocate_cache(4, PROOF_BLOCK_SIZE)
+    errors = []
+    for step in steps:
+        pieces = [Piece(tables[seq], start, stop) for seq, start, stop in step]
+        metadata = make_metadata(pieces, PROOF_BLOCK_SIZE, model.device)
+        row = torch.cat([sequences[seq][start:stop] for seq, start, stop in step])
+        places = [torch.arange(p.start, p.stop, device=model.device) for p in pieces]
+        last = metadata.cu_seqlens_q[1:].long() - 1
+        logits = model.forward(row, torch.cat(places), metadata, last).float()
+        wanted = torch.stack([expected[seq][stop - 1] for seq, _, stop in step]).float()
+        errors.append(_relative_error(logits, wanted))
+    model.release_cache()
+    return float(torch.cat(errors).max())
+
+
+def _own_noise(module: nn.Module, vocab_size: int) -> float:
+    """The largest relative error of the model against itself, its embeddings off by a rounding."""
+
+    def jolt(_: nn.Module, __: Any, embedded: torch.Tensor) -> torch.Tensor:
+        up = torch.arange(embedded.shape[-1], device=embedded.device) % 2 * 2 - 1
+        return embedded * (1 + up * 2 * torch.finfo(embedded.dtype).eps).to(embedded.dtype)
+
+    jolted = clone_module(module)
+    jolted.get_input_embeddings().register_forward_hook(jolt)
+    pairs = zip(own_logits(module, vocab_size), own_logits(jolted, vocab_size), strict=True)
+    noise = max(float(_relative_error(one, other).max()) for one, other in pairs)
+    return min(noise, MAX_NOISE)
+
+
+def _relative_error(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    wanted = wanted.float()
+    error: torch.Tensor = (logits.float() - wanted).norm(dim=-1)
+    relative: torch.Tensor = error / wanted.norm(dim=-1).clamp_min(1e-6)
+    return relative
+
+
+def _allowed(model: Model) -> float:
+    return LOOSE if is_quantized(model.module) else TOLERANCE.get(model.dtype, LOOSE)
+
+
+def _judge(model: Model, worst: float) -> None:
+    allowed = _allowed(model)
+    if not worst <= allowed:  # NaN must not pass
+        raise _refused(
+            model.model_type,
+            "two sequences packed, chunked and decoded through the KV cache differ from the "
+            f"model's own forward: the logits' relative error is {worst:.2g}, {allowed:.2g} is "
+            f"allowed in {str(model.dtype).removeprefix('torch.')}",
+        )
+
+
+def _refused(model_type: str, what: str) -> ModelRefusedError:
+    return ModelRefusedError(
+        f"model type {model_type!r} cannot be served exactly: {what}",
+        "README lists the model types that are proven; see whether a newer batchgen or "
+        "transformers serves this one",
+    )

@@ -1,0 +1,231 @@
+"""How each sampling row of a step is sampled: parameters by slot, gathered by array operations.
+
+Which rows need which processor is known on the host, so the sampler never asks the device. Another
+processor (a grammar's mask) is one more field of `Processing`, applied in `sampler`; a row that has
+one is not `plain`, and its logits leave the graph before its token is chosen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from batchgen.engine.scheduling.sequence import Sequence
+from batchgen.engine.scheduling.step import ScheduledStep
+
+__all__ = ["Filter", "HostDraws", "Penalties", "Processing", "SamplingBatch", "SamplingTable"]
+
+_PARAMETERS = np.dtype(
+    [
+        ("temperature", np.float32),
+        ("top_k", np.int64),
+        ("top_p", np.float64),
+        ("min_p", np.float32),
+        ("key", np.uint64),
+        ("min_tokens", np.int64),
+        ("penalised", np.bool_),
+        ("logprobs", np.bool_),
+    ],
+    align=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One parameter of the rows that have it; `rows` count within the drawing rows."""
+
+    rows: torch.Tensor  # int64 [num_filtered]
+    values: torch.Tensor  # [num_filtered]
+    largest: float
+    """The largest value, on the host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Penalties:
+    """One entry for each token that a penalised row has seen."""
+
+    rows: torch.Tensor  # int64 [num_entries], among all sampling rows
+    ids: torch.Tensor  # int64 [num_entries]
+    repetition: torch.Tensor  # float32 [num_entries]: divides positive logits, multiplies others
+    subtract: torch.Tensor  # float32 [num_entries]: presence and frequency together
+
+
+@dataclass(frozen=True, slots=True)
+class Processing:
+    """What happens to logits before a token is chosen, and which rows draw it at random."""
+
+    penalties: Penalties | None
+    masked: tuple[torch.Tensor, torch.Tensor] | None  # rows, ids of logits that become -inf
+    drawing: torch.Tensor  # int64 [num_drawing]: the rows that are not greedy
+    temperature: torch.Tensor  # float32 [num_drawing]
+    keys: torch.Tensor  # int64 [num_drawing]
+    positions: torch.Tensor  # int64 [num_drawing]: of the token in its output
+    top_k: Filter | None
+    top_p: Filter | None
+    min_p: Filter | None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingBatch:
+    """`processing` None: every row takes its most likely token as it is."""
+
+    processing: Processing | None = None
+    logprobs: bool = False
+
+
+class HostDraws(NamedTuple):
+    """All that rows need which have a temperature at most: one entry for each sampled row."""
+
+    temperature: npt.NDArray[np.float32]  # 0: the most likely token
+    keys: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+
+
+class SamplingTable:
+    """Parameters of the sequence in each slot; `admit` must see every step, in order."""
+
+    def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
+        self._rows = np.zeros(num_slots, dtype=_PARAMETERS)
+        self._plain = np.ones(num_slots, dtype=np.bool_)
+        self._unfiltered = np.ones(num_slots, dtype=np.bool_)
+        self._vocab_size = vocab_size
+        self._device = device
+
+    def admit(self, step: ScheduledStep) -> None:
+        """Take over the parameters of sequences that a step admits."""
+        for sequence in step.admitted:
+            self._assign(sequence)
+
+    def is_plain(self, step: ScheduledStep) -> bool:
+        """Whether every sampled row takes its most likely token as it is."""
+        return bool(self._plain[self._slots(step)].all())
+
+    def host_draws(self, step: ScheduledStep) -> HostDraws | None:
+        """Draws of the sampled rows, where none needs more than a temperature; else None."""
+        slots = self._slots(step)
+        if not self._unfiltered[slots].all():
+            return None
+        table = self._rows[slots]
+        positions = np.array(step.output_positions, dtype=np.int64)
+        return HostDraws(table["temperature"], table["key"].astype(np.int64), positions)
+
+    def gather(self, step: ScheduledStep) -> SamplingBatch:
+        """The sampling of a step's sampled rows."""
+        slots = self._slots(step)
+        if self._plain[slots].all():
+            return SamplingBatch()
+        table = self._rows[slots]
+        positions = np.array(step.output_positions, dtype=np.int64)
+        sequences = [step.sequences[row] for row in step.sampled]
+        short = np.flatnonzero(table["min_tokens"] > positions)
+        return SamplingBatch(
+            processing=self._processing(table, positions, sequences, short),
+            logprobs=bool(table["logprobs"].any()),
+        )
+
+    @staticmethod
+    def _slots(step: ScheduledStep) -> npt.NDArray[np.int64]:
+        return np.array(step.slots, dtype=np.int64)[step.sampled]
+
+    def _assign(self, sequence: Sequence) -> None:
+        if sequence.slot < 0:
+            return  # gone again before its step was run a second time
+        params, row = sequence.request.params, self._rows[sequence.slot : sequence.slot + 1]
+        row["temperature"] = params.temperature
+        row["top_k"] = params.top_k
+        row["top_p"] = params.top_p
+        row["min_p"] = params.min_p
+        row["key"] = sequence.request.draw_key
+        row["min_tokens"] = params.min_tokens
+        row["penalised"] = sequence.needs_known_tokens
+        row["logprobs"] = params.logprobs is not None
+        bare = (
+            params.logprobs is None and params.min_tokens == 0 and not sequence.needs_known_tokens
+        )
+        self._plain[sequence.slot] = bare and params.greedy
+        filtered = 0 < params.top_k < self._vocab_size or params.top_p < 1.0 or params.min_p > 0.0
+        self._unfiltered[sequence.slot] = bare and (params.greedy or not filtered)
+
+    def _processing(
+        self,
+        table: npt.NDArray[np.void],
+        positions: npt.NDArray[np.int64],
+        sequences: list[Sequence],
+        short: npt.NDArray[np.int64],
+    ) -> Processing | None:
+        drawing = np.flatnonzero(table["temperature"] > 0)
+        penalised = np.flatnonzero(table["penalised"])
+        if not (len(drawing) or len(penalised) or len(short)):
+            return None
+        drawn = table[drawing]
+        in_vocab = (drawn["top_k"] > 0) & (drawn["top_k"] < self._vocab_size)
+        return Processing(
+            penalties=self._penalties(penalised, sequences) if len(penalised) else None,
+            masked=self._masked(short, sequences) if len(short) else None,
+            drawing=self._tensor(drawing),
+            temperature=self._tensor(drawn["temperature"]),
+            keys=self._tensor(drawn["key"].astype(np.int64)),
+            positions=self._tensor(positions[drawing]),
+            top_k=self._filter(in_vocab, drawn["top_k"]),
+            top_p=self._filter(drawn["top_p"] < 1.0, drawn["top_p"]),
+            min_p=self._filter(drawn["min_p"] > 0.0, drawn["min_p"]),
+        )
+
+    def _filter(
+        self, mask: npt.NDArray[np.bool_], values: npt.NDArray[np.generic]
+    ) -> Filter | None:
+        rows = np.flatnonzero(mask)
+        if not len(rows):
+            return None
+        picked = values[rows]
+        return Filter(self._tensor(rows), self._tensor(picked), float(picked.max()))
+
+    def _masked(
+        self, short: npt.NDArray[np.int64], sequences: list[Sequence]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows: list[int] = []
+        ids: list[int] = []
+        for row in short.tolist():
+            params = sequences[row].request.params
+            stops = set(params.stop_token_ids)
+            stops |= set() if params.ignore_eos else sequences[row].eos_token_ids
+            stops = {token for token in stops if 0 <= token < self._vocab_size}
+            rows += [row] * len(stops)
+            ids += sorted(stops)
+        return self._tensor(np.array(rows, np.int64)), self._tensor(np.array(ids, np.int64))
+
+    def _penalties(self, penalised: npt.NDArray[np.int64], sequences: list[Sequence]) -> Penalties:
+        parts = [_row_penalties(row, sequences[row]) for row in penalised.tolist()]
+        rows, ids, repetition, subtract = (
+            np.concatenate(column) for column in zip(*parts, strict=True)
+        )
+        return Penalties(
+            self._tensor(rows), self._tensor(ids), self._tensor(repetition), self._tensor(subtract)
+        )
+
+    def _tensor(self, values: npt.NDArray[np.generic]) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        return tensor if self._device.type == "cpu" else tensor.to(self._device)
+
+
+_Columns = tuple[
+    npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]
+]
+
+
+def _row_penalties(row: int, sequence: Sequence) -> _Columns:
+    """Repetition counts prompt and output (transformers), the others the output alone (OpenAI)."""
+    params = sequence.request.params
+    ids = np.unique(np.frombuffer(sequence.token_ids[:], dtype=np.int32)).astype(np.int64)
+    counts = np.zeros(len(ids), dtype=np.float32)
+    counter = Counter(sequence.output_token_ids)
+    if counter:
+        counts[np.searchsorted(ids, list(counter))] = list(counter.values())
+    subtract = params.presence_penalty * (counts > 0) + params.frequency_penalty * counts
+    repetition = np.full(len(ids), params.repetition_penalty, dtype=np.float32)
+    return np.full(len(ids), row), ids, repetition, subtract.astype(np.float32)

@@ -1,0 +1,90 @@
+"""From logits to tokens. No generator: a draw is a function of (key, position) alone (`draws`).
+
+Order of processors, transformers': penalties, minimum length, temperature, top-k, top-p, min-p. The
+token is where the row's cumulative probability, in vocabulary order, passes the draw.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from batchgen.engine.sampling import filters
+from batchgen.engine.sampling.batch import Filter, Processing, SamplingBatch
+from batchgen.engine.sampling.device_draws import uniform
+from batchgen.engine.sampling.row_search import first_above, row_max
+
+__all__ = ["SampledTokens", "sample"]
+
+
+class SampledTokens(NamedTuple):
+    """On the logits' device; nothing waits for it."""
+
+    tokens: torch.Tensor  # int64 [num_rows]
+    usable: torch.Tensor  # bool [num_rows]: False where the logits were NaN or left no choice
+    logprobs: torch.Tensor | None  # float32 [num_rows]: of the chosen token, before any processor
+
+
+def sample(logits: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
+    """Choose one token for each row of logits [num_rows, vocab_size]; may overwrite them."""
+    scores = logits.float()  # filters need the range, and a CPU is slow over bfloat16
+    processing = batch.processing
+    original = scores.clone() if batch.logprobs and processing is not None else scores
+    if processing is not None:
+        _process(scores, processing)
+    best, tokens = row_max(scores)  # NaN counts as the largest, so `best` shows it
+    if processing is not None and len(processing.drawing):
+        drawing = processing.drawing
+        drawn = _rows(scores, drawing), best[drawing, None]
+        tokens[drawing] = _draw(*drawn, processing)
+    return SampledTokens(tokens, best.isfinite(), _logprobs(original, tokens, batch))
+
+
+def _process(scores: torch.Tensor, processing: Processing) -> None:
+    if processing.penalties is not None:
+        filters.apply_penalties(scores, processing.penalties)
+    if processing.masked is not None:
+        scores[processing.masked] = -math.inf
+
+
+def _draw(scores: torch.Tensor, best: torch.Tensor, processing: Processing) -> torch.Tensor:
+    """Tokens of the drawing rows, int64 [num_drawing]; overwrites `scores`, whose maxima are
+    `best` [num_drawing, 1]."""
+    temperature = processing.temperature[:, None]
+    scores /= temperature
+    best = best / temperature
+    weights = torch.exp_(scores - best)  # probabilities but for a factor
+    if (top_k := processing.top_k) is not None:
+        floor = filters.top_k_floor(_rows(scores, top_k.rows), top_k.values, int(top_k.largest))
+        _drop_below(weights, scores, top_k, floor)
+    if (top_p := processing.top_p) is not None:
+        rows = _rows(scores, top_p.rows), _rows(weights, top_p.rows), best[top_p.rows]
+        _drop_below(weights, scores, top_p, filters.top_p_floor(*rows, top_p.values))
+    if (min_p := processing.min_p) is not None:
+        _drop_below(weights, scores, min_p, filters.min_p_floor(best[min_p.rows], min_p.values))
+    return first_above(weights, uniform(processing.keys, processing.positions))
+
+
+def _drop_below(
+    weights: torch.Tensor, scores: torch.Tensor, chosen: Filter, floor: torch.Tensor
+) -> None:
+    """Zero the weights of scores below the floor [num_filtered, 1] in the filter's rows."""
+    floors = torch.full_like(scores[:, :1], -math.inf).index_copy_(0, chosen.rows, floor)
+    kept = torch.ge(scores, floors, out=torch.empty_like(scores))  # 0.0 or 1.0: faster than a mask
+    weights *= kept
+
+
+def _rows(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """These rows; `values` itself where they are all of them."""
+    return values if len(rows) == len(values) else values[rows]
+
+
+def _logprobs(
+    logits: torch.Tensor, tokens: torch.Tensor, batch: SamplingBatch
+) -> torch.Tensor | None:
+    if not batch.logprobs:
+        return None
+    chosen = logits.gather(1, tokens[:, None])
+    return (chosen - torch.logsumexp(logits, dim=-1, keepdim=True))[:, 0]

@@ -1,0 +1,223 @@
+"""Which tokens the next step computes. No phases: a step is `{sequence: num_tokens}`.
+
+Every sequence has `num_computed_tokens` that catches up with `num_tokens`, under one token budget:
+running sequences first, in the order of their admission, then waiting ones while blocks last. A
+prompt that exceeds the budget is cut (chunked prefill); only the newest sequence can be mid-prompt,
+so a chunk never delays a decode. When blocks run out, the newest sequence gives its own back and is
+computed again later (preemption by recompute). The formulation is vLLM v1's.
+
+Where decoding alone would wait for weights to be read, `max_num_mixed_tokens` bounds a step while
+many sequences are in it, so that prompts are spread over steps and computed in that time (Sarathi,
+arXiv:2308.16369).
+
+`schedule` may be called again before the tokens of the steps before it are known:
+
+    schedule(n)  launch(n)  schedule(n+1)  launch(n+1)  update(n)  schedule(n+2) ...
+
+A sequence found finished at update(n) is then part of step n+1 already: its token there is ignored.
+Blocks of a sequence that left `running` *drain*: they return when no launched step writes to them.
+"""
+
+from __future__ import annotations
+
+from batchgen.engine.request import FinishReason
+from batchgen.engine.scheduling.admission import AdmissionQueue
+from batchgen.engine.scheduling.block_manager import BlockManager
+from batchgen.engine.scheduling.sequence import Sequence, SequenceStatus
+from batchgen.engine.scheduling.step import BlockUpdate, ScheduledStep, StepOutput
+
+__all__ = ["Scheduler"]
+
+_FEW_SEQUENCES = 16
+"""With this few to decode, prompts have steps of their own: there is nothing to ride along with."""
+
+
+class Scheduler:
+    """Owns the queues and hands out blocks. Standard library only.
+
+    `watermark`: share of all blocks that admission leaves free for running sequences to grow into.
+    """
+
+    def __init__(
+        self,
+        block_manager: BlockManager,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        watermark: float = 0.01,
+        reorder_window: int = 1,
+        max_num_mixed_tokens: int | None = None,
+    ) -> None:
+        self.block_manager = block_manager
+        self.max_num_seqs = max_num_seqs
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.max_num_mixed_tokens = max_num_mixed_tokens
+        self._budget = max_num_batched_tokens  # of the step that is being made
+        self.waiting = AdmissionQueue(reorder_window)
+        self.running: dict[Sequence, None] = {}
+        self.draining: set[Sequence] = set()
+        self.num_preemptions = 0
+        self.num_slots = 2 * max_num_seqs  # draining sequences keep theirs beside running ones
+        self._free_slots = list(range(self.num_slots - 1, -1, -1))
+        self._num_watermark_blocks = int(watermark * block_manager.num_blocks)
+
+    @property
+    def num_draining_blocks(self) -> int:
+        """Blocks that come back as soon as launched steps do."""
+        return sum(len(sequence.block_table) for sequence in self.draining)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence; alone it must fit into the cache."""
+        capacity = self.block_manager.num_blocks * self.block_manager.block_size
+        if sequence.max_num_tokens > capacity:
+            raise ValueError(f"{sequence.max_num_tokens} tokens exceed a cache of {capacity}")
+        self.waiting.push(sequence)
+
+    def schedule(self) -> ScheduledStep:
+        """The next step, its tokens counted as computed; empty if nothing can be scheduled now."""
+        step = ScheduledStep()
+        self._budget = self._token_budget()
+        if self._schedule_running(step):
+            self._admit_waiting(step)
+        return step
+
+    def update(self, step: ScheduledStep, output: StepOutput) -> list[Sequence]:
+        """Deliver a launched step's tokens, in the order of launches; returns who finished now."""
+        for sequence in step.sequences:
+            sequence.num_in_flight -= 1
+        finished: list[Sequence] = []
+        for j, row in enumerate(step.sampled):
+            sequence = step.sequences[row]
+            sequence.num_pending -= 1
+            if sequence.is_finished:
+                continue  # it ended a step ago: its extra token is ignored
+            if self._deliver(sequence, output, j):
+                self._leave(sequence)
+                finished.append(sequence)
+        self._release_drained()
+        return finished
+
+    def requeue(self, step: ScheduledStep) -> None:
+        """Undo a launched step that brought no tokens: its sequences are computed again.
+
+        Steps launched after it must have been requeued before.
+        """
+        for row in step.sampled:
+            step.sequences[row].num_pending -= 1
+        for sequence in reversed(step.sequences):
+            sequence.num_in_flight -= 1
+            if sequence.status is SequenceStatus.RUNNING:
+                self._preempt(sequence)
+        self._release_drained()
+
+    def abort(self, sequence: Sequence) -> None:
+        """Forget a sequence wherever it is; its blocks return when launched steps are done."""
+        if not sequence.is_finished:
+            sequence.finish(FinishReason.ERROR)
+        self._leave(sequence)
+        self._release_drained()
+
+    def _token_budget(self) -> int:
+        most = self.max_num_batched_tokens
+        if self.max_num_mixed_tokens is None or len(self.running) <= _FEW_SEQUENCES:
+            return most
+        return min(most, self.max_num_mixed_tokens)
+
+    def _schedule_running(self, step: ScheduledStep) -> bool:
+        """Add rows of running sequences; whether blocks were left for all of them."""
+        enough_blocks = True
+        for sequence in list(self.running):
+            if self._is_full(step) or sequence.status is not SequenceStatus.RUNNING:
+                break  # not running any more: preempted in this pass, as is every newer one
+            num_tokens = sequence.num_uncomputed_tokens
+            if not num_tokens:
+                continue
+            num_tokens = min(num_tokens, self._budget - step.total_tokens)
+            if self._make_room(sequence, num_tokens, step):
+                self._launch(sequence, num_tokens, step)
+            else:
+                enough_blocks = False
+        return enough_blocks and not step.preempted
+
+    def _admit_waiting(self, step: ScheduledStep) -> None:
+        while self.waiting and self._free_slots and not self._is_full(step):
+            sequence = self.waiting.peek()
+            if sequence.num_in_flight or not self._fits(sequence):
+                break  # nobody overtakes it
+            self.waiting.pop()
+            sequence.status = SequenceStatus.RUNNING
+            sequence.slot = self._free_slots.pop()
+            self.running[sequence] = None
+            step.admitted.append(sequence)
+            num_tokens = min(sequence.num_uncomputed_tokens, self._budget - step.total_tokens)
+            self._launch(sequence, num_tokens, step)
+
+    def _launch(self, sequence: Sequence, num_tokens: int, step: ScheduledStep) -> None:
+        end = sequence.num_computed_tokens + num_tokens
+        blocks = self.block_manager.append(sequence.block_table, end)
+        if blocks:
+            first = len(sequence.block_table) - len(blocks)
+            step.block_updates.append(BlockUpdate(sequence.slot, first, blocks))
+        step.add(sequence, num_tokens)
+        if sequence.is_complete:  # its last token is on its way
+            del self.running[sequence]
+            self.draining.add(sequence)
+
+    def _make_room(self, sequence: Sequence, num_tokens: int, step: ScheduledStep) -> bool:
+        """Preempt newest first until the tokens have blocks; False: not in this step."""
+        manager = self.block_manager
+        end = sequence.num_computed_tokens + num_tokens
+        if end <= len(sequence.block_table) * manager.block_size:
+            return True
+        needed = manager.num_blocks_needed(sequence.block_table, end)
+        while needed > manager.num_free:
+            if needed <= manager.num_free + self.num_draining_blocks:
+                return False  # enough blocks come back by themselves
+            victim = next(reversed(self.running))
+            self._preempt(victim)
+            step.preempted.append(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether all its known tokens have blocks, the watermark left free beside others."""
+        needed = self.block_manager.num_blocks_for(sequence.num_tokens)
+        if self.running or self.draining:
+            needed += self._num_watermark_blocks
+        return needed <= self.block_manager.num_free
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._leave(sequence)
+        sequence.status = SequenceStatus.WAITING
+        sequence.num_computed_tokens = 0
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.push(sequence)
+        self._release_drained()
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Off the queues; what it holds drains."""
+        self.waiting.discard(sequence)
+        self.running.pop(sequence, None)
+        if sequence.block_table:
+            self.draining.add(sequence)
+
+    def _release_drained(self) -> None:
+        for sequence in [s for s in self.draining if not s.num_in_flight]:
+            self.draining.remove(sequence)
+            self.block_manager.free(sequence.block_table)
+            self._free_slots.append(sequence.slot)
+            sequence.slot = -1
+
+    def _is_full(self, step: ScheduledStep) -> bool:
+        return len(step.slots) >= self.max_num_seqs or step.total_tokens >= self._budget
+
+    @staticmethod
+    def _deliver(sequence: Sequence, output: StepOutput, j: int) -> bool:
+        """Hand over sampled row j; whether the sequence is finished with it."""
+        if failure := output.failures.get(j):
+            sequence.fail(failure.code, failure.message)
+        else:
+            logprob = output.logprobs[j] if output.logprobs is not None else None
+            sequence.deliver(output.tokens[j], logprob)
+        return sequence.is_finished

@@ -1,0 +1,110 @@
+"""What one step is: `{sequence: num_tokens}` as parallel lists, and what comes back from it.
+
+A `ScheduledStep` is all that a runner gets. It carries differences (admitted sequences, appended
+blocks), so that a runner may keep block tables, parameters and last tokens on the device, in the
+row `Sequence.slot`. Where what comes later plugs in:
+
+    penalties, logprobs  are there: `sampling_batch.Penalties`, `StepOutput.logprobs`
+    grammar masks        `Sequence.needs_known_tokens` keeps a row back until the host knows its
+                         token and has made the mask for the next one, a field here with an entry
+                         for each of `sampled`; `sampling_batch.Processing` applies it
+    n samples, prefix    tables that begin with the same blocks (`BlockManager.share`); a cached
+    caching              prefix is an admitted row that starts beyond 0
+    a prefix read once   a field with the rows that share leading blocks, for `AttentionMetadata`
+    tensor parallel      what a runner reads here is numbers and token ids: rank 0 sends them on,
+                         and each rank runs the step on its own heads
+    drafted tokens       a decoding row of several tokens, each of them sampled
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from batchgen.engine.scheduling.sequence import Sequence
+from batchgen.errors import ErrorCode
+
+__all__ = ["BlockUpdate", "RowFailure", "ScheduledStep", "StepOutput"]
+
+
+class BlockUpdate(NamedTuple):
+    """`blocks` stand in the block table's row `slot` from column `first` on."""
+
+    slot: int
+    first: int
+    blocks: list[int]
+
+
+class RowFailure(NamedTuple):
+    """Why one sampled row has no token."""
+
+    code: ErrorCode
+    message: str
+
+
+@dataclass(slots=True)
+class ScheduledStep:
+    """Row i computes `num_tokens[i]` tokens of `sequences[i]` from position `starts[i]` on.
+
+    Rows listed in `sampled` reach the end of what is known and sample one token each, at position
+    `output_positions[j]` of their output. `total_tokens` is the sum of `num_tokens`.
+    """
+
+    sequences: list[Sequence] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    num_tokens: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    sampled: list[int] = field(default_factory=list)
+    output_positions: list[int] = field(default_factory=list)
+    total_tokens: int = 0
+    admitted: list[Sequence] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)
+    block_updates: list[BlockUpdate] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def add(self, sequence: Sequence, num_tokens: int) -> None:
+        """Append a row and advance the sequence by it."""
+        start = sequence.num_computed_tokens
+        if sequence.advance(num_tokens):
+            self.sampled.append(len(self.sequences))
+            end = start + num_tokens  # all that is known or pending
+            self.output_positions.append(end - sequence.num_prompt_tokens)
+        self.sequences.append(sequence)
+        self.slots.append(sequence.slot)
+        self.num_tokens.append(num_tokens)
+        self.starts.append(start)
+        self.total_tokens += num_tokens
+
+    def split(self) -> Iterator[ScheduledStep]:
+        """Two steps of half the rows each: rows are independent, so their order is free."""
+        middle = len(self) // 2
+        yield self._rows(0, middle)
+        yield self._rows(middle, len(self))
+
+    def _rows(self, start: int, end: int) -> ScheduledStep:
+        picked = [j for j, row in enumerate(self.sampled) if start <= row < end]
+        slots = self.slots[start:end]
+        return ScheduledStep(
+            sequences=self.sequences[start:end],
+            slots=slots,
+            num_tokens=self.num_tokens[start:end],
+            starts=self.starts[start:end],
+            sampled=[self.sampled[j] - start for j in picked],
+            output_positions=[self.output_positions[j] for j in picked],
+            total_tokens=sum(self.num_tokens[start:end]),
+            admitted=self.admitted,
+            block_updates=[update for update in self.block_updates if update.slot in slots],
+        )
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """One entry for each of the step's sampled rows, in their order."""
+
+    tokens: list[int]
+    logprobs: list[float] | None = None
+    failures: dict[int, RowFailure] = field(default_factory=dict)
+    """Sampled row -> why it has no token."""

@@ -1,0 +1,147 @@
+"""Finished rows into output rows: text, timings, provenance. In batches: decoding is faster so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from batchgen.engine.request import Completion, Timings
+from batchgen.errors import ErrorCode
+from batchgen.job.flow.engine_thread import FinishedRow, Outcome
+from batchgen.job.rows import OutputRow
+from batchgen.job.text.requests import FailedRow, PreparedRow, as_row_error
+from batchgen.job.text.stop_strings import num_exempt_characters, truncate
+from batchgen.job.text.tokenizer import TextCodec
+
+__all__ = ["Results", "ResultsOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsOptions:
+    """What the output holds beside the required columns."""
+
+    run_id: str
+    save_prompt: bool = True
+    save_token_ids: bool = False
+
+
+class Results:
+    """Makes output rows. `attempt(index)`: runs in which that row was begun, this one included."""
+
+    def __init__(
+        self,
+        codec: Callable[[], TextCodec],
+        attempt: Callable[[int], int],
+        options: ResultsOptions,
+    ) -> None:
+        self._codec = codec
+        self._attempt = attempt
+        self._options = options
+        # Wall-clock time of monotonic zero: durations never jump with the clock.
+        self._epoch = time.time() - time.monotonic()
+
+    def output_rows(self, outcomes: Sequence[Outcome]) -> list[OutputRow]:
+        """All rows of these outcomes; never raises for a row's content."""
+        rows: list[OutputRow] = []
+        finished = [outcome for outcome in outcomes if isinstance(outcome, FinishedRow)]
+        texts = iter(self._texts(finished))
+        for outcome in outcomes:
+            if isinstance(outcome, FailedRow):
+                rows.append(self._error_row(outcome))
+                continue
+            found = [next(texts) for _ in outcome.completions]
+            broken = next((text for text in found if isinstance(text, FailedRow)), None)
+            if broken is not None:
+                rows.append(self._error_row(broken))
+                continue
+            for sample, completion in enumerate(outcome.completions):
+                rows.append(self._row(outcome.prepared, sample, completion, str(found[sample])))
+        return rows
+
+    def _texts(self, finished: list[FinishedRow]) -> list[str | FailedRow]:
+        """Text of every completion in order, or the failure that stands in its place."""
+        batch = [_text_ids(c) for row in finished for c in row.completions]
+        if not batch:
+            return []
+        try:
+            return list(self._codec().decode_batch(batch))
+        except Exception:
+            return [self._text(row.prepared, c) for row in finished for c in row.completions]
+
+    def _text(self, prepared: PreparedRow, completion: Completion) -> str | FailedRow:
+        try:
+            return self._codec().decode_batch([_text_ids(completion)])[0]
+        except Exception as error:
+            problem = as_row_error(error, ErrorCode.INTERNAL, "the completion cannot be decoded")
+            return FailedRow(prepared.row, problem, prepared.prompt, prepared.num_prompt_tokens)
+
+    def _row(
+        self, prepared: PreparedRow, sample: int, completion: Completion, text: str
+    ) -> OutputRow:
+        row, options = prepared.row, self._options
+        reason = completion.stop_reason
+        if isinstance(reason, str):
+            exempt = num_exempt_characters(
+                self._codec(), completion.token_ids, row.params.min_tokens
+            )
+            text = truncate(text, reason, exempt)
+        out = OutputRow(
+            index=row.index,
+            sample=sample,
+            id=row.output_id,
+            status="ok",
+            prompt=prepared.prompt if options.save_prompt else None,
+            completion=text,
+            finish_reason=completion.finish_reason.value,
+            stop_reason=None if reason is None else str(reason),
+            prompt_tokens=prepared.num_prompt_tokens,
+            completion_tokens=len(completion.token_ids),
+            cached_tokens=completion.cached_tokens,
+            preemptions=completion.preemptions,
+            attempt=self._attempt(row.index),
+            seed=row.params.seed,
+            run_id=options.run_id,
+            token_ids=completion.token_ids if options.save_token_ids else None,
+            logprobs=completion.logprobs,
+            kept=row.kept,
+        )
+        self._set_times(out, completion.timings)
+        return out
+
+    def _set_times(self, out: OutputRow, timings: Timings) -> None:
+        """Parts that add up: queue + prefill = ttft, ttft + decode = latency."""
+        queue = timings.first_scheduled - timings.enqueued
+        prefill = timings.first_token - timings.first_scheduled
+        decode = timings.finished - timings.first_token
+        out.queue_s, out.prefill_s, out.decode_s = queue, prefill, decode
+        out.ttft_s = queue + prefill
+        out.latency_s = out.ttft_s + decode
+        if out.completion_tokens is not None and out.completion_tokens > 1:
+            out.tpot_s = decode / (out.completion_tokens - 1)
+        out.started_at = int((self._epoch + timings.enqueued) * 1e6)
+        out.finished_at = int((self._epoch + timings.finished) * 1e6)
+
+    def _error_row(self, failed: FailedRow) -> OutputRow:
+        now = int(time.time() * 1e6)
+        return OutputRow(
+            index=failed.row.index,
+            sample=0,
+            id=failed.row.output_id,
+            status="error",
+            prompt=failed.prompt if self._options.save_prompt else None,
+            error_code=failed.error.code.value,
+            error_message=failed.error.message,
+            prompt_tokens=failed.num_prompt_tokens,
+            attempt=self._attempt(failed.row.index) - failed.untried,
+            started_at=now,
+            finished_at=now,
+            run_id=self._options.run_id,
+            kept=failed.row.kept,
+        )
+
+
+def _text_ids(completion: Completion) -> list[int]:
+    """The ids that make the text: without a token that ended it, which decoding may not skip."""
+    ids = completion.token_ids
+    return ids[:-1] if completion.ends_with_stop_token else ids

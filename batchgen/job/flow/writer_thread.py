@@ -1,0 +1,97 @@
+"""The thread that turns outcomes into output rows and appends them to the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from batchgen.job.flow.channel import Channel
+from batchgen.job.flow.engine_thread import Outcome
+from batchgen.job.flow.progress import Live
+from batchgen.job.flow.results import Results
+from batchgen.job.rows import OutputRow
+from batchgen.job.text.requests import FailedRow
+
+__all__ = ["RowSink", "Write", "finished_rows"]
+
+_TICK_S = 1.0
+_MOST_ROWS = 8192
+_MOST_TOKENS = 4_000_000
+_CHARACTERS_PER_TOKEN = 4
+
+
+def finished_rows() -> Channel[list[Outcome]]:
+    """The way to the writing thread: how far it may fall behind, in rows and in their tokens (some
+    40 bytes each), before the engine waits."""
+    return Channel(_MOST_ROWS, _num_tokens, _MOST_TOKENS)
+
+
+def _num_tokens(outcomes: Sequence[Outcome]) -> int:
+    return sum(map(_tokens_of, outcomes))
+
+
+def _tokens_of(outcome: Outcome) -> int:
+    """Of prompt and completions; of a prompt that never became tokens about as many."""
+    if isinstance(outcome, FailedRow):
+        text = len(outcome.prompt or "") // _CHARACTERS_PER_TOKEN
+        return outcome.num_prompt_tokens or text
+    made = outcome.completions
+    return outcome.prepared.num_prompt_tokens + sum(len(one.token_ids) for one in made)
+
+
+class RowSink(Protocol):
+    """What of the ledger the writing thread needs."""
+
+    def append(self, rows: Sequence[OutputRow]) -> None:
+        """Take finished rows, each with all of its samples."""
+        ...
+
+
+class Write:
+    """Drains `finished` until it is closed. `checkpoint` is called now and then between appends."""
+
+    def __init__(
+        self,
+        finished: Channel[list[Outcome]],
+        results: Results,
+        sink: RowSink,
+        *,
+        checkpoint: Callable[[], None],
+        checkpoint_seconds: float,
+        live: Live,
+    ) -> None:
+        self._finished = finished
+        self._results = results
+        self._sink = sink
+        self._checkpoint = checkpoint
+        self._seconds = checkpoint_seconds
+        self._live = live
+        self._due = 0.0
+
+    def run(self) -> None:
+        """Write everything; on a failure refuse what would still come, and raise."""
+        try:
+            while not self._finished.drained:
+                outcomes = self._finished.get(timeout=_TICK_S)
+                if outcomes:
+                    self._append(outcomes)
+                self._keep_time()
+            self._checkpoint()
+        except BaseException:
+            self._finished.cancel()
+            raise
+
+    def _append(self, outcomes: list[Outcome]) -> None:
+        rows = self._results.output_rows(outcomes)
+        self._sink.append(rows)
+        live = self._live
+        live.rows += len(outcomes)
+        live.finished_tokens += sum(row.completion_tokens or 0 for row in rows)
+        live.prompt_tokens += sum(row.prompt_tokens or 0 for row in rows if row.sample == 0)
+
+    def _keep_time(self) -> None:
+        """The first checkpoint comes with the first rows, later ones at their time."""
+        if self._live.rows and time.monotonic() >= self._due:
+            self._checkpoint()
+            self._due = time.monotonic() + self._seconds

@@ -1,0 +1,195 @@
+"""Rows of Arrow batches (Parquet, `datasets`): which columns are read, and each row as a dict.
+
+A null is an absent value. A column named like a parameter is that parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import pyarrow as pa
+
+from batchgen.errors import ErrorCode, InputUnreadableError, InvalidDataError, RowError
+from batchgen.job.input.kept_columns import KeptColumns
+from batchgen.job.input.row_parser import RowParser
+from batchgen.job.spec import InputSpec
+
+__all__ = ["ArrowColumns", "ArrowRow", "ArrowRows", "find_columns"]
+
+ArrowRow = tuple[Any, ...]
+
+
+class _Unreadable(Enum):
+    """What stands for a value that Python cannot hold; its name is the same in every process."""
+
+    TEXT = "is not UTF-8"
+    DATE = "holds a date or time that is out of range"
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowColumns:
+    """What is read of a source with a schema: all columns in file order, and the kept ones."""
+
+    names: tuple[str, ...]
+    kept: tuple[str, ...]
+    nested: frozenset[str]
+    """Columns of messages, whose absent fields Arrow pads with nulls."""
+
+    @staticmethod
+    def digest_bytes(row: ArrowRow) -> bytes:
+        """What the content digest takes of a row: its values as Python writes them."""
+        return repr(row).encode("utf-8", "surrogatepass")
+
+    def decode(self, row: ArrowRow) -> dict[str, Any]:
+        """The row as a dict. RowError INVALID_ROW for text that is not UTF-8, or a far date."""
+        raw = dict(zip(self.names, row, strict=True))
+        if _Unreadable.TEXT in row or _Unreadable.DATE in row:
+            name = next(name for name, value in raw.items() if isinstance(value, _Unreadable))
+            raise RowError(ErrorCode.INVALID_ROW, f"column {name!r} {raw[name].value}")
+        for name in self.nested:
+            if raw[name] is not None:
+                raw[name] = [_without_nulls(message) for message in raw[name]]
+        return raw
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowRows:
+    """The rows of one source: `(row number from 1, values)`, read batch by batch on demand."""
+
+    columns: ArrowColumns
+    batches: Callable[[], Iterable[pa.RecordBatch]]
+    """Each call reads from the first row on."""
+    unreadable: Callable[[int, Exception], InputUnreadableError]
+    """What a failure after so many rows is called."""
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns that go to the output."""
+        return self.columns.kept
+
+    def __iter__(self) -> Iterator[tuple[int, ArrowRow]]:
+        """Stream rows; InputUnreadableError says after which row the source gives out."""
+        number = 0
+        try:
+            for batch in self.batches():
+                for row in self._rows(batch):
+                    number += 1
+                    yield number, row
+        except (OSError, pa.ArrowException) as error:
+            raise self.unreadable(number, error) from error
+
+    def digest_bytes(self, row: ArrowRow) -> bytes:
+        """What the content digest takes of a row."""
+        return self.columns.digest_bytes(row)
+
+    def decode(self, row: ArrowRow) -> dict[str, Any]:
+        """The row as a dict; RowError for text that is not UTF-8."""
+        return self.columns.decode(row)
+
+    def _rows(self, batch: pa.RecordBatch) -> Iterator[ArrowRow]:
+        names = self.columns.names
+        values = [_values(batch.column(batch.schema.get_field_index(name))) for name in names]
+        return zip(*values, strict=True)
+
+
+def find_columns(
+    schema: pa.Schema, where: str, spec: InputSpec, parser: RowParser, kept: KeptColumns
+) -> ArrowColumns:
+    """The columns to read of a schema; its extra columns are declared to `kept`.
+
+    InvalidDataError names what is missing or has the wrong type.
+    """
+    present = dict(zip(schema.names, schema.types, strict=True))
+    _check_content(present, where, spec, parser.content_columns)
+    meant = {*parser.content_columns, *parser.param_columns, "params"}
+    meant.update(parser.id_columns)
+    extra = [name for name in present if name in kept.named or name not in meant]
+    extra = [name for name in extra if kept.wants(name)]
+    for name in extra:
+        kept.declare(name, present[name], where)
+    names = tuple(name for name in present if name in meant or name in extra)
+    twice = [name for name in names if schema.names.count(name) > 1]
+    if twice:
+        raise InvalidDataError(f"{where} has two columns {twice[0]!r}", "rename one of them")
+    return ArrowColumns(names, tuple(extra), frozenset({spec.messages_column} & present.keys()))
+
+
+def _check_content(
+    present: dict[str, pa.DataType], where: str, spec: InputSpec, columns: Sequence[str]
+) -> None:
+    if not any(name in present for name in columns):
+        hint = "name the column with --prompt-column or --messages-column"
+        text = f"{where} has none of the columns {', '.join(columns)}; it has {_few(present)}"
+        raise InvalidDataError(text, hint)
+    if spec.id_column is not None and spec.id_column not in present:
+        text = f"{where} has no column {spec.id_column}; it has {_few(present)}"
+        raise InvalidDataError(text, "name the column of ids with --id-column, or give none")
+    prompt, messages, token_ids = columns
+    for name, fits, what in (
+        (prompt, _is_text, "strings"),
+        (messages, _is_messages, "lists of role and content"),
+        (token_ids, _is_integers, "lists of integers"),
+    ):
+        kind = present.get(name)
+        if kind is not None and not pa.types.is_null(kind) and not fits(kind):
+            hint = "convert the column, or name another: --prompt-column, --messages-column"
+            raise InvalidDataError(f"{where}: column {name!r} holds {kind}, not {what}", hint)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _is_messages(kind: pa.DataType) -> bool:
+    return _is_list(kind) and pa.types.is_struct(kind.value_type)
+
+
+def _is_integers(kind: pa.DataType) -> bool:
+    return _is_list(kind) and pa.types.is_integer(kind.value_type)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """A column's Python values, of which Arrow makes the same column again."""
+    kind = column.type
+    if pa.types.is_temporal(kind) and getattr(kind, "unit", "") == "ns":
+        column = column.view(pa.int64())
+    elif pa.types.is_timestamp(kind) and kind.tz is not None:
+        column = column.cast(pa.timestamp(kind.unit, "UTC"))  # the moment; no zone is looked up
+    try:
+        values: list[Any] = column.to_pylist()
+        return values
+    except (ValueError, OverflowError):
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return _Unreadable.TEXT
+    except (ValueError, OverflowError):
+        return _Unreadable.DATE
+
+
+def _without_nulls(message: Any) -> Any:
+    if not isinstance(message, dict):
+        return message
+    return {k: v for k, v in message.items() if v is not None or k == "content"}
+
+
+def _few(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:12]) + (", ..." if len(shown) > 12 else "") if shown else "no column"

@@ -1,0 +1,45 @@
+"""About how many rows an input has, for progress and ETA: looks at footers and first megabytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batchgen.job.input.sources import Source, SourceKind
+
+__all__ = ["estimated_rows"]
+
+_SAMPLE_BYTES = 1 << 20
+
+
+def estimated_rows(sources: Sequence[Source], limit: int | None) -> int | None:
+    """Rows of all sources, exact for Parquet, by the mean line for JSONL; None where one of them
+    cannot be told without reading it (compressed files, datasets)."""
+    total = 0
+    for source in sources:
+        rows = _rows_of(source)
+        if rows is None:
+            return limit
+        total += rows
+    return total if limit is None else min(total, limit)
+
+
+def _rows_of(source: Source) -> int | None:
+    try:
+        if source.kind is SourceKind.PARQUET:
+            import pyarrow.parquet as pq
+
+            return int(pq.read_metadata(source.path).num_rows)
+        return _lines_of(source) if source.kind is SourceKind.JSONL else None
+    except (OSError, ValueError):
+        return None  # the reader will say what is wrong with it
+
+
+def _lines_of(source: Source) -> int:
+    """Lines of the file, if they go on as they begin."""
+    size = source.path.stat().st_size
+    with source.path.open("rb") as file:
+        sample = file.read(_SAMPLE_BYTES)
+    lines = sample.count(b"\n")
+    if len(sample) == size:
+        return lines + (not sample.endswith(b"\n") and bool(sample))
+    return round(size / len(sample) * max(lines, 1))

@@ -1,0 +1,156 @@
+"""Lines of JSON as rows: plain, gzip or zstandard, without ever trusting a line.
+
+Decisions: a byte-order mark at a file's start is skipped; CRLF and LF both end a line; blank lines
+are no rows but count in line numbers; the last line needs no newline; NaN and Infinity are no
+JSON; of equal keys in one object the last one counts (as in Python, pandas and DuckDB); a line
+longer than 64 MiB is not held in memory but reported.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NoReturn
+
+from batchgen.errors import ErrorCode, InputUnreadableError, RowError
+from batchgen.job.input.sources import Source, SourceKind
+
+__all__ = ["MAX_LINE_BYTES", "JsonlRows", "decode_row"]
+
+MAX_LINE_BYTES = 64 << 20
+_BUFFER_BYTES = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+_OVERLONG = b"\x00overlong"
+"""What stands for a line past the limit: a NUL, so no line of JSON equals it."""
+
+
+class JsonlRows:
+    """The rows of one file: `(line number from 1, the line's bytes without white space)`."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        """Stream non-blank lines; InputUnreadableError where the file is missing or damaged."""
+        number = 0
+        try:
+            with _open(self._source) as file:
+                while line := file.readline(MAX_LINE_BYTES):
+                    number += 1
+                    if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                        line = _skip_rest(file) or line
+                    elif number == 1:
+                        line = line.removeprefix(_BOM)
+                    if line := line.strip():
+                        yield number, line
+        except (OSError, EOFError, zlib.error) as error:
+            raise _damaged(self._source, number, error) from error
+
+    @staticmethod
+    def digest_bytes(line: bytes) -> bytes:
+        """What the content digest takes of a row: its line, whatever newline ended it."""
+        return line + b"\n"
+
+    @staticmethod
+    def decode(line: bytes) -> dict[str, Any]:
+        """The row's object; RowError as `decode_row`."""
+        return decode_row(line)
+
+
+def decode_row(line: bytes) -> dict[str, Any]:
+    """One line as an object.
+
+    RowError: INVALID_JSON for bytes that are no JSON text, INVALID_ROW for JSON that is no object
+    or that holds a lone surrogate, which no UTF-8 file can carry on.
+    """
+    try:
+        text = line.decode()
+        row, end = _scan(text, 0)
+    except UnicodeDecodeError as error:
+        raise _invalid(f"byte {error.start + 1} is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise _invalid(_reason(line, error)) from None
+    except RecursionError:
+        raise _invalid("nested too deeply") from None
+    except ValueError as error:
+        raise _invalid(str(error)) from None
+    if end != len(text):
+        raise _invalid(f"more text after the object, at character {end + 1}")
+    if type(row) is not dict:
+        raise RowError(ErrorCode.INVALID_ROW, f"a row is a JSON object, not {_noun(row)}")
+    if b"\\u" in line:
+        _refuse_surrogates(row)
+    return row
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_scan = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
+
+
+def _open(source: Source) -> BinaryIO:
+    """A buffered reader of the decompressed bytes."""
+    if source.kind is SourceKind.JSONL_GZ:
+        return io.BufferedReader(gzip.open(source.path, "rb"), _BUFFER_BYTES)
+    if source.kind is SourceKind.JSONL_ZST:
+        return _open_zst(source)
+    return source.path.open("rb", buffering=_BUFFER_BYTES)
+
+
+def _open_zst(source: Source) -> BinaryIO:
+    """Through Arrow's own zstandard, which also notices a truncated frame."""
+    import pyarrow as pa
+
+    if not pa.Codec.is_available("zstd"):
+        hint = f"pip install --force-reinstall pyarrow, or: zstd -d {source.name}"
+        raise InputUnreadableError(f"this pyarrow cannot read zstandard: {source.name}", hint)
+    stream = pa.CompressedInputStream(pa.OSFile(source.name), "zstd")
+    return io.BufferedReader(stream, _BUFFER_BYTES)
+
+
+def _skip_rest(file: BinaryIO) -> bytes | None:
+    """Read past the rest of an overlong line; None if there was none (the file ends here)."""
+    rest = file.readline(_BUFFER_BYTES)
+    if rest in (b"", b"\n", b"\r\n"):
+        return None
+    while rest and not rest.endswith(b"\n"):
+        rest = file.readline(_BUFFER_BYTES)
+    return _OVERLONG
+
+
+def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableError:
+    if isinstance(error, OSError) and error.errno is not None:
+        text = f"input {source.name}, after line {number}: {error.strerror}"
+        return InputUnreadableError(text, "make it readable and run the same command again")
+    text = f"input {source.name} is damaged after line {number}: {error}"
+    return InputUnreadableError(text, "replace it with a whole copy and run the same command again")
+
+
+def _reason(line: bytes, error: json.JSONDecodeError) -> str:
+    if line == _OVERLONG:
+        return f"the line is longer than {MAX_LINE_BYTES >> 20} MiB"
+    return f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
+
+
+def _invalid(reason: str) -> RowError:
+    return RowError(ErrorCode.INVALID_JSON, reason)
+
+
+def _refuse_surrogates(row: dict[str, Any]) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        text = "a string holds half of a surrogate pair (\\ud800 to \\udfff)"
+        raise RowError(ErrorCode.INVALID_ROW, text) from None
+    except RecursionError:
+        raise _invalid("nested too deeply") from None
+
+
+def _noun(value: Any) -> str:
+    names = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,242 @@
+"""Sampling parameters: their names, types and ranges, and who wins when several set one.
+
+One table serves rows, flags and the model's generation_config. Names are those of OpenAI and vLLM.
+Precedence: row, flag (the environment fills flags), generation_config, built-in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from batchgen.engine.request import SamplingParams
+from batchgen.errors import ErrorCode, RowError, UsageError
+from batchgen.job.quoting import shown
+from batchgen.job.spec import SamplingDefaults
+
+__all__ = [
+    "PARAMETER_NAMES",
+    "UNSUPPORTED_NAMES",
+    "apply",
+    "merge",
+    "read_params",
+    "validate_flags",
+]
+
+_INT32_MAX = 2**31 - 1
+_INT64_MAX = 2**63 - 1
+_MAX_STOPS = 128
+_MAX_GUESSED = 40
+"""Characters of a misspelt name: no parameter's is longer, and comparing costs their square."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """An int or float parameter and its closed range; `above` makes the lower end open."""
+
+    kind: type
+    low: float
+    high: float
+    above: bool = False
+
+    def read(self, value: Any) -> int | float:
+        """The value in its own type; ValueError says what is allowed instead."""
+        if type(value) not in (int, float) or value != value:
+            raise ValueError(self.allowed)
+        if value < self.low or value > self.high or (self.above and value == self.low):
+            raise ValueError(self.allowed)
+        if self.kind is int and value != int(value):
+            raise ValueError(self.allowed)
+        return int(value) if self.kind is int else float(value)
+
+    @property
+    def allowed(self) -> str:
+        """The range in words."""
+        noun = "an integer" if self.kind is int else "a number"
+        if self.above:
+            return f"{noun} above {self.low:g} and at most {self.high:g}"
+        low, high = (f"{v:g}" if abs(v) < 1e6 else str(int(v)) for v in (self.low, self.high))
+        return f"{noun} from {low} to {high}"
+
+
+_NUMBERS: dict[str, _Number] = {
+    "max_tokens": _Number(int, 1, _INT32_MAX),
+    "min_tokens": _Number(int, 0, _INT32_MAX),
+    "temperature": _Number(float, 0, 100),
+    "top_p": _Number(float, 0, 1, above=True),
+    "top_k": _Number(int, -1, _INT32_MAX),
+    "min_p": _Number(float, 0, 1),
+    "repetition_penalty": _Number(float, 0, 100, above=True),
+    "presence_penalty": _Number(float, -2, 2),
+    "frequency_penalty": _Number(float, -2, 2),
+    "n": _Number(int, 1, 1024),
+    "seed": _Number(int, -_INT64_MAX - 1, _INT64_MAX),
+    "logprobs": _Number(int, 0, 20),
+}
+_TOKEN_ID = _Number(int, 0, _INT32_MAX)
+_ALIASES = {"max_completion_tokens": "max_tokens", "max_new_tokens": "max_tokens"}
+_LISTS = ("stop", "stop_token_ids", "ignore_eos", "top_logprobs")
+
+PARAMETER_NAMES = frozenset(_NUMBERS) | frozenset(_ALIASES) | frozenset(_LISTS)
+"""Every key that is a parameter, in `params` and at a row's top level."""
+
+UNSUPPORTED_NAMES = frozenset(
+    {
+        "bad_words",
+        "best_of",
+        "function_call",
+        "functions",
+        "guided_choice",
+        "guided_grammar",
+        "guided_json",
+        "guided_regex",
+        "logit_bias",
+        "prompt_logprobs",
+        "response_format",
+        "structured_outputs",
+        "tool_choice",
+        "tools",
+        "use_beam_search",
+    }
+)
+"""Parameters of OpenAI and vLLM that change a completion and are not served: refused wherever they
+stand, since ignoring one would give a wrong answer that looks right. Null and empty = not set."""
+
+
+def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Canonical name -> valid value of the parameters that are set (null = not set).
+
+    RowError: UNKNOWN_PARAM for a name that is none, INVALID_PARAM for a value out of its range or
+    a parameter set twice, under two names, to different values.
+    """
+    params: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in UNSUPPORTED_NAMES and value not in (None, [], {}, ""):
+            raise RowError(ErrorCode.UNKNOWN_PARAM, f"parameter {name!r} is not supported")
+        if name not in PARAMETER_NAMES and name not in UNSUPPORTED_NAMES:
+            text = f"unknown parameter {shown(name)}{_guess(name)}"
+            raise RowError(ErrorCode.UNKNOWN_PARAM, text)
+        if value is not None and name in PARAMETER_NAMES:
+            _add(params, name, _read(name, value))
+    _settle_logprobs(params)
+    _check_min_tokens(params)
+    return params
+
+
+def validate_flags(flags: SamplingDefaults) -> SamplingDefaults:
+    """The flags' values, checked by the table that checks rows; UsageError names the flag."""
+    try:
+        return read_params(flags)
+    except RowError as error:
+        hint = "sampling flags take the values that a row's parameters take"
+        raise UsageError(error.message, hint) from None
+
+
+def merge(
+    row_params: Mapping[str, Any],
+    flags: SamplingDefaults,
+    generation_defaults: Mapping[str, Any],
+) -> SamplingParams:
+    """Row over flag over the model's generation_config over the built-in defaults.
+
+    RowError as `read_params`; UsageError for a generation_config with impossible values.
+    """
+    return apply(_job_params(flags, generation_defaults), read_params(row_params))
+
+
+def apply(base: SamplingParams, own: Mapping[str, Any]) -> SamplingParams:
+    """`base` with a row's own parameters (as `read_params` gives them) over it.
+
+    A `min_tokens` inherited from above yields to a smaller `max_tokens`.
+    """
+    if not own:
+        return base
+    params = dataclasses.replace(base, **own)
+    if params.min_tokens <= params.max_tokens:
+        return params
+    if "min_tokens" in own and "max_tokens" not in own:
+        text = f"min_tokens {params.min_tokens} is above max_tokens {params.max_tokens}"
+        raise RowError(ErrorCode.INVALID_PARAM, text)
+    return dataclasses.replace(params, min_tokens=params.max_tokens)
+
+
+def _job_params(flags: SamplingDefaults, model: Mapping[str, Any]) -> SamplingParams:
+    """What a row without parameters gets. A flag also mends an impossible value of the model."""
+    given = validate_flags(flags)
+    try:
+        settings = read_params({k: v for k, v in model.items() if k not in given})
+    except RowError as error:
+        hint = "correct the model's generation_config.json, or give the flag"
+        raise UsageError(f"generation_config: {error.message}", hint) from None
+    try:
+        return apply(SamplingParams(), {**settings, **given})
+    except RowError as error:
+        raise UsageError(error.message, "give --max-tokens too") from None
+
+
+def _guess(name: str) -> str:
+    near = get_close_matches(name[:_MAX_GUESSED], PARAMETER_NAMES, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _add(params: dict[str, Any], name: str, value: Any) -> None:
+    key = _ALIASES.get(name, name)
+    if key in params and params[key] != value:
+        text = f"{key} is set twice, to {shown(params[key])} and {shown(value)}"
+        raise RowError(ErrorCode.INVALID_PARAM, text)
+    params[key] = value
+
+
+def _read(name: str, value: Any) -> Any:
+    try:
+        if name in ("stop", "stop_token_ids"):
+            return _read_stops(name, value)
+        if name == "ignore_eos" or (name == "logprobs" and type(value) is bool):
+            return _read_bool(value)
+        number = _NUMBERS["logprobs" if name == "top_logprobs" else _ALIASES.get(name, name)]
+        read = number.read(value)
+        return max(read, 0) if name == "top_k" else read
+    except ValueError as allowed:
+        text = f"{name} must be {allowed}, not {shown(value)}"
+        raise RowError(ErrorCode.INVALID_PARAM, text) from None
+
+
+def _read_stops(name: str, value: Any) -> tuple[Any, ...]:
+    """`stop` as a string or a list of them; `stop_token_ids` as an integer or a list of them."""
+    items = value if isinstance(value, list | tuple) else [value]
+    if len(items) > _MAX_STOPS:
+        raise ValueError(f"a list of at most {_MAX_STOPS}")
+    if name == "stop_token_ids":
+        try:
+            return tuple(_TOKEN_ID.read(item) for item in items)
+        except ValueError:
+            raise ValueError("a list of token ids (integers from 0)") from None
+    if not all(isinstance(item, str) and item for item in items):
+        raise ValueError("a non-empty string or a list of them")
+    return tuple(items)
+
+
+def _read_bool(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError("true or false")
+    return value
+
+
+def _settle_logprobs(params: dict[str, Any]) -> None:
+    """OpenAI's chat form, `logprobs: true` with `top_logprobs: k`, as the one number k."""
+    top = params.pop("top_logprobs", None)
+    wanted = params.get("logprobs")
+    if wanted is False:
+        params["logprobs"] = None
+    elif top is not None or wanted is True:
+        params["logprobs"] = top or 0 if type(wanted) is not int else max(wanted, top or 0)
+
+
+def _check_min_tokens(params: dict[str, Any]) -> None:
+    low, high = params.get("min_tokens", 0), params.get("max_tokens", _INT32_MAX)
+    if low > high:
+        text = f"min_tokens {low} is above max_tokens {high}"
+        raise RowError(ErrorCode.INVALID_PARAM, text)

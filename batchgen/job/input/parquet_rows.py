@@ -1,0 +1,50 @@
+"""Rows of a Parquet file, by record batch, only the columns that are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen.causes import first_line
+from batchgen.errors import InputUnreadableError
+from batchgen.job.input.arrow_rows import ArrowColumns, ArrowRows, find_columns
+from batchgen.job.input.kept_columns import KeptColumns
+from batchgen.job.input.row_parser import RowParser
+from batchgen.job.input.sources import Source
+from batchgen.job.spec import InputSpec
+
+__all__ = ["parquet_rows"]
+
+_BATCH_ROWS = 1024
+_BUFFER_BYTES = 1 << 20
+
+
+def parquet_rows(
+    source: Source, spec: InputSpec, parser: RowParser, kept: KeptColumns
+) -> ArrowRows:
+    """The rows of one file. The schema is read at once.
+
+    InvalidDataError for a column of the wrong type, InputUnreadableError for a damaged file.
+    """
+    try:
+        schema = pq.read_schema(source.name)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(source, 0, error) from error
+    columns = find_columns(schema, source.name, spec, parser, kept)
+    return ArrowRows(columns, partial(_batches, source, columns), partial(_damaged, source))
+
+
+def _batches(source: Source, columns: ArrowColumns) -> Iterator[pa.RecordBatch]:
+    # A buffer instead of whole column chunks: a row group may be larger than memory.
+    with pq.ParquetFile(source.name, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+        yield from file.iter_batches(_BATCH_ROWS, columns=list(columns.names), use_threads=False)
+
+
+def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableError:
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return InputUnreadableError(f"input {source.name}: {error.strerror}", "check the file")
+    text = f"input {source.name} is damaged after row {number}: {first_line(error)}"
+    return InputUnreadableError(text, "replace it with a whole copy and run the same command again")

@@ -1,0 +1,227 @@
+"""The one way in: all sources of a job as `InputRow`s, in input order, streaming.
+
+Every row that is read enters a running content digest, so that a resumed run can tell whether the
+rows that an earlier run answered are still the same; rows that are already done are read for their
+digest and id alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from batchgen.counts import counted
+from batchgen.engine.request import SamplingParams
+from batchgen.errors import ErrorCode, FingerprintMismatchError, RowError
+from batchgen.job.input.duplicates import SeenIds
+from batchgen.job.input.hub_rows import hub_rows
+from batchgen.job.input.jsonl import JsonlRows
+from batchgen.job.input.kept_columns import KeptColumns
+from batchgen.job.input.params import merge
+from batchgen.job.input.parquet_rows import parquet_rows
+from batchgen.job.input.row_parser import RowParser
+from batchgen.job.input.sources import Source, SourceKind, find_sources
+from batchgen.job.input_marks import Mark, Marks, mark_of
+from batchgen.job.quoting import shown
+from batchgen.job.rows import InputRow
+from batchgen.job.spec import InputSpec, SamplingDefaults
+
+__all__ = ["Reader"]
+
+_log = logging.getLogger(__name__)
+_SAMPLE_ROWS = 1000
+_DIGEST_BYTES = 16
+
+
+class Rows(Protocol):
+    """The rows of one source, undecoded, each with its line or row number."""
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]: ...
+
+    def digest_bytes(self, payload: Any) -> bytes: ...
+
+    def decode(self, payload: Any) -> dict[str, Any]: ...
+
+
+class Reader:
+    """Rows of the whole input. Iterate once; `rows_read` and `digest()` go with the last row given.
+
+    `shard` is `(i, n)`: rows whose index is i modulo n. All rows are read by every shard, for the
+    digest and for ids that are already taken. Errors: InputUnreadableError, InvalidDataError,
+    UsageError and OutputUnwritableError before the first row; InputUnreadableError on the way.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        *,
+        output: Path | None = None,
+        flags: SamplingDefaults | None = None,
+        generation_defaults: Mapping[str, Any] | None = None,
+        shard: tuple[int, int] | None = None,
+    ) -> None:
+        self.sources: tuple[Source, ...] = find_sources(spec.inputs, output)
+        self.base_params: SamplingParams = merge({}, flags or {}, generation_defaults or {})
+        self._spec = spec
+        self._kept = KeptColumns(spec.keep_columns)
+        self._parser = RowParser(spec, self.base_params, self._kept)
+        self._shard = shard
+        self._done: Callable[[int], bool] | None = None
+        self._seen = SeenIds()
+        self._hash = blake2b(digest_size=_DIGEST_BYTES)
+        self.marks = Marks()
+        self.rows_read = 0
+        self._told_of_logprobs = False
+        # Taken before a byte is read: a file that changes under the run is then noticed on resume.
+        self._identity = [source.identity() for source in self.sources]
+        self._rows = [self._open(source) for source in self.sources]
+        self._settle_jsonl_columns()
+        for name in self._kept.not_met:
+            _log.warning("--keep-columns %s: no source has it so far; it may be all null", name)
+
+    @property
+    def kept_schema(self) -> list[tuple[str, pa.DataType]]:
+        """Kept columns and their types, in the output's order, settled before the first row.
+
+        From Parquet and `datasets` schemas, from declared types, and from the first 1,000 rows of
+        JSONL. A JSONL extra that first appears later is in `InputRow.kept` all the same, as text.
+        """
+        return self._kept.schema
+
+    def identity(self) -> list[dict[str, Any]]:
+        """Name, kind, size and mtime of every source when it was opened: equal means unchanged."""
+        return [dict(marks) for marks in self._identity]
+
+    def skip_hint(self, done: Callable[[int], bool]) -> None:
+        """Leave out rows whose index is done: they are read for digest and id, and not given."""
+        self._done = done
+
+    def digest(self) -> str:
+        """Content digest (hex) of the first `rows_read` rows: no names, no newlines."""
+        return self._hash.copy().hexdigest()
+
+    def verify(self, rows_read: int, digest: str, marks: Iterable[Mark] = ()) -> None:
+        """Check that the first `rows_read` rows are those that gave `digest` (and `marks` on the
+        way); reads them once.
+
+        FingerprintMismatchError names file and row, as closely as the marks allow. Leaves this
+        reader as it was.
+        """
+        hash = blake2b(digest_size=_DIGEST_BYTES)
+        marked = dict(marks)
+        count = 0
+        where, since, here = "no input", "", ""
+        changed = False
+        for source, rows in zip(self.sources, self._rows, strict=True):
+            before = count
+            for number, payload in islice(rows, rows_read - count):
+                hash.update(rows.digest_bytes(payload))
+                count += 1
+                here = f"{source.name}:{number}"
+                since = since or here
+                if count in marked:
+                    changed = marked[count] != mark_of(hash)
+                    if changed:
+                        break
+                    since = ""
+            where = f"{source.name} (rows {before:,} to {count:,})" if count > before else where
+            if changed or count == rows_read:
+                break
+        if changed or (count == rows_read and hash.hexdigest() != digest):
+            rows = counted(rows_read, "row")
+            text = f"the first {rows} of the input changed, {_between(since, here)}"
+        elif count < rows_read:
+            rows = counted(count, "row")
+            text = f"the input has {rows} left of the {rows_read:,} read before: {where}"
+        else:
+            return
+        hint = "restore the input, give another --out, or start afresh with --overwrite"
+        raise FingerprintMismatchError(text, hint)
+
+    def __iter__(self) -> Iterator[InputRow]:
+        """Rows in input order. A row that cannot be served comes with its `error`."""
+        limit = self._spec.limit
+        for source, rows in zip(self.sources, self._rows, strict=True):
+            left = None if limit is None else limit - self.rows_read
+            yield from self._rows_of(source, rows, left)
+
+    def _rows_of(self, source: Source, rows: Rows, left: int | None) -> Iterator[InputRow]:
+        typed = None if isinstance(rows, JsonlRows) else rows.kept  # type: ignore[attr-defined]
+        update, digest_bytes, prefix = self._hash.update, rows.digest_bytes, f"{source.name}:"
+        marks = self.marks
+        for number, payload in islice(rows, left):
+            index = self.rows_read
+            self.rows_read = index + 1
+            update(digest_bytes(payload))
+            if index + 1 == marks.next:
+                marks.take(index + 1, self._hash)
+            if self._skipped(index):
+                self._pass_over(rows, payload, typed)
+                continue
+            yield self._parse(index, f"{prefix}{number}", rows, payload, typed)
+
+    def _parse(
+        self, index: int, origin: str, rows: Rows, payload: Any, typed: Sequence[str] | None
+    ) -> InputRow:
+        try:
+            raw = rows.decode(payload)
+        except RowError as error:
+            error = RowError(error.code, error.message)  # without the traceback's hold on the line
+            return InputRow(index, origin, params=self.base_params, error=error)
+        row = self._parser.parse(index, origin, raw, typed)
+        if row.id is not None and not self._seen.add(row.id):
+            text = f"id {shown(row.id)} was used by an earlier row"
+            row.error = RowError(ErrorCode.DUPLICATE_ID, text)
+        if row.params.logprobs is not None and self.base_params.logprobs is None:
+            self._leave_logprobs(row)
+        return row
+
+    def _leave_logprobs(self, row: InputRow) -> None:
+        """Of a row that asks for them, where the output has no column for them."""
+        row.params = replace(row.params, logprobs=None)
+        if not self._told_of_logprobs:
+            self._told_of_logprobs = True
+            text = "%s asks for logprobs: such rows get them only with --logprobs N"
+            _log.warning(text, row.origin)
+
+    def _skipped(self, index: int) -> bool:
+        if self._shard is not None and index % self._shard[1] != self._shard[0]:
+            return True
+        return self._done is not None and self._done(index)
+
+    def _pass_over(self, rows: Rows, payload: Any, typed: Sequence[str] | None) -> None:
+        """Take of a row what later rows depend on: its id and the columns it brings."""
+        with suppress(RowError):
+            row_id = self._parser.pass_over(rows.decode(payload), typed)
+            if row_id is not None:
+                self._seen.add(row_id)
+
+    def _open(self, source: Source) -> Any:
+        if source.kind.is_jsonl:
+            return JsonlRows(source)
+        rows_of = parquet_rows if source.kind is SourceKind.PARQUET else hub_rows
+        return rows_of(source, self._spec, self._parser, self._kept)
+
+    def _settle_jsonl_columns(self) -> None:
+        """Fix the columns that the first rows of the JSONL sources bring."""
+        limit = self._spec.limit
+        left = _SAMPLE_ROWS if limit is None else min(limit, _SAMPLE_ROWS)
+        for rows in self._rows:
+            if isinstance(rows, JsonlRows):
+                for _, line in islice(rows, left):
+                    left -= 1
+                    with suppress(RowError):
+                        self._kept.settle([self._parser.extras(rows.decode(line))])
+
+
+def _between(since: str, here: str) -> str:
+    """From the first row after the last mark that agreed to the first place that does not."""
+    return f"at {here}" if since in ("", here) else f"between {since} and {here}"

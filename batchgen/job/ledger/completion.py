@@ -1,0 +1,82 @@
+"""The end of a job: parts become the output, and the manifest says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from batchgen.job import faults
+from batchgen.job.files import Guard
+from batchgen.job.ledger.opening import check_target, discard_work
+from batchgen.job.stop_check import Look, nothing
+from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.manifest import FinalReport, Manifest
+from batchgen.job.storage.merge import Merge, ranked
+from batchgen.job.storage.output import OutputCheck, verified_totals, write_output
+from batchgen.job.storage.parts import Columns, Part
+from batchgen.job.storage.provenance import footer_metadata, merged_late, output_identity
+
+__all__ = ["complete", "complete_written", "write_whole"]
+
+
+def write_whole(
+    layout: Layout,
+    manifest: Manifest,
+    parts: Sequence[Part],
+    columns: Columns,
+    guard: Guard,
+    look: Look = nothing,
+) -> FinalReport:
+    """Write the output: every one of `manifest.total_rows` rows once, in order, verified, whole.
+    Then drop the parts. `look` is called between its pieces.
+
+    Raises MissingRowsError, OutputUnwritableError, OutputHeldError; FingerprintMismatchError where
+    somebody else's file took the output's name meanwhile: it stays, and so do the parts.
+    """
+    assert manifest.total_rows is not None
+    schema = columns.schema(merged_late(parts))
+    merge = Merge(ranked(parts), schema, layout.folder, look=look)
+
+    def may_write() -> None:
+        guard()
+        check_target(layout, manifest)
+
+    report = write_output(
+        layout.target,
+        _watched(merge.tables(), look),
+        schema,
+        footer_metadata(schema, manifest),
+        OutputCheck(manifest.total_rows),
+        may_write,
+    )
+    report.duplicates_dropped = merge.duplicates
+    complete(layout, manifest, report, guard)
+    return report
+
+
+def complete_written(
+    layout: Layout, manifest: Manifest, num_rows: int, guard: Guard
+) -> FinalReport:
+    """The same where the output is there and whole already, and only the manifest does not say so:
+    a crash came between the two."""
+    manifest.total_rows = num_rows
+    report = verified_totals(layout.target, num_rows)
+    complete(layout, manifest, report, guard)
+    return report
+
+
+def complete(layout: Layout, manifest: Manifest, report: FinalReport, guard: Guard) -> None:
+    """Record that the output is there and whole, then remove what led to it."""
+    manifest.state = "complete"
+    manifest.totals = report
+    manifest.output = output_identity(layout.target)
+    manifest.write(layout.manifest, guard)
+    discard_work(layout)
+
+
+def _watched(tables: Iterator[pa.Table], look: Look) -> Iterator[pa.Table]:
+    for table in tables:
+        faults.reach("final.piece")
+        look()
+        yield table

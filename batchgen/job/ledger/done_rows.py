@@ -1,0 +1,48 @@
+"""Which of a run's rows are done, by the parts that lie there: its own and those of other runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from batchgen.job.storage.bitmap import Bitmap
+from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.parts import Part, list_parts, scan_parts
+
+__all__ = ["DoneRows"]
+
+Indices = npt.NDArray[np.int64]
+
+
+class DoneRows:
+    """One bit a row of this run's shard. One thread adds, any thread may look."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._seen: set[Path] = set()
+        self.rows = Bitmap()
+        self.parts: list[Part] = []
+
+    def load(self, job: str, written: Iterable[Path] = ()) -> None:
+        """Take in every part not seen before, but for those `written` by this run itself."""
+        layout = self._layout
+        self._seen.update(written)
+        new = [path for path in list_parts(layout.parts, layout.shard) if path not in self._seen]
+        self._seen.update(new)
+        for part, indices in scan_parts(new, layout.damaged, job):
+            self.parts.append(part)
+            self.rows.add_array(indices[self._mine(indices)])
+
+    def settled(self, indices: Indices) -> npt.NDArray[np.bool_]:
+        """Which of the rows are done, or another shard's. [num_rows]"""
+        return self.rows.contains_array(indices) | ~self._mine(indices)
+
+    def _mine(self, indices: Indices) -> npt.NDArray[np.bool_]:
+        shard = self._layout.shard
+        if shard is None:
+            return np.ones(len(indices), dtype=np.bool_)
+        mine: npt.NDArray[np.bool_] = indices % shard.count == shard.index
+        return mine

@@ -1,0 +1,103 @@
+"""Everything that can change a completion or a column, by name; and what is only recorded.
+
+Not in it: paths, devices, batch sizes, checkpoint intervals, `--limit` (INTERFACE: Fingerprint).
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from batchgen import __version__
+from batchgen.job.model.files import ModelFiles
+from batchgen.job.model.identity import text_digest
+from batchgen.job.spec import JobSpec
+
+__all__ = ["facts_of", "fingerprint_of", "model_name"]
+
+_SCHEMA = 1
+_LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "datasets")
+
+
+def fingerprint_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
+    """Field -> value; nested mappings are compared field by field. `files` is None without a
+    model (the echo engine on bytes)."""
+    rounded = {} if spec.kv_cache_dtype == "auto" else {"kv_cache_dtype": spec.kv_cache_dtype}
+    return rounded | {
+        "schema": _SCHEMA,
+        "engine": spec.engine,
+        "model": {"identity": "none"} if files is None else files.identity(),
+        "dtype": _dtype(spec.numeric_dtype, files),
+        "quantization": spec.quantization or "none",
+        "max_model_len": spec.max_model_len,
+        "chat_template": _template_digest(spec.chat_template),
+        "sampling": _sampling(spec, files),
+        "columns": _columns(spec),
+    }
+
+
+def facts_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
+    """Recorded in the manifest and the footer, never compared: names, device, versions."""
+    return {
+        "model": model_name(spec, files),
+        "revision": spec.revision,
+        "device": spec.device,
+        "limit": spec.input.limit,
+        "versions": {"batchgen": __version__, "python": platform.python_version()}
+        | {name: found for name in _LIBRARIES if (found := _version(name))},
+    }
+
+
+def _sampling(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
+    """Flags over the model's own defaults; a seed always stands, since it keys every draw."""
+    return {"seed": 0} | ({} if files is None else files.generation_defaults) | spec.sampling
+
+
+def _columns(spec: JobSpec) -> dict[str, Any]:
+    given = spec.input
+    names = {"served_model_names": sorted(set(given.served_model_names))}
+    return (names if given.served_model_names else {}) | {
+        "prompt": given.prompt_column,
+        "messages": given.messages_column,
+        "id": given.id_column,
+        "keep": given.keep_columns,
+        "as_chat": given.as_chat,
+        "system": None if given.system is None else text_digest(given.system),
+        "ignore_model": given.ignore_model,
+        "split": given.split,
+        "save_prompt": spec.save_prompt,
+        "save_token_ids": spec.save_token_ids,
+    }
+
+
+def _dtype(wanted: str, files: ModelFiles | None) -> str:
+    """`auto` is the checkpoint's own, so that naming it later is no change."""
+    if wanted != "auto" or files is None:
+        return wanted
+    for key in ("dtype", "torch_dtype"):
+        if files.config.get(key):
+            return str(files.config[key]).removeprefix("torch.")
+    return wanted
+
+
+def _template_digest(given: str | None) -> str:
+    """Of the template's text, whether it came as a file or in place; the model's own stands in
+    its identity. Raises UsageError for a file that cannot be read."""
+    if given is None:
+        return "model"
+    from batchgen.job.text.template import read_chat_template  # jinja: most runs need none here
+
+    return text_digest(read_chat_template(given))
+
+
+def model_name(spec: JobSpec, files: ModelFiles | None) -> str:
+    """What summary, manifest and footer call the model."""
+    return spec.model or spec.engine if files is None else files.name
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

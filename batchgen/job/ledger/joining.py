@@ -1,0 +1,125 @@
+"""Coming into a job: one run of all rows (or a merge), or any number of shards, never both.
+
+Everybody passes one door, one at a time: a run of all rows looks there that no shard is at work, a
+shard that no such run is. Whoever was taken for dead is fenced: the next number is claimed in its
+place, so that it finds itself dispossessed at its next commit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from batchgen.errors import OutputHeldError
+from batchgen.job.files import make_folder
+from batchgen.job.ledger.opening import Found, check_folder, decide, discard_work
+from batchgen.job.stop_check import Look, nothing
+from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.lock import OutputLock, current_owner
+from batchgen.job.storage.manifest import Manifest, flatten
+
+__all__ = ["at_door", "begin_where_none", "enter", "join"]
+
+_DOOR_TIMEOUT_S = 120.0
+_DOOR_POLL_S = 0.02
+_POLL_S = 0.5
+
+
+def join(
+    layout: Layout,
+    run_id: str,
+    mode: str,
+    settle: Callable[[], object] = nothing,
+    look: Look = nothing,
+) -> OutputLock:
+    """The lock of this run, acquired. `settle` is called right before, while nobody else comes in.
+
+    With `mode` wait: once nobody is in the way. Raises OutputHeldError, OutputUnwritableError and
+    what `settle` and `look` raise.
+    """
+    while True:
+        try:
+            with at_door(layout, run_id, look):
+                return enter(layout, run_id, settle)
+        except OutputHeldError:
+            if mode != "wait":
+                raise
+        time.sleep(_POLL_S)
+
+
+def begin_where_none(
+    layout: Layout,
+    fingerprint: Mapping[str, Any],
+    overwrite: bool,
+    facts: Mapping[str, Any],
+    reopened: str = "",
+) -> Found:
+    """For a shard on its way in: the job to work on, begun here where there is none. A run of all
+    rows begins its own job once it is in.
+
+    Raises FingerprintMismatchError, and OutputHeldError where beginning anew would discard what a
+    live shard does.
+    """
+    found = decide(layout, fingerprint, overwrite)
+    if found.manifest is not None or layout.shard is None:
+        return found
+    before = Manifest.read(layout.manifest)
+    try:
+        _refuse_live_shards(layout)
+    except OutputHeldError:
+        if before is not None and not overwrite:
+            before.check_fingerprint(fingerprint, layout.out)
+        raise
+    discard_work(layout)
+    begun = Manifest(flatten(fingerprint), dict(facts), overwriting=overwrite, reopened=reopened)
+    begun.write(layout.manifest)
+    return Found(begun)
+
+
+@contextmanager
+def at_door(layout: Layout, run_id: str, look: Look = nothing) -> Iterator[None]:
+    """While nobody else comes in; waits for whoever is doing so, and looks up meanwhile."""
+    check_folder(layout)
+    make_folder(layout.folder)
+    door = OutputLock(layout.folder, layout.out, run_id, "-door")
+    door.acquire("wait", timeout=_DOOR_TIMEOUT_S, poll=_DOOR_POLL_S, look=look)
+    try:
+        yield
+    finally:
+        door.release()
+
+
+def enter(layout: Layout, run_id: str, settle: Callable[[], object] = nothing) -> OutputLock:
+    """The lock of this run, acquired, by one who is at the door. See `join`."""
+    if layout.shard is None:
+        make_folder(layout.target.parent)  # not only when all is computed
+        _refuse_live_shards(layout)
+    else:
+        _refuse_or_fence(layout.whole)
+    settle()
+    make_folder(layout.parts)
+    held = _lock_of(layout, run_id)
+    held.acquire()
+    return held
+
+
+def _refuse_live_shards(layout: Layout) -> None:
+    for shard in layout.shards_begun():
+        _refuse_or_fence(shard)
+
+
+def _refuse_or_fence(other: Layout) -> None:
+    """OutputHeldError where that run is at work; if it only died there, it is fenced."""
+    owner = current_owner(other.work)
+    if owner is None or owner.released:
+        return
+    lock = _lock_of(other, "fence")
+    lock.acquire()
+    lock.release()
+
+
+def _lock_of(layout: Layout, run_id: str) -> OutputLock:
+    named = layout.out if layout.shard is None else f"{layout.out} (shard {layout.shard})"
+    return OutputLock(layout.work, named, run_id)

@@ -1,0 +1,301 @@
+"""The ledger of a job: which rows are done, and their answers, whatever happens to the process.
+
+Invariants, each with a test in tests/test_ledger_properties.py:
+
+1.  A row that was appended before a `flush` that returned is done in every later run.
+2.  All samples of a row are committed by one rename, so a row in a part is a whole row.
+3.  A part counts only if its content has the checksum in its name; others are set aside and their
+    rows computed again.
+4.  The output has every row from 0 to num_rows - 1 exactly once, sorted by (index, sample), or it
+    is not written.
+5.  The output appears by one rename; until then the old one, if any, is untouched. A part is
+    removed only after the manifest says that the output is complete.
+6.  Of two processes that both believe they own the output only the one with the highest attempt
+    commits; whatever they interleave, no row is twice in the output (the first commit wins).
+7.  Nothing is touched where the fingerprint differs, unless `overwrite`.
+8.  At most `checkpoint_every` finished rows are not durable (one `append`'s rows, if more).
+9.  Memory is one bit a row, besides rows not yet durable and rows begun in vain by earlier runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from batchgen.job.files import remove_stale
+from batchgen.job.ledger import shard_work
+from batchgen.job.ledger.completion import complete_written, write_whole
+from batchgen.job.ledger.done_rows import DoneRows
+from batchgen.job.ledger.joining import begin_where_none, join
+from batchgen.job.ledger.opening import decide, has_leftovers
+from batchgen.job.rows import OutputRow
+from batchgen.job.shard import Shard
+from batchgen.job.stop_check import Look, nothing
+from batchgen.job.storage.journal import Inflight, Journal
+from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.lock import OutputLock, is_held
+from batchgen.job.storage.manifest import FinalReport, InputCheckpoint, Manifest
+from batchgen.job.storage.part_writer import PartWriter
+from batchgen.job.storage.parts import Columns
+
+__all__ = ["FinalReport", "InputCheckpoint", "Ledger"]
+
+
+class Ledger(AbstractContextManager["Ledger"]):
+    """One job's finished rows. One thread may append while another begins and asks for rows."""
+
+    def __init__(self, layout: Layout, manifest: Manifest, columns: Columns) -> None:
+        self._layout = layout
+        self._manifest = manifest
+        self._columns = columns
+        self._known = DoneRows(layout)
+        self._done = self._known.rows
+        self._lock: OutputLock | None = None
+        self._journal: Journal | None = None
+        self._writer: PartWriter | None = None
+        self.num_recomputed = 0
+
+    @classmethod
+    def open(
+        cls,
+        ckpt_dir: Path,
+        out: Path,
+        fingerprint: Mapping[str, Any],
+        facts: Mapping[str, Any] | None = None,
+        *,
+        run_id: str,
+        columns: Columns | None = None,
+        checkpoint_every: int = 1000,
+        checkpoint_seconds: float = 30.0,
+        overwrite: bool = False,
+        lock: str = "fail",
+        background: bool = True,
+        shard: Shard | None = None,
+        look: Look = nothing,
+    ) -> Ledger:
+        """Begin a job, continue it, or find it finished (`finished` is then set, nothing locked).
+
+        `fingerprint` may nest; it decides whether this is the same job. `look` is called while
+        others come in; what it raises ends the waiting.
+        Raises FingerprintMismatchError, OutputHeldError, OutputUnwritableError.
+        """
+        layout, columns = Layout(ckpt_dir, out, shard), columns or Columns()
+        found = decide(layout, fingerprint, overwrite)
+        if found.manifest is not None and found.finished and not has_leftovers(layout):
+            return cls(layout, found.manifest, columns)
+        if found.finished or found.written is not None:
+            layout = layout.whole  # nothing is left to do but to clean up after a dead run
+        begin = partial(begin_where_none, layout, fingerprint, overwrite, facts or {})
+        held = join(layout, run_id, lock, begin, look)
+        try:
+            ledger = cls._opened(layout, fingerprint, facts, columns, held, overwrite, run_id)
+        except BaseException:
+            held.release()
+            raise
+        ledger._start_writer(checkpoint_every, checkpoint_seconds, background)
+        return ledger
+
+    @property
+    def finished(self) -> FinalReport | None:
+        """Totals of the finished output; None while there is work to do."""
+        return self._manifest.totals if self._manifest.state == "complete" else None
+
+    @property
+    def shard(self) -> Shard | None:
+        """The rows it is about; None: all, also where a shard finds the whole output complete."""
+        return None if self._manifest.output is not None else self._layout.shard
+
+    @property
+    def manifest(self) -> Manifest:
+        """The job's manifest; read it, and write nothing of it but `facts`."""
+        return self._manifest
+
+    @property
+    def input_checkpoint(self) -> InputCheckpoint | None:
+        """The input as far as earlier runs read it."""
+        return shard_work.furthest_input(self._layout, self._manifest)
+
+    @property
+    def num_done(self) -> int:
+        """Rows done, those of earlier runs included."""
+        return len(self._done)
+
+    def is_done(self, index: int) -> bool:
+        """Whether the row is finished, by this run or an earlier one."""
+        return index in self._done
+
+    def attempt(self, index: int) -> int:
+        """The runs in which the row was begun, this one included: the `attempt` column."""
+        return self._working_journal.attempt(index)
+
+    def inflight_tokens(self, index: int, sample: int = 0) -> list[int]:
+        """Tokens that a polite stop saved for this sample; [] where none were."""
+        return self._working_journal.inflight_tokens(index, sample)
+
+    @property
+    def num_inflight_tokens(self) -> int:
+        """Tokens that earlier runs saved for rows not done yet."""
+        return self._working_journal.num_inflight_tokens
+
+    @property
+    def deaths(self) -> Mapping[int, int]:
+        """Rows not done -> how many runs died while they had them in hand."""
+        return self._working_journal.deaths
+
+    def note_crash(self) -> None:
+        """The engine broke down: this run counts as one that died with its rows in hand."""
+        self._working_journal.crashed = True
+
+    def begin(self, indices: Sequence[int]) -> None:
+        """Note that these rows begin (go to the engine): one small write a call."""
+        self.num_recomputed += self._working_journal.begin(indices)
+
+    def append(self, rows: Sequence[OutputRow]) -> None:
+        """Take finished rows; all samples of a row in one call. A row done already is ignored.
+
+        Durable later: by count, by age, or by `flush`. Raises what an earlier write met.
+        """
+        assert self._writer is not None, "the job is finished or closed"
+        new = [row for row in rows if row.index not in self._done]
+        for row in new:
+            self._done.add(row.index)
+        self._writer.append(new)
+
+    def flush(self) -> None:
+        """Return once every appended row is durable."""
+        assert self._writer is not None, "the job is finished or closed"
+        self._writer.flush()
+
+    def checkpoint_input(
+        self,
+        rows_read: int,
+        digest: str,
+        sources: Iterable[Mapping[str, Any]] = (),
+        marks: Iterable[tuple[int, str]] = (),
+        *,
+        at_end: bool = False,
+    ) -> None:
+        """Note how far the input was read, and what it was: checked when a later run reads it.
+
+        `at_end`: these are all its rows; `status` and `merge` then know the total.
+        """
+        read = InputCheckpoint(rows_read, digest, tuple(map(dict, sources)), tuple(marks))
+        self._manifest.total_rows, self._manifest.input = rows_read if at_end else None, read
+        self._write_manifest()
+        if self._layout.shard is not None:
+            self._look_around()
+
+    def save_inflight(self, tokens: Inflight) -> None:
+        """Keep the tokens generated so far by rows in flight: (index, sample) -> token ids."""
+        self._working_journal.save_inflight(tokens, self._known.settled)
+
+    def finalize(self, num_rows: int, look: Look = nothing) -> FinalReport:
+        """Write the output: every row once, in order, verified, whole. Then drop the parts.
+
+        A shard writes none: its rows must all be there, and stay for the merge. `look` is called
+        between pieces of the output; what it raises ends the writing, nothing is lost. Raises
+        MissingRowsError (the rows named), OutputUnwritableError, OutputHeldError.
+        """
+        assert self._writer is not None, "the job is finished or closed"
+        assert self._lock is not None
+        self._writer.flush()
+        self._manifest.total_rows = num_rows
+        if self._layout.shard is not None:
+            self._look_around()
+            report = shard_work.finish_shard(self._layout, self._manifest, self.num_done)
+            self._write_manifest()
+            return report
+        parts = self._known.parts + self._writer.parts
+        guard = self._lock.check
+        return write_whole(self._layout, self._manifest, parts, self._columns, guard, look)
+
+    def disown(self) -> None:
+        """What was begun is of another job, to --overwrite too: opened again, it is discarded."""
+        self._manifest.overwriting = False
+        self._write_manifest()
+
+    def _look_around(self) -> None:
+        """Take in what runs of other shardings finished meanwhile."""
+        written = () if self._writer is None else (part.path for part in self._writer.parts)
+        self._known.load(self._manifest.job, written)
+
+    def close(self) -> None:
+        """Make appended rows durable and give the output up. Safe to call twice."""
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                writer.close()
+        finally:
+            if self._journal is not None:
+                self._journal.close()
+            if self._lock is not None:
+                self._lock.release()
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def _working_journal(self) -> Journal:
+        assert self._journal is not None, "the job is finished"
+        return self._journal
+
+    @classmethod
+    def _opened(
+        cls,
+        layout: Layout,
+        fingerprint: Mapping[str, Any],
+        facts: Mapping[str, Any] | None,
+        columns: Columns,
+        held: OutputLock,
+        overwrite: bool,
+        run_id: str,
+    ) -> Ledger:
+        """Decide again, now as the owner, and load what earlier runs left."""
+        found = decide(layout, fingerprint, overwrite and layout.shard is None)
+        for folder, prefix in layout.written_folders:
+            remove_stale(folder, prefix)
+        ledger = cls(
+            layout, shard_work.manifest_to_use(layout, found, fingerprint, overwrite), columns
+        )
+        ledger._lock = held
+        if found.written is not None:
+            complete_written(layout, ledger._manifest, found.written, held.check)
+        elif not found.finished:
+            ledger._load(dict(facts or {}), run_id)
+        return ledger
+
+    def _load(self, facts: dict[str, Any], run_id: str) -> None:
+        assert self._lock is not None
+        layout, manifest = self._layout, self._manifest
+        self._known.load(manifest.job)
+        if shard_work.is_still_complete(layout, manifest, len(self._done)):
+            return
+        others = [other.work for other in layout.others_with_my_rows() if not is_held(other.work)]
+        self._journal = Journal(
+            layout.work, self._lock.attempt, self._known.settled, self._lock.check, others
+        )
+        manifest.facts = facts
+        manifest.note_run(self._lock.attempt, run_id)
+        self._write_manifest()
+
+    def _start_writer(self, every: int, seconds: float, background: bool) -> None:
+        if self._journal is None or self._lock is None:
+            return
+        self._writer = PartWriter(
+            self._layout.parts,
+            self._manifest.job,
+            self._lock.attempt,
+            self._columns,
+            self._lock.check,
+            every=every,
+            seconds=seconds,
+            background=background,
+            label=self._layout.label,
+        )
+
+    def _write_manifest(self) -> None:
+        assert self._lock is not None
+        self._manifest.write(self._layout.own_manifest, self._lock.check)

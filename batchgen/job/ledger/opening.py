@@ -1,0 +1,152 @@
+"""What an earlier run left for this output, and whether this job may touch it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchgen.errors import FingerprintMismatchError, OutputUnwritableError
+from batchgen.job.storage.layout import JOURNALS, SAVED_TOKENS, Layout
+from batchgen.job.storage.manifest import Manifest
+from batchgen.job.storage.output import verified_totals
+from batchgen.job.storage.parts import list_parts
+from batchgen.job.storage.provenance import footer_manifest, output_identity, written_rows
+
+__all__ = [
+    "Found",
+    "Layout",
+    "check_folder",
+    "check_target",
+    "decide",
+    "discard_work",
+    "has_leftovers",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The manifest to go on with; None: begin afresh. `finished`: nothing is left to do.
+
+    `written`: the output has all its rows (so many) already, only the manifest does not say so: a
+    crash came between the two.
+    """
+
+    manifest: Manifest | None
+    finished: bool = False
+    written: int | None = None
+
+
+def decide(layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool) -> Found:
+    """Look, without a change: begin, continue, finished; or FingerprintMismatchError.
+
+    With `overwrite`, work begun by an earlier --overwrite of the same job is continued (the same
+    command again), all else is begun afresh.
+    """
+    try:
+        manifest = Manifest.read(layout.manifest)
+        if manifest is not None:
+            manifest.check_fingerprint(fingerprint, layout.out)
+    except FingerprintMismatchError:
+        if overwrite or _nothing_to_lose(layout):
+            return Found(None)
+        raise
+    if manifest is not None and manifest.state == "running":
+        if overwrite and not manifest.overwriting:
+            return Found(None)
+        return _unfinished(layout, manifest)
+    if overwrite or not layout.target.exists():
+        return Found(None)
+    if manifest is None:
+        return Found(_restored(layout, fingerprint), finished=True)
+    if not _is_output_of(layout.target, manifest):
+        raise _foreign(layout.out)
+    return Found(manifest, finished=True)
+
+
+def check_folder(layout: Layout) -> None:
+    """Raise OutputUnwritableError where the checkpoint folder is one that others fill: names that
+    runs use are taken, and no run was ever here."""
+    if layout.door_owners.exists():
+        return
+    with suppress(FingerprintMismatchError):
+        if Manifest.read(layout.manifest) is not None:
+            return  # copied from elsewhere, without what locks it
+    names = [path.name for path in layout.used if path.exists()]
+    if names:
+        raise OutputUnwritableError(
+            f"{layout.folder} is no checkpoint folder, and holds {', '.join(names)} of its own",
+            "name a new folder with --checkpoint-dir, or one of a run",
+        )
+
+
+def _nothing_to_lose(layout: Layout) -> bool:
+    """No finished row, no saved token, no output: an earlier run was refused or stopped at once."""
+    saved = any(path.match(SAVED_TOKENS) for path in layout.journals_and_tokens())
+    return not saved and not list_parts(layout.parts) and not layout.target.exists()
+
+
+def discard_work(layout: Layout) -> None:
+    """Remove parts, journals, saved tokens and all that shards had; the manifest and the output
+    stay. Only for whoever holds the job while no shard is at work."""
+    for path in [*list_parts(layout.parts), *layout.journals_and_tokens()]:
+        with suppress(OSError):
+            path.unlink()
+    for path in layout.damaged.glob("part-*"):
+        path.unlink(missing_ok=True)
+    for shard in layout.shards_begun():
+        shutil.rmtree(shard.work, ignore_errors=True)
+    for folder in (layout.shards, layout.damaged):
+        with suppress(OSError):  # not there, or it holds what is somebody else's
+            folder.rmdir()
+
+
+def has_leftovers(layout: Layout) -> bool:
+    """Whether a run died between the finished manifest and the removal of its parts."""
+    begun = any(layout.folder.glob(JOURNALS)) or layout.shards.exists()
+    return begun or bool(list_parts(layout.parts))
+
+
+def _is_output_of(target: Path, manifest: Manifest) -> bool:
+    """Whether the file there is the one that the finished job wrote, copied or touched perhaps."""
+    same = manifest.output == output_identity(target)
+    return same or written_rows(target, manifest.job_id) == manifest.total_rows
+
+
+def _restored(layout: Layout, fingerprint: Mapping[str, Any]) -> Manifest:
+    """The manifest from the output's own footer, where somebody removed the checkpoint folder."""
+    manifest = footer_manifest(layout.target)
+    if manifest is None or manifest.total_rows is None:
+        raise _foreign(layout.out)
+    manifest.check_fingerprint(fingerprint, layout.out)
+    manifest.state = "complete"
+    manifest.totals = verified_totals(layout.target, manifest.total_rows)
+    return manifest
+
+
+def _unfinished(layout: Layout, manifest: Manifest) -> Found:
+    return Found(manifest, written=check_target(layout, manifest))
+
+
+def check_target(layout: Layout, manifest: Manifest) -> int | None:
+    """Raise FingerprintMismatchError where an output is there, while the job runs, that is neither
+    its own nor one that it may replace. The rows of its own; None: it is not written yet."""
+    if not layout.target.exists():
+        return None
+    written = written_rows(layout.target, manifest.job_id)
+    if written is not None:
+        return written
+    replaced = manifest.replaces and written_rows(layout.target, manifest.replaces) is not None
+    if not manifest.overwriting and not replaced:
+        raise _foreign(layout.out)
+    return None
+
+
+def _foreign(out: Path) -> FingerprintMismatchError:
+    return FingerprintMismatchError(
+        f"{out} exists and was not written by this job, or was changed since",
+        "give another --out, or --overwrite to replace it (it stays until the new one is whole)",
+    )

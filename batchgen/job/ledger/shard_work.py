@@ -1,0 +1,101 @@
+"""What a shard has of its own, and what it knows of the runs beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from batchgen.counts import counted
+from batchgen.errors import BatchgenError
+from batchgen.job.ledger.opening import Found, discard_work
+from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.manifest import FinalReport, InputCheckpoint, Manifest, flatten
+from batchgen.job.storage.output import MissingRowsError
+from batchgen.job.storage.parts import list_parts
+from batchgen.job.storage.totals import totals_of_parts
+
+__all__ = [
+    "all_manifests",
+    "finish_shard",
+    "furthest_input",
+    "is_still_complete",
+    "manifest_to_use",
+]
+
+
+def manifest_to_use(
+    layout: Layout, found: Found, fingerprint: Mapping[str, Any], overwrite: bool
+) -> Manifest:
+    """The manifest that a run writes: the job's, or its shard's own; older work of the job that is
+    not to be continued is discarded."""
+    if layout.shard is not None:
+        assert found.manifest is not None, "a shard begins its job before it comes in"
+        return found.manifest if found.finished else _own(layout, found.manifest)
+    if found.manifest is None or found.finished:
+        discard_work(layout)
+    return found.manifest or Manifest(flatten(fingerprint), overwriting=overwrite)
+
+
+def _own(layout: Layout, job: Manifest) -> Manifest:
+    own = Manifest.read(layout.own_manifest)
+    if own is not None and own.job_id == job.job_id:
+        return own
+    return Manifest(job.fingerprint, job_id=job.job_id, generation=job.generation)
+
+
+def all_manifests(layout: Layout, job: Manifest) -> dict[Path, Manifest]:
+    """The manifests of all shards of a job, by folder."""
+    found = {}
+    for shard in layout.shards_begun():
+        manifest = Manifest.read(shard.own_manifest)
+        if manifest is not None and manifest.job_id == job.job_id:
+            found[shard.work] = manifest
+    return found
+
+
+def furthest_input(layout: Layout, mine: Manifest) -> InputCheckpoint | None:
+    """The input as far as any run of the job read it; a shard that has read it knows itself."""
+    if layout.shard is not None and mine.input is not None:
+        return mine.input
+    job = mine if layout.shard is None else Manifest.read(layout.manifest)
+    if job is None:
+        return mine.input
+    seen = [manifest.input for manifest in (job, *all_manifests(layout, job).values())]
+    return max(
+        (found for found in seen if found is not None),
+        key=lambda found: found.rows_read,
+        default=None,
+    )
+
+
+def is_still_complete(layout: Layout, manifest: Manifest, num_done: int) -> bool:
+    """Whether a shard that was complete has all of its rows still; else it runs again."""
+    shard, total = layout.shard, manifest.total_rows
+    if manifest.state != "complete" or shard is None:
+        return False
+    if total is not None and shard.num_rows(total) == num_done:
+        return True
+    manifest.state, manifest.totals = "running", None
+    return False
+
+
+def finish_shard(layout: Layout, manifest: Manifest, num_done: int) -> FinalReport:
+    """Note in its manifest that a shard has all its rows: its totals. Raises MissingRowsError."""
+    shard, total = layout.shard, manifest.total_rows
+    assert shard is not None
+    assert total is not None
+    wanted = shard.num_rows(total)
+    if num_done < wanted:
+        raise MissingRowsError(
+            f"{wanted - num_done:,} of {counted(wanted, 'row')} of shard {shard} missing",
+            "run the same command again: it computes what is missing",
+        )
+    if num_done > wanted:
+        raise BatchgenError(
+            f"shard {shard} has {counted(num_done, 'row')}, and the input only {wanted:,} for it",
+            "the input is not the one that was read before; restore it",
+        )
+    report = totals_of_parts(list_parts(layout.parts, shard), shard)
+    manifest.state, manifest.totals = "complete", report
+    return report

@@ -1,0 +1,73 @@
+"""All parts of a job at a glance: from their footers alone, one short read each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen.job.schema import BASE_SCHEMA, OPTIONAL_FIELDS
+from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.parts import Columns, Part, list_parts, set_aside, summary_of
+
+__all__ = ["survey"]
+
+_SCHEMA_KEY = b"ARROW:schema"
+
+
+def survey(layout: Layout, job: str) -> tuple[list[Part], Columns]:
+    """The job's parts, and its declared kept and optional columns, as its parts have them.
+
+    A part whose footer cannot be read, or that belongs to another job, is set aside. That its rows
+    are what was written is checked when they are read.
+    """
+    parts: list[Part] = []
+    columns = _Columns()
+    for path in list_parts(layout.parts):
+        try:
+            metadata = pq.read_metadata(path)
+            summary = summary_of(metadata)
+        except (OSError, pa.ArrowException, KeyError, ValueError):
+            set_aside(path, layout.damaged)
+            continue
+        if summary.job != job:
+            set_aside(path, layout.damaged)
+            continue
+        part = Part.of(path, summary)
+        parts.append(part)
+        columns.add(metadata, part)
+    return parts, columns.found
+
+
+@dataclass(slots=True)
+class _Columns:
+    """Columns seen so far; a schema seen before is not looked at again."""
+
+    _kept: dict[str, pa.DataType] = field(default_factory=dict)
+    _optional: set[str] = field(default_factory=set)
+    _seen: set[tuple[bytes, frozenset[str]]] = field(default_factory=set)
+
+    def add(self, metadata: pq.FileMetaData, part: Part) -> None:
+        """Take in one part's."""
+        key = (metadata.metadata[_SCHEMA_KEY], frozenset(part.late))
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        extra = [
+            column
+            for column in metadata.schema.to_arrow_schema()
+            if column.name not in BASE_SCHEMA.names
+        ]
+        self._optional |= {column.name for column in extra} & OPTIONAL_FIELDS.keys()
+        self._kept |= {
+            column.name: column.type
+            for column in extra
+            if column.name not in part.late and column.name not in OPTIONAL_FIELDS
+        }
+
+    @property
+    def found(self) -> Columns:
+        """All of them."""
+        optional = self._optional
+        return Columns(tuple(self._kept.items()), "token_ids" in optional, "logprobs" in optional)

@@ -1,0 +1,182 @@
+"""A model before any weight is read: its place, its names, its tokens, its defaults. No torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from batchgen.errors import ModelRefusedError
+from batchgen.gguf_header import read_gguf_header
+from batchgen.job.model import special_tokens
+from batchgen.job.model.generation_defaults import generation_defaults, ignored_generation_settings
+from batchgen.job.model.identity import file_identity, folder_identity, text_digest
+from batchgen.job.model.json_files import ModelJson
+from batchgen.job.model.source import BUILTIN_NAME, ModelSource, locate
+
+__all__ = ["BUILTIN_NAME", "ModelFiles", "ModelKind", "resolve_model"]
+
+_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
+_NOT_CAUSAL = (
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+    "ForImageClassification",
+    "ForAudioClassification",
+    "ForCTC",
+    "ForPreTraining",
+)
+
+
+class ModelKind(StrEnum):
+    """How the model is stored."""
+
+    FOLDER = "folder"
+    GGUF = "gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What a model's own files say, as the job needs it.
+
+    `name` is what the user wrote (or the built-in's name). `max_position` is the longest sequence
+    the model was made for, in tokens; None where it names none. `generation_defaults` has
+    SamplingParams' names. `ignored_settings`: of generation_config, what batchgen does not have.
+    """
+
+    path: Path
+    kind: ModelKind
+    name: str
+    eos_token_ids: tuple[int, ...] = ()
+    bos_token_id: int | None = None
+    pad_token_id: int | None = None
+    generation_defaults: dict[str, Any] = field(default_factory=dict)
+    ignored_settings: tuple[str, ...] = ()
+    max_position: int | None = None
+    chat_template: str | None = None
+    commit: str | None = None
+    builtin: bool = False
+    config: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """Names by which an OpenAI row may call the model: as given, and its last path part."""
+        return tuple(dict.fromkeys([self.name, Path(self.name).name]))
+
+    def identity(self) -> dict[str, str]:
+        """What can change a completion, for the fingerprint. Never a path of this machine."""
+        if self.commit is not None:
+            return {"commit": self.commit, "chat_template": text_digest(self.chat_template)}
+        if self.kind is ModelKind.GGUF:
+            parts = {"weights": file_identity(self.path)}
+            parts["metadata"] = read_gguf_header(self.path).digest[:32]
+        else:
+            parts = folder_identity(self.path)
+        return parts | {"chat_template": text_digest(self.chat_template)}
+
+    def check_supported(self) -> None:
+        """Refuse what the config alone shows to be no causal decoder. Raises ModelRefusedError."""
+        architectures = [str(name) for name in self.config.get("architectures") or ()]
+        if self.config.get("is_encoder_decoder"):
+            raise self._refused("an encoder-decoder", architectures)
+        if architectures and all(name.endswith(_NOT_CAUSAL) for name in architectures):
+            raise self._refused("no causal language model", architectures)
+
+    def _refused(self, what: str, architectures: list[str]) -> ModelRefusedError:
+        named = ", ".join([*architectures, str(self.config.get("model_type", "?"))])
+        return ModelRefusedError(
+            f"Model {self.name} is {what} ({named}); batchgen serves decoder-only models.",
+            "Name a causal language model (AutoModelForCausalLM).",
+        )
+
+
+def resolve_model(
+    ref: str | None, revision: str | None = None, allow_pickle: bool = False
+) -> ModelFiles:
+    """Find a model and read its small files.
+
+    `ref`: a local folder, a `.gguf` file, a hub id (fetched unless cached), or None for the model
+    inside the package. Raises ModelRefusedError (exit code 2) with what to do.
+    """
+    source = locate(ref, revision, allow_pickle)
+    if not allow_pickle and source.path.is_dir():
+        _refuse_pickles(source)
+    return _from_gguf(source) if source.path.is_file() else _from_folder(source)
+
+
+def _refuse_pickles(source: ModelSource) -> None:
+    """Weights that only a pickle holds: reading them could run code."""
+    names = sorted(os.listdir(source.path))
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+    weights = [name for name in pickles if name.startswith(("pytorch_model", "model"))]
+    if weights and not any(name.endswith(".safetensors") for name in names):
+        raise ModelRefusedError(
+            f"Model {source.name} has its weights in a pickle ({weights[0]}), which can run code.",
+            "Convert it to safetensors; or, if you trust its author, add --allow-pickle.",
+        )
+
+
+def _from_folder(source: ModelSource) -> ModelFiles:
+    files = ModelJson(source.path)
+    config = files.read("config.json")
+    tokens = special_tokens.from_folder(files)
+    return ModelFiles(
+        path=source.path,
+        kind=ModelKind.FOLDER,
+        name=source.name,
+        eos_token_ids=tokens.eos_token_ids,
+        bos_token_id=tokens.bos_token_id,
+        pad_token_id=tokens.pad_token_id,
+        generation_defaults=generation_defaults(files),
+        ignored_settings=ignored_generation_settings(files),
+        max_position=_max_position(config),
+        chat_template=_chat_template(files),
+        commit=source.commit,
+        builtin=source.builtin,
+        config=config,
+    )
+
+
+def _from_gguf(source: ModelSource) -> ModelFiles:
+    metadata = read_gguf_header(source.path).metadata
+    tokens = special_tokens.from_gguf(metadata)
+    architecture = str(metadata.get("general.architecture", "?"))
+    return ModelFiles(
+        path=source.path,
+        kind=ModelKind.GGUF,
+        name=source.name,
+        eos_token_ids=tokens.eos_token_ids,
+        bos_token_id=tokens.bos_token_id,
+        pad_token_id=tokens.pad_token_id,
+        generation_defaults={"temperature": 0.0},
+        max_position=metadata.get(f"{architecture}.context_length"),
+        chat_template=metadata.get("tokenizer.chat_template"),
+        config={"model_type": architecture},
+    )
+
+
+def _max_position(config: dict[str, Any]) -> int | None:
+    nested = config.get("text_config")
+    for source in (config, nested if isinstance(nested, dict) else {}):
+        for key in _POSITION_KEYS:
+            if isinstance(source.get(key), int):
+                return int(source[key])
+    return None
+
+
+def _chat_template(files: ModelJson) -> str | None:
+    """The default template: chat_template.jinja before tokenizer_config.json, as transformers."""
+    path = files.folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        template = files.read(name).get("chat_template")
+        if isinstance(template, list):
+            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        if isinstance(template, str):
+            return template
+    return None

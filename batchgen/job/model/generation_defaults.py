@@ -1,0 +1,78 @@
+"""Sampling defaults of a model, as transformers' `generate()` would read its generation_config.
+
+`do_sample` absent or false means greedy whatever temperature stands beside it. With `do_sample`,
+what the file leaves out takes transformers' own defaults (temperature 1, top_p 1, top_k 50;
+`GenerationConfig._get_default_generation_params`). Without generation_config.json the same keys are
+read from config.json, as transformers does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchgen.job.model.json_files import ModelJson
+
+__all__ = ["generation_defaults", "ignored_generation_settings"]
+
+_SAMPLED: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": 0.0}
+_ALWAYS = {
+    "repetition_penalty": "repetition_penalty",
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+}
+_NEUTRAL: dict[str, Any] = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "min_length": 0,
+    "typical_p": 1.0,
+    "no_repeat_ngram_size": 0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "top_h": None,
+    "encoder_repetition_penalty": 1.0,
+    "exponential_decay_length_penalty": None,
+    "watermarking_config": None,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "sequence_bias": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "penalty_alpha": None,
+    "guidance_scale": None,
+}
+
+
+def generation_defaults(files: ModelJson) -> dict[str, Any]:
+    """Parameter name (as in SamplingParams) -> value; only what the model's files decide."""
+    config = _generation_config(files)
+    defaults = {
+        ours: config[name] for name, ours in _ALWAYS.items() if config.get(name) is not None
+    }
+    stop = config.get("stop_strings")
+    if stop:
+        defaults["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    return defaults | _sampling(config)
+
+
+def ignored_generation_settings(files: ModelJson) -> tuple[str, ...]:
+    """Settings that would change `generate()`'s text and that batchgen does not have."""
+    config = _generation_config(files)
+    return tuple(name for name, off in _NEUTRAL.items() if config.get(name) not in (None, off, []))
+
+
+def _sampling(config: dict[str, Any]) -> dict[str, Any]:
+    """A row that asks for a temperature on a greedy model still gets the file's own cuts."""
+    if not config.get("do_sample"):
+        named = {name: config[name] for name in _SAMPLED if config.get(name) is not None}
+        return named | {"temperature": 0.0}
+    return {
+        name: config[name] if config.get(name) is not None else default
+        for name, default in _SAMPLED.items()
+    }
+
+
+def _generation_config(files: ModelJson) -> dict[str, Any]:
+    if (files.folder / "generation_config.json").is_file():
+        return files.read("generation_config.json")
+    return files.read("config.json")

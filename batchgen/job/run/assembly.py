@@ -1,0 +1,212 @@
+"""Puts one run's pipeline together from its spec, its ledger and its reader."""
+
+from __future__ import annotations
+
+import logging
+
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.request import Engine
+from batchgen.job.flow.deadline import Deadline
+from batchgen.job.flow.engine_faults import engine_faults
+from batchgen.job.flow.engine_thread import Drive, DriveOptions
+from batchgen.job.flow.pace import Pace
+from batchgen.job.flow.pipeline import Pipeline
+from batchgen.job.flow.progress import Live, make_reporter
+from batchgen.job.flow.quarantine import SUSPECT, Suspects
+from batchgen.job.flow.reader_thread import Feed
+from batchgen.job.flow.results import Results, ResultsOptions
+from batchgen.job.flow.signals import Stop
+from batchgen.job.flow.slow_engine import slowed
+from batchgen.job.flow.writer_thread import Write, finished_rows
+from batchgen.job.input.estimate import estimated_rows
+from batchgen.job.input.reader import Reader
+from batchgen.job.input_marks import Mark
+from batchgen.job.ledger.ledger import Ledger
+from batchgen.job.model.files import ModelFiles
+from batchgen.job.spec import JobSpec
+from batchgen.job.text.requests import FailedRow, Requests
+from batchgen.job.text.tokenizer import TextCodec, load_codec
+from batchgen.startup.importing import importing
+
+__all__ = ["Assembly"]
+
+_log = logging.getLogger(__name__)
+_INPUT_CHECKPOINT_S = 5.0
+
+
+class Assembly:
+    """The stages of one run, and the numbers they leave behind."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        files: ModelFiles | None,
+        reader: Reader,
+        ledger: Ledger,
+        run_id: str,
+        deadline: Deadline | None = None,
+    ) -> None:
+        self._spec, self._files = spec, files
+        self._reader, self._ledger = reader, ledger
+        self._codec: TextCodec | None = None
+        self._faults = engine_faults()
+        self.device_before: str | None = None
+        self._made_requests: Requests | None = None
+        self._input_read: tuple[int, str, tuple[Mark, ...]] = (0, "", ())
+        self._finished = finished_rows()
+        self.live = Live(reused=ledger.num_done)
+        self._expect(estimated_rows(reader.sources, spec.input.limit))
+        self.feed = Feed(reader, self._requests, fail=self._fail, on_chunk=self._note_input)
+        self.drive = Drive(
+            self._load_engine,
+            self.feed.ready,
+            self._finished,
+            begin=ledger.begin,
+            live=self.live,
+            options=self._drive_options(deadline),
+        )
+        self.write = self._make_write(run_id)
+
+    @property
+    def plain_prompts_for_chat(self) -> bool:
+        """Whether a chat model got prompts outside its template: perhaps not what was meant."""
+        chat_model = self._files is not None and self._files.chat_template is not None
+        made = self._made_requests
+        return chat_model and made is not None and made.saw_plain_prompt
+
+    def pipeline(self, stop: Stop) -> Pipeline:
+        """The stages, to be run once."""
+        spec = self._spec
+        return Pipeline(
+            self.feed,
+            self.drive,
+            self.write,
+            self._finished,
+            stop=stop,
+            grace=spec.grace,
+            reporter=make_reporter(self.live, spec.progress, quiet=spec.quiet),
+        )
+
+    def save(self) -> None:
+        """What is finished becomes durable, and what is in flight is kept for the next run."""
+        self._ledger.flush()
+        if self.drive.inflight:
+            self._ledger.save_inflight(self.drive.inflight)
+
+    def _drive_options(self, deadline: Deadline | None) -> DriveOptions:
+        deaths = self._ledger.deaths
+        suspected = max(deaths.values(), default=0) >= SUSPECT
+        return DriveOptions(
+            pace=None if deadline is None else Pace(deadline.leave_at),
+            row_timeout=self._spec.row_timeout,
+            suspects=Suspects(lambda index: deaths.get(index, 0)) if suspected else None,
+            is_durable=self._is_durable,
+        )
+
+    def _is_durable(self, index: int) -> bool:
+        """Called on the engine's thread while nothing is handed to the writing one."""
+        if not self._ledger.is_done(index):
+            return False
+        self._ledger.flush()
+        return True
+
+    def _make_write(self, run_id: str) -> Write:
+        spec = self._spec
+        options = ResultsOptions(run_id, spec.save_prompt, spec.save_token_ids)
+        return Write(
+            self._finished,
+            Results(self._loaded_codec, self._ledger.attempt, options),
+            self._ledger,
+            checkpoint=self._checkpoint_input,
+            checkpoint_seconds=min(spec.checkpoint_seconds, _INPUT_CHECKPOINT_S),
+            live=self.live,
+        )
+
+    def _requests(self) -> Requests:
+        """Load the tokenizer. Called on the reading thread, before any row reaches the engine."""
+        spec, ledger = self._spec, self._ledger
+        codec = load_codec(
+            self._files, spec.chat_template, trust_remote_code=spec.trust_remote_code
+        )
+        self._codec = codec
+        self._made_requests = Requests(
+            codec,
+            inflight_tokens=ledger.inflight_tokens if ledger.num_inflight_tokens else None,
+        )
+        if self._faults is not None:
+            self._faults.watching(self._made_requests)
+        return self._made_requests
+
+    def _loaded_codec(self) -> TextCodec:
+        assert self._codec is not None, "a row finished before the tokenizer was loaded"
+        return self._codec
+
+    def _load_engine(self) -> Engine:
+        engine = slowed(self._load)
+        self._note_device(engine.stats().device)
+        return engine if self._faults is None else self._faults.fitted(engine)
+
+    def _note_device(self, device: str) -> None:
+        """Manifest and footer name the place itself, whatever --device left open; another one than
+        in the run before is said."""
+        if device:
+            self._ledger.manifest.facts["device"] = device
+            if self.device_before not in (None, "auto", device):
+                text = "since the last run of this job: device: %r -> %r"
+                _log.warning(text, self.device_before, device)
+
+    def _load(self) -> Engine:
+        spec = self._spec
+        if spec.engine == "echo":
+            from batchgen.engine.echo import EchoEngine
+
+            return EchoEngine(spec.max_num_seqs or 256, spec.max_model_len or 1 << 20)
+        with importing:
+            from batchgen.engine.factory import load_engine
+
+        assert self._files is not None, "only the echo engine runs without a model"
+        return load_engine(engine_config(spec, self._files))
+
+    def _fail(self, rows: list[FailedRow]) -> None:
+        self._finished.put(list(rows))
+
+    def _note_input(self) -> None:
+        """After a chunk, on the reading thread: how far the input was read, and what it was."""
+        reader = self._reader
+        self._input_read = (reader.rows_read, reader.digest(), reader.marks())
+        if self.feed.read_to_end:
+            self._expect(self._reader.rows_read)
+
+    def _expect(self, rows: int | None) -> None:
+        """So many rows the input has; of them this run has to do its shard's."""
+        shard = self._spec.shard
+        self.live.total_rows = rows if rows is None or shard is None else shard.num_rows(rows)
+
+    def _checkpoint_input(self) -> None:
+        """On the writing thread, which alone writes the manifest."""
+        rows_read, digest, marks = self._input_read
+        if rows_read or self.feed.read_to_end:
+            self._ledger.checkpoint_input(rows_read, digest, self._reader.identity(), marks)
+
+
+def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
+    """What the engine is built from: the spec's choices and what the model's files say."""
+    return EngineConfig(
+        model=files.path,
+        device=spec.device,
+        dtype=spec.numeric_dtype,
+        eos_token_ids=files.eos_token_ids,
+        max_num_seqs=spec.max_num_seqs,
+        max_num_batched_tokens=spec.max_num_batched_tokens,
+        max_model_len=spec.max_model_len,
+        gpu_memory_utilization=spec.gpu_memory_utilization,
+        block_size=spec.block_size,
+        enable_prefix_caching=spec.enable_prefix_caching,
+        attention_backend=spec.attention_backend,
+        enforce_eager=spec.enforce_eager,
+        deterministic=spec.deterministic,
+        kv_cache_dtype=spec.kv_cache_dtype,
+        quantization=spec.quantization,
+        trust_remote_code=spec.trust_remote_code,
+        allow_pickle=spec.allow_pickle,
+    )

@@ -1,0 +1,75 @@
+"""Whether the input is still the one that earlier runs answered."""
+
+from __future__ import annotations
+
+from batchgen.counts import counted
+from batchgen.errors import FingerprintMismatchError
+from batchgen.job.input.reader import Reader
+from batchgen.job.storage.manifest import InputCheckpoint, Manifest
+
+__all__ = ["check_finished_input", "check_resumed_input", "has_grown"]
+
+_HINT = "give another --out, or --overwrite to start afresh"
+
+
+def check_resumed_input(checkpoint: InputCheckpoint | None, reader: Reader) -> None:
+    """Before anything is computed: the rows read so far must be those on record.
+
+    Sources with equal names, sizes and times are taken for unchanged. Raises
+    FingerprintMismatchError.
+    """
+    if checkpoint is not None and list(checkpoint.sources) != reader.identity():
+        reader.verify(checkpoint.rows_read, checkpoint.digest, checkpoint.marks)
+
+
+def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) -> None:
+    """A rerun of a finished job asks for the rows that the output has. Raises
+    FingerprintMismatchError where it asks for others."""
+    rows, recorded = manifest.total_rows or 0, manifest.input
+    if not _same_rows(rows, manifest.facts.get("limit"), limit):
+        raise FingerprintMismatchError(
+            f"the output holds {counted(rows, 'row')}, and --limit {limit} asks for other ones"
+            if limit is not None
+            else f"the output holds only the first {counted(rows, 'row')}, by --limit",
+            _HINT,
+        )
+    if recorded is None or list(recorded.sources) == reader.identity():
+        return
+    reader.verify(recorded.rows_read, recorded.digest, recorded.marks)
+    if limit is None and _sizes(recorded.sources) != _sizes(reader.identity()):
+        raise FingerprintMismatchError(
+            "the input has other files or sizes than when its "
+            f"{counted(rows, 'row was', 'rows were')} answered",
+            f"--incremental computes the rows that came since; or {_HINT}",
+        )
+
+
+def has_grown(manifest: Manifest, reader: Reader, limit: int | None) -> bool:
+    """Whether the input of a finished job has more rows by now, behind those that it had.
+
+    Raises FingerprintMismatchError where its first rows are not the ones that were answered.
+    """
+    rows, recorded = manifest.total_rows or 0, manifest.input
+    if limit is not None and limit < rows:
+        text = f"the output holds {counted(rows, 'row')}, and --limit {limit} asks for fewer"
+        raise FingerprintMismatchError(text, _HINT)
+    if recorded is None:
+        return False
+    limit_then = manifest.facts.get("limit")
+    was_cut = limit_then is not None and rows >= limit_then
+    if list(recorded.sources) == reader.identity():
+        return was_cut and (limit is None or limit > rows)
+    reader.verify(recorded.rows_read, recorded.digest, recorded.marks)
+    return was_cut or _sizes(recorded.sources) != _sizes(reader.identity())
+
+
+def _same_rows(rows: int, limit_then: int | None, limit_now: int | None) -> bool:
+    """Whether `limit_now` asks for the `rows` that `limit_then` gave."""
+    if limit_now in (rows, limit_then):
+        return True
+    whole = limit_then is None or rows < limit_then
+    return whole and (limit_now is None or limit_now > rows)
+
+
+def _sizes(sources: tuple[dict[str, object], ...] | list[dict[str, object]]) -> list[object]:
+    return [source.get("size") for source in sources]

@@ -1,0 +1,105 @@
+"""A run's way to its ledger: past `--retry` and `--incremental` and whoever holds the output; and
+out again by a signal, while nothing is begun."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from batchgen.errors import OutputHeldError
+from batchgen.job.flow.interruptible import interruptible
+from batchgen.job.flow.signals import Stop
+from batchgen.job.input.reader import Reader
+from batchgen.job.ledger.fingerprint import facts_of, fingerprint_of
+from batchgen.job.ledger.ledger import Ledger
+from batchgen.job.ledger.reopen import Reopening
+from batchgen.job.model.files import ModelFiles
+from batchgen.job.run.retry import grown_input, reopened
+from batchgen.job.spec import JobSpec
+from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.parts import Columns
+
+__all__ = ["Entrance"]
+
+_LOCK_POLL_S = 0.5
+_Result = TypeVar("_Result")
+
+
+class Entrance:
+    """Of one run. `say` tells the user what happens."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        files: ModelFiles | None,
+        reader: Reader,
+        folder: Path,
+        run_id: str,
+        stop: Stop,
+        say: Callable[[str], None],
+    ) -> None:
+        self._spec, self._files, self._reader = spec, files, reader
+        self._folder, self._run_id = folder, run_id
+        self._stop, self._say = stop, say
+        logprobs = reader.base_params.logprobs is not None
+        self._columns = Columns(tuple(reader.kept_schema), spec.save_token_ids, logprobs)
+
+    def open_ledger(self) -> Ledger:
+        """The ledger; with `--lock wait` once the holder is gone.
+
+        Raises FingerprintMismatchError, OutputHeldError, OutputUnwritableError, and StoppedError
+        where a signal ends the waiting.
+        """
+        told = ""
+        while True:
+            try:
+                return self._opened()
+            except OutputHeldError as error:
+                if self._spec.lock != "wait":
+                    raise
+                self._stop.check(f"waiting: {error.message}")
+                if told != error.message:
+                    self._say(f"waiting: {(told := error.message)}")
+            time.sleep(_LOCK_POLL_S)
+
+    def _reopened(self) -> Mapping[str, Any]:
+        """The fingerprint to open the job with, after --retry and --incremental had their say."""
+        spec, has_grown = self._spec, grown_input(self._spec, self._reader)
+        asked = Reopening(
+            Layout(self._folder, spec.out, spec.shard),
+            fingerprint_of(spec, self._files),
+            self._columns,
+            self._run_id,
+            retry=spec.retry,
+            incremental=spec.incremental,
+            has_grown=lambda manifest: self.compared(lambda: has_grown(manifest)),
+            look=self._look_while_waiting,
+        )
+        return reopened(asked, self._say)
+
+    def _opened(self) -> Ledger:
+        spec = self._spec
+        return Ledger.open(
+            self._folder,
+            spec.out,
+            self._reopened(),
+            facts_of(spec, self._files),
+            run_id=self._run_id,
+            columns=self._columns,
+            checkpoint_every=spec.checkpoint_every,
+            checkpoint_seconds=spec.checkpoint_seconds,
+            overwrite=spec.overwrite,
+            shard=spec.shard,
+            look=self._look_while_waiting,
+        )
+
+    def _look_while_waiting(self) -> None:
+        self._stop.check("what earlier runs left was taken up; nothing is lost")
+
+    def compared(self, check: Callable[[], _Result]) -> _Result:
+        """What a check of the input finds, which may read all of it."""
+        return interruptible(
+            check, self._stop, "the input was compared with what earlier runs read"
+        )

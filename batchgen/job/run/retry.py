@@ -1,0 +1,53 @@
+"""`--retry` and `--incremental` of a run: what they may be combined with, and what they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from batchgen.counts import counted
+from batchgen.errors import UsageError
+from batchgen.job.input.reader import Reader
+from batchgen.job.ledger.reopen import Reopening, reopen
+from batchgen.job.ledger.reopen_shard import reopen_shard
+from batchgen.job.run.input_check import check_finished_input, has_grown
+from batchgen.job.spec import JobSpec
+from batchgen.job.storage.manifest import Manifest
+
+__all__ = ["check_words", "grown_input", "reopened"]
+
+
+def check_words(spec: JobSpec) -> None:
+    """Refuse flags that contradict each other. Raises UsageError."""
+    flag = "--retry" if spec.retry is not None else "--incremental" if spec.incremental else None
+    if flag is not None and spec.overwrite:
+        raise UsageError(f"{flag} keeps finished rows and --overwrite discards them", "give one")
+
+
+def grown_input(spec: JobSpec, reader: Reader) -> Callable[[Manifest], bool]:
+    """Asks of a finished job's manifest whether the input has more rows by now; of --retry alone
+    whether it is the same one. Raises FingerprintMismatchError where it is not."""
+
+    def ask(manifest: Manifest) -> bool:
+        if spec.incremental:
+            return has_grown(manifest, reader, spec.input.limit)
+        check_finished_input(manifest, reader, spec.input.limit)
+        return False
+
+    return ask
+
+
+def reopened(asked: Reopening, say: Callable[[str], None]) -> Mapping[str, Any]:
+    """Take finished rows up again where that is asked for; the fingerprint to open the job with.
+
+    Raises FingerprintMismatchError, OutputHeldError, OutputUnwritableError.
+    """
+    if not asked.label:
+        return asked.fingerprint
+    sharded = asked.layout.shard is not None
+    done = reopen_shard(asked) if sharded else reopen(asked)
+    if asked.retry is not None and done.begun:
+        all_shards = ", in all shards" if sharded else ""
+        rows = counted(done.rows, "row is", "rows are")
+        say(f"--retry {asked.retry}: {rows} computed again{all_shards}")
+    return done.fingerprint

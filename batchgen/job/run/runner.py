@@ -1,0 +1,275 @@
+"""One job from its spec to its summary: model files, reader, ledger, pipeline, final file."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from batchgen.counts import counted
+from batchgen.errors import BatchgenError, FingerprintMismatchError, OutputHeldError, StoppedError
+from batchgen.job.flow.deadline import next_deadline
+from batchgen.job.flow.interpreter import tuned_interpreter
+from batchgen.job.flow.interruptible import interruptible
+from batchgen.job.flow.signals import Stop
+from batchgen.job.input.reader import Reader
+from batchgen.job.ledger.fingerprint import facts_of, model_name
+from batchgen.job.ledger.ledger import Ledger
+from batchgen.job.model.files import ModelFiles, resolve_model
+from batchgen.job.redaction import redacted
+from batchgen.job.run.assembly import Assembly
+from batchgen.job.run.closing_words import closing_words, failure_words
+from batchgen.job.run.input_check import check_finished_input, check_resumed_input
+from batchgen.job.run.ledger_access import Entrance
+from batchgen.job.run.retry import check_words
+from batchgen.job.run.summary import (
+    TOO_MANY_FAILURES,
+    FailureLimit,
+    Summary,
+    check_summary,
+    write_summary,
+)
+from batchgen.job.run.summing_up import summary_of
+from batchgen.job.spec import JobSpec
+from batchgen.job.storage.layout import Layout, folder_of
+from batchgen.job.storage.manifest import FinalReport, Manifest, fingerprint_diff
+from batchgen.job.storage.output import check_name
+from batchgen.job.storage.parts import list_parts
+from batchgen.job.storage.totals import totals_of_parts
+
+__all__ = ["Prepare", "Report", "run"]
+
+Report = Callable[[Summary], None]
+Prepare = Callable[[JobSpec, ModelFiles | None, Reader], None]
+
+
+def run(
+    spec: JobSpec,
+    *,
+    stop: Stop | None = None,
+    report: Report | None = None,
+    prepare: Prepare | None = None,
+) -> Summary:
+    """Run a job to its end, or as far as `stop` lets it; the summary holds the exit code.
+
+    `report` gets the summary on every way out that reached the work, also where an error is then
+    raised. `prepare` is called once it is known that rows are left to do: to begin importing, say.
+    Raises BatchgenError for what INTERFACE gives an exit code of its own.
+    """
+    stop = stop or Stop()
+    with stop.at_once("it started"):
+        job = _Job(spec, stop, report or (lambda summary: None), prepare)
+        reader = job.reader()
+    return job.run(reader)
+
+
+class _Job:
+    """One run: what is known of it from its first moment to its last."""
+
+    def __init__(self, spec: JobSpec, stop: Stop, report: Report, prepare: Prepare | None) -> None:
+        check_words(spec)
+        check_name(spec.out)
+        self._limit = FailureLimit.parse(spec.max_failures)
+        self._spec = spec
+        self._stop = stop
+        stop.deadline = next_deadline(spec.time_limit, os.environ, stop.created)
+        self._report = report
+        self._prepare = prepare
+        self._started = time.monotonic()
+        self._run_id = uuid.uuid4().hex[:16]
+        self._folder = folder_of(spec.out, spec.checkpoint_dir)
+        if stop.deadline is not None:
+            self._say(f"stops by itself before {stop.deadline.clock} ({stop.deadline.name})")
+        if spec.shard is not None:
+            self._say(f"shard {spec.shard} (from {spec.shard.origin})")
+        self._files = self._model_files()
+        self._device = "cpu" if spec.engine == "echo" else spec.device
+
+    def run(self, reader: Reader) -> Summary:
+        """The whole job; see `runner.run`."""
+        spec, files = self._spec, self._files
+        entrance = Entrance(spec, files, reader, self._folder, self._run_id, self._stop, self._say)
+        facts_before = self._recorded_facts()
+        try:
+            ledger = entrance.open_ledger()
+        except OutputHeldError as error:
+            if self._spec.lock != "skip":
+                raise
+            self._say(f"{error.message}; skipped")
+            return Summary(out=str(self._spec.out), run_id=self._run_id)
+        with ledger:
+            if ledger.finished is not None:
+                device = ledger.manifest.facts.get("device", "auto")
+                self._device = device if device != "auto" else self._device
+                limit = self._spec.input.limit
+                entrance.compared(lambda: check_finished_input(ledger.manifest, reader, limit))
+                self._say(f"nothing to do: {self._share(ledger)} is complete")
+                return self._complete(ledger.finished)
+            self._tell_changes(facts_before)
+            if self._is_of_this_input(ledger, reader, entrance):
+                return self._work(ledger, reader)
+        with entrance.open_ledger() as ledger:
+            return self._work(ledger, reader)
+
+    def _is_of_this_input(self, ledger: Ledger, reader: Reader, entrance: Entrance) -> bool:
+        """Whether earlier runs read the same; with --overwrite their work is given up, if not."""
+        try:
+            entrance.compared(lambda: check_resumed_input(ledger.input_checkpoint, reader))
+        except FingerprintMismatchError as error:
+            if not self._spec.overwrite or ledger.shard is not None:
+                raise
+            self._say(f"{error.message}: what was begun is discarded (--overwrite)")
+            ledger.disown()
+            return False
+        return True
+
+    def _model_files(self) -> ModelFiles | None:
+        """None: the echo engine without a model, which speaks bytes."""
+        spec = self._spec
+        if spec.engine == "echo" and spec.model is None:
+            return None
+        files = interruptible(
+            lambda: resolve_model(spec.model, spec.revision, spec.allow_pickle),
+            self._stop,
+            "the model's files were looked for",
+        )
+        files.check_supported()
+        if files.builtin:
+            self._say(f"no --model given: using the built-in model {files.name}")
+        return files
+
+    def reader(self) -> Reader:
+        """The input, its first rows read."""
+        given, files, shard = self._spec.input, self._files, self._spec.shard
+        names = () if files is None else files.served_names
+        reader = Reader(
+            replace(given, served_model_names=(*given.served_model_names, *names)),
+            output=self._spec.out,
+            flags=self._spec.sampling,
+            generation_defaults={} if files is None else files.generation_defaults,
+            shard=None if shard is None else (shard.index, shard.count),
+        )
+        if self._spec.summary is not None:
+            check_summary(self._spec.summary, self._spec.out, reader.sources)
+        return reader
+
+    def _share(self, ledger: Ledger) -> str:
+        """What of the output this run is to make."""
+        return "the output" if ledger.shard is None else f"shard {ledger.shard}"
+
+    def _recorded_facts(self) -> dict[str, Any]:
+        """Device and versions of the run before this one; {} where there was none."""
+        with suppress(BatchgenError):  # the ledger will say what is wrong with a manifest
+            layout = Layout(self._folder, self._spec.out, self._spec.shard)
+            before = Manifest.read(layout.own_manifest)
+            return {} if before is None else before.facts
+        return {}
+
+    def _tell_changes(self, before: dict[str, Any]) -> None:
+        """Say what is recorded, not compared, and other than before; Assembly does of devices."""
+        self._device_before: str | None = before.get("device")
+        now = facts_of(self._spec, self._files) | {"device": self._device_before}
+        for line in fingerprint_diff(before, now) if before else []:
+            self._say(f"since the last run of this job: {line}")
+
+    def _work(self, ledger: Ledger, reader: Reader) -> Summary:
+        if ledger.num_done or ledger.shard is not None:
+            reader.skip_hint(ledger.is_done)
+        if ledger.num_done:
+            self._say(f"continuing: {counted(ledger.num_done, 'row is', 'rows are')} done")
+        if self._files is not None and self._files.ignored_settings:
+            named = ", ".join(self._files.ignored_settings)
+            self._say(f"not served, and ignored, of the model's generation_config: {named}")
+        if self._prepare is not None:
+            self._prepare(self._spec, self._files, reader)
+        assembly = Assembly(
+            self._spec, self._files, reader, ledger, self._run_id, self._stop.deadline
+        )
+        assembly.feed.begin_early = self._prepare is not None
+        assembly.device_before = self._device_before
+        pipeline = assembly.pipeline(self._stop)
+        try:
+            with tuned_interpreter(short_turns=self._spec.engine != "echo"):
+                pipeline.run()
+            if pipeline.stopped:
+                return self._stopped(ledger, assembly)
+            report = ledger.finalize(reader.rows_read, self._look_while_merging())
+            return self._complete(report, (ledger, assembly))
+        except BaseException as error:
+            self._failed(error, ledger, assembly)
+            raise
+
+    def _look_while_merging(self) -> Callable[[], None]:
+        """Called for every piece of the output: StoppedError when a stop's grace is over."""
+        leave_at: list[float] = []
+
+        def look() -> None:
+            if self._stop.requested and not leave_at:
+                leave_at.append(time.monotonic() + self._stop.grace(self._spec.grace))
+            if leave_at and time.monotonic() > leave_at[0]:
+                self._stop.check("the output was written; every row is done and kept")
+
+        return look
+
+    def _complete(
+        self, totals: FinalReport, work: tuple[Ledger, Assembly] | None = None
+    ) -> Summary:
+        summary = self._summary(totals, work)
+        if self._limit.exceeded(summary.errors, summary.rows):
+            summary = summary.updated({"exit_code": TOO_MANY_FAILURES})
+            print(f"batchgen: {failure_words(summary, totals)}", file=sys.stderr)
+        plain_prompts = work is not None and work[1].plain_prompts_for_chat
+        for text in closing_words(summary, worked=work is not None, plain_prompts=plain_prompts):
+            self._say(text)
+        return self._reported(summary)
+
+    def _stopped(self, ledger: Ledger, assembly: Assembly) -> Summary:
+        assembly.save()
+        summary = self._summary(
+            totals_of_parts(self._parts(), self._spec.shard), (ledger, assembly)
+        )
+        self._say(
+            f"stopped by {self._stop.reason}: {counted(summary.rows, 'row is', 'rows are')} done; "
+            "run the same command again to continue"
+        )
+        return self._reported(summary.updated({"exit_code": StoppedError.exit_code}))
+
+    def _failed(self, error: BaseException, ledger: Ledger, assembly: Assembly) -> None:
+        """Keep what can be kept and tell how far the run came; the caller raises the error."""
+        if not isinstance(error, BatchgenError):
+            ledger.note_crash()
+        with suppress(Exception):  # the first error is the one to tell
+            assembly.save()
+        code = error.exit_code if isinstance(error, BatchgenError) else 1
+        totals = totals_of_parts(self._parts(), self._spec.shard)
+        with suppress(Exception):
+            self._reported(self._summary(totals, (ledger, assembly)).updated({"exit_code": code}))
+
+    def _parts(self) -> list[Path]:
+        return list_parts(self._folder / "parts", self._spec.shard)
+
+    def _summary(self, totals: FinalReport, work: tuple[Ledger, Assembly] | None) -> Summary:
+        base = Summary(
+            out=str(self._spec.out),
+            device=self._device,
+            model=model_name(self._spec, self._files),
+            run_id=self._run_id,
+            shard=None if self._spec.shard is None else str(self._spec.shard),
+        )
+        return summary_of(base, totals, self._started, work)
+
+    def _reported(self, summary: Summary) -> Summary:
+        if self._spec.summary is not None:
+            write_summary(summary, self._spec.summary)
+        self._report(summary)
+        return summary
+
+    def _say(self, text: str) -> None:
+        if not self._spec.quiet:
+            print(redacted(f"batchgen: {text}"), file=sys.stderr, flush=True)

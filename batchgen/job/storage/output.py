@@ -1,0 +1,184 @@
+"""The output file: written beside its name, verified row by row, renamed once it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from batchgen.counts import counted
+from batchgen.errors import BatchgenError, OutputUnwritableError
+from batchgen.job import faults
+from batchgen.job.files import AtomicFile, Guard, unwritable
+from batchgen.job.prefetch import prefetched
+from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
+from batchgen.job.storage.manifest import FinalReport
+
+__all__ = [
+    "MissingRowsError",
+    "OutputCheck",
+    "check_name",
+    "shown_ranges",
+    "verified_totals",
+    "write_output",
+]
+
+_MAX_GROUP_BYTES = 32 << 20
+_MAX_RANGES_NAMED = 20
+_TOKEN_COLUMNS = ("prompt_tokens", "completion_tokens", "cached_tokens")
+
+Ints = npt.NDArray[np.int64]
+
+
+class MissingRowsError(BatchgenError):
+    """The parts do not hold every row; the message names those that lack."""
+
+
+def check_name(out: Path) -> None:
+    """Raise OutputUnwritableError where what has that name is no file, or can be none."""
+    if out.exists() and not out.is_file() and not out.is_dir():
+        raise OutputUnwritableError(
+            f"the output {out} is a device or a pipe: it must appear whole, by a rename",
+            "name a file",
+        )
+    if out.is_dir():
+        raise OutputUnwritableError(
+            f"the output {out} is a folder", f"name a file, such as {out / 'out.parquet'}"
+        )
+
+
+class OutputCheck:
+    """Count, order and uniqueness of rows that pass by, and their totals.
+
+    Rows must come sorted by (index, sample): every index from 0 to `num_rows` - 1, the samples of
+    each 0, 1, 2 and so on.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        self.report = FinalReport()
+        self._missing: list[tuple[int, int]] = []
+        self._num_rows = num_rows
+        self._last_index = -1
+        self._last_sample = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Check the next rows (at least one) and count them."""
+        index = table["index"].to_numpy()
+        sample = table["sample"].to_numpy()
+        before = np.concatenate([[self._last_index], index[:-1]])  # [num_rows]
+        self._check_order(index, before, sample)
+        for place in np.flatnonzero(index > before + 1):
+            self._missing.append((int(before[place]) + 1, int(index[place]) - 1))
+        self._last_index, self._last_sample = int(index[-1]), int(sample[-1])
+        self.report.rows += int((index != before).sum())
+        count_rows(self.report, table)
+
+    def finish(self) -> FinalReport:
+        """Totals, once every row has passed; MissingRowsError where rows lack."""
+        if self._last_index + 1 < self._num_rows:
+            self._missing.append((self._last_index + 1, self._num_rows - 1))
+        if self._missing:
+            count = sum(last - first + 1 for first, last in self._missing)
+            rows = counted(self._num_rows, "row")
+            raise MissingRowsError(
+                f"{count:,} of {rows} missing: {shown_ranges(self._missing)}",
+                "run the job again: it computes what is missing",
+            )
+        return self.report
+
+    def _check_order(self, index: Ints, before: Ints, sample: npt.NDArray[np.int32]) -> None:
+        sample_before = np.concatenate([[self._last_sample], sample[:-1]])
+        follows = (index > before) & (sample == 0)
+        continues = (index == before) & (sample == sample_before + 1)
+        bad = np.flatnonzero(~(follows | continues) | (index >= self._num_rows))
+        if len(bad):
+            place = int(bad[0])
+            raise BatchgenError(
+                f"row {index[place]} sample {sample[place]} is out of place in the output, "
+                f"which should have {counted(self._num_rows, 'row')}",
+                "the input is not the one that was read before, or this is a bug in batchgen; "
+                "the old output, if any, and all finished rows were kept",
+            )
+
+
+def count_rows(report: FinalReport, table: pa.Table) -> None:
+    """Add a table's rows to the totals (all but `rows`, which needs the neighbours)."""
+    report.output_rows += table.num_rows
+    statuses = _value_counts(table["status"])
+    report.ok += statuses.get("ok", 0)
+    report.errors += statuses.get("error", 0)
+    report.skipped += statuses.get("skipped", 0)
+    report.length += _value_counts(table["finish_reason"]).get("length", 0)
+    for code, count in _value_counts(table["error_code"]).items():
+        report.error_codes[code] = report.error_codes.get(code, 0) + count
+    for name in _TOKEN_COLUMNS:
+        total = pc.sum(table[name], min_count=0).as_py()
+        setattr(report, name, getattr(report, name) + total)
+
+
+def write_output(
+    out: Path,
+    tables: Iterator[pa.Table],
+    schema: pa.Schema,
+    metadata: Mapping[str, str],
+    check: OutputCheck,
+    guard: Guard,
+) -> FinalReport:
+    """Write the tables as `out`, which appears only if all of them pass the check."""
+    with AtomicFile(out, "final") as file, unwritable("the output", out):
+        with output_writer(file.temporary, schema, metadata=metadata) as writer:
+            for table in _row_groups(prefetched(tables)):
+                check.add(table)
+                faults.reach("final.write")
+                writer.write_table(table, row_group_size=MAX_ROW_GROUP_ROWS)
+        report = check.finish()
+        file.commit(guard)
+    return report
+
+
+def verified_totals(path: Path, num_rows: int) -> FinalReport:
+    """Totals of an output that is there already, checked as when it was written."""
+    check = OutputCheck(num_rows)
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            check.add(file.read_row_group(group))
+    return check.finish()
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows cut into tables of one row group each."""
+    waiting: list[pa.Table] = []
+    rows = size = 0
+    for table in tables:
+        waiting.append(table)
+        rows += table.num_rows
+        size += table.nbytes
+        if rows >= MAX_ROW_GROUP_ROWS or size >= _MAX_GROUP_BYTES:
+            whole = pa.concat_tables(waiting)
+            full = rows if size >= _MAX_GROUP_BYTES else rows - rows % MAX_ROW_GROUP_ROWS
+            for start in range(0, full, MAX_ROW_GROUP_ROWS):
+                yield whole.slice(start, min(MAX_ROW_GROUP_ROWS, full - start))
+            waiting = [whole.slice(full)] if full < rows else []
+            rows -= full
+            size = sum(table.nbytes for table in waiting)
+    if rows:
+        yield pa.concat_tables(waiting)
+
+
+def _value_counts(column: pa.ChunkedArray) -> dict[str, int]:
+    """How often each value occurs, nulls left out."""
+    counted = pc.value_counts(column)
+    values, counts = counted.field("values").to_pylist(), counted.field("counts").to_pylist()
+    return {value: count for value, count in zip(values, counts, strict=True) if value is not None}
+
+
+def shown_ranges(missing: list[tuple[int, int]]) -> str:
+    """`17, 20-25, ...` for messages."""
+    named = [str(a) if a == b else f"{a}-{b}" for a, b in missing[:_MAX_RANGES_NAMED]]
+    more = len(missing) - len(named)
+    return ", ".join(named) + (f" and {counted(more, 'more place')}" if more else "")

@@ -1,0 +1,59 @@
+"""What the output's footer says of where it came from, and what tells one output from another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen.job.hf_features import huggingface_metadata
+from batchgen.job.schema import SCHEMA_VERSION
+from batchgen.job.storage.manifest import Manifest
+from batchgen.job.storage.parts import Part
+
+__all__ = ["footer_manifest", "footer_metadata", "merged_late", "output_identity", "written_rows"]
+
+VERSION_KEY = "batchgen.schema_version"
+MANIFEST_KEY = "batchgen.manifest"
+
+
+def footer_metadata(schema: pa.Schema, manifest: Manifest) -> dict[str, str]:
+    """Key-value metadata of the output."""
+    metadata = {VERSION_KEY: str(SCHEMA_VERSION), MANIFEST_KEY: manifest.footer_json()}
+    features = huggingface_metadata(schema)
+    if features is not None:
+        metadata["huggingface"] = features
+    return metadata
+
+
+def footer_manifest(path: Path) -> Manifest | None:
+    """The job that wrote an output, as its footer tells; None where batchgen did not write it."""
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        return Manifest.from_json(metadata[MANIFEST_KEY.encode()].decode())
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def written_rows(path: Path, job_id: str) -> int | None:
+    """Input rows of a finished output; None where that job did not write it."""
+    manifest = footer_manifest(path)
+    return manifest.total_rows if manifest is not None and manifest.job_id == job_id else None
+
+
+def output_identity(path: Path) -> dict[str, Any]:
+    """Size and modification time: enough to see in no time that a file is the one written."""
+    stat = path.stat()
+    return {"name": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def merged_late(parts: Iterable[Part]) -> list[str]:
+    """Late columns of all parts, in the order in which the input first had them."""
+    first: dict[str, tuple[int, int]] = {}
+    for part in parts:
+        for name, place in part.late.items():
+            first[name] = min(place, first.get(name, place))
+    return sorted(first, key=lambda name: (first[name], name))

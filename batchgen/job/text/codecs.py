@@ -1,0 +1,196 @@
+"""Text to token ids and back: the codecs behind `tokenizer.TextCodec`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from batchgen.errors import ErrorCode, RowError
+from batchgen.job.text.template import ChatTemplate, Messages
+
+__all__ = ["BackendCodec", "ByteCodec", "TransformersCodec"]
+
+
+def _no_text(error: Exception) -> RowError:
+    """What tokenizers raise (as TypeError) and str.encode (as ValueError) for a lone surrogate."""
+    message = f"the prompt is no valid Unicode text (a lone surrogate?): {error}"
+    return RowError(ErrorCode.INVALID_ROW, message)
+
+
+class _ChatCodec:
+    """What all codecs share: rendering a chat, and its one BOS."""
+
+    def __init__(
+        self, template: ChatTemplate | None, bos_token_id: int | None, vocab_size: int
+    ) -> None:
+        self._template = template
+        self.bos_token_id = bos_token_id
+        self.vocab_size = vocab_size
+        self._begins_with_bos = False
+        """Whether this tokenizer puts a BOS before plain text."""
+
+    @property
+    def template(self) -> ChatTemplate | None:
+        """See `TextCodec.template`."""
+        return self._template
+
+    def render_text(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> str:
+        """See `TextCodec.render_text`."""
+        if self._template is None:
+            raise RowError(
+                ErrorCode.TEMPLATE_ERROR,
+                "the model has no chat template: give --chat-template, or use prompt",
+            )
+        return self._template.render(messages, kwargs)
+
+    def render(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> list[int]:
+        """See `TextCodec.render`."""
+        return self.encode_rendered([self.render_text(messages, kwargs)])[0]
+
+    def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `TextCodec.encode_rendered`."""
+        try:
+            return [self._one_bos(self._encode_rendered(text)) for text in texts]
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _no_text(error) from error
+
+    def _encode_rendered(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+    def _one_bos(self, ids: list[int]) -> list[int]:
+        """Exactly one BOS in front, for a tokenizer that puts one before text; none of its own."""
+        bos = self.bos_token_id
+        if bos is None:
+            return ids
+        while ids[:2] == [bos, bos]:
+            del ids[0]
+        if self._begins_with_bos and ids[:1] != [bos]:
+            ids.insert(0, bos)
+        return ids
+
+    def _never_empty(self, ids: list[int]) -> list[int]:
+        """An empty prompt is the BOS alone, where the model has one."""
+        return ids if ids or self.bos_token_id is None else [self.bos_token_id]
+
+
+class BackendCodec(_ChatCodec):
+    """A `tokenizers.Tokenizer`: batches run in Rust with the GIL released."""
+
+    def __init__(
+        self,
+        backend: Any,
+        template: ChatTemplate | None,
+        bos_token_id: int | None,
+        vocab_size: int,
+    ) -> None:
+        super().__init__(template, bos_token_id, vocab_size)
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        starts = backend.encode("", add_special_tokens=True).ids
+        self._begins_with_bos = bos_token_id is not None and starts[:1] == [bos_token_id]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `TextCodec.encode_batch`."""
+        try:
+            encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=True)
+        except TypeError as error:
+            raise _no_text(error) from error
+        return [self._never_empty(one.ids) for one in encoded]
+
+    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """See `TextCodec.decode_batch`."""
+        decoded: list[str] = self._backend.decode_batch(
+            [list(ids) for ids in sequences], skip_special_tokens=True
+        )
+        return decoded
+
+    def special_token_id(self, text: str) -> int | None:
+        """The id of `text` where it is, as a whole, one special token (skipped by decoding)."""
+        found: int | None = self._backend.token_to_id(text)
+        if found is None or self._backend.decode([found], skip_special_tokens=True):
+            return None
+        return found
+
+    def _encode_rendered(self, text: str) -> list[int]:
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+class TransformersCodec(_ChatCodec):
+    """A tokenizer of transformers without a Rust backend (Python, SentencePiece, Mistral's)."""
+
+    def __init__(self, tokenizer: Any, template: ChatTemplate | None, vocab_size: int) -> None:
+        super().__init__(template, tokenizer.bos_token_id, vocab_size)
+        self._tokenizer = tokenizer
+        starts = self._ids("", special=True)
+        self._begins_with_bos = self.bos_token_id is not None and (
+            starts[:1] == [self.bos_token_id]
+        )
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `TextCodec.encode_batch`."""
+        try:
+            return [self._never_empty(self._ids(text, special=True)) for text in texts]
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _no_text(error) from error
+
+    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """See `TextCodec.decode_batch`."""
+        return [
+            self._tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            for ids in sequences
+        ]
+
+    def special_token_id(self, text: str) -> int | None:
+        """The id of `text` where it is one special token."""
+        if text not in self._tokenizer.all_special_tokens:
+            return None
+        return int(self._tokenizer.convert_tokens_to_ids(text))
+
+    def _encode_rendered(self, text: str) -> list[int]:
+        return self._ids(text, special=False)
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+class ByteCodec(_ChatCodec):
+    """UTF-8 bytes as token ids, for the echo engine without a model."""
+
+    def __init__(self, template: ChatTemplate | None = None) -> None:
+        super().__init__(template, bos_token_id=None, vocab_size=256)
+
+    def render_text(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> str:
+        """See `TextCodec.render_text`."""
+        if self._template is not None:
+            return super().render_text(messages, kwargs)
+        lines = [f"{message.get('role')}: {message.get('content')}\n" for message in messages]
+        return "".join([*lines, "assistant: "])
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `TextCodec.encode_batch`."""
+        try:
+            return [list(text.encode()) for text in texts]
+        except UnicodeEncodeError as error:
+            raise _no_text(error) from error
+
+    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """See `TextCodec.decode_batch`."""
+        return [_from_bytes(ids) for ids in sequences]
+
+    def special_token_id(self, text: str) -> int | None:
+        """Bytes know no special token."""
+        return None
+
+    def _encode_rendered(self, text: str) -> list[int]:
+        return list(text.encode())
+
+
+def _from_bytes(ids: Sequence[int]) -> str:
+    try:
+        return bytes(ids).decode("utf-8", "replace")
+    except ValueError:  # an id past 255, from prompt_token_ids: no byte, so no text
+        return bytes(one for one in ids if 0 <= one < 256).decode("utf-8", "replace")

@@ -1,0 +1,219 @@
+"""Rows into engine requests: template, tokens, draws. What a row's content breaks is its own error.
+
+Work is done in batches, because a tokenizer is several times faster on a list; where a batch fails,
+its rows are done one by one so that only the guilty ones become error rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from batchgen.engine.draws import draw_key
+from batchgen.engine.request import Request, SamplingParams, StopChecker
+from batchgen.errors import ErrorCode, RowError
+from batchgen.job.rows import InputRow
+from batchgen.job.text.render_process import RenderProcess
+from batchgen.job.text.stop_strings import make_stop_checker
+from batchgen.job.text.template import Messages
+from batchgen.job.text.tokenizer import TextCodec
+
+__all__ = [
+    "SAMPLE_BITS",
+    "FailedRow",
+    "PreparedRow",
+    "Requests",
+    "failed",
+    "request_id",
+    "row_and_sample",
+]
+
+SAMPLE_BITS = 10  # n is at most 1,024
+_MAX_MESSAGE = 500
+
+
+@dataclass(slots=True)
+class PreparedRow:
+    """A row ready for the engine: one request a sample. `prompt` is the output's column."""
+
+    row: InputRow
+    prompt: str | None
+    requests: list[Request]
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the prompt, counted once whatever the number of samples."""
+        return len(self.requests[0].prompt_token_ids)
+
+
+@dataclass(slots=True)
+class FailedRow:
+    """A row that ends as an error row. `num_prompt_tokens` is None when it was never tokenised;
+    `untried`: for what earlier runs met, this one did not begin it."""
+
+    row: InputRow
+    error: RowError
+    prompt: str | None = None
+    num_prompt_tokens: int | None = None
+    untried: bool = False
+
+
+def failed(prepared: PreparedRow, error: RowError, *, untried: bool = False) -> FailedRow:
+    """A row that was ready and failed after all."""
+    return FailedRow(prepared.row, error, prepared.prompt, prepared.num_prompt_tokens, untried)
+
+
+def request_id(index: int, sample: int) -> int:
+    """The engine's handle of one sample of one row."""
+    return index << SAMPLE_BITS | sample
+
+
+def row_and_sample(identifier: int) -> tuple[int, int]:
+    """The inverse of `request_id`."""
+    return identifier >> SAMPLE_BITS, identifier & ((1 << SAMPLE_BITS) - 1)
+
+
+def as_row_error(error: Exception, code: ErrorCode, what: str) -> RowError:
+    """One line about an exception that a row's content caused."""
+    if isinstance(error, RowError):
+        return error
+    reason = " ".join(str(error).split())[:_MAX_MESSAGE]
+    return RowError(code, f"{what}: {type(error).__name__}: {reason}")
+
+
+class Requests:
+    """Makes requests out of rows, with one model's tokenizer."""
+
+    def __init__(
+        self,
+        codec: TextCodec,
+        *,
+        inflight_tokens: Callable[[int, int], Sequence[int]] | None = None,
+    ) -> None:
+        self._codec = codec
+        self._process = None if codec.template is None else RenderProcess(codec.template)
+        self._inflight_tokens = inflight_tokens
+        self.saw_plain_prompt = False
+
+    def prepare(self, rows: Sequence[InputRow]) -> tuple[list[PreparedRow], list[FailedRow]]:
+        """Split rows into those ready for the engine and those that failed. Never raises for a
+        row's content."""
+        failed = [FailedRow(row, row.error, row.prompt) for row in rows if row.error is not None]
+        texts: list[tuple[InputRow, str]] = []
+        ready: list[PreparedRow] = []
+        conversations: list[InputRow] = []
+        for row in rows:
+            if row.error is not None:
+                continue
+            if row.prompt is not None:
+                texts.append((row, row.prompt))
+            elif row.messages is not None:
+                conversations.append(row)
+            else:
+                self._finish(row, None, row.prompt_token_ids or [], ready, failed)
+        chats = self._rendered(conversations, failed)
+        self.saw_plain_prompt = self.saw_plain_prompt or bool(texts)
+        self._encode(texts, self._codec.encode_batch, ready, failed)
+        self._encode(chats, self._codec.encode_rendered, ready, failed)
+        return ready, failed
+
+    def close(self) -> None:
+        """No more rows come."""
+        if self._process is not None:
+            self._process.close()
+
+    def _rendered(
+        self, rows: Sequence[InputRow], failed: list[FailedRow]
+    ) -> list[tuple[InputRow, str]]:
+        """The chats' texts; those that the template refuses are failed."""
+        chats = [row.messages or [] for row in rows]
+        if self._process is not None:
+            texts = self._process.render(chats)
+        else:
+            texts = [self._render_here(chat) for chat in chats]
+        rendered: list[tuple[InputRow, str]] = []
+        for row, text in zip(rows, texts, strict=True):
+            if isinstance(text, RowError):
+                failed.append(FailedRow(row, text))
+            else:
+                rendered.append((row, text))
+        return rendered
+
+    def _render_here(self, chat: Messages) -> str | RowError:
+        """Without a template: what the codec itself makes of a chat."""
+        try:
+            return self._codec.render_text(chat)
+        except Exception as error:
+            return as_row_error(error, ErrorCode.TEMPLATE_ERROR, "the chat template failed")
+
+    def _encode(
+        self,
+        pairs: list[tuple[InputRow, str]],
+        encode: Callable[[list[str]], list[list[int]]],
+        ready: list[PreparedRow],
+        failed: list[FailedRow],
+    ) -> None:
+        if not pairs:
+            return
+        try:
+            encoded = encode([text for _, text in pairs])
+        except Exception as error:
+            if len(pairs) == 1:
+                row, text = pairs[0]
+                problem = as_row_error(error, ErrorCode.INTERNAL, "the tokenizer failed")
+                failed.append(FailedRow(row, problem, text))
+                return
+            for pair in pairs:
+                self._encode([pair], encode, ready, failed)
+            return
+        for (row, text), token_ids in zip(pairs, encoded, strict=True):
+            self._finish(row, text, token_ids, ready, failed)
+
+    def _finish(
+        self,
+        row: InputRow,
+        text: str | None,
+        token_ids: list[int],
+        ready: list[PreparedRow],
+        failed: list[FailedRow],
+    ) -> None:
+        error = None if token_ids else RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no token")
+        if text is None and token_ids:
+            error = self._outside_vocabulary(token_ids)
+        if error is not None:
+            failed.append(FailedRow(row, error, text, len(token_ids)))
+            return
+        params = row.params
+        requests = [self._request(row, sample, token_ids, params) for sample in range(params.n)]
+        ready.append(PreparedRow(row, text, requests))
+
+    def _outside_vocabulary(self, token_ids: list[int]) -> RowError | None:
+        low, high = min(token_ids), max(token_ids)
+        if low >= 0 and high < self._codec.vocab_size:
+            return None
+        wrong = low if low < 0 else high
+        text = (
+            f"prompt_token_ids holds {wrong}; the model's ids end at {self._codec.vocab_size - 1}"
+        )
+        return RowError(ErrorCode.INVALID_ROW, text)
+
+    def _request(
+        self, row: InputRow, sample: int, token_ids: list[int], params: SamplingParams
+    ) -> Request:
+        return Request(
+            request_id=request_id(row.index, sample),
+            prompt_token_ids=token_ids,
+            params=params,
+            draw_key=0 if params.greedy else draw_key(params.seed, row.row_key, sample),
+            output_token_ids=self._begun(row.index, sample, params),
+            stop_checker=self._stop_checker(params) if params.stop else None,
+        )
+
+    def _stop_checker(self, params: SamplingParams) -> StopChecker | None:
+        return make_stop_checker(self._codec, params.stop, params.min_tokens)
+
+    def _begun(self, index: int, sample: int, params: SamplingParams) -> Sequence[int]:
+        """Tokens an interrupted run saved; none where logprobs are asked for: those were lost."""
+        if self._inflight_tokens is None or params.logprobs is not None:
+            return ()
+        return self._inflight_tokens(index, sample)

@@ -1,0 +1,113 @@
+"""Stop strings: found while tokens arrive, cut from the text at the end.
+
+A string may begin inside one token and end inside another, and a character's bytes may be spread
+over several: so text is compared, never token ids. Each call decodes only the new tokens and the
+few before them that the decoder needs as context. What is complete before `min_tokens` tokens are
+there is no stop, then or later, as in vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batchgen.engine.request import StopChecker
+from batchgen.job.text.tokenizer import TextCodec
+
+__all__ = ["make_stop_checker", "num_exempt_characters", "truncate"]
+
+_CONTEXT_TOKENS = 6
+"""Tokens before the new ones that a decoder may need: the bytes of one character (at most 4), and
+the word whose leading space SentencePiece decoders drop."""
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+
+
+def make_stop_checker(
+    codec: TextCodec, stops: Sequence[str], min_tokens: int = 0
+) -> StopChecker | None:
+    """The checker of one sequence: call it with all output ids so far, at least `min_tokens` of
+    them, after each step.
+
+    Returns None where there is nothing to look for. A stop string that is a special token (which
+    decoding would skip) is found by its id. Of several strings in the text the one that begins
+    first is named, of equals the one given first.
+    """
+    wanted = tuple(dict.fromkeys(stop for stop in stops if stop))
+    return _StopChecker(codec, wanted, min_tokens) if wanted else None
+
+
+def num_exempt_characters(codec: TextCodec, token_ids: Sequence[int], min_tokens: int) -> int:
+    """How many characters of the text are there before `min_tokens` tokens are: for `truncate`."""
+    return len(_exempt(codec, token_ids, min_tokens)[1]) if min_tokens > 1 else 0
+
+
+def truncate(text: str, stop: str | None, num_exempt: int = 0) -> str:
+    """The text before the first `stop` that ends past its first `num_exempt` characters; all of it
+    where `stop` is None or does not occur."""
+    return text if stop is None or (at := _find(text, stop, num_exempt)) < 0 else text[:at]
+
+
+def _find(text: str, stop: str, num_exempt: int) -> int:
+    return text.find(stop, max(0, num_exempt - len(stop) + 1))
+
+
+def _exempt(codec: TextCodec, token_ids: Sequence[int], min_tokens: int) -> tuple[int, str]:
+    """All but the last of the first `min_tokens` ids, as far as they are whole characters: how many
+    ids, and their text."""
+    most = min_tokens - 1
+    for count in range(most, max(0, most - _CONTEXT_TOKENS), -1):
+        text = codec.decode_batch([token_ids[:count]])[0]
+        if not text.endswith(_INCOMPLETE):
+            return count, text
+    return 0, ""
+
+
+class _StopChecker:
+    """Keeps the tail of the text that could be the beginning of a stop string."""
+
+    def __init__(self, codec: TextCodec, stops: tuple[str, ...], min_tokens: int) -> None:
+        self._codec = codec
+        self._stops = stops
+        self._special = {
+            token_id: stop
+            for stop in stops
+            if (token_id := codec.special_token_id(stop)) is not None
+        }
+        self._keep = max(map(len, stops)) - 1
+        self._min_tokens = min_tokens
+        self._tail = ""
+        self._seen = 0
+        """Ids whose text is in the tail, or before it."""
+
+    def __call__(self, token_ids: Sequence[int]) -> str | None:
+        if self._min_tokens > 1 and not self._seen:
+            self._seen, text = _exempt(self._codec, token_ids, self._min_tokens)
+            self._tail = self._end_of(text)
+        for token_id in token_ids[self._seen :] if self._special else ():
+            if token_id in self._special:
+                return self._special[token_id]
+        text, complete = self._text(token_ids)
+        num_old = len(self._tail)
+        found = [(at, stop) for stop in self._stops if (at := _find(text, stop, num_old)) >= 0]
+        if found:
+            return min(found, key=lambda pair: pair[0])[1]
+        if complete:
+            self._tail = self._end_of(text)
+            self._seen = len(token_ids)
+        return None
+
+    def _end_of(self, text: str) -> str:
+        return text[max(0, len(text) - self._keep) :]
+
+    def _text(self, token_ids: Sequence[int]) -> tuple[str, bool]:
+        """The tail with the text of the ids not seen yet, and whether its last character is whole.
+
+        A character that stays incomplete for long is no character: it is taken as it is.
+        """
+        context = max(0, self._seen - _CONTEXT_TOKENS)
+        before, whole = self._codec.decode_batch(
+            [token_ids[context : self._seen], token_ids[context:]]
+        )
+        pending = len(token_ids) - self._seen < _CONTEXT_TOKENS
+        complete = not (pending and whole.endswith(_INCOMPLETE))
+        new = whole[len(before) :]
+        return self._tail + (new if complete else new.rstrip(_INCOMPLETE)), complete

@@ -1,0 +1,186 @@
+"""A model's tokenizer and chat template as the job uses them: `load_codec`.
+
+Encoding equals transformers' `AutoTokenizer` (which class a folder gets is its business, so it is
+asked), rendering equals `apply_chat_template`. GGUF vocabularies are read from the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from datetime import datetime
+from typing import Any, Protocol
+
+from batchgen.errors import ModelRefusedError
+from batchgen.gguf_header import read_gguf_header
+from batchgen.job.model.files import ModelFiles, ModelKind
+from batchgen.job.model.gguf_tokenizer import build_byte_level, is_byte_level, special_token_texts
+from batchgen.job.text.codecs import BackendCodec, ByteCodec, TransformersCodec
+from batchgen.job.text.hidden_torch import torch_hidden
+from batchgen.job.text.template import ChatTemplate, Messages, read_chat_template
+from batchgen.startup import timeline
+from batchgen.startup.importing import importing
+
+__all__ = ["NotCheckableError", "TextCodec", "load_codec"]
+
+_MAX_REASON = 300
+
+
+class TextCodec(Protocol):
+    """Text to ids and back. Safe to call from one thread while another uses it."""
+
+    bos_token_id: int | None
+    vocab_size: int
+    """Rows of the model's embedding: ids from 0 to this, exclusive."""
+
+    @property
+    def template(self) -> ChatTemplate | None:
+        """The chat template, which `Requests` renders in a process of its own."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Raw prompts, with the special tokens the tokenizer adds to text; empty text is BOS.
+
+        Raises RowError(INVALID_ROW) where one of them is no text (a lone surrogate).
+        """
+        ...
+
+    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """Special tokens skipped, spaces left as they are."""
+        ...
+
+    def render_text(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> str:
+        """A chat as the template's text. Raises RowError(TEMPLATE_ERROR)."""
+        ...
+
+    def render(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> list[int]:
+        """A chat as ids, with exactly one BOS where the model uses one. Raises RowError."""
+        ...
+
+    def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
+        """Texts of `render_text` as ids, with exactly one BOS where the model uses one."""
+        ...
+
+    def special_token_id(self, text: str) -> int | None:
+        """The id of `text` where it is, whole, a special token, which decoding skips."""
+        ...
+
+
+class NotCheckableError(ModelRefusedError):
+    """This tokenizer needs transformers with torch: `run` can use it, `validate` cannot."""
+
+
+def load_codec(
+    files: ModelFiles | None,
+    chat_template: str | None = None,
+    *,
+    hide_torch: bool = False,
+    trust_remote_code: bool = False,
+    now: datetime | None = None,
+) -> TextCodec:
+    """The codec of a model, or of plain bytes where `files` is None (the echo engine).
+
+    `chat_template`: a file or a template that replaces the model's. `hide_torch`: never import
+    torch; raises NotCheckableError for the few tokenizers without a Rust backend. `now`: what
+    `strftime_now` tells templates; the moment of the call by default. Raises UsageError for a bad
+    template, ModelRefusedError for a tokenizer that cannot be loaded.
+    """
+    given = read_chat_template(chat_template) if chat_template else None
+    if files is None:
+        return ByteCodec(_template(given, None, {}, now))
+    if files.kind is ModelKind.GGUF and is_byte_level(read_gguf_header(files.path).metadata):
+        return _gguf_codec(files, given, now)
+    with torch_hidden() if hide_torch else nullcontext():
+        return _transformers_codec(files, given, now, hide_torch, trust_remote_code)
+
+
+def _gguf_codec(files: ModelFiles, given: str | None, now: datetime | None) -> TextCodec:
+    metadata = read_gguf_header(files.path).metadata
+    template = _template(given, files.chat_template, special_token_texts(metadata), now)
+    vocab_size = len(metadata["tokenizer.ggml.tokens"])
+    return BackendCodec(
+        build_byte_level(metadata, files.path), template, files.bos_token_id, vocab_size
+    )
+
+
+def _transformers_codec(
+    files: ModelFiles, given: str | None, now: datetime | None, hidden: bool, trust: bool
+) -> TextCodec:
+    tokenizer = _auto_tokenizer(files, trust)
+    template = _template(given, files.chat_template, _template_tokens(files, tokenizer), now)
+    vocab_size = _vocab_size(files, tokenizer)
+    backend = _plain_backend(tokenizer)
+    if backend is not None:
+        return BackendCodec(backend, template, tokenizer.bos_token_id, vocab_size)
+    if hidden:
+        raise NotCheckableError(
+            f"{files.name}: its tokenizer ({type(tokenizer).__name__}) has no Rust backend, so "
+            "prompts cannot be counted without loading torch.",
+            "`batchgen run` serves it; validate without --model checks everything else.",
+        )
+    return TransformersCodec(tokenizer, template, vocab_size)
+
+
+def _auto_tokenizer(files: ModelFiles, trust_remote_code: bool) -> Any:
+    with importing:
+        from transformers import AutoTokenizer
+
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    folder = files.path
+    if files.kind is ModelKind.GGUF:
+        folder, options["gguf_file"] = files.path.parent, files.path.name
+    try:
+        with timeline.span("tokenizer"):
+            return AutoTokenizer.from_pretrained(str(folder), **options)
+    except Exception as error:  # transformers raises many kinds here
+        reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
+        if "trust_remote_code" in str(error):
+            raise ModelRefusedError(
+                f"{files.name}: its tokenizer is Python code that came with the model.",
+                "Read that code; if you trust it, add --trust-remote-code.",
+            ) from error
+        raise ModelRefusedError(
+            f"{files.name}: its tokenizer cannot be loaded: {reason}",
+            "Does the model's folder hold tokenizer.json, or what its class needs?",
+        ) from error
+
+
+def _plain_backend(tokenizer: Any) -> Any | None:
+    """The Rust tokenizer, where encoding and decoding are its own and not a subclass's."""
+    from transformers import PreTrainedTokenizerFast
+
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return None
+    own = type(tokenizer)
+    for name in ("_encode_plus", "_decode", "decode", "__call__"):
+        if getattr(own, name) is not getattr(PreTrainedTokenizerFast, name):
+            return None
+    return tokenizer.backend_tokenizer
+
+
+def _template_tokens(files: ModelFiles, tokenizer: Any) -> dict[str, Any]:
+    """The special tokens that templates read by name; a GGUF's own before transformers' guess."""
+    named = dict(tokenizer.special_tokens_map)
+    if files.kind is ModelKind.GGUF:
+        named |= special_token_texts(read_gguf_header(files.path).metadata)
+    return named
+
+
+def _vocab_size(files: ModelFiles, tokenizer: Any) -> int:
+    nested = files.config.get("text_config")
+    for config in (files.config, nested if isinstance(nested, dict) else {}):
+        if isinstance(config.get("vocab_size"), int):
+            return int(config["vocab_size"])
+    return len(tokenizer)
+
+
+def _template(
+    given: str | None, own: str | None, tokens: Mapping[str, Any], now: datetime | None
+) -> ChatTemplate | None:
+    source = given if given is not None else own
+    if source is None:
+        return None
+    template = ChatTemplate(source, tokens, now)
+    if given is not None:
+        template.check()
+    return template

@@ -1,0 +1,89 @@
+"""Checks every row of an input without running a model: the work behind `batchgen validate`.
+
+With a model, its tokenizer and template are applied too, which finds prompts that do not fit and
+conversations that the template refuses. Memory does not grow with the number of bad rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from batchgen.counts import counted
+from batchgen.errors import ErrorCode, RowError
+from batchgen.job.flow.reader_thread import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
+from batchgen.job.input.reader import Reader
+from batchgen.job.rows import InputRow
+from batchgen.job.text.requests import Requests
+from batchgen.job.text.tokenizer import TextCodec
+
+__all__ = ["BadRow", "Validation"]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that would become an error row. `origin` is `file:line`; `id` as in the output."""
+
+    origin: str
+    index: int
+    id: str
+    error_code: str
+    error_message: str
+
+
+class Validation:
+    """Iterate for the bad rows, in input order; then `rows`, `bad` and `codes` are complete.
+
+    `codec` None: no prompt is tokenised. `max_model_len`: tokens that a prompt and one generated
+    token may have together; None = not checked.
+    """
+
+    def __init__(
+        self, reader: Reader, codec: TextCodec | None = None, max_model_len: int | None = None
+    ) -> None:
+        self._reader = reader
+        self._requests = None if codec is None else Requests(codec)
+        self._max_model_len = max_model_len
+        self.rows = 0
+        self.codes: Counter[str] = Counter()
+
+    @property
+    def bad(self) -> int:
+        """Bad rows so far."""
+        return self.codes.total()
+
+    def __iter__(self) -> Iterator[BadRow]:
+        """Check all rows. Raises what reading raises."""
+        try:
+            for chunk in chunks(self._reader, CHUNK_ROWS, CHUNK_CHARACTERS):
+                yield from self._bad_rows(chunk)
+        finally:
+            if self._requests is not None:
+                self._requests.close()
+
+    def _bad_rows(self, chunk: Sequence[InputRow]) -> Iterator[BadRow]:
+        self.rows += len(chunk)
+        errors = self._errors(chunk)
+        for row in chunk:
+            error = errors.get(row.index)
+            if error is not None:
+                self.codes[str(error.code)] += 1
+                yield BadRow(row.origin, row.index, row.output_id, str(error.code), error.message)
+
+    def _errors(self, chunk: Sequence[InputRow]) -> dict[int, RowError]:
+        """Index -> error of the bad rows among these."""
+        if self._requests is None:
+            return {row.index: row.error for row in chunk if row.error is not None}
+        ready, failed = self._requests.prepare(chunk)
+        errors = {bad.row.index: bad.error for bad in failed}
+        limit = self._max_model_len
+        for row in ready:
+            if limit is not None and row.num_prompt_tokens >= limit:
+                errors[row.row.index] = _too_long(row.num_prompt_tokens, limit)
+        return errors
+
+
+def _too_long(num_tokens: int, limit: int) -> RowError:
+    text = f"the prompt has {counted(num_tokens, 'token')}; prompt and output share {limit:,}"
+    return RowError(ErrorCode.PROMPT_TOO_LONG, text)

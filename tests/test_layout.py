@@ -1,0 +1,120 @@
+"""The house has rooms: imports run one way between them, and each can be held in the head.
+
+`python tests/test_layout.py` prints the import graph by folder.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "batchgen"
+MOST_FILES, MOST_LINES = 20, 300
+# From the bottom up. Rooms on one line are neighbours: they do not import each other.
+FLOORS = [
+    ["batchgen.errors", "batchgen.startup"],  # with the other single modules of `batchgen`
+    ["batchgen.engine"],  # its plain values; its face stands higher, below
+    ["batchgen.engine.kernels", "batchgen.engine.scheduling", "batchgen.engine.attention"],
+    ["batchgen.engine.attention.cpu", "batchgen.engine.attention.triton"],
+    ["batchgen.engine.sampling", "batchgen.engine.model"],
+    ["batchgen.engine.execution"],
+    ["batchgen.engine.cpu", "batchgen.engine.cuda"],
+    ["batchgen.engine(face)"],
+    ["batchgen.job"],
+    ["batchgen.job.model"],
+    ["batchgen.job.text"],
+    ["batchgen.job.input", "batchgen.job.flow"],
+    ["batchgen.job.storage"],
+    ["batchgen.job.ledger"],
+    ["batchgen.job.run", "batchgen.job.verbs"],
+    ["batchgen.report"],
+    ["batchgen.selftest"],
+    ["batchgen.cli"],
+    ["batchgen"],  # the public names, and the command
+]
+FACE = {"engine", "factory", "loader", "cache_size", "echo"}  # of the engine: they use every room
+SINGLE = {"errors", "causes", "counts", "gguf_header"}  # of the package: every room may use them
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_module(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+ROOMS = sorted({path.parent for path in MODULES.values()})
+
+
+def _room(module: str) -> str:
+    if MODULES[module].name == "__init__.py":
+        return module
+    folder, _, name = module.rpartition(".")
+    if folder == "batchgen" and name in SINGLE:
+        return "batchgen.errors"
+    return "batchgen.engine(face)" if folder == "batchgen.engine" and name in FACE else folder
+
+
+FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inner & MODULES.keys() or {node.module}
+    return found & MODULES.keys()
+
+
+@cache
+def _graph() -> dict[str, dict[str, set[str]]]:
+    """room -> the rooms that it imports -> by which files."""
+    edges: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for module, path in MODULES.items():
+        for name in _imports(path) - {"batchgen"}:
+            if _room(name) != _room(module):
+                edges[_room(module)][_room(name)].add(path.name)
+    return edges
+
+
+@pytest.mark.parametrize("room", sorted({_room(module) for module in MODULES}))
+def test_a_room_imports_only_rooms_below_it(room: str) -> None:
+    assert room in FLOOR, f"{room} has no floor: give it one in FLOORS, below those that use it"
+    above = {
+        other: sorted(files)
+        for other, files in _graph()[room].items()
+        if FLOOR[other] >= FLOOR[room]
+    }
+    assert not above
+
+
+@pytest.mark.parametrize("folder", ROOMS, ids=lambda folder: str(folder.relative_to(PACKAGE)))
+def test_a_room_can_be_held_in_the_head(folder: Path) -> None:
+    files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(files) <= MOST_FILES
+    long = [path.name for path in files if len(path.read_text().splitlines()) > MOST_LINES]
+    assert not long
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [room for room in ROOMS if {"engine", "job"} & set(room.relative_to(PACKAGE).parts[:1])],
+    ids=lambda folder: str(folder.relative_to(PACKAGE)),
+)
+def test_a_room_says_what_it_owns_what_it_imports_and_where_to_begin(folder: Path) -> None:
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    assert "Imports" in text
+    assert "Read" in text
+
+
+if __name__ == "__main__":
+    graph = _graph()
+    for floor in reversed(FLOORS):
+        for room in floor:
+            print(room, "->", ", ".join(sorted(graph[room], key=lambda r: FLOOR[r])) or "nothing")
