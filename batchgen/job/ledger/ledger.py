@@ -4,8 +4,7 @@ Invariants, each with a test in tests/test_ledger_properties.py:
 
 1.  A row that was appended before a `flush` that returned is done in every later run.
 2.  All samples of a row are committed by one rename, so a row in a part is a whole row.
-3.  A part counts only if its content has the checksum in its name; others are set aside and their
-    rows computed again.
+3.  A part counts only if it has the checksum in its name; else its rows are computed again.
 4.  The output has every row from 0 to num_rows - 1 exactly once, sorted by (index, sample), or it
     is not written.
 5.  The output appears by one rename; until then the old one, if any, is untouched. A part is
