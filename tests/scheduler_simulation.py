@@ -31,6 +31,9 @@ class Workload:
     eos_share: float = 0.1
     fail_share: float = 0.0
     penalised_share: float = 0.0
+    prefix_caching: bool = False
+    prompts: list[list[int]] | None = None
+    """In place of prompts of the given lengths: those that have beginnings in common."""
     seed: int = 0
 
 
@@ -54,6 +57,7 @@ class Simulation:
             w.max_num_batched_tokens,
             reorder_window=w.reorder_window,
             max_num_mixed_tokens=w.max_num_mixed_tokens,
+            prefix_caching=w.prefix_caching,
         )
         self.sequences = [self._sequence(i, *pair) for i, pair in enumerate(w.lengths)]
 
@@ -77,7 +81,10 @@ class Simulation:
     def _sequence(self, index: int, num_prompt: int, max_tokens: int) -> Sequence:
         penalty = 1.2 if self.random.random() < self.workload.penalised_share else 1.0
         params = SamplingParams(max_tokens=max_tokens, repetition_penalty=penalty)
-        request = Request(index, list(range(1, num_prompt + 1)), params)
+        prompt = list(range(1, num_prompt + 1))
+        if self.workload.prompts is not None:
+            prompt = self.workload.prompts[index]
+        request = Request(index, prompt, params)
         return Sequence(request, num_prompt + max_tokens, frozenset({EOS}))
 
     def _alive(self) -> bool:
@@ -123,19 +130,29 @@ class Simulation:
             assert num_tokens > 0
             assert sequence.status is SequenceStatus.RUNNING
             assert start + num_tokens < sequence.max_num_tokens, "computed past its limit"
-            for position in range(start):
-                assert self.memory[self._address(sequence, position)] == (sequence, position)
+            self._check_memory(sequence, start)
             for position in range(start, start + num_tokens):
                 self.memory[self._address(sequence, position)] = (sequence, position)
         self._check_one_writer(step)
 
+    def _check_memory(self, sequence: Sequence, end: int) -> None:
+        """The cache holds this sequence's tokens up to `end`, whoever wrote them."""
+        for position in range(end):
+            writer, written = self.memory[self._address(sequence, position)]
+            assert written == position
+            if writer is not sequence:
+                context = sequence.token_ids[: position + 1]
+                assert len(context) == position + 1
+                assert writer.token_ids[: position + 1] == context, "another sequence's tokens"
+
     def _check_one_writer(self, step: ScheduledStep) -> None:
-        """No block is written by two sequences among all steps in flight."""
-        writers: dict[int, Sequence] = {}
-        for launched in [*self.launched, step]:
-            for sequence in launched.sequences:
-                for block in sequence.block_table:
-                    assert writers.setdefault(block, sequence) is sequence
+        """What a step writes belongs to the writer alone, among all sequences in flight."""
+        in_flight = {s for launched in [*self.launched, step] for s in launched.sequences}
+        size = self.workload.block_size
+        for writer, start in zip(step.sequences, step.starts, strict=True):
+            written = set(writer.block_table[start // size :])
+            for sequence in in_flight - {writer}:
+                assert written.isdisjoint(sequence.block_table)
 
     def _address(self, sequence: Sequence, position: int) -> int:
         block = sequence.block_table[position // self.workload.block_size]

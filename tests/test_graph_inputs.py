@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchgen.engine.cuda.buckets import Bucket, Buckets
 from batchgen.engine.cuda.captures import Captures
-from batchgen.engine.cuda.graph_inputs import Sections, StepPacker, section_lengths
+from batchgen.engine.cuda.graph_inputs import MoreEntries, Sections, StepPacker, section_lengths
 from batchgen.engine.execution.packing import BatchBuilder
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.scheduling.block_manager import BlockManager
@@ -65,12 +65,19 @@ def test_every_step_has_a_bucket_with_room(max_tokens: int, max_seqs: int, data:
     assert bucket.num_seqs <= buckets.largest.num_seqs
 
 
-def run_job(depth: int, check) -> None:  # type: ignore[no-untyped-def]
-    """Schedule thirty sequences with `depth` steps in flight; `check` sees every step."""
+def run_job(depth: int, check, head: int = 0) -> None:  # type: ignore[no-untyped-def]
+    """Schedule thirty sequences with `depth` steps in flight; `check` sees every step. All begin
+    with the same `head` tokens, which are computed once."""
     rng = random.Random(depth)
-    scheduler = Scheduler(BlockManager(60, BLOCK_SIZE), max_num_seqs=8, max_num_batched_tokens=24)
+    scheduler = Scheduler(
+        BlockManager(60, BLOCK_SIZE),
+        max_num_seqs=8,
+        max_num_batched_tokens=24,
+        prefix_caching=head > 0,
+    )
     for i in range(30):
-        prompt = [rng.randrange(1000) for _ in range(rng.randint(1, 30))]
+        prompt = [7] * head
+        prompt += [rng.randrange(1000) for _ in range(rng.randint(1, 30 - head))]
         params = SamplingParams(max_tokens=rng.randint(1, 20))
         scheduler.add(Sequence(Request(i, prompt, params), len(prompt) + params.max_tokens))
     in_flight: list[ScheduledStep] = []
@@ -89,9 +96,11 @@ def run_job(depth: int, check) -> None:  # type: ignore[no-untyped-def]
 class Comparison:
     """Packs each step both ways; memory between steps is poisoned."""
 
-    def __init__(self) -> None:
+    def __init__(self, bucket: Bucket | None = None) -> None:
+        self.bucket = bucket
         self.buckets = Buckets(24, 8)
-        self.num_steps = self.num_pending = 0
+        self.num_steps = self.num_pending = self.num_with_more = 0
+        self.entries = MoreEntries()
         self.packer: StepPacker | None = None
         self.builder: BatchBuilder | None = None
 
@@ -100,14 +109,25 @@ class Comparison:
             max_blocks = MAX_LEN // BLOCK_SIZE
             self.packer = StepPacker(num_slots, max_blocks, BLOCK_SIZE)
             self.builder = BatchBuilder(num_slots, max_blocks, BLOCK_SIZE, torch.device("cpu"))
-        bucket = self.buckets.find(step.total_tokens, len(step))
+        bucket = self.bucket or self.buckets.find(step.total_tokens, len(step))
         size = sum(section_lengths(bucket, BLOCK_SIZE))
         sections = Sections.of(torch.full((size,), 99, dtype=torch.int32), bucket, BLOCK_SIZE)
-        self.packer.pack(step, sections)
+        more = self.packer.pack(step, sections)
+        if more is not None:
+            self.num_with_more += 1
+            self.entries.write(self.device_table(num_slots), *more)
+        places, values = sections.table_index.long(), sections.table_value
+        self.device_table(num_slots).view(-1).index_copy_(0, places, values)
         batch = self.builder.build(step)
         self.num_steps += 1
         self.num_pending += 0 if batch.pending is None else len(batch.pending)
         self.compare(step, bucket, sections, batch)
+
+    def device_table(self, num_slots: int) -> torch.Tensor:
+        """What the graphs would have kept on the device."""
+        if not hasattr(self, "table"):
+            self.table = torch.zeros(num_slots + 1, MAX_LEN // BLOCK_SIZE, dtype=torch.int32)
+        return self.table
 
     def compare(self, step, bucket: Bucket, padded: Sections, batch) -> None:  # type: ignore[no-untyped-def]
         tokens, seqs = step.total_tokens, len(step)
@@ -134,9 +154,8 @@ class Comparison:
         rows = torch.from_numpy(self.packer.table.blocks)[padded.slots[: len(step)].long()]
         width = batch.metadata.block_tables.shape[1]
         assert torch.equal(rows[:, :width], batch.metadata.block_tables)
-        places = padded.table_index[: sum(len(u.blocks) for u in step.block_updates)].long()
-        flat = torch.from_numpy(self.packer.table.blocks).view(-1)
-        assert torch.equal(flat[places], padded.table_value[: len(places)])
+        kept = self.table[padded.slots[: len(step)].long()]
+        assert torch.equal(kept[:, :width], batch.metadata.block_tables)
 
 
 def test_padded_steps_equal_packed_steps() -> None:
@@ -145,3 +164,10 @@ def test_padded_steps_equal_packed_steps() -> None:
         run_job(depth, comparison)
         assert comparison.num_steps > 20
         assert (comparison.num_pending > 0) == (depth > 0)
+
+
+def test_rows_that_begin_with_more_cached_blocks_than_a_bucket_has_room_for_lose_none() -> None:
+    for depth in (0, 1):
+        comparison = Comparison(Bucket(24, 8))
+        run_job(depth, comparison, head=24)
+        assert comparison.num_with_more > 0

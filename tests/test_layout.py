@@ -18,7 +18,8 @@ MOST_FILES, MOST_LINES = 20, 300
 FLOORS = [
     ["batchgen.errors", "batchgen.startup"],  # with the other single modules of `batchgen`
     ["batchgen.engine"],  # its plain values; its face stands higher, below
-    ["batchgen.engine.kernels", "batchgen.engine.scheduling", "batchgen.engine.attention"],
+    ["batchgen.engine.kernels", "batchgen.engine.prefix", "batchgen.engine.attention"],
+    ["batchgen.engine.scheduling"],
     ["batchgen.engine.attention.cpu", "batchgen.engine.attention.triton"],
     ["batchgen.engine.sampling", "batchgen.engine.model"],
     ["batchgen.engine.execution"],

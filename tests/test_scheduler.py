@@ -35,6 +35,43 @@ def workloads(draw: st.DrawFn) -> Workload:
     )
 
 
+@st.composite
+def alike(draw: st.DrawFn) -> Workload:
+    """Prompts that are paths in a random tree, so that they have beginnings in common."""
+    trunks: list[list[int]] = [[]]
+    for token in range(1, draw(st.integers(1, 8))):
+        parent = draw(st.sampled_from(trunks))
+        trunk = parent + [token] * draw(st.integers(1, 12))
+        trunks.append(trunk[:30])
+    picked = draw(st.lists(st.sampled_from(trunks), min_size=1, max_size=20))
+    tails = st.lists(st.integers(20, 22), min_size=1, max_size=9)
+    prompts = [trunk + draw(tails) for trunk in picked]
+    lengths = [(len(prompt), draw(st.integers(1, 20))) for prompt in prompts]
+    workload = draw(workloads())
+    return replace(workload, lengths=lengths, prompts=prompts, prefix_caching=True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(alike())
+def test_a_shared_beginning_is_read_only_where_it_was_computed_and_is_never_overwritten(
+    workload: Workload,
+) -> None:
+    simulation = Simulation(workload).run()
+    assert set(simulation.finished) | set(simulation.aborted) == set(simulation.sequences)
+
+
+@settings(max_examples=100, deadline=None)
+@given(alike())
+def test_with_common_beginnings_too_nobody_is_passed_by_more_than_the_window_allows(
+    workload: Workload,
+) -> None:
+    simulation = Simulation(replace(workload, abort_share=0.0)).run()
+    order = [s.admission_index for s in simulation.sequences]
+    for arrival, index in enumerate(order):
+        passed_by = sum(later < index for later in order[arrival + 1 :])
+        assert passed_by <= workload.reorder_window - 1
+
+
 @settings(max_examples=200, deadline=None)
 @given(workloads())
 def test_every_sequence_finishes_within_budget_and_no_block_leaks_or_has_two_writers(
@@ -79,11 +116,17 @@ def test_a_window_begins_with_who_finds_nobody_waiting() -> None:
     for number, limit in enumerate((1, 2, 3)):
         queue.push(_sequence(1, limit))
         assert len(queue) == 1
-        assert queue.pop().admission_index == number
+        assert _take(queue).admission_index == number
     batch = [_sequence(1, limit) for limit in (3, 9, 6, 7)]
     for sequence in batch:
         queue.push(sequence)
-    assert [queue.pop().max_num_tokens for _ in batch] == [10, 8, 7, 4]
+    assert [_take(queue).max_num_tokens for _ in batch] == [10, 8, 7, 4]
+
+
+def _take(queue: AdmissionQueue) -> Sequence:
+    sequence = next(queue.candidates())
+    queue.take(sequence)
+    return sequence
 
 
 def test_long_outputs_go_first_inside_a_window() -> None:

@@ -32,7 +32,8 @@ class EngineConfig:
     """Size of the KV cache in blocks; tests set it to force preemption."""
     reorder_window: int | None = None
     """Waiting requests are admitted longest output first within windows of so many arrivals."""
-    enable_prefix_caching: bool = False
+    enable_prefix_caching: bool = True
+    """Prompts that begin alike are computed once, as long as the cache has room."""
     attention_backend: str = "auto"
     enforce_eager: bool = False
     """On CUDA: neither compile layers nor capture graphs."""

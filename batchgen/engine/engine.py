@@ -258,6 +258,7 @@ class LLMEngine:
         for sequence in new:
             sequence.timings.first_scheduled = now
             self._stats.prompt_tokens += sequence.num_prompt_tokens
+            self._stats.cached_tokens += sequence.num_cached_tokens
         if new and self.on_admission is not None:
             self.on_admission([sequence.request.request_id for sequence in new])
 
@@ -282,5 +283,6 @@ class LLMEngine:
             logprobs=sequence.logprobs if sequence.request.params.logprobs is not None else None,
             timings=sequence.timings,
             preemptions=sequence.num_preemptions,
+            cached_tokens=sequence.num_cached_tokens,
             ends_with_stop_token=sequence.ends_with_stop_token,
         )

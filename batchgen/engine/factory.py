@@ -67,8 +67,6 @@ def load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
 
 
 def _load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
-    if config.enable_prefix_caching:
-        _logger.warning("prefix caching is not available: every prompt is computed whole")
     if config.device != "cpu":
         prepare_compilers()
     model = load_model(config)
@@ -107,6 +105,7 @@ def build_engine(model: ServedModel, config: EngineConfig) -> LLMEngine:
         watermark=_WATERMARK,
         reorder_window=resolved.reorder_window,
         max_num_mixed_tokens=resolved.max_num_mixed_tokens,
+        prefix_caching=config.enable_prefix_caching,
     )
     runner = _make_runner(model, config, resolved, scheduler.num_slots)
     return LLMEngine(

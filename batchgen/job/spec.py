@@ -79,7 +79,7 @@ class JobSpec:
     max_model_len: int | None = None
     gpu_memory_utilization: float = 0.9
     block_size: int | None = None
-    enable_prefix_caching: bool = False
+    enable_prefix_caching: bool = True
     deterministic: bool = False
     """Compute in float32: completions do not change with the batch."""
     attention_backend: str = "auto"

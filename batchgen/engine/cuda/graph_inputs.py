@@ -7,7 +7,8 @@ Sections of int32, one after the other, for a bucket of T tokens and S sequences
     output_positions S
 
 A pending token stands in input_ids as -1 - slot: the graph takes the slot's last token instead. The
-block table lies on the device, a row a slot; a step brings the U entries that are new. Padding
+block table lies on the device, a row a slot; a step brings the U entries that are new (more than
+that, of rows that begin with many cached blocks, go ahead of the graph). Padding
 points at a slot and at table entries that nobody reads. Temperatures are float32 and keys have two
 words each; they matter where rows draw at random.
 """
@@ -24,7 +25,7 @@ from batchgen.engine.cuda.buckets import Bucket
 from batchgen.engine.sampling.batch import HostDraws
 from batchgen.engine.scheduling.step import ScheduledStep
 
-__all__ = ["HostTable", "Sections", "StepPacker", "section_lengths"]
+__all__ = ["HostTable", "MoreEntries", "Sections", "StepPacker", "section_lengths"]
 
 _Ints = npt.NDArray[np.int32]
 
@@ -58,7 +59,7 @@ class Sections(NamedTuple):
 def section_lengths(bucket: Bucket, block_size: int) -> list[int]:
     """Lengths in the order of `Sections`, multiples of 16 bytes: kernels specialise on alignment.
 
-    A row of n tokens needs at most n / block_size + 1 new blocks.
+    A row of n tokens needs at most n / block_size + 1 new blocks, those that it shares left out.
     """
     tokens, seqs = bucket
     updates = (tokens // block_size + seqs + 3) // 4 * 4
@@ -86,6 +87,25 @@ class HostTable:
         return index, value
 
 
+class MoreEntries:
+    """Table entries ahead of a graph, through pinned memory of their own: rows that begin with many
+    cached blocks bring more than a bucket has room for."""
+
+    def __init__(self) -> None:
+        self._pinned: torch.Tensor | None = None
+
+    def write(self, table: torch.Tensor, index: _Ints, value: _Ints) -> None:
+        """Launch the copy; the one before it must be over."""
+        if self._pinned is None or self._pinned.shape[1] < len(index):
+            room = 1 << len(index).bit_length()
+            on_gpu = table.device.type == "cuda"
+            self._pinned = torch.zeros((2, room), dtype=torch.int32, pin_memory=on_gpu)
+        self._pinned[0, : len(index)] = torch.from_numpy(index)
+        self._pinned[1, : len(index)] = torch.from_numpy(value)
+        entries = self._pinned.to(table.device, non_blocking=True)[:, : len(index)]
+        table.view(-1).index_copy_(0, entries[0].long(), entries[1])
+
+
 class StepPacker:
     """Writes a step into pinned memory, in array operations over rows and tokens."""
 
@@ -95,8 +115,9 @@ class StepPacker:
         self._trash_place = num_slots * max_blocks
         self._block_size = block_size
 
-    def pack(self, step: ScheduledStep, sections: Sections) -> None:
-        """Fill the host's sections with a step that fits them."""
+    def pack(self, step: ScheduledStep, sections: Sections) -> tuple[_Ints, _Ints] | None:
+        """Fill the host's sections with a step that fits them. Returns places and values of table
+        entries that have no room there."""
         index, value = self.table.apply(step)
         num_tokens = np.array(step.num_tokens, dtype=np.int32)
         starts = np.array(step.starts, dtype=np.int32)
@@ -121,8 +142,10 @@ class StepPacker:
         _fill(sections.logits_indices, ends - 1, 0)
         _fill(sections.slots, slots, self._trash_slot)
         _fill(sections.token_slots, sampling, self._trash_slot)
-        _fill(sections.table_index, index, self._trash_place)
-        _fill(sections.table_value, value, 0)
+        room = len(sections.table_index)
+        _fill(sections.table_index, index[:room], self._trash_place)
+        _fill(sections.table_value, value[:room], 0)
+        return (index[room:], value[room:]) if len(index) > room else None
 
     @staticmethod
     def pack_draws(step: ScheduledStep, draws: HostDraws, sections: Sections) -> None:

@@ -12,7 +12,7 @@ once (two attention passes, merged by their log-sum-exp).
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ from batchgen.causes import first_line
 from batchgen.engine.attention.interface import AttentionMetadata
 from batchgen.engine.cuda.buckets import Bucket, Buckets
 from batchgen.engine.cuda.captures import Captures
-from batchgen.engine.cuda.graph_inputs import Sections, StepPacker, section_lengths
+from batchgen.engine.cuda.graph_inputs import MoreEntries, Sections, StepPacker, section_lengths
 from batchgen.engine.cuda.host_syncs import WaitsForDeviceError, forbid_waiting
 from batchgen.engine.execution.step_runner import NAN_FAILURE, ServedModel
 from batchgen.engine.failures import is_out_of_memory, without_frames
@@ -58,6 +58,7 @@ class _Transfer:
     inputs: torch.Tensor  # int32 [longest sections]
     tokens: torch.Tensor  # int32 [max_num_seqs]
     done: torch.cuda.Event
+    more_entries: MoreEntries = field(default_factory=MoreEntries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,9 @@ class GraphRunner:
         bucket = self._buckets.find(step.total_tokens, len(step))
         bucket = self._captures.bucket_for(bucket, choice)
         sections = Sections.of(transfer.inputs, bucket, self._block_size)
-        self._packer.pack(step, sections)
+        more = self._packer.pack(step, sections)
+        if more is not None:
+            transfer.more_entries.write(self._table, *more)
         if draws is not None:
             self._packer.pack_draws(step, draws, sections)
         size = sum(section_lengths(bucket, self._block_size))

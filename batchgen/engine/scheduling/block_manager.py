@@ -1,14 +1,18 @@
 """Who owns which block of the KV cache. Knows counts and ids, never memory. Standard library only.
 
     free stack --append--> block_table of a sequence --free--> free stack
-                                  | share (count + 1: samples of one prompt, cached prefixes)
+                     | share (count + 1: samples of one prompt, cached prefixes)
+                     | name (what its tokens are)  --free--> idle: free too, but found by its name
+                                                              until the space is needed
 
 A block with more than one owner is full and never written again; only a table's last block is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from batchgen.engine.prefix.block_index import BlockIndex
 
 __all__ = ["BlockManager"]
 
@@ -24,11 +28,12 @@ class BlockManager:
         self.block_size = block_size
         self._free = list(range(num_blocks - 1, -1, -1))
         self._num_owners = [0] * num_blocks
+        self._index = BlockIndex()
 
     @property
     def num_free(self) -> int:
-        """Blocks that nobody owns."""
-        return len(self._free)
+        """Blocks that nobody owns, idle ones included."""
+        return len(self._free) + len(self._index.idle)
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens` tokens."""
@@ -46,21 +51,20 @@ class BlockManager:
         if num_tokens <= len(block_table) * self.block_size:
             return []
         needed = self.num_blocks_needed(block_table, num_tokens)
-        if needed > len(self._free):
-            raise RuntimeError(
-                f"{needed} blocks needed, {len(self._free)} of {self.num_blocks} free"
-            )
-        blocks = [self._free.pop() for _ in range(needed)]
+        if needed > self.num_free:
+            raise RuntimeError(f"{needed} blocks needed, {self.num_free} of {self.num_blocks} free")
+        blocks = [self._free.pop() if self._free else self._index.evict() for _ in range(needed)]
         for block in blocks:
             self._num_owners[block] = 1
         block_table += blocks
         return blocks
 
     def share(self, blocks: Iterable[int]) -> list[int]:
-        """Give full blocks one owner more; returns them as the start of that owner's table."""
+        """Give full blocks one owner more; returns them as the start of that owner's table. Blocks
+        that `cached` named may have none before."""
         shared = list(blocks)
         for block in shared:
-            if not self._num_owners[block]:
+            if not self._num_owners[block] and not self._index.revive(block):
                 raise RuntimeError(f"block {block} has no owner to share it with")
             self._num_owners[block] += 1
         return shared
@@ -72,9 +76,31 @@ class BlockManager:
             if owners < 0:
                 raise RuntimeError(f"block {block} freed twice")
             self._num_owners[block] = owners
-            if not owners:
+            # A table's end goes idle first: of a cached prefix the leaves are evicted before the
+            # trunk that others may still want.
+            if not owners and not self._index.leave(block):
                 self._free.append(block)
         block_table.clear()
+
+    def cached(self, names: Iterable[bytes]) -> list[int]:
+        """The blocks that hold the longest known beginning of these blocks' tokens."""
+        return self._index.find(names)
+
+    def num_idle(self, blocks: Iterable[int]) -> int:
+        """How many of these blocks have no owner."""
+        return sum(not self._num_owners[block] for block in blocks)
+
+    def name(self, blocks: Sequence[int], names: Sequence[bytes]) -> None:
+        """Say what full blocks hold, once the step that computes them is launched: whatever is
+        launched after it may read them."""
+        for block, name in zip(blocks, names, strict=True):
+            self._index.add(block, name)
+
+    def forget(self, blocks: Iterable[int]) -> None:
+        """What these blocks hold is not certain any more: nobody is to find them."""
+        for block in blocks:
+            if self._index.forget(block):
+                self._free.append(block)
 
     def check_integrity(self, block_tables: Iterable[list[int]]) -> None:
         """Raise RuntimeError unless the given tables and the free stack own every block exactly as
@@ -86,5 +112,5 @@ class BlockManager:
         if owners != self._num_owners:
             wrong = [i for i, n in enumerate(owners) if n != self._num_owners[i]]
             raise RuntimeError(f"blocks with a wrong number of owners: {wrong[:10]}")
-        if sorted(self._free) != [i for i, n in enumerate(owners) if not n]:
-            raise RuntimeError("the free stack and the unowned blocks differ")
+        if sorted([*self._free, *self._index.idle]) != [i for i, n in enumerate(owners) if not n]:
+            raise RuntimeError("the free and idle blocks and the unowned ones differ")

@@ -14,12 +14,19 @@ arXiv:2308.16369).
 
     schedule(n)  launch(n)  schedule(n+1)  launch(n+1)  update(n)  schedule(n+2) ...
 
+A prompt's full blocks get names at the launch that computes them (prefix caching): a sequence that
+is admitted to a later step and begins with the same tokens starts behind them. One that begins with
+what this very step computes waits for the next, while others behind it go ahead: so of rows with a
+common beginning one, the leader, computes it. Launches run in order, so what a launch wrote may be
+read by the next one; where a step fails, the names that it gave are taken back.
+
 A sequence found finished at update(n) is then part of step n+1 already: its token there is ignored.
 Blocks of a sequence that left `running` *drain*: they return when no launched step writes to them.
 """
 
 from __future__ import annotations
 
+from batchgen.engine.prefix.block_hashes import extend_block_hashes
 from batchgen.engine.request import FinishReason
 from batchgen.engine.scheduling.admission import AdmissionQueue
 from batchgen.engine.scheduling.block_manager import BlockManager
@@ -46,11 +53,14 @@ class Scheduler:
         watermark: float = 0.01,
         reorder_window: int = 1,
         max_num_mixed_tokens: int | None = None,
+        prefix_caching: bool = False,
     ) -> None:
         self.block_manager = block_manager
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_num_mixed_tokens = max_num_mixed_tokens
+        self._prefix_caching = prefix_caching
+        self._fresh: set[int] = set()  # blocks that the step being made computes
         self._budget = max_num_batched_tokens  # of the step that is being made
         self.waiting = AdmissionQueue(reorder_window)
         self.running: dict[Sequence, None] = {}
@@ -70,12 +80,14 @@ class Scheduler:
         capacity = self.block_manager.num_blocks * self.block_manager.block_size
         if sequence.max_num_tokens > capacity:
             raise ValueError(f"{sequence.max_num_tokens} tokens exceed a cache of {capacity}")
+        self._name_blocks(sequence)
         self.waiting.push(sequence)
 
     def schedule(self) -> ScheduledStep:
         """The next step, its tokens counted as computed; empty if nothing can be scheduled now."""
         step = ScheduledStep()
         self._budget = self._token_budget()
+        self._fresh.clear()
         if self._schedule_running(step):
             self._admit_waiting(step)
         return step
@@ -101,9 +113,12 @@ class Scheduler:
 
         Steps launched after it must have been requeued before.
         """
+        block_size = self.block_manager.block_size
         for row in step.sampled:
             step.sequences[row].num_pending -= 1
-        for sequence in reversed(step.sequences):
+        for sequence, start in zip(reversed(step.sequences), reversed(step.starts), strict=True):
+            self.block_manager.forget(sequence.block_table[start // block_size :])
+            sequence.num_computed_tokens = min(sequence.num_computed_tokens, start)
             sequence.num_in_flight -= 1
             if sequence.status is SequenceStatus.RUNNING:
                 self._preempt(sequence)
@@ -139,17 +154,58 @@ class Scheduler:
         return enough_blocks and not step.preempted
 
     def _admit_waiting(self, step: ScheduledStep) -> None:
-        while self.waiting and self._free_slots and not self._is_full(step):
-            sequence = self.waiting.peek()
-            if sequence.num_in_flight or not self._fits(sequence):
+        num_held = 0
+        for sequence in self.waiting.candidates():
+            if self._is_full(step) or not self._free_slots or num_held >= self.max_num_seqs:
+                break
+            if sequence.num_in_flight:
                 break  # nobody overtakes it
-            self.waiting.pop()
-            sequence.status = SequenceStatus.RUNNING
-            sequence.slot = self._free_slots.pop()
-            self.running[sequence] = None
-            step.admitted.append(sequence)
-            num_tokens = min(sequence.num_uncomputed_tokens, self._budget - step.total_tokens)
-            self._launch(sequence, num_tokens, step)
+            cached = self._cached_blocks(sequence)
+            if self._fresh and not self._fresh.isdisjoint(cached):
+                num_held += 1  # this step computes what it begins with
+            elif self._fits(sequence, cached):
+                self._admit(sequence, cached, step)
+            else:
+                break
+
+    def _admit(self, sequence: Sequence, cached: list[int], step: ScheduledStep) -> None:
+        self.waiting.take(sequence)
+        sequence.status = SequenceStatus.RUNNING
+        sequence.slot = self._free_slots.pop()
+        self.running[sequence] = None
+        step.admitted.append(sequence)
+        if cached:
+            sequence.block_table += self.block_manager.share(cached)
+            sequence.num_computed_tokens = len(cached) * self.block_manager.block_size
+            step.block_updates.append(BlockUpdate(sequence.slot, 0, cached))
+            if not sequence.num_preemptions:
+                known = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
+                sequence.num_cached_tokens = known
+        num_tokens = min(sequence.num_uncomputed_tokens, self._budget - step.total_tokens)
+        self._launch(sequence, num_tokens, step)
+
+    def _cached_blocks(self, sequence: Sequence) -> list[int]:
+        """Blocks that hold its beginning already, one token at least left to compute."""
+        names = sequence.block_names
+        if not names:
+            return []
+        most = (sequence.num_tokens - 1) // self.block_manager.block_size
+        return self.block_manager.cached(names if len(names) <= most else names[:most])
+
+    def _name_blocks(self, sequence: Sequence) -> None:
+        """Name the full blocks of all its known tokens."""
+        if self._prefix_caching:
+            size = self.block_manager.block_size
+            extend_block_hashes(sequence.block_names, sequence.token_ids, size)
+
+    def _note_computed(self, sequence: Sequence, start: int, end: int) -> None:
+        """Its tokens from `start` to `end` are as good as computed: let their blocks be found."""
+        size, names = self.block_manager.block_size, sequence.block_names
+        first, last = start // size, min(end // size, len(names))
+        blocks = sequence.block_table[first:last]
+        if blocks:
+            self.block_manager.name(blocks, names[first:last])
+            self._fresh.update(blocks)
 
     def _launch(self, sequence: Sequence, num_tokens: int, step: ScheduledStep) -> None:
         end = sequence.num_computed_tokens + num_tokens
@@ -157,6 +213,8 @@ class Scheduler:
         if blocks:
             first = len(sequence.block_table) - len(blocks)
             step.block_updates.append(BlockUpdate(sequence.slot, first, blocks))
+        if len(sequence.block_names) * self.block_manager.block_size > end - num_tokens:
+            self._note_computed(sequence, end - num_tokens, end)
         step.add(sequence, num_tokens)
         if sequence.is_complete:  # its last token is on its way
             del self.running[sequence]
@@ -179,14 +237,17 @@ class Scheduler:
                 return False
         return True
 
-    def _fits(self, sequence: Sequence) -> bool:
+    def _fits(self, sequence: Sequence, cached: list[int]) -> bool:
         """Whether all its known tokens have blocks, the watermark left free beside others."""
         needed = self.block_manager.num_blocks_for(sequence.num_tokens)
+        needed -= len(cached) - self.block_manager.num_idle(cached)
         if self.running or self.draining:
             needed += self._num_watermark_blocks
         return needed <= self.block_manager.num_free
 
     def _preempt(self, sequence: Sequence) -> None:
+        self._name_blocks(sequence)  # what it generated, too
+        self._note_computed(sequence, 0, sequence.num_computed_tokens)
         self._leave(sequence)
         sequence.status = SequenceStatus.WAITING
         sequence.num_computed_tokens = 0

@@ -52,6 +52,10 @@ class Sequence:
     """Row in the runner's tables while blocks are held."""
     admission_index: int = -1
     num_preemptions: int = 0
+    block_names: list[bytes] = field(default_factory=list)
+    """What its full blocks hold, for the prefix cache; empty where there is none."""
+    num_cached_tokens: int = 0
+    """Of its prompt, found in the cache when it was first admitted."""
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     error_code: ErrorCode | None = None
@@ -76,6 +80,11 @@ class Sequence:
     def num_tokens(self) -> int:
         """Prompt, output, and pending tokens."""
         return len(self.token_ids) + self.num_pending
+
+    @property
+    def num_remaining(self) -> int:
+        """Tokens it may still get."""
+        return self.max_num_tokens - self.num_tokens
 
     @property
     def is_complete(self) -> bool:

@@ -1,0 +1,5 @@
+"""What rows have in common: hashes of their blocks, the blocks that hold them, the order of rows.
+
+Imports the standard library only.
+Read `block_hashes.py` first, then `block_index.py`; `ordering.py` is the tree of a window's rows.
+"""

@@ -1,0 +1,245 @@
+"""Prompts that begin alike are computed once, and no token shows it."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fake_model import VOCAB_SIZE, FakeModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parity_oracle import run_engine
+from tiny_models import tiny_model
+
+from batchgen.engine.attention.reference import ReferenceBackend
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.draws import draw_key
+from batchgen.engine.engine import LLMEngine
+from batchgen.engine.factory import build_engine
+from batchgen.engine.loader import load_model_from
+from batchgen.engine.prefix.block_hashes import extend_block_hashes
+from batchgen.engine.prefix.block_index import BlockIndex
+from batchgen.engine.prefix.ordering import Row, admission_order
+from batchgen.engine.request import Completion, Request, SamplingParams
+
+EOS = 0
+
+
+def engine_over(model: FakeModel | None = None, depth: int = 0, **config: Any) -> LLMEngine:
+    settings: dict[str, Any] = {"max_num_seqs": 16, "max_num_batched_tokens": 64, "block_size": 4}
+    settings |= {"num_blocks": 400, "eos_token_ids": (EOS,)} | config
+    engine = build_engine(model or FakeModel(), EngineConfig(Path("fake"), **settings))
+    engine._depth = depth
+    return engine
+
+
+def completions_of(engine: LLMEngine, requests: Iterable[Request]) -> dict[int, Completion]:
+    for request in requests:
+        engine.add(request)
+    completions: dict[int, Completion] = {}
+    for _ in range(20_000):
+        if not engine.num_unfinished:
+            return completions
+        completions |= {c.request_id: c for c in engine.step()}
+    raise AssertionError("the engine does not finish")
+
+
+def tokens_of(completions: dict[int, Completion]) -> dict[int, list[int]]:
+    return {index: c.token_ids for index, c in sorted(completions.items())}
+
+
+def labelling(num_rows: int, num_instructions: int = 1, length: int = 40) -> list[Request]:
+    """Rows under instructions of `length` tokens, interleaved, with a question each."""
+    rng = random.Random(1)
+    heads = [[rng.randrange(1, VOCAB_SIZE) for _ in range(length)] for _ in range(num_instructions)]
+    return [
+        Request(
+            i,
+            heads[i % num_instructions] + [rng.randrange(1, VOCAB_SIZE) for _ in range(5)],
+            SamplingParams(max_tokens=6, temperature=1.0, ignore_eos=True),
+            draw_key=draw_key(3, f"={i}", 0),
+        )
+        for i in range(num_rows)
+    ]
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> tuple[list[Request], dict[str, Any], int]:
+    """Requests whose prompts are paths in a random tree, and an engine that is short of room."""
+    trunks: list[list[int]] = [[]]
+    for _ in range(draw(st.integers(1, 6))):
+        stem = draw(st.sampled_from(trunks))
+        grown = draw(st.lists(st.integers(1, 3), min_size=1, max_size=14))
+        trunks.append((stem + grown)[:40])
+    requests = []
+    for i in range(draw(st.integers(2, 16))):
+        prompt = draw(st.sampled_from(trunks)) + draw(st.lists(st.integers(1, 9), max_size=6))
+        params = SamplingParams(max_tokens=draw(st.integers(1, 20)), temperature=1.0)
+        requests.append(Request(i, prompt or [1], params, draw_key=draw_key(7, f"={i}", 0)))
+    block_size = draw(st.sampled_from([1, 2, 4, 8]))
+    config = {
+        "block_size": block_size,
+        "num_blocks": 72 // block_size + draw(st.integers(0, 60)),
+        "max_num_seqs": draw(st.integers(1, 8)),
+        "max_num_batched_tokens": draw(st.integers(8, 64)),
+        "reorder_window": draw(st.sampled_from([1, 4, 1000])),
+    }
+    return requests, config, draw(st.integers(0, 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(jobs())
+def test_tokens_equal_those_without_a_cache(
+    job: tuple[list[Request], dict[str, Any], int],
+) -> None:
+    requests, config, depth = job
+    plain = engine_over(enable_prefix_caching=False, max_num_seqs=1)
+    engine = engine_over(depth=depth, **config)
+    completions = completions_of(engine, requests)
+    assert tokens_of(completions) == tokens_of(completions_of(plain, requests))
+    for completion, request in zip(map(completions.get, range(99)), requests, strict=False):
+        assert completion is not None
+        assert 0 <= completion.cached_tokens < len(request.prompt_token_ids)
+        assert completion.cached_tokens % config["block_size"] == 0
+    engine._scheduler.block_manager.check_integrity([])
+
+
+def test_one_row_computes_what_all_begin_with() -> None:
+    model = FakeModel()
+    engine = engine_over(model)
+    completions = completions_of(engine, labelling(30))
+    assert sorted(c.cached_tokens for c in completions.values()) == [0] + [40] * 29
+    assert engine.stats().cached_tokens == 29 * 40
+    assert sum(model.num_tokens_of_steps) == 45 + 29 * 5 + 30 * 5
+
+
+def test_shuffled_instructions_are_found_again_though_the_cache_holds_few_of_them() -> None:
+    """At least 95% of what is possible, with room for a few of the instructions."""
+    requests = labelling(600, num_instructions=30)
+    random.Random(2).shuffle(requests)
+    engine = engine_over(num_blocks=100, max_num_seqs=8, reorder_window=600)
+    completions = completions_of(engine, requests)
+    possible = (600 - 30) * 40
+    assert sum(c.cached_tokens for c in completions.values()) >= 0.95 * possible
+
+
+def test_samples_of_one_prompt_share_its_blocks() -> None:
+    model = FakeModel()
+    prompt = [1 + i % 90 for i in range(41)]
+    params = SamplingParams(max_tokens=5, temperature=1.0, ignore_eos=True)
+    requests = [Request(i, prompt, params, draw_key=i) for i in range(8)]
+    completions_of(engine_over(model), requests)
+    assert sum(model.num_tokens_of_steps) == 41 + 7 * 1 + 8 * 4
+
+
+def test_a_prompt_that_is_known_whole_is_still_computed_at_its_last_token() -> None:
+    engine = engine_over()
+    params = SamplingParams(max_tokens=3, ignore_eos=True)
+    first = completions_of(engine, [Request(0, [5] * 16, params)])[0]
+    second = completions_of(engine, [Request(0, [5] * 16, params)])[0]
+    assert (first.cached_tokens, second.cached_tokens) == (0, 12)
+    assert first.token_ids == second.token_ids
+
+
+def test_preempted_rows_find_again_what_they_had_computed() -> None:
+    model = FakeModel()
+    params = SamplingParams(max_tokens=12, ignore_eos=True)
+    rows = [Request(i, [1 + i] * 20, params) for i in range(4)]
+    engine = engine_over(model, num_blocks=28)
+    completions = completions_of(engine, rows)
+    assert engine.stats().preemptions
+    alone = engine_over(max_num_seqs=1)
+    assert tokens_of(completions) == tokens_of(completions_of(alone, rows))
+    without = FakeModel()
+    completions_of(engine_over(without, num_blocks=28, enable_prefix_caching=False), rows)
+    assert sum(model.num_tokens_of_steps) < sum(without.num_tokens_of_steps)
+
+
+class FailsAt(FakeModel):
+    """Raises at some calls, after it has spoilt what they would have written."""
+
+    def __init__(self, calls: set[int]) -> None:
+        super().__init__()
+        self.calls, self.num_calls = calls, 0
+
+    def check(self, input_ids: torch.Tensor) -> None:
+        self.num_calls += 1
+        if self.num_calls in self.calls:
+            raise RuntimeError("CUDA out of memory")
+
+
+@settings(max_examples=40, deadline=None)
+@given(jobs(), st.sets(st.integers(1, 12), max_size=4))
+def test_what_a_failed_step_did_not_compute_is_not_found(
+    job: tuple[list[Request], dict[str, Any], int], failing: set[int]
+) -> None:
+    requests, config, depth = job
+    plain = engine_over(enable_prefix_caching=False, max_num_seqs=1)
+    completions = completions_of(engine_over(FailsAt(failing), depth, **config), requests)
+    clean = tokens_of(completions_of(plain, requests))
+    for index, completion in completions.items():
+        assert completion.error_code is not None or completion.token_ids == clean[index]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "gemma3_text"])
+def test_models_with_and_without_windows_say_the_same(model_type: str) -> None:
+    model = load_model_from(tiny_model(model_type), ReferenceBackend())
+    rng = random.Random(4)
+    head = [rng.randrange(3, 60) for _ in range(37)]
+    rows = [
+        head[: rng.choice([20, 37])] + [rng.randrange(3, 60) for _ in range(3)] for _ in range(6)
+    ]
+    settings = {"block_size": 16, "max_num_seqs": 6}
+    plain, _ = run_engine(model, rows, 8, enable_prefix_caching=False, **settings)
+    shared, stats = run_engine(model, rows, 8, **settings)
+    assert stats.cached_tokens >= 5 * 16
+    assert shared == plain
+
+
+def names(token_ids: list[int], block_size: int = 4) -> list[bytes]:
+    found: list[bytes] = []
+    extend_block_hashes(found, array("i", token_ids), block_size)
+    return found
+
+
+def test_a_name_stands_for_all_tokens_up_to_a_blocks_end() -> None:
+    assert names([1] * 11) == names([1] * 8)
+    assert names([1] * 8)[0] != names([1] * 8)[1]
+    assert names([2] + [1] * 7)[1] != names([1] * 8)[1]
+    grown = names([1] * 8)
+    extend_block_hashes(grown, array("i", [1] * 12), 4)
+    assert grown == names([1] * 12)
+
+
+def test_the_idle_block_used_longest_ago_is_given_up_first() -> None:
+    index = BlockIndex()
+    for block in range(3):
+        assert index.add(block, bytes([block]))
+        assert index.leave(block)
+    assert index.revive(0)
+    assert index.leave(0)
+    assert [index.evict() for _ in range(3)] == [1, 2, 0]
+    assert index.find([bytes([0])]) == []
+
+
+def test_rows_that_begin_alike_stand_together_long_outputs_first() -> None:
+    a, b, c = b"a", b"b", b"c"
+    rows = [
+        Row((a,), 5, 0),
+        Row((b,), 9, 1),
+        Row((), 7, 2),
+        Row((a, c), 8, 3),
+        Row((b,), 1, 4),
+        Row((a, c), 2, 5),
+    ]
+    assert admission_order(rows) == [1, 4, 3, 5, 0, 2]
+
+
+def test_without_common_beginnings_the_order_is_that_of_output_lengths() -> None:
+    rows = [Row((bytes([n]),), remaining, n) for n, remaining in enumerate((3, 9, 6, 9))]
+    assert admission_order(rows) == [1, 3, 2, 0]
