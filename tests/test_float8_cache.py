@@ -17,8 +17,8 @@ from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import PREFERRED
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.loader import load_model, load_model_from
+from batchgen.engine.model import float8_cache as rounded_cache
 from batchgen.engine.model.float8_cache import check_kv_cache_dtype, round_cache
-from batchgen.engine.model.model import float8_cache as rounded_cache
 from batchgen.engine.model.pieces import Piece, make_metadata
 from batchgen.engine.model.proof import logits_at
 from batchgen.errors import UsageError

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from batchgen.engine.cuda.warm_up import warm_device
-from batchgen.engine.model.model import placement
+from batchgen.engine.model import placement
 from batchgen.engine.model.placement import Staging, copy_all, move, place
 
 

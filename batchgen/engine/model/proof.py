@@ -17,6 +17,7 @@ from batchgen.engine.config import PROOF_BLOCK_SIZE
 from batchgen.engine.model.binding import use_attention
 from batchgen.engine.model.discovery import Discovery, clone_module, discover
 from batchgen.engine.model.model import Model, bind_model
+from batchgen.engine.model.own_cache import cache_name, returned_cache
 from batchgen.engine.model.pieces import Piece, make_metadata
 from batchgen.engine.model.shrink import SMALL, shrink
 from batchgen.errors import ModelRefusedError
@@ -123,7 +124,7 @@ def own_logits(module: nn.Module, vocab_size: int, *, copied: bool = True) -> li
     a first part, and the rest through the model's own cache. Runs on a clone, if `copied`."""
     oracle: Any = clone_module(module) if copied else module
     use_attention(oracle, "eager")
-    device = next(oracle.parameters()).device
+    device, name = next(oracle.parameters()).device, cache_name(oracle)
     found = []
     for ids in _sequences(vocab_size, device):
         places = torch.arange(len(ids), device=device)
@@ -132,10 +133,10 @@ def own_logits(module: nn.Module, vocab_size: int, *, copied: bool = True) -> li
             output = oracle(
                 input_ids=ids[None, part],
                 position_ids=places[None, part],
-                past_key_values=past,
                 use_cache=True,
+                **{name: past},
             )
-            past = output.past_key_values
+            past = returned_cache(output, name)
             parts.append(output.logits[0])
         found.append(torch.cat(parts))
     return found
