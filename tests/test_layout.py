@@ -38,7 +38,13 @@ FLOORS = [
     ["batchgen"],  # the public names, and the command
 ]
 FACE = {"engine", "factory", "loader", "cache_size", "echo"}  # of the engine: they use every room
-SINGLE = {"errors", "causes", "counts", "gguf_header"}  # of the package: every room may use them
+SINGLE = {
+    "errors",
+    "causes",
+    "counts",
+    "devices",
+    "gguf_header",
+}  # of the package: every room may use them
 
 
 def _module(path: Path) -> str:

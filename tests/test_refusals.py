@@ -149,7 +149,8 @@ def test_every_error_says_what_to_do_next() -> None:
     [
         ({"model": Path("nowhere")}, "is not there"),
         ({"model": Path("."), "dtype": "float8"}, "unknown dtype"),
-        ({"model": Path("."), "device": "abacus"}, "unknown device"),
+        ({"model": Path("."), "device": "abacus"}, "'abacus' is unknown"),
+        ({"model": Path("."), "device": "mps"}, "'mps' is not served"),
     ],
 )
 def test_words_that_are_off_are_usage_errors(config: dict[str, Any], message: str) -> None:

@@ -48,10 +48,14 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
     batchgen bench --in prompts.jsonl --model ./my-model --static-batch 0
     """
     from batchgen.cli.prepare import prepare_engine
+    from batchgen.devices import check_device
     from batchgen.job.model.files import resolve_model
     from batchgen.startup.importing import importing
 
+    check_device(flags["device"])
     files = resolve_model(flags["model"], flags["revision"])
+    files.check_supported()
+    files.check_loadable()
     config = _engine_config(flags, files.path, files.eos_token_ids)
     if ctx.obj is True:
         prepare_engine(config, files)

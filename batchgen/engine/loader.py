@@ -14,6 +14,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 from transformers.utils import logging as transformers_logging
 
 from batchgen.counts import counted
+from batchgen.devices import check_device_name
 from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
 from batchgen.engine.config import EngineConfig
@@ -151,12 +152,10 @@ def _tiny_forward(module: Any) -> None:
 
 def resolve_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one. Raises UsageError for a device that is not there."""
+    check_device_name(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"unknown device {name!r}", "use auto, cpu, cuda or cuda:N") from None
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise UsageError(

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from batchgen.counts import counted
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.model.quantized import QUANTIZED_NAMES, Quantized, read_quantized
+from batchgen.engine.model.quiet import quiet_thread
 from batchgen.errors import ModelRefusedError
 
 __all__ = ["load_folder", "quietly"]
@@ -117,19 +117,19 @@ def _load(
 @contextlib.contextmanager
 def quietly(said: list[str] | None = None) -> Iterator[None]:
     """Keep other packages' bars and warnings off stderr; `said` collects transformers' words."""
-    logger, words = logging.getLogger("transformers"), StringIO()
+    logger = logging.getLogger("transformers")
     handlers, level = logger.handlers, logger.level
-    logger.handlers = [logging.StreamHandler(words)]
-    logger.setLevel(logging.WARNING)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns at every call
-    try:
-        with contextlib.redirect_stderr(words):
+    with quiet_thread() as words:
+        logger.handlers = [logging.StreamHandler(words)]
+        logger.setLevel(logging.WARNING)
+        try:
             yield
-    finally:
-        logger.handlers = handlers
-        logger.setLevel(level)
-        if said is not None:
-            said.append(words.getvalue())
+        finally:
+            logger.handlers = handlers
+            logger.setLevel(level)
+            if said is not None:
+                said.append(words.getvalue())
 
 
 def _cause(error: Exception, said: list[str]) -> str:

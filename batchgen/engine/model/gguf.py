@@ -6,8 +6,6 @@ out as another id than the file says), so they are read from the header and set 
 
 from __future__ import annotations
 
-from contextlib import redirect_stderr
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from batchgen.engine.model.quiet import quiet_thread
 from batchgen.gguf_header import read_gguf_header
 
 __all__ = ["load_gguf"]
@@ -33,7 +32,7 @@ def load_gguf(path: Path, dtype: torch.dtype | str) -> Any:
     fields = read_gguf_header(path).metadata
     if dtype == "auto":
         dtype = OWN_DTYPES.get(fields.get("general.file_type", -1), torch.bfloat16)
-    with redirect_stderr(StringIO()):  # its progress bar heeds no setting
+    with quiet_thread():  # its progress bar heeds no setting
         module = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=dtype, attn_implementation="eager", **_dense()
         )

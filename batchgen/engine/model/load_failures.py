@@ -48,6 +48,8 @@ def _hint(path: Path, error: Exception) -> str:
         return f"{installed} does not know its model_type: update it, or take another model"
     if isinstance(error, ImportError):
         return "install the package that is named"
+    if "GGUF model with architecture" in text:
+        return "name the model's transformers folder or hub id instead of the .gguf file"
     if isinstance(error, FileNotFoundError) or "no file named" in text:
         return "the folder lacks weights: fetch all of its files again"
     if type(error).__name__ == "SafetensorError" or path.is_file():

@@ -10,7 +10,7 @@ from typing import Any
 
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf_header import read_gguf_header
-from batchgen.job.model import special_tokens
+from batchgen.job.model import gguf_support, special_tokens
 from batchgen.job.model.generation_defaults import generation_defaults, ignored_generation_settings
 from batchgen.job.model.identity import file_identity, folder_identity, text_digest
 from batchgen.job.model.json_files import ModelJson
@@ -79,12 +79,25 @@ class ModelFiles:
         return parts | {"chat_template": text_digest(self.chat_template)}
 
     def check_supported(self) -> None:
-        """Refuse what the config alone shows to be no causal decoder. Raises ModelRefusedError."""
+        """Refuse what the small files alone show to be no causal decoder with a tokenizer.
+
+        Raises ModelRefusedError.
+        """
+        if self.kind is ModelKind.GGUF:
+            gguf_support.check_tokenizer(self.path, read_gguf_header(self.path).metadata)
         architectures = [str(name) for name in self.config.get("architectures") or ()]
         if self.config.get("is_encoder_decoder"):
             raise self._refused("an encoder-decoder", architectures)
         if architectures and all(name.endswith(_NOT_CAUSAL) for name in architectures):
             raise self._refused("no causal language model", architectures)
+
+    def check_loadable(self) -> None:
+        """Refuse what cannot be loaded with the packages installed here. Raises ModelRefusedError.
+
+        Apart from `check_supported`: a job that is done needs none of them.
+        """
+        if self.kind is ModelKind.GGUF:
+            gguf_support.check_loadable(self.path, read_gguf_header(self.path).metadata)
 
     def _refused(self, what: str, architectures: list[str]) -> ModelRefusedError:
         named = ", ".join([*architectures, str(self.config.get("model_type", "?"))])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from batchgen.causes import first_line
 from batchgen.errors import ModelRefusedError
+from batchgen.job.model.adapter import refuse_adapter
 
 __all__ = ["BUILTIN_NAME", "ModelSource", "locate"]
 
@@ -35,6 +36,7 @@ def locate(ref: str | None, revision: str | None, allow_pickle: bool = False) ->
         return ModelSource(_builtin_path(), BUILTIN_NAME, builtin=True)
     path = Path(ref).expanduser()
     if path.is_dir():
+        refuse_adapter(path, ref)
         return ModelSource(_only_gguf(path) or path, ref)
     if path.is_file():
         return _local_file(path, ref)
@@ -91,6 +93,7 @@ def _from_hub(ref: str, revision: str | None, allow_pickle: bool) -> ModelSource
         path = Path(snapshot_download(ref, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise _not_fetched(ref, revision, error) from error
+    refuse_adapter(path, ref)
     if not (path / "config.json").is_file():
         raise ModelRefusedError(
             f"{ref}: the hub's copy holds no config.json.",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchgen.counts import counted
+from batchgen.devices import check_device_name
 from batchgen.errors import UsageError
 from batchgen.job.input.reader import Reader
 from batchgen.job.ledger.reopen import Reopening, reopen
@@ -18,7 +19,8 @@ __all__ = ["check_words", "grown_input", "reopened"]
 
 
 def check_words(spec: JobSpec) -> None:
-    """Refuse flags that contradict each other. Raises UsageError."""
+    """Refuse flags that contradict each other, and a device that is none. Raises UsageError."""
+    check_device_name(spec.device)
     flag = "--retry" if spec.retry is not None else "--incremental" if spec.incremental else None
     if flag is not None and spec.overwrite:
         raise UsageError(f"{flag} keeps finished rows and --overwrite discards them", "give one")

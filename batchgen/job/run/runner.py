@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.counts import counted
+from batchgen.devices import check_device
 from batchgen.errors import BatchgenError, FingerprintMismatchError, OutputHeldError, StoppedError
 from batchgen.job.flow.deadline import next_deadline
 from batchgen.job.flow.interpreter import tuned_interpreter
@@ -179,6 +180,9 @@ class _Job:
             self._say(f"since the last run of this job: {line}")
 
     def _work(self, ledger: Ledger, reader: Reader) -> Summary:
+        if self._spec.engine != "echo" and self._files is not None:
+            check_device(self._spec.device)
+            self._files.check_loadable()
         if ledger.num_done or ledger.shard is not None:
             reader.skip_hint(ledger.is_done)
         if ledger.num_done:

@@ -1,0 +1,84 @@
+"""Which devices there are, told without torch: a wrong one is refused before anything is imported.
+
+torch sees GPUs through NVIDIA's driver alone, so where the driver cannot be loaded, or says that it
+has no device, torch will have none either. What cannot be told here is left to torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from batchgen.counts import counted
+from batchgen.errors import UsageError
+
+__all__ = ["check_device", "check_device_name"]
+
+_DRIVER = "libcuda.so.1"
+_NAME = re.compile(r"auto|cpu(:\d+)?|cuda(:\d+)?")
+_NODES = Path("/dev")
+_TAKE_ANOTHER = "leave --device out to take what is there, or take --device cpu"
+
+
+def check_device_name(name: str) -> None:
+    """Raises UsageError for a name that is no device of batchgen's."""
+    if _NAME.fullmatch(name):
+        return
+    known = re.fullmatch(r"(mps|xpu|hip|rocm|npu|tpu|xla|vulkan|meta)(:\d+)?", name)
+    what = "not served: batchgen runs on CPUs and NVIDIA GPUs" if known else "unknown"
+    raise UsageError(f"device {name!r} is {what}", "use --device auto, cpu, cuda or cuda:N")
+
+
+def check_device(name: str) -> None:
+    """Raises UsageError where it is known without torch that the device is not there."""
+    check_device_name(name)
+    if not name.startswith("cuda"):
+        return
+    build = _build_of_torch()
+    if build.startswith("rocm"):
+        return
+    if build == "cpu":
+        reason = "the installed torch is a build for CPUs alone"
+        raise _absent(name, reason, f"`pip install --force-reinstall torch`, or {_TAKE_ANOTHER}")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        reason = f"CUDA_VISIBLE_DEVICES is {visible!r}, which hides every GPU"
+        raise _absent(name, reason, f"unset it, or {_TAKE_ANOTHER}")
+    _ask_driver(name)
+
+
+def _ask_driver(name: str) -> None:
+    """The driver is asked only where that is needed: to begin it takes part of a second."""
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        raise _absent(name, "no NVIDIA driver is installed here", _see_driver()) from None
+    number = int(name.partition(":")[2] or 0)
+    if number == 0 and any(_NODES.glob("nvidia[0-9]*")):
+        return
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # the driver reads it once
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        raise _absent(name, "the NVIDIA driver sees no GPU", _see_driver())
+    if number >= count.value:
+        devices = counted(count.value, "CUDA device")
+        raise _absent(name, f"the NVIDIA driver sees {devices}", f"use cuda:{count.value - 1}")
+
+
+def _absent(name: str, reason: str, hint: str) -> UsageError:
+    return UsageError(f"device {name!r} is not there: {reason}", hint)
+
+
+def _see_driver() -> str:
+    return f"look at `nvidia-smi` (in a container: was it given the GPUs?), or {_TAKE_ANOTHER}"
+
+
+def _build_of_torch() -> str:
+    """`cpu`, `cu130`, `rocm7.1`; nothing where the version does not tell."""
+    try:
+        return version("torch").partition("+")[2]
+    except PackageNotFoundError:
+        return ""
