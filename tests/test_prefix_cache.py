@@ -106,6 +106,7 @@ def test_tokens_equal_those_without_a_cache(
         assert completion is not None
         assert 0 <= completion.cached_tokens < len(request.prompt_token_ids)
         assert completion.cached_tokens % config["block_size"] == 0
+    engine.close()
     engine._scheduler.block_manager.check_integrity([])
 
 

@@ -254,8 +254,21 @@ def test_a_sequence_that_cannot_fit_alone_is_refused() -> None:
 
 
 def test_beside_many_sequences_prompts_are_spread_and_alone_they_are_not() -> None:
-    lengths = [(50, 40)] * 60
-    workload = Workload(lengths, num_blocks=2000, max_num_seqs=40, max_num_batched_tokens=400)
+    sizes = _sizes([(50, 400)] * 60)
+    assert [size for many, size in sizes if not many][:2] == [400, 400], "nothing to ride along"
+    assert max(size for many, size in sizes if many) == 48
+
+
+def test_where_prompts_are_much_of_the_work_steps_are_as_large_as_keeps_slots_filled() -> None:
+    """160 rows of 60 tokens over 160 * 40 / 40 steps of decoding: 60 tokens a step beside it."""
+    sizes = [size for many, size in _sizes([(60, 40)] * 160) if many]
+    assert max(sizes) <= 110
+    assert sum(size > 70 for size in sizes[:100]) > 80, "else slots stay empty"
+
+
+def _sizes(lengths: list[tuple[int, int]]) -> list[tuple[bool, int]]:
+    """Tokens of each step, and whether many sequences ran beside it."""
+    workload = Workload(lengths, num_blocks=9000, max_num_seqs=40, max_num_batched_tokens=400)
     simulation = Simulation(replace(workload, max_num_mixed_tokens=48, eos_share=0.0))
     for sequence in simulation.sequences:
         simulation.scheduler.add(sequence)
@@ -265,10 +278,8 @@ def test_beside_many_sequences_prompts_are_spread_and_alone_they_are_not() -> No
         step = simulation.scheduler.schedule()
         sizes.append((many, step.total_tokens))
         simulation.scheduler.update(step, StepOutput([1] * len(step.sampled)))
-    assert [size for many, size in sizes if not many][:2] == [400, 400], "nothing to ride along"
-    spread = [size for many, size in sizes if many]
-    assert max(spread) == 48
-    assert all(len(s.output_token_ids) == 40 for s in simulation.sequences)
+    assert all(len(s.output_token_ids) == s.request.params.max_tokens for s in simulation.sequences)
+    return sizes
 
 
 def test_splitting_a_step_keeps_every_row_and_its_sampling() -> None:

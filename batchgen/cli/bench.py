@@ -17,7 +17,10 @@ _bench_options = flag_group(
     "Bench",
     flag(
         "--workload", "workloads", multiple=True, core=True,
-        type=click.Choice(["nano", "sharegpt", "prefix", "seed6"]),
+        type=click.Choice(
+            ["nano", "sharegpt", "prefix", "label", "documents", "long", "classify", "samples",
+             "seed6"]
+        ),
         help="Seeded lengths; repeats. nano where neither this nor --in is given.",
     ),
     flag("--in", "inputs", multiple=True, core=True, metavar="PATH",

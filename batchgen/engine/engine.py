@@ -13,15 +13,17 @@ from collections.abc import Callable
 from typing import Any
 
 from batchgen.causes import first_line
-from batchgen.counts import counted
 from batchgen.engine import failures
+from batchgen.engine.bounds import StepClock
 from batchgen.engine.execution.step_runner import StepRunner
 from batchgen.engine.memory import peak_memory_bytes, release_memory
+from batchgen.engine.prefix.folding import Folding
+from batchgen.engine.prompt_check import check_prompt
 from batchgen.engine.request import Completion, EngineStats, FinishReason, Request, Timings
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
-from batchgen.errors import ErrorCode, RowError
+from batchgen.errors import ErrorCode
 from batchgen.startup import timeline
 
 __all__ = ["LLMEngine"]
@@ -47,6 +49,7 @@ class LLMEngine:
         eos_token_ids: tuple[int, ...] = (),
         depth: int = 0,
         device: str = "",
+        fold: bool = True,
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
@@ -56,10 +59,12 @@ class LLMEngine:
         self._depth = depth
         self._full_budget = scheduler.max_num_batched_tokens
         self._sequences: dict[int, Sequence] = {}
+        self._folding = Folding(enabled=fold)
         self._ended_at_once: list[Sequence] = []
         self._in_flight: deque[tuple[ScheduledStep, Any]] = deque()
         self._num_crashes_in_a_row = 0
         self._stats = EngineStats(device=device)
+        self._clock = StepClock(self._stats)
         self.on_admission: Callable[[list[int]], None] | None = None
 
     @property
@@ -75,19 +80,22 @@ class LLMEngine:
     @property
     def num_unfinished(self) -> int:
         """Requests added and neither returned nor aborted."""
-        return len(self._sequences)
+        return len(self._sequences) + len(self._folding)
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises RowError: prompt_too_long, empty_prompt, invalid_row."""
-        if request.request_id in self._sequences:
+        if request.request_id in self._sequences or request.request_id in self._folding:
             raise ValueError(f"request {request.request_id} is not finished yet")
         num_prompt_tokens = len(request.prompt_token_ids)
-        self._check_prompt(request, num_prompt_tokens)
+        check_prompt(request.prompt_token_ids, self._max_model_len, self._vocab_size)
+        now = time.monotonic()
+        if self._folding.join(request, now):
+            return
         sequence = Sequence(
             request,
             min(num_prompt_tokens + request.params.max_tokens, self._max_model_len),
             self._eos_token_ids,
-            Timings(enqueued=time.monotonic()),
+            Timings(enqueued=now),
         )
         self._sequences[request.request_id] = sequence
         sequence.check_stop()
@@ -103,17 +111,22 @@ class LLMEngine:
         finished += self._advance()
         now = time.monotonic()
         self._stats.step_seconds += now - started
-        return [self._complete(s, now) for s in finished if self._is_wanted(s)]
+        return [c for s in finished if self._is_wanted(s) for c in self._complete(s, now)]
 
     def abort(self, request_id: int) -> None:
         """Forget an unfinished request; its blocks return when launched steps are done."""
+        heir = self._folding.leave(request_id)
         sequence = self._sequences.pop(request_id, None)
-        if sequence is not None:
+        if sequence is not None and heir is not None:  # others still want its answer
+            sequence.request, sequence.timings.enqueued = heir
+            self._sequences[sequence.request.request_id] = sequence
+        elif sequence is not None:
             self._scheduler.abort(sequence)
 
     def unfinished_outputs(self) -> dict[int, list[int]]:
         """Known tokens of each unfinished request; those in flight are generated again later."""
-        return {i: list(s.output_token_ids) for i, s in self._sequences.items()}
+        known = {i: list(s.output_token_ids) for i, s in self._sequences.items()}
+        return known | self._folding.outputs(known)
 
     def stats(self) -> EngineStats:
         """Counters so far; the same object each time."""
@@ -121,32 +134,20 @@ class LLMEngine:
         self._stats.num_running = len(self._sequences) - self._stats.num_waiting
         self._stats.token_budget = self._scheduler.max_num_batched_tokens
         self._stats.preemptions = self._scheduler.num_preemptions
+        self._stats.folded_rows = self._folding.num_folded
         self._stats.peak_memory_bytes = peak_memory_bytes()
         return self._stats
 
+    def forget_prefixes(self) -> None:
+        """What was computed before is computed again: for measurements."""
+        self._scheduler.block_manager.forget_all()
+
     def close(self) -> None:
         """Forget everything, after the steps in flight."""
-        for request_id in list(self._sequences):
+        for request_id in list(self.unfinished_outputs()):
             self.abort(request_id)
         while self._in_flight:
             self._collect_oldest()
-
-    def _check_prompt(self, request: Request, num_prompt_tokens: int) -> None:
-        if not num_prompt_tokens:
-            raise RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no tokens")
-        if num_prompt_tokens >= self._max_model_len:
-            raise RowError(
-                ErrorCode.PROMPT_TOO_LONG,
-                f"the prompt has {counted(num_prompt_tokens, 'token')}; prompt and output together "
-                f"may have {self._max_model_len:,} (max_model_len): shorten it to "
-                f"{self._max_model_len - 1:,}",
-            )
-        for token in (min(request.prompt_token_ids), max(request.prompt_token_ids)):
-            if not 0 <= token < self._vocab_size:
-                raise RowError(
-                    ErrorCode.INVALID_ROW,
-                    f"token id {token} is outside the model's vocabulary of {self._vocab_size}",
-                )
 
     def _advance(self) -> list[Sequence]:
         step = self._scheduler.schedule()
@@ -159,8 +160,11 @@ class LLMEngine:
         return finished
 
     def _launch(self, step: ScheduledStep) -> list[Sequence]:
+        started = time.monotonic()
         try:
             self._in_flight.append((step, self._runner.execute(step)))
+            if not self._depth:  # a CPU: it is computed by now
+                self._clock.on_device(started)
             return []
         except Exception as error:
             failure = failures.without_frames(error)
@@ -171,8 +175,10 @@ class LLMEngine:
 
     def _collect_oldest(self) -> list[Sequence]:
         step, handle = self._in_flight.popleft()
+        started = time.monotonic()
         try:
             output = self._runner.collect(handle)
+            self._clock.on_device(started)
         except Exception as error:
             failure = failures.without_frames(error)
         else:
@@ -184,6 +190,7 @@ class LLMEngine:
     def _deliver(self, step: ScheduledStep, output: StepOutput) -> list[Sequence]:
         now = time.monotonic()
         self._stats.num_steps += 1
+        self._clock.delivered(now, step.total_tokens, len(step.sampled))
         self._num_crashes_in_a_row = 0
         is_first = not self._stats.output_tokens
         for j, row in enumerate(step.sampled):
@@ -259,8 +266,9 @@ class LLMEngine:
             sequence.timings.first_scheduled = now
             self._stats.prompt_tokens += sequence.num_prompt_tokens
             self._stats.cached_tokens += sequence.num_cached_tokens
-        if new and self.on_admission is not None:
-            self.on_admission([sequence.request.request_id for sequence in new])
+        begun = self._folding.begun([sequence.request.request_id for sequence in new])
+        if begun and self.on_admission is not None:
+            self.on_admission(begun)
 
     def _expect_idle(self) -> list[Sequence]:
         if self._scheduler.waiting or self._scheduler.running:
@@ -270,10 +278,10 @@ class LLMEngine:
     def _is_wanted(self, sequence: Sequence) -> bool:
         return self._sequences.get(sequence.request.request_id) is sequence  # else aborted
 
-    def _complete(self, sequence: Sequence, now: float) -> Completion:
+    def _complete(self, sequence: Sequence, now: float) -> list[Completion]:
         del self._sequences[sequence.request.request_id]
         sequence.timings.finished = now
-        return Completion(
+        completion = Completion(
             request_id=sequence.request.request_id,
             token_ids=sequence.output_token_ids,
             finish_reason=sequence.finish_reason or FinishReason.ERROR,
@@ -286,3 +294,4 @@ class LLMEngine:
             cached_tokens=sequence.num_cached_tokens,
             ends_with_stop_token=sequence.ends_with_stop_token,
         )
+        return self._folding.finish(completion)

@@ -116,6 +116,7 @@ def build_engine(model: ServedModel, config: EngineConfig) -> LLMEngine:
         eos_token_ids=config.eos_token_ids,
         depth=resolved.depth,
         device=device_name(model.device),
+        fold=config.fold,
     )
 
 

@@ -120,11 +120,19 @@ class EngineStats:
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    folded_rows: int = 0
+    """Requests that took the answer of an equal one."""
+    shared_read_tokens: int = 0
+    """Keys that decoding rows did not read themselves: one pass read them for several rows."""
     preemptions: int = 0
     oom_events: int = 0
     num_running: int = 0
     num_waiting: int = 0
     step_seconds: float = 0.0
+    device_seconds: float = 0.0
+    """Of these, spent waiting for the device, or computing on the CPU."""
+    prefill_share: float = 0.0
+    """Of the tokens computed, those of prompts, steps weighted by their time."""
     peak_memory_bytes: int = 0
     token_budget: int = 0
     """Tokens a step may have by now: halved whenever one ran out of memory."""

@@ -80,6 +80,8 @@ class JobSpec:
     gpu_memory_utilization: float = 0.9
     block_size: int | None = None
     enable_prefix_caching: bool = True
+    fold: bool = True
+    """Rows that must have equal completions are computed once."""
     deterministic: bool = False
     """Compute in float32: completions do not change with the batch."""
     attention_backend: str = "auto"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from batchgen.engine.request import Completion, Engine, Request, SamplingParams
@@ -27,19 +27,25 @@ class BenchRun:
     mean_live_seqs: float
     """Sequences between their admission and their end, over time."""
     preemptions: int
+    cached_tokens: int
+    """Prompt tokens that were found in the cache."""
+    folded_rows: int
+    shared_read_tokens: int
+    """Keys that decoding rows did not read themselves: one pass read them for several."""
     first_token_s: float
     """From the first request's arrival to the first token of any."""
 
 
 def run_work(engine: Engine, work: Sequence[WorkItem]) -> tuple[BenchRun, list[Completion]]:
-    """Run `work` greedily to its fixed lengths and time it; completions in input order."""
-    before = engine.stats()
-    preemptions, num_steps = before.preemptions, before.num_steps
+    """Run `work` to its fixed lengths and time it; completions in input order."""
+    before = replace(engine.stats())
     start = time.perf_counter()
     arrival = time.monotonic()
     for index, item in enumerate(work):
-        params = SamplingParams(max_tokens=item.max_tokens, ignore_eos=True)
-        engine.add(Request(index, item.prompt_token_ids, params))
+        params = SamplingParams(
+            max_tokens=item.max_tokens, temperature=item.temperature, ignore_eos=True
+        )
+        engine.add(Request(index, item.prompt_token_ids, params, draw_key=index))
     completions: list[Completion] = []
     while engine.num_unfinished:
         completions.extend(engine.step())
@@ -54,9 +60,12 @@ def run_work(engine: Engine, work: Sequence[WorkItem]) -> tuple[BenchRun, list[C
         output_tokens=output,
         output_tokens_per_s=round(output / wall, 1),
         total_tokens_per_s=round((prompt + output) / wall, 1),
-        num_steps=stats.num_steps - num_steps,
+        num_steps=stats.num_steps - before.num_steps,
         mean_live_seqs=round(_seconds_live(completions) / wall, 1),
-        preemptions=stats.preemptions - preemptions,
+        preemptions=stats.preemptions - before.preemptions,
+        cached_tokens=stats.cached_tokens - before.cached_tokens,
+        folded_rows=stats.folded_rows - before.folded_rows,
+        shared_read_tokens=stats.shared_read_tokens - before.shared_read_tokens,
         first_token_s=round(min(c.timings.first_token for c in completions) - arrival, 4),
     )
     return run, completions

@@ -31,6 +31,7 @@ COLUMNS = (
     "total_tokens_per_s",
     "mean_live_seqs",
     "preemptions",
+    "cached_tokens",
     "floor_share",
     "spread",
 )
@@ -106,6 +107,7 @@ class BenchSession:
     def _measure_workload(self, engine: LLMEngine, name: str, work: Sequence[WorkItem]) -> None:
         runs: list[BenchRun] = []
         for repeat in range(self.repeats):
+            engine.forget_prefixes()
             run, _ = run_work(engine, work)
             runs.append(run)
             self.say(f"{name} {repeat + 1}: {run.wall_s} s, {run.output_tokens_per_s} tokens/s")

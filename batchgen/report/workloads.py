@@ -2,7 +2,10 @@
 
 The same lengths as published peers use, so that figures can be set side by side: `nano` is
 nano-vllm's own bench, `sharegpt` has ShareGPT's mean lengths, `prefix` is an offline labelling job
-with one long instruction, `seed6` is six rows of which one is far longer than the rest.
+with one long instruction, `label` one with several, interleaved, `documents` asks many questions on
+each of several documents, `long` reads long documents, `classify` has many tiny rows, `samples`
+draws eight completions of each prompt, `seed6` is six rows of which one is far longer than the
+rest.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ class WorkItem:
 
     prompt_token_ids: Sequence[int]
     max_tokens: int
+    temperature: float = 0.0
 
 
 def _tokens(rng: random.Random, count: int, vocab: int) -> list[int]:
@@ -65,6 +69,66 @@ def prefix(
     return items
 
 
+def label(
+    rows: int = 1024,
+    vocab: int = DEFAULT_VOCAB,
+    seed: int = 0,
+    instructions: int = 8,
+    shared: int = 512,
+) -> list[WorkItem]:
+    """Several instructions of `shared` tokens, interleaved; else as `prefix`."""
+    rng = random.Random(seed)
+    heads = [_tokens(rng, shared, vocab) for _ in range(instructions)]
+    return [
+        WorkItem(heads[i % instructions] + _tokens(rng, 64, vocab), rng.randint(16, 64))
+        for i in range(rows)
+    ]
+
+
+def documents(
+    rows: int = 1024,
+    vocab: int = DEFAULT_VOCAB,
+    seed: int = 0,
+    questions: int = 32,
+    length: int = 4096,
+) -> list[WorkItem]:
+    """`questions` rows of 32 tokens on each document of `length` tokens, 32 to 96 out."""
+    rng = random.Random(seed)
+    pages = [_tokens(rng, length, vocab) for _ in range(-(-rows // questions))]
+    items = [
+        WorkItem(pages[i // questions] + _tokens(rng, 32, vocab), rng.randint(32, 96))
+        for i in range(rows)
+    ]
+    rng.shuffle(items)
+    return items
+
+
+def long(rows: int = 64, vocab: int = DEFAULT_VOCAB, seed: int = 0) -> list[WorkItem]:
+    """Documents of 4,096 to 7,936 tokens, 256 out."""
+    rng = random.Random(seed)
+    return [WorkItem(_tokens(rng, rng.randint(4096, 7936), vocab), 256) for _ in range(rows)]
+
+
+def classify(rows: int = 8192, vocab: int = DEFAULT_VOCAB, seed: int = 0) -> list[WorkItem]:
+    """Many rows of 8 to 64 tokens, 1 to 4 out."""
+    rng = random.Random(seed)
+    return [
+        WorkItem(_tokens(rng, rng.randint(8, 64), vocab), rng.randint(1, 4)) for _ in range(rows)
+    ]
+
+
+def samples(
+    rows: int = 512, vocab: int = DEFAULT_VOCAB, seed: int = 0, n: int = 8
+) -> list[WorkItem]:
+    """`n` rows in a row have one prompt of 100 to 1,024 tokens; each draws 100 to 512 tokens."""
+    rng = random.Random(seed)
+    items: list[WorkItem] = []
+    while len(items) < rows:
+        prompt = _tokens(rng, rng.randint(100, 1024), vocab)
+        items += [WorkItem(prompt, rng.randint(100, 512), temperature=1.0) for _ in range(n)]
+    return items[:rows]
+
+
 def seed6(rows: int = 6, vocab: int = DEFAULT_VOCAB, seed: int = 0) -> list[WorkItem]:
     """Six requests of varied lengths, one far longer than the rest."""
     lengths = [(12, 20), (30, 40), (8, 60), (45, 100), (20, 30), (60, 500)]
@@ -83,5 +147,10 @@ WORKLOADS: dict[str, Callable[..., list[WorkItem]]] = {
     "nano": nano,
     "sharegpt": sharegpt,
     "prefix": prefix,
+    "label": label,
+    "documents": documents,
+    "long": long,
+    "classify": classify,
+    "samples": samples,
     "seed6": seed6,
 }

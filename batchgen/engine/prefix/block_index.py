@@ -24,6 +24,10 @@ class BlockIndex:
         """Named blocks without an owner, the next to be evicted first."""
         return self._idle
 
+    def named(self) -> list[int]:
+        """All blocks that have a name."""
+        return list(self._names)
+
     def find(self, names: Iterable[bytes]) -> list[int]:
         """The blocks of the longest known beginning of `names`."""
         found: list[int] = []

@@ -96,6 +96,10 @@ class BlockManager:
         for block, name in zip(blocks, names, strict=True):
             self._index.add(block, name)
 
+    def forget_all(self) -> None:
+        """Nobody finds anything any more."""
+        self.forget(self._index.named())
+
     def forget(self, blocks: Iterable[int]) -> None:
         """What these blocks hold is not certain any more: nobody is to find them."""
         for block in blocks:

@@ -6,9 +6,8 @@ prompt that exceeds the budget is cut (chunked prefill); only the newest sequenc
 so a chunk never delays a decode. When blocks run out, the newest sequence gives its own back and is
 computed again later (preemption by recompute). The formulation is vLLM v1's.
 
-Where decoding alone would wait for weights to be read, `max_num_mixed_tokens` bounds a step while
-many sequences are in it, so that prompts are spread over steps and computed in that time (Sarathi,
-arXiv:2308.16369).
+Where decoding alone would wait for weights to be read, a step of `max_num_mixed_tokens` costs the
+same, and `step_size.py` spreads prompts over the steps that are left.
 
 `schedule` may be called again before the tokens of the steps before it are known:
 
@@ -32,11 +31,9 @@ from batchgen.engine.scheduling.admission import AdmissionQueue
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.sequence import Sequence, SequenceStatus
 from batchgen.engine.scheduling.step import BlockUpdate, ScheduledStep, StepOutput
+from batchgen.engine.scheduling.step_size import StepSize
 
 __all__ = ["Scheduler"]
-
-_FEW_SEQUENCES = 16
-"""With this few to decode, prompts have steps of their own: there is nothing to ride along with."""
 
 
 class Scheduler:
@@ -58,7 +55,7 @@ class Scheduler:
         self.block_manager = block_manager
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
-        self.max_num_mixed_tokens = max_num_mixed_tokens
+        self._step_size = StepSize(max_num_mixed_tokens, max_num_seqs)
         self._prefix_caching = prefix_caching
         self._fresh: set[int] = set()  # blocks that the step being made computes
         self._budget = max_num_batched_tokens  # of the step that is being made
@@ -81,12 +78,15 @@ class Scheduler:
         if sequence.max_num_tokens > capacity:
             raise ValueError(f"{sequence.max_num_tokens} tokens exceed a cache of {capacity}")
         self._name_blocks(sequence)
+        self._step_size.wait(sequence)
         self.waiting.push(sequence)
 
     def schedule(self) -> ScheduledStep:
         """The next step, its tokens counted as computed; empty if nothing can be scheduled now."""
         step = ScheduledStep()
-        self._budget = self._token_budget()
+        self._budget = self._step_size.budget(
+            self.max_num_batched_tokens, self.running, len(self.running)
+        )
         self._fresh.clear()
         if self._schedule_running(step):
             self._admit_waiting(step)
@@ -103,6 +103,7 @@ class Scheduler:
             if sequence.is_finished:
                 continue  # it ended a step ago: its extra token is ignored
             if self._deliver(sequence, output, j):
+                self._step_size.finish(sequence)
                 self._leave(sequence)
                 finished.append(sequence)
         self._release_drained()
@@ -130,12 +131,6 @@ class Scheduler:
             sequence.finish(FinishReason.ERROR)
         self._leave(sequence)
         self._release_drained()
-
-    def _token_budget(self) -> int:
-        most = self.max_num_batched_tokens
-        if self.max_num_mixed_tokens is None or len(self.running) <= _FEW_SEQUENCES:
-            return most
-        return min(most, self.max_num_mixed_tokens)
 
     def _schedule_running(self, step: ScheduledStep) -> bool:
         """Add rows of running sequences; whether blocks were left for all of them."""
@@ -169,6 +164,8 @@ class Scheduler:
                 break
 
     def _admit(self, sequence: Sequence, cached: list[int], step: ScheduledStep) -> None:
+        self._step_size.leave(sequence)
+        self._step_size.admit(sequence.num_tokens, len(cached) * self.block_manager.block_size)
         self.waiting.take(sequence)
         sequence.status = SequenceStatus.RUNNING
         sequence.slot = self._free_slots.pop()
@@ -253,12 +250,15 @@ class Scheduler:
         sequence.num_computed_tokens = 0
         sequence.num_preemptions += 1
         self.num_preemptions += 1
+        self._step_size.wait(sequence)
         self.waiting.push(sequence)
         self._release_drained()
 
     def _leave(self, sequence: Sequence) -> None:
         """Off the queues; what it holds drains."""
-        self.waiting.discard(sequence)
+        if sequence in self.waiting:
+            self._step_size.leave(sequence)
+            self.waiting.discard(sequence)
         self.running.pop(sequence, None)
         if sequence.block_table:
             self.draining.add(sequence)

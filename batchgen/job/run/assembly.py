@@ -202,6 +202,7 @@ def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
         gpu_memory_utilization=spec.gpu_memory_utilization,
         block_size=spec.block_size,
         enable_prefix_caching=spec.enable_prefix_caching,
+        fold=spec.fold,
         attention_backend=spec.attention_backend,
         enforce_eager=spec.enforce_eager,
         deterministic=spec.deterministic,

@@ -59,6 +59,14 @@ class Summary:
     proof_s: float = 0.0
     compile_s: float = 0.0
     capture_s: float = 0.0
+    prefix_hit_rate: float = 0.0
+    """Of the prompt tokens of this run's rows, those found in the cache."""
+    folded_rows: int = 0
+    """Rows, or samples, that took the answer of an equal one."""
+    shared_read_tokens: int = 0
+    """Keys that decoding rows did not read themselves: one pass read them for several."""
+    bound_by: str = ""
+    """What this run's time went to: prefill, decode, host or input."""
     shard: str | None = None
     """`1/4` where rows and tokens are that shard's alone."""
 

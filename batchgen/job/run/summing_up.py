@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from batchgen.engine.bounds import bound_by
 from batchgen.engine.resident import peak_resident_bytes
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.run.assembly import Assembly
@@ -62,10 +63,18 @@ def _of_this_run(ledger: Ledger, assembly: Assembly) -> dict[str, object]:
         **{key: round(sum(map(timeline.seconds_of, names)), 3) for key, names in _SPANS.items()},
         "output_tokens_per_s": _rate(output, seconds),
         "total_tokens_per_s": _rate(output + live.prompt_tokens, seconds),
+        "prefix_hit_rate": _share(stats.cached_tokens, stats.prompt_tokens),
+        "folded_rows": stats.folded_rows,
+        "shared_read_tokens": stats.shared_read_tokens,
+        "bound_by": bound_by(stats, seconds),
         "preemptions": stats.preemptions,
         "oom_events": stats.oom_events,
         "peak_memory_bytes": stats.peak_memory_bytes or peak_resident_bytes(),
     }
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / whole, 4) if whole else 0.0
 
 
 def _rate(tokens: int, seconds: float) -> float:
