@@ -1,5 +1,5 @@
 """Checkpoints in the formats of bitsandbytes, torchao and compressed-tensors give the tokens of
-`generate`, wherever the package is installed (`pip install 'batchgen[quantized]'`)."""
+`generate`, wherever the package is installed (`pip install 'batchgen-llm[quantized]'`)."""
 
 from __future__ import annotations
 
