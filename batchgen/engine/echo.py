@@ -93,5 +93,6 @@ def _echo(request: Request, enqueued: float, now: float) -> Completion:
         tokens,
         FinishReason.LENGTH if cut else FinishReason.STOP,
         logprobs=None if params.logprobs is None else [0.0] * len(tokens),
+        top_logprobs=[[(token, 0.0)] for token in tokens] if params.top_logprobs else None,
         timings=Timings(enqueued, now, now, now),
     )

@@ -289,6 +289,7 @@ class LLMEngine:
             error_code=sequence.error_code,
             error_message=sequence.error_message,
             logprobs=sequence.logprobs if sequence.request.params.logprobs is not None else None,
+            top_logprobs=sequence.top_logprobs if sequence.request.params.top_logprobs else None,
             timings=sequence.timings,
             preemptions=sequence.num_preemptions,
             cached_tokens=sequence.num_cached_tokens,

@@ -13,6 +13,7 @@ from typing import Protocol
 from batchgen.errors import ErrorCode
 
 __all__ = [
+    "MAX_TOP_LOGPROBS",
     "Completion",
     "Engine",
     "EngineStats",
@@ -21,11 +22,26 @@ __all__ = [
     "SamplingParams",
     "StopChecker",
     "Timings",
+    "TokenMask",
 ]
 
 StopChecker = Callable[[Sequence[int]], str | None]
 """Given all output token ids so far, the stop string they contain, or None. Made by the job: the
 engine knows no text."""
+
+MAX_TOP_LOGPROBS = 20
+
+
+class TokenMask(Protocol):
+    """Which tokens one sample may take next: a grammar. Made by the job, one for each request."""
+
+    def fill(self, output_token_ids: Sequence[int], words: memoryview) -> bool:
+        """Write the bits of the tokens that may follow the output so far; False: all may.
+
+        `words`: writable int32 of one bit a token, bit i % 32 of word i // 32, all set before.
+        Called with an output that only grows, once or more for each length.
+        """
+        ...
 
 
 class FinishReason(StrEnum):
@@ -38,7 +54,12 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one sequence is sampled. Validated by the job; the engine trusts it. top_k 0 = off."""
+    """How one sequence is sampled. Validated by the job; the engine trusts it. top_k 0 = off.
+
+    Ids outside the vocabulary have no effect. `logit_bias`: (token id, what is added), each id
+    once. `bad_words`: token sequences that the output never completes. `allowed_token_ids`: no
+    others; empty = off. `top_logprobs`: alternatives to report, at most `MAX_TOP_LOGPROBS`.
+    """
 
     max_tokens: int = 256
     min_tokens: int = 0
@@ -55,6 +76,11 @@ class SamplingParams:
     n: int = 1
     seed: int = 0
     logprobs: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    no_repeat_ngram_size: int = 0
+    top_logprobs: int = 0
 
     @property
     def greedy(self) -> bool:
@@ -77,6 +103,7 @@ class Request:
     draw_key: int = 0
     output_token_ids: Sequence[int] = ()
     stop_checker: StopChecker | None = None
+    mask: TokenMask | None = None
 
 
 @dataclass(slots=True)
@@ -105,6 +132,9 @@ class Completion:
     error_code: ErrorCode | None = None
     error_message: str | None = None
     logprobs: list[float] | None = None
+    top_logprobs: list[list[tuple[int, float]]] | None = None
+    """For each token sampled by this request, the most likely (id, logprob), descending; before any
+    processor, as `logprobs` are."""
     timings: Timings = field(default_factory=Timings)
     preemptions: int = 0
     cached_tokens: int = 0

@@ -29,7 +29,7 @@ from batchgen.engine.failures import is_out_of_memory, without_frames
 from batchgen.engine.memory import release_memory
 from batchgen.engine.sampling.batch import HostDraws, SamplingTable
 from batchgen.engine.sampling.cuda_ops import greedy_tokens, sampled_tokens
-from batchgen.engine.sampling.sampler import sample
+from batchgen.engine.sampling.sampler import SampledTokens, TopTokens, sample
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 from batchgen.startup import timeline
 
@@ -67,7 +67,8 @@ class _Launched:
 
     transfer: _Transfer
     rows: list[int]
-    logprobs: torch.Tensor | None
+    sampled: SampledTokens | None
+    """On the host, where more than tokens was asked for."""
 
 
 class GraphRunner:
@@ -127,18 +128,20 @@ class GraphRunner:
         size = sum(section_lengths(bucket, self._block_size))
         self._inputs[:size].copy_(transfer.inputs[:size], non_blocking=True)
         self._run(bucket, choice)
-        logprobs = self._sample(step) if choice is _Choice.KEPT else None
+        sampled = self._sample(step) if choice is _Choice.KEPT else None
         transfer.tokens[: len(step)].copy_(self._tokens[: len(step)], non_blocking=True)
         transfer.done.record()
-        return _Launched(transfer, step.sampled, logprobs)
+        return _Launched(transfer, step.sampled, sampled)
 
     def collect(self, handle: _Launched) -> StepOutput:
         """Wait for a launched step's tokens; -1 stands for a row without one."""
         handle.transfer.done.synchronize()
         tokens: list[int] = handle.transfer.tokens[handle.rows].tolist()
         output = StepOutput(tokens)
-        if handle.logprobs is not None:
-            output.logprobs = handle.logprobs.tolist()
+        if handle.sampled is not None and handle.sampled.logprobs is not None:
+            output.logprobs = handle.sampled.logprobs.tolist()
+        if handle.sampled is not None and handle.sampled.top is not None:
+            output.top_logprobs = handle.sampled.top.to_lists()
         if -1 in tokens:
             output.failures = {j: NAN_FAILURE for j, token in enumerate(tokens) if token < 0}
         return output
@@ -256,8 +259,8 @@ class GraphRunner:
         if not self._captures.graphs:  # a pool dies with its last graph
             self._pool = torch.cuda.graph_pool_handle()
 
-    def _sample(self, step: ScheduledStep) -> torch.Tensor | None:
-        """Overwrite the greedy tokens by the rows' own choice; returns logprobs, on the host."""
+    def _sample(self, step: ScheduledStep) -> SampledTokens:
+        """Overwrite the greedy tokens by the rows' own choice; logprobs come to the host."""
         assert self._logits is not None
         sampling = self._sampling.gather(step)
         device = self._model.device
@@ -266,9 +269,15 @@ class GraphRunner:
         slots = torch.tensor([step.slots[row] for row in step.sampled], device=device)
         self._last_tokens[slots] = sampled.tokens
         self._tokens[rows] = torch.where(sampled.usable, sampled.tokens, -1).int()
-        if sampled.logprobs is None:
-            return None
-        return sampled.logprobs.to("cpu", non_blocking=True)
+        top = sampled.top
+        if top is not None:
+            top = TopTokens(_to_host(top.ids), _to_host(top.logprobs), top.counts)
+        logprobs = None if sampled.logprobs is None else _to_host(sampled.logprobs)
+        return SampledTokens(sampled.tokens, sampled.usable, logprobs, top)
+
+
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to("cpu", non_blocking=True)
 
 
 def _choose(

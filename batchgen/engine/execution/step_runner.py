@@ -15,7 +15,7 @@ import torch
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.execution.packing import Batch, BatchBuilder
 from batchgen.engine.sampling.batch import SamplingTable
-from batchgen.engine.sampling.sampler import sample
+from batchgen.engine.sampling.sampler import TopTokens, sample
 from batchgen.engine.scheduling.step import RowFailure, ScheduledStep, StepOutput
 from batchgen.errors import ErrorCode
 
@@ -74,6 +74,7 @@ class LaunchedStep:
     tokens: torch.Tensor  # int64 [num_sampled], host memory
     usable: torch.Tensor  # bool [num_sampled], host memory
     logprobs: torch.Tensor | None  # float32 [num_sampled], host memory
+    top: TopTokens | None  # host memory
     done: torch.cuda.Event | None
 
 
@@ -106,7 +107,7 @@ class EagerRunner:
         self._last_tokens[batch.sampled_slots] = sampled.tokens
         logprobs = None if sampled.logprobs is None else self._to_host(sampled.logprobs)
         tokens, usable = self._to_host(sampled.tokens), self._to_host(sampled.usable)
-        return LaunchedStep(tokens, usable, logprobs, self._event())
+        return LaunchedStep(tokens, usable, logprobs, self._top(sampled.top), self._event())
 
     def collect(self, handle: LaunchedStep) -> StepOutput:
         """Tokens of a launched step as host numbers."""
@@ -115,6 +116,8 @@ class EagerRunner:
         output = StepOutput(handle.tokens.tolist())
         if handle.logprobs is not None:
             output.logprobs = handle.logprobs.tolist()
+        if handle.top is not None:
+            output.top_logprobs = handle.top.to_lists()
         if not handle.usable.all():
             unusable = (~handle.usable).nonzero()[:, 0].tolist()
             output.failures = dict.fromkeys(unusable, NAN_FAILURE)
@@ -124,6 +127,11 @@ class EagerRunner:
         return self._model.forward(
             batch.input_ids, batch.positions, batch.metadata, batch.logits_indices
         )
+
+    def _top(self, top: TopTokens | None) -> TopTokens | None:
+        if top is None:
+            return None
+        return TopTokens(self._to_host(top.ids), self._to_host(top.logprobs), top.counts)
 
     def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor if tensor.device.type == "cpu" else tensor.to("cpu", non_blocking=True)

@@ -1,8 +1,8 @@
 """How each sampling row of a step is sampled: parameters by slot, gathered by array operations.
 
-Which rows need which processor is known on the host, so the sampler never asks the device. Another
-processor (a grammar's mask) is one more field of `Processing`, applied in `sampler`; a row that has
-one is not `plain`, and its logits leave the graph before its token is chosen.
+Which rows need which processor is known on the host, so the sampler never asks the device. Each
+processor is a field of `Processing`, applied in `sampler`. This is the definition; on a GPU the
+same is done within the step's graph (`device_table`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from batchgen.engine.sampling.rules import TokenRules, Words, fixed_words
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
 
@@ -30,6 +31,7 @@ _PARAMETERS = np.dtype(
         ("min_tokens", np.int64),
         ("penalised", np.bool_),
         ("logprobs", np.bool_),
+        ("top_logprobs", np.int64),
     ],
     align=True,
 )
@@ -59,7 +61,9 @@ class Penalties:
 class Processing:
     """What happens to logits before a token is chosen, and which rows draw it at random."""
 
+    bias: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None  # rows, ids, what is added
     penalties: Penalties | None
+    allowed: tuple[torch.Tensor, torch.Tensor] | None  # rows, bool [num_allowed, vocab_size]
     masked: tuple[torch.Tensor, torch.Tensor] | None  # rows, ids of logits that become -inf
     drawing: torch.Tensor  # int64 [num_drawing]: the rows that are not greedy
     temperature: torch.Tensor  # float32 [num_drawing]
@@ -76,6 +80,10 @@ class SamplingBatch:
 
     processing: Processing | None = None
     logprobs: bool = False
+    top_logprobs: int = 0
+    """The most alternatives that a row reports."""
+    top_counts: tuple[int, ...] = ()
+    """How many each row reports; empty: none does."""
 
 
 class HostDraws(NamedTuple):
@@ -93,6 +101,7 @@ class SamplingTable:
         self._rows = np.zeros(num_slots, dtype=_PARAMETERS)
         self._plain = np.ones(num_slots, dtype=np.bool_)
         self._unfiltered = np.ones(num_slots, dtype=np.bool_)
+        self._rules: list[TokenRules | Words | None] = [None] * num_slots
         self._vocab_size = vocab_size
         self._device = device
 
@@ -123,9 +132,12 @@ class SamplingTable:
         positions = np.array(step.output_positions, dtype=np.int64)
         sequences = [step.sequences[row] for row in step.sampled]
         short = np.flatnonzero(table["min_tokens"] > positions)
+        counts = table["top_logprobs"]
         return SamplingBatch(
             processing=self._processing(table, positions, sequences, short),
             logprobs=bool(table["logprobs"].any()),
+            top_logprobs=int(counts.max(initial=0)),
+            top_counts=tuple(counts.tolist()) if counts.any() else (),
         )
 
     @staticmethod
@@ -142,14 +154,27 @@ class SamplingTable:
         row["min_p"] = params.min_p
         row["key"] = sequence.request.draw_key
         row["min_tokens"] = params.min_tokens
-        row["penalised"] = sequence.needs_known_tokens
+        row["penalised"] = sequence.counts_tokens
         row["logprobs"] = params.logprobs is not None
+        row["top_logprobs"] = params.top_logprobs
+        rules = self._rules_of(sequence)
+        self._rules[sequence.slot] = rules
         bare = (
-            params.logprobs is None and params.min_tokens == 0 and not sequence.needs_known_tokens
+            params.logprobs is None
+            and params.top_logprobs == 0
+            and params.min_tokens == 0
+            and not sequence.counts_tokens
+            and rules is None
+            and not params.logit_bias
         )
         self._plain[sequence.slot] = bare and params.greedy
         filtered = 0 < params.top_k < self._vocab_size or params.top_p < 1.0 or params.min_p > 0.0
         self._unfiltered[sequence.slot] = bare and (params.greedy or not filtered)
+
+    def _rules_of(self, sequence: Sequence) -> TokenRules | Words | None:
+        if sequence.needs_known_tokens:
+            return TokenRules(sequence.request, self._vocab_size)
+        return fixed_words(sequence.request, self._vocab_size)
 
     def _processing(
         self,
@@ -160,11 +185,14 @@ class SamplingTable:
     ) -> Processing | None:
         drawing = np.flatnonzero(table["temperature"] > 0)
         penalised = np.flatnonzero(table["penalised"])
-        if not (len(drawing) or len(penalised) or len(short)):
+        bias, allowed = self._bias(sequences), self._allowed(sequences)
+        if not (len(drawing) or len(penalised) or len(short) or bias or allowed):
             return None
         drawn = table[drawing]
         in_vocab = (drawn["top_k"] > 0) & (drawn["top_k"] < self._vocab_size)
         return Processing(
+            bias=bias,
+            allowed=allowed,
             penalties=self._penalties(penalised, sequences) if len(penalised) else None,
             masked=self._masked(short, sequences) if len(short) else None,
             drawing=self._tensor(drawing),
@@ -184,6 +212,34 @@ class SamplingTable:
             return None
         picked = values[rows]
         return Filter(self._tensor(rows), self._tensor(picked), float(picked.max()))
+
+    def _bias(
+        self, sequences: list[Sequence]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        entries = [
+            (row, token, value)
+            for row, sequence in enumerate(sequences)
+            for token, value in sequence.request.params.logit_bias
+            if 0 <= token < self._vocab_size
+        ]
+        if not entries:
+            return None
+        rows, ids, values = zip(*entries, strict=True)
+        return (
+            self._tensor(np.array(rows, np.int64)),
+            self._tensor(np.array(ids, np.int64)),
+            self._tensor(np.array(values, np.float32)),
+        )
+
+    def _allowed(self, sequences: list[Sequence]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        rules = [(row, s, self._rules[s.slot]) for row, s in enumerate(sequences)]
+        ruled = [(row, s, r) for row, s, r in rules if r is not None]
+        if not ruled:
+            return None
+        words = np.stack([r.words(s) if isinstance(r, TokenRules) else r for _, s, r in ruled])
+        bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
+        rows = np.array([row for row, _, _ in ruled], np.int64)
+        return self._tensor(rows), self._tensor(bits[:, : self._vocab_size].astype(np.bool_))
 
     def _masked(
         self, short: npt.NDArray[np.int64], sequences: list[Sequence]

@@ -1,7 +1,8 @@
 """From logits to tokens. No generator: a draw is a function of (key, position) alone (`draws`).
 
-Order of processors, transformers': penalties, minimum length, temperature, top-k, top-p, min-p. The
-token is where the row's cumulative probability, in vocabulary order, passes the draw.
+Order of processors, transformers': bias, penalties, allowed tokens, minimum length, temperature,
+top-k, top-p, min-p. The token is where the row's cumulative probability, in vocabulary order,
+passes the draw.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from batchgen.engine.sampling.batch import Filter, Processing, SamplingBatch
 from batchgen.engine.sampling.device_draws import uniform
 from batchgen.engine.sampling.row_search import first_above, row_max
 
-__all__ = ["SampledTokens", "sample"]
+__all__ = ["SampledTokens", "TopTokens", "sample"]
 
 
 class SampledTokens(NamedTuple):
@@ -25,13 +26,29 @@ class SampledTokens(NamedTuple):
     tokens: torch.Tensor  # int64 [num_rows]
     usable: torch.Tensor  # bool [num_rows]: False where the logits were NaN or left no choice
     logprobs: torch.Tensor | None  # float32 [num_rows]: of the chosen token, before any processor
+    top: TopTokens | None = None
+
+
+class TopTokens(NamedTuple):
+    """The most likely tokens of each row before any processor, descending; of equals the first."""
+
+    ids: torch.Tensor  # int64 [num_rows, most]
+    logprobs: torch.Tensor  # float32 [num_rows, most]
+    counts: tuple[int, ...]
+    """How many of them each row asked for."""
+
+    def to_lists(self) -> list[list[tuple[int, float]]]:
+        """(id, logprob) of each row, as many as it asked for."""
+        columns = zip(self.ids.tolist(), self.logprobs.tolist(), self.counts, strict=True)
+        return [list(zip(ids[:n], values[:n], strict=True)) for ids, values, n in columns]
 
 
 def sample(logits: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
     """Choose one token for each row of logits [num_rows, vocab_size]; may overwrite them."""
     scores = logits.float()  # filters need the range, and a CPU is slow over bfloat16
     processing = batch.processing
-    original = scores.clone() if batch.logprobs and processing is not None else scores
+    wanted = batch.logprobs or batch.top_logprobs > 0
+    original = scores.clone() if wanted and processing is not None else scores
     if processing is not None:
         _process(scores, processing)
     best, tokens = row_max(scores)  # NaN counts as the largest, so `best` shows it
@@ -39,12 +56,22 @@ def sample(logits: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
         drawing = processing.drawing
         drawn = _rows(scores, drawing), best[drawing, None]
         tokens[drawing] = _draw(*drawn, processing)
-    return SampledTokens(tokens, best.isfinite(), _logprobs(original, tokens, batch))
+    if not wanted:
+        return SampledTokens(tokens, best.isfinite(), None)
+    total = torch.logsumexp(original, dim=-1, keepdim=True)
+    logprobs = (original.gather(1, tokens[:, None]) - total)[:, 0] if batch.logprobs else None
+    return SampledTokens(tokens, best.isfinite(), logprobs, _top(original, total, batch))
 
 
 def _process(scores: torch.Tensor, processing: Processing) -> None:
+    if processing.bias is not None:
+        rows, ids, values = processing.bias
+        scores.index_put_((rows, ids), values, accumulate=True)
     if processing.penalties is not None:
         filters.apply_penalties(scores, processing.penalties)
+    if processing.allowed is not None:
+        rows, allowed = processing.allowed
+        scores[rows] = scores[rows].masked_fill(~allowed, -math.inf)
     if processing.masked is not None:
         scores[processing.masked] = -math.inf
 
@@ -81,10 +108,10 @@ def _rows(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return values if len(rows) == len(values) else values[rows]
 
 
-def _logprobs(
-    logits: torch.Tensor, tokens: torch.Tensor, batch: SamplingBatch
-) -> torch.Tensor | None:
-    if not batch.logprobs:
+def _top(logits: torch.Tensor, total: torch.Tensor, batch: SamplingBatch) -> TopTokens | None:
+    if not batch.top_logprobs:
         return None
-    chosen = logits.gather(1, tokens[:, None])
-    return (chosen - torch.logsumexp(logits, dim=-1, keepdim=True))[:, 0]
+    most = min(batch.top_logprobs, logits.shape[1])
+    ordered = torch.sort(logits, dim=-1, descending=True, stable=True)
+    logprobs = ordered.values[:, :most] - total
+    return TopTokens(ordered.indices[:, :most], logprobs, batch.top_counts)

@@ -280,5 +280,6 @@ class Scheduler:
             sequence.fail(failure.code, failure.message)
         else:
             logprob = output.logprobs[j] if output.logprobs is not None else None
-            sequence.deliver(output.tokens[j], logprob)
+            top = output.top_logprobs[j] if output.top_logprobs is not None else None
+            sequence.deliver(output.tokens[j], logprob, top)
         return sequence.is_finished

@@ -41,6 +41,7 @@ class Sequence:
     """Prompt and known output; pending tokens are not in it."""
     output_token_ids: list[int] = field(init=False)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
     num_prompt_tokens: int = field(init=False)
     num_computed_tokens: int = 0
     num_pending: int = 0
@@ -60,8 +61,13 @@ class Sequence:
     stop_reason: str | int | None = None
     error_code: ErrorCode | None = None
     error_message: str | None = None
+    device_counts: bool = False
+    """The runner counts its tokens itself, as they are sampled: penalties need not wait."""
     needs_known_tokens: bool = field(init=False)
-    """Sampling reads the whole output (penalties): never scheduled while a token is pending."""
+    """What it may sample depends on its output in ways that only the host computes (a grammar,
+    n-grams, phrases): never scheduled while a token is pending."""
+    counts_tokens: bool = field(init=False)
+    """Penalties: sampling reads how often each token was seen."""
 
     def __post_init__(self) -> None:
         request = self.request
@@ -70,10 +76,16 @@ class Sequence:
         self.token_ids = array("i", request.prompt_token_ids)
         self.token_ids.extend(self.output_token_ids)
         params = request.params
-        self.needs_known_tokens = (
+        self.counts_tokens = (
             params.repetition_penalty != 1.0
             or params.presence_penalty != 0.0
             or params.frequency_penalty != 0.0
+        )
+        self.needs_known_tokens = (
+            (self.counts_tokens and not self.device_counts)
+            or request.mask is not None
+            or params.no_repeat_ngram_size > 0
+            or any(len(word) > 1 for word in params.bad_words)
         )
 
     @property
@@ -120,12 +132,19 @@ class Sequence:
         self.num_pending += 1
         return True
 
-    def deliver(self, token: int, logprob: float | None = None) -> None:
+    def deliver(
+        self,
+        token: int,
+        logprob: float | None = None,
+        top: list[tuple[int, float]] | None = None,
+    ) -> None:
         """The token of a launched step is known; finishes the sequence where it ends there."""
         self.token_ids.append(token)
         self.output_token_ids.append(token)
         if logprob is not None:
             self.logprobs.append(logprob)
+        if top is not None:
+            self.top_logprobs.append(top)
         self.check_stop()
 
     def check_stop(self) -> None:

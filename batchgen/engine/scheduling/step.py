@@ -4,10 +4,9 @@ A `ScheduledStep` is all that a runner gets. It carries differences (admitted se
 blocks), so that a runner may keep block tables, parameters and last tokens on the device, in the
 row `Sequence.slot`. Where what comes later plugs in:
 
-    penalties, logprobs  are there: `sampling_batch.Penalties`, `StepOutput.logprobs`
-    grammar masks        `Sequence.needs_known_tokens` keeps a row back until the host knows its
-                         token and has made the mask for the next one, a field here with an entry
-                         for each of `sampled`; `sampling_batch.Processing` applies it
+    grammar masks        are there: `request.TokenMask`; `Sequence.needs_known_tokens` keeps a row
+                         back until the host knows its token, so that `sampling.rules` can make the
+                         mask for the next one
     n samples, prefix    tables that begin with the same blocks (`BlockManager.share`); a cached
     caching              prefix is an admitted row that starts beyond 0
     a prefix read once   a field with the rows that share leading blocks, for `AttentionMetadata`
@@ -106,5 +105,7 @@ class StepOutput:
 
     tokens: list[int]
     logprobs: list[float] | None = None
+    top_logprobs: list[list[tuple[int, float]]] | None = None
+    """Most likely (id, logprob) of each row, descending; as many as the row asked for."""
     failures: dict[int, RowFailure] = field(default_factory=dict)
     """Sampled row -> why it has no token."""

@@ -1,0 +1,105 @@
+"""Which tokens a row may take next, as far as the host knows: one bit a token.
+
+Fixed for a row: allowed ids, bad words of one token. Anew for each token: n-grams that would come
+again, the last token of a longer bad word, a grammar's mask. transformers' meaning of each.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from batchgen.engine.request import Request
+from batchgen.engine.scheduling.sequence import Sequence
+
+__all__ = ["TokenRules", "Words", "bits_of", "fixed_words", "num_words"]
+
+Words = npt.NDArray[np.int32]
+
+
+def num_words(vocab_size: int) -> int:
+    """int32 words that hold one bit a token."""
+    return -(-vocab_size // 32)
+
+
+def bits_of(ids: Iterable[int], vocab_size: int) -> Words:
+    """Words with the bits of these ids; those outside the vocabulary are left out."""
+    bits = np.zeros(num_words(vocab_size) * 32, dtype=np.uint8)
+    bits[[token for token in ids if 0 <= token < vocab_size]] = 1
+    return np.packbits(bits, bitorder="little").view(np.int32)
+
+
+def fixed_words(request: Request, vocab_size: int) -> Words | None:
+    """What a row may take at any place of its output; None: every token."""
+    params = request.params
+    bad = [word[0] for word in params.bad_words if len(word) == 1]
+    if not params.allowed_token_ids and not bad:
+        return None
+    every = np.full(num_words(vocab_size), -1, dtype=np.int32)
+    allowed = params.allowed_token_ids
+    words = bits_of(allowed, vocab_size) if allowed else every
+    return words & ~bits_of(bad, vocab_size)
+
+
+class TokenRules:
+    """The rules of one row that depend on its output; sees that output grow."""
+
+    def __init__(self, request: Request, vocab_size: int) -> None:
+        params = request.params
+        self._vocab_size = vocab_size
+        self._mask = request.mask
+        self._fixed = fixed_words(request, vocab_size)
+        self._phrases = [array("i", word) for word in params.bad_words if len(word) > 1]
+        size = params.no_repeat_ngram_size
+        self._ngrams = _NgramIndex(size) if size > 0 else None
+
+    def words(self, sequence: Sequence) -> Words:
+        """What may follow all of a sequence's tokens, none of which is pending."""
+        words = np.full(num_words(self._vocab_size), -1, dtype=np.int32)
+        if self._mask is not None:
+            self._mask.fill(sequence.output_token_ids, words.data)
+        if self._fixed is not None:
+            words &= self._fixed
+        for token in self._banned(sequence.token_ids):
+            if 0 <= token < self._vocab_size:
+                words[token // 32] &= ~np.int32(_BIT[token % 32])
+        return words
+
+    def _banned(self, known: array[int]) -> set[int]:
+        banned = {word[-1] for word in self._phrases if _ends_with(known, word)}
+        return banned if self._ngrams is None else banned | self._ngrams.followers(known)
+
+
+_BIT = (np.uint32(1) << np.arange(32, dtype=np.uint32)).view(np.int32)
+
+
+def _ends_with(known: array[int], word: array[int]) -> bool:
+    """Whether one more token would complete the word. As transformers has it, a word that would be
+    longer than what there is by then does not count."""
+    return len(known) >= len(word) and known[1 - len(word) :] == word[:-1]
+
+
+class _NgramIndex:
+    """Which tokens followed each run of n - 1 tokens; each token is entered once."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._after: dict[bytes, set[int]] = {}
+        self._num_seen = 0
+
+    def followers(self, known: array[int]) -> set[int]:
+        """Tokens that would repeat an n-gram of what is known."""
+        self._extend(known)
+        if len(known) + 1 < self._size:
+            return set()
+        return self._after.get(known[len(known) + 1 - self._size :].tobytes(), set())
+
+    def _extend(self, known: array[int]) -> None:
+        before = self._size - 1
+        for end in range(max(self._num_seen, before), len(known)):
+            run = known[end - before : end].tobytes()
+            self._after.setdefault(run, set()).add(known[end])
+        self._num_seen = len(known)

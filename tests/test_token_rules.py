@@ -1,0 +1,175 @@
+"""Bias, bad words, allowed ids, n-grams, masks and top logprobs: equal to transformers' processors
+on the same logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from fake_model import VOCAB_SIZE, FakeModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.generation import logits_process as hf
+
+from batchgen.engine.engine import LLMEngine
+from batchgen.engine.execution.step_runner import EagerRunner
+from batchgen.engine.request import Completion, Request, SamplingParams
+from batchgen.engine.sampling.batch import SamplingTable
+from batchgen.engine.sampling.rules import TokenRules, bits_of
+from batchgen.engine.sampling.sampler import SampledTokens, sample
+from batchgen.engine.scheduling.block_manager import BlockManager
+from batchgen.engine.scheduling.scheduler import Scheduler
+from batchgen.engine.scheduling.sequence import Sequence
+from batchgen.engine.scheduling.step import ScheduledStep
+
+VOCAB = 70  # no multiple of 32
+TOKENS = st.integers(0, 5)
+
+
+def sequence_of(params: SamplingParams, output: Ids[int] = (), **more: object) -> Sequence:
+    request = Request(0, [3, 4, 4], params, output_token_ids=output, **more)  # type: ignore[arg-type]
+    return Sequence(request, 3 + len(output) + 10)
+
+
+def kept(sequence: Sequence) -> set[int]:
+    words = TokenRules(sequence.request, VOCAB).words(sequence)
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:VOCAB]
+    return set(np.flatnonzero(bits).tolist())
+
+
+def kept_by(processor: hf.LogitsProcessor, ids: Ids[int]) -> set[int]:
+    scores = processor(torch.tensor([list(ids)]), torch.zeros(1, VOCAB))  # type: ignore[arg-type]
+    return set(scores[0].isfinite().nonzero().flatten().tolist())
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(TOKENS, max_size=12), st.integers(1, 5))
+def test_no_ngram_comes_again_as_in_transformers(output: list[int], size: int) -> None:
+    sequence = sequence_of(SamplingParams(no_repeat_ngram_size=size), output)
+    expected = kept_by(hf.NoRepeatNGramLogitsProcessor(size), sequence.token_ids)
+    assert kept(sequence) == expected
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(TOKENS, max_size=6),
+    st.lists(st.lists(TOKENS, min_size=1, max_size=6), min_size=1, max_size=4),
+)
+def test_bad_words_are_never_completed_as_in_transformers(
+    output: list[int], words: list[list[int]]
+) -> None:
+    params = SamplingParams(bad_words=tuple(map(tuple, words)))
+    sequence = sequence_of(params, output)
+    expected = kept_by(hf.NoBadWordsLogitsProcessor(words), sequence.token_ids)
+    assert kept(sequence) == expected
+
+
+def test_rules_that_saw_an_output_grow_say_what_fresh_ones_say() -> None:
+    params = SamplingParams(no_repeat_ngram_size=2)
+    sequence = sequence_of(params)
+    rules = TokenRules(sequence.request, VOCAB)
+    for token in (4, 3, 4, 9, 4, 4, 4):
+        sequence.token_ids.append(token)
+        grown = rules.words(sequence)
+        assert (grown == TokenRules(sequence.request, VOCAB).words(sequence)).all()
+
+
+def sampled(sequences: list[Sequence], logits: torch.Tensor) -> SampledTokens:
+    step = ScheduledStep()
+    for slot, sequence in enumerate(sequences):
+        sequence.slot = slot
+        step.admitted.append(sequence)
+        step.add(sequence, sequence.num_uncomputed_tokens)
+    table = SamplingTable(len(sequences), logits.shape[1], torch.device("cpu"))
+    table.admit(step)
+    return sample(logits.clone(), table.gather(step))
+
+
+def test_a_bias_is_added_before_penalties_as_in_transformers() -> None:
+    logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(1))
+    for bias in (((4, 9.0), (7, 8.0)), ((4, 30.0), (7, 28.0)), ((4, -100.0), (7, 5.0))):
+        params = SamplingParams(logit_bias=(*bias, (VOCAB + 9, 99.0)), repetition_penalty=1.5)
+        ids = torch.tensor([[3, 4, 4]])
+        biased = hf.SequenceBiasLogitsProcessor([[[token], value] for token, value in bias])
+        expected = biased(ids, logits.clone())  # type: ignore[arg-type]
+        expected = hf.RepetitionPenaltyLogitsProcessor(1.5)(ids, expected)  # type: ignore[arg-type]
+        token = int(sampled([sequence_of(params)], logits).tokens)
+        assert token == int(expected.argmax())
+
+
+def test_allowed_tokens_are_the_only_ones_and_neighbours_keep_theirs() -> None:
+    logits = torch.randn(3, VOCAB, generator=torch.Generator().manual_seed(2))
+    logits[:, 11] = 50.0
+    some = SamplingParams(allowed_token_ids=(5, 69, 500))
+    but = SamplingParams(allowed_token_ids=(5, 69), bad_words=((69,),))
+    tokens = sampled([sequence_of(p) for p in (some, SamplingParams(), but)], logits).tokens
+    assert tokens.tolist() == [5 if logits[0, 5] > logits[0, 69] else 69, 11, 5]
+
+
+def test_a_row_that_may_take_nothing_is_unusable_alone() -> None:
+    none = SamplingParams(allowed_token_ids=(5,), bad_words=((5,),), temperature=1.0)
+    result = sampled([sequence_of(none), sequence_of(SamplingParams())], torch.zeros(2, VOCAB))
+    assert result.usable.tolist() == [False, True]
+
+
+def test_top_logprobs_are_the_largest_before_processors_and_of_equals_the_first() -> None:
+    logits = torch.randn(2, VOCAB, generator=torch.Generator().manual_seed(3))
+    logits[0, [8, 60]] = 9.0
+    params = SamplingParams(top_logprobs=3, logprobs=0, logit_bias=((1, 99.0),))
+    one = SamplingParams(top_logprobs=1)
+    result = sampled([sequence_of(params), sequence_of(one)], logits)
+    assert result.tokens.tolist()[0] == 1
+    assert result.top is not None
+    first, second = result.top.to_lists()
+    assert [token for token, _ in first[:2]] == [8, 60]
+    expected = logits.log_softmax(-1)
+    assert [value for _, value in first] == pytest.approx(expected[0].topk(3).values.tolist())
+    assert second == [(int(logits[1].argmax()), pytest.approx(float(expected[1].max())))]
+
+
+@dataclass
+class Alternating:
+    """A grammar of two tokens that take turns; after six, every token."""
+
+    seen: list[int]
+
+    def fill(self, output_token_ids: Ids[int], words: memoryview) -> bool:
+        length = len(output_token_ids)
+        self.seen.append(length)
+        if length >= 6:
+            return False
+        np.asarray(words)[:] = bits_of([10 + length % 2], VOCAB_SIZE)
+        return True
+
+
+def finish(engine: LLMEngine, requests: list[Request]) -> dict[int, Completion]:
+    for request in requests:
+        engine.add(request)
+    done: dict[int, Completion] = {}
+    while engine.num_unfinished:
+        done |= {completion.request_id: completion for completion in engine.step()}
+    return done
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_grammar_masks_its_own_row_at_every_place(depth: int) -> None:
+    model = FakeModel()
+    model.allocate_cache(50, 4)
+    scheduler = Scheduler(BlockManager(50, 4), 4, 32)
+    runner = EagerRunner(model, scheduler.num_slots, 64, 4)
+    engine = LLMEngine(scheduler, runner, max_model_len=64, vocab_size=VOCAB_SIZE, depth=depth)
+    mask = Alternating([])
+    params = SamplingParams(max_tokens=9, top_logprobs=2)
+    plain = Request(0, [1, 2, 3], SamplingParams(max_tokens=9))
+    alone = finish(engine, [plain])[0].token_ids
+    done = finish(engine, [plain, Request(1, [1, 2, 3], params, mask=mask)])
+    assert done[0].token_ids == alone
+    assert done[1].token_ids[:6] == [10, 11] * 3
+    assert mask.seen == list(range(9))
+    top = done[1].top_logprobs
+    assert top is not None
+    assert [len(place) for place in top] == [2] * 9
+    assert done[0].top_logprobs is None
