@@ -20,7 +20,7 @@ COMMANDS = {
     "plan": "Say what a run would cost.",
     "preview": "Show prompts as the model will see them.",
     "status": "Say how far a run is.",
-    "inspect": "Show rows of an output.",
+    "inspect": "Say what can be served.",
     "diff": "Compare two outputs.",
     "merge": "Join the shards of an output.",
     "export": "Write an output in another format.",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from batchgen.counts import counted
@@ -216,7 +217,10 @@ def _random_weights(own: Any, dtype: torch.dtype | str, config: EngineConfig) ->
 
 def _check_decoder(module: nn.Module, model_type: str) -> None:
     """Refuse by name what no packed row can serve, before anything runs."""
-    _check_config(module.config)
+    # The text half of a larger model has a config that is mapped to nothing; its class is.
+    _check_config(
+        module.config, type(module).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    )
     if getattr(module, "_is_stateful", False):
         raise _refused(model_type, "it keeps state outside attention (recurrent or convolutional)")
     if any(type(part).__name__.endswith("Indexer") for part in module.modules()):
@@ -225,11 +229,12 @@ def _check_decoder(module: nn.Module, model_type: str) -> None:
         raise _refused(model_type, "its forward takes no position_ids")
 
 
-def _check_config(config: Any) -> None:
+def _check_config(config: Any, mapped: bool = False) -> None:
     """Refuse what is no decoder, also where transformers would load an encoder-decoder's half."""
     if config.is_encoder_decoder or getattr(type(config), "is_encoder_decoder", False):
         raise _refused(config.model_type, "it is an encoder-decoder")
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "auto_map"):
+    mapped = mapped or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map")
+    if not mapped:
         raise _refused(config.model_type, "transformers has no causal language model of this type")
 
 
