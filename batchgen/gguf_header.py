@@ -1,4 +1,4 @@
-"""A GGUF file's metadata, read with the standard library: no weights, no numpy, no torch.
+"""A GGUF file's metadata and table of tensors, by the standard library: no weights, no torch.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little endian).
 """
@@ -15,7 +15,7 @@ from typing import Any
 from batchgen.counts import counted
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["GgufHeader", "read_gguf_header"]
+__all__ = ["GgufHeader", "TensorInfo", "read_gguf_header"]
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -34,14 +34,33 @@ _SCALARS = {
 }
 _STRING, _ARRAY = 8, 9
 _CHUNK_BYTES = 1 << 20
+_ALIGNMENT = 32
+"""Of tensors, where the file names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """`shape`: outermost dimension first, as numpy has it (the file lists the innermost first).
+
+    `kind`: ggml's number of the type. `offset`: bytes after the table's end, once that is aligned.
+    """
+
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """Key-value metadata and the SHA-256 of the bytes that hold it (weights left out)."""
+    """Key-value metadata, the SHA-256 of the bytes that hold it, and the table of tensors.
+
+    `data_start`: the byte at which the tensors' data begin.
+    """
 
     metadata: dict[str, Any]
     digest: str
+    tensors: dict[str, TensorInfo]
+    data_start: int
 
 
 class _Reader:
@@ -84,6 +103,11 @@ class _Reader:
         layout = f"<{length}{_SCALARS[kind]}"
         return list(struct.unpack(layout, self.take(struct.calcsize(layout))))
 
+    @property
+    def place(self) -> int:
+        """Bytes taken so far."""
+        return self._at
+
     def digest(self) -> str:
         return hashlib.sha256(self._buffer[: self._at]).hexdigest()
 
@@ -116,10 +140,19 @@ def _read_cached(path: Path, size: int, mtime_ns: int) -> GgufHeader:
 def _read(reader: _Reader) -> GgufHeader:
     if bytes(reader.take(4)) != _MAGIC or reader.scalar("I") not in _VERSIONS:
         raise EOFError
-    reader.scalar("Q")  # tensor count
-    count = reader.scalar("Q")
+    num_tensors, count = reader.scalar("Q"), reader.scalar("Q")
     metadata: dict[str, Any] = {}
     for _ in range(count):
         key = reader.string()
         metadata[key] = reader.value(reader.scalar("I"))
-    return GgufHeader(metadata, reader.digest())
+    digest = reader.digest()
+    tensors = {reader.string(): _tensor(reader) for _ in range(num_tensors)}
+    alignment = metadata.get("general.alignment", _ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1 or len(tensors) != num_tensors:
+        raise EOFError
+    return GgufHeader(metadata, digest, tensors, -(-reader.place // alignment) * alignment)
+
+
+def _tensor(reader: _Reader) -> TensorInfo:
+    sizes = [reader.scalar("Q") for _ in range(reader.scalar("I"))]
+    return TensorInfo(tuple(reversed(sizes)), reader.scalar("I"), reader.scalar("Q"))

@@ -1,7 +1,7 @@
-"""A `.gguf` file as a transformers model: weights dequantised, special tokens from the file itself.
+"""A `.gguf` file as a transformers model, built from what the file itself says.
 
-transformers' loader takes some special tokens from the architecture's defaults (SmolLM2's eos came
-out as another id than the file says), so they are read from the header and set here.
+transformers' own loader passes over metadata and tensors that it does not map, without a word; so
+config and weights are planned by `batchgen.gguf`, which refuses what it does not understand.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import AutoModelForCausalLM
 
-from batchgen.engine.model.quiet import quiet_thread
-from batchgen.gguf_header import read_gguf_header
+from batchgen.engine.gguf.module import make_module
+from batchgen.engine.gguf.oracle import check_attention
+from batchgen.gguf.plan import read_plan
 
 __all__ = ["load_gguf"]
 
@@ -28,21 +27,15 @@ SPECIAL_TOKENS = {
 
 
 def load_gguf(path: Path, dtype: torch.dtype | str) -> Any:
-    """Load the file through transformers; `auto` is the file's own dtype."""
-    fields = read_gguf_header(path).metadata
-    if dtype == "auto":
+    """Load the file, or its parts; `auto` is its own dtype. Raises ModelRefusedError, naming it,
+    for whatever the file says that is not applied."""
+    plan = read_plan(path)
+    fields = plan.file.metadata
+    if isinstance(dtype, str):
         dtype = OWN_DTYPES.get(fields.get("general.file_type", -1), torch.bfloat16)
-    with quiet_thread():  # its progress bar heeds no setting
-        module = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype, attn_implementation="eager", **_dense()
-        )
+    module = make_module(plan, dtype)
     for name, key in SPECIAL_TOKENS.items():
         for holder in (module.config, module.generation_config):
             setattr(holder, name, fields.get(key))
+    check_attention(module.eval(), plan)
     return module
-
-
-def _dense() -> dict[str, Any]:
-    """Ask for dequantised weights where transformers would leave them packed (5.23 does)."""
-    config = getattr(transformers, "GgufConfig", None)
-    return {} if config is None else {"quantization_config": config(dequantize=True)}

@@ -1,0 +1,71 @@
+"""A tensor's values: mapped from the file, dequantised by the `gguf` package."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from batchgen.gguf.parts import GgufFile, num_bytes
+from batchgen.gguf.tensors import Source, To
+from batchgen.gguf_header import read_gguf_header
+
+__all__ = ["read_values", "weight_of"]
+
+_PLAIN = {0: np.float32, 1: np.float16, 28: np.float64}
+_BFLOAT16 = 30
+
+
+def read_values(file: GgufFile, name: str) -> torch.Tensor:
+    """The tensor as the file holds it, in its own float type, or float32 where it is quantised."""
+    info, home = file.tensors[name], file.homes[name]
+    start = read_gguf_header(home).data_start + info.offset
+    count = num_bytes(home, name, info)
+    raw: Any = np.memmap(home, np.uint8, "r", start, (count,))
+    if info.kind == _BFLOAT16:
+        return torch.from_numpy(np.array(raw)).view(torch.bfloat16).reshape(info.shape)
+    if info.kind in _PLAIN:
+        return torch.from_numpy(np.array(raw).view(_PLAIN[info.kind])).reshape(info.shape)
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    rows = math.prod(info.shape[:-1])
+    dense = dequantize(np.asarray(raw).reshape(rows, -1), GGMLQuantizationType(info.kind))
+    return torch.from_numpy(np.ascontiguousarray(dense)).reshape(info.shape)
+
+
+def weight_of(file: GgufFile, sources: list[Source]) -> torch.Tensor:
+    """One weight of the module, from one tensor of the file or several."""
+    pieces = [_moved(read_values(file, one.name), one.to, one.is_bias) for one in sources]
+    how = sources[0].to.how
+    if how == "join":
+        return torch.cat(pieces, dim=sources[0].to.axis)
+    if how == "interleave":
+        return torch.stack(pieces, dim=-1).flatten(-2)
+    if len(pieces) != 1:
+        raise ValueError(f"several tensors for one weight: {[one.name for one in sources]}")
+    return pieces[0]
+
+
+def _moved(values: torch.Tensor, to: To, is_bias: bool) -> torch.Tensor:
+    if to.rows is not None:
+        values = values[slice(*to.rows)]
+    if to.how == "unpermute":
+        return _unpermuted(values, to.heads)
+    if to.how == "minus_one":
+        return values if is_bias else values.float() - 1
+    if to.how in ("transpose", "interleave"):
+        return values if is_bias else values.transpose(-1, -2)
+    if to.how == "row":
+        return values.reshape(1, -1)
+    if to.how == "heads_first":
+        values = values.unflatten(0, (3, to.heads, -1)).transpose(0, 1).flatten(0, 2)
+    return values
+
+
+def _unpermuted(values: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rows of each head from pairs side by side (0, 1), (2, 3) to halves."""
+    moved: torch.Tensor = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+    return moved

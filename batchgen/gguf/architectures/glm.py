@@ -1,0 +1,49 @@
+"""GLM: half of each head is turned, pairs side by side; gate and up are one tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchgen.gguf.architectures.llama import TOP
+from batchgen.gguf.architectures.phi import split_qkv
+from batchgen.gguf.layout import Layout, base_config, one_rope, read_sizes, rope_config
+from batchgen.gguf.reading import Reading
+
+__all__ = ["chatglm", "glm4"]
+
+
+def _glm(read: Reading, model_type: str, norms: dict[str, str]) -> Layout:
+    sizes = read_sizes(read)
+    ropes = one_rope(read, sizes, partial=True)
+    config = base_config(read, sizes, model_type) | {
+        "rms_norm_eps": read.number("attention.layer_norm_rms_epsilon"),
+        "attention_bias": read.has("blk.0.attn_q.bias") or read.has("blk.0.attn_qkv.bias"),
+        "rope_parameters": rope_config(ropes[""], sizes.head_dim),
+    }
+    config["rope_parameters"]["partial_rotary_factor"] = ropes[""].dims / sizes.head_dim
+    layer: dict[str, Any] = {
+        "attn_norm": "input_layernorm",
+        "attn_qkv": split_qkv(sizes),
+        "attn_q": "self_attn.q_proj",
+        "attn_k": "self_attn.k_proj",
+        "attn_v": "self_attn.v_proj",
+        "attn_output": "self_attn.o_proj",
+        "ffn_norm": "post_attention_layernorm",
+        "ffn_up": "mlp.gate_up_proj",
+        "ffn_down": "mlp.down_proj",
+    }
+    return Layout(config, TOP, layer | norms, ropes, pairs=True)
+
+
+def chatglm(read: Reading) -> Layout:
+    """GLM 4 of 2024."""
+    return _glm(read, "glm", {})
+
+
+def glm4(read: Reading) -> Layout:
+    """GLM 4 of 2025: a norm after attention and one after the MLP."""
+    norms = {
+        "post_attention_norm": "post_self_attn_layernorm",
+        "post_ffw_norm": "post_mlp_layernorm",
+    }
+    return _glm(read, "glm4", norms)

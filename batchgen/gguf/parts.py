@@ -1,0 +1,123 @@
+"""A GGUF model on disk: one file, or the parts that a large one was split into."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchgen.errors import ModelRefusedError
+from batchgen.gguf_header import GgufHeader, TensorInfo, read_gguf_header
+
+__all__ = ["GgufFile", "num_bytes", "part_paths", "read_gguf"]
+
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
+# ggml's number of a type -> (values of a block, bytes of a block): ggml/src/ggml.c, type_traits.
+_BLOCKS = {0: (1, 4), 1: (1, 2), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8)}
+_BLOCKS |= {30: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34)}
+_BLOCKS |= {9: (32, 36), 20: (32, 18), 39: (32, 17), 10: (256, 84), 11: (256, 110)}
+_BLOCKS |= {12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 16: (256, 66)}
+_BLOCKS |= {17: (256, 74), 18: (256, 98), 19: (256, 50), 21: (256, 110), 22: (256, 82)}
+_BLOCKS |= {23: (256, 136), 29: (256, 56), 34: (256, 54), 35: (256, 66)}
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """`metadata`: the first part's. `homes`: the part in which each tensor lies."""
+
+    path: Path
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    homes: dict[str, Path]
+
+
+def part_paths(path: Path) -> tuple[Path, ...]:
+    """All parts of the model whose first (or only) part is `path`, in order, there or not."""
+    found = _PART.fullmatch(path.name)
+    if found is None:
+        return (path,)
+    stem, _, count, suffix = found.groups()
+    return tuple(
+        path.with_name(f"{stem}-{number:05d}-of-{count}{suffix}")
+        for number in range(1, int(count) + 1)
+    )
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Read all parts' tables. Raises ModelRefusedError for parts that are missing or cut off."""
+    first = read_gguf_header(path)
+    count = first.metadata.get("split.count", 0) or 1
+    if first.metadata.get("split.no", 0):
+        raise ModelRefusedError(
+            f"{path}: a later part of a split model (number {first.metadata['split.no'] + 1} "
+            f"of {count}).",
+            f"Name its first part: {part_paths(path)[0].name}.",
+        )
+    paths = part_paths(path) if count > 1 else (path,)
+    _check_parts(path, paths, count)
+    headers = [read_gguf_header(one) for one in paths]
+    homes: dict[str, Path] = {}
+    tensors: dict[str, TensorInfo] = {}
+    for number, (home, header) in enumerate(zip(paths, headers, strict=True)):
+        _check_part(home, header, number, count, tensors)
+        tensors |= header.tensors
+        homes |= dict.fromkeys(header.tensors, home)
+    wanted = first.metadata.get("split.tensors.count", len(tensors))
+    if wanted != len(tensors):
+        raise ModelRefusedError(
+            f"{path}: its parts hold {len(tensors)} tensors, not {wanted}.",
+            "Fetch all parts of one conversion again.",
+        )
+    return GgufFile(path, first.metadata, tensors, homes)
+
+
+def _check_parts(path: Path, paths: tuple[Path, ...], count: int) -> None:
+    missing = [one.name for one in paths if not one.is_file()]
+    if len(paths) != count:
+        raise ModelRefusedError(
+            f"{path}: the first of {count} parts, under another name than its parts have.",
+            f"Give it back its name, which ends with -00001-of-{count:05d}.gguf.",
+        )
+    if missing:
+        raise ModelRefusedError(
+            f"{path}: one of {count} parts; {missing[0]} is missing.",
+            "Fetch all parts into one folder.",
+        )
+
+
+def _check_part(
+    home: Path, header: GgufHeader, number: int, count: int, before: dict[str, TensorInfo]
+) -> None:
+    own = (header.metadata.get("split.no", 0), header.metadata.get("split.count", 0) or 1)
+    twice = sorted(before.keys() & header.tensors.keys())
+    if own != (number, count) or twice:
+        raise ModelRefusedError(
+            f"{home}: not part {number + 1} of {count} of this model.",
+            "Fetch all parts of one conversion again.",
+        )
+    size = home.stat().st_size
+    for name, info in header.tensors.items():
+        if header.data_start + info.offset + num_bytes(home, name, info) > size:
+            raise ModelRefusedError(
+                f"{home}: cut off: the tensor {name} lies beyond its end.", "Fetch the file again."
+            )
+
+
+def num_bytes(home: Path, name: str, info: TensorInfo) -> int:
+    """Bytes of a tensor's data. Raises ModelRefusedError for a type that is not known."""
+    if info.kind not in _BLOCKS:
+        raise ModelRefusedError(
+            f"{home}: the tensor {name} has ggml's type {info.kind}, which is not known.",
+            "Take a file of another quantisation.",
+        )
+    values, size = _BLOCKS[info.kind]
+    count = 1
+    for one in info.shape:
+        count *= one
+    if not info.shape or info.shape[-1] % values:
+        raise ModelRefusedError(
+            f"{home}: the tensor {name} has rows that are no whole blocks of its type.",
+            "Fetch the file again.",
+        )
+    return count // values * size
