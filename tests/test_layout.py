@@ -17,10 +17,13 @@ MOST_FILES, MOST_LINES = 20, 300
 # From the bottom up. Rooms on one line are neighbours: they do not import each other.
 FLOORS = [
     ["batchgen.errors", "batchgen.startup"],  # with the other single modules of `batchgen`
+    ["batchgen.gguf"],
+    ["batchgen.gguf.architectures"],
     ["batchgen.engine"],  # its plain values; its face stands higher, below
     ["batchgen.engine.kernels", "batchgen.engine.prefix", "batchgen.engine.attention"],
     ["batchgen.engine.scheduling"],
     ["batchgen.engine.attention.cpu", "batchgen.engine.attention.triton"],
+    ["batchgen.engine.gguf"],
     ["batchgen.engine.sampling", "batchgen.engine.model"],
     ["batchgen.engine.execution"],
     ["batchgen.engine.cpu", "batchgen.engine.cuda"],

@@ -13,8 +13,8 @@ from transformers.initialization import no_init_weights
 from batchgen.counts import counted
 from batchgen.engine.gguf.values import weight_of
 from batchgen.errors import ModelRefusedError
+from batchgen.gguf.architectures.plan import Plan
 from batchgen.gguf.floats import read_floats
-from batchgen.gguf.plan import Plan
 from batchgen.gguf.reading import Reading, refused
 from batchgen.gguf.ropes import Rope
 

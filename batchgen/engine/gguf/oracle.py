@@ -15,7 +15,7 @@ import torch
 
 from batchgen.engine.gguf.values import read_values
 from batchgen.errors import ModelRefusedError
-from batchgen.gguf.plan import Plan
+from batchgen.gguf.architectures.plan import Plan
 
 __all__ = ["check_attention"]
 
@@ -94,6 +94,9 @@ class _Reading:
     plan: Plan
     layer: int
 
+    def number(self, name: str) -> float:
+        return float(self.key(name))
+
     def key(self, name: str, default: Any = None) -> Any:
         architecture = self.plan.file.metadata["general.architecture"]
         value = self.plan.file.metadata.get(f"{architecture}.{name}", default)
@@ -159,10 +162,10 @@ class _Reading:
             return x
         if weight.ndim == 2:  # Cohere's: a layer norm of each head
             centred = x - x.mean(-1, keepdim=True)
-            epsilon = self.key("attention.layer_norm_epsilon")
+            epsilon = self.number("attention.layer_norm_epsilon")
             return centred * (centred.square().mean(-1, keepdim=True) + epsilon).rsqrt() * weight
         flat = x.flatten(1) if weight.numel() != x.shape[-1] else x
-        epsilon = self.key("attention.layer_norm_rms_epsilon")
+        epsilon = self.number("attention.layer_norm_rms_epsilon")
         flat = flat * (flat.square().mean(-1, keepdim=True) + epsilon).rsqrt() * weight
         return flat.reshape(x.shape)
 
@@ -235,6 +238,6 @@ class _Reading:
         scores = scores.masked_fill((distance < 0) | (distance >= window), -math.inf)
         sinks = self.tensor("attn_sinks.weight")
         if sinks is None:
-            return torch.softmax(scores, -1)
+            return scores.softmax(dim=-1)
         column = sinks[:, None, None].expand(-1, scores.shape[1], 1)
-        return torch.softmax(torch.cat([scores, column], dim=-1), -1)[..., :-1]
+        return torch.cat([scores, column], dim=-1).softmax(dim=-1)[..., :-1]

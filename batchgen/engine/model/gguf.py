@@ -13,7 +13,7 @@ import torch
 
 from batchgen.engine.gguf.module import make_module
 from batchgen.engine.gguf.oracle import check_attention
-from batchgen.gguf.plan import read_plan
+from batchgen.gguf.architectures.plan import read_plan
 
 __all__ = ["load_gguf"]
 

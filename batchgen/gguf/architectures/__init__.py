@@ -1,7 +1,7 @@
 """The architectures that are understood: each reads a file's metadata and says its layout.
 
-Imports the rest of `batchgen.gguf` but `plan`.
-Read `llama.py` first; the others say what differs.
+Imports the rest of `batchgen.gguf`.
+Read `plan.py` first, then `llama.py`; the others say what differs.
 """
 
 from collections.abc import Callable

@@ -97,7 +97,7 @@ class ModelFiles:
         Apart from `check_supported`: a job that is done needs none of them.
         """
         if self.kind is ModelKind.GGUF:
-            gguf_support.check_loadable(self.path, read_gguf_header(self.path).metadata)
+            gguf_support.check_loadable(self.path)
 
     def _refused(self, what: str, architectures: list[str]) -> ModelRefusedError:
         named = ", ".join([*architectures, str(self.config.get("model_type", "?"))])
