@@ -28,6 +28,7 @@ FLOORS = [
     ["batchgen.engine.execution"],
     ["batchgen.engine.cpu", "batchgen.engine.cuda"],
     ["batchgen.engine(face)"],
+    ["batchgen.engine.processes"],
     ["batchgen.job"],
     ["batchgen.job.model"],
     ["batchgen.job.text"],

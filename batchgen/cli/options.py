@@ -69,6 +69,8 @@ model_options = flag_group(
     flag("--revision", metavar="REV", help="Branch, tag or commit of a hub model."),
     flag("--device", default="auto", metavar="auto|cpu|cuda|cuda:N", core=True,
          help="Where to run."),
+    flag("--devices", metavar="0,1|all|cpu:0,cpu:1",
+         help="A process a GPU (or CPU core), one output."),
     flag(
         "--dtype", core=True, default="auto",
         type=click.Choice(["auto", "bfloat16", "float16", "float32"]),

@@ -34,7 +34,7 @@ def prepare(spec: JobSpec, files: ModelFiles | None, reader: Reader) -> None:
     does the work again and says what is wrong."""
     if all(source.kind is not SourceKind.HUB for source in reader.sources):
         _keep_pandas_out()
-    if spec.engine != "echo" and files is not None:
+    if spec.engine != "echo" and files is not None and spec.devices is None:
         prepare_engine(engine_config(spec, files), files)
 
 

@@ -14,6 +14,7 @@ from batchgen.cli import options
 from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
 from batchgen.cli.logs import set_up_logs
 from batchgen.cli.streams import silence
+from batchgen.engine.processes.devices import own_device
 from batchgen.errors import StoppedError
 from batchgen.job.flow import signals
 from batchgen.job.flow.last_resort import LastResort
@@ -99,6 +100,7 @@ def job_spec(flags: dict[str, Any]) -> JobSpec:
     input_names = {field.name for field in fields(InputSpec)}
     job_names = {field.name for field in fields(JobSpec)} - {"input", "sampling", "shard"}
     given = {name: flags[name] for name in _SAMPLING if flags[name] not in (None, ())}
+    flags = flags | {"device": own_device(flags["device"], os.environ)}
     return JobSpec(
         input=InputSpec(**{name: flags[name] for name in input_names}),
         sampling=given,

@@ -20,6 +20,7 @@ __all__ = [
     "FinishReason",
     "Request",
     "SamplingParams",
+    "Shared",
     "StopChecker",
     "Timings",
     "TokenMask",
@@ -42,6 +43,13 @@ class TokenMask(Protocol):
         Called with an output that only grows, once or more for each length.
         """
         ...
+
+
+class Shared:
+    """Large, read-only, and referred to by many requests (a tokenizer, behind their stop strings):
+    it crosses to an engine of another process once, not with each of them."""
+
+    __slots__ = ()
 
 
 class FinishReason(StrEnum):

@@ -46,6 +46,8 @@ class JobSpec:
     model: str | None = None
     revision: str | None = None
     device: str = "auto"
+    devices: str | None = None
+    """`0,1`, `cpu:0,cpu:1`, `all`: an engine process a device, rows given out from one queue."""
     dtype: str = "auto"
     engine: str = "auto"
     """`echo`: answers at once with the prompt's own tokens; for testing jobs."""
@@ -93,6 +95,8 @@ class JobSpec:
     allow_pickle: bool = False
 
     def __post_init__(self) -> None:
+        if self.devices is not None and self.device != "auto":
+            raise UsageError("--device and --devices are both given", "leave one of them out")
         if self.deterministic and self.dtype not in ("auto", "float32"):
             raise UsageError(
                 f"--deterministic computes in float32, and --dtype asks for {self.dtype}",

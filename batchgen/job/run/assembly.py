@@ -157,6 +157,8 @@ class Assembly:
 
     def _load(self) -> Engine:
         spec = self._spec
+        if spec.devices is not None:
+            return self._load_fleet(spec.devices)
         if spec.engine == "echo":
             from batchgen.engine.echo import EchoEngine
 
@@ -166,6 +168,15 @@ class Assembly:
 
         assert self._files is not None, "only the echo engine runs without a model"
         return load_engine(engine_config(spec, self._files))
+
+    def _load_fleet(self, devices: str) -> Engine:
+        from batchgen.engine.processes.devices import parse_devices
+        from batchgen.engine.processes.fleet import start_fleet
+
+        spec, files = self._spec, self._files
+        config = None if spec.engine == "echo" or files is None else engine_config(spec, files)
+        sizes = spec.max_num_seqs or 256, spec.max_model_len or 1 << 20
+        return start_fleet(parse_devices(devices), config, *sizes)
 
     def _fail(self, rows: list[FailedRow]) -> None:
         self._finished.put(list(rows))

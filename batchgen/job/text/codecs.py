@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from batchgen.engine.request import Shared
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.text.template import ChatTemplate, Messages
 
@@ -17,8 +18,12 @@ def _no_text(error: Exception) -> RowError:
     return RowError(ErrorCode.INVALID_ROW, message)
 
 
-class _ChatCodec:
+class _ChatCodec(Shared):
     """What all codecs share: rendering a chat, and its one BOS."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For stop strings in another process, which need no template."""
+        return self.__dict__ | {"_template": None}
 
     def __init__(
         self, template: ChatTemplate | None, bos_token_id: int | None, vocab_size: int

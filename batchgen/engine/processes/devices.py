@@ -1,0 +1,66 @@
+"""What `--devices` names, and which GPU a rank of torchrun or srun takes. Standard library only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from batchgen.devices import check_device
+from batchgen.engine.processes.engine_process import Device
+from batchgen.errors import UsageError
+
+__all__ = ["num_gpus", "own_device", "parse_devices"]
+
+_NODES = Path("/dev")
+
+
+def parse_devices(text: str, environ: Mapping[str, str] = os.environ) -> list[Device]:
+    """`0,1` (GPUs), `cuda:0,cuda:1`, `cpu:0,cpu:1` (cores), `all` (GPUs). Raises UsageError."""
+    if text.strip() == "all":
+        gpus = num_gpus(environ)
+        if not gpus:
+            raise UsageError("--devices all: no GPU was found", "name cores: --devices cpu:0,cpu:1")
+        return [_device(str(number)) for number in range(gpus)]
+    devices = [_device(part.strip()) for part in text.split(",")]
+    names = [device.name for device in devices]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"--devices names {twice} twice", "one process a device")
+    return devices
+
+
+def _device(text: str) -> Device:
+    kind, _, number = text.rpartition(":")
+    if not number.isdecimal() or kind not in ("", "cuda", "cpu"):
+        raise UsageError(
+            f"--devices: {text!r} is no device", "write 0,1 or cuda:0,cuda:1 or cpu:0,cpu:1 or all"
+        )
+    if kind != "cpu":
+        check_device(f"cuda:{number}")
+        return Device(f"cuda:{number}", f"cuda:{number}")
+    cores = os.sched_getaffinity(0)
+    if int(number) not in cores:
+        raise UsageError(
+            f"--devices: core {number} is not this process's",
+            f"it may use {','.join(f'cpu:{core}' for core in sorted(cores))}",
+        )
+    return Device(f"cpu:{number}", "cpu", int(number))
+
+
+def num_gpus(environ: Mapping[str, str] = os.environ) -> int:
+    """GPUs that CUDA will show to this process, without asking CUDA."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
+    return len([node for node in _NODES.glob("nvidia[0-9]*") if node.name[6:].isdecimal()])
+
+
+def own_device(device: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The GPU of this rank under torchrun (LOCAL_RANK) or srun (SLURM_LOCALID), where `device`
+    names none and the rank sees more than its own."""
+    rank = environ.get("LOCAL_RANK") or environ.get("SLURM_LOCALID")
+    if device not in ("auto", "cuda") or rank is None or not rank.isdecimal():
+        return device
+    gpus = num_gpus(environ)
+    return f"cuda:{int(rank) % gpus}" if gpus > 1 else device

@@ -1,0 +1,126 @@
+"""The parent's hold of one child: its process, its socket, and the requests that it was given."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+
+from batchgen.engine.processes.wire import Load, Loaded, Wire
+from batchgen.engine.request import EngineStats, Request
+
+__all__ = ["Device", "EngineProcess"]
+
+_MODULE = "batchgen.engine.processes.worker"
+_CLOSE_S = 10.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where one process runs. `core`: of the CPU, which it then keeps to."""
+
+    name: str
+    torch_name: str
+    core: int | None = None
+
+
+class EngineProcess:
+    """One child, from its start to its end. `loaded` is None until its engine is there."""
+
+    def __init__(
+        self, device: Device, load: Load, predecessor: EngineProcess | None = None
+    ) -> None:
+        self.device = device
+        self.is_first = predecessor is None
+        self.num_completions = 0
+        self.deaths_in_a_row = 0
+        """Of processes of this device that finished nothing, up to this one."""
+        if predecessor is not None and not predecessor.num_completions:
+            self.deaths_in_a_row = predecessor.deaths_in_a_row
+        self._load = load
+        self.loaded: Loaded | None = None
+        self.assigned: dict[int, Request] = {}
+        self.begun: set[int] = set()
+        self.is_alone = False
+        """It has one request, which may kill it, and gets no other beside it."""
+        self.stats = EngineStats()
+        self._wire, self._process = self._start()
+
+    def _start(self) -> tuple[Wire, subprocess.Popen[bytes]]:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # the command's own stdout is for its summary
+                env=_environment(self.device),
+            )
+        wire = Wire(Connection(ours.detach()))
+        with suppress(OSError):  # one that died at once is found by its socket
+            wire.send(_on(self.device, self._load))
+        return wire, process
+
+    @property
+    def connection(self) -> Connection:
+        """To be waited for."""
+        return self._wire.connection
+
+    @property
+    def unbegun(self) -> list[int]:
+        """Requests that it was given and does not compute yet."""
+        return [request_id for request_id in self.assigned if request_id not in self.begun]
+
+    def send(self, message: object) -> None:
+        """To the child; nothing happens where it is gone: its socket tells."""
+        with suppress(OSError):
+            self._wire.send(message)
+
+    def receive(self) -> object:
+        """Its next message, or None where it ended."""
+        try:
+            return self._wire.receive()
+        except (EOFError, OSError):
+            return None
+
+    def close(self) -> None:
+        """Tell it to end; make it end where it does not."""
+        self.send(None)
+        try:
+            self._process.wait(_CLOSE_S if self.loaded else 0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self.connection.close()
+
+    def death(self) -> str:
+        """How it ended, in words. Its socket is closed already."""
+        try:
+            code = self._process.wait(_CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self.connection.close()
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _on(device: Device, load: Load) -> Load:
+    config = load.config
+    if config is not None:
+        config = replace(config, device=device.torch_name)
+    level = logging.getLogger("batchgen").getEffectiveLevel()
+    return replace(load, config=config, core=device.core, name=device.name, log_level=level)
+
+
+def _environment(device: Device) -> dict[str, str]:
+    """One core needs one thread, and is told so before OpenMP looks at the machine."""
+    if device.core is None:
+        return dict(os.environ)
+    return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -1,0 +1,300 @@
+"""Several engine processes as one engine: rows are given out from one queue, longest first.
+
+No process gets a fixed half: each holds as many requests as it computes at once and a few more,
+and one that runs dry takes back what another was given and has not begun. A process that dies costs
+nobody else anything: its requests go back into the queue and it is started again. A request that
+was being computed in two deaths is computed alone from then on, and is given up when its process
+dies once more: then it was to blame, and nothing else can have been.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+
+from batchgen.counts import counted
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.processes.counters import add_counters, total_of
+from batchgen.engine.processes.engine_process import Device, EngineProcess
+from batchgen.engine.processes.wire import (
+    Abort,
+    Add,
+    AskOutputs,
+    Failed,
+    Load,
+    Loaded,
+    Outputs,
+    Report,
+)
+from batchgen.engine.request import Completion, EngineStats, FinishReason, Request
+from batchgen.errors import BatchgenError, ErrorCode, RowError
+
+__all__ = ["Fleet", "start_fleet"]
+
+_SUSPECT = 2
+"""Deaths while it was computed after which a request is computed alone."""
+_MOST_DEATHS = 3
+"""A device whose process dies so often without finishing anything is left alone."""
+_WAIT_S = 0.1
+_OUTPUTS_S = 10.0
+_log = logging.getLogger(__name__)
+
+
+def start_fleet(
+    devices: Sequence[Device],
+    config: EngineConfig | None,
+    max_num_seqs: int = 256,
+    max_model_len: int = 1 << 20,
+) -> Fleet:
+    """A process a device, all loaded. `config` None: echo engines of these sizes.
+
+    Raises what the first of them raised (ModelRefusedError, UsageError) where one cannot load.
+    """
+    load = Load(config, max_num_seqs, max_model_len)
+    fleet = Fleet([EngineProcess(device, load) for device in devices], load)
+    try:
+        fleet.wait_until_loaded()
+    except BaseException:
+        fleet.close()
+        raise
+    return fleet
+
+
+class Fleet:
+    """`request.Engine` over processes. Single-threaded, as every engine."""
+
+    def __init__(self, processes: Sequence[EngineProcess], load: Load) -> None:
+        self._load = load
+        self._processes = list(processes)
+        self._requests: dict[int, Request] = {}
+        self._enqueued: dict[int, float] = {}
+        self._owners: dict[int, EngineProcess] = {}
+        self._queue: list[tuple[int, int, int]] = []  # (-max_tokens, arrival, request id)
+        self._arrival = itertools.count()
+        self._suspects: list[int] = []
+        self._deaths: Counter[int] = Counter()
+        self._finished: list[Completion] = []
+        self._past = EngineStats()  # of processes that died
+        self._outputs: dict[int, list[int]] | None = None
+        self.on_admission: Callable[[list[int]], None] | None = None
+
+    def wait_until_loaded(self) -> None:
+        """Raises what one of them raised instead."""
+        while any(process.loaded is None for process in self._processes):
+            self._receive(None)
+
+    @property
+    def max_model_len(self) -> int:
+        """Of the process that has the least room."""
+        return min(p.loaded.max_model_len for p in self._processes if p.loaded)
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Of all processes together."""
+        return sum(p.loaded.max_num_seqs for p in self._processes if p.loaded) or 1
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests added and neither returned nor aborted."""
+        return len(self._requests)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises RowError(PROMPT_TOO_LONG); other faults come as completions."""
+        if len(request.prompt_token_ids) >= self.max_model_len:
+            raise RowError(
+                ErrorCode.PROMPT_TOO_LONG,
+                f"the prompt has {counted(len(request.prompt_token_ids), 'token')}; prompt and "
+                f"output together may have {self.max_model_len:,} (max_model_len): shorten it",
+            )
+        self._requests[request.request_id] = request
+        self._enqueued[request.request_id] = time.monotonic()
+        self._push(request)
+
+    def step(self) -> list[Completion]:
+        """Give out what there is room for, and wait a moment for what comes back."""
+        self._give_out()
+        if not self._finished:
+            self._receive(_WAIT_S)
+        finished, self._finished = self._finished, []
+        return finished
+
+    def abort(self, request_id: int) -> None:
+        """Forget an unfinished request, wherever it is."""
+        self._requests.pop(request_id, None)
+        self._enqueued.pop(request_id, None)
+        owner = self._owners.pop(request_id, None)
+        if owner is not None:
+            self._drop(owner, request_id)
+            owner.send(Abort([request_id]))
+
+    def unfinished_outputs(self) -> dict[int, list[int]]:
+        """What each generated; where a process does not answer in time, what they came with."""
+        known = {i: list(request.output_token_ids) for i, request in self._requests.items()}
+        for process in [p for p in self._processes if p.assigned]:
+            known |= self._ask_outputs(process)
+        return {i: tokens for i, tokens in known.items() if i in self._requests}
+
+    def stats(self) -> EngineStats:
+        """All processes' counters, those that died included."""
+        return total_of([self._past, *(process.stats for process in self._processes)])
+
+    def close(self) -> None:
+        """End every process."""
+        for process in self._processes:
+            process.close()
+        self._processes = []
+
+    def _push(self, request: Request) -> None:
+        entry = (-request.params.max_tokens, next(self._arrival), request.request_id)
+        heapq.heappush(self._queue, entry)
+
+    def _pop(self) -> int | None:  # the next that was not aborted meanwhile
+        while self._queue:
+            request_id = heapq.heappop(self._queue)[2]
+            if request_id in self._requests and request_id not in self._owners:
+                return request_id
+        return None
+
+    def _give_out(self) -> None:
+        for process in self._processes:
+            if process.loaded is None or process.is_alone:
+                continue
+            self._fill(process, process.loaded.max_num_seqs)
+            if not process.assigned:
+                self._find_work(process)
+
+    def _fill(self, process: EngineProcess, num_seqs: int) -> None:
+        """Up to what it computes at once, and some to go on with while the next come."""
+        batch: list[int] = []
+        while len(process.assigned) + len(batch) < num_seqs + max(2, num_seqs // 4):
+            request_id = self._pop()
+            if request_id is None:
+                break
+            batch.append(request_id)
+        self._give(process, batch)
+
+    def _find_work(self, idle: EngineProcess) -> None:
+        """For a process that has none: half of what another has not begun, or a suspect alone."""
+        busiest = max(self._processes, key=lambda process: len(process.unbegun))
+        taken = busiest.unbegun[1::2]
+        for request_id in taken:
+            self._drop(self._owners.pop(request_id), request_id)
+        if taken:
+            busiest.send(Abort(taken))
+            self._give(idle, taken)
+        while self._suspects and not idle.assigned:
+            suspect = self._suspects.pop()
+            if suspect in self._requests:
+                idle.is_alone = True
+                self._give(idle, [suspect])
+
+    def _give(self, process: EngineProcess, request_ids: Sequence[int]) -> None:
+        requests = [self._requests[request_id] for request_id in request_ids]
+        for request in requests:
+            process.assigned[request.request_id] = request
+            self._owners[request.request_id] = process
+        if requests:
+            process.send(Add(requests))
+
+    def _receive(self, timeout: float | None) -> None:
+        """Handle what the processes say; wait for it at most `timeout` seconds."""
+        by_connection: dict[object, EngineProcess] = {p.connection: p for p in self._processes}
+        for connection in wait([process.connection for process in self._processes], timeout):
+            process = by_connection[connection]
+            self._handle(process, process.receive())
+
+    def _handle(self, process: EngineProcess, message: object) -> None:
+        match message:
+            case Loaded(stats=stats):
+                process.loaded, process.stats = message, stats
+            case Report(completions, begun, stats):
+                process.stats = stats
+                self._note_begun(process, begun)
+                self._take(process, completions)
+            case Outputs(token_ids):
+                self._outputs = token_ids
+            case Failed(error) if process.loaded is None and process.is_first:
+                raise error  # a model that is refused, a device that is not there
+            case Failed(error):
+                _log.warning("%s: %s: %s", process.device.name, type(error).__name__, error)
+            case None:
+                self._bury(process)
+
+    def _note_begun(self, process: EngineProcess, begun: list[int]) -> None:
+        new = [i for i in begun if i in process.assigned and i not in process.begun]
+        process.begun.update(new)
+        if new and self.on_admission is not None:
+            self.on_admission(new)
+
+    def _take(self, process: EngineProcess, completions: list[Completion]) -> None:
+        for completion in completions:
+            request_id = completion.request_id
+            if self._owners.get(request_id) is not process:
+                continue  # aborted, or taken back, while it was finished
+            process.num_completions += 1
+            self._finish(completion)
+
+    def _finish(self, completion: Completion) -> None:
+        request_id = completion.request_id
+        del self._requests[request_id]
+        completion.timings.enqueued = self._enqueued.pop(request_id)
+        owner = self._owners.pop(request_id, None)
+        if owner is not None:
+            self._drop(owner, request_id)
+        self._deaths.pop(request_id, None)
+        self._finished.append(completion)
+
+    def _drop(self, owner: EngineProcess, request_id: int) -> None:
+        owner.assigned.pop(request_id, None)
+        owner.begun.discard(request_id)
+        owner.is_alone = owner.is_alone and bool(owner.assigned)
+
+    def _ask_outputs(self, process: EngineProcess) -> dict[int, list[int]]:
+        """Reports that come before its answer are taken on the way."""
+        self._outputs = None
+        process.send(AskOutputs())
+        until = time.monotonic() + _OUTPUTS_S
+        while self._outputs is None and process in self._processes and time.monotonic() < until:
+            if wait([process.connection], _WAIT_S):
+                self._handle(process, process.receive())
+        return self._outputs or {}
+
+    def _bury(self, process: EngineProcess) -> None:
+        """A process is gone: its requests are queued again, and its device gets a new one."""
+        how, died_of_one_row = process.death(), process.is_alone
+        self._processes.remove(process)
+        add_counters(self._past, process.stats)
+        for request_id in list(process.assigned):
+            self._take_back(process, request_id, how)
+        name = process.device.name
+        if not process.num_completions and not died_of_one_row:
+            process.deaths_in_a_row += 1
+        if process.deaths_in_a_row < _MOST_DEATHS:
+            _log.warning("the engine on %s ended (%s); it is started again", name, how)
+            self._processes.append(EngineProcess(process.device, self._load, process))
+            return
+        _log.warning("the engine on %s ended again (%s); going on without it", name, how)
+        if not self._processes:
+            raise BatchgenError(
+                f"the engines of all devices ended; the last one, on {name}, by {how}",
+                "finished rows are kept: run again to continue",
+            )
+
+    def _take_back(self, process: EngineProcess, request_id: int, how: str) -> None:
+        request = self._requests[request_id]
+        del self._owners[request_id]
+        if process.is_alone:
+            why = f"the engine's process died of it, alone ({how})"
+            code = ErrorCode.ENGINE_CRASH
+            self._finish(Completion(request_id, [], FinishReason.ERROR, None, code, why))
+            return
+        self._deaths[request_id] += request_id in process.begun
+        if self._deaths[request_id] >= _SUSPECT:
+            self._suspects.append(request_id)
+        else:
+            self._push(request)

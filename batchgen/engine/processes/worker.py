@@ -1,0 +1,157 @@
+"""The process of one device: an engine, driven by messages (`python -m ... FD`, see `wire`).
+
+It ends when it is told to, and when the other end of the socket is gone: nothing it has matters
+then. Signals of the terminal and the scheduler are its parent's to answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+
+from batchgen.engine.processes.wire import (
+    Abort,
+    Add,
+    AskOutputs,
+    Failed,
+    Load,
+    Loaded,
+    Outputs,
+    Report,
+    Wire,
+)
+from batchgen.engine.request import Completion, Engine, FinishReason, Request
+from batchgen.errors import RowError
+
+__all__ = ["main"]
+
+_REPORT_EVERY_S = 0.2
+_PARENTS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+
+def main(fd: int) -> None:
+    """Load what the first message names, then serve until the parent closes or is gone."""
+    for name in _PARENTS:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    wire = Wire(Connection(fd))
+    load: Load = wire.receive()
+    logging.basicConfig(format=f"batchgen: {load.name}: %(message)s", level=logging.ERROR)
+    logging.getLogger("batchgen").setLevel(load.log_level)
+    inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(wire, inbox), daemon=True).start()
+    try:
+        _Worker(_engine(load), wire, inbox).serve()
+    except Exception as error:
+        wire.send(Failed(_portable(error)))
+        sys.exit(1)
+
+
+def _listen(wire: Wire, inbox: queue.SimpleQueue[object]) -> None:
+    """Messages as they come, also while a step runs; a parent that is gone ends the process."""
+    try:
+        while True:
+            inbox.put(wire.receive())
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _engine(load: Load) -> Engine:
+    if load.core is not None:
+        os.sched_setaffinity(0, {load.core})
+    if load.config is None:
+        from batchgen.engine.echo import EchoEngine
+
+        return EchoEngine(load.max_num_seqs, load.max_model_len)
+    from batchgen.engine.factory import load_engine
+
+    return load_engine(load.config)
+
+
+def _portable(error: Exception) -> Exception:
+    """As it is where it can be pickled and made again."""
+    import pickle
+
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+class _Worker:
+    def __init__(self, engine: Engine, wire: Wire, inbox: queue.SimpleQueue[object]) -> None:
+        self._engine, self._wire, self._inbox = engine, wire, inbox
+        self._done: list[Completion] = []
+        self._next_report = 0.0
+        engine.on_admission = self._begin
+        wire.send(Loaded(engine.max_model_len, engine.max_num_seqs, engine.stats()))
+
+    def serve(self) -> None:
+        """Take messages between steps; wait for one where there is nothing to compute."""
+        while self._take_messages():
+            if self._engine.num_unfinished:
+                self._done += self._engine.step()
+            self._report()
+
+    def _take_messages(self) -> bool:
+        """False: the parent has no more for this process."""
+        while True:
+            idle = not (self._engine.num_unfinished or self._done)
+            try:
+                message = self._inbox.get(block=idle)
+            except queue.Empty:
+                return True
+            if message is None:
+                return False
+            self._handle(message)
+
+    def _handle(self, message: object) -> None:
+        match message:
+            case Add(requests):
+                self._add(requests)
+            case Abort(request_ids):
+                for request_id in request_ids:
+                    self._engine.abort(request_id)
+            case AskOutputs():
+                self._report(now=True)
+                self._wire.send(Outputs(self._engine.unfinished_outputs()))
+            case _:
+                raise TypeError(f"unknown message {message!r}")
+
+    def _add(self, requests: list[Request]) -> None:
+        for request in requests:
+            try:
+                self._engine.add(request)
+            except RowError as error:
+                self._done.append(
+                    Completion(
+                        request.request_id,
+                        [],
+                        FinishReason.ERROR,
+                        error_code=error.code,
+                        error_message=error.message,
+                    )
+                )
+
+    def _begin(self, request_ids: list[int]) -> None:
+        """Said before they are computed: one of them may end this process."""
+        self._wire.send(Report([], request_ids, self._engine.stats()))
+
+    def _report(self, now: bool = False) -> None:
+        """Finished rows at once, counters now and then."""
+        moment = time.monotonic()
+        if not (now or self._done or moment >= self._next_report):
+            return
+        self._next_report = moment + _REPORT_EVERY_S
+        self._wire.send(Report(self._done, [], self._engine.stats()))
+        self._done = []
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,137 @@
+"""Several engine processes are one engine: equal rows, and a process that dies costs no other."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from echo_runs import batchgen, prompts, stable, summary_of, write_rows
+
+from batchgen.engine.processes.devices import num_gpus, own_device, parse_devices
+from batchgen.engine.processes.fleet import Fleet, start_fleet
+from batchgen.engine.request import Completion, Request, SamplingParams
+from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
+
+CORE = min(os.sched_getaffinity(0))
+PARENT = os.getpid()
+
+
+class Deadly(Sequence[int]):
+    """A prompt that kills the process that computes it."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, place: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Deadly, ()
+
+
+@pytest.fixture
+def fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    path = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    monkeypatch.setenv("PYTHONPATH", path)
+    one = parse_devices(f"cpu:{CORE}")[0]
+    made = start_fleet([one, one], None, max_num_seqs=4, max_model_len=100)
+    yield made
+    made.close()
+
+
+def finish(fleet: Fleet) -> dict[int, Completion]:
+    done = {}
+    while fleet.num_unfinished:
+        done |= {completion.request_id: completion for completion in fleet.step()}
+    return done
+
+
+def request(number: int, prompt: Sequence[int] | None = None) -> Request:
+    return Request(number, prompt or [number, 1, 2], SamplingParams(max_tokens=5))
+
+
+def test_every_request_is_answered_once_with_its_own_tokens(fleet: Fleet) -> None:
+    begun: list[int] = []
+    fleet.on_admission = begun.extend
+    for number in range(100):
+        fleet.add(request(number))
+    done = finish(fleet)
+    assert {i: c.token_ids for i, c in done.items()} == {i: [i, 1, 2] for i in range(100)}
+    assert sorted(begun) == list(range(100))
+    assert all(c.timings.enqueued <= c.timings.first_scheduled for c in done.values())
+    assert fleet.stats().output_tokens >= 300  # some are taken back while they are computed
+
+
+def test_a_process_that_dies_costs_no_request(fleet: Fleet) -> None:
+    for number in range(40):
+        fleet.add(request(number))
+    os.kill(fleet._processes[0]._process.pid, signal.SIGKILL)
+    assert {i: c.token_ids for i, c in finish(fleet).items()} == {i: [i, 1, 2] for i in range(40)}
+
+
+def test_a_request_that_kills_its_process_again_and_again_is_given_up_alone(fleet: Fleet) -> None:
+    for number in range(30):
+        fleet.add(request(number, Deadly() if number == 7 else None))
+    done = finish(fleet)
+    assert done.pop(7).error_code is ErrorCode.ENGINE_CRASH
+    assert {i: c.token_ids for i, c in done.items()} == {i: [i, 1, 2] for i in range(30) if i != 7}
+
+
+def test_what_a_process_refuses_is_its_requests_error(fleet: Fleet) -> None:
+    with pytest.raises(RowError) as refused:
+        fleet.add(request(1, list(range(100))))
+    assert refused.value.code is ErrorCode.PROMPT_TOO_LONG
+    assert fleet.num_unfinished == 0
+
+
+def test_an_aborted_request_is_never_answered(fleet: Fleet) -> None:
+    for number in range(20):
+        fleet.add(request(number))
+    fleet.step()
+    fleet.abort(19)
+    assert 19 not in finish(fleet)
+    assert fleet.unfinished_outputs() == {}
+
+
+def test_a_model_that_is_refused_is_refused_as_without_processes(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "mamba"}')
+    rows = write_rows(tmp_path / "in.jsonl", prompts(2))
+    device = f"cpu:{CORE}"
+    result = batchgen(
+        "run", "--in", rows, "--out", tmp_path / "o.parquet", "--model", tmp_path / "m",
+        "--devices", device,
+    )  # fmt: skip
+    assert result.returncode == ModelRefusedError.exit_code
+    assert "lacks weights" in result.stderr
+
+
+def test_a_job_over_processes_writes_the_file_of_one(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "in.jsonl", prompts(3000))
+    one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
+    common = ["run", "--in", rows, "--engine", "echo", "--out"]
+    assert batchgen(*common, one).returncode == 0
+    result = batchgen(*common, two, "--devices", f"cpu:{CORE}", "--stop", "zzz")
+    assert result.returncode == 0, result.stderr
+    assert summary_of(result)["computed"] == 3000
+    assert stable(one) == stable(two)
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "cpu:4096", "cpu", "0,0", "mps:0", f"cpu:{CORE},x"])
+def test_a_wrong_list_of_devices_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_devices(text)
+
+
+def test_a_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    four = {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    assert num_gpus(four) == 4
+    assert own_device("cuda", four | {"LOCAL_RANK": "3"}) == "cuda:3"
+    assert own_device("auto", four | {"SLURM_LOCALID": "1"}) == "cuda:1"
+    assert own_device("cuda:0", four | {"LOCAL_RANK": "3"}) == "cuda:0"
+    assert own_device("cuda", {"CUDA_VISIBLE_DEVICES": "2", "LOCAL_RANK": "3"}) == "cuda"
+    assert own_device("auto", four) == "auto"
