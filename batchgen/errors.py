@@ -30,6 +30,8 @@ class ErrorCode(StrEnum):
     DUPLICATE_ID = "duplicate_id"
     UNKNOWN_PARAM = "unknown_param"
     INVALID_PARAM = "invalid_param"
+    INVALID_SCHEMA = "invalid_schema"
+    UNSUPPORTED_SETTING = "unsupported_setting"
     TEMPLATE_ERROR = "template_error"
     PROMPT_TOO_LONG = "prompt_too_long"
     MODEL_MISMATCH = "model_mismatch"

@@ -145,7 +145,7 @@ def test_only_needed_columns_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ({"prompt": [1, 2]}, "'prompt' holds int64, not strings"),
         ({"prompt": [b"a"]}, "'prompt' holds binary"),
-        ({"messages": ["a"]}, "'messages' holds string"),
+        ({"messages": [5]}, "'messages' holds int64"),
         ({"prompt_token_ids": [[0.5]]}, "'prompt_token_ids' holds"),
         ({"text": ["a"]}, "none of the columns prompt, messages, prompt_token_ids; it has text"),
     ],

@@ -95,7 +95,7 @@ def test_custom_id_is_an_id_unless_id_stands_beside_it() -> None:
         ({"prompt": "a", "params": "{"}, ErrorCode.INVALID_PARAM),
         ({"prompt": "a", "top_p": 2}, ErrorCode.INVALID_PARAM),
         ({"prompt": "a", "top_p": 0.5, "params": {"top_p": 0.6}}, ErrorCode.INVALID_PARAM),
-        ({"prompt": "a", "logit_bias": {"5": 1}}, ErrorCode.UNKNOWN_PARAM),
+        ({"prompt": "a", "max_length": 5}, ErrorCode.UNSUPPORTED_SETTING),
         ({"prompt": "a", "status": "x"}, ErrorCode.INVALID_ROW),
     ],
 )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -37,8 +38,8 @@ BOMBS = [
 ]
 
 
-def chat(text: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": text}]
+def chat(text: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    return [{"role": "user", "content": text}], {}
 
 
 def armed(bomb: str) -> str:
@@ -91,7 +92,7 @@ def test_the_process_ends_with_the_one_that_began_it() -> None:
         "from batchgen.job.text.render_process import RenderProcess\n"
         "from batchgen.job.text.template import ChatTemplate\n"
         f"process = RenderProcess(ChatTemplate({SAYS!r}, {{}}))\n"
-        "process.render([[{'role': 'user', 'content': 'a'}]])\n"
+        "process.render([([{'role': 'user', 'content': 'a'}], {})])\n"
         "print(process._process.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )

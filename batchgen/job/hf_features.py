@@ -15,15 +15,25 @@ _SCALARS = (
     pa.types.is_boolean,
     pa.types.is_string,
     pa.types.is_large_string,
+    pa.types.is_string_view,
     pa.types.is_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
     pa.types.is_large_binary,
     pa.types.is_timestamp,
     pa.types.is_date,
     pa.types.is_time,
     pa.types.is_duration,
-    pa.types.is_decimal,
+    pa.types.is_decimal128,
+    pa.types.is_decimal256,
 )
-_RENAMED = {"float": "float32", "double": "float64", "halffloat": "float16"}
+_RENAMED = {
+    "float": "float32",
+    "double": "float64",
+    "halffloat": "float16",
+    "date32[day]": "date32",
+    "date64[ms]": "date64",
+}
 
 
 def huggingface_metadata(schema: pa.Schema) -> str | None:

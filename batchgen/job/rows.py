@@ -29,6 +29,8 @@ class InputRow:
     params: SamplingParams = field(default_factory=SamplingParams)
     kept: dict[str, Any] = field(default_factory=dict)
     error: RowError | None = None
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What the chat template reads beside the messages: tools, documents, enable_thinking, ..."""
 
     @property
     def output_id(self) -> str:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.job.rows import OutputRow
+from batchgen.job.stored_types import array_of, stored_type
 
 __all__ = [
     "BASE_SCHEMA",
@@ -153,9 +154,10 @@ def _column(rows: Sequence[OutputRow], field: pa.Field) -> pa.Array:
     name = field.name
     values = list(map(getter, rows)) if getter else [row.kept.get(name) for row in rows]
     try:
-        return pa.array(values, type=field.type)
+        return array_of(values, field.type)
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError):
-        return pa.array([_storable(value, field.type) for value in values], type=field.type)
+        kind = stored_type(field.type)
+        return array_of([_storable(value, kind) for value in values], field.type)
 
 
 def _storable(value: Any, kind: pa.DataType) -> Any:

@@ -13,13 +13,16 @@ from typing import Any
 import pyarrow as pa
 
 from batchgen.errors import ErrorCode, InputUnreadableError, InvalidDataError, RowError
+from batchgen.job.input.arrow_values import content_of, id_of, is_json, json_text, kept_type
 from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.row_parser import RowParser
+from batchgen.job.input.row_parser import PARAMS, RowParser
 from batchgen.job.spec import InputSpec
+from batchgen.job.stored_types import stored_type
 
 __all__ = ["ArrowColumns", "ArrowRow", "ArrowRows", "find_columns"]
 
 ArrowRow = tuple[Any, ...]
+Convert = Callable[[Any], Any]
 
 
 class _Unreadable(Enum):
@@ -35,8 +38,8 @@ class ArrowColumns:
 
     names: tuple[str, ...]
     kept: tuple[str, ...]
-    nested: frozenset[str]
-    """Columns of messages, whose absent fields Arrow pads with nulls."""
+    read: dict[str, Convert]
+    """What makes a row's value of Arrow's, for the columns that need it."""
 
     @staticmethod
     def digest_bytes(row: ArrowRow) -> bytes:
@@ -49,9 +52,8 @@ class ArrowColumns:
         if _Unreadable.TEXT in row or _Unreadable.DATE in row:
             name = next(name for name, value in raw.items() if isinstance(value, _Unreadable))
             raise RowError(ErrorCode.INVALID_ROW, f"column {name!r} {raw[name].value}")
-        for name in self.nested:
-            if raw[name] is not None:
-                raw[name] = [_without_nulls(message) for message in raw[name]]
+        for name, convert in self.read.items():
+            raw[name] = convert(raw[name])
         return raw
 
 
@@ -103,22 +105,37 @@ def find_columns(
     InvalidDataError names what is missing or has the wrong type.
     """
     present = dict(zip(schema.names, schema.types, strict=True))
-    _check_content(present, where, spec, parser.content_columns)
-    meant = {*parser.content_columns, *parser.param_columns, "params"}
+    _check_content(present, where, spec, parser.content_columns, parser.id_columns)
+    meant = {*parser.content_columns, *parser.param_columns, *PARAMS} - kept.named
     meant.update(parser.id_columns)
     extra = [name for name in present if name in kept.named or name not in meant]
     extra = [name for name in extra if kept.wants(name)]
     for name in extra:
-        kept.declare(name, present[name], where)
+        kept.declare(name, kept_type(present[name]), where)
     names = tuple(name for name in present if name in meant or name in extra)
+    parser.tell_near_misses(set(present) - meant)
     twice = [name for name in names if schema.names.count(name) > 1]
     if twice:
         raise InvalidDataError(f"{where} has two columns {twice[0]!r}", "rename one of them")
-    return ArrowColumns(names, tuple(extra), frozenset({spec.messages_column} & present.keys()))
+    return ArrowColumns(names, tuple(extra), _converts(present, names, extra, parser.id_columns))
+
+
+def _converts(
+    present: dict[str, pa.DataType], names: Iterable[str], extra: Iterable[str], ids: Iterable[str]
+) -> dict[str, Convert]:
+    found = {}
+    for name in names:
+        of = json_text if name in extra else id_of if name in ids else content_of
+        found[name] = of(present[name])
+    return {name: convert for name, convert in found.items() if convert is not None}
 
 
 def _check_content(
-    present: dict[str, pa.DataType], where: str, spec: InputSpec, columns: Sequence[str]
+    present: dict[str, pa.DataType],
+    where: str,
+    spec: InputSpec,
+    columns: Sequence[str],
+    columns_of_ids: Sequence[str],
 ) -> None:
     if not any(name in present for name in columns):
         hint = "name the column with --prompt-column or --messages-column"
@@ -127,9 +144,10 @@ def _check_content(
     if spec.id_column is not None and spec.id_column not in present:
         text = f"{where} has no column {spec.id_column}; it has {_few(present)}"
         raise InvalidDataError(text, "name the column of ids with --id-column, or give none")
+    _check_ids(present, where, columns_of_ids)
     prompt, messages, token_ids = columns
     for name, fits, what in (
-        (prompt, _is_text, "strings"),
+        (prompt, _is_prompt, "strings"),
         (messages, _is_messages, "lists of role and content"),
         (token_ids, _is_integers, "lists of integers"),
     ):
@@ -154,7 +172,32 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_messages(kind: pa.DataType) -> bool:
-    return _is_list(kind) and pa.types.is_struct(kind.value_type)
+    """Lists of structs, or anything that may hold JSON text of such a list."""
+    if _is_text(kind) or is_json(kind):
+        return True
+    return _is_list(kind) and (pa.types.is_struct(kind.value_type) or is_json(kind.value_type))
+
+
+def _is_prompt(kind: pa.DataType) -> bool:
+    return _is_text(kind) or _is_messages(kind)
+
+
+def _check_ids(present: dict[str, pa.DataType], where: str, names: Sequence[str]) -> None:
+    """The id column, the first there is, must be of a type that ids can have."""
+    name = next((name for name in names if name in present), None)
+    if name is None:
+        return
+    kind = present[name]
+    if _is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
+        return
+    if is_json(kind) or isinstance(kind, pa.UuidType) or _is_integer_dictionary(kind):
+        return
+    text = f"{where}: column {name!r} holds {kind}, and an id is a string or an integer"
+    raise InvalidDataError(text, "convert the column, or name another one with --id-column")
+
+
+def _is_integer_dictionary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(kind) and pa.types.is_integer(kind.value_type))
 
 
 def _is_integers(kind: pa.DataType) -> bool:
@@ -163,11 +206,9 @@ def _is_integers(kind: pa.DataType) -> bool:
 
 def _values(column: pa.Array) -> list[Any]:
     """A column's Python values, of which Arrow makes the same column again."""
-    kind = column.type
-    if pa.types.is_temporal(kind) and getattr(kind, "unit", "") == "ns":
-        column = column.view(pa.int64())
-    elif pa.types.is_timestamp(kind) and kind.tz is not None:
-        column = column.cast(pa.timestamp(kind.unit, "UTC"))  # the moment; no zone is looked up
+    stored = stored_type(column.type)
+    if stored != column.type:
+        column = column.cast(stored)
     try:
         values: list[Any] = column.to_pylist()
         return values
@@ -182,12 +223,6 @@ def _value(scalar: pa.Scalar) -> Any:
         return _Unreadable.TEXT
     except (ValueError, OverflowError):
         return _Unreadable.DATE
-
-
-def _without_nulls(message: Any) -> Any:
-    if not isinstance(message, dict):
-        return message
-    return {k: v for k, v in message.items() if v is not None or k == "content"}
 
 
 def _few(names: Iterable[str]) -> str:

@@ -1,14 +1,37 @@
-"""What a row may say: messages, token ids and their checks, before any template or tokenizer."""
+"""What a row may say: messages, token ids and their checks, before any template or tokenizer.
+
+Conversations come in several shapes, whose meaning is plain; all become OpenAI's: a list of
+objects with role and content. Read here: that list, the same as JSON text, ShareGPT's from and
+value, parts of OpenAI's Responses API, and the function calls that came before tool calls.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
+from batchgen.job.quoting import shown
 
-__all__ = ["read_messages", "read_token_ids"]
+__all__ = ["is_conversation", "read_messages", "read_token_ids"]
 
 _MAX_TOKEN_ID = 2**31 - 1
+_SPEAKERS = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "function_call": "assistant",
+}
+"""ShareGPT's names of who speaks -> roles."""
+_TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+_SPOKEN = ("reasoning_content", "reasoning", "thinking")
 
 
 def read_messages(value: Any) -> list[dict[str, Any]]:
@@ -16,13 +39,19 @@ def read_messages(value: Any) -> list[dict[str, Any]]:
 
     RowError: INVALID_ROW for another shape or a part that is no text, EMPTY_PROMPT for no message.
     """
+    if isinstance(value, str):
+        value = _from_json(value)
     if not isinstance(value, list):
         raise _invalid("messages must be a list of objects with role and content")
     if not value:
         raise RowError(ErrorCode.EMPTY_PROMPT, "messages is an empty list")
-    for number, message in enumerate(value):
-        _check_message(message, f"messages[{number}]")
-    return value
+    return [_read_message(message, f"messages[{n}]") for n, message in enumerate(value)]
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a value in a column of prompts is a list of messages."""
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, dict) and ("role" in first or "from" in first)
 
 
 def read_token_ids(value: Any) -> list[int]:
@@ -38,23 +67,79 @@ def read_token_ids(value: Any) -> list[int]:
     return value
 
 
-def _check_message(message: Any, where: str) -> None:
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise _invalid("messages is text that is no JSON list of messages") from None
+
+
+def _read_message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise _invalid(f"{where} must be an object with role and content")
-    role = message.get("role")
+    if "from" in message and message.get("role") is None:
+        message = _from_sharegpt(message, where)
+    role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not role:
         raise _invalid(f"{where}.role must be a non-empty string")
-    content = message.get("content")
-    if isinstance(content, str) or (content is None and message.get("tool_calls")):
-        return
-    if not isinstance(content, list):
+    plain: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
+    if plain.get("tool_calls") == []:
+        del plain["tool_calls"]
+    if "function_call" in plain or role == "function":
+        plain = _with_tool_calls(plain)
+    if isinstance(content, list):
+        plain["content"] = [_read_part(part, where) for part in content]
+    elif content is None:
+        _fill_content(plain, where)
+    elif not isinstance(content, str):
         raise _invalid(f"{where}.content must be a string or a list of text parts")
-    if not all(map(_is_text_part, content)):
-        raise _invalid(f"{where}.content may hold text parts only")
+    return plain
 
 
-def _is_text_part(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "text" and type(part.get("text")) is str
+def _fill_content(message: dict[str, Any], where: str) -> None:
+    """An assistant's turn may have no content: it calls tools, it thinks, or it refuses."""
+    if message.get("tool_calls"):
+        return
+    if isinstance(message.get("refusal"), str):
+        message["content"] = message.pop("refusal")
+    elif any(isinstance(message.get(name), str) for name in _SPOKEN):
+        message["content"] = ""
+    else:
+        raise _invalid(f"{where}.content must be a string or a list of text parts")
+
+
+def _read_part(part: Any, where: str) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    kind = part.get("type") if isinstance(part, dict) else shown(part)
+    text = part.get("refusal" if kind == "refusal" else "text") if isinstance(part, dict) else None
+    if kind not in _TEXT_PARTS or not isinstance(text, str):
+        raise _invalid(f"{where}.content may hold text parts only, not {shown(kind)}")
+    return {"type": "text", "text": text}
+
+
+def _from_sharegpt(message: dict[str, Any], where: str) -> dict[str, Any]:
+    speaker = message["from"]
+    if speaker not in _SPEAKERS:
+        raise _invalid(f"{where}.from must be one of {', '.join(_SPEAKERS)}, not {shown(speaker)}")
+    rest = {key: value for key, value in message.items() if key not in ("from", "value", "role")}
+    value = message.get("value")
+    if speaker != "function_call":
+        return {"role": _SPEAKERS[speaker], **rest, "content": value}
+    call = _from_json(value) if isinstance(value, str) else value
+    if not isinstance(call, dict) or "name" not in call:
+        raise _invalid(f"{where}.value must be a call with name and arguments")
+    return {"role": "assistant", "content": None, "function_call": call}
+
+
+def _with_tool_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's first form of a call, and its answer, as templates read them now."""
+    call = message.pop("function_call", None)
+    if message["role"] == "function":
+        message = {**message, "role": "tool"}
+    if call is None or message.get("tool_calls"):
+        return message
+    return {**message, "tool_calls": [{"type": "function", "function": call}]}
 
 
 def _invalid(reason: str) -> RowError:

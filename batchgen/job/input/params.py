@@ -14,14 +14,15 @@ from typing import Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
+from batchgen.job.input.settings import SETTING_NAMES, TEMPLATE_NAMES, check_setting
 from batchgen.job.quoting import shown
 from batchgen.job.spec import SamplingDefaults
 
 __all__ = [
     "PARAMETER_NAMES",
-    "UNSUPPORTED_NAMES",
     "apply",
     "merge",
+    "near_miss",
     "read_params",
     "validate_flags",
 ]
@@ -29,6 +30,8 @@ __all__ = [
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
 _MAX_STOPS = 128
+_ALIKE = 0.85
+"""Of a column's name and a parameter's: `temprature`, not `step`."""
 _MAX_GUESSED = 40
 """Characters of a misspelt name: no parameter's is longer, and comparing costs their square."""
 
@@ -83,40 +86,22 @@ _LISTS = ("stop", "stop_token_ids", "ignore_eos", "top_logprobs")
 PARAMETER_NAMES = frozenset(_NUMBERS) | frozenset(_ALIASES) | frozenset(_LISTS)
 """Every key that is a parameter, in `params` and at a row's top level."""
 
-UNSUPPORTED_NAMES = frozenset(
-    {
-        "bad_words",
-        "best_of",
-        "function_call",
-        "functions",
-        "guided_choice",
-        "guided_grammar",
-        "guided_json",
-        "guided_regex",
-        "logit_bias",
-        "prompt_logprobs",
-        "response_format",
-        "structured_outputs",
-        "tool_choice",
-        "tools",
-        "use_beam_search",
-    }
-)
-"""Parameters of OpenAI and vLLM that change a completion and are not served: refused wherever they
-stand, since ignoring one would give a wrong answer that looks right. Null and empty = not set."""
-
 
 def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
     """Canonical name -> valid value of the parameters that are set (null = not set).
 
-    RowError: UNKNOWN_PARAM for a name that is none, INVALID_PARAM for a value out of its range or
-    a parameter set twice, under two names, to different values.
+    What the chat template reads is passed over (`settings.read_template_kwargs`). RowError:
+    UNKNOWN_PARAM for a name that is none, UNSUPPORTED_SETTING for one that is not served,
+    INVALID_PARAM for a value out of its range or a parameter set twice, under two names, to
+    different values.
     """
     params: dict[str, Any] = {}
     for name, value in given.items():
-        if name in UNSUPPORTED_NAMES and value not in (None, [], {}, ""):
-            raise RowError(ErrorCode.UNKNOWN_PARAM, f"parameter {name!r} is not supported")
-        if name not in PARAMETER_NAMES and name not in UNSUPPORTED_NAMES:
+        if name in TEMPLATE_NAMES:
+            continue
+        if name in SETTING_NAMES and name not in PARAMETER_NAMES:
+            check_setting(name, value)
+        elif name not in PARAMETER_NAMES and value is not None:
             text = f"unknown parameter {shown(name)}{_guess(name)}"
             raise RowError(ErrorCode.UNKNOWN_PARAM, text)
         if value is not None and name in PARAMETER_NAMES:
@@ -177,9 +162,15 @@ def _job_params(flags: SamplingDefaults, model: Mapping[str, Any]) -> SamplingPa
         raise UsageError(error.message, "give --max-tokens too") from None
 
 
+def near_miss(name: str, likeness: float = _ALIKE) -> str | None:
+    """The parameter that a name is likely a misspelling of."""
+    near = get_close_matches(name[:_MAX_GUESSED], PARAMETER_NAMES, 1, likeness)
+    return near[0] if near else None
+
+
 def _guess(name: str) -> str:
-    near = get_close_matches(name[:_MAX_GUESSED], PARAMETER_NAMES, 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = near_miss(name, 0.6)
+    return f"; did you mean {near}?" if near else ""
 
 
 def _add(params: dict[str, Any], name: str, value: Any) -> None:

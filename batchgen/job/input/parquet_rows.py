@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.causes import first_line
-from batchgen.errors import InputUnreadableError
+from batchgen.errors import InputUnreadableError, InvalidDataError
 from batchgen.job.input.arrow_rows import ArrowColumns, ArrowRows, find_columns
 from batchgen.job.input.kept_columns import KeptColumns
 from batchgen.job.input.row_parser import RowParser
@@ -31,6 +31,10 @@ def parquet_rows(
     """
     try:
         schema = pq.read_schema(source.name)
+    except pa.ArrowNotImplementedError as error:
+        text = f"{source.name} has a column of a type that pyarrow cannot read: {first_line(error)}"
+        hint = "write the file again without that column; the others cannot be read beside it"
+        raise InvalidDataError(text, hint) from error
     except (OSError, pa.ArrowException) as error:
         raise _damaged(source, 0, error) from error
     columns = find_columns(schema, source.name, spec, parser, kept)

@@ -8,23 +8,30 @@ the tokenizer knows whether a BOS token makes it a prompt.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.messages import read_messages, read_token_ids
+from batchgen.job.input.messages import is_conversation, read_messages, read_token_ids
 from batchgen.job.input.openai_rows import ENVELOPE, body_as_row, is_openai_row
-from batchgen.job.input.params import PARAMETER_NAMES, UNSUPPORTED_NAMES, apply, read_params
+from batchgen.job.input.params import PARAMETER_NAMES, apply, near_miss, read_params
+from batchgen.job.input.settings import TEMPLATE_NAMES, TEXT_SETTINGS, read_template_kwargs
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
 from batchgen.job.text.template import as_messages, with_system
 
-__all__ = ["RowParser"]
+__all__ = ["PARAMS", "RowParser"]
 
 TOKEN_IDS = "prompt_token_ids"
+PARAMS = ("params", "sampling_params")
+"""Where a row may hold its parameters together; the second is Ray's and vLLM's name."""
+SYSTEM = "system"
+_MOST_TOLD = 1000
+_log = logging.getLogger(__name__)
 
 
 class RowParser:
@@ -36,11 +43,13 @@ class RowParser:
         self._kept = kept
         self.id_columns = (spec.id_column,) if spec.id_column else ("id", "custom_id")
         self.content_columns = (spec.prompt_column, spec.messages_column, TOKEN_IDS)
-        names = PARAMETER_NAMES | UNSUPPORTED_NAMES
+        names = PARAMETER_NAMES | TEXT_SETTINGS | set(TEMPLATE_NAMES) | {SYSTEM, PARAMS[1]}
         self.param_columns = names - set(self.content_columns) - set(self.id_columns) - kept.named
-        consumed = {*self.content_columns, "params"} | self.param_columns
+        consumed = {*self.content_columns, *PARAMS} | self.param_columns
+        consumed -= kept.named
         self._taken = {name: frozenset(consumed | {name}) for name in self.id_columns}
         self._plain = {self.id_columns[0], spec.prompt_column}
+        self._told: set[str] = set()
 
     def parse(
         self, index: int, origin: str, raw: Mapping[str, Any], typed: Sequence[str] | None = None
@@ -61,7 +70,7 @@ class RowParser:
             row.id = self._read_id(raw)
             if plain:
                 self._fill_content(row, raw, self.content_columns)
-                self._make_chat(row)
+                self._make_chat(row, None)
             else:
                 self._fill(row, raw)
             if problem:
@@ -86,7 +95,19 @@ class RowParser:
         taken = self._taken[self._id_key(raw)]
         if is_openai_row(raw):
             taken = taken | ENVELOPE
-        return {k: v for k, v in raw.items() if k not in taken or k in self._kept.named}
+        extras = {k: v for k, v in raw.items() if k not in taken or k in self._kept.named}
+        self.tell_near_misses(extras)
+        return extras
+
+    def tell_near_misses(self, names: Iterable[str]) -> None:
+        """Say once of a column that its name is nearly a parameter's: it may have been meant."""
+        for name in names:
+            if name not in self._told and len(self._told) < _MOST_TOLD:
+                self._told.add(name)
+                near = None if name in self._kept.named else near_miss(name)
+                if near is not None:
+                    text = "column %r is no parameter and changes nothing; did you mean %s?"
+                    _log.warning(text, name, near)
 
     def _id_key(self, raw: Mapping[str, Any]) -> str:
         """The first id column that has a value, else the first."""
@@ -114,20 +135,31 @@ class RowParser:
         if is_openai_row(raw):
             body = body_as_row(raw, self._spec.served_model_names, self._spec.ignore_model)
             self._fill_content(row, body, ("prompt", "messages", TOKEN_IDS))
-            self._add_system(row)
-            row.params = apply(self._base, read_params(body["params"]))
+            self._add_system(row, self._spec.system)
+            self._set_params(row, body["params"])
             return
         self._fill_content(row, raw, self.content_columns)
-        self._make_chat(row)
         own = self._own_params(raw)
+        self._make_chat(row, own.pop(SYSTEM, None))
         if own:
-            row.params = apply(self._base, read_params(own))
+            self._set_params(row, own)
+
+    def _set_params(self, row: InputRow, own: Mapping[str, Any]) -> None:
+        row.params = apply(self._base, read_params(own))
+        row.template_kwargs = read_template_kwargs(own)
+        if row.template_kwargs and row.messages is None:
+            names = ", ".join(row.template_kwargs)
+            text = f"{names}: only a chat template reads this, and the row is no chat"
+            raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
 
     def _fill_content(
         self, row: InputRow, raw: Mapping[str, Any], columns: tuple[str, str, str]
     ) -> None:
         prompt_column, messages_column, ids_column = columns
         prompt, messages = raw.get(prompt_column), raw.get(messages_column)
+        one_column = prompt_column == messages_column
+        if one_column or (messages is None and is_conversation(prompt)):
+            prompt, messages = None, prompt
         token_ids = raw.get(ids_column)
         given = (prompt is not None) + (messages is not None) + (token_ids is not None)
         if given != 1:
@@ -142,34 +174,55 @@ class RowParser:
             text = f"{prompt_column} must be a string, not {shown(prompt)}"
             raise RowError(ErrorCode.INVALID_ROW, text)
 
-    def _make_chat(self, row: InputRow) -> None:
-        """`--as-chat`: a plain prompt becomes a user message."""
+    def _make_chat(self, row: InputRow, own_system: Any) -> None:
+        """`--as-chat`: a plain prompt becomes a user message. A row's own `system` goes before
+        `--system`."""
+        system = self._spec.system
+        if own_system is not None:
+            system = self._checked_system(row, own_system)
         if self._spec.as_chat and row.prompt is not None:
-            row.messages = as_messages(row.prompt, self._spec.system)
+            row.messages = as_messages(row.prompt, system)
             row.prompt = None
-        self._add_system(row)
+        self._add_system(row, system)
 
-    def _add_system(self, row: InputRow) -> None:
-        """`--system`: put before conversations that do not begin with such a message."""
-        if self._spec.system is not None and row.messages is not None:
-            row.messages = with_system(row.messages, self._spec.system)
+    def _checked_system(self, row: InputRow, system: Any) -> str:
+        if not isinstance(system, str):
+            text = f"{SYSTEM} must be a string, not {shown(system)}"
+            raise RowError(ErrorCode.INVALID_PARAM, text)
+        if row.messages is None and not (self._spec.as_chat and row.prompt is not None):
+            text = f"{SYSTEM}: only a chat has one; give --as-chat, or --keep-columns {SYSTEM}"
+            raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
+        return system
+
+    def _add_system(self, row: InputRow, system: str | None) -> None:
+        """Put before conversations that do not begin with such a message."""
+        if system is not None and row.messages is not None:
+            row.messages = with_system(row.messages, system)
 
     def _own_params(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters at the top level and in `params`; the same one in both must agree."""
-        own = {k: v for k, v in raw.items() if k in self.param_columns and v is not None}
-        inner = raw.get("params")
-        if isinstance(inner, str):
-            inner = _json_object(inner)
-        if inner is None:
-            return own
-        if not isinstance(inner, dict):
-            text = f"params must be an object, not {shown(inner)}"
+        names = self.param_columns - set(PARAMS)
+        own = {k: v for k, v in raw.items() if k in names and v is not None}
+        for holder in PARAMS:
+            if holder not in self._kept.named:
+                own = _joined(own, holder, raw.get(holder))
+        return own
+
+
+def _joined(own: dict[str, Any], holder: str, inner: Any) -> dict[str, Any]:
+    """`own` with the parameters that one column holds; those set twice must agree."""
+    if isinstance(inner, str):
+        inner = _json_object(holder, inner)
+    if inner is None:
+        return own
+    if not isinstance(inner, dict):
+        text = f"{holder} must be an object, not {shown(inner)}"
+        raise RowError(ErrorCode.INVALID_PARAM, text)
+    for name in own.keys() & inner.keys():
+        if inner[name] is not None and inner[name] != own[name]:
+            text = f"{name} stands in the row and in {holder} with different values"
             raise RowError(ErrorCode.INVALID_PARAM, text)
-        for name in own.keys() & inner.keys():
-            if inner[name] is not None and inner[name] != own[name]:
-                text = f"{name} stands in the row and in params with different values"
-                raise RowError(ErrorCode.INVALID_PARAM, text)
-        return {**own, **{k: v for k, v in inner.items() if v is not None or k not in own}}
+    return {**own, **{k: v for k, v in inner.items() if v is not None or k not in own}}
 
 
 def _one_content(
@@ -182,9 +235,9 @@ def _one_content(
     return RowError(ErrorCode.MISSING_PROMPT, f"none of {names}; the row has {has}")
 
 
-def _json_object(text: str) -> Any:
-    """`params` written as JSON text, as Parquet files often have it."""
+def _json_object(holder: str, text: str) -> Any:
+    """Parameters written as JSON text, as Parquet files often have them."""
     try:
         return json.loads(text) if text.strip() else None
     except (ValueError, RecursionError):
-        raise RowError(ErrorCode.INVALID_PARAM, "params is no JSON object") from None
+        raise RowError(ErrorCode.INVALID_PARAM, f"{holder} is no JSON object") from None

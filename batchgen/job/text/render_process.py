@@ -13,7 +13,7 @@ from typing import IO
 
 from batchgen.errors import BatchgenError, ErrorCode, ModelRefusedError, RowError
 from batchgen.job.text.render_worker import FAILED, HEADER, PASSED_LIMIT, READY
-from batchgen.job.text.template import ChatTemplate, Messages
+from batchgen.job.text.template import Chat, ChatTemplate
 
 __all__ = ["RenderProcess"]
 
@@ -43,7 +43,7 @@ class RenderProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._num_passed = 0
 
-    def render(self, chats: Sequence[Messages]) -> list[str | RowError]:
+    def render(self, chats: Sequence[Chat]) -> list[str | RowError]:
         """Each chat's text, or what is wrong with it.
 
         Raises ModelRefusedError where chat after chat passes the limits of memory or time, and
@@ -77,7 +77,7 @@ class RenderProcess:
         process.kill()
         return process.wait()
 
-    def _answers(self, chats: Sequence[Messages]) -> Iterator[str | RowError]:
+    def _answers(self, chats: Sequence[Chat]) -> Iterator[str | RowError]:
         process = self._process or self._begin()
         with _died_if_broken():
             _send(process, list(chats))

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import BinaryIO, NoReturn
 
 from batchgen.errors import RowError
-from batchgen.job.text.template import ChatTemplate, Messages
+from batchgen.job.text.template import Chat, ChatTemplate
 
 __all__ = ["FAILED", "HEADER", "MEMORY_BYTES", "PASSED_LIMIT", "READY", "RENDERED", "main"]
 
@@ -61,10 +61,10 @@ def _answer(answers: BinaryIO, kind: int, text: str) -> None:
     answers.flush()
 
 
-def _rendered(template: ChatTemplate, chat: Messages, seconds: float) -> tuple[int, str]:
+def _rendered(template: ChatTemplate, chat: Chat, seconds: float) -> tuple[int, str]:
     try:
         with _limited_time(seconds):
-            text = template.render(chat)
+            text = template.render(*chat)
     except RowError as error:
         if isinstance(error.__cause__, MemoryError):
             return PASSED_LIMIT, f"needs more than {MEMORY_BYTES >> 30} GiB of memory"

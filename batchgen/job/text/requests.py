@@ -15,7 +15,7 @@ from batchgen.errors import ErrorCode, RowError
 from batchgen.job.rows import InputRow
 from batchgen.job.text.render_process import RenderProcess
 from batchgen.job.text.stop_strings import make_stop_checker
-from batchgen.job.text.template import Messages
+from batchgen.job.text.template import Chat
 from batchgen.job.text.tokenizer import TextCodec
 
 __all__ = [
@@ -126,7 +126,7 @@ class Requests:
         self, rows: Sequence[InputRow], failed: list[FailedRow]
     ) -> list[tuple[InputRow, str]]:
         """The chats' texts; those that the template refuses are failed."""
-        chats = [row.messages or [] for row in rows]
+        chats: list[Chat] = [(row.messages or [], row.template_kwargs) for row in rows]
         if self._process is not None:
             texts = self._process.render(chats)
         else:
@@ -139,10 +139,10 @@ class Requests:
                 rendered.append((row, text))
         return rendered
 
-    def _render_here(self, chat: Messages) -> str | RowError:
+    def _render_here(self, chat: Chat) -> str | RowError:
         """Without a template: what the codec itself makes of a chat."""
         try:
-            return self._codec.render_text(chat)
+            return self._codec.render_text(*chat)
         except Exception as error:
             return as_row_error(error, ErrorCode.TEMPLATE_ERROR, "the chat template failed")
 

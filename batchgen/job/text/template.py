@@ -22,13 +22,16 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from batchgen.errors import ErrorCode, RowError, UsageError
+from batchgen.job.text.chat_shape import REASONING_KEYS, ChatShape
 
-__all__ = ["ChatTemplate", "Messages", "as_messages", "read_chat_template", "with_system"]
+__all__ = ["Chat", "ChatTemplate", "Messages", "as_messages", "read_chat_template", "with_system"]
 
 Messages = Sequence[Mapping[str, Any]]
+Chat = tuple[Messages, Mapping[str, Any]]
+"""Messages, and what else the template reads of a row."""
 
-_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
-_PART_AWARE = ("content is string", "['type']", '["type"]', ".type", "content is iterable")
+_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
+"""Put behind the text that is to be continued, as transformers does: what follows is cut off."""
 
 
 class ChatTemplate:
@@ -40,7 +43,7 @@ class ChatTemplate:
         self.source = source
         self._special_tokens = dict(special_tokens)
         self._now = now or datetime.now()
-        self._takes_parts = any(mark in source for mark in _PART_AWARE)
+        self._shape = ChatShape(lambda messages: self._render_plain(messages, {}))
 
     def __reduce__(self) -> tuple[type[ChatTemplate], tuple[object, ...]]:
         """For the process that renders (`render_process`): what it is made from, in plain types."""
@@ -65,24 +68,54 @@ class ChatTemplate:
 
     def render(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> str:
         """The prompt's text, the assistant's turn opened (`add_generation_prompt`, unless `kwargs`
-        says otherwise). Raises RowError(TEMPLATE_ERROR) for whatever the template raises."""
+        says otherwise) or, with `continue_final_message` among them, its last message left open.
+        Raises RowError(TEMPLATE_ERROR) for whatever the template raises."""
         if not messages:
             raise RowError(ErrorCode.TEMPLATE_ERROR, "messages is empty: nothing to render")
+        given = dict(kwargs or {})
+        field = given.pop("continue_final_message", None)
         try:
-            variables = {
-                "add_generation_prompt": True,
-                "tools": None,
-                "documents": None,
-                **self._special_tokens,
-                **(kwargs or {}),
-                "messages": [self._message(message) for message in messages],
-            }
-            return self._compiled.render(variables)
+            plain = self._shape.fitted(messages)
+            if field:
+                return self._continued(plain, "content" if field is True else str(field), given)
+            return self._render_plain(plain, given)
         except RowError:
             raise
         except Exception as error:  # a template is a program that came with the model
             reason = str(error) or type(error).__name__
             raise RowError(ErrorCode.TEMPLATE_ERROR, f"chat template: {reason}") from error
+
+    def _render_plain(self, messages: list[dict[str, Any]], kwargs: Mapping[str, Any]) -> str:
+        variables = {
+            "add_generation_prompt": True,
+            "tools": None,
+            "documents": None,
+            **self._special_tokens,
+            **kwargs,
+            "messages": messages,
+        }
+        return self._compiled.render(variables)
+
+    def _continued(
+        self, messages: list[dict[str, Any]], field: str, kwargs: Mapping[str, Any]
+    ) -> str:
+        """The text up to the end of the last message's `field`."""
+        last = messages[-1]
+        final = _last_text(last.get(field))
+        if final is None:
+            text = f"continue_final_message: the last message has no {field} to continue"
+            raise RowError(ErrorCode.TEMPLATE_ERROR, text)
+        copies = [key for key in REASONING_KEYS if last.get(key) == last[field]]
+        for key in copies if field in REASONING_KEYS else [field]:
+            last[key] = _tagged(last[key])
+        rendered = self._render_plain(messages, {**kwargs, "add_generation_prompt": False})
+        if final.strip() not in rendered or _TAG.strip() not in rendered:
+            text = "continue_final_message: the template leaves the last message's text out"
+            raise RowError(ErrorCode.TEMPLATE_ERROR, text)
+        place = rendered.rindex(_TAG.strip())
+        if rendered[place : place + len(_TAG)] == _TAG:
+            return rendered[:place]
+        return rendered[:place].rstrip()  # the template strips its messages
 
     @cached_property
     def _compiled(self) -> jinja2.Template:
@@ -99,17 +132,6 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = self._now.strftime
         return environment
-
-    def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Without null values; reasoning under its standard name; text parts joined where the
-        template knows strings alone."""
-        plain = {key: value for key, value in message.items() if value is not None}
-        reasoning = next((plain[key] for key in _REASONING_KEYS if key in plain), None)
-        if reasoning is not None:
-            plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}
-        if isinstance(plain.get("content"), list) and not self._takes_parts:
-            plain["content"] = _joined_text(plain["content"])
-        return plain
 
 
 class _GenerationBlocks(jinja2.ext.Extension):
@@ -156,13 +178,20 @@ def _plain(token: Any) -> Any:
     return token if token is None or isinstance(token, bool) else str(token)
 
 
-def _joined_text(parts: list[Any]) -> str:
-    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
-    if not all(isinstance(text, str) for text in texts):
-        raise RowError(
-            ErrorCode.TEMPLATE_ERROR, "the chat template takes text alone; a part is no text"
-        )
-    return "\n".join(str(text) for text in texts)
+def _last_text(value: Any) -> str | None:
+    """A string, or the last text among parts."""
+    if isinstance(value, list):
+        return next((part["text"] for part in reversed(value) if "text" in part), None)
+    return value if isinstance(value, str) else None
+
+
+def _tagged(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value + _TAG
+    last = max(i for i, part in enumerate(value) if "text" in part)
+    return [
+        {**part, "text": part["text"] + _TAG} if i == last else part for i, part in enumerate(value)
+    ]
 
 
 def _tojson(

@@ -1,0 +1,144 @@
+"""Arrow's values as a row's: JSON text parsed, the nulls taken out that only pad a struct, ids as
+text; and kept columns in the form that every type can be stored from.
+
+Extension types (`arrow.uuid`, `arrow.bool8`) and nanoseconds have no Python value that Arrow would
+take back at every depth, so kept ones travel as what they are stored as, and get their type again
+when they are written (`schema.record_batch`). `arrow.json`, which `datasets` writes for a field
+whose type varies between rows, is what the JSON lines would have given: text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+
+__all__ = ["content_of", "holds_json", "id_of", "is_json", "json_text", "kept_type"]
+
+Convert = Callable[[Any], Any]
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def is_json(kind: pa.DataType) -> bool:
+    """Whether it is `arrow.json`."""
+    return isinstance(kind, pa.JsonType)
+
+
+def holds_json(kind: pa.DataType) -> bool:
+    """Whether it is `arrow.json`, or has it at any depth."""
+    return is_json(kind) or any(map(holds_json, _children(kind)))
+
+
+def content_of(kind: pa.DataType) -> Convert | None:
+    """For a column that is read, not kept: JSON parsed wherever it stands, and every null dropped
+    that a struct has for an absent field. None where values are right as Python has them."""
+    if is_json(kind):
+        return _parsed
+    if pa.types.is_struct(kind):
+        fields = {kind.field(i).name: content_of(kind.field(i).type) for i in range(len(kind))}
+        return partial(_without_padding, fields)
+    if pa.types.is_map(kind):
+        return partial(_as_object, content_of(kind.item_type))
+    inner = content_of(kind.value_type) if _is_list(kind) else None
+    return inner and partial(_each, inner)
+
+
+def kept_type(kind: pa.DataType) -> pa.DataType:
+    """What a kept column of this type is in the output: its own, `arrow.json` as text."""
+    if is_json(kind):
+        return pa.string()
+    if pa.types.is_struct(kind):
+        return pa.struct([kind.field(i).with_type(kept_type(kind.field(i).type))
+                          for i in range(len(kind))])  # fmt: skip
+    if pa.types.is_map(kind):
+        return pa.map_(kind.key_type, kept_type(kind.item_type))
+    if not _is_list(kind) or not holds_json(kind):
+        return kind
+    field = kind.value_field.with_type(kept_type(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(field, kind.list_size)
+    return pa.large_list(field) if pa.types.is_large_list(kind) else pa.list_(field)
+
+
+def json_text(kind: pa.DataType) -> Convert | None:
+    """Python values of a kept column -> the same with JSON as the JSON lines would give it."""
+    if is_json(kind):
+        return _as_text
+    if pa.types.is_struct(kind):
+        fields = {kind.field(i).name: json_text(kind.field(i).type) for i in range(len(kind))}
+        return partial(_each_field, fields) if any(fields.values()) else None
+    if pa.types.is_map(kind):
+        item = json_text(kind.item_type)
+        return item and partial(_each_item, item)
+    inner = json_text(kind.value_type) if _is_list(kind) else None
+    return inner and partial(_each, inner)
+
+
+def id_of(kind: pa.DataType) -> Convert | None:
+    """A UUID is its text; JSON is its value."""
+    if isinstance(kind, pa.UuidType):
+        return lambda value: None if value is None else str(UUID(bytes=value))
+    return _parsed if is_json(kind) else None
+
+
+def _children(kind: pa.DataType) -> list[pa.DataType]:
+    if pa.types.is_map(kind):
+        return [kind.key_type, kind.item_type]
+    if pa.types.is_struct(kind):
+        return [kind.field(i).type for i in range(len(kind))]
+    return [kind.value_type] if _is_list(kind) else []
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    tests = (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_fixed_size_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
+    )
+    return any(test(kind) for test in tests)
+
+
+def _parsed(text: Any) -> Any:
+    try:
+        return json.loads(text) if isinstance(text, str) else text
+    except (ValueError, RecursionError):
+        return text
+
+
+def _as_text(text: Any) -> Any:
+    value = _parsed(text)
+    return value if value is None or isinstance(value, str) else _encode(value)
+
+
+def _each(convert: Convert, value: Any) -> Any:
+    return value if value is None else [convert(one) for one in value]
+
+
+def _each_field(fields: dict[str, Convert | None], value: Any) -> Any:
+    if value is None:
+        return None
+    return {name: one(value[name]) if one else value[name] for name, one in fields.items()}
+
+
+def _each_item(convert: Convert, value: Any) -> Any:
+    return value if value is None else [(key, convert(one)) for key, one in value]
+
+
+def _without_padding(fields: dict[str, Convert | None], value: Any) -> Any:
+    """A struct's fields that are set. JSON's own null is such a padding too."""
+    if not isinstance(value, dict):
+        return value
+    read = {k: one(value[k]) if (one := fields.get(k)) else value[k] for k in value}
+    return {k: v for k, v in read.items() if v is not None}
+
+
+def _as_object(convert: Convert | None, value: Any) -> Any:
+    if value is None:
+        return None
+    return {key: convert(one) if convert else one for key, one in value}

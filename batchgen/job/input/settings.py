@@ -1,0 +1,187 @@
+"""Names that vLLM, SGLang, OpenAI or transformers read as a setting, and that are not parameters
+of a row here: what each may say without changing a completion.
+
+One table. A name in it is never an extra column: its neutral values are accepted, all others make
+the row `unsupported_setting`. Who serves a name takes it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from batchgen.errors import ErrorCode, RowError
+from batchgen.job.quoting import shown
+
+__all__ = [
+    "SETTING_NAMES",
+    "TEMPLATE_NAMES",
+    "TEXT_SETTINGS",
+    "check_setting",
+    "read_template_kwargs",
+]
+
+_ANY: Callable[[Any], bool] = lambda value: True  # noqa: E731
+
+
+def _off(*values: Any) -> Callable[[Any], bool]:
+    """Neutral are these, in type and value, and what is empty."""
+    kept = (*values, "", [], {})
+    return lambda value: any(type(value) is type(one) and value == one for one in kept)
+
+
+_NEUTRAL: dict[str, Callable[[Any], bool]] = {
+    # OpenAI: about the service, not about the text
+    "user": _ANY,
+    "metadata": _ANY,
+    "store": _ANY,
+    "service_tier": _ANY,
+    "stream_options": _ANY,
+    "prompt_cache_key": _ANY,
+    "prompt_cache_retention": _ANY,
+    "safety_identifier": _ANY,
+    "priority": _ANY,
+    "request_id": _ANY,
+    "return_tokens_as_token_ids": _off(False),
+    "return_token_ids": _off(False),
+    "cache_salt": _ANY,
+    "background": _ANY,
+    "include": _ANY,
+    "prediction": _ANY,
+    "stream": _off(False),
+    # OpenAI: settings of the text
+    "audio": _off(),
+    "best_of": _off(1),
+    "echo": _off(False),
+    "function_call": _off("none", "auto"),
+    "functions": _off(),
+    "max_tool_calls": _ANY,
+    "modalities": _off(["text"]),
+    "parallel_tool_calls": _off(True),
+    "suffix": _off(),
+    "tool_choice": _off("none", "auto"),
+    "truncation": _off("disabled"),
+    "verbosity": _off("medium"),
+    "web_search_options": _off(),
+    # vLLM
+    "add_special_tokens": _off(),
+    "allowed_token_ids": _off(),
+    "bad_words": _off(),
+    "detokenize": _off(True),
+    "generation_config": _off(),
+    "guided_choice": _off(),
+    "guided_decoding": _off(),
+    "guided_decoding_backend": _ANY,
+    "guided_grammar": _off(),
+    "guided_json": _off(),
+    "guided_regex": _off(),
+    "include_reasoning": _off(True),
+    "include_stop_str_in_output": _off(False),
+    "kv_transfer_params": _off(),
+    "length_penalty": _off(1, 1.0, 0, 0.0),
+    "logit_bias": _off(),
+    "logits_processors": _off(),
+    "mm_processor_kwargs": _off(),
+    "prompt_logprobs": _off(0, False),
+    "repetition_detection": _off(),
+    "response_format": _off({"type": "text"}),
+    "skip_special_tokens": _off(True),
+    "spaces_between_special_tokens": _off(True),
+    "structured_outputs": _off(),
+    "thinking_token_budget": _off(),
+    "truncate_prompt_tokens": _off(),
+    "use_beam_search": _off(False),
+    "vllm_xargs": _off(),
+    # SGLang
+    "custom_logit_processor": _off(),
+    "ebnf": _off(),
+    "json_schema": _off(),
+    "lora_path": _off(),
+    "no_stop_trim": _off(False),
+    "regex": _off(),
+    "return_logprob": _off(False),
+    "stop_regex": _off(),
+    "structural_tag": _off(),
+    "top_logprobs_num": _off(0),
+    # transformers
+    "assistant_early_exit": _off(),
+    "bad_words_ids": _off(),
+    "begin_suppress_tokens": _off(),
+    "diversity_penalty": _off(0, 0.0),
+    "do_sample": _off(),
+    "encoder_no_repeat_ngram_size": _off(0),
+    "encoder_repetition_penalty": _off(1, 1.0),
+    "epsilon_cutoff": _off(0, 0.0),
+    "eta_cutoff": _off(0, 0.0),
+    "exponential_decay_length_penalty": _off(),
+    "forced_bos_token_id": _off(),
+    "forced_eos_token_id": _off(),
+    "guidance_scale": _off(1, 1.0),
+    "max_length": _off(),
+    "min_length": _off(0),
+    "no_repeat_ngram_size": _off(0),
+    "num_beam_groups": _off(1),
+    "num_beams": _off(1),
+    "num_return_sequences": _off(1),
+    "penalty_alpha": _off(0, 0.0),
+    "sequence_bias": _off(),
+    "stop_strings": _off(),
+    "suppress_tokens": _off(),
+    "top_h": _off(),
+    "typical_p": _off(1, 1.0),
+    "watermarking_config": _off(),
+}
+SETTING_NAMES = frozenset(_NEUTRAL)
+TEXT_SETTINGS = frozenset(name for name, neutral in _NEUTRAL.items() if neutral is not _ANY)
+"""Those that change a completion: in a plain row they are never an extra column."""
+
+TEMPLATE_NAMES = (
+    "add_generation_prompt",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "documents",
+    "enable_thinking",
+    "reasoning_effort",
+    "tools",
+)
+"""Settings that the chat template reads."""
+
+
+def check_setting(name: str, value: Any) -> None:
+    """RowError UNSUPPORTED_SETTING for a name of the table whose value would change the text."""
+    if value is None or _NEUTRAL[name](value):
+        return
+    text = (
+        f"{name}: {shown(value)} is not served, and it would change the completion; if it is a "
+        f"column of yours, keep it with --keep-columns {name}"
+    )
+    raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
+
+
+def read_template_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a row's settings goes to its chat template. RowError INVALID_PARAM for a wrong type
+    and for two wishes that exclude each other."""
+    found = {k: given[k] for k in TEMPLATE_NAMES if given.get(k) is not None}
+    kwargs = found.pop("chat_template_kwargs", {})
+    _require(isinstance(kwargs, dict), "chat_template_kwargs", "an object", kwargs)
+    for name in ("tools", "documents"):
+        items = found.get(name, [])
+        fits = isinstance(items, list) and all(isinstance(item, dict) for item in items)
+        _require(fits, name, "a list of objects", items)
+        if items == []:
+            found.pop(name, None)
+    for name in ("add_generation_prompt", "enable_thinking"):
+        value = found.get(name, True)
+        _require(type(value) is bool, name, "true or false", value)
+    if given.get("tool_choice") == "none":
+        found.pop("tools", None)
+    merged = {**kwargs, **found}
+    if merged.get("continue_final_message") and merged.get("add_generation_prompt"):
+        text = "continue_final_message and add_generation_prompt cannot both be true"
+        raise RowError(ErrorCode.INVALID_PARAM, text)
+    return merged
+
+
+def _require(fits: bool, name: str, what: str, value: Any) -> None:
+    if not fits:
+        raise RowError(ErrorCode.INVALID_PARAM, f"{name} must be {what}, not {shown(value)}")

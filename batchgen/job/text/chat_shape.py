@@ -1,0 +1,122 @@
+"""Chats in the form that one template reads: text parts or strings, tool arguments or their text.
+
+What a template does with a form is found by rendering a probe in it, never by reading its source:
+templates test types in too many ways. A probe is rendered once for each role that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from batchgen.errors import ErrorCode, RowError
+
+__all__ = ["REASONING_KEYS", "ChatShape"]
+
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+_WORD, _KEY = "probeword", "probekey"
+_RENDERED_AS_DATA = ("'type':", '"type":', "'text':", '"text":')
+_Message = Mapping[str, Any]
+
+
+class ChatShape:
+    """`render` takes plain messages to the template's text, and may raise whatever it likes."""
+
+    def __init__(self, render: Callable[[list[dict[str, Any]]], str]) -> None:
+        self._render = render
+        self._takes_parts: dict[str, bool] = {}
+        self._takes_objects: bool | None = None
+
+    def fitted(self, messages: Sequence[_Message]) -> list[dict[str, Any]]:
+        """The messages as the template wants them: without null values, reasoning under its
+        standard name. RowError TEMPLATE_ERROR for a part that is no text."""
+        return [self._fitted(message) for message in messages]
+
+    def _fitted(self, message: _Message) -> dict[str, Any]:
+        plain = {key: value for key, value in message.items() if value is not None}
+        reasoning = next((plain[key] for key in REASONING_KEYS if key in plain), None)
+        if reasoning is not None:
+            plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+        content = plain.get("content")
+        if isinstance(content, list) and not self._reads_parts(str(plain.get("role"))):
+            plain["content"] = _joined_text(content)
+        if isinstance(plain.get("tool_calls"), list):
+            plain["tool_calls"] = [self._tool_call(call) for call in plain["tool_calls"]]
+        return plain
+
+    def _tool_call(self, call: Any) -> Any:
+        """OpenAI writes arguments as JSON text; templates that encode them want the object."""
+        function = call.get("function") if isinstance(call, Mapping) else None
+        holder = function if isinstance(function, Mapping) else call
+        text = holder.get("arguments") if isinstance(holder, Mapping) else None
+        arguments = _json_object(text) if isinstance(text, str) else None
+        if arguments is None or not self._reads_objects():
+            return call
+        filled = {**holder, "arguments": arguments}
+        return filled if holder is call else {**call, "function": filled}
+
+    def _reads_parts(self, role: str) -> bool:
+        if role not in self._takes_parts:
+            self._takes_parts[role] = self._shows_parts(role)
+        return self._takes_parts[role]
+
+    def _shows_parts(self, role: str) -> bool:
+        text = self._try(_around({"role": role, "content": [{"type": "text", "text": _WORD}]}))
+        return _WORD in text and not any(mark in text for mark in _RENDERED_AS_DATA)
+
+    def _reads_objects(self) -> bool:
+        """Whether an object comes out as JSON, or as the template's own writing of its items: not
+        refused (text is what it appends to), and not as Python writes it."""
+        if self._takes_objects is None:
+            text = self._try(_around({"role": "assistant", **_called({_KEY: _WORD})}))
+            self._takes_objects = _WORD in text and f"{{'{_KEY}'" not in text
+            if not text:
+                as_text = _called(json.dumps({_KEY: _WORD}))
+                self._takes_objects = not self._try(_around({"role": "assistant", **as_text}))
+        return self._takes_objects
+
+    def _try(self, messages: list[dict[str, Any]]) -> str:
+        try:
+            return self._render(messages)
+        except Exception:  # a template is a program: whatever it raises, it does not take this
+            return ""
+
+
+def _called(arguments: Any) -> dict[str, Any]:
+    function = {"name": "probe", "arguments": arguments}
+    call = {"id": "probe0001", "type": "function", "function": function}
+    return {"content": "", "tool_calls": [call]}
+
+
+def _around(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """A conversation in which a message of this role may stand."""
+    ask = {"role": "user", "content": "x"}
+    role = message["role"]
+    if role in ("system", "developer"):
+        return [message, ask]
+    if role == "assistant" and "tool_calls" in message:
+        return [ask, message, {"role": "tool", "tool_call_id": "probe0001", "content": "x"}]
+    if role == "assistant":
+        return [ask, message, ask]
+    if role == "tool":
+        answer = {**message, "tool_call_id": "probe0001", "name": "probe"}
+        return [ask, {"role": "assistant", **_called({})}, answer]
+    return [message]
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    try:
+        read = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def _joined_text(parts: list[Any]) -> str:
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise RowError(
+            ErrorCode.TEMPLATE_ERROR, "the chat template takes text alone; a part is no text"
+        )
+    return "\n".join(str(text) for text in texts)

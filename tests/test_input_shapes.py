@@ -1,0 +1,284 @@
+"""Rows as people bring them: shapes of chats, tables that Arrow padded, settings by any name."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchgen.engine.request import SamplingParams
+from batchgen.errors import ErrorCode, InvalidDataError
+from batchgen.job.input.kept_columns import KeptColumns
+from batchgen.job.input.reader import Reader
+from batchgen.job.input.row_parser import RowParser
+from batchgen.job.rows import InputRow
+from batchgen.job.schema import output_schema, record_batch
+from batchgen.job.spec import InputSpec
+from batchgen.job.text.template import ChatTemplate
+
+HI = [{"role": "user", "content": "Hi"}]
+STRINGS = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ m.content }}{% else %}"
+    "{{ '' }}{% endif %}{% endfor %}"
+)
+REPRS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+TRIMS = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}{% endfor %}"
+PARTS = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endif %}{% endfor %}"
+)
+CALL = "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ %s }}{% endfor %}{% endfor %}"
+
+
+def parse(raw: dict[str, Any], **spec: Any) -> InputRow:
+    given = InputSpec((), **spec)
+    return RowParser(given, SamplingParams(), KeptColumns(given.keep_columns)).parse(0, "f:1", raw)
+
+
+def parts(*texts: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "text", "text": text} for text in texts]}]
+
+
+@pytest.mark.parametrize("template", [STRINGS, REPRS, TRIMS])
+def test_a_template_of_strings_gets_the_text_of_parts(template: str) -> None:
+    render = ChatTemplate(template, {}).render
+    assert render(parts("Hi there")) == "[user]Hi there"
+    system = [{"role": "system", "content": parts("Short.")[0]["content"]}, *parts("a", "b")]
+    assert render(system) == "[system]Short.[user]a\nb"
+
+
+def test_a_template_of_parts_gets_the_parts() -> None:
+    assert ChatTemplate(PARTS, {}).render(parts("a", "b")) == "[user]<a><b>"
+
+
+@pytest.mark.parametrize(
+    ("writes", "text"),
+    [
+        ("c.function.arguments | tojson", '{"city": "Oslo"}'),
+        ("c.function.arguments.city", "Oslo"),
+        ("'call ' + c.function.arguments", 'call {"city":"Oslo"}'),
+        ("c.function.arguments", '{"city":"Oslo"}'),
+    ],
+)
+def test_tool_arguments_as_json_text_come_out_as_json_once(writes: str, text: str) -> None:
+    call = {"type": "function", "function": {"name": "w", "arguments": '{"city":"Oslo"}'}}
+    chat = [*HI, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    assert ChatTemplate(CALL.replace("%s", writes), {}).render(chat) == text
+
+
+@pytest.mark.parametrize(
+    ("messages", "read"),
+    [
+        (json.dumps(HI), HI),
+        ([{"from": "human", "value": "Hi"}], HI),
+        ([{"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}], parts("Hi")),
+        ([{"role": "user", "content": ["Hi"]}], parts("Hi")),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "Hi", "image": None}]}],
+            parts("Hi"),
+        ),
+        (
+            [{"role": "assistant", "content": None, "reasoning_content": "hm"}],
+            [{"role": "assistant", "reasoning_content": "hm", "content": ""}],
+        ),
+        (
+            [{"role": "assistant", "content": None, "refusal": "No."}],
+            [{"role": "assistant", "content": "No."}],
+        ),
+        ([{"role": "user", "content": "Hi", "tool_calls": []}], HI),
+        ([{"role": "user", "content": "Hi", "tool_calls": None}], HI),
+        (
+            [{"role": "function", "name": "f", "content": "1"}],
+            [{"role": "tool", "name": "f", "content": "1"}],
+        ),
+        (
+            [{"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'}],
+            [{"role": "assistant", "tool_calls": [
+                {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]}],
+        ),
+    ],
+)  # fmt: skip
+def test_a_chat_whose_meaning_is_plain_is_read(messages: Any, read: Any) -> None:
+    row = parse({"messages": messages})
+    assert (row.error, row.messages) == (None, read)
+
+
+@pytest.mark.parametrize(
+    ("messages", "word"),
+    [
+        ([{"role": "system", "content": None}], "content must be"),
+        ([{"role": "user", "content": {"t": 3}}], "content must be"),
+        ([[{"role": "user", "content": "Hi"}]], "must be an object"),
+        ([{"from": "alien", "value": "Hi"}], "from must be one of system"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], 'not "image_url"'),
+        ("Hi", "no JSON list"),
+    ],
+)
+def test_any_other_chat_is_refused_with_its_place(messages: Any, word: str) -> None:
+    error = parse({"messages": messages}).error
+    assert error is not None
+    assert (error.code, word in error.message) == (ErrorCode.INVALID_ROW, True)
+
+
+def test_messages_may_stand_in_a_prompt_column(tmp_path: Path) -> None:
+    assert parse({"prompt": HI}, messages_column="prompt").messages == HI
+    assert parse({"prompt": HI}).messages == HI
+    pq.write_table(pa.table({"prompt": [HI]}), tmp_path / "a.parquet")
+    for column in ("prompt", "messages"):
+        (row,) = Reader(InputSpec((str(tmp_path / "a.parquet"),), messages_column=column))
+        assert (row.error, row.messages) == (None, HI)
+
+
+def test_nulls_that_arrow_pads_are_gone_at_every_depth(tmp_path: Path) -> None:
+    def call(**arguments: int) -> list[dict[str, Any]]:
+        return [{"function": {"name": "f", "arguments": arguments}}]
+
+    rows = [
+        [{"role": "assistant", "content": "", "tool_calls": call(x=1)}],
+        [{"role": "assistant", "content": "", "tool_calls": call(y=2)}],
+        [{"role": "user", "content": "Hi"}],
+    ]
+    pq.write_table(pa.table({"messages": rows}), tmp_path / "a.parquet")
+    read = Reader(InputSpec((str(tmp_path / "a.parquet"),)))
+    assert [row.messages for row in read] == rows
+
+
+def test_json_columns_give_what_the_json_lines_give(tmp_path: Path) -> None:
+    rows = [[{"role": "user", "content": "hi"}], parts("a")]
+    texts = [[json.dumps(message) for message in chat] for chat in rows]
+    column = pa.array(texts).cast(pa.list_(pa.json_()))
+    extra = pa.array(['"word"', '{"a": 1}']).cast(pa.json_())
+    table = pa.table(
+        {"messages": column, "extra": extra, "top_k": pa.array(["3", "4"]).cast(pa.json_())}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    reader = Reader(InputSpec((str(tmp_path / "a.parquet"),)))
+    read = list(reader)
+    assert [row.messages for row in read] == rows
+    assert [row.kept["extra"] for row in read] == ["word", '{"a": 1}']
+    assert [row.params.top_k for row in read] == [3, 4]
+    assert reader.kept_schema == [("extra", pa.string())]
+
+
+KEPT = {
+    "bool8": (pa.int8(), [1, None], pa.bool8()),
+    "uuid": (pa.binary(16), [b"0123456789abcdef", None], pa.uuid()),
+    "uuids": (pa.list_(pa.binary(16)), [[b"0123456789abcdef"], None], pa.list_(pa.uuid())),
+    "moments": (pa.list_(pa.int64()), [[1], []], pa.list_(pa.timestamp("ns"))),
+    "durations": (pa.struct([("d", pa.int64())]), [{"d": 1}, None],
+                  pa.struct([("d", pa.duration("ns"))])),
+    "map": (pa.map_(pa.string(), pa.int64()), [[("a", 1)], None],
+            pa.map_(pa.string(), pa.timestamp("ns"))),
+    "half": (pa.float16(), [0.5, None], pa.float16()),
+    "view": (pa.string_view(), ["a", None], pa.string_view()),
+    "list_view": (pa.list_view(pa.int8()), [[1], None], pa.list_view(pa.int8())),
+    "time": (pa.time32("ms"), [1, None], pa.time32("ms")),
+    "date": (pa.date32(), [1, None], pa.date32()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_kept_column_comes_out_as_it_went_in(tmp_path: Path, name: str) -> None:
+    stored, values, kind = KEPT[name]
+    column = pa.array(values, stored)
+    column = column if stored == kind else column.cast(kind)
+    pq.write_table(pa.table({"prompt": ["a", "b"], "x": column}), tmp_path / "a.parquet")
+    reader = Reader(InputSpec((str(tmp_path / "a.parquet"),)))
+    rows = list(reader)
+    assert [row.error for row in rows] == [None, None]
+    assert reader.kept_schema == [("x", kind)]
+    from batchgen.job.rows import OutputRow
+
+    out = [OutputRow(row.index, 0, "", "ok", kept=row.kept) for row in rows]
+    batch = record_batch(out, output_schema(reader.kept_schema))
+    assert batch.column("x").equals(column)
+
+
+def test_a_uuid_id_is_its_text_and_a_type_that_is_no_id_is_refused_once(tmp_path: Path) -> None:
+    name = "886313e1-3b8a-5372-9b90-0c9aee199e5d"
+    ids = pa.array([UUID(name).bytes], pa.binary(16)).cast(pa.uuid())
+    pq.write_table(pa.table({"prompt": ["a"], "id": ids}), tmp_path / "a.parquet")
+    assert [row.id for row in Reader(InputSpec((str(tmp_path / "a.parquet"),)))] == [name]
+    pq.write_table(pa.table({"prompt": ["a"], "id": [1.0]}), tmp_path / "b.parquet")
+    with pytest.raises(InvalidDataError, match="'id' holds double, and an id is a string"):
+        Reader(InputSpec((str(tmp_path / "b.parquet"),)))
+
+
+@pytest.mark.parametrize(
+    "neutral",
+    [
+        {"service_tier": "auto"}, {"parallel_tool_calls": None}, {"unheard_of": None},
+        {"modalities": ["text"]}, {"best_of": 1}, {"tool_choice": "none"}, {"priority": 0},
+        {"include_stop_str_in_output": False}, {"add_generation_prompt": True},
+        {"logprobs": False, "top_logprobs": None}, {"stop": None}, {"top_k": -1},
+        {"prompt_cache_key": "k"}, {"stop": list("abcde")}, {"response_format": None},
+    ],
+)  # fmt: skip
+def test_a_value_that_changes_nothing_is_accepted(neutral: dict[str, Any]) -> None:
+    body = {"messages": HI, **neutral}
+    row = {"custom_id": "c", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    assert parse(row).error is None
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"generation_config": {"max_new_tokens": 3}}, {"no_stop_trim": True}, {"max_length": 20},
+        {"truncate_prompt_tokens": 1}, {"thinking_token_budget": 5}, {"best_of": 2},
+        {"system": "Be brief"}, {"enable_thinking": False}, {"documents": [{"text": "x"}]},
+    ],
+)  # fmt: skip
+def test_a_setting_is_served_or_refused_and_never_a_column(setting: dict[str, Any]) -> None:
+    row = parse({"prompt": "Hi", **setting})
+    assert row.error is not None
+    assert (row.error.code, row.kept) == (ErrorCode.UNSUPPORTED_SETTING, {})
+    (name,) = setting
+    kept = parse({"prompt": "Hi", **setting}, keep_columns=name)
+    assert (kept.error, list(kept.kept)) == (None, [name])
+
+
+def test_what_the_template_reads_comes_with_the_row() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    row = parse(
+        {
+            "messages": HI,
+            "enable_thinking": False,
+            "tools": tools,
+            "system": "Short.",
+            "chat_template_kwargs": {"x": 1},
+            "sampling_params": {"max_tokens": 3},
+        }
+    )
+    assert row.error is None
+    assert row.template_kwargs == {"enable_thinking": False, "tools": tools, "x": 1}
+    assert row.messages == [{"role": "system", "content": "Short."}, *HI]
+    assert row.params.max_tokens == 3
+    wrong = parse({"messages": HI, "tools": "f"}).error
+    assert wrong is not None
+    assert wrong.code is ErrorCode.INVALID_PARAM
+
+
+def test_a_final_message_is_continued_where_the_template_left_it() -> None:
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</>{% endfor %}"
+    chat = [*HI, {"role": "assistant", "content": "Sure, "}]
+    text = ChatTemplate(template, {}).render(chat, {"continue_final_message": True})
+    assert text == "<user>Hi</><assistant>Sure,"
+
+
+def test_a_column_that_is_nearly_a_parameter_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    parser = RowParser(InputSpec(()), SamplingParams(), KeptColumns("all"))
+    with caplog.at_level(logging.WARNING):
+        for index in range(3):
+            assert (
+                parser.parse(index, "f", {"prompt": "a", "temprature": 1, "step": 2}).error is None
+            )
+    (record,) = caplog.records
+    assert "'temprature' is no parameter and changes nothing; did you mean temperature?" in (
+        record.getMessage()
+    )
