@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_folders import make
+from tokenizers import Tokenizer, decoders, models
 
 from batchgen.job.model.files import resolve_model
+from batchgen.job.text.codecs import BackendCodec
 from batchgen.job.text.stop_strings import make_stop_checker, num_exempt_characters, truncate
 from batchgen.job.text.tokenizer import TextCodec, load_codec
 
@@ -132,3 +134,28 @@ def test_text_is_cut_before_the_first_occurrence() -> None:
     assert truncate("abc", "x") == "abc"
     assert truncate("a STOP b STOP", "STOP", num_exempt=5) == "a "
     assert truncate("a STOP b STOP", "STOP", num_exempt=6) == "a STOP b "
+
+
+def byte_fallback_codec() -> TextCodec:
+    """Every character is a run of byte tokens, which its decoder takes whole or not at all."""
+    vocab = {"<unk>": 0, "<s>": 1} | {f"<0x{byte:02X}>": 2 + byte for byte in range(256)}
+    model = models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return BackendCodec(tokenizer, None, 1, len(vocab))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    text=st.text(alphabet="🙂日é\nab", min_size=1, max_size=20),
+    cut=st.tuples(st.integers(0, 19), st.integers(1, 3)),
+)
+def test_a_stop_in_a_run_of_byte_tokens_is_found_wherever_the_window_begins(
+    text: str, cut: tuple[int, int]
+) -> None:
+    stop = text[cut[0] : cut[0] + cut[1]]
+    if not stop:
+        return
+    ids = [2 + byte for byte in text.encode()]
+    end = text.index(stop) + len(stop)
+    assert first_stop(byte_fallback_codec(), ids, [stop]) == (len(text[:end].encode()), stop)

@@ -41,6 +41,8 @@ _NEUTRAL: dict[str, Any] = {
     "penalty_alpha": None,
     "guidance_scale": None,
 }
+_OLD_MAX_LENGTH = 20
+"""What transformers wrote where nobody had chosen one."""
 
 
 def generation_defaults(files: ModelJson) -> dict[str, Any]:
@@ -58,7 +60,10 @@ def generation_defaults(files: ModelJson) -> dict[str, Any]:
 def ignored_generation_settings(files: ModelJson) -> tuple[str, ...]:
     """Settings that would change `generate()`'s text and that batchgen does not have."""
     config = _generation_config(files)
-    return tuple(name for name, off in _NEUTRAL.items() if config.get(name) not in (None, off, []))
+    named = [name for name, off in _NEUTRAL.items() if config.get(name) not in (None, off, [])]
+    if config.get("max_length") not in (None, _OLD_MAX_LENGTH) and not config.get("max_new_tokens"):
+        named.append("max_length")  # of prompt and output together; max_new_tokens goes before it
+    return tuple(named)
 
 
 def _sampling(config: dict[str, Any]) -> dict[str, Any]:

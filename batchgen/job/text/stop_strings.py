@@ -18,6 +18,8 @@ __all__ = ["make_stop_checker", "num_exempt_characters", "truncate"]
 _CONTEXT_TOKENS = 6
 """Tokens before the new ones that a decoder may need: the bytes of one character (at most 4), and
 the word whose leading space SentencePiece decoders drop."""
+_MAX_BYTES = 4
+"""Of one character in UTF-8."""
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -95,6 +97,22 @@ class _StopChecker:
             self._seen = len(token_ids)
         return None
 
+    def _window(self, token_ids: Sequence[int], start: int) -> tuple[str, str]:
+        """Text of the ids seen from `start` on, and of those with the new ones.
+
+        Bytes that follow each other are decoded together, and one that is out of place spoils them
+        all: so a window that begins inside a character begins before it instead.
+        """
+        for begin in range(start, max(-1, start - _MAX_BYTES), -1):
+            before, whole = self._codec.decode_batch(
+                [token_ids[begin : self._seen], token_ids[begin:]]
+            )
+            if _INCOMPLETE not in before:
+                return before, whole
+            if begin == start:
+                first = before, whole
+        return first
+
     def _end_of(self, text: str) -> str:
         return text[max(0, len(text) - self._keep) :]
 
@@ -103,10 +121,7 @@ class _StopChecker:
 
         A character that stays incomplete for long is no character: it is taken as it is.
         """
-        context = max(0, self._seen - _CONTEXT_TOKENS)
-        before, whole = self._codec.decode_batch(
-            [token_ids[context : self._seen], token_ids[context:]]
-        )
+        before, whole = self._window(token_ids, max(0, self._seen - _CONTEXT_TOKENS))
         pending = len(token_ids) - self._seen < _CONTEXT_TOKENS
         complete = not (pending and whole.endswith(_INCOMPLETE))
         new = whole[len(before) :]
