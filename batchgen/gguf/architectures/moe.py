@@ -113,12 +113,7 @@ def olmoe(read: Reading) -> Layout:
     sizes = read_sizes(read)
     ropes = one_rope(read, sizes)
     config = _config(read, sizes, ropes[""], "olmoe")
-    config |= {
-        "norm_topk_prob": False,
-        "clip_qkv": None,
-        "intermediate_size": read.count("expert_feed_forward_length", 0)
-        or config["intermediate_size"],
-    }
+    config |= {"norm_topk_prob": False, "clip_qkv": None}
     return Layout(config, TOP, ATTENTION | QK_NORMS | _experts(), ropes)
 
 
