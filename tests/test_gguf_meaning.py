@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_gguf import CASES, HIDDEN, LINEAR, PROMPT, ROT, SIZE, Case, write
+from click.testing import CliRunner
+from tiny_gguf import CASES, HIDDEN, LINEAR, PROMPT, ROT, SIZE, Case, tokens, write
 
+from batchgen.cli.main import cli
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.gguf import oracle
 from batchgen.engine.loader import load_model_from
@@ -24,6 +26,8 @@ from batchgen.errors import ModelRefusedError
 from batchgen.gguf.architectures import ARCHITECTURES
 from batchgen.gguf.architectures.plan import read_plan
 from batchgen.gguf.parts import part_paths
+from batchgen.job.model.files import resolve_model
+from batchgen.job.text.tokenizer import load_codec
 
 gguf = pytest.importorskip("gguf")
 EXPECTED = json.loads((Path(__file__).parent / "data" / "gguf_expected.json").read_text())
@@ -200,3 +204,38 @@ def test_a_config_with_a_dtype_of_its_own_is_heeded(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", LLAMA)
     assert EngineConfig(model=path).dtype == "auto"
     assert load_gguf(path, "auto").dtype == torch.float32
+
+
+def inspect(path: Path) -> Any:
+    return CliRunner().invoke(cli, ["inspect", str(path), "--json"])
+
+
+def test_inspect_says_what_is_applied_and_why_a_file_is_refused(tmp_path: Path) -> None:
+    done = inspect(write(tmp_path / "m.gguf", CASES["gemma2_softcap"]))
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["model_type"], found["refused"]) == (0, "gemma2", None)
+    assert found["applied"]["gemma2.attn_logit_softcapping"] == 5.0
+    assert found["unused"]["gemma2.vocab_size"]
+    bad = inspect(write(tmp_path / "n.gguf", LLAMA, **{"llama.brand_new": 3}))
+    assert bad.exit_code == 2
+    assert "llama.brand_new" in json.loads(bad.stdout)["refused"]
+
+
+def test_a_merge_that_names_no_token_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", LLAMA, **{"tokenizer.ggml.merges": ["a b", "a zebra"]})
+    with pytest.raises(ModelRefusedError, match="names 'zebra', which is no token") as caught:
+        load_codec(resolve_model(str(path)))
+    assert caught.value.exit_code == 2
+
+
+def test_turn_ends_in_the_vocabulary_end_a_row_though_the_file_names_the_texts_end(
+    tmp_path: Path,
+) -> None:
+    texts = tokens()
+    texts[5:9] = ["<|im_end|>", "<|endoftext|>", "<|end|>", "</s>"]
+    more = {"tokenizer.ggml.tokens": texts, "tokenizer.ggml.eos_token_id": 6}
+    files = resolve_model(str(write(tmp_path / "m.gguf", LLAMA, **more)))
+    assert set(files.eos_token_ids) == {5, 6, 7, 8}
+    texts[10:12] = ["<|return|>", "<|call|>"]
+    files = resolve_model(str(write(tmp_path / "n.gguf", LLAMA, **more)))
+    assert set(files.eos_token_ids) == {5, 6, 8, 10, 11}  # gpt-oss ends messages with <|end|>

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+from batchgen.errors import ModelRefusedError
 
 if TYPE_CHECKING:
     from batchgen.report.model_types import TypesReport, Verdict
@@ -35,6 +37,7 @@ def inspect() -> None:
     """Say what can be served.
 
     \b
+    batchgen inspect MODEL.gguf     # what of the file is applied, and what would be refused
     batchgen inspect types          # each causal language model type of the installed transformers
     """
 
@@ -54,6 +57,25 @@ def types(names: tuple[str, ...], as_json: bool) -> None:
     set_up_logs(quiet=True, verbose=False)
     report = report_types(names, None if as_json else _say)
     click.echo(json.dumps(asdict(report)) if as_json else _summary(report))
+
+
+@inspect.command(context_settings=CONTEXT_SETTINGS)
+@click.argument("path", type=click.Path(path_type=Path))
+@flag("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def model(path: Path, as_json: bool) -> None:
+    """Say what a .gguf file is, what of it is applied, and why a run would refuse it.
+
+    Without loading weights; the exit code is 2 where a run would refuse it.
+
+    \b
+    batchgen inspect MODEL.gguf
+    """
+    from batchgen.report.gguf_file import describe_gguf, lines_of
+
+    found = describe_gguf(path)
+    click.echo(json.dumps(asdict(found)) if as_json else "\n".join(lines_of(found)))
+    if found.refused is not None:
+        raise SystemExit(ModelRefusedError.exit_code)
 
 
 def _say(verdict: Verdict) -> None:

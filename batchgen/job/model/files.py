@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import ModelRefusedError
+from batchgen.gguf.parts import part_paths
 from batchgen.gguf_header import read_gguf_header
 from batchgen.job.model import gguf_support, special_tokens
 from batchgen.job.model.generation_defaults import generation_defaults, ignored_generation_settings
-from batchgen.job.model.identity import file_identity, folder_identity, text_digest
+from batchgen.job.model.identity import files_identity, folder_identity, text_digest
 from batchgen.job.model.json_files import ModelJson
 from batchgen.job.model.source import BUILTIN_NAME, ModelSource, locate
 
@@ -72,7 +73,7 @@ class ModelFiles:
         if self.commit is not None:
             return {"commit": self.commit, "chat_template": text_digest(self.chat_template)}
         if self.kind is ModelKind.GGUF:
-            parts = {"weights": file_identity(self.path)}
+            parts = {"weights": files_identity(part_paths(self.path))}
             parts["metadata"] = read_gguf_header(self.path).digest[:32]
         else:
             parts = folder_identity(self.path)

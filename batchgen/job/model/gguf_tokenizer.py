@@ -74,7 +74,7 @@ def build_byte_level(metadata: dict[str, Any], path: Path) -> Any:
 
     pre = str(metadata.get("tokenizer.ggml.pre", "default"))
     vocab = {token: index for index, token in enumerate(metadata["tokenizer.ggml.tokens"])}
-    merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
+    merges = _merges(metadata, vocab, path)
     tokenizer = Tokenizer(
         models.BPE(vocab=vocab, merges=merges, ignore_merges=pre in _WHOLE_WORDS_FIRST)
     )
@@ -83,6 +83,27 @@ def build_byte_level(metadata: dict[str, Any], path: Path) -> Any:
     _add_special_tokens(tokenizer, metadata)
     _add_post_processor(tokenizer, metadata, pre)
     return tokenizer
+
+
+def _merges(metadata: dict[str, Any], vocab: dict[str, int], path: Path) -> list[tuple[str, str]]:
+    """Pairs, best first. Raises ModelRefusedError where one names what is no token."""
+    listed = metadata.get("tokenizer.ggml.merges")
+    if not isinstance(listed, list):
+        raise ModelRefusedError(
+            f"{path}: its tokenizer lacks tokenizer.ggml.merges.", "Convert the file again."
+        )
+    merges = []
+    for merge in listed:
+        left, _, right = str(merge).partition(" ")
+        unknown = [text for text in (left, right, left + right) if text not in vocab]
+        if unknown:
+            raise ModelRefusedError(
+                f"{path}: the merge {merge!r} of its tokenizer names {unknown[0]!r}, which is no "
+                "token of its vocabulary.",
+                "Convert the file again, or name the model's transformers folder instead.",
+            )
+        merges.append((left, right))
+    return merges
 
 
 def _pre_tokenizer(pre: str, path: Path) -> Any:

@@ -7,9 +7,10 @@ a fine-tune of the same shape differs. A 16 GB model costs a few hundred kilobyt
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["file_identity", "folder_identity", "text_digest"]
+__all__ = ["file_identity", "files_identity", "folder_identity", "text_digest"]
 
 _CONFIGS = ("config.json", "generation_config.json")
 _WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
@@ -50,6 +51,13 @@ def file_identity(path: Path) -> str:
             file.seek(max(0, size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1))
             digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:32]
+
+
+def files_identity(paths: Sequence[Path]) -> str:
+    """Digest of one file, or of the parts of a model that are there."""
+    if len(paths) == 1:
+        return file_identity(paths[0])
+    return _join([file_identity(path) for path in paths if path.is_file()])
 
 
 def _is_tokenizer(name: str) -> bool:

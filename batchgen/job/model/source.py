@@ -10,6 +10,7 @@ from pathlib import Path
 
 from batchgen.causes import first_line
 from batchgen.errors import ModelRefusedError
+from batchgen.gguf.parts import part_paths
 from batchgen.job.model.adapter import refuse_adapter
 
 __all__ = ["BUILTIN_NAME", "ModelSource", "locate"]
@@ -62,7 +63,7 @@ def _only_gguf(folder: Path) -> Path | None:
     if (folder / "config.json").is_file():
         return None
     found = sorted(folder.glob("*.gguf"))
-    if len(found) == 1:
+    if found and (len(found) == 1 or tuple(found) == part_paths(found[0])):
         return found[0]
     hint = f"It holds {len(found)} .gguf files: name one." if found else "Is the path right?"
     raise ModelRefusedError(f"{folder}: no model folder (config.json is missing).", hint)
