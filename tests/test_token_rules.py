@@ -135,13 +135,17 @@ class Alternating:
     """A grammar of two tokens that take turns; after six, every token."""
 
     seen: list[int]
+    length: int = 0
 
-    def fill(self, output_token_ids: Ids[int], words: memoryview) -> bool:
-        length = len(output_token_ids)
-        self.seen.append(length)
-        if length >= 6:
+    def advance(self, token: int) -> bool:
+        self.length += 1
+        return False
+
+    def fill(self, mask: np.ndarray) -> bool:
+        self.seen.append(self.length)
+        if self.length >= 6:
             return False
-        np.asarray(words)[:] = bits_of([10 + length % 2], VOCAB_SIZE)
+        mask[:] = bits_of([10 + self.length % 2], VOCAB_SIZE)
         return True
 
 
@@ -165,7 +169,7 @@ def test_a_grammar_masks_its_own_row_at_every_place(depth: int) -> None:
     params = SamplingParams(max_tokens=9, top_logprobs=2)
     plain = Request(0, [1, 2, 3], SamplingParams(max_tokens=9))
     alone = finish(engine, [plain])[0].token_ids
-    done = finish(engine, [plain, Request(1, [1, 2, 3], params, mask=mask)])
+    done = finish(engine, [plain, Request(1, [1, 2, 3], params, constraint=lambda: mask)])
     assert done[0].token_ids == alone
     assert done[1].token_ids[:6] == [10, 11] * 3
     assert mask.seen == list(range(9))

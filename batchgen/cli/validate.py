@@ -73,7 +73,8 @@ def _validation(flags: dict[str, Any], *, own_process: bool) -> Validation:
         replace(spec, served_model_names=served), generation_defaults=files.generation_defaults
     )
     codec = load_codec(files, flags["chat_template"], hide_torch=True)
-    return Validation(reader, codec, flags["max_model_len"] or files.max_position)
+    longest = flags["max_model_len"] or files.max_position
+    return Validation(reader, codec, longest, files.eos_token_ids)
 
 
 def _line(bad: BadRow) -> str:

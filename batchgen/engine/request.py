@@ -8,22 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from batchgen.errors import ErrorCode
 
 __all__ = [
     "MAX_TOP_LOGPROBS",
     "Completion",
+    "Constraint",
     "Engine",
     "EngineStats",
     "FinishReason",
+    "GrammarKind",
     "Request",
     "SamplingParams",
     "Shared",
     "StopChecker",
+    "StructuredOutput",
     "Timings",
-    "TokenMask",
 ]
 
 StopChecker = Callable[[Sequence[int]], str | None]
@@ -33,15 +35,20 @@ engine knows no text."""
 MAX_TOP_LOGPROBS = 20
 
 
-class TokenMask(Protocol):
-    """Which tokens one sample may take next: a grammar. Made by the job, one for each request."""
+class Constraint(Protocol):
+    """What one sequence may say next: moved along by its tokens, asked for each next one's mask.
 
-    def fill(self, output_token_ids: Sequence[int], words: memoryview) -> bool:
-        """Write the bits of the tokens that may follow the output so far; False: all may.
+    Made by the job, as stop checkers are. Both methods raise RowError for a grammar that turns out
+    to be beyond its limits; the sequence then fails with it.
+    """
 
-        `words`: writable int32 of one bit a token, bit i % 32 of word i // 32, all set before.
-        Called with an output that only grows, once or more for each length.
-        """
+    def advance(self, token: int) -> bool:
+        """Take the sequence's next token; whether it is whole now, so that nothing can follow."""
+        ...
+
+    def fill(self, mask: Any) -> bool:
+        """Set the bits of allowed tokens in a zeroed int32 array [ceil(vocab_size / 32)], token t
+        being bit t % 32 of word t // 32. False: every token is allowed, the mask is untouched."""
         ...
 
 
@@ -58,6 +65,25 @@ class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     ERROR = "error"
+
+
+class GrammarKind(StrEnum):
+    """The language in which a structured output is described."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    GRAMMAR = "grammar"
+    """Lark's, or llama.cpp's GBNF."""
+
+
+@dataclass(frozen=True, slots=True)
+class StructuredOutput:
+    """What a whole completion must match. `whitespace`: between the tokens of JSON, None = any,
+    "" = none, else a regular expression."""
+
+    kind: GrammarKind
+    text: str
+    whitespace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +115,7 @@ class SamplingParams:
     allowed_token_ids: tuple[int, ...] = ()
     no_repeat_ngram_size: int = 0
     top_logprobs: int = 0
+    structured_outputs: StructuredOutput | None = None
 
     @property
     def greedy(self) -> bool:
@@ -111,7 +138,8 @@ class Request:
     draw_key: int = 0
     output_token_ids: Sequence[int] = ()
     stop_checker: StopChecker | None = None
-    mask: TokenMask | None = None
+    constraint: Callable[[], Constraint] | None = None
+    """Begins a constraint at the output's first token; called when it is first needed."""
 
 
 @dataclass(slots=True)

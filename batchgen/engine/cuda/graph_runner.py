@@ -151,6 +151,7 @@ class GraphRunner:
         self._sampling.admit(step)
         if self._sampling.is_plain(step):
             return _Choice.GREEDY, None
+        self._sampling.begin_rules(step)
         draws = self._sampling.host_draws(step)
         return (_Choice.KEPT if draws is None else _Choice.DRAWN), draws
 

@@ -99,11 +99,11 @@ class EagerRunner:
         """Pack, run the model, sample; on CUDA nothing here waits for the device."""
         batch = self._builder.build(step)
         self._sampling.admit(step)
-        sampling = self._sampling.gather(step)
+        self._sampling.begin_rules(step)
         if batch.pending is not None and batch.pending_slots is not None:
             batch.input_ids[batch.pending] = self._last_tokens[batch.pending_slots]
         logits = self._forward(batch)
-        sampled = sample(logits, sampling)
+        sampled = sample(logits, self._sampling.gather(step))
         self._last_tokens[batch.sampled_slots] = sampled.tokens
         logprobs = None if sampled.logprobs is None else self._to_host(sampled.logprobs)
         tokens, usable = self._to_host(sampled.tokens), self._to_host(sampled.usable)

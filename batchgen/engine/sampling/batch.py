@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from batchgen.engine.sampling.rules import TokenRules, Words, fixed_words
+from batchgen.engine.sampling.rules import BegunWords, TokenRules, Words, fixed_words
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
 
@@ -102,6 +102,7 @@ class SamplingTable:
         self._plain = np.ones(num_slots, dtype=np.bool_)
         self._unfiltered = np.ones(num_slots, dtype=np.bool_)
         self._rules: list[TokenRules | Words | None] = [None] * num_slots
+        self._begun: BegunWords | None = None
         self._vocab_size = vocab_size
         self._device = device
 
@@ -109,6 +110,16 @@ class SamplingTable:
         """Take over the parameters of sequences that a step admits."""
         for sequence in step.admitted:
             self._assign(sequence)
+
+    def begin_rules(self, step: ScheduledStep) -> None:
+        """Begin with what rows may take next, grammars in other threads, while the model runs; the
+        `gather` of the same step waits for it. No token may be delivered in between."""
+        if self._begun is not None:  # of a step that failed: its rows are asked again
+            self._begun.result()
+        self._begun = self._begin([step.sequences[row] for row in step.sampled])
+
+    def _begin(self, sequences: list[Sequence]) -> BegunWords:
+        return BegunWords([(self._rules[s.slot], s) for s in sequences])
 
     def is_plain(self, step: ScheduledStep) -> bool:
         """Whether every sampled row takes its most likely token as it is."""
@@ -232,13 +243,14 @@ class SamplingTable:
         )
 
     def _allowed(self, sequences: list[Sequence]) -> tuple[torch.Tensor, torch.Tensor] | None:
-        rules = [(row, s, self._rules[s.slot]) for row, s in enumerate(sequences)]
-        ruled = [(row, s, r) for row, s, r in rules if r is not None]
+        begun = self._begin(sequences) if self._begun is None else self._begun
+        self._begun = None
+        ruled = begun.result()
         if not ruled:
             return None
-        words = np.stack([r.words(s) if isinstance(r, TokenRules) else r for _, s, r in ruled])
+        words = np.stack([words for _, words in ruled])
         bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
-        rows = np.array([row for row, _, _ in ruled], np.int64)
+        rows = np.array([row for row, _ in ruled], np.int64)
         return self._tensor(rows), self._tensor(bits[:, : self._vocab_size].astype(np.bool_))
 
     def _masked(

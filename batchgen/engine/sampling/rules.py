@@ -6,8 +6,10 @@ again, the last token of a longer bad word, a grammar's mask. transformers' mean
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,7 @@ import numpy.typing as npt
 from batchgen.engine.request import Request
 from batchgen.engine.scheduling.sequence import Sequence
 
-__all__ = ["TokenRules", "Words", "bits_of", "fixed_words", "num_words"]
+__all__ = ["BegunWords", "TokenRules", "Words", "bits_of", "fixed_words", "num_words"]
 
 Words = npt.NDArray[np.int32]
 
@@ -50,7 +52,6 @@ class TokenRules:
     def __init__(self, request: Request, vocab_size: int) -> None:
         params = request.params
         self._vocab_size = vocab_size
-        self._mask = request.mask
         self._fixed = fixed_words(request, vocab_size)
         self._phrases = [array("i", word) for word in params.bad_words if len(word) > 1]
         size = params.no_repeat_ngram_size
@@ -58,9 +59,9 @@ class TokenRules:
 
     def words(self, sequence: Sequence) -> Words:
         """What may follow all of a sequence's tokens, none of which is pending."""
-        words = np.full(num_words(self._vocab_size), -1, dtype=np.int32)
-        if self._mask is not None:
-            self._mask.fill(sequence.output_token_ids, words.data)
+        words = np.zeros(num_words(self._vocab_size), dtype=np.int32)
+        if not sequence.fill_allowed(words):
+            words[:] = -1
         if self._fixed is not None:
             words &= self._fixed
         for token in self._banned(sequence.token_ids):
@@ -71,6 +72,37 @@ class TokenRules:
     def _banned(self, known: array[int]) -> set[int]:
         banned = {word[-1] for word in self._phrases if _ends_with(known, word)}
         return banned if self._ngrams is None else banned | self._ngrams.followers(known)
+
+
+class BegunWords:
+    """The words of a step's rows, grammars' being filled in other threads."""
+
+    def __init__(self, rows: list[tuple[TokenRules | Words | None, Sequence]]) -> None:
+        self._begun = [
+            (row, _begin(rules, sequence))
+            for row, (rules, sequence) in enumerate(rows)
+            if rules is not None
+        ]
+
+    def result(self) -> list[tuple[int, Words]]:
+        """Wait for them: (row, its words) of the rows that may not take every token."""
+        return [(row, w.result() if isinstance(w, Future) else w) for row, w in self._begun]
+
+
+_MOST_THREADS = 8
+_threads: ThreadPoolExecutor | None = None  # made with the first grammar
+
+
+def _begin(rules: TokenRules | Words, sequence: Sequence) -> Future[Words] | Words:
+    global _threads
+    if not isinstance(rules, TokenRules):
+        return rules
+    if sequence.request.constraint is None:
+        return rules.words(sequence)
+    if _threads is None:
+        most = min(_MOST_THREADS, max(1, len(os.sched_getaffinity(0)) - 1))
+        _threads = ThreadPoolExecutor(most, thread_name_prefix="batchgen-grammar")
+    return _threads.submit(rules.words, sequence)
 
 
 _BIT = (np.uint32(1) << np.arange(32, dtype=np.uint32)).view(np.int32)

@@ -12,9 +12,10 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
-from batchgen.engine.request import FinishReason, Request, Timings
-from batchgen.errors import ErrorCode
+from batchgen.engine.request import Constraint, FinishReason, Request, Timings
+from batchgen.errors import ErrorCode, RowError
 
 __all__ = ["Sequence", "SequenceStatus"]
 
@@ -68,6 +69,14 @@ class Sequence:
     n-grams, phrases): never scheduled while a token is pending."""
     counts_tokens: bool = field(init=False)
     """Penalties: sampling reads how often each token was seen."""
+    constraint: Constraint | None = None
+    """Begun with the first look at what it allows."""
+    num_constrained: int = 0
+    """Output tokens that the constraint has taken."""
+    constraint_error: RowError | None = None
+    """Why it cannot say what it allows: the row's failure, whatever is found to be wrong first."""
+    is_whole: bool = False
+    """Its constraint allows nothing more: it ended without a token that says so."""
 
     def __post_init__(self) -> None:
         request = self.request
@@ -83,7 +92,7 @@ class Sequence:
         )
         self.needs_known_tokens = (
             (self.counts_tokens and not self.device_counts)
-            or request.mask is not None
+            or request.constraint is not None
             or params.no_repeat_ngram_size > 0
             or any(len(word) > 1 for word in params.bad_words)
         )
@@ -121,7 +130,8 @@ class Sequence:
     @property
     def ends_with_stop_token(self) -> bool:
         """Whether its last token ended it, not its text, its length or a failure."""
-        return self.finish_reason is FinishReason.STOP and not isinstance(self.stop_reason, str)
+        by_text = isinstance(self.stop_reason, str)
+        return self.finish_reason is FinishReason.STOP and not by_text and not self.is_whole
 
     def advance(self, num_tokens: int) -> bool:
         """A step with `num_tokens` of it is launched; whether it samples a token."""
@@ -161,8 +171,30 @@ class Sequence:
             self.finish(FinishReason.STOP, token)
         elif (matched := self._matched_stop()) is not None:
             self.finish(FinishReason.STOP, matched)
+        elif not self.is_finished and self._has_become_whole():
+            self.is_whole = True
+            self.finish(FinishReason.STOP)
         elif not self.is_finished and len(self.token_ids) >= self.max_num_tokens:
             self.finish(FinishReason.LENGTH)
+
+    def fill_allowed(self, words: Any) -> bool:
+        """What its constraint allows next, as `Constraint.fill`; nothing once that has failed, so
+        that the row gets no token and says why."""
+        if self.is_finished:  # its last token is known by now, and this one is not wanted
+            return False
+        try:
+            constraint = self.begun_constraint()
+            return constraint is not None and constraint.fill(words)
+        except RowError as error:
+            self.constraint_error = error
+            words[:] = 0
+            return True
+
+    def begun_constraint(self) -> Constraint | None:
+        """Its constraint, which has taken all known output; None where it has none, or failed."""
+        if self.request.constraint is not None and self.constraint is None:
+            self.constraint = self.request.constraint()
+        return self.constraint
 
     def finish(self, reason: FinishReason, stop_reason: str | int | None = None) -> None:
         """End it; tokens that come later are ignored."""
@@ -173,8 +205,22 @@ class Sequence:
     def fail(self, code: ErrorCode, message: str) -> None:
         """End it with an error; what was generated before is kept."""
         self.finish(FinishReason.ERROR)
-        self.error_code = code
-        self.error_message = message
+        refused = self.constraint_error
+        self.error_code = code if refused is None else refused.code
+        self.error_message = message if refused is None else refused.message
+
+    def _has_become_whole(self) -> bool:
+        """Hand new tokens to the constraint; whether it allows nothing after them."""
+        constraint = self.begun_constraint()
+        if constraint is None:
+            return False
+        new = self.output_token_ids[self.num_constrained :]
+        self.num_constrained += len(new)
+        try:
+            return any(constraint.advance(token) for token in new)
+        except RowError as error:
+            self.fail(error.code, error.message)
+            return False
 
     def _matched_stop(self) -> str | None:
         checker = self.request.stop_checker

@@ -4,7 +4,7 @@ A `ScheduledStep` is all that a runner gets. It carries differences (admitted se
 blocks), so that a runner may keep block tables, parameters and last tokens on the device, in the
 row `Sequence.slot`. Where what comes later plugs in:
 
-    grammar masks        are there: `request.TokenMask`; `Sequence.needs_known_tokens` keeps a row
+    grammar masks        are there: `request.Constraint`; `Sequence.needs_known_tokens` keeps a row
                          back until the host knows its token, so that `sampling.rules` can make the
                          mask for the next one
     n samples, prefix    tables that begin with the same blocks (`BlockManager.share`); a cached

@@ -15,6 +15,7 @@ from typing import Any
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.input.settings import SETTING_NAMES, TEMPLATE_NAMES, check_setting
+from batchgen.job.input.structured import STRUCTURED_NAMES, read_structured
 from batchgen.job.quoting import shown
 from batchgen.job.spec import SamplingDefaults
 
@@ -83,7 +84,9 @@ _TOKEN_ID = _Number(int, 0, _INT32_MAX)
 _ALIASES = {"max_completion_tokens": "max_tokens", "max_new_tokens": "max_tokens"}
 _LISTS = ("stop", "stop_token_ids", "ignore_eos", "top_logprobs")
 
-PARAMETER_NAMES = frozenset(_NUMBERS) | frozenset(_ALIASES) | frozenset(_LISTS)
+PARAMETER_NAMES = (
+    frozenset(_NUMBERS) | frozenset(_ALIASES) | frozenset(_LISTS) | frozenset(STRUCTURED_NAMES)
+)
 """Every key that is a parameter, in `params` and at a row's top level."""
 
 
@@ -104,8 +107,9 @@ def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
         elif name not in PARAMETER_NAMES and value is not None:
             text = f"unknown parameter {shown(name)}{_guess(name)}"
             raise RowError(ErrorCode.UNKNOWN_PARAM, text)
-        if value is not None and name in PARAMETER_NAMES:
+        if value is not None and name in PARAMETER_NAMES and name not in STRUCTURED_NAMES:
             _add(params, name, _read(name, value))
+    params |= read_structured(given)
     _settle_logprobs(params)
     _check_min_tokens(params)
     return params

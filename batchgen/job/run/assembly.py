@@ -131,6 +131,7 @@ class Assembly:
         self._codec = codec
         self._made_requests = Requests(
             codec,
+            eos_token_ids=() if self._files is None else self._files.eos_token_ids,
             inflight_tokens=ledger.inflight_tokens if ledger.num_inflight_tokens else None,
         )
         if self._faults is not None:

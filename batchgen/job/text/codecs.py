@@ -117,6 +117,10 @@ class BackendCodec(_ChatCodec):
             return None
         return found
 
+    def vocabulary(self) -> str:
+        """See `TextCodec.vocabulary`."""
+        return str(self._backend.to_str())
+
     def _encode_rendered(self, text: str) -> list[int]:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
@@ -155,6 +159,12 @@ class TransformersCodec(_ChatCodec):
             return None
         return int(self._tokenizer.convert_tokens_to_ids(text))
 
+    def vocabulary(self) -> str:
+        """See `TextCodec.vocabulary`."""
+        kind = type(self._tokenizer).__name__
+        text = f"structured outputs need a tokenizer with a Rust backend; {kind} has none"
+        raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
+
     def _encode_rendered(self, text: str) -> list[int]:
         return self._ids(text, special=False)
 
@@ -189,6 +199,10 @@ class ByteCodec(_ChatCodec):
     def special_token_id(self, text: str) -> int | None:
         """Bytes know no special token."""
         return None
+
+    def vocabulary(self) -> str:
+        """See `TextCodec.vocabulary`."""
+        return "byte"
 
     def _encode_rendered(self, text: str) -> list[int]:
         return list(text.encode())

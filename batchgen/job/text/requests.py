@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from batchgen.engine.draws import draw_key
-from batchgen.engine.request import Request, SamplingParams, StopChecker
+from batchgen.engine.grammar.compiler import GrammarCompiler
+from batchgen.engine.request import Constraint, Request, SamplingParams, StopChecker
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.rows import InputRow
 from batchgen.job.text.render_process import RenderProcess
@@ -88,11 +89,13 @@ class Requests:
         self,
         codec: TextCodec,
         *,
+        eos_token_ids: Sequence[int] = (),
         inflight_tokens: Callable[[int, int], Sequence[int]] | None = None,
     ) -> None:
         self._codec = codec
         self._process = None if codec.template is None else RenderProcess(codec.template)
         self._inflight_tokens = inflight_tokens
+        self._grammars = GrammarCompiler(codec.vocabulary, codec.vocab_size, eos_token_ids)
         self.saw_plain_prompt = False
 
     def prepare(self, rows: Sequence[InputRow]) -> tuple[list[PreparedRow], list[FailedRow]]:
@@ -184,7 +187,14 @@ class Requests:
             failed.append(FailedRow(row, error, text, len(token_ids)))
             return
         params = row.params
-        requests = [self._request(row, sample, token_ids, params) for sample in range(params.n)]
+        try:
+            constraint = self._constraint(params)
+        except RowError as refused:
+            failed.append(FailedRow(row, refused, text, len(token_ids)))
+            return
+        requests = [
+            self._request(row, sample, token_ids, params, constraint) for sample in range(params.n)
+        ]
         ready.append(PreparedRow(row, text, requests))
 
     def _outside_vocabulary(self, token_ids: list[int]) -> RowError | None:
@@ -197,8 +207,19 @@ class Requests:
         )
         return RowError(ErrorCode.INVALID_ROW, text)
 
+    def _constraint(self, params: SamplingParams) -> Callable[[], Constraint] | None:
+        wanted = params.structured_outputs
+        if wanted is None:
+            return None
+        return self._grammars.constraint(wanted, params.stop_token_ids, params.ignore_eos)
+
     def _request(
-        self, row: InputRow, sample: int, token_ids: list[int], params: SamplingParams
+        self,
+        row: InputRow,
+        sample: int,
+        token_ids: list[int],
+        params: SamplingParams,
+        constraint: Callable[[], Constraint] | None,
     ) -> Request:
         return Request(
             request_id=request_id(row.index, sample),
@@ -207,6 +228,7 @@ class Requests:
             draw_key=0 if params.greedy else draw_key(params.seed, row.row_key, sample),
             output_token_ids=self._begun(row.index, sample, params),
             stop_checker=self._stop_checker(params) if params.stop else None,
+            constraint=constraint,
         )
 
     def _stop_checker(self, params: SamplingParams) -> StopChecker | None:

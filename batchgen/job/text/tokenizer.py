@@ -65,6 +65,11 @@ class TextCodec(Protocol):
         """The id of `text` where it is, whole, a special token, which decoding skips."""
         ...
 
+    def vocabulary(self) -> str:
+        """What a grammar is compiled for: a tokenizer.json, or `byte`. Raises
+        RowError(UNSUPPORTED_SETTING) for a tokenizer that has none."""
+        ...
+
 
 class NotCheckableError(ModelRefusedError):
     """This tokenizer needs transformers with torch: `run` can use it, `validate` cannot."""

@@ -40,10 +40,14 @@ class Validation:
     """
 
     def __init__(
-        self, reader: Reader, codec: TextCodec | None = None, max_model_len: int | None = None
+        self,
+        reader: Reader,
+        codec: TextCodec | None = None,
+        max_model_len: int | None = None,
+        eos_token_ids: Sequence[int] = (),
     ) -> None:
         self._reader = reader
-        self._requests = None if codec is None else Requests(codec)
+        self._requests = None if codec is None else Requests(codec, eos_token_ids=eos_token_ids)
         self._max_model_len = max_model_len
         self.rows = 0
         self.codes: Counter[str] = Counter()

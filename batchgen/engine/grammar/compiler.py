@@ -1,0 +1,153 @@
+"""From a row's schema, regular expression or grammar to a constraint, compiled once.
+
+What llguidance cannot enforce it refuses, and so does this: `RowError(INVALID_SCHEMA)` before the
+row runs. Its limits (symbols, lexer states, work in one mask) bound time and memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+from batchgen.engine.grammar.constraint import GrammarConstraint
+from batchgen.engine.request import Constraint, GrammarKind, StructuredOutput
+from batchgen.errors import ErrorCode, RowError, UsageError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+__all__ = ["GrammarCompiler"]
+
+BYTES = "byte"
+"""llguidance's name of a vocabulary of bytes."""
+MAX_TEXT = 1_000_000
+"""Characters of a grammar. Those of people and of schema generators have thousands."""
+_MOST_KEPT = 256
+_MOST_KEPT_TEXT = 8_000_000
+_MAX_STATES = 50_000
+"""Lexer states of one grammar, 1-2 kB each; llguidance's own bound is five times that."""
+
+
+class GrammarCompiler:
+    """Compiles for one vocabulary, which is read with the first grammar. Used from one thread.
+
+    `vocabulary` gives what `tokenizers.Tokenizer.to_str` does, or `byte`.
+    """
+
+    def __init__(
+        self, vocabulary: Callable[[], str], vocab_size: int, eos_token_ids: Collection[int]
+    ) -> None:
+        self._vocabulary_text = vocabulary
+        self._vocab_size = vocab_size
+        self._eos_token_ids = tuple(sorted(eos_token_ids))
+        self._tokenizer: LLTokenizer | None = None
+        self._kept: OrderedDict[StructuredOutput, LLMatcher | RowError] = OrderedDict()
+        self._kept_text = 0
+
+    def constraint(
+        self,
+        wanted: StructuredOutput,
+        stop_token_ids: Collection[int] = (),
+        ignore_eos: bool = False,
+    ) -> Callable[[], Constraint]:
+        """What begins a sequence's constraint. Raises RowError(INVALID_SCHEMA) for a grammar that
+        is none, or that cannot be enforced; UsageError where llguidance is missing."""
+        compiled = self._compiled(wanted)
+        eos = self._eos_token_ids
+        ends = (*stop_token_ids, *(() if ignore_eos else eos))
+
+        def begin() -> Constraint:
+            return GrammarConstraint(compiled.deep_copy(), self._vocab_size, ends, eos)
+
+        return begin
+
+    def _compiled(self, wanted: StructuredOutput) -> LLMatcher:
+        found = self._kept.pop(wanted, None)
+        if found is None:
+            found = self._compile(wanted)
+            self._kept_text += len(wanted.text)
+        self._kept[wanted] = found
+        while len(self._kept) > _MOST_KEPT or self._kept_text > max(
+            _MOST_KEPT_TEXT, len(wanted.text)
+        ):
+            self._kept_text -= len(self._kept.popitem(last=False)[0].text)
+        if isinstance(found, RowError):
+            raise RowError(found.code, found.message)
+        return found
+
+    def _compile(self, wanted: StructuredOutput) -> LLMatcher | RowError:
+        """A refusal is kept too: a file's rows often share one schema."""
+        if len(wanted.text) > MAX_TEXT:
+            return _refused(wanted, f"it has more than {MAX_TEXT:,} characters")
+        llguidance = _llguidance()
+        try:
+            grammar = _SOURCES[wanted.kind](wanted)
+        except (ValueError, RecursionError) as error:
+            return _refused(wanted, str(error))
+        limits = llguidance.LLParserLimits(max_lexer_states=_MAX_STATES, verbose_errors=False)
+        matcher = llguidance.LLMatcher(self._vocabulary(), grammar, log_level=0, limits=limits)
+        return _refused(wanted, matcher.get_error()) if matcher.is_error() else matcher
+
+    def _vocabulary(self) -> LLTokenizer:
+        if self._tokenizer is None:
+            tokenizer: Any = _llguidance().LLTokenizer
+            text = self._vocabulary_text()
+            if text == BYTES:
+                self._tokenizer = tokenizer(text)
+            else:
+                ends = list(self._eos_token_ids) or None
+                self._tokenizer = tokenizer(text, n_vocab=self._vocab_size, eos_token=ends)
+        return self._tokenizer
+
+
+def _json_schema(wanted: StructuredOutput) -> str:
+    matcher = _llguidance().LLMatcher
+    options: dict[str, Any] = {"lenient": False}  # over a schema's own wish, `x-guidance`
+    if wanted.whitespace == "":
+        options["whitespace_flexible"] = False
+    elif wanted.whitespace is not None:
+        options["whitespace_pattern"] = wanted.whitespace
+    schema = json.loads(wanted.text)
+    if schema is False:
+        raise ValueError("false allows no value at all")
+    return str(matcher.grammar_from_json_schema({} if schema is True else schema, None, options))
+
+
+def _regex(wanted: StructuredOutput) -> str:
+    return str(_llguidance().LLMatcher.grammar_from_regex(wanted.text))
+
+
+def _grammar(wanted: StructuredOutput) -> str:
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    return str(_llguidance().LLMatcher.grammar_from_lark(any_to_lark(wanted.text)))
+
+
+_SOURCES: dict[GrammarKind, Callable[[StructuredOutput], str]] = {
+    GrammarKind.JSON_SCHEMA: _json_schema,
+    GrammarKind.REGEX: _regex,
+    GrammarKind.GRAMMAR: _grammar,
+}
+_NOUNS = {
+    GrammarKind.JSON_SCHEMA: "JSON Schema",
+    GrammarKind.REGEX: "regular expression",
+    GrammarKind.GRAMMAR: "grammar",
+}
+
+
+def _refused(wanted: StructuredOutput, reason: str) -> RowError:
+    said = " ".join(reason.split())[:300]
+    return RowError(ErrorCode.INVALID_SCHEMA, f"this {_NOUNS[wanted.kind]} is not served: {said}")
+
+
+def _llguidance() -> Any:
+    try:
+        import llguidance
+    except ImportError as error:
+        raise UsageError(
+            "rows ask for structured outputs, which need llguidance",
+            "pip install 'batchgen-llm[structured]', then run the same command again",
+        ) from error
+    return llguidance

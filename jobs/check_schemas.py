@@ -1,0 +1,164 @@
+"""Completions under generated JSON Schemas, judged by another library.
+
+    python jobs/check_schemas.py --model SmolLM2-135M-Instruct.Q4_1.gguf --count 300
+
+Runs `batchgen run` over one row a schema and checks each completion that ended by itself with
+`jsonschema`, formats included. A schema may be refused by name (`invalid_schema`) before its row
+runs; one accepted may only be kept, or cut short by max_tokens. Exit code 1 for any other end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+Schema = dict[str, Any]
+_WORDS = ["name", "age", "city", "tags", "price", "unit", "notes", "kind", "is_new", "score"]
+_PATTERNS = ["^[A-Z]{2,4}-[0-9]{3}$", "^(red|green|blue)$", "^\\d{4}$", "^[a-z]+(_[a-z]+)?$", "ab"]
+_FORMATS = ["date", "date-time", "time", "email", "uuid", "ipv4", "hostname", "uri"]
+
+
+def random_schema(seed: int) -> Schema:
+    """An object with nested objects, arrays, enums, patterns, formats, bounds and references."""
+    draw = random.Random(seed)
+    schema = _object(draw, 2)
+    if draw.random() < 0.4:
+        schema["$defs"] = {"part": _object(draw, 1)}
+        name = draw.choice(_WORDS)
+        schema["properties"][name] = {"$ref": "#/$defs/part"}
+        schema["required"] = sorted({*schema["required"], name})
+    if draw.random() < 0.06:
+        schema |= draw.choice([{"not": {"required": ["zz"]}}, {"if": {}, "then": {}}])
+    return schema
+
+
+def _any(draw: random.Random, depth: int) -> Schema:
+    kinds = [_string, _pattern, _format, _integer, _number, _enum, _simple, _union]
+    kinds += [_object, _array] * (depth > 0)
+    return draw.choice(kinds)(draw, depth)
+
+
+def _object(draw: random.Random, depth: int) -> Schema:
+    names = draw.sample(_WORDS, draw.randint(1, 4))
+    required = draw.sample(names, draw.randint(1, len(names)))
+    return {
+        "type": "object",
+        "properties": {name: _any(draw, depth - 1) for name in names},
+        "required": sorted(required),
+        "additionalProperties": False,
+    }
+
+
+def _array(draw: random.Random, depth: int) -> Schema:
+    low = draw.randint(0, 2)
+    schema: Schema = {"type": "array", "minItems": low, "maxItems": low + draw.randint(0, 2)}
+    if draw.random() < 0.2:
+        first = [_any(draw, depth - 1) for _ in range(2)]
+        return schema | {"prefixItems": first, "items": False, "minItems": 1, "maxItems": 2}
+    if draw.random() < 0.1:
+        schema["uniqueItems"] = True
+    return schema | {"items": _any(draw, depth - 1)}
+
+
+def _string(draw: random.Random, depth: int) -> Schema:
+    low = draw.randint(0, 6)
+    return {"type": "string", "minLength": low, "maxLength": low + draw.randint(0, 9)}
+
+
+def _pattern(draw: random.Random, depth: int) -> Schema:
+    return {"type": "string", "pattern": draw.choice(_PATTERNS), "maxLength": 12}
+
+
+def _format(draw: random.Random, depth: int) -> Schema:
+    return {"type": "string", "format": draw.choice(_FORMATS)}
+
+
+def _integer(draw: random.Random, depth: int) -> Schema:
+    low = draw.randint(-500, 500)
+    bounds = draw.choice([("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum")])
+    schema = {"type": "integer", bounds[0]: low, bounds[1]: low + draw.randint(3, 5000)}
+    return schema | ({"multipleOf": draw.choice([2, 5])} if draw.random() < 0.15 else {})
+
+
+def _number(draw: random.Random, depth: int) -> Schema:
+    low = round(draw.uniform(-50, 50), 2)
+    return {"type": "number", "minimum": low, "maximum": round(low + draw.uniform(1, 900), 1)}
+
+
+def _enum(draw: random.Random, depth: int) -> Schema:
+    return {"enum": draw.sample(["small", "große", 'a "quoted" one', 7, 1.5, None, True, []], 3)}
+
+
+def _simple(draw: random.Random, depth: int) -> Schema:
+    return draw.choice([{"type": "boolean"}, {"type": "null"}, {"const": "fixed"}])
+
+
+def _union(draw: random.Random, depth: int) -> Schema:
+    name = draw.choice(["anyOf", "oneOf"])
+    return {name: [_integer(draw, 0), draw.choice([_string, _pattern])(draw, 0)]}
+
+
+def judge(schema: Schema, row: dict[str, Any]) -> str:
+    """valid, refused, cut, or what is wrong."""
+    import jsonschema
+
+    if row["status"] == "error":
+        return "refused" if row["error_code"] == "invalid_schema" else str(row["error_message"])
+    if row["finish_reason"] == "length":
+        return "cut"
+    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    validator = jsonschema.Draft202012Validator(schema, format_checker=checker)
+    try:
+        errors = [error.message for error in validator.iter_errors(json.loads(row["completion"]))]
+    except ValueError as error:
+        errors = [f"no JSON: {error}"]
+    return f"INVALID: {errors[0]}" if errors else "valid"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--max-tokens", type=int, default=400)
+    parser.add_argument("--temperature", type=float, default=0.7)
+    asked = parser.parse_args()
+    schemas = [random_schema(seed) for seed in range(asked.count)]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = _run(Path(folder), schemas, asked)
+    ends = [judge(schema, row) for schema, row in zip(schemas, rows, strict=True)]
+    for seed, (end, row) in enumerate(zip(ends, rows, strict=True)):
+        if end == "refused":
+            print(f"seed {seed}: {row['error_message']}")
+        elif end not in ("valid", "cut"):
+            print(f"seed {seed}: {end}\n  {json.dumps(schemas[seed])}\n  {row['completion']!r}")
+    print(dict(Counter(end.split(":")[0] for end in ends)))
+    return int(any(end not in ("valid", "cut", "refused") for end in ends))
+
+
+def _run(folder: Path, schemas: list[Schema], asked: argparse.Namespace) -> list[dict[str, Any]]:
+    ask = "Make up an example as JSON."
+    lines = [
+        {"messages": [{"role": "user", "content": ask}], "guided_json": schema}
+        for schema in schemas
+    ]
+    source, out = folder / "in.jsonl", folder / "out.parquet"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = [sys.executable, "-m", "batchgen", "run", "-i", source, "-o", out, "-q"]
+    command += ["--model", asked.model, "--max-tokens", asked.max_tokens]
+    command += ["--temperature", asked.temperature, "--max-failures", "100%"]
+    subprocess.run([str(word) for word in command], check=True)
+    rows: list[dict[str, Any]] = pq.read_table(out).to_pylist()
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())
