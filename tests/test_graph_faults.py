@@ -95,9 +95,9 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def transfer(num_inputs: int, num_seqs: int) -> Any:
         zeros = [torch.zeros(size, dtype=torch.int32) for size in (num_inputs, num_seqs)]
-        return graph_runner._Transfer(*zeros, Nothing())  # type: ignore[arg-type]
+        return graph_runner.Transfer(*zeros, Nothing())  # type: ignore[arg-type]
 
-    monkeypatch.setattr(graph_runner, "_transfer", transfer)
+    monkeypatch.setattr(graph_runner, "make_transfer", transfer)
 
 
 def engine_of(model: FakeModel, depth: int = 1) -> LLMEngine:

@@ -44,8 +44,12 @@ def test_a_short_job_captures_few_buckets_and_a_long_one_all() -> None:
                 step(live)
     assert sorted(captured) == list(range(16, 257, 16))
     assert step(240).num_seqs == 240, "its own, once there is one"
-    assert captures.bucket_for(Bucket(240, 240), "drawn") == (240, 240), "graphs of another kind"
-    assert captures.bucket_for(Bucket(100, 64), "greedy") == (100, 64), "a chunk is not padded so"
+    assert captures.bucket_for(Bucket(240, 240), "drawn") == Bucket(240, 240), (
+        "graphs of another kind"
+    )
+    assert captures.bucket_for(Bucket(100, 64), "greedy") == Bucket(100, 64), (
+        "a chunk is not padded so"
+    )
     captures.graphs[Bucket(1024, 1024), "greedy"] = object()
     assert captures.bucket_for(Bucket(896, 896), "greedy").num_seqs == 1024
     assert captures.bucket_for(Bucket(640, 640), "greedy").num_seqs == 640, "too much to compute"
@@ -112,6 +116,7 @@ class Comparison:
         bucket = self.bucket or self.buckets.find(step.total_tokens, len(step))
         size = sum(section_lengths(bucket, BLOCK_SIZE))
         sections = Sections.of(torch.full((size,), 99, dtype=torch.int32), bucket, BLOCK_SIZE)
+        assert self.packer.plan_shared(step, None) is None
         more = self.packer.pack(step, sections)
         if more is not None:
             self.num_with_more += 1

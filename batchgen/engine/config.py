@@ -34,6 +34,8 @@ class EngineConfig:
     """Waiting requests are admitted longest output first within windows of so many arrivals."""
     enable_prefix_caching: bool = True
     """Prompts that begin alike are computed once, as long as the cache has room."""
+    share_reads: bool = True
+    """On CUDA, rows that begin with the same blocks read them together where that pays."""
     fold: bool = True
     """Requests that must have equal answers are computed once."""
     attention_backend: str = "auto"

@@ -191,6 +191,7 @@ class LLMEngine:
         now = time.monotonic()
         self._stats.num_steps += 1
         self._clock.delivered(now, step.total_tokens, len(step.sampled))
+        self._stats.shared_read_tokens += output.shared_read_tokens
         self._num_crashes_in_a_row = 0
         is_first = not self._stats.output_tokens
         for j, row in enumerate(step.sampled):

@@ -135,6 +135,7 @@ def _make_runner(
         max_num_tokens=resolved.max_num_batched_tokens,
         max_model_len=max_model_len,
         block_size=block_size,
+        share_reads=config.share_reads,
     )
 
 

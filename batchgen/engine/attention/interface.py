@@ -5,9 +5,10 @@ All tokens of a step form one ragged row: sequence i owns query tokens
 its own keys 0..position alone (block-diagonal causal mask). Keys live in blocks of `block_size`
 tokens; `block_tables[i]` lists the blocks of sequence i. `reference.py` is the oracle.
 
-A prefix that rows share will be read once: `AttentionMetadata` then says which rows share which
-blocks, and a backend attends to prefix and rest apart and merges both by their log-sum-exp (the
-Triton kernel returns it). Under tensor parallelism a spec has the rank's own heads.
+Keys that decoding rows have in common may be read once: `AttentionMetadata.shared` says which rows
+share which, and a backend attends to them and to the rest apart, and merges both by their
+log-sum-exp; or it reads all of a row's blocks, which its table names too. Under tensor parallelism
+a spec has the rank's own heads.
 """
 
 from __future__ import annotations
@@ -17,7 +18,24 @@ from typing import Any, Protocol
 
 import torch
 
-__all__ = ["AttentionBackend", "AttentionMetadata", "AttentionSpec"]
+__all__ = [
+    "MAX_SHARED_ITEMS",
+    "ROW_WORDS",
+    "SHARED_WORDS",
+    "AttentionBackend",
+    "AttentionMetadata",
+    "AttentionSpec",
+    "SharedReads",
+    "SharingShape",
+]
+
+MAX_SHARED_ITEMS = 64
+SHARED_WORDS = 8
+"""int32 words of a shared item: a sequence whose table names the keys, first of `members`, how
+many, first key, end key."""
+ROW_WORDS = 8
+"""int32 words of a sequence: keys that are read for it, then for either level the first item that
+does, how many items the keys are split into, and its place among the item's members."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +57,34 @@ class AttentionSpec:
     """A learned logit per head joins each softmax's denominator (gpt-oss)."""
 
 
+@dataclass(frozen=True, slots=True)
+class SharingShape:
+    """How a backend wants shared reads cut."""
+
+    members: int
+    """Sequences of an item, at most."""
+    grain: int
+    """Keys: stretches begin and end at multiples of it."""
+    wanted_items: int
+    """So many fill the device."""
+    max_items: int
+    worth_keys: int
+    """Reads of keys that one step must save, over all rows, for shared reads to pay."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedReads:
+    """Keys that several decoding sequences (of one query token) see whole and alike.
+
+    A sequence is a member of at most one item's stretch on each of two levels; those without any
+    have zeros in `rows`, items without keys are not run.
+    """
+
+    items: torch.Tensor  # int32 [max_items, SHARED_WORDS]
+    members: torch.Tensor  # int32 [2 * num_seqs]
+    rows: torch.Tensor  # int32 [num_seqs, ROW_WORDS]
+
+
 @dataclass(slots=True)
 class AttentionMetadata:
     """One step, for all layers. Tensors lie on the model's device; ints are host numbers.
@@ -56,6 +102,7 @@ class AttentionMetadata:
     num_tokens: int
     max_seqlen_q: int
     max_seqlen_k: int
+    shared: SharedReads | None = None
     host: Any = None
     """What a backend prepared on the host for this step (see `AttentionBackend.prepare`)."""
 

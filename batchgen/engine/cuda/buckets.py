@@ -16,6 +16,8 @@ class Bucket(NamedTuple):
 
     num_tokens: int
     num_seqs: int
+    shares: bool = False
+    """Whether keys are read for several sequences at once: such steps have graphs of their own."""
 
     @property
     def is_decode(self) -> bool:

@@ -43,7 +43,9 @@ class Captures:
         larger = (
             bucket
             for bucket, chosen in self.graphs
-            if chosen == choice and bucket.is_decode and wanted.num_seqs < bucket.num_seqs <= most
+            if (chosen, bucket.shares) == (choice, wanted.shares)
+            and bucket.is_decode
+            and wanted.num_seqs < bucket.num_seqs <= most
         )
         return min(larger, default=wanted)
 

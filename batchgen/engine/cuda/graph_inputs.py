@@ -4,7 +4,7 @@ Sections of int32, one after the other, for a bucket of T tokens and S sequences
 
     input_ids T | positions T | slot_mapping T | cu_seqlens_q S+1 | seq_lens S | logits_indices S |
     slots S | token_slots S | table_index U | table_value U | temperature S | keys 2S |
-    output_positions S
+    output_positions S | shared_items, shared_members 2S, shared_rows (of buckets that share)
 
 A pending token stands in input_ids as -1 - slot: the graph takes the slot's last token instead. The
 block table lies on the device, a row a slot; a step brings the U entries that are new (more than
@@ -21,7 +21,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from batchgen.engine.attention.interface import (
+    MAX_SHARED_ITEMS,
+    ROW_WORDS,
+    SHARED_WORDS,
+    SharedReads,
+    SharingShape,
+)
 from batchgen.engine.cuda.buckets import Bucket
+from batchgen.engine.execution.shared_reads import SharedPlan, plan_shared_reads
 from batchgen.engine.sampling.batch import HostDraws
 from batchgen.engine.scheduling.step import ScheduledStep
 
@@ -46,6 +54,9 @@ class Sections(NamedTuple):
     temperature: torch.Tensor
     keys: torch.Tensor
     output_positions: torch.Tensor
+    shared_items: torch.Tensor
+    shared_members: torch.Tensor
+    shared_rows: torch.Tensor
 
     @classmethod
     def of(cls, flat: torch.Tensor, bucket: Bucket, block_size: int) -> Sections:
@@ -55,15 +66,21 @@ class Sections(NamedTuple):
         parts[3] = parts[3][: bucket.num_seqs + 1]
         return cls(*parts)
 
+    def shared_reads(self) -> SharedReads:
+        """Keys that are read for several sequences at once."""
+        return SharedReads(self.shared_items, self.shared_members, self.shared_rows)
+
 
 def section_lengths(bucket: Bucket, block_size: int) -> list[int]:
     """Lengths in the order of `Sections`, multiples of 16 bytes: kernels specialise on alignment.
 
     A row of n tokens needs at most n / block_size + 1 new blocks, those that it shares left out.
     """
-    tokens, seqs = bucket
+    tokens, seqs, shares = bucket
     updates = (tokens // block_size + seqs + 3) // 4 * 4
-    return [tokens] * 3 + [seqs + 4] + [seqs] * 4 + [updates] * 2 + [seqs, 2 * seqs, seqs]
+    shared = [MAX_SHARED_ITEMS * SHARED_WORDS, 2 * seqs, ROW_WORDS * seqs] if shares else [0] * 3
+    drawn = [seqs, 2 * seqs, seqs]
+    return [tokens] * 3 + [seqs + 4] + [seqs] * 4 + [updates] * 2 + drawn + shared
 
 
 class HostTable:
@@ -114,11 +131,33 @@ class StepPacker:
         self._trash_slot = num_slots
         self._trash_place = num_slots * max_blocks
         self._block_size = block_size
+        self._plan: SharedPlan | None = None
+        self._planned_for: list[int] = []
+        self._entries = (np.empty(0, np.int32), np.empty(0, np.int32))
+
+    def plan_shared(self, step: ScheduledStep, shape: SharingShape | None) -> SharedPlan | None:
+        """Take over a step's new blocks; which keys its rows read together, if that pays."""
+        self._entries = self.table.apply(step)
+        if shape is None or not step.num_alike:
+            return None
+        same = step.slots == self._planned_for and not step.admitted
+        if not (same and len(step) == step.total_tokens):  # else as it was: rows only grew
+            self._plan = plan_shared_reads(step, self.table.blocks, self._block_size, shape)
+            decodes = len(step) == step.total_tokens
+            self._planned_for = step.slots if decodes else []
+        return self._plan
+
+    @staticmethod
+    def pack_shared(plan: SharedPlan, sections: Sections) -> None:
+        """Fill in which keys are read together; items beyond have none."""
+        _fill(sections.shared_items, plan.items.reshape(-1), 0)
+        _fill(sections.shared_members, plan.members, 0)
+        _fill(sections.shared_rows, plan.rows.reshape(-1), 0)
 
     def pack(self, step: ScheduledStep, sections: Sections) -> tuple[_Ints, _Ints] | None:
-        """Fill the host's sections with a step that fits them. Returns places and values of table
-        entries that have no room there."""
-        index, value = self.table.apply(step)
+        """Fill the host's sections with a step that fits them, after `plan_shared`. Returns places
+        and values of table entries that have no room there."""
+        index, value = self._entries
         num_tokens = np.array(step.num_tokens, dtype=np.int32)
         starts = np.array(step.starts, dtype=np.int32)
         slots = np.array(step.slots, dtype=np.int32)

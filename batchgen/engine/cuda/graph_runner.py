@@ -5,14 +5,14 @@
 
 Tokens that a step samples stay on the device, where the next step reads them, so a step is launched
 before the host knows what the one before it sampled. Later features plug in between the logits and
-the token: grammar masks and penalties (`sampling_batch`), and in `_compute`: a shared prefix read
-once (two attention passes, merged by their log-sum-exp).
+the token: grammar masks and penalties (`sampling_batch`). Steps whose rows read keys together have
+graphs of their own, so that others do not pay for it.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
@@ -22,8 +22,10 @@ from batchgen.causes import first_line
 from batchgen.engine.attention.interface import AttentionMetadata
 from batchgen.engine.cuda.buckets import Bucket, Buckets
 from batchgen.engine.cuda.captures import Captures
-from batchgen.engine.cuda.graph_inputs import MoreEntries, Sections, StepPacker, section_lengths
+from batchgen.engine.cuda.graph_inputs import Sections, StepPacker, section_lengths
 from batchgen.engine.cuda.host_syncs import WaitsForDeviceError, forbid_waiting
+from batchgen.engine.cuda.transfers import Transfer, make_transfer
+from batchgen.engine.execution.shared_reads import sharing_shape_of
 from batchgen.engine.execution.step_runner import NAN_FAILURE, ServedModel
 from batchgen.engine.failures import is_out_of_memory, without_frames
 from batchgen.engine.memory import release_memory
@@ -51,24 +53,15 @@ class _Choice(Enum):
     """The graph keeps its logits: filters, penalties and logprobs come after it."""
 
 
-@dataclass(slots=True)
-class _Transfer:
-    """Pinned memory of one step on its way in and out."""
-
-    inputs: torch.Tensor  # int32 [longest sections]
-    tokens: torch.Tensor  # int32 [max_num_seqs]
-    done: torch.cuda.Event
-    more_entries: MoreEntries = field(default_factory=MoreEntries)
-
-
 @dataclass(frozen=True, slots=True)
 class _Launched:
     """A step on the device; the tokens of its sampled `rows` come through `transfer`."""
 
-    transfer: _Transfer
+    transfer: Transfer
     rows: list[int]
     sampled: SampledTokens | None
     """On the host, where more than tokens was asked for."""
+    shared_read_tokens: int
 
 
 class GraphRunner:
@@ -87,6 +80,7 @@ class GraphRunner:
         max_model_len: int,
         block_size: int,
         capture: bool = True,
+        share_reads: bool = True,
     ) -> None:
         device = model.device
         max_blocks = -(-max_model_len // block_size)
@@ -96,14 +90,15 @@ class GraphRunner:
         self._buckets = Buckets(max_num_tokens, max_num_seqs)
         self._packer = StepPacker(num_slots, max_blocks, block_size)
         self._sampling = SamplingTable(num_slots, model.vocab_size, device)
-        size = sum(section_lengths(self._buckets.largest, block_size))
+        self._sharing = sharing_shape_of(model, block_size) if share_reads else None
+        size = sum(section_lengths(self._buckets.largest._replace(shares=True), block_size))
         seqs = self._buckets.largest.num_seqs
         self._inputs = torch.zeros(size, dtype=torch.int32, device=device)
         self._table = torch.zeros(num_slots + 1, max_blocks, dtype=torch.int32, device=device)
         self._last_tokens = torch.zeros(num_slots + 1, dtype=torch.int64, device=device)
         self._tokens = torch.zeros(seqs, dtype=torch.int32, device=device)
         self._logits: torch.Tensor | None = None
-        self._ring = [_transfer(size, seqs) for _ in range(_RING)]
+        self._ring = [make_transfer(size, seqs) for _ in range(_RING)]
         self._num_steps = 0
         self._captures = Captures()
         self._waited: set[tuple[Bucket, _Choice]] = set()
@@ -118,11 +113,15 @@ class GraphRunner:
         self._num_steps += 1
         choice, draws = self._admit(step)
         bucket = self._buckets.find(step.total_tokens, len(step))
+        shared = self._packer.plan_shared(step, self._sharing)
+        bucket = bucket._replace(shares=shared is not None)
         bucket = self._captures.bucket_for(bucket, choice)
         sections = Sections.of(transfer.inputs, bucket, self._block_size)
         more = self._packer.pack(step, sections)
         if more is not None:
             transfer.more_entries.write(self._table, *more)
+        if shared is not None:
+            self._packer.pack_shared(shared, sections)
         if draws is not None:
             self._packer.pack_draws(step, draws, sections)
         size = sum(section_lengths(bucket, self._block_size))
@@ -131,13 +130,14 @@ class GraphRunner:
         sampled = self._sample(step) if choice is _Choice.KEPT else None
         transfer.tokens[: len(step)].copy_(self._tokens[: len(step)], non_blocking=True)
         transfer.done.record()
-        return _Launched(transfer, step.sampled, sampled)
+        saved = 0 if shared is None else shared.saved
+        return _Launched(transfer, step.sampled, sampled, saved)
 
     def collect(self, handle: _Launched) -> StepOutput:
         """Wait for a launched step's tokens; -1 stands for a row without one."""
         handle.transfer.done.synchronize()
         tokens: list[int] = handle.transfer.tokens[handle.rows].tolist()
-        output = StepOutput(tokens)
+        output = StepOutput(tokens, shared_read_tokens=handle.shared_read_tokens)
         if handle.sampled is not None and handle.sampled.logprobs is not None:
             output.logprobs = handle.sampled.logprobs.tolist()
         if handle.sampled is not None and handle.sampled.top is not None:
@@ -220,6 +220,7 @@ class GraphRunner:
             num_tokens=bucket.num_tokens,
             max_seqlen_q=1 if bucket.is_decode else bucket.num_tokens,
             max_seqlen_k=self._max_model_len,
+            shared=inputs.shared_reads() if bucket.shares else None,
         )
 
     def _capture(self, bucket: Bucket, choice: _Choice) -> torch.cuda.CUDAGraph | None:
@@ -290,11 +291,3 @@ def _choose(
     temperature = inputs.temperature.view(torch.float32)
     keys = inputs.keys.view(torch.int64)
     return sampled_tokens(logits, temperature, keys, inputs.output_positions.long())
-
-
-def _transfer(num_inputs: int, num_seqs: int) -> _Transfer:
-    return _Transfer(
-        torch.zeros(num_inputs, dtype=torch.int32, pin_memory=True),
-        torch.zeros(num_seqs, dtype=torch.int32, pin_memory=True),
-        torch.cuda.Event(),
-    )

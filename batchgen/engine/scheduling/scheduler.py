@@ -57,6 +57,7 @@ class Scheduler:
         self.max_num_batched_tokens = max_num_batched_tokens
         self._step_size = StepSize(max_num_mixed_tokens, max_num_seqs)
         self._prefix_caching = prefix_caching
+        self._num_alike = 0
         self._fresh: set[int] = set()  # blocks that the step being made computes
         self._budget = max_num_batched_tokens  # of the step that is being made
         self.waiting = AdmissionQueue(reorder_window)
@@ -90,6 +91,7 @@ class Scheduler:
         self._fresh.clear()
         if self._schedule_running(step):
             self._admit_waiting(step)
+        step.num_alike = self._num_alike
         return step
 
     def update(self, step: ScheduledStep, output: StepOutput) -> list[Sequence]:
@@ -172,6 +174,8 @@ class Scheduler:
         self.running[sequence] = None
         step.admitted.append(sequence)
         if cached:
+            sequence.begins_alike = True
+            self._num_alike += 1
             sequence.block_table += self.block_manager.share(cached)
             sequence.num_computed_tokens = len(cached) * self.block_manager.block_size
             step.block_updates.append(BlockUpdate(sequence.slot, 0, cached))
@@ -269,6 +273,8 @@ class Scheduler:
             self.block_manager.free(sequence.block_table)
             self._free_slots.append(sequence.slot)
             sequence.slot = -1
+            self._num_alike -= sequence.begins_alike
+            sequence.begins_alike = False
 
     def _is_full(self, step: ScheduledStep) -> bool:
         return len(step.slots) >= self.max_num_seqs or step.total_tokens >= self._budget

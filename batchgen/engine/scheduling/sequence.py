@@ -56,6 +56,8 @@ class Sequence:
     num_preemptions: int = 0
     block_names: list[bytes] = field(default_factory=list)
     """What its full blocks hold, for the prefix cache; empty where there is none."""
+    begins_alike: bool = False
+    """Its first blocks were another sequence's."""
     num_cached_tokens: int = 0
     """Of its prompt, found in the cache when it was first admitted."""
     finish_reason: FinishReason | None = None

@@ -7,9 +7,9 @@ row `Sequence.slot`. Where what comes later plugs in:
     grammar masks        are there: `request.Constraint`; `Sequence.needs_known_tokens` keeps a row
                          back until the host knows its token, so that `sampling.rules` can make the
                          mask for the next one
-    n samples, prefix    tables that begin with the same blocks (`BlockManager.share`); a cached
-    caching              prefix is an admitted row that starts beyond 0
-    a prefix read once   a field with the rows that share leading blocks, for `AttentionMetadata`
+    n samples, prefix    are there: tables that begin with the same blocks (`BlockManager.share`),
+    caching              rows admitted with a start beyond 0
+    a prefix read once   is there: whoever keeps the tables sees who shares leading blocks
     tensor parallel      what a runner reads here is numbers and token ids: rank 0 sends them on,
                          and each rank runs the step on its own heads
     drafted tokens       a decoding row of several tokens, each of them sampled
@@ -57,6 +57,8 @@ class ScheduledStep:
     sampled: list[int] = field(default_factory=list)
     output_positions: list[int] = field(default_factory=list)
     total_tokens: int = 0
+    num_alike: int = 0
+    """Running sequences that begin with blocks of another one, or did when they were admitted."""
     admitted: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     block_updates: list[BlockUpdate] = field(default_factory=list)
@@ -94,6 +96,7 @@ class ScheduledStep:
             sampled=[self.sampled[j] - start for j in picked],
             output_positions=[self.output_positions[j] for j in picked],
             total_tokens=sum(self.num_tokens[start:end]),
+            num_alike=self.num_alike,
             admitted=self.admitted,
             block_updates=[update for update in self.block_updates if update.slot in slots],
         )
@@ -109,3 +112,5 @@ class StepOutput:
     """Most likely (id, logprob) of each row, descending; as many as the row asked for."""
     failures: dict[int, RowFailure] = field(default_factory=dict)
     """Sampled row -> why it has no token."""
+    shared_read_tokens: int = 0
+    """Keys that rows did not read themselves."""

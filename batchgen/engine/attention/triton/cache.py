@@ -7,15 +7,18 @@ together, so one tile of keys is one contiguous read. Values alike, with their o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from batchgen.engine.attention.interface import AttentionSpec
 from batchgen.engine.attention.triton.float8 import saturated
+from batchgen.engine.attention.triton.tuning import Tile
 
-__all__ = ["PagedCache", "allocate_cache", "write_cache", "write_tokens"]
+__all__ = ["PagedCache", "allocate_cache", "descriptors", "write_cache", "write_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,19 @@ def allocate_cache(
         torch.zeros((*shape, spec.head_dim), dtype=dtype, device=device),
         torch.zeros((*shape, spec.v_head_dim), dtype=dtype, device=device),
     )
+
+
+def descriptors(cache: PagedCache, tile: Tile) -> tuple[Any, Any]:
+    """The caches as rows of one head and token each, in tiles."""
+    if not tile.tma:
+        return cache.keys, cache.values
+    keys, values = (
+        TensorDescriptor.from_tensor(
+            store.view(-1, store.shape[-1]), [tile.block_n, store.shape[-1]]
+        )
+        for store in (cache.keys, cache.values)
+    )
+    return keys, values
 
 
 def write_cache(

@@ -12,17 +12,18 @@ import triton.language as tl
 
 from batchgen.engine.attention.triton.cache import write_tokens
 from batchgen.engine.attention.triton.float8 import query_of
-from batchgen.engine.attention.triton.reduce import combine, write
+from batchgen.engine.attention.triton.reduce import combine, merge_shared, write
 from batchgen.engine.attention.triton.tiles import attend_tiles
 
 __all__ = ["attention_kernel"]
 
 _ITEM_WORDS = tl.constexpr(16)
+_ROW_WORDS = tl.constexpr(8)
 
 
 @triton.jit(  # type: ignore[untyped-decorator]
     do_not_specialize=["window", "table_stride"],
-    do_not_specialize_on_alignment=["slot_mapping"],  # a view, at any offset, of a bucket's inputs
+    do_not_specialize_on_alignment=["slot_mapping", "shared_rows"],  # views of a bucket's inputs
 )
 def attention_kernel(
     query: tl.tensor,
@@ -41,6 +42,9 @@ def attention_kernel(
     block_tables: tl.tensor,
     part_acc: tl.tensor,
     part_stats: tl.tensor,
+    shared_rows: tl.tensor,
+    shared_acc: tl.tensor,
+    shared_stats: tl.tensor,
     scale: tl.tensor,
     softcap: tl.tensor,
     window: tl.tensor,
@@ -68,12 +72,14 @@ def attention_kernel(
     ONE_LOOP: tl.constexpr,
     TMA: tl.constexpr,
     WRITE: tl.constexpr,
+    SHARED_M: tl.constexpr,
 ) -> None:
     """Grid: max_items * num_kv_heads. Programs without work leave at once.
 
     ONE_LOOP: mask every tile; else tiles that all rows see take a loop of their own, without masks.
     WRITE: store the step's own keys and values as well. Each program stores those that it reads, so
     this is only for sequences of one entry (decode).
+    SHARED_M: rows of a tile of `shared_kernel`, which has read the keys before `begin`; 0: none.
     """
     head = tl.program_id(0) % NUM_KV_HEADS
     item = items + (tl.program_id(0) // NUM_KV_HEADS) * _ITEM_WORDS
@@ -163,6 +169,12 @@ def attention_kernel(
                 *(NUM_KV_HEADS, BLOCK_M, V_DIM, V_PADDED),
             )
     if last:
+        if SHARED_M > 0:
+            acc, peak, total = merge_shared(
+                *(acc, peak, total, shared_acc, shared_stats),
+                *(shared_rows + tl.load(item + 6) * _ROW_WORDS, head, rows, in_use),
+                *(GROUP, NUM_KV_HEADS, SHARED_M, V_DIM, V_PADDED),
+            )
         write(
             *(acc, peak, total, out, lse, sinks, tokens, heads, in_use),
             *(GROUP * NUM_KV_HEADS, V_DIM, V_PADDED, HAS_SINKS, RETURN_LSE),

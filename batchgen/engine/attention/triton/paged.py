@@ -11,36 +11,26 @@ The workspace of split entries is shared by all layers: run one step at a time o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
-from triton.tools.tensor_descriptor import TensorDescriptor
 
-from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
-from batchgen.engine.attention.triton.cache import PagedCache, allocate_cache, write_cache
-from batchgen.engine.attention.triton.device import num_sms
+from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, SharingShape
+from batchgen.engine.attention.triton.cache import (
+    PagedCache,
+    allocate_cache,
+    descriptors,
+    write_cache,
+)
 from batchgen.engine.attention.triton.kernels import attention_kernel
-from batchgen.engine.attention.triton.plan import Plan, PlanKey, ceil_div, make_plan
+from batchgen.engine.attention.triton.launches import Launch, make_launch, needed, workspace_rows
+from batchgen.engine.attention.triton.plan import Plan, PlanKey, make_plan
+from batchgen.engine.attention.triton.sharing import common_spec, read_shared, sharing_shape
 from batchgen.engine.attention.triton.tuning import Tile, Tuner, chunk_tile, decode_tile, padded
+from batchgen.engine.attention.triton.workspace import Workspace
 
 __all__ = ["Launch", "TritonBackend"]
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """One launch for one kind of layer: how it is tiled and which plan it follows."""
-
-    tile: Tile
-    key: PlanKey
-
-
-@dataclass(slots=True)
-class _Workspace:
-    """Pieces of split entries: float32 accumulators, and (peak, total) of their softmax."""
-
-    acc: torch.Tensor
-    stats: torch.Tensor
 
 
 @dataclass(slots=True)
@@ -57,7 +47,7 @@ class TritonBackend:
     _launches: dict[tuple[AttentionSpec, torch.dtype, int], tuple[Launch, Launch]] = field(
         default_factory=dict
     )
-    _workspaces: dict[torch.device, _Workspace] = field(default_factory=dict)
+    _workspaces: dict[torch.device, Workspace] = field(default_factory=dict)
 
     def allocate(
         self,
@@ -82,8 +72,8 @@ class TritonBackend:
         metadata.slot_mapping = metadata.slot_mapping.int()  # one width: kernels compile once
         for (_, _, block_size), launches in self._launches.items():
             if block_size == metadata.block_size:
-                for launch in _needed(launches, metadata):
-                    _plan(launch.key, metadata)
+                for launch in needed(launches, metadata):
+                    _plan(_plan_key(launch.key, metadata), metadata)
 
     def forward(
         self,
@@ -97,7 +87,7 @@ class TritonBackend:
     ) -> torch.Tensor:
         """Write key and value to their slots, then attend; inputs may be strided views."""
         key, value = _unit(key), _unit(value)
-        launches = _needed(self.launches(spec, cache), metadata)
+        launches = needed(self.launches(spec, cache), metadata)
         if len(launches) == 1:
             return self._attend(query, cache, spec, metadata, sinks, None, (key, value))
         write_cache(key, value, cache, metadata.slot_mapping)
@@ -133,7 +123,10 @@ class TritonBackend:
         """`new`: keys and values for the kernel to write first (decode only)."""
         out = query.new_empty((query.shape[0], spec.num_heads, spec.v_head_dim))
         query = _unit(query)
-        for launch in _needed(self.launches(spec, cache), metadata):
+        if metadata.shared is not None and spec.sliding_window is None:
+            tile = self._shared_tile(spec, cache)
+            read_shared(query, cache, spec, metadata, tile, self._workspace(query.device))
+        for launch in needed(self.launches(spec, cache), metadata):
             self.launch(launch, query, cache, spec, metadata, out, sinks, lse, new)
         return out
 
@@ -155,15 +148,16 @@ class TritonBackend:
         `attend` has them; `new`: keys and values for the kernel to write first.
         """
         key, value = new or (query, query)
-        plan, tile = _plan(launch.key, metadata), launch.tile
-        space = self._workspaces[query.device]
+        plan_key, tile = _plan_key(launch.key, metadata), launch.tile
+        plan = _plan(plan_key, metadata)
+        space, shared = self._workspace(query.device), metadata.shared
         softcap = spec.softcap or 0.0
         attention_kernel[(plan.max_items * spec.num_kv_heads,)](
             query,
             key,
             value,
             metadata.slot_mapping,
-            *_descriptors(cache, tile),
+            *descriptors(cache, tile),
             cache.keys,
             cache.values,
             out,
@@ -174,6 +168,9 @@ class TritonBackend:
             metadata.block_tables,
             space.acc,
             space.stats,
+            metadata.seq_lens if shared is None else shared.rows,
+            space.shared_acc,
+            space.shared_stats,
             spec.scale if softcap else spec.scale * math.log2(math.e),
             softcap,
             launch.key.window,
@@ -200,11 +197,36 @@ class TritonBackend:
             PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
             ONE_LOOP=tile.one_loop,
             WRITE=new is not None,
+            SHARED_M=self._shared_tile(spec, cache).block_m if plan_key.shared else 0,
             TMA=tile.tma,
             maxnreg=tile.max_registers,
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
         )
+
+    def sharing(
+        self,
+        specs: Sequence[AttentionSpec],
+        dtype: torch.dtype,
+        block_size: int,
+        device: torch.device,
+    ) -> SharingShape | None:
+        """How keys are read once for several sequences, and room for what comes out; None where the
+        layers do not agree, or have windows all. Call it after `allocate`."""
+        device = torch.empty(0, device=device).device  # `cuda` is the same as `cuda:0`
+        spec = common_spec(specs)
+        if spec is None:
+            return None
+        decode = self.decode_tuner(spec, dtype, block_size, device)
+        chunk = self.chunk_tuner(spec, dtype, block_size, device)
+        shape = sharing_shape(spec, dtype, block_size, device, decode, chunk)
+        if shape is not None:
+            rows = shape.max_items * spec.num_kv_heads * chunk.block_m
+            self._workspace(device).grow_shared(rows, spec.v_head_dim)
+        return shape
+
+    def _shared_tile(self, spec: AttentionSpec, cache: PagedCache) -> Tile:
+        return self.launches(spec, cache)[1].tile
 
     def launches(self, spec: AttentionSpec, cache: PagedCache) -> tuple[Launch, Launch]:
         """How a layer's decodes and its chunks are launched; makes room for their splits once."""
@@ -215,47 +237,22 @@ class TritonBackend:
         decode = self.decode_tuner(spec, dtype, cache.block_size, device)
         chunk = self.chunk_tuner(spec, dtype, cache.block_size, device)
         launches = (
-            _launch(spec, decode, 0, decode.block_m, device),
-            _launch(spec, chunk, decode.block_m, None, device),
+            make_launch(spec, decode, 0, decode.block_m, device),
+            make_launch(spec, chunk, decode.block_m, None, device),
         )
         self._launches[(spec, dtype, cache.block_size)] = launches
-        self._grow(max(_workspace_rows(launch.key) for launch in launches), spec.v_head_dim, device)
+        rows = max(workspace_rows(launch.key) for launch in launches)
+        self._workspace(device).grow(rows, spec.v_head_dim)
         return launches
 
-    def _grow(self, rows: int, dim: int, device: torch.device) -> None:
-        space = self._workspaces.get(device)
-        if space is None or space.acc.numel() < rows * dim or space.stats.numel() < 2 * rows:
-            sizes = (0, 0) if space is None else (space.acc.numel(), space.stats.numel())
-            self._workspaces[device] = _Workspace(
-                torch.empty(max(sizes[0], rows * dim), dtype=torch.float32, device=device),
-                torch.empty(max(sizes[1], 2 * rows), dtype=torch.float32, device=device),
-            )
+    def _workspace(self, device: torch.device) -> Workspace:
+        return self._workspaces.setdefault(device, Workspace(device))
 
 
-def _launch(
-    spec: AttentionSpec, tile: Tile, min_rows: int, max_rows: int | None, device: torch.device
-) -> Launch:
-    items = ceil_div(tile.items_per_sm * num_sms(device), spec.num_kv_heads)
-    key = PlanKey(
-        group=spec.num_heads // spec.num_kv_heads,
-        num_kv_heads=spec.num_kv_heads,
-        block_m=tile.block_m,
-        block_n=tile.block_n,
-        window=spec.sliding_window or 0,
-        min_rows=min_rows,
-        max_rows=max_rows,
-        items_per_head=items,
-        min_tiles=tile.min_tiles,
-    )
-    return Launch(tile, key)
-
-
-def _needed(launches: tuple[Launch, Launch], metadata: AttentionMetadata) -> tuple[Launch, ...]:
-    """Chunks only where a sequence of the bucket may have more rows than a decode tile."""
-    decode, _ = launches
-    if metadata.max_seqlen_q * decode.key.group <= decode.key.block_m:
-        return (decode,)
-    return launches
+def _plan_key(key: PlanKey, metadata: AttentionMetadata) -> PlanKey:
+    """Decodes of layers without a window leave out what is read for several sequences."""
+    is_decode = key.min_rows == 0 and not key.window
+    return replace(key, shared=True) if is_decode and metadata.shared is not None else key
 
 
 def _plan(key: PlanKey, metadata: AttentionMetadata) -> Plan:
@@ -266,24 +263,6 @@ def _plan(key: PlanKey, metadata: AttentionMetadata) -> Plan:
     if key not in plans:
         plans[key] = make_plan(key, metadata)
     return plans[key]
-
-
-def _descriptors(cache: PagedCache, tile: Tile) -> tuple[Any, Any]:
-    """The caches as rows of one head and token each, in tiles."""
-    if not tile.tma:
-        return cache.keys, cache.values
-    keys, values = (
-        TensorDescriptor.from_tensor(
-            store.view(-1, store.shape[-1]), [tile.block_n, store.shape[-1]]
-        )
-        for store in (cache.keys, cache.values)
-    )
-    return keys, values
-
-
-def _workspace_rows(key: PlanKey) -> int:
-    """Split entries make fewer than two items for each one aimed at."""
-    return 2 * key.items_per_head * key.num_kv_heads * key.block_m
 
 
 def _unit(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from batchgen.engine.attention.interface import AttentionMetadata
+from batchgen.engine.attention.interface import ROW_WORDS, AttentionMetadata
 from batchgen.engine.attention.triton.plan_kernel import NUM_LENGTHS, plan_kernel
 
 __all__ = ["ITEM_WORDS", "Plan", "PlanKey", "ceil_div", "make_plan"]
@@ -44,6 +44,8 @@ class PlanKey:
     items_per_head: int
     min_tiles: int
     """An entry is not split into pieces shorter than this many tiles of keys."""
+    shared: bool = False
+    """Leave out the keys that `AttentionMetadata.shared` reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +99,15 @@ def make_plan(key: PlanKey, metadata: AttentionMetadata) -> Plan:
         key.min_tiles,
         num_seqs.bit_length(),
         entries.bit_length(),
+        metadata.seq_lens if metadata.shared is None else metadata.shared.rows,
         GROUP=key.group,
         BLOCK_M=key.block_m,
         BLOCK_N=key.block_n,
         CHUNK=_CHUNK,  # whatever the bucket: compiled once
         WORDS=ITEM_WORDS,
         LENGTHS=NUM_LENGTHS,
+        SHARED=key.shared,
+        ROW_WORDS=ROW_WORDS,
         num_warps=_THREADS // 32,
     )
     return Plan(items, counters, max_items)

@@ -67,10 +67,13 @@ def _list_entries(
     max_entries: tl.tensor,
     window: tl.tensor,
     seq_steps: tl.tensor,
+    shared_rows: tl.tensor,
     GROUP: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CHUNK: tl.constexpr,
+    SHARED: tl.constexpr,
+    ROW_WORDS: tl.constexpr,
 ) -> tl.tensor:
     """Sequence, first row, first tile of keys and tiles of each entry; all tiles, and the most."""
     num_tiles = 0
@@ -87,6 +90,8 @@ def _list_entries(
         tile = tl.zeros_like(keys)
         if window > 0:
             tile = tl.maximum(context + row // GROUP - window + 1, 0) // BLOCK_N
+        if SHARED:  # its first keys are read for several sequences at once
+            tile = tl.load(shared_rows + seq * ROW_WORDS) // BLOCK_N
         tiles = tl.where(there, (keys + BLOCK_N - 1) // BLOCK_N - tile, 0)
         tl.store(entries + entry, seq, mask=there)
         tl.store(entries + max_entries + entry, row, mask=there)
@@ -209,7 +214,7 @@ def _write_items(
 
 @triton.jit(  # type: ignore[untyped-decorator]
     do_not_specialize=_SIZES,
-    do_not_specialize_on_alignment=["cu_seqlens", "seq_lens"],  # views, at any offset, of inputs
+    do_not_specialize_on_alignment=["cu_seqlens", "seq_lens", "shared_rows"],  # views of inputs
 )
 def plan_kernel(
     cu_seqlens: tl.tensor,
@@ -228,12 +233,15 @@ def plan_kernel(
     min_tiles: tl.tensor,
     seq_steps: tl.tensor,
     entry_steps: tl.tensor,
+    shared_rows: tl.tensor,
     GROUP: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CHUNK: tl.constexpr,
     WORDS: tl.constexpr,
     LENGTHS: tl.constexpr,
+    SHARED: tl.constexpr,
+    ROW_WORDS: tl.constexpr,
 ) -> None:
     """Fill `items` for sequences with min_rows < rows <= max_rows.
 
@@ -249,7 +257,7 @@ def plan_kernel(
     )
     num_tiles, most_tiles = _list_entries(
         *(cu_seqlens, seq_lens, first_entry, entries, num_seqs, num_entries, max_entries),
-        *(window, seq_steps, GROUP, BLOCK_M, BLOCK_N, CHUNK),
+        *(window, seq_steps, shared_rows, GROUP, BLOCK_M, BLOCK_N, CHUNK, SHARED, ROW_WORDS),
     )
     longest = tl.maximum((num_tiles + items_per_head - 1) // items_per_head, min_tiles)
     num_items = _split_entries(

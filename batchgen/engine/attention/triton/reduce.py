@@ -5,10 +5,76 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["combine", "write"]
+__all__ = ["combine", "merge_shared", "write"]
 
 _LN2 = tl.constexpr(0.6931471805599453)
 _LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _merge(
+    acc: tl.tensor,
+    peak: tl.tensor,
+    total: tl.tensor,
+    part_acc: tl.tensor,
+    part_stats: tl.tensor,
+    slot: tl.tensor,
+    in_use: tl.tensor,
+    V_DIM: tl.constexpr,
+    V_PADDED: tl.constexpr,
+) -> tl.tensor:
+    """Join the softmax over other keys that lies in the rows `slot` of a workspace."""
+    dims = tl.arange(0, V_PADDED)
+    part_peak = tl.load(
+        part_stats + slot * 2, mask=in_use, other=float("-inf"), cache_modifier=".cg"
+    )
+    part_total = tl.load(part_stats + slot * 2 + 1, mask=in_use, other=0.0, cache_modifier=".cg")
+    part = tl.load(
+        part_acc + slot[:, None] * V_DIM + dims[None, :],
+        mask=in_use[:, None] & (dims < V_DIM)[None, :],
+        other=0.0,
+        cache_modifier=".cg",
+    )
+    new_peak = tl.maximum(peak, part_peak)
+    shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)
+    fade = tl.exp2(peak - shift)
+    part_fade = tl.exp2(part_peak - shift)
+    total = total * fade + part_total * part_fade
+    acc = acc * fade[:, None] + part * part_fade[:, None]
+    return acc, new_peak, total
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def merge_shared(
+    acc: tl.tensor,
+    peak: tl.tensor,
+    total: tl.tensor,
+    part_acc: tl.tensor,
+    part_stats: tl.tensor,
+    record: tl.tensor,
+    head: tl.tensor,
+    rows: tl.tensor,
+    in_use: tl.tensor,
+    GROUP: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    V_DIM: tl.constexpr,
+    V_PADDED: tl.constexpr,
+) -> tl.tensor:
+    """Join what was read for several sequences at once: two levels, each split along its keys.
+
+    `record`: the sequence's words of `SharedReads.rows`; BLOCK_M: rows of a shared item's tile.
+    """
+    for level in tl.static_range(2):
+        first = tl.load(record + 1 + 3 * level)
+        splits = tl.load(record + 2 + 3 * level)
+        place = tl.load(record + 3 + 3 * level) * GROUP + rows
+        for piece in range(splits):
+            slot = ((first + piece) * NUM_KV_HEADS + head).to(tl.int64) * BLOCK_M + place
+            acc, peak, total = _merge(
+                acc, peak, total, part_acc, part_stats, slot, in_use, V_DIM, V_PADDED
+            )
+    return acc, peak, total
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -26,32 +92,15 @@ def combine(
     V_PADDED: tl.constexpr,
 ) -> tl.tensor:
     """Merge the pieces of one entry, in order."""
-    dims = tl.arange(0, V_PADDED)
     acc = tl.zeros([BLOCK_M, V_PADDED], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     STAGES: tl.constexpr = 4 if BLOCK_M <= 16 else 1  # a long sequence has many small pieces
     for piece in tl.range(0, splits, num_stages=STAGES):
         slot = ((first_slot + piece) * NUM_KV_HEADS + head).to(tl.int64) * BLOCK_M + rows
-        part_peak = tl.load(
-            part_stats + slot * 2, mask=in_use, other=float("-inf"), cache_modifier=".cg"
+        acc, peak, total = _merge(
+            acc, peak, total, part_acc, part_stats, slot, in_use, V_DIM, V_PADDED
         )
-        part_total = tl.load(
-            part_stats + slot * 2 + 1, mask=in_use, other=0.0, cache_modifier=".cg"
-        )
-        part = tl.load(
-            part_acc + slot[:, None] * V_DIM + dims[None, :],
-            mask=in_use[:, None] & (dims < V_DIM)[None, :],
-            other=0.0,
-            cache_modifier=".cg",
-        )
-        new_peak = tl.maximum(peak, part_peak)
-        shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        fade = tl.exp2(peak - shift)
-        part_fade = tl.exp2(part_peak - shift)
-        total = total * fade + part_total * part_fade
-        acc = acc * fade[:, None] + part * part_fade[:, None]
-        peak = new_peak
     return acc, peak, total
 
 

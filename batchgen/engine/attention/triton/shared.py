@@ -1,0 +1,97 @@
+"""Leading keys that several decoding rows have in common, read once for all of them (cascade
+attention; Hydragen, arXiv:2402.05099).
+
+The query heads of a KV head and the rows of an item form one tile, as the tokens of a prompt do:
+a dense product over keys that every row sees whole. What comes out, an accumulator with the peak
+and the total of its softmax, waits in a workspace until the decode kernel has read the rest of each
+row's keys, and merges both (`reduce.merge_shared`). Items along one stretch of keys split it.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from batchgen.engine.attention.triton.float8 import query_of
+from batchgen.engine.attention.triton.tiles import attend_tiles
+
+__all__ = ["shared_kernel"]
+
+_ITEM_WORDS = tl.constexpr(8)
+
+
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["table_stride"],
+    do_not_specialize_on_alignment=["items", "members", "cu_seqlens"],  # views of inputs
+)
+def shared_kernel(
+    query: tl.tensor,
+    k_tiles: tl.tensor,
+    v_tiles: tl.tensor,
+    k_cache: tl.tensor,
+    v_cache: tl.tensor,
+    items: tl.tensor,
+    members: tl.tensor,
+    cu_seqlens: tl.tensor,
+    block_tables: tl.tensor,
+    part_acc: tl.tensor,
+    part_stats: tl.tensor,
+    scale: tl.tensor,
+    softcap: tl.tensor,
+    query_stride: tl.tensor,
+    query_head_stride: tl.tensor,
+    table_stride: tl.tensor,
+    GROUP: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    V_DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+    V_PADDED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TMA: tl.constexpr,
+) -> None:
+    """Grid: max_items * num_kv_heads. Programs whose item has no keys leave at once.
+
+    Item words: a sequence whose table names the keys, first of `members`, how many, first key, end.
+    """
+    head = tl.program_id(0) % NUM_KV_HEADS
+    number = tl.program_id(0) // NUM_KV_HEADS
+    item = items + number * _ITEM_WORDS
+    begin = tl.load(item + 3)
+    end = tl.load(item + 4)
+    if begin >= end:
+        return
+    lane = tl.arange(0, BLOCK_M)
+    in_use = lane < tl.load(item + 2) * GROUP
+    sequences = tl.load(members + tl.load(item + 1) + lane // GROUP, mask=in_use, other=0)
+    tokens = tl.load(cu_seqlens + sequences, mask=in_use, other=0)
+    heads = head * GROUP + lane % GROUP
+    dims = tl.arange(0, PADDED)
+    origin = tokens.to(tl.int64) * query_stride + heads * query_head_stride
+    inside = in_use[:, None] & (dims < DIM)[None, :]
+    q = tl.load(query + origin[:, None] + dims[None, :], mask=inside, other=0.0)
+    if k_cache.dtype.element_ty == tl.float8e4nv:
+        q = query_of(q)
+    block_table = block_tables + tl.load(item).to(tl.int64) * table_stride
+    acc = tl.zeros([BLOCK_M, V_PADDED], tl.float32)
+    peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    acc, peak, total = attend_tiles(
+        *(acc, peak, total, q, k_cache, v_cache, k_tiles, v_tiles, block_table, head),
+        *(begin // BLOCK_N, end // BLOCK_N, lane, end, 0, scale, softcap),
+        *(BLOCK_N, BLOCK_SIZE, NUM_KV_HEADS, DIM, V_DIM, PADDED, V_PADDED),
+        *(False, HAS_SOFTCAP, PRECISION, False, TMA),
+    )
+    slot = (number * NUM_KV_HEADS + head).to(tl.int64) * BLOCK_M + lane
+    v_dims = tl.arange(0, V_PADDED)
+    tl.store(
+        part_acc + slot[:, None] * V_DIM + v_dims[None, :],
+        acc,
+        mask=in_use[:, None] & (v_dims < V_DIM)[None, :],
+    )
+    tl.store(part_stats + slot * 2, peak, mask=in_use)
+    tl.store(part_stats + slot * 2 + 1, total, mask=in_use)

@@ -1,0 +1,101 @@
+"""Reading keys once for several sequences: when it can be, how it is cut, and the launch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from batchgen.engine.attention.interface import (
+    MAX_SHARED_ITEMS,
+    SHARED_WORDS,
+    AttentionMetadata,
+    AttentionSpec,
+    SharingShape,
+)
+from batchgen.engine.attention.triton.cache import PagedCache, descriptors
+from batchgen.engine.attention.triton.device import num_sms
+from batchgen.engine.attention.triton.shared import shared_kernel
+from batchgen.engine.attention.triton.tuning import Tile, padded
+from batchgen.engine.attention.triton.workspace import Workspace
+
+__all__ = ["common_spec", "read_shared", "sharing_shape"]
+
+_WORTH_BYTES = 24 << 20
+"""Of one layer, not read again: what a further kernel and its merge take on a Hopper GPU."""
+
+
+def common_spec(specs: Sequence[AttentionSpec]) -> AttentionSpec | None:
+    """What the layers without a window have in common, if they are of one kind."""
+    whole = [spec for spec in specs if spec.sliding_window is None]
+    kinds = {(s.num_heads, s.num_kv_heads, s.head_dim, s.v_head_dim) for s in whole}
+    return whole[0] if len(kinds) == 1 else None
+
+
+def sharing_shape(
+    spec: AttentionSpec,
+    dtype: torch.dtype,
+    block_size: int,
+    device: torch.device,
+    decode: Tile,
+    chunk: Tile,
+) -> SharingShape | None:
+    """None where a tile has no room for the heads of two sequences."""
+    group = spec.num_heads // spec.num_kv_heads
+    members = chunk.block_m // group
+    if members < 2 or group > decode.block_m:
+        return None
+    key_bytes = spec.num_kv_heads * (spec.head_dim + spec.v_head_dim) * dtype.itemsize
+    return SharingShape(
+        members=members,
+        grain=math.lcm(block_size, chunk.block_n, decode.block_n),
+        wanted_items=max(1, chunk.items_per_sm * num_sms(device) // spec.num_kv_heads),
+        max_items=MAX_SHARED_ITEMS,
+        worth_keys=_WORTH_BYTES // key_bytes,
+    )
+
+
+def read_shared(
+    query: torch.Tensor,  # [num_tokens, num_heads, head_dim]
+    cache: PagedCache,
+    spec: AttentionSpec,
+    metadata: AttentionMetadata,
+    tile: Tile,
+    space: Workspace,
+) -> None:
+    """Attend to the keys that sequences share; the decode launch merges what comes out."""
+    shared, softcap = metadata.shared, spec.softcap or 0.0
+    assert shared is not None
+    shared_kernel[(shared.items.numel() // SHARED_WORDS * spec.num_kv_heads,)](
+        query,
+        *descriptors(cache, tile),
+        cache.keys,
+        cache.values,
+        shared.items,
+        shared.members,
+        metadata.cu_seqlens_q,
+        metadata.block_tables,
+        space.shared_acc,
+        space.shared_stats,
+        spec.scale if softcap else spec.scale * math.log2(math.e),
+        softcap,
+        query.stride(0),
+        query.stride(1),
+        metadata.block_tables.stride(0),
+        GROUP=spec.num_heads // spec.num_kv_heads,
+        NUM_KV_HEADS=spec.num_kv_heads,
+        DIM=spec.head_dim,
+        V_DIM=spec.v_head_dim,
+        PADDED=padded(spec.head_dim),
+        V_PADDED=padded(spec.v_head_dim),
+        BLOCK_M=tile.block_m,
+        BLOCK_N=tile.block_n,
+        BLOCK_SIZE=cache.block_size,
+        HAS_SOFTCAP=softcap > 0,
+        PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
+        TMA=tile.tma,
+        maxnreg=tile.max_registers,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
