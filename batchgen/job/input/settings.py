@@ -51,6 +51,8 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "stream": _off(False),
     # OpenAI: settings of the text
     "audio": _off(),
+    "conversation": _off(),
+    "previous_response_id": _off(),
     "best_of": _off(1),
     "echo": _off(False),
     "function_call": _off("none", "auto"),

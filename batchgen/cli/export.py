@@ -1,0 +1,93 @@
+"""`batchgen export`: an output in another format."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+from batchgen.errors import OutputUnwritableError, UsageError
+
+__all__ = ["export"]
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(context_settings=CONTEXT_SETTINGS)
+@click.argument("out", type=_PATH)
+@flag("--format", "kind", type=click.Choice(["openai", "jsonl", "csv"]), default="openai",
+      help="openai: the lines of OpenAI's batch API.")  # fmt: skip
+@flag("--to", required=True, metavar="FILE|-", help="File to write; - is stdout.")
+@flag("--errors", type=_PATH, metavar="FILE", help="Failed rows go here. [default: with the rest]")
+@flag("--follow", is_flag=True, help="Of a job that runs: write rows as they are done, in order.")
+@flag("--checkpoint-dir", type=_PATH, help="As given to the run. [default: OUT.ckpt]")
+def export(
+    out: Path, kind: str, to: str, errors: Path | None, follow: bool, checkpoint_dir: Path | None
+) -> None:
+    """Write OUT in another format, in its own order.
+
+    \b
+    batchgen export out.parquet --format openai --to answers.jsonl --errors errors.jsonl
+    """
+    from batchgen.job.storage.layout import folder_of
+    from batchgen.job.verbs.export import follow_openai, to_csv, to_jsonl, to_openai
+
+    if follow and kind != "openai":
+        raise UsageError(f"--follow writes OpenAI's lines, not {kind}", "leave it out")
+    if kind == "csv" and errors is not None:
+        raise UsageError("--errors goes with lines of JSON", "take --format jsonl, or leave it out")
+    _check_targets(out, to, errors)
+    with ExitStack() as files:
+        good = files.enter_context(_opened(to, whole=not follow))
+        bad = good if errors is None else files.enter_context(_opened(str(errors), not follow))
+
+        def write(line: str, failed: bool) -> None:
+            file = bad if failed else good
+            file.write(line + "\n")
+            if follow:
+                file.flush()
+
+        if kind == "csv":
+            to_csv(out, good)
+        elif kind == "jsonl":
+            to_jsonl(out, write)
+        elif follow:
+            follow_openai(out, folder_of(out, checkpoint_dir), write)
+        else:
+            to_openai(out, write)
+
+
+def _check_targets(out: Path, to: str, errors: Path | None) -> None:
+    taken = [os.path.realpath(out)]
+    for name in [to] * (to != "-") + [str(errors)] * (errors is not None):
+        if os.path.realpath(name) in taken:
+            text = f"{name} is named twice, or is the output itself"
+            raise OutputUnwritableError(text, "name another file")
+        taken.append(os.path.realpath(name))
+
+
+@contextmanager
+def _opened(name: str, whole: bool) -> Iterator[TextIO]:
+    """stdout, or a file; `whole`: it appears with its last line."""
+    if name == "-":
+        yield sys.stdout
+        return
+    path = Path(f"{name}.tmp-{os.getpid()}") if whole else Path(name)
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if whole:
+            path.replace(name)
+    except OSError as error:
+        raise OutputUnwritableError(f"{name}: {error.strerror or error}", "name another") from error
+    finally:
+        if whole:
+            path.unlink(missing_ok=True)

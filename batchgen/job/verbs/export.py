@@ -1,0 +1,131 @@
+"""An output in another format, in its own order: OpenAI's batch lines, JSON lines, CSV.
+
+`follow` reads a running job's parts: a row's line is written as soon as all rows before it are
+done, so that the lines grow in the output's order.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen.causes import first_line
+from batchgen.errors import InputUnreadableError, StoppedError
+from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.manifest import Manifest
+from batchgen.job.storage.parts import list_parts
+from batchgen.job.storage.provenance import footer_manifest
+from batchgen.job.verbs.openai_lines import COLUMNS, batch_line
+from batchgen.job.verbs.status import status_of
+
+__all__ = ["follow_openai", "to_csv", "to_jsonl", "to_openai"]
+
+_BATCH_ROWS = 1024
+_POLL_S = 0.5
+Row = dict[str, Any]
+Write = Callable[[str, bool], None]
+"""Takes a line and whether its row failed."""
+
+
+def to_openai(out: Path, write: Write) -> None:
+    """Every row of a finished output. InputUnreadableError where it cannot be read."""
+    manifest = footer_manifest(out)
+    model = str(manifest.facts.get("model", "")) if manifest else ""
+    _write_lines(_rows(out, COLUMNS), model, write)
+
+
+def follow_openai(out: Path, folder: Path, write: Write) -> None:
+    """The rows that are done so far, and the others as they come, until the job is complete.
+
+    StoppedError where the job ends without being complete.
+    """
+    layout = Layout(folder, out)
+    waiting: dict[int, list[Row]] = {}
+    seen: set[Path] = set()
+    next_index = 0
+    while True:
+        manifest = Manifest.read(layout.manifest)
+        complete = manifest is not None and manifest.state == "complete"
+        model = str(manifest.facts.get("model", "")) if manifest else ""
+        if complete:
+            rest = (row for row in _rows(layout.target, COLUMNS) if row["index"] >= next_index)
+            return _write_lines(rest, model, write)
+        stopped = manifest is not None and status_of(out, folder).state != "running"
+        for path in [path for path in list_parts(layout.parts) if path not in seen]:
+            with suppress(InputUnreadableError):  # merged away: the output has its rows then
+                for index, rows in groupby(_rows(path, COLUMNS), itemgetter("index")):
+                    waiting[index] = list(rows)
+                seen.add(path)
+        while next_index in waiting:
+            _write_lines(iter(waiting.pop(next_index)), model, write)
+            next_index += 1
+        if stopped and not _is_complete(layout):
+            text = f"the job of {out} stopped; its first {next_index:,} rows were written"
+            raise StoppedError(text, "continue the job, then export again")
+        time.sleep(_POLL_S)
+
+
+def to_jsonl(out: Path, write: Write) -> None:
+    """Every column of every row."""
+    for row in _rows(out, None):
+        write(json.dumps(row, ensure_ascii=False, default=_plain), row["status"] != "ok")
+
+
+def to_csv(out: Path, file: TextIO) -> None:
+    """Every column, nested values as JSON text."""
+    writer: Any = None
+    for row in _rows(out, None):
+        if writer is None:
+            writer = csv.DictWriter(file, list(row))
+            writer.writeheader()
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+    if writer is None:
+        csv.writer(file).writerow(pq.read_schema(out).names)
+
+
+def _is_complete(layout: Layout) -> bool:
+    manifest = Manifest.read(layout.manifest)
+    return manifest is not None and manifest.state == "complete"
+
+
+def _write_lines(rows: Iterator[Row], model: str, write: Write) -> None:
+    for _, samples in groupby(rows, itemgetter("index")):
+        line = batch_line(list(samples), model)
+        failed = line["response"]["status_code"] != 200
+        write(json.dumps(line, ensure_ascii=False), failed)
+
+
+def _rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            wanted = names if columns is None else [name for name in columns if name in names]
+            if "status" not in names:
+                raise InputUnreadableError(f"{path} is no output of batchgen", "check the name")
+            for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
+                yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        text = f"{path} cannot be read: {first_line(error)}"
+        raise InputUnreadableError(text, "give the output of a finished run") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list | Mapping):
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    return value if value is None or isinstance(value, str | int | float) else _plain(value)

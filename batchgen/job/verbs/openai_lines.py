@@ -1,0 +1,184 @@
+"""Rows of an output as the lines that OpenAI's batch API gives back.
+
+Fields are those of the `openai` package's types: ChatCompletion, Completion, Response. A row that
+failed is a line with status 400 (the request's fault) or 500 and OpenAI's error object.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+from urllib.parse import urlsplit
+
+from batchgen.errors import ErrorCode
+
+__all__ = ["COLUMNS", "batch_line"]
+
+Row = Mapping[str, Any]
+
+COLUMNS = (
+    "index",
+    "sample",
+    "id",
+    "status",
+    "completion",
+    "reasoning",
+    "finish_reason",
+    "error_code",
+    "error_message",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "finished_at",
+    "run_id",
+    "tool_calls",
+    "url",
+)
+"""What is read of an output, as far as it is there."""
+
+_OURS = {
+    ErrorCode.INTERNAL, ErrorCode.OOM, ErrorCode.NAN_LOGITS, ErrorCode.ENGINE_CRASH,
+    ErrorCode.ROW_TIMEOUT,
+}  # fmt: skip
+
+
+def batch_line(samples: Sequence[Row], model: str) -> dict[str, Any]:
+    """The line of one input row: its samples in order, or the one row that says why it failed."""
+    first = samples[0]
+    key = blake2b(f"{first['run_id']}/{first['index']}".encode(), digest_size=12).hexdigest()
+    failed = first["status"] != "ok"
+    body = _error(first) if failed else _body(samples, model, key)
+    status = 200 if not failed else 500 if first["error_code"] in _OURS else 400
+    return {
+        "id": f"batch_req_{key}",
+        "custom_id": first["id"],
+        "response": {"status_code": status, "request_id": f"req_{key}", "body": body},
+        "error": None,
+    }
+
+
+def _error(row: Row) -> dict[str, Any]:
+    kind = "server_error" if row["error_code"] in _OURS else "invalid_request_error"
+    message = row["error_message"] or f"the row was {row['status']}"
+    return {"error": {"message": message, "type": kind, "param": None, "code": row["error_code"]}}
+
+
+def _body(samples: Sequence[Row], model: str, key: str) -> dict[str, Any]:
+    path = urlsplit(str(samples[0].get("url") or "")).path.rstrip("/")
+    if path.endswith("/responses"):
+        return _response(samples[0], model, key)
+    if path.endswith("/completions") and not path.endswith("/chat/completions"):
+        return _completion(samples, model, key)
+    return _chat_completion(samples, model, key)
+
+
+def _chat_completion(samples: Sequence[Row], model: str, key: str) -> dict[str, Any]:
+    choices = [
+        {
+            "index": row["sample"],
+            "message": _message(row),
+            "logprobs": None,
+            "finish_reason": "tool_calls" if _tool_calls(row) else row["finish_reason"],
+        }
+        for row in samples
+    ]
+    return {
+        "id": f"chatcmpl-{key}",
+        "object": "chat.completion",
+        "created": _created(samples),
+        "model": model,
+        "choices": choices,
+        "usage": _usage(samples),
+    }
+
+
+def _message(row: Row) -> dict[str, Any]:
+    message = {"role": "assistant", "content": row["completion"], "refusal": None}
+    if row.get("reasoning") is not None:
+        message["reasoning_content"] = row["reasoning"]
+    calls = _tool_calls(row)
+    return message | ({"tool_calls": calls} if calls else {})
+
+
+def _completion(samples: Sequence[Row], model: str, key: str) -> dict[str, Any]:
+    choices = [
+        {
+            "index": row["sample"],
+            "text": row["completion"],
+            "logprobs": None,
+            "finish_reason": row["finish_reason"],
+        }
+        for row in samples
+    ]
+    return {
+        "id": f"cmpl-{key}",
+        "object": "text_completion",
+        "created": _created(samples),
+        "model": model,
+        "choices": choices,
+        "usage": _usage(samples),
+    }
+
+
+def _response(row: Row, model: str, key: str) -> dict[str, Any]:
+    cut = row["finish_reason"] == "length"
+    text = {"type": "output_text", "text": row["completion"], "annotations": []}
+    message = {
+        "id": f"msg_{key}",
+        "type": "message",
+        "role": "assistant",
+        "status": "incomplete" if cut else "completed",
+        "content": [text],
+    }
+    usage = _usage([row])
+    return {
+        "id": f"resp_{key}",
+        "object": "response",
+        "created_at": _created([row]),
+        "status": "incomplete" if cut else "completed",
+        "error": None,
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "instructions": None,
+        "metadata": {},
+        "model": model,
+        "output": [message],
+        "parallel_tool_calls": True,
+        "temperature": None,
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": None,
+        "usage": {
+            "input_tokens": usage["prompt_tokens"],
+            "input_tokens_details": {
+                "cached_tokens": row["cached_tokens"] or 0,
+                "cache_write_tokens": 0,
+            },
+            "output_tokens": usage["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": usage["total_tokens"],
+        },
+    }
+
+
+def _usage(samples: Sequence[Row]) -> dict[str, int]:
+    """The prompt counts once, whatever the number of samples."""
+    prompt = samples[0]["prompt_tokens"] or 0
+    completion = sum(row["completion_tokens"] or 0 for row in samples)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+
+
+def _created(samples: Sequence[Row]) -> int:
+    moment = samples[-1]["finished_at"]
+    return 0 if moment is None else int(moment.timestamp())
+
+
+def _tool_calls(row: Row) -> list[Any]:
+    calls = row.get("tool_calls")
+    read = json.loads(calls) if isinstance(calls, str) and calls else calls
+    return read if isinstance(read, list) else []
