@@ -84,7 +84,7 @@ def test_requests_are_counted_without_blank_lines_and_malformed_ones_are_named(
         {"custom_id": "3", "method": "POST", "url": "/v1/chat/completions"},
         openai_row(4) | {"body": "text"},
         openai_row(5) | {"body": {}},
-        openai_row(6, chat_template_kwargs={"enable_thinking": False}),
+        openai_row(6, unheard_of={"enable_thinking": False}),
     ]
     nameless = {key: value for key, value in openai_row(7).items() if key != "custom_id"}
     lines = ["", openai_row(1), "  ", *wrong, "", nameless]
