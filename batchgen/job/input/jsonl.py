@@ -8,9 +8,11 @@ longer than 64 MiB is not held in memory but reported.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
@@ -18,11 +20,12 @@ from typing import Any, BinaryIO, NoReturn
 from batchgen.errors import ErrorCode, InputUnreadableError, RowError
 from batchgen.job.input.sources import Source, SourceKind
 
-__all__ = ["MAX_LINE_BYTES", "JsonlRows", "decode_row"]
+__all__ = ["DAMAGE", "MAX_LINE_BYTES", "JsonlRows", "decode_row", "open_text"]
 
 MAX_LINE_BYTES = 64 << 20
 _BUFFER_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
+DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 _OVERLONG = b"\x00overlong"
 """What stands for a line past the limit: a NUL, so no line of JSON equals it."""
 
@@ -37,7 +40,7 @@ class JsonlRows:
         """Stream non-blank lines; InputUnreadableError where the file is missing or damaged."""
         number = 0
         try:
-            with _open(self._source) as file:
+            with open_text(self._source) as file:
                 while line := file.readline(MAX_LINE_BYTES):
                     number += 1
                     if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
@@ -46,8 +49,16 @@ class JsonlRows:
                         line = line.removeprefix(_BOM)
                     if line := line.strip():
                         yield number, line
-        except (OSError, EOFError, zlib.error) as error:
+        except DAMAGE as error:
             raise _damaged(self._source, number, error) from error
+
+    def head(self, size: int) -> bytes:
+        """The first bytes; InputUnreadableError as in iteration."""
+        try:
+            with open_text(self._source) as file:
+                return file.read(size)
+        except DAMAGE as error:
+            raise _damaged(self._source, 0, error) from error
 
     @staticmethod
     def digest_bytes(line: bytes) -> bytes:
@@ -90,26 +101,33 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
+_OF_PYTHON: dict[SourceKind, Any] = {
+    SourceKind.JSONL_GZ: gzip.open,
+    SourceKind.JSONL_BZ2: bz2.open,
+    SourceKind.JSONL_XZ: lzma.open,
+}
 _scan = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
 
 
-def _open(source: Source) -> BinaryIO:
+def open_text(source: Source) -> BinaryIO:
     """A buffered reader of the decompressed bytes."""
-    if source.kind is SourceKind.JSONL_GZ:
-        return io.BufferedReader(gzip.open(source.path, "rb"), _BUFFER_BYTES)
-    if source.kind is SourceKind.JSONL_ZST:
-        return _open_zst(source)
+    if source.kind in _OF_PYTHON:
+        stream: Any = _OF_PYTHON[source.kind](source.path, "rb")
+        return io.BufferedReader(stream, _BUFFER_BYTES)
+    if source.kind in (SourceKind.JSONL_ZST, SourceKind.JSONL_LZ4):
+        return _open_by_arrow(source, source.kind.rpartition(".")[2])
     return source.path.open("rb", buffering=_BUFFER_BYTES)
 
 
-def _open_zst(source: Source) -> BinaryIO:
-    """Through Arrow's own zstandard, which also notices a truncated frame."""
+def _open_by_arrow(source: Source, codec: str) -> BinaryIO:
+    """Through Arrow's own zstandard and LZ4, which also notice a truncated frame."""
     import pyarrow as pa
 
-    if not pa.Codec.is_available("zstd"):
-        hint = f"pip install --force-reinstall pyarrow, or: zstd -d {source.name}"
-        raise InputUnreadableError(f"this pyarrow cannot read zstandard: {source.name}", hint)
-    stream = pa.CompressedInputStream(pa.OSFile(source.name), "zstd")
+    codec = {"zst": "zstd"}.get(codec, codec)
+    if not pa.Codec.is_available(codec):
+        hint = f"pip install --force-reinstall pyarrow, or: {codec} -d {source.name}"
+        raise InputUnreadableError(f"this pyarrow cannot read {codec}: {source.name}", hint)
+    stream = pa.CompressedInputStream(pa.OSFile(source.name), codec)
     return io.BufferedReader(stream, _BUFFER_BYTES)
 
 

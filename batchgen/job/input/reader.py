@@ -21,8 +21,11 @@ import pyarrow as pa
 from batchgen.counts import counted
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, FingerprintMismatchError, RowError
+from batchgen.job.input.csv_rows import csv_rows
 from batchgen.job.input.duplicates import SeenIds
+from batchgen.job.input.file_kinds import HEAD_BYTES, is_array, refuse_text
 from batchgen.job.input.hub_rows import hub_rows
+from batchgen.job.input.json_array import JsonArrayRows
 from batchgen.job.input.jsonl import JsonlRows
 from batchgen.job.input.kept_columns import KeptColumns
 from batchgen.job.input.params import merge
@@ -206,8 +209,8 @@ class Reader:
 
     def _open(self, source: Source) -> Any:
         if source.kind.is_jsonl:
-            return JsonlRows(source)
-        rows_of = parquet_rows if source.kind is SourceKind.PARQUET else hub_rows
+            return _json_rows(source)
+        rows_of = _WITH_SCHEMA.get(source.kind, hub_rows)
         return rows_of(source, self._spec, self._parser, self._kept)
 
     def _settle_jsonl_columns(self) -> None:
@@ -220,6 +223,17 @@ class Reader:
                     left -= 1
                     with suppress(RowError):
                         self._kept.settle([self._parser.extras(rows.decode(line))])
+
+
+_WITH_SCHEMA = {SourceKind.PARQUET: parquet_rows, SourceKind.CSV: csv_rows}
+
+
+def _json_rows(source: Source) -> JsonlRows:
+    """Lines, or the elements of one array; InvalidDataError for text that is neither."""
+    rows = JsonlRows(source)
+    head = rows.head(HEAD_BYTES)
+    refuse_text(source.name, head)
+    return JsonArrayRows(source) if is_array(head) else rows
 
 
 def _between(since: str, here: str) -> str:

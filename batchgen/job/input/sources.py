@@ -16,13 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import InputUnreadableError, OutputUnwritableError
+from batchgen.job.input.file_kinds import HEAD_BYTES, refuse_container
 
 __all__ = ["Source", "SourceKind", "find_sources", "same_file"]
 
 _ROW_SUFFIXES = (".jsonl", ".ndjson")
-_COMPRESSED = ("", ".gz", ".zst")
+_COMPRESSED = ("", ".gz", ".zst", ".bz2", ".xz", ".lz4")
 _FOLDER_SUFFIXES = (*(row + zip for row in _ROW_SUFFIXES for zip in _COMPRESSED), ".parquet")
-_DATA_SUFFIXES = (*_FOLDER_SUFFIXES, ".json", ".pq", ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip")
+_DATA_SUFFIXES = (
+    *_FOLDER_SUFFIXES, *_COMPRESSED[1:], ".json", ".pq", ".csv", ".tsv", ".txt", ".zip", ".tar",
+)  # fmt: skip
+_TABLES = re.compile(r"\.(csv|tsv)(\.(gz|bz2|zst|lz4))?")
 """Of names that mean a file, there or not, and no dataset of the hub."""
 _DATASET_MARKS = ("state.json", "dataset_dict.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
@@ -35,6 +39,10 @@ class SourceKind(StrEnum):
     JSONL = "jsonl"
     JSONL_GZ = "jsonl.gz"
     JSONL_ZST = "jsonl.zst"
+    JSONL_BZ2 = "jsonl.bz2"
+    JSONL_XZ = "jsonl.xz"
+    JSONL_LZ4 = "jsonl.lz4"
+    CSV = "csv"
     PARQUET = "parquet"
     DATASET_FOLDER = "dataset"
     HUB = "hub"
@@ -42,12 +50,15 @@ class SourceKind(StrEnum):
     @property
     def is_jsonl(self) -> bool:
         """Whether rows are lines of JSON."""
-        return self in (SourceKind.JSONL, SourceKind.JSONL_GZ, SourceKind.JSONL_ZST)
+        return self.startswith("jsonl")
 
 
 _MAGIC = (
     (b"\x1f\x8b", SourceKind.JSONL_GZ),
     (b"\x28\xb5\x2f\xfd", SourceKind.JSONL_ZST),
+    (b"BZh", SourceKind.JSONL_BZ2),
+    (b"\xfd7zXZ\x00", SourceKind.JSONL_XZ),
+    (b"\x04\x22\x4d\x18", SourceKind.JSONL_LZ4),
     (b"PAR1", SourceKind.PARQUET),
 )
 
@@ -168,13 +179,25 @@ def _file(path: Path) -> Source:
 def _kind(path: Path) -> SourceKind:
     try:
         with path.open("rb") as file:
-            head = file.read(4)
+            head = file.read(HEAD_BYTES)
     except OSError as error:
         raise InputUnreadableError(f"input {path}: {error.strerror}", "check its rights") from None
+    refuse_container(str(path), head)
+    if _TABLES.search("".join(path.suffixes).lower()):
+        return SourceKind.CSV
+    head = _without_skippable(head)
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return kind
     return SourceKind.PARQUET if path.suffix in (".parquet", ".pq") else SourceKind.JSONL
+
+
+def _without_skippable(head: bytes) -> bytes:
+    """From the first frame with content: zstandard and LZ4 pass over frames that begin with
+    0x184D2A50 to 0x184D2A5F and the length of what follows (pzstd writes one first)."""
+    while head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50:
+        head = head[8 + int.from_bytes(head[4:8], "little") :]
+    return head
 
 
 def _hub_id(argument: str) -> str | None:

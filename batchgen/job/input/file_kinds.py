@@ -1,0 +1,94 @@
+"""Files that are not rows of JSON or Parquet, known by their beginning and refused before a row.
+
+Without this an archive, UTF-16 or pretty-printed JSON gives an error row a line, and no word about
+the file. Magic numbers: those that `file` (libmagic) goes by.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from batchgen.errors import BatchgenError, InputUnreadableError, InvalidDataError
+
+__all__ = ["HEAD_BYTES", "is_array", "refuse_container", "refuse_text"]
+
+HEAD_BYTES = 1 << 16
+_CONTAINERS: tuple[tuple[bytes, int, str, str], ...] = (
+    (b"PK\x03\x04", 0, "a zip archive (or a spreadsheet)", "unzip {name}"),
+    (b"PK\x05\x06", 0, "an empty zip archive", "name the file that you meant"),
+    (b"ustar", 257, "a tar archive", "tar -xf {name}"),
+    (b"7z\xbc\xaf\x27\x1c", 0, "a 7z archive", "7z x {name}"),
+    (b"Rar!", 0, "a rar archive", "unrar x {name}"),
+    (b"PARE", 0, "a Parquet file with an encrypted footer", "write it again without encryption"),
+    (b"ARROW1", 0, "an Arrow or Feather file", "write it as Parquet"),
+    (b"Obj\x01", 0, "an Avro file", "write it as Parquet"),
+    (b"ORC", 0, "an ORC file", "write it as Parquet"),
+    (b"SQLite format 3", 0, "an SQLite database", "export the table as JSONL or Parquet"),
+    (b"\x89HDF", 0, "an HDF5 file", "write it as Parquet"),
+    (b"\x93NUMPY", 0, "a NumPy array", "write it as Parquet"),
+    (b"%PDF-", 0, "a PDF document", "write its text as JSONL"),
+    (b"GGUF", 0, "a model", "name it with --model"),
+)
+_WIDE = (
+    (re.compile(rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff"), "UTF-32"),
+    (re.compile(rb"\xff\xfe[^\x00]\x00|\xfe\xff\x00[^\x00]"), "UTF-16"),
+    (re.compile(rb"[\[{]\x00[\s\"}{]\x00"), "UTF-16LE"),
+    (re.compile(rb"\x00[\[{]\x00[\s\"}{]"), "UTF-16BE"),
+)
+_BOM = b"\xef\xbb\xbf"
+_ARRAY = re.compile(rb"\[\s*(\{|\]\s*\Z|\Z)")
+
+
+def refuse_container(name: str, head: bytes) -> None:
+    """Raises InputUnreadableError where a file that begins so holds something else than rows."""
+    for magic, place, what, mend in _CONTAINERS:
+        if head[place : place + len(magic)] == magic:
+            raise _unreadable(name, what, mend)
+
+
+def refuse_text(name: str, head: bytes) -> None:
+    """The same of text, once it is decompressed. Raises InvalidDataError too, where the text is one
+    that a single command makes rows of."""
+    refuse_container(name, head)
+    for begin, encoding in _WIDE:
+        if begin.match(head):
+            raise _invalid(name, f"text in {encoding}, not UTF-8", f"iconv -f {encoding} -t UTF-8")
+    if _is_pretty(head.removeprefix(_BOM)):
+        raise _invalid(name, "JSON over several lines, not one object a line", "jq -c .")
+
+
+def is_array(head: bytes) -> bool:
+    """Whether the text is one JSON array of objects, in place of a line for each."""
+    return _ARRAY.match(head.removeprefix(_BOM).lstrip()) is not None
+
+
+def _is_pretty(head: bytes) -> bool:
+    """One object that goes on, indented, after its first line: no such line is JSON by itself."""
+    first, newline, rest = head.lstrip().partition(b"\n")
+    if not first.startswith(b"{") or not newline or rest[:1] not in (b" ", b"\t", b'"', b"\r"):
+        return False
+    if first.strip() == b"{":
+        return True
+    try:
+        json.loads(first)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(first.rstrip().decode("utf-8", "replace"))
+    except ValueError:
+        return False
+    return False
+
+
+def _unreadable(name: str, what: str, mend: str) -> BatchgenError:
+    return InputUnreadableError(
+        f"input {name} is {what}, not JSONL or Parquet", _mended(mend, name)
+    )
+
+
+def _invalid(name: str, what: str, command: str) -> BatchgenError:
+    return InvalidDataError(f"input {name} is {what}", f"{command} {name} > rows.jsonl")
+
+
+def _mended(mend: str, name: str) -> str:
+    command = mend.format(name=name)
+    return f"{command}, and name what is in it" if command != mend else mend

@@ -1,0 +1,171 @@
+"""A file of another kind is read where that is free, else refused in one line before any row."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from batchgen.errors import InputUnreadableError, InvalidDataError
+from batchgen.job.input import json_array
+from batchgen.job.input.reader import Reader
+from batchgen.job.rows import InputRow
+from batchgen.job.spec import InputSpec
+
+ROWS = [{"id": f"r{i}", "prompt": f"Say {i}.", "tag": "ä"} for i in range(40)]
+TEXT = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def read(path: Path, **options: Any) -> list[InputRow]:
+    return list(Reader(InputSpec((str(path),), **options)))
+
+
+def by_arrow(data: bytes, codec: str) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, codec) as stream:
+        stream.write(data)
+    return bytes(sink.getvalue())
+
+
+def skippable(content: bytes, number: int = 0) -> bytes:
+    return bytes([0x50 + number]) + b"\x2a\x4d\x18" + len(content).to_bytes(4, "little") + content
+
+
+def packed(path: str, add: str) -> bytes:
+    buffer = io.BytesIO()
+    if add == "zip":
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr(path, TEXT)
+    else:
+        with tarfile.open(fileobj=buffer, mode="w:gz" if add == "tgz" else "w") as archive:
+            info = tarfile.TarInfo(path)
+            info.size = len(TEXT)
+            archive.addfile(info, io.BytesIO(TEXT))
+    return buffer.getvalue()
+
+
+READ = {
+    "bz2": bz2.compress(TEXT),
+    "two bz2 streams": bz2.compress(TEXT[:200]) + bz2.compress(TEXT[200:]),
+    "xz": lzma.compress(TEXT),
+    "lz4": by_arrow(TEXT, "lz4"),
+    "zstd after a skippable frame, as pzstd writes": skippable(b"\x01\x02\x03\x04")
+    + by_arrow(TEXT, "zstd"),
+    "zstd after two of them": skippable(b"") + skippable(b"x" * 99, 15) + by_arrow(TEXT, "zstd"),
+    "zstd with one in between": by_arrow(TEXT[:100], "zstd")
+    + skippable(b"note")
+    + by_arrow(TEXT[100:], "zstd"),
+    "an array": json.dumps(ROWS).encode(),
+    "an array over several lines": b"\xef\xbb\xbf\n" + json.dumps(ROWS, indent=2).encode() + b"\n",
+    "an array, gzip": gzip.compress(json.dumps(ROWS).encode()),
+}
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_it_gives_the_rows_that_the_lines_give(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "rows").write_bytes(READ[kind])
+    found = read(tmp_path / "rows")
+    assert [(row.id, row.prompt, row.kept) for row in found] == [
+        (row["id"], row["prompt"], {"tag": "ä"}) for row in ROWS
+    ]
+    assert found[7].origin.endswith("rows:8")
+
+
+@pytest.mark.parametrize("chars", [1, 7, 64])
+def test_an_array_may_be_cut_anywhere_by_the_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chars: int
+) -> None:
+    monkeypatch.setattr(json_array, "_CHUNK_CHARS", chars)
+    (tmp_path / "rows.json").write_text(json.dumps(ROWS, indent=1, ensure_ascii=False))
+    assert [row.id for row in read(tmp_path / "rows.json")] == [row["id"] for row in ROWS]
+
+
+def test_what_is_wrong_in_an_element_is_its_own_error(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text('[{"prompt": "a"}, 5, {"prompt": NaN}, {"prompt": "b"}]')
+    found = read(tmp_path / "rows.json")
+    assert [row.error and str(row.error.code) for row in found] == [
+        None, "invalid_row", "invalid_json", None,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"prompt": "a"}, {"prompt": ', '[{"prompt": "a"} {"prompt": "b"}]', '[{"a": 1}] 5']
+)
+def test_a_damaged_array_names_the_element(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rows.json").write_text(text)
+    with pytest.raises(InputUnreadableError, match="damaged at element 2 of its array"):
+        read(tmp_path / "rows.json")
+
+
+def test_a_first_line_that_is_a_list_is_a_bad_row_and_no_array(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b"[1, 2]\n" + TEXT)
+    found = read(tmp_path / "rows.jsonl")
+    assert len(found) == 41
+    assert found[0].error is not None
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.CSV", "t.csv.gz"])
+def test_a_table_gives_text_and_typed_parameters(tmp_path: Path, name: str) -> None:
+    lines = [
+        "id,prompt,max_tokens,zip,temperature",
+        '007,"one, ""two""\nthree",5,01234,',
+        "8,b,,NA,0.5",
+    ]
+    text = "\n".join(lines) + "\n"
+    text = text.replace(",", "\t").replace("one\t", "one,") if "tsv" in name else text
+    data = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    one, two = read(tmp_path / name)
+    assert (one.id, one.prompt, one.params.max_tokens) == ("007", 'one, "two"\nthree', 5)
+    assert (one.kept, two.kept) == ({"zip": "01234"}, {"zip": "NA"})
+    assert (two.id, two.params.temperature, two.error) == ("8", 0.5, None)
+
+
+@pytest.mark.parametrize("text", ["prompt,b\na\n", "question\na\n", ""])
+def test_a_table_that_is_none_or_has_no_prompts_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises((InputUnreadableError, InvalidDataError), match=r"t\.csv"):
+        read(tmp_path / "t.csv")
+
+
+REFUSED = {
+    "UTF-16": ("\ufeff" + TEXT.decode()).encode("utf-16-le"),
+    "UTF-16BE": TEXT.decode().encode("utf-16-be"),
+    "UTF-32": TEXT.decode().encode("utf-32"),
+    "over several lines": b"".join(json.dumps(row, indent=2).encode() + b"\n" for row in ROWS),
+    "several lines": b'{"data": [\n  {"prompt": "a"},\n  {"prompt": "b"}\n]}\n',
+    "zip archive": packed("rows.jsonl", "zip"),
+    "tar archive": packed("rows.jsonl", "tar"),
+    "a tar archive": packed("rows.jsonl", "tgz"),
+    "encrypted footer": b"PARE" + bytes(100) + b"PARE",
+    "Arrow or Feather": b"ARROW1\x00\x00" + bytes(40),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_it_is_refused_by_its_kind_with_the_command_that_mends_it(
+    tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / ("rows.parquet" if "footer" in what else "rows.jsonl")
+    path.write_bytes(REFUSED[what])
+    with pytest.raises((InputUnreadableError, InvalidDataError), match=what) as refused:
+        read(path)
+    assert refused.value.exit_code in (65, 66)
+    assert "\n" not in refused.value.message
+    assert refused.value.hint
+
+
+def test_a_bad_first_line_does_not_make_a_file_another_kind(tmp_path: Path) -> None:
+    for first in (b'{"prompt": "a\n', b"{\n", b'{"prompt": "cut off\n', b"\x00{}\n"):
+        (tmp_path / "rows.jsonl").write_bytes(first + TEXT)
+        found = read(tmp_path / "rows.jsonl")
+        assert [row.error is None for row in found] == [False] + [True] * 40
