@@ -14,11 +14,16 @@ from batchgen.job.flow.signals import Stop
 from batchgen.job.input.reader import Reader
 from batchgen.job.ledger.fingerprint import facts_of, fingerprint_of
 from batchgen.job.ledger.ledger import Ledger
+from batchgen.job.ledger.opening import decide
 from batchgen.job.ledger.reopen import Reopening
+from batchgen.job.ledger.shard_work import furthest_input
 from batchgen.job.model.files import ModelFiles
+from batchgen.job.run.input_check import check_resumed_input
 from batchgen.job.run.retry import grown_input, reopened
 from batchgen.job.spec import JobSpec
 from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.lock import is_held
+from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.storage.parts import Columns
 
 __all__ = ["Entrance"]
@@ -43,6 +48,7 @@ class Entrance:
         self._spec, self._files, self._reader = spec, files, reader
         self._folder, self._run_id = folder, run_id
         self._stop, self._say = stop, say
+        self._agreed: InputCheckpoint | None = None
         logprobs = reader.base_params.logprobs is not None
         self._columns = Columns(tuple(reader.kept_schema), spec.save_token_ids, logprobs)
 
@@ -94,6 +100,25 @@ class Entrance:
             shard=spec.shard,
             look=self._look_while_waiting,
         )
+
+    def check_untouched(self) -> None:
+        """Refuse another input before a lock is taken or a word is written, while nobody is at
+        work there. Raises FingerprintMismatchError."""
+        layout = Layout(self._folder, self._spec.out, self._spec.shard)
+        if self._spec.retry is not None or self._spec.incremental or is_held(layout.work):
+            return
+        manifest = decide(layout, fingerprint_of(self._spec, self._files), False).manifest
+        if manifest is not None and manifest.state != "complete":
+            self.check_input(furthest_input(layout.whole, manifest))
+
+    def check_input(self, checkpoint: InputCheckpoint | None) -> None:
+        """The rows that earlier runs read must still be there; each record is compared once.
+
+        Raises FingerprintMismatchError.
+        """
+        if checkpoint != self._agreed:
+            self.compared(lambda: check_resumed_input(checkpoint, self._reader))
+            self._agreed = checkpoint
 
     def _look_while_waiting(self) -> None:
         self._stop.check("what earlier runs left was taken up; nothing is lost")

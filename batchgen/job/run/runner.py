@@ -26,7 +26,7 @@ from batchgen.job.model.files import ModelFiles, resolve_model
 from batchgen.job.redaction import redacted
 from batchgen.job.run.assembly import Assembly
 from batchgen.job.run.closing_words import closing_words, failure_words
-from batchgen.job.run.input_check import check_finished_input, check_resumed_input
+from batchgen.job.run.input_check import check_finished_input
 from batchgen.job.run.ledger_access import Entrance
 from batchgen.job.run.retry import check_words
 from batchgen.job.run.summary import (
@@ -97,6 +97,8 @@ class _Job:
         spec, files = self._spec, self._files
         entrance = Entrance(spec, files, reader, self._folder, self._run_id, self._stop, self._say)
         facts_before = self._recorded_facts()
+        if not spec.overwrite:
+            entrance.check_untouched()
         try:
             ledger = entrance.open_ledger()
         except OutputHeldError as error:
@@ -121,7 +123,7 @@ class _Job:
     def _is_of_this_input(self, ledger: Ledger, reader: Reader, entrance: Entrance) -> bool:
         """Whether earlier runs read the same; with --overwrite their work is given up, if not."""
         try:
-            entrance.compared(lambda: check_resumed_input(ledger.input_checkpoint, reader))
+            entrance.check_input(ledger.input_checkpoint)
         except FingerprintMismatchError as error:
             if not self._spec.overwrite or ledger.shard is not None:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchgen.counts import counted
-from batchgen.errors import BatchgenError, OutputUnwritableError
+from batchgen.errors import BatchgenError, OutputUnwritableError, UsageError
 from batchgen.job import faults
 from batchgen.job.files import AtomicFile, Guard, unwritable
 from batchgen.job.prefetch import prefetched
@@ -30,6 +31,13 @@ __all__ = [
 
 _MAX_GROUP_BYTES = 32 << 20
 _MAX_RANGES_NAMED = 20
+SERVED_SCHEMES: frozenset[str] = frozenset()
+"""Stores that an output may lie in, beside the local disk."""
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # pathlib makes one slash of two
+_OTHER_FORMATS = re.compile(
+    r"\.(csv|tsv|jsonl?|ndjson|txt|xlsx?|arrow|feather|ipc|avro|orc|db|sqlite|pkl|pickle|npy|npz"
+    r"|h5|hdf5|html|md|xml|ya?ml|gz|bz2|xz|zst|lz4|zip|tar)"
+)
 _TOKEN_COLUMNS = ("prompt_tokens", "completion_tokens", "cached_tokens")
 
 Ints = npt.NDArray[np.int64]
@@ -40,7 +48,9 @@ class MissingRowsError(BatchgenError):
 
 
 def check_name(out: Path) -> None:
-    """Raise OutputUnwritableError where what has that name is no file, or can be none."""
+    """Raise OutputUnwritableError where what has that name is no file, or can be none; UsageError
+    where the name asks for a place or a format that is not served."""
+    _check_served(out)
     if out.exists() and not out.is_file() and not out.is_dir():
         raise OutputUnwritableError(
             f"the output {out} is a device or a pipe: it must appear whole, by a rename",
@@ -49,6 +59,22 @@ def check_name(out: Path) -> None:
     if out.is_dir():
         raise OutputUnwritableError(
             f"the output {out} is a folder", f"name a file, such as {out / 'out.parquet'}"
+        )
+
+
+def _check_served(out: Path) -> None:
+    """A name such as `s3://bucket/out.parquet` would make a local folder `s3:`."""
+    scheme = _SCHEME.match(str(out))
+    if scheme is not None and scheme[1].lower() not in SERVED_SCHEMES:
+        raise UsageError(
+            f"--out {out}: {scheme[1]}:// is not a place that batchgen writes to",
+            "name a file on a mounted file system, and copy it once the run is done",
+        )
+    ending = out.suffix.lower()
+    if _OTHER_FORMATS.fullmatch(ending):
+        raise UsageError(
+            f"--out {out}: the output is Parquet, and {ending} is another format",
+            f"name it {out.with_suffix('.parquet')}; pandas and DuckDB convert it",
         )
 
 

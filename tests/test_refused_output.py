@@ -1,0 +1,61 @@
+"""A name of an output that is not served is refused, and a refused run touches nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from echo_runs import batchgen, prompts, summary_of, write_rows
+
+from batchgen.errors import UsageError
+from batchgen.job.storage.output import check_name
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("s3://bucket/out.parquet", "s3:// is not a place"),
+        ("hf://datasets/a/b.parquet", "hf:// is not a place"),
+        ("gs://b/o", "gs:// is not a place"),
+        ("out.csv", r"\.csv is another format"),
+        ("out.JSONL", r"\.jsonl is another format"),
+        ("out.parquet.gz", r"\.gz is another format"),
+    ],
+)
+def test_a_place_or_format_that_is_not_served_is_refused(name: str, what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        check_name(Path(name))
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out", "out.pq", "./a:b/out", "run-0.5", "/x/y.z"])
+def test_other_names_are_names(name: str) -> None:
+    check_name(Path(name))
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Bytes and times; whether somebody holds the lock is asked by touching it."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    times = {p: 0 if p.name == "lock" else p.stat().st_mtime_ns for p in files}
+    return {str(p.relative_to(folder)): (p.read_bytes(), times[p]) for p in files}
+
+
+@pytest.mark.parametrize("shard", [(), ("--shard", "0/2")], ids=["whole", "shard"])
+def test_a_run_refused_for_its_input_or_settings_touches_nothing(
+    tmp_path: Path, shard: tuple[str, ...]
+) -> None:
+    rows, out = prompts(3000), tmp_path / "out.parquet"
+    source = write_rows(tmp_path / "in.jsonl", rows)
+    args = ("run", "--engine", "echo", "--in", source, "--out", out, "--checkpoint-every", "300")
+    died = batchgen(*args, *shard, BATCHGEN_FAULT="kill:at=part.rename,nth=2")
+    assert died.returncode == -9, died.stderr
+    before = contents(tmp_path / "out.parquet.ckpt")
+    assert any("begun-" in name for name in before)
+    write_rows(source, [{"id": "other", "prompt": "another"}, *rows[1:]])
+    changed = batchgen(*args, *shard)
+    assert changed.returncode == 4, changed.stderr
+    assert "changed" in changed.stderr
+    assert contents(tmp_path / "out.parquet.ckpt") == before
+    write_rows(source, rows)
+    assert batchgen(*args, *shard, "--seed", "9").returncode == 4
+    assert contents(tmp_path / "out.parquet.ckpt") == before
+    assert summary_of(batchgen(*args, *shard))["exit_code"] == 0
