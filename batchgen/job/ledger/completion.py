@@ -68,6 +68,8 @@ def complete_written(
 
 def complete(layout: Layout, manifest: Manifest, report: FinalReport, guard: Guard) -> None:
     """Record that the output is there and whole, then remove what led to it."""
+    # The output is in place before the manifest says so, and parts go only after it has: a crash
+    # between any two of these steps leaves either the parts or a manifest that knows the output.
     manifest.state = "complete"
     manifest.totals = report
     manifest.output = output_identity(layout.target)

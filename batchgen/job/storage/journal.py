@@ -73,6 +73,8 @@ class Journal:
         self._deaths: dict[int, int] = dict(deaths)
         self.crashed = False
         """Set it when the engine broke down: this run then counts as one that died."""
+        # The new file holds all that matters of the older ones before the first of them goes: a
+        # death in between leaves records twice, and an attempt's rows count once.
         write_atomic(self._path, carried.tobytes(), "journal", guard)
         for path in older:
             with suppress(OSError):
