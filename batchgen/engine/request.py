@@ -115,6 +115,8 @@ class SamplingParams:
     allowed_token_ids: tuple[int, ...] = ()
     no_repeat_ngram_size: int = 0
     top_logprobs: int = 0
+    bad_phrases: tuple[str, ...] = ()
+    """`bad_words` as text: the job makes ids of them, alone and after a space."""
     structured_outputs: StructuredOutput | None = None
 
     @property

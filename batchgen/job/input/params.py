@@ -16,6 +16,7 @@ from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.input.settings import SETTING_NAMES, TEMPLATE_NAMES, check_setting
 from batchgen.job.input.structured import STRUCTURED_NAMES, read_structured
+from batchgen.job.input.token_rules import TOKEN_RULE_NAMES, read_token_rules
 from batchgen.job.quoting import shown
 from batchgen.job.spec import SamplingDefaults
 
@@ -79,15 +80,18 @@ _NUMBERS: dict[str, _Number] = {
     "n": _Number(int, 1, 1024),
     "seed": _Number(int, -_INT64_MAX - 1, _INT64_MAX),
     "logprobs": _Number(int, 0, 20),
+    "no_repeat_ngram_size": _Number(int, 0, _INT32_MAX),
 }
 _TOKEN_ID = _Number(int, 0, _INT32_MAX)
 _ALIASES = {"max_completion_tokens": "max_tokens", "max_new_tokens": "max_tokens"}
-_LISTS = ("stop", "stop_token_ids", "ignore_eos", "top_logprobs")
+_LISTS = ("stop", "stop_token_ids", "ignore_eos", "top_logprobs", *TOKEN_RULE_NAMES)
 
 PARAMETER_NAMES = (
     frozenset(_NUMBERS) | frozenset(_ALIASES) | frozenset(_LISTS) | frozenset(STRUCTURED_NAMES)
 )
 """Every key that is a parameter, in `params` and at a row's top level."""
+
+_READ_APART = frozenset((*STRUCTURED_NAMES, *TOKEN_RULE_NAMES))
 
 
 def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,9 +111,9 @@ def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
         elif name not in PARAMETER_NAMES and value is not None:
             text = f"unknown parameter {shown(name)}{_guess(name)}"
             raise RowError(ErrorCode.UNKNOWN_PARAM, text)
-        if value is not None and name in PARAMETER_NAMES and name not in STRUCTURED_NAMES:
+        if value is not None and name in PARAMETER_NAMES and name not in _READ_APART:
             _add(params, name, _read(name, value))
-    params |= read_structured(given)
+    params |= read_structured(given) | read_token_rules(given)
     _settle_logprobs(params)
     _check_min_tokens(params)
     return params

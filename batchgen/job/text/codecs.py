@@ -59,6 +59,13 @@ class _ChatCodec(Shared):
         except (TypeError, UnicodeEncodeError) as error:
             raise _no_text(error) from error
 
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `TextCodec.encode_plain`."""
+        try:
+            return [self._encode_rendered(text) for text in texts]
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _no_text(error) from error
+
     def _encode_rendered(self, text: str) -> list[int]:
         raise NotImplementedError
 

@@ -7,7 +7,7 @@ its rows are done one by one so that only the guilty ones become error rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchgen.engine.draws import draw_key
 from batchgen.engine.grammar.compiler import GrammarCompiler
@@ -186,8 +186,8 @@ class Requests:
         if error is not None:
             failed.append(FailedRow(row, error, text, len(token_ids)))
             return
-        params = row.params
         try:
+            params = self._with_bad_words(row.params)
             constraint = self._constraint(params)
         except RowError as refused:
             failed.append(FailedRow(row, refused, text, len(token_ids)))
@@ -206,6 +206,14 @@ class Requests:
             f"prompt_token_ids holds {wrong}; the model's ids end at {self._codec.vocab_size - 1}"
         )
         return RowError(ErrorCode.INVALID_ROW, text)
+
+    def _with_bad_words(self, params: SamplingParams) -> SamplingParams:
+        """Texts as ids, as vLLM has them: as they are, and as a word within a sentence."""
+        if not params.bad_phrases:
+            return params
+        texts = [f"{space}{text.lstrip()}" for text in params.bad_phrases for space in ("", " ")]
+        words = [tuple(ids) for ids in self._codec.encode_plain(texts) if ids]
+        return replace(params, bad_words=tuple(dict.fromkeys((*params.bad_words, *words))))
 
     def _constraint(self, params: SamplingParams) -> Callable[[], Constraint] | None:
         wanted = params.structured_outputs

@@ -65,6 +65,10 @@ class TextCodec(Protocol):
         """The id of `text` where it is, whole, a special token, which decoding skips."""
         ...
 
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Pieces of text as ids, without any special token."""
+        ...
+
     def vocabulary(self) -> str:
         """What a grammar is compiled for: a tokenizer.json, or `byte`. Raises
         RowError(UNSUPPORTED_SETTING) for a tokenizer that has none."""
