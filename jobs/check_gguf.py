@@ -50,12 +50,15 @@ def main() -> int:
     parser.add_argument("models", nargs="*", type=Path, help="files; without any, the tiny ones")
     parser.add_argument("--peer", default=sys.executable, help="a Python that has xllamacpp")
     parser.add_argument("--keep", type=Path, help="write llama.cpp's answers there")
+    parser.add_argument("--dense", action="store_true", help="compare float32 copies of the models")
     parser.add_argument("--only", help="of the tiny files, those whose name begins so")
     args = parser.parse_args()
     kept: dict[str, list[list[float]]] = {}
     worst = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        for name, path in (args.models and _real(args.models)) or _tiny(Path(folder), args.only):
+        dense = Path(folder) if args.dense else None
+        files = _real(args.models, dense) or _tiny(Path(folder), args.only)
+        for name, path in files:
             line, found, off = _compare(path, args.peer)
             kept[name] = [[token, round(value, 4)] for token, value in found]
             worst = max(worst, off)
@@ -66,8 +69,28 @@ def main() -> int:
     return int(not worst <= ALLOWED)
 
 
-def _real(models: list[Path]) -> list[tuple[str, Path]]:
-    return [(path.name, path) for path in models]
+def _real(models: list[Path], folder: Path | None) -> list[tuple[str, Path]]:
+    return [(path.name, dense_copy(path, folder) if folder else path) for path in models]
+
+
+def dense_copy(path: Path, folder: Path) -> Path:
+    """The same model in float32: llama.cpp rounds activations to 8 bits over quantised weights."""
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    copy = folder / path.name
+    writer = gguf.GGUFWriter(copy, reader.fields["general.architecture"].contents())
+    for key, one in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            kind = one.types[-1] if len(one.types) > 1 else None
+            writer.add_key_value(key, one.contents(), one.types[0], kind)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return copy
 
 
 def _tiny(folder: Path, only: str | None) -> list[tuple[str, Path]]:
