@@ -12,11 +12,13 @@ from tiny_models import VOCAB_SIZE, tiny_model
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import BACKENDS, select_backend
 from batchgen.engine.config import EngineConfig
+from batchgen.engine.factory import build_engine, say_of_model
 from batchgen.engine.loader import load_model, load_model_from
 from batchgen.engine.model.binding import CALL_ATTRIBUTE, CallCursor
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.pieces import Piece, make_metadata
 from batchgen.engine.model.windows import MaskShape, probe_mask
+from batchgen.engine.request import Request, SamplingParams
 from batchgen.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -147,3 +149,38 @@ def test_a_mask_is_asked_on_the_device_where_its_own_tensors_lie() -> None:
     assert asked == {"meta"}
     with pytest.raises(RuntimeError, match="device"):
         probe_mask(chunked, 100)
+
+
+def test_a_pruned_head_takes_prompts_of_all_input_embeddings() -> None:
+    module = tiny_model("llama")
+    module.lm_head.weight = torch.nn.Parameter(module.lm_head.weight[:60].clone())
+    module.lm_head.out_features = 60
+    model = load_model_from(module.eval(), ReferenceBackend())
+    assert (model.vocab_size, model.input_vocab_size) == (60, VOCAB_SIZE)
+    engine = build_engine(model, EngineConfig(model=Path("tiny"), max_num_seqs=2))
+    params = SamplingParams(max_tokens=4, ignore_eos=True, repetition_penalty=1.3)
+    engine.add(Request(0, [5, 90, 96], params))
+    done = []
+    while engine.num_unfinished:
+        done += engine.step()
+    assert done[0].error_code is None
+    assert len(done[0].token_ids) == 4
+    engine.close()
+
+
+@pytest.mark.parametrize(("asked", "level"), [(None, "WARNING"), (32, "INFO")])
+def test_a_length_that_cuts_rows_is_said_aloud_unless_it_was_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, asked: int | None, level: str
+) -> None:
+    rope = {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 64}
+    small = {"max_position_embeddings": 64, "rope_parameters": rope}
+    module = tiny_model("llama", **small)
+    for part in module.modules():
+        if hasattr(part, "original_max_seq_len"):
+            part.original_max_seq_len = 32
+    model = load_model_from(module, ReferenceBackend())
+    assert model.max_position == 32
+    with caplog.at_level("INFO", "batchgen"):
+        say_of_model(model, EngineConfig(model=tmp_path, max_model_len=asked))
+    said = [record for record in caplog.records if "limited to 32" in record.message]
+    assert [record.levelname for record in said] == [level]

@@ -11,6 +11,7 @@ import click
 
 from batchgen.cli.allocator import settle_pool
 from batchgen.cli.leave import leave_at_once
+from batchgen.cli.logs import hush_warnings
 from batchgen.cli.main import cli
 from batchgen.cli.streams import lasting_streams, silence
 from batchgen.cli.threads import settle_waiting
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code (INTERFACE: Exit codes). Never raises."""
     settle_waiting()
     settle_pool()
+    if argv is None:
+        hush_warnings()
     with lasting_streams():
         try:
             code = _call(argv)

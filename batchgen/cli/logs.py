@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 
 from batchgen.job.redaction import RedactingFormatter
 
-__all__ = ["set_up_logs"]
+__all__ = ["hear_warnings", "hush_warnings", "set_up_logs"]
+
+_VERBOSITIES = ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY")
+"""Of libraries that log on handlers of their own; a user's setting stays."""
 
 
 def set_up_logs(*, quiet: bool, verbose: bool) -> None:
-    """`-v` shows every decision and its reason; `-q` keeps libraries from talking on success."""
+    """`-v` shows every decision and its reason, and lets libraries talk; `-q` keeps to errors."""
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("batchgen: %(message)s"))
     log = logging.getLogger("batchgen")
@@ -21,6 +25,24 @@ def set_up_logs(*, quiet: bool, verbose: bool) -> None:
     log.setLevel(logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING)
     for name in ("torchao", "torch.utils._pytree"):  # they talk while transformers imports them
         logging.getLogger(name).setLevel(logging.ERROR)
-    if quiet:
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if verbose:
+        hear_warnings()
+        return
+    for name in _VERBOSITIES:
+        os.environ.setdefault(name, "error")
+    logging.getLogger().addHandler(logging.NullHandler())  # else Python prints what nobody handles
+
+
+def hush_warnings() -> None:
+    """Keep Python's warnings off the terminal: all are of dependencies, and help a user little.
+
+    What the user asked of Python itself (`-W`, PYTHONWARNINGS) stays.
+    """
+    if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def hear_warnings() -> None:
+    """Undo `hush_warnings`."""
+    if not sys.warnoptions:
+        warnings.simplefilter("default")

@@ -24,7 +24,14 @@ from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
 from batchgen.startup.folders import prepare_compilers
 
-__all__ = ["ResolvedConfig", "build_engine", "load_engine", "load_served", "resolve"]
+__all__ = [
+    "ResolvedConfig",
+    "build_engine",
+    "load_engine",
+    "load_served",
+    "resolve",
+    "say_of_model",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -70,12 +77,19 @@ def _load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
     if config.device != "cpu":
         prepare_compilers()
     model = load_model(config)
-    _logger.info("model on %s in %s", model.device, model.dtype)
-    for note in model.notes:
-        _logger.info("%s", note)
+    say_of_model(model, config)
     if model.device.type == "cuda" and not config.enforce_eager:
         return model, _compiled_engine(model, config)
     return model, build_engine(model, config)
+
+
+def say_of_model(model: Model, config: EngineConfig) -> None:
+    """What was decided at load; as a warning what cuts rows, unless the user asked for a length."""
+    _logger.info("model on %s in %s", model.device, model.dtype)
+    for note in model.notes:
+        _logger.info("%s", note)
+    for caution in model.cautions:
+        _logger.log(logging.INFO if config.max_model_len else logging.WARNING, "%s", caution)
 
 
 def _compiled_engine(model: Model, config: EngineConfig) -> LLMEngine:
@@ -112,7 +126,7 @@ def build_engine(model: ServedModel, config: EngineConfig) -> LLMEngine:
         scheduler,
         runner,
         max_model_len=resolved.max_model_len,
-        vocab_size=model.vocab_size,
+        vocab_size=getattr(model, "input_vocab_size", None) or model.vocab_size,
         eos_token_ids=config.eos_token_ids,
         depth=resolved.depth,
         device=device_name(model.device),

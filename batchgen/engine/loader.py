@@ -88,6 +88,7 @@ def load_model_from(
     _check_decoder(module, model_type)
     backend = backend or select_backend(next(module.parameters()).device)
     vocab_size: int = module.get_output_embeddings().weight.shape[0]
+    input_vocab_size: int = module.get_input_embeddings().weight.shape[0]
     first = own_logits(module, vocab_size, copied=False) if is_quantized(module) else None
     with timeline.span("discover"):
         found = discover(module, model_type, vocab_size)
@@ -114,7 +115,8 @@ def load_model_from(
             round_cache(model)
     model.max_num_tokens = limits.max_num_tokens
     model.weights = weights
-    model.notes += limits.notes
+    model.input_vocab_size = input_vocab_size
+    model.cautions += limits.notes
     return model
 
 

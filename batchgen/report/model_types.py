@@ -113,7 +113,7 @@ class _Attempt:
 def _attempt(config: Any) -> _Attempt:
     try:
         module = _build(config)
-        notes = load_model_from(module, ReferenceBackend()).notes
+        notes = load_model_from(module, ReferenceBackend()).cautions
     except ModelRefusedError as error:
         if error.__cause__ is None:
             return _Attempt(REFUSED, _reason(error), is_final=True)

@@ -41,10 +41,14 @@ class Model:
     max_num_tokens: int | None = None
     """The most tokens of one step, whose budget heeds it; None = any number. Padding comes after
     them and does not count."""
+    input_vocab_size: int | None = None
+    """Token ids that a prompt may hold, where the head answers for fewer; None = `vocab_size`."""
     weights: Weights | None = None
     """As loaded: some lie elsewhere, packed, by now."""
     notes: list[str] = field(default_factory=list)
     """What a user should know of decisions taken at load, one sentence each."""
+    cautions: list[str] = field(default_factory=list)
+    """What cuts rows that the model's config would allow, one sentence each."""
 
     def bytes_per_block(self, block_size: int) -> int:
         """Memory of one KV block over all attention calls, in bytes."""

@@ -268,7 +268,8 @@ class SamplingTable:
         return self._tensor(np.array(rows, np.int64)), self._tensor(np.array(ids, np.int64))
 
     def _penalties(self, penalised: npt.NDArray[np.int64], sequences: list[Sequence]) -> Penalties:
-        parts = [_row_penalties(row, sequences[row]) for row in penalised.tolist()]
+        size = self._vocab_size
+        parts = [_row_penalties(row, sequences[row], size) for row in penalised.tolist()]
         rows, ids, repetition, subtract = (
             np.concatenate(column) for column in zip(*parts, strict=True)
         )
@@ -286,10 +287,11 @@ _Columns = tuple[
 ]
 
 
-def _row_penalties(row: int, sequence: Sequence) -> _Columns:
+def _row_penalties(row: int, sequence: Sequence, vocab_size: int) -> _Columns:
     """Repetition counts prompt and output (transformers), the others the output alone (OpenAI)."""
     params = sequence.request.params
     ids = np.unique(np.frombuffer(sequence.token_ids[:], dtype=np.int32)).astype(np.int64)
+    ids = ids[ids < vocab_size]  # a pruned head answers for fewer tokens than a prompt may hold
     counts = np.zeros(len(ids), dtype=np.float32)
     counter = Counter(sequence.output_token_ids)
     if counter:
