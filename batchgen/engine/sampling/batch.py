@@ -268,8 +268,7 @@ class SamplingTable:
         return self._tensor(np.array(rows, np.int64)), self._tensor(np.array(ids, np.int64))
 
     def _penalties(self, penalised: npt.NDArray[np.int64], sequences: list[Sequence]) -> Penalties:
-        size = self._vocab_size
-        parts = [_row_penalties(row, sequences[row], size) for row in penalised.tolist()]
+        parts = [_row_penalties(i, sequences[i], self._vocab_size) for i in penalised.tolist()]
         rows, ids, repetition, subtract = (
             np.concatenate(column) for column in zip(*parts, strict=True)
         )
@@ -291,10 +290,9 @@ def _row_penalties(row: int, sequence: Sequence, vocab_size: int) -> _Columns:
     """Repetition counts prompt and output (transformers), the others the output alone (OpenAI)."""
     params = sequence.request.params
     ids = np.unique(np.frombuffer(sequence.token_ids[:], dtype=np.int32)).astype(np.int64)
-    ids = ids[ids < vocab_size]  # a pruned head answers for fewer tokens than a prompt may hold
+    ids = ids[ids < vocab_size]  # a pruned head
     counts = np.zeros(len(ids), dtype=np.float32)
-    counter = Counter(sequence.output_token_ids)
-    if counter:
+    if counter := Counter(sequence.output_token_ids):
         counts[np.searchsorted(ids, list(counter))] = list(counter.values())
     subtract = params.presence_penalty * (counts > 0) + params.frequency_penalty * counts
     repetition = np.full(len(ids), params.repetition_penalty, dtype=np.float32)
