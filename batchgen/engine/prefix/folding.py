@@ -39,7 +39,7 @@ class Folding:
 
     def join(self, request: Request, now: float) -> bool:
         """Whether it takes the answer of an equal unfinished one; else it leads from now on."""
-        if not self._enabled or request.mask is not None:
+        if not self._enabled or request.constraint is not None:
             return False
         if request.stop_checker is not None and not request.params.stop:
             return False  # a checker that the parameters do not describe
