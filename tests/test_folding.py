@@ -14,13 +14,6 @@ GREEDY = SamplingParams(max_tokens=9, ignore_eos=True)
 DRAWN = replace(GREEDY, temperature=1.0)
 
 
-class All:
-    """A grammar that allows everything."""
-
-    def fill(self, output_token_ids: object, words: memoryview) -> bool:
-        return False
-
-
 def row(number: int, params: SamplingParams = GREEDY, **changes: Any) -> Request:
     return replace(Request(number, [4, 5, 6], params), **changes)
 
@@ -45,8 +38,6 @@ def test_rows_that_differ_in_anything_that_counts_are_computed_apart() -> None:
         row(4, DRAWN, draw_key=2),
         row(5, output_token_ids=[3]),
         row(6, stop_checker=lambda ids: None),
-        row(7, mask=All()),
-        row(8, mask=All()),
     ]
     engine = engine_over()
     folded = completions_of(engine, requests)
