@@ -29,6 +29,11 @@ _bench_options = flag_group(
          show_default="the workload's own", help="Rows of each workload."),
     flag("--repeats", type=click.IntRange(min=1), default=3, metavar="N", core=True,
          help="Runs of each workload; the best is shown, with the spread."),
+    flag("--sampling", multiple=True, core=True, metavar="VARIANT", show_default="greedy",
+         type=click.Choice(
+             ["greedy", "temperature", "filters", "penalties", "logprobs", "one_in_16", "mixed"]
+         ),
+         help="How rows are sampled; each workload runs with each variant. Repeats."),
     flag("--static-batch", type=click.IntRange(min=0), default=8, metavar="N", core=True,
          help="Compare with transformers' generate in padded batches of N; 0: don't."),
     flag("--load-format", type=click.Choice(["auto", "dummy"]), default="auto", core=True,
@@ -82,6 +87,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
         config,
         flags["repeats"],
         flags["static_batch"],
+        sampling=flags["sampling"] or ("greedy",),
         say=lambda line: click.echo(line, err=True),
     )
     session.run(workloads)

@@ -96,6 +96,7 @@ class LLMEngine:
             min(num_prompt_tokens + request.params.max_tokens, self._max_model_len),
             self._eos_token_ids,
             Timings(enqueued=now),
+            device_counts=getattr(self._runner, "COUNTS_TOKENS", False),
         )
         self._sequences[request.request_id] = sequence
         sequence.check_stop()

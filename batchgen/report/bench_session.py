@@ -18,6 +18,7 @@ from batchgen.report.bench import BenchRun, best_run, run_work
 from batchgen.report.ceilings import measure_ceilings
 from batchgen.report.floor import ModelSize, floor_seconds
 from batchgen.report.static_baseline import generate_static, load_baseline
+from batchgen.report.variants import VARIANTS
 from batchgen.report.workloads import WorkItem
 from batchgen.startup.timeline import process_age
 
@@ -26,6 +27,7 @@ __all__ = ["COLUMNS", "BenchSession"]
 COLUMNS = (
     "workload",
     "engine",
+    "sampling",
     "wall_s",
     "output_tokens_per_s",
     "total_tokens_per_s",
@@ -49,6 +51,8 @@ class BenchSession:
     repeats: int
     static_batch: int
     say: Callable[[str], None]
+    sampling: Sequence[str] = ("greedy",)
+    """Names of `report.variants.VARIANTS`; each workload runs with each."""
     facts: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -70,7 +74,8 @@ class BenchSession:
         workloads = make(model.vocab_size)
         self._warm_up(engine, next(iter(workloads.values())))
         for name, work in workloads.items():
-            self._measure_workload(engine, name, work)
+            for variant in self.sampling:
+                self._measure_workload(engine, name, work, variant)
         self.facts["peak_memory_bytes"] = engine.stats().peak_memory_bytes
         engine.close()
         model.release_cache()
@@ -104,14 +109,21 @@ class BenchSession:
         self.say(f"first token after {self.facts.get('first_token_of_command_s')} s of the command")
         self.say(f"warm-up: {run.wall_s} s, {run.output_tokens_per_s} output tokens/s")
 
-    def _measure_workload(self, engine: LLMEngine, name: str, work: Sequence[WorkItem]) -> None:
+    def _measure_workload(
+        self, engine: LLMEngine, name: str, work: Sequence[WorkItem], variant: str
+    ) -> None:
         runs: list[BenchRun] = []
+        settings = {} if variant == "greedy" else {"sampling": variant}
+        if settings:  # its kernels and graphs, apart from what is measured
+            run_work(engine, work, VARIANTS[variant])
         for repeat in range(self.repeats):
             engine.forget_prefixes()
-            run, _ = run_work(engine, work)
+            run, _ = run_work(engine, work, VARIANTS[variant])
             runs.append(run)
-            self.say(f"{name} {repeat + 1}: {run.wall_s} s, {run.output_tokens_per_s} tokens/s")
-        self.rows.append({"workload": name, "engine": "batchgen", **best_run(runs)})
+            self.say(
+                f"{name} {variant} {repeat + 1}: {run.wall_s} s, {run.output_tokens_per_s} tokens/s"
+            )
+        self.rows.append({"workload": name, "engine": "batchgen", **settings, **best_run(runs)})
 
     def _measure_static(self, workloads: Workloads) -> None:
         """What transformers cannot do here is said, and costs no figure that was measured."""

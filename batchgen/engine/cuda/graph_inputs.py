@@ -200,6 +200,13 @@ class StepPacker:
         _fill(sections.keys, keys.view(np.int32), 0)
         _fill(sections.output_positions, positions, 0)
 
+    @staticmethod
+    def pack_positions(step: ScheduledStep, sections: Sections) -> None:
+        """Fill in the places of the sampled tokens in their outputs."""
+        positions = np.zeros(len(step), dtype=np.int32)
+        positions[step.sampled] = step.output_positions
+        _fill(sections.output_positions, positions, 0)
+
     def _input_ids(self, step: ScheduledStep) -> _Ints:
         ids: list[int] = []
         for sequence, start, count in zip(

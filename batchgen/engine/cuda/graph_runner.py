@@ -5,16 +5,15 @@
 
 Tokens that a step samples stay on the device, where the next step reads them, so a step is launched
 before the host knows what the one before it sampled. Later features plug in between the logits and
-the token: grammar masks and penalties (`sampling_batch`). Steps whose rows read keys together have
-graphs of their own, so that others do not pay for it.
+the token (`sampling.device_sampler`). Steps whose rows read keys together have graphs of their own,
+so that others do not pay for it.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 
@@ -31,7 +30,7 @@ from batchgen.engine.failures import is_out_of_memory, without_frames
 from batchgen.engine.memory import release_memory
 from batchgen.engine.sampling.batch import HostDraws, SamplingTable
 from batchgen.engine.sampling.cuda_ops import greedy_tokens, sampled_tokens
-from batchgen.engine.sampling.sampler import SampledTokens, TopTokens, sample
+from batchgen.engine.sampling.device_sampler import DeviceSampler, Reported
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 from batchgen.startup import timeline
 
@@ -43,14 +42,19 @@ _RING = 3
 """Steps whose buffers are in use: one being packed, one running, one being collected."""
 
 
-class _Choice(Enum):
+class _Choice(NamedTuple):
     """How a step's tokens are chosen; each has graphs of its own."""
 
-    GREEDY = 0
-    DRAWN = 1
-    """By temperature, in the graph."""
-    KEPT = 2
-    """The graph keeps its logits: filters, penalties and logprobs come after it."""
+    kind: str
+    tables: tuple[bool, bool] = (False, False)
+    """Of `DeviceSampler`: those that a graph reads."""
+
+
+_GREEDY = _Choice("greedy")
+_DRAWN = _Choice("drawn")
+"""By temperature alone."""
+_MIXED = "mixed"
+"""Any mix of rows: filters, penalties, masks, logprobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,7 @@ class _Launched:
 
     transfer: Transfer
     rows: list[int]
-    sampled: SampledTokens | None
-    """On the host, where more than tokens was asked for."""
+    reported: Reported | None
     shared_read_tokens: int
 
 
@@ -69,6 +72,8 @@ class GraphRunner:
 
     LOGITS_OF_EVERY_ROW: ClassVar = True
     """A step's logits are those of all its rows, sampled or not, and of the padding."""
+    COUNTS_TOKENS: ClassVar = True
+    """Penalties know pending tokens too."""
 
     def __init__(
         self,
@@ -97,7 +102,7 @@ class GraphRunner:
         self._table = torch.zeros(num_slots + 1, max_blocks, dtype=torch.int32, device=device)
         self._last_tokens = torch.zeros(num_slots + 1, dtype=torch.int64, device=device)
         self._tokens = torch.zeros(seqs, dtype=torch.int32, device=device)
-        self._logits: torch.Tensor | None = None
+        self._sampler = DeviceSampler(num_slots, seqs, model.vocab_size, device)
         self._ring = [make_transfer(size, seqs) for _ in range(_RING)]
         self._num_steps = 0
         self._captures = Captures()
@@ -124,24 +129,25 @@ class GraphRunner:
             self._packer.pack_shared(shared, sections)
         if draws is not None:
             self._packer.pack_draws(step, draws, sections)
+        elif choice.kind == _MIXED:
+            self._packer.pack_positions(step, sections)
         size = sum(section_lengths(bucket, self._block_size))
         self._inputs[:size].copy_(transfer.inputs[:size], non_blocking=True)
         self._run(bucket, choice)
-        sampled = self._sample(step) if choice is _Choice.KEPT else None
+        reported = self._sampler.report(step) if choice.kind == _MIXED else None
         transfer.tokens[: len(step)].copy_(self._tokens[: len(step)], non_blocking=True)
         transfer.done.record()
         saved = 0 if shared is None else shared.saved
-        return _Launched(transfer, step.sampled, sampled, saved)
+        return _Launched(transfer, step.sampled, reported, saved)
 
     def collect(self, handle: _Launched) -> StepOutput:
         """Wait for a launched step's tokens; -1 stands for a row without one."""
         handle.transfer.done.synchronize()
         tokens: list[int] = handle.transfer.tokens[handle.rows].tolist()
         output = StepOutput(tokens, shared_read_tokens=handle.shared_read_tokens)
-        if handle.sampled is not None and handle.sampled.logprobs is not None:
-            output.logprobs = handle.sampled.logprobs.tolist()
-        if handle.sampled is not None and handle.sampled.top is not None:
-            output.top_logprobs = handle.sampled.top.to_lists()
+        if handle.reported is not None:
+            output.logprobs = handle.reported.logprobs[handle.rows].tolist()
+            output.top_logprobs = handle.reported.top_lists(handle.rows)
         if -1 in tokens:
             output.failures = {j: NAN_FAILURE for j, token in enumerate(tokens) if token < 0}
         return output
@@ -149,11 +155,14 @@ class GraphRunner:
     def _admit(self, step: ScheduledStep) -> tuple[_Choice, HostDraws | None]:
         """Take over the sampling of new rows; how this step's tokens are chosen."""
         self._sampling.admit(step)
+        self._sampler.admit(step)
         if self._sampling.is_plain(step):
-            return _Choice.GREEDY, None
-        self._sampling.begin_rules(step)
+            return _GREEDY, None
         draws = self._sampling.host_draws(step)
-        return (_Choice.KEPT if draws is None else _Choice.DRAWN), draws
+        if draws is not None:
+            return _DRAWN, draws
+        self._sampler.prepare(step)
+        return _Choice(_MIXED, self._sampler.key), None
 
     def _run(self, bucket: Bucket, choice: _Choice) -> None:
         graph = self._captures.graphs.get((bucket, choice))
@@ -197,17 +206,21 @@ class GraphRunner:
             self._metadata(bucket, inputs),
             inputs.logits_indices.long(),
         )  # [num_seqs, vocab_size]
-        tokens, usable = _choose(logits, inputs, choice)
+        tokens, usable = self._choose(logits, inputs, choice)
         self._last_tokens.index_copy_(0, inputs.token_slots.long(), tokens)
         self._tokens[: bucket.num_seqs].copy_(torch.where(usable, tokens, -1))
-        if choice is _Choice.KEPT:
-            self._kept_logits(logits)[: bucket.num_seqs].copy_(logits)
 
-    def _kept_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        if self._logits is None:
-            shape = (len(self._tokens), logits.shape[1])
-            self._logits = torch.empty(shape, dtype=logits.dtype, device=logits.device)
-        return self._logits
+    def _choose(
+        self, logits: torch.Tensor, inputs: Sections, choice: _Choice
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens int64 [num_seqs], and whether each can be trusted."""
+        if choice.kind == _MIXED:
+            return self._sampler.choose(logits, inputs.token_slots, inputs.output_positions)
+        if choice is _GREEDY:
+            return greedy_tokens(logits)
+        temperature = inputs.temperature.view(torch.float32)
+        keys = inputs.keys.view(torch.int64)
+        return sampled_tokens(logits, temperature, keys, inputs.output_positions.long())
 
     def _metadata(self, bucket: Bucket, inputs: Sections) -> AttentionMetadata:
         return AttentionMetadata(
@@ -260,34 +273,3 @@ class GraphRunner:
         release_memory()
         if not self._captures.graphs:  # a pool dies with its last graph
             self._pool = torch.cuda.graph_pool_handle()
-
-    def _sample(self, step: ScheduledStep) -> SampledTokens:
-        """Overwrite the greedy tokens by the rows' own choice; logprobs come to the host."""
-        assert self._logits is not None
-        sampling = self._sampling.gather(step)
-        device = self._model.device
-        rows = torch.tensor(step.sampled, device=device)
-        sampled = sample(self._logits[rows], sampling)
-        slots = torch.tensor([step.slots[row] for row in step.sampled], device=device)
-        self._last_tokens[slots] = sampled.tokens
-        self._tokens[rows] = torch.where(sampled.usable, sampled.tokens, -1).int()
-        top = sampled.top
-        if top is not None:
-            top = TopTokens(_to_host(top.ids), _to_host(top.logprobs), top.counts)
-        logprobs = None if sampled.logprobs is None else _to_host(sampled.logprobs)
-        return SampledTokens(sampled.tokens, sampled.usable, logprobs, top)
-
-
-def _to_host(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to("cpu", non_blocking=True)
-
-
-def _choose(
-    logits: torch.Tensor, inputs: Sections, choice: _Choice
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens int64 [num_seqs], and whether each can be trusted."""
-    if choice is not _Choice.DRAWN:
-        return greedy_tokens(logits)
-    temperature = inputs.temperature.view(torch.float32)
-    keys = inputs.keys.view(torch.int64)
-    return sampled_tokens(logits, temperature, keys, inputs.output_positions.long())

@@ -2,7 +2,7 @@
 
 Which rows need which processor is known on the host, so the sampler never asks the device. Each
 processor is a field of `Processing`, applied in `sampler`. This is the definition; on a GPU the
-same is done within the step's graph (`device_table`).
+same is done within the step's graph (`device_sampler`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from batchgen.engine.sampling.rules import BegunWords, TokenRules, Words, fixed_words
+from batchgen.engine.sampling.rules import (
+    BegunWords,
+    TokenRules,
+    Words,
+    fixed_words,
+    is_bare,
+)
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
 
@@ -168,16 +174,8 @@ class SamplingTable:
         row["penalised"] = sequence.counts_tokens
         row["logprobs"] = params.logprobs is not None
         row["top_logprobs"] = params.top_logprobs
-        rules = self._rules_of(sequence)
-        self._rules[sequence.slot] = rules
-        bare = (
-            params.logprobs is None
-            and params.top_logprobs == 0
-            and params.min_tokens == 0
-            and not sequence.counts_tokens
-            and rules is None
-            and not params.logit_bias
-        )
+        self._rules[sequence.slot] = self._rules_of(sequence)
+        bare = is_bare(sequence)
         self._plain[sequence.slot] = bare and params.greedy
         filtered = 0 < params.top_k < self._vocab_size or params.top_p < 1.0 or params.min_p > 0.0
         self._unfiltered[sequence.slot] = bare and (params.greedy or not filtered)
@@ -259,10 +257,7 @@ class SamplingTable:
         rows: list[int] = []
         ids: list[int] = []
         for row in short.tolist():
-            params = sequences[row].request.params
-            stops = set(params.stop_token_ids)
-            stops |= set() if params.ignore_eos else sequences[row].eos_token_ids
-            stops = {token for token in stops if 0 <= token < self._vocab_size}
+            stops = {t for t in sequences[row].stop_ids() if 0 <= t < self._vocab_size}
             rows += [row] * len(stops)
             ids += sorted(stops)
         return self._tensor(np.array(rows, np.int64)), self._tensor(np.array(ids, np.int64))
@@ -291,7 +286,7 @@ def _row_penalties(row: int, sequence: Sequence, vocab_size: int) -> _Columns:
     params = sequence.request.params
     ids = np.unique(np.frombuffer(sequence.token_ids[:], dtype=np.int32)).astype(np.int64)
     ids = ids[ids < vocab_size]  # a pruned head
-    counts = np.zeros(len(ids), dtype=np.float32)
+    counts = np.zeros(len(ids), dtype=np.float64)
     if counter := Counter(sequence.output_token_ids):
         counts[np.searchsorted(ids, list(counter))] = list(counter.values())
     subtract = params.presence_penalty * (counts > 0) + params.frequency_penalty * counts

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["greedy_tokens", "sampled_tokens"]
+__all__ = ["greedy_tokens", "sampled_tokens", "uniform_draw", "walk"]
 
 _BLOCK = 4096
 _PROGRAMS = 1024
@@ -96,7 +96,7 @@ def _choose(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _uniform(key: tl.tensor, position: tl.tensor) -> tl.tensor:
+def uniform_draw(key: tl.tensor, position: tl.tensor) -> tl.tensor:
     """`draws.uniform`: splitmix64, 53 bits as float64."""
     z = key.to(tl.uint64, bitcast=True) + (position + 1).to(tl.uint64) * 0x9E3779B97F4A7C15
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
@@ -190,19 +190,19 @@ def choose_kernel(
             shares = tl.load(mass + row * splits + lane, mask=there, other=0.0)
             shares *= tl.exp2((tops - largest) * scale).to(tl.float64)
             before = tl.cumsum(shares, 0)
-            target = _uniform(tl.load(keys + row), tl.load(positions + row)) * tl.sum(shares, 0)
+            target = uniform_draw(tl.load(keys + row), tl.load(positions + row)) * tl.sum(shares, 0)
             passed = there & (before > target)
             split = tl.min(tl.where(passed, lane, splits - 1), 0)
             target -= tl.sum(tl.where(lane < split, shares, 0.0), 0)
             source = logits + row.to(tl.int64) * stride
             begin = split * split_size
             end = tl.minimum(begin + split_size, vocab_size)
-            token = _walk(source, begin, end, largest, scale, target, token, BLOCK)
+            token = walk(source, begin, end, largest, scale, target, token, BLOCK)
             tl.store(tokens + row, token.to(tl.int64))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _walk(
+def walk(
     source: tl.tensor,
     begin: tl.tensor,
     end: tl.tensor,

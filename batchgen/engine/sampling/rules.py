@@ -17,7 +17,15 @@ import numpy.typing as npt
 from batchgen.engine.request import Request
 from batchgen.engine.scheduling.sequence import Sequence
 
-__all__ = ["BegunWords", "TokenRules", "Words", "bits_of", "fixed_words", "num_words"]
+__all__ = [
+    "BegunWords",
+    "TokenRules",
+    "Words",
+    "bits_of",
+    "fixed_words",
+    "is_bare",
+    "num_words",
+]
 
 Words = npt.NDArray[np.int32]
 
@@ -44,6 +52,22 @@ def fixed_words(request: Request, vocab_size: int) -> Words | None:
     allowed = params.allowed_token_ids
     words = bits_of(allowed, vocab_size) if allowed else every
     return words & ~bits_of(bad, vocab_size)
+
+
+def is_bare(sequence: Sequence) -> bool:
+    """Whether nothing but a temperature and filters comes between its logits and its token, and it
+    reports nothing but the token."""
+    params = sequence.request.params
+    return not (
+        sequence.counts_tokens
+        or sequence.needs_known_tokens
+        or params.logprobs is not None
+        or params.top_logprobs
+        or params.min_tokens
+        or params.logit_bias
+        or params.allowed_token_ids
+        or params.bad_words
+    )
 
 
 class TokenRules:

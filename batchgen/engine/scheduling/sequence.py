@@ -224,6 +224,12 @@ class Sequence:
             self.fail(error.code, error.message)
             return False
 
+    def stop_ids(self) -> set[int]:
+        """Tokens that end it, and may not come before `min_tokens`."""
+        params = self.request.params
+        stops = set(params.stop_token_ids)
+        return stops if params.ignore_eos else stops | self.eos_token_ids
+
     def _matched_stop(self) -> str | None:
         checker = self.request.stop_checker
         if checker is None or len(self.output_token_ids) < self.request.params.min_tokens:

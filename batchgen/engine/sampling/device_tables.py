@@ -1,0 +1,127 @@
+"""What the device knows about how each slot samples, kept there from admission to the end.
+
+Records of parameters, bits of allowed tokens and of stop tokens, and, once a row needs them: a bias
+a token, and how often each token was seen. Counts are made at admission from the tokens that the
+host knows (so after preemption and resume, too), and moved on within the step by `settle_kernel`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence as Rows
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from batchgen.engine.sampling import device_params
+from batchgen.engine.sampling.rules import bits_of, fixed_words, num_words
+from batchgen.engine.scheduling.sequence import Sequence
+
+__all__ = ["DeviceTables"]
+
+
+class DeviceTables:
+    """Rows 0..num_slots-1 of every table are slots; the last is where padding points: greedy."""
+
+    def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
+        self._vocab_size = vocab_size
+        self._device = device
+        self._size = num_slots + 1
+        width = num_words(vocab_size)
+        self.records = torch.zeros((self._size, 16), dtype=torch.int32, device=device)
+        self.masks = torch.zeros((self._size, width), dtype=torch.int32, device=device)
+        self.stops = torch.zeros((self._size, width), dtype=torch.int32, device=device)
+        self.counts: torch.Tensor | None = None  # int32: times sampled << 1 | was seen
+        self.bias: torch.Tensor | None = None  # float32
+
+    def admit(self, sequences: Rows[Sequence]) -> None:
+        """Write all that sampling these takes. Nothing waits for the device."""
+        fixed = [fixed_words(s.request, self._vocab_size) for s in sequences]
+        records = [
+            device_params.record_of(
+                s, self._vocab_size, masked=words is not None or s.needs_known_tokens
+            )
+            for s, words in zip(sequences, fixed, strict=True)
+        ]
+        words = np.concatenate(records).view(np.int32).reshape(-1, 16)
+        self.records.index_copy_(0, self._slots(sequences), self._send(words))
+        self.write_masks(
+            [s for s, w in zip(sequences, fixed, strict=True) if w is not None],
+            [w for w in fixed if w is not None],
+        )
+        self._write_stops([s for s in sequences if s.request.params.min_tokens > 0])
+        self._write_bias([s for s in sequences if s.request.params.logit_bias])
+        self.recount([s for s in sequences if s.counts_tokens])
+
+    def write_masks(self, sequences: Rows[Sequence], words: Rows[npt.NDArray[np.int32]]) -> None:
+        """Bits of the tokens that these may take next."""
+        if sequences:
+            self.masks.index_copy_(0, self._slots(sequences), self._send(np.stack(words)))
+
+    def recount(self, sequences: Rows[Sequence]) -> None:
+        """Make the counts of these from their known tokens; none may be pending."""
+        if not sequences:
+            return
+        if self.counts is None:
+            self.counts = self._table(torch.int32)
+        values = [_counts(s, self._vocab_size) for s in sequences]
+        self._scatter(self.counts, sequences, values)
+
+    def _write_stops(self, sequences: Rows[Sequence]) -> None:
+        if not sequences:
+            return
+        words = [bits_of(s.stop_ids(), self._vocab_size) for s in sequences]
+        self.stops.index_copy_(0, self._slots(sequences), self._send(np.stack(words)))
+
+    def _write_bias(self, sequences: Rows[Sequence]) -> None:
+        if not sequences:
+            return
+        if self.bias is None:
+            self.bias = self._table(torch.float32)
+        self._scatter(self.bias, sequences, [self._bias_of(s) for s in sequences])
+
+    def _bias_of(self, sequence: Sequence) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        pairs = [p for p in sequence.request.params.logit_bias if 0 <= p[0] < self._vocab_size]
+        ids = np.array([token for token, _ in pairs], dtype=np.int64)
+        return ids, np.array([value for _, value in pairs], dtype=np.float32)
+
+    def _scatter(
+        self,
+        table: torch.Tensor,
+        sequences: Rows[Sequence],
+        entries: Rows[tuple[npt.NDArray[np.int64], npt.NDArray[np.generic]]],
+    ) -> None:
+        """Rows of zeros, with these (ids, values) in them."""
+        table.index_fill_(0, self._slots(sequences), 0)
+        places = [
+            s.slot * self._vocab_size + ids for s, (ids, _) in zip(sequences, entries, strict=True)
+        ]
+        values = np.concatenate([values for _, values in entries])
+        index = self._send(np.concatenate(places))
+        table.view(-1).index_copy_(0, index, self._send(values))
+
+    def _table(self, dtype: torch.dtype) -> torch.Tensor:
+        return torch.zeros((self._size, self._vocab_size), dtype=dtype, device=self._device)
+
+    def _slots(self, sequences: Rows[Sequence]) -> torch.Tensor:
+        return self._send(np.array([s.slot for s in sequences], dtype=np.int64))
+
+    def _send(self, values: npt.NDArray[np.generic]) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        if self._device.type != "cuda":
+            return tensor.to(self._device)
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+def _counts(
+    sequence: Sequence, vocab_size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    ids = np.unique(np.frombuffer(sequence.token_ids[:], dtype=np.int32)).astype(np.int64)
+    values = np.ones(len(ids), dtype=np.int32)
+    counter = Counter(sequence.output_token_ids)
+    if counter:
+        times = np.array(list(counter.values()), dtype=np.int32)
+        values[np.searchsorted(ids, list(counter))] += 2 * times
+    inside = ids < vocab_size  # a prompt may have ids that the head cannot choose
+    return ids[inside], values[inside]

@@ -1,0 +1,284 @@
+"""Third pass: rows with top-k, top-p or min-p draw among the scores above their floor.
+
+A floor is the smallest t with measure{score > t} < wanted, where the measure is a count (top-k) or
+a mass (top-p): found by halving between integers that order as floats do, without sorting. Of
+equal scores at the border all are kept.
+
+The largest scores of a row lie in the parts with the largest maxima, so a few hundred parts, often
+fifty, are read instead of the vocabulary. Where they do not hold the floor (a flat distribution
+under top-p alone), whole rows are searched, eight pivots a pass.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from batchgen.engine.sampling import device_params as flag
+from batchgen.engine.sampling.cuda_ops import uniform_draw
+
+__all__ = ["CANDIDATES", "filter_kernel"]
+
+CANDIDATES = 2048
+_RANK = tl.constexpr(512)
+"""Parts that are read where top-k does not say how many are enough."""
+_MOST_RANKS = tl.constexpr(1024)
+_LOG2E = tl.constexpr(1.4426950408889634)
+_TOUCHED = tl.constexpr(flag.COUNTS | flag.BIAS | flag.MASK)
+_FILTER = tl.constexpr(flag.FILTER)
+_LOW = tl.constexpr(-2147483648)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _ordered(z: tl.tensor) -> tl.tensor:
+    """int32 that order as float32 do; both zeros are one."""
+    bits = tl.where(z == 0, 0.0, z).to(tl.int32, bitcast=True)
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _floor(keys: tl.tensor, weights: tl.tensor, wanted: tl.tensor, high: tl.tensor) -> tl.tensor:
+    """Smallest key t with sum of weights[keys > t] < wanted; `high` is such a one."""
+    low = (high * 0 + _LOW).to(tl.int64)
+    high = high.to(tl.int64)
+    while high - low > 1:
+        middle = (low + high) >> 1
+        above = tl.sum(tl.where(keys > middle.to(tl.int32), weights, 0.0), 0)
+        if above < wanted:
+            high = middle
+        else:
+            low = middle
+    return high.to(tl.int32)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _score(
+    logits: tl.tensor, scores: tl.tensor, ids: tl.tensor, there: tl.tensor, touched: tl.tensor
+) -> tl.tensor:
+    """A row's scores: logits where no processor touched it. One of the two loads is masked out."""
+    x = tl.load(logits + ids, mask=there & (touched == 0), other=float("-inf")).to(tl.float32)
+    y = tl.load(scores + ids, mask=there & (touched != 0), other=float("-inf"))
+    return tl.where(touched != 0, y, x)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _wide_floor(
+    logits: tl.tensor,
+    scores: tl.tensor,
+    touched: tl.tensor,
+    vocab_size: tl.tensor,
+    temperature: tl.tensor,
+    top: tl.tensor,
+    counting: tl.tensor,
+    floor: tl.tensor,
+    wanted: tl.tensor,
+    WIDE: tl.constexpr,
+) -> tl.tensor:
+    """`_floor` over a whole row; keys below `floor` weigh nothing."""
+    lane = tl.arange(0, 8)
+    low = (_ordered(top) * 0 + _LOW).to(tl.int64)
+    high = _ordered(top).to(tl.int64)
+    while high - low > 1:
+        step = (high - low + 7) // 8
+        pivots = tl.minimum(low + (lane + 1) * step, high)
+        narrow = pivots.to(tl.int32)
+        sums = tl.zeros([WIDE, 8], tl.float32)
+        for start in range(0, vocab_size, WIDE):
+            ids = start + tl.arange(0, WIDE)
+            z = tl.div_rn(_score(logits, scores, ids, ids < vocab_size, touched), temperature)
+            keys = _ordered(z)
+            weights = tl.where(counting != 0, 1.0, tl.exp2((z - top) * _LOG2E))
+            weights = tl.where(keys >= floor, weights, 0.0)
+            sums += tl.where(keys[:, None] > narrow[None, :], weights[:, None], 0.0)
+        below = tl.sum(sums.to(tl.float64), 0) < wanted
+        new_high = tl.min(tl.where(below, pivots, high), 0)
+        low = tl.max(tl.where(below, low, pivots), 0)
+        high = tl.maximum(new_high, low + 1)
+    return high.to(tl.int32)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def filter_kernel(
+    logits: tl.tensor,
+    scores: tl.tensor,
+    slots: tl.tensor,
+    positions: tl.tensor,
+    words: tl.tensor,
+    floats: tl.tensor,
+    doubles: tl.tensor,
+    draw_keys: tl.tensor,
+    maxima: tl.tensor,
+    row_best: tl.tensor,
+    row_mass: tl.tensor,
+    part_ids: tl.tensor,
+    candidates: tl.tensor,
+    candidate_ids: tl.tensor,
+    tokens: tl.tensor,
+    usable: tl.tensor,
+    vocab_size: tl.tensor,
+    stride: tl.tensor,
+    num_parts: tl.tensor,
+    PARTS: tl.constexpr,
+    SUB: tl.constexpr,
+    CANDIDATES: tl.constexpr,
+    WIDE: tl.constexpr,
+) -> None:
+    """Overwrite the tokens of rows with a filter; others leave at once."""
+    row = tl.program_id(0)
+    slot = tl.load(slots + row).to(tl.int64)
+    flags = tl.load(words + slot * 16 + 8)
+    if ((flags & _FILTER) != 0) & tl.load(usable + row):
+        position = tl.load(positions + row)
+        early = position < tl.load(words + slot * 16 + 10)
+        touched = (early | ((flags & _TOUCHED) != 0)).to(tl.int32)
+        source = logits + row.to(tl.int64) * stride
+        changed = scores + row.to(tl.int64) * vocab_size
+        temperature = tl.load(floats + slot * 16 + 12)
+        top_k = tl.load(words + slot * 16 + 9)
+        top_p = tl.load(doubles + slot * 8)
+        top = tl.div_rn(tl.load(row_best + row), temperature)
+        high = _ordered(top)
+        lowest = top + tl.load(floats + slot * 16 + 13)  # of min-p
+
+        # a score that at least `rank` tokens reach
+        rank = tl.where((top_k > 0) & (top_k <= _MOST_RANKS), top_k, _RANK)
+        part = tl.arange(0, PARTS)
+        part_there = part < num_parts
+        begin = maxima + row.to(tl.int64) * num_parts
+        highest = tl.load(begin + part, mask=part_there, other=float("-inf"))
+        part_keys = _ordered(tl.div_rn(highest, temperature))
+        reached = _floor(part_keys, part_there.to(tl.float32), rank.to(tl.float32), high)
+        chosen = part_there & (part_keys >= reached)
+        num_chosen = tl.sum(chosen.to(tl.int32), 0)
+        parts = part_ids + row.to(tl.int64) * PARTS
+        tl.store(parts + tl.cumsum(chosen.to(tl.int32), 0) - 1, part, mask=chosen)
+        tl.debug_barrier()
+
+        # the tokens that reach it, in the vocabulary's order
+        kept_scores = candidates + row.to(tl.int64) * CANDIDATES
+        kept_ids = candidate_ids + row.to(tl.int64) * CANDIDATES
+        num_kept = num_chosen * 0
+        lane = tl.arange(0, SUB * 32)
+        for start in range(0, num_chosen, 32):
+            place = start + lane // SUB
+            known = place < num_chosen
+            ids = tl.load(parts + place, mask=known, other=0) * SUB + lane % SUB
+            inside = known & (ids < vocab_size)
+            z = tl.div_rn(_score(source, changed, ids, inside, touched), temperature)
+            keep = inside & (_ordered(z) >= reached)
+            target = num_kept + tl.cumsum(keep.to(tl.int32), 0) - 1
+            fits = keep & (target < CANDIDATES)
+            tl.store(kept_scores + target, z, mask=fits)
+            tl.store(kept_ids + target, ids, mask=fits)
+            num_kept += tl.sum(keep.to(tl.int32), 0)
+        tl.debug_barrier()
+
+        count = tl.arange(0, CANDIDATES)
+        held = count < num_kept
+        z = tl.load(kept_scores + count, mask=held, other=float("-inf"))
+        keys = _ordered(z)
+        weights = tl.where(held, tl.exp2((z - top) * _LOG2E), 0.0).to(tl.float64)
+        floor = (num_kept * 0 + _LOW).to(tl.int32)
+        complete = num_kept <= CANDIDATES
+        mass = tl.load(row_mass + row)
+        if top_k > 0:
+            complete = complete & (top_k <= rank)
+            if complete:
+                floor = _floor(keys, held.to(tl.float32), top_k.to(tl.float32), high)
+                mass = tl.sum(tl.where(keys >= floor, weights, 0.0), 0)
+        if top_p < 1.0:
+            complete = complete & (tl.sum(weights, 0) >= top_p * mass)
+            if complete:
+                inner = _floor(keys, weights, top_p * mass, high)
+                floor = tl.maximum(floor, inner)
+        floor = tl.maximum(floor, _ordered(lowest))
+        complete = complete & (floor >= reached)
+        uniform = uniform_draw(tl.load(draw_keys + slot * 8 + 3), position.to(tl.int64))
+        token = tl.load(tokens + row)
+        if complete:
+            shares = tl.where(keys >= floor, weights, 0.0)
+            passed = tl.cumsum(shares, 0) > uniform * tl.sum(shares, 0)
+            last = tl.max(tl.where(shares > 0, count, 0), 0)
+            index = tl.minimum(tl.min(tl.where(passed, count, CANDIDATES - 1), 0), last)
+            token = tl.load(kept_ids + index).to(tl.int64)
+        else:
+            floor = _ordered(lowest)
+            mass = tl.load(row_mass + row)
+            if top_k > 0:
+                of_k = _wide_floor(
+                    source, changed, touched, vocab_size, temperature, top, 1, _LOW,
+                    top_k.to(tl.float64), WIDE,
+                )  # fmt: skip
+                mass = _wide_mass(
+                    source, changed, touched, vocab_size, temperature, top, of_k, WIDE
+                )
+                floor = tl.maximum(floor, of_k)
+                if top_p < 1.0:
+                    floor = tl.maximum(floor, _wide_floor(
+                        source, changed, touched, vocab_size, temperature, top, 0, of_k,
+                        top_p * mass, WIDE,
+                    ))  # fmt: skip
+            else:
+                if top_p < 1.0:
+                    floor = tl.maximum(floor, _wide_floor(
+                        source, changed, touched, vocab_size, temperature, top, 0, _LOW,
+                        top_p * mass, WIDE,
+                    ))  # fmt: skip
+            mass = _wide_mass(source, changed, touched, vocab_size, temperature, top, floor, WIDE)
+            token = _wide_draw(
+                source, changed, touched, vocab_size, temperature, top, floor, uniform * mass,
+                token, WIDE,
+            )  # fmt: skip
+        tl.store(tokens + row, token)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _wide_mass(
+    logits: tl.tensor,
+    scores: tl.tensor,
+    touched: tl.tensor,
+    vocab_size: tl.tensor,
+    temperature: tl.tensor,
+    top: tl.tensor,
+    floor: tl.tensor,
+    WIDE: tl.constexpr,
+) -> tl.tensor:
+    """Sum of the weights of a row's scores from the floor on, float64."""
+    total = tl.zeros([WIDE], tl.float64)
+    for start in range(0, vocab_size, WIDE):
+        ids = start + tl.arange(0, WIDE)
+        z = tl.div_rn(_score(logits, scores, ids, ids < vocab_size, touched), temperature)
+        weights = tl.exp2((z - top) * _LOG2E).to(tl.float64)
+        total += tl.where(_ordered(z) >= floor, weights, 0.0)
+    return tl.sum(total, 0)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _wide_draw(
+    logits: tl.tensor,
+    scores: tl.tensor,
+    touched: tl.tensor,
+    vocab_size: tl.tensor,
+    temperature: tl.tensor,
+    top: tl.tensor,
+    floor: tl.tensor,
+    target: tl.tensor,
+    token: tl.tensor,
+    WIDE: tl.constexpr,
+) -> tl.tensor:
+    """The token where the running mass of the scores from the floor on passes the target."""
+    found = 0
+    for start in range(0, vocab_size, WIDE):
+        if found == 0:
+            ids = start + tl.arange(0, WIDE)
+            z = tl.div_rn(_score(logits, scores, ids, ids < vocab_size, touched), temperature)
+            shares = tl.exp2((z - top) * _LOG2E).to(tl.float64)
+            shares = tl.where(_ordered(z) >= floor, shares, 0.0)
+            passed = tl.cumsum(shares, 0) > target
+            last = tl.max(tl.where(shares > 0, ids, -1), 0)
+            token = tl.where(last >= 0, last.to(tl.int64), token)
+            if tl.max(passed.to(tl.int32), 0) > 0:
+                token = tl.min(tl.where(passed, ids, 2147483647), 0).to(tl.int64)
+                found = 1
+            target -= tl.sum(shares, 0)
+    return token
