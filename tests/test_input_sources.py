@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.errors import InputUnreadableError, OutputUnwritableError
+from batchgen.errors import InputUnreadableError, OutputUnwritableError, UsageError
 from batchgen.job.input.sources import SourceKind, find_sources
 
 ROW = b'{"prompt": "a"}\n'
@@ -138,3 +138,34 @@ def test_identity_changes_with_the_content_and_not_with_the_place(tmp_path: Path
     assert before["size"] == len(ROW)
     path.write_bytes(ROW + ROW)
     assert find_sources([str(path)])[0].identity() != before
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("s3://bucket/rows.jsonl", "aws s3 cp"),
+        ("gs://bucket/*.parquet", "gcloud storage cp"),
+        ("https://host/rows.jsonl?X-Amz-Signature=hidden", "curl"),
+        ("https://user:hidden@host/rows.jsonl", "curl"),
+        ("hf://models/org/name", "hf://datasets/org/name"),
+        ("az://container/rows.jsonl", "copy it to a file here"),
+    ],
+)
+def test_an_address_is_refused_as_one_and_its_secrets_are_not_said(
+    argument: str, said: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        find_sources([argument])
+    text = f"{refused.value} {refused.value.hint}"
+    assert f"{argument.partition(':')[0]}:// is not read" in text
+    assert said in text
+    assert "hidden" not in text
+
+
+def test_a_file_of_a_folder_named_like_a_scheme_is_still_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s3:").mkdir()
+    (tmp_path / "s3:" / "rows.jsonl").write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    assert find_sources(["s3://rows.jsonl"])[0].kind is SourceKind.JSONL

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from batchgen.errors import InputUnreadableError, OutputUnwritableError
+from batchgen.errors import InputUnreadableError, OutputUnwritableError, UsageError
 from batchgen.job.input.file_kinds import HEAD_BYTES, refuse_container
 
 __all__ = ["Source", "SourceKind", "find_sources", "same_file"]
@@ -31,6 +31,10 @@ _TABLES = re.compile(r"\.(csv|tsv)(\.(gz|bz2|zst|lz4))?")
 _DATASET_MARKS = ("state.json", "dataset_dict.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
 _HUB_PREFIXES = ("hf://datasets/", "hf:")
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<login>[^/@]*@)?(?P<place>[^?#]*)")
+_COPY_COMMANDS = {
+    "s3": "aws s3 cp", "gs": "gcloud storage cp", "http": "curl -fLO", "https": "curl -fLO",
+}  # fmt: skip
 
 
 class SourceKind(StrEnum):
@@ -110,6 +114,8 @@ def _expand(argument: str, output: Path | None) -> Iterator[Source]:
     elif path.exists():
         _refuse_output(path, output)
         yield _file(path)
+    elif (address := _ADDRESS.match(argument)) and not argument.startswith(_HUB_PREFIXES[0]):
+        raise _not_read(address)
     elif glob.has_magic(argument):
         yield from _matches(argument, output)
     elif hub_id := _hub_id(argument):
@@ -216,6 +222,17 @@ def _hub_commit(name: str) -> str | None:
         return HfApi().dataset_info(name.partition(":")[0], timeout=10).sha
     except Exception:  # offline, or a local mirror: opening the dataset will say what is wrong
         return None
+
+
+def _not_read(address: re.Match[str]) -> UsageError:
+    """The refusal of a place that is no file system. Login and query may be secrets: not said."""
+    scheme, place = address["scheme"].lower(), address["place"]
+    if scheme == "hf":
+        hint = "name a dataset as hf://datasets/org/name, or download the file with hf download"
+    else:
+        command = _COPY_COMMANDS.get(scheme)
+        hint = "copy it to a file here" + (f" ({command})" if command else "") + ", and name that"
+    return UsageError(f"--in {scheme}://{place}: {scheme}:// is not read by batchgen", hint)
 
 
 def _advice(path: Path) -> str:
