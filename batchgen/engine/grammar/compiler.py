@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.grammar.constraint import GrammarConstraint
-from batchgen.engine.request import Constraint, GrammarKind, StructuredOutput
+from batchgen.engine.request import Constraint, GrammarKind, Shared, StructuredOutput
 from batchgen.errors import ErrorCode, RowError, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _MAX_STATES = 50_000
 """Lexer states of one grammar, 1-2 kB each; llguidance's own bound is five times that."""
 
 
-class GrammarCompiler:
+class GrammarCompiler(Shared):
     """Compiles for one vocabulary, which is read with the first grammar. Used from one thread.
 
     `vocabulary` gives what `tokenizers.Tokenizer.to_str` does, or `byte`.
@@ -54,14 +55,20 @@ class GrammarCompiler:
     ) -> Callable[[], Constraint]:
         """What begins a sequence's constraint. Raises RowError(INVALID_SCHEMA) for a grammar that
         is none, or that cannot be enforced; UsageError where llguidance is missing."""
-        compiled = self._compiled(wanted)
-        eos = self._eos_token_ids
-        ends = (*stop_token_ids, *(() if ignore_eos else eos))
+        ends = (*stop_token_ids, *(() if ignore_eos else self._eos_token_ids))
+        return _Begin(self, wanted, ends, self._compiled(wanted))
 
-        def begin() -> Constraint:
-            return GrammarConstraint(compiled.deep_copy(), self._vocab_size, ends, eos)
+    def begun(
+        self, wanted: StructuredOutput, ends: tuple[int, ...], compiled: LLMatcher | None
+    ) -> Constraint:
+        """A constraint at its first token; compiled here where it comes from another process."""
+        matcher = compiled or self._compiled(wanted)
+        return GrammarConstraint(matcher.deep_copy(), self._vocab_size, ends, self._eos_token_ids)
 
-        return begin
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: its vocabulary; what was compiled is compiled there again."""
+        vocabulary = partial(str, self._vocabulary_text())
+        return GrammarCompiler, (vocabulary, self._vocab_size, self._eos_token_ids)
 
     def _compiled(self, wanted: StructuredOutput) -> LLMatcher:
         found = self._kept.pop(wanted, None)
@@ -100,6 +107,27 @@ class GrammarCompiler:
                 ends = list(self._eos_token_ids) or None
                 self._tokenizer = tokenizer(text, n_vocab=self._vocab_size, eos_token=ends)
         return self._tokenizer
+
+
+class _Begin:
+    """What a request carries: its grammar, compiled where it was checked and where it is used."""
+
+    def __init__(
+        self,
+        compiler: GrammarCompiler,
+        wanted: StructuredOutput,
+        ends: tuple[int, ...],
+        compiled: LLMatcher | None = None,
+    ) -> None:
+        self._parts = compiler, wanted, ends
+        self._compiled = compiled
+
+    def __call__(self) -> Constraint:
+        compiler, wanted, ends = self._parts
+        return compiler.begun(wanted, ends, self._compiled)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Begin, self._parts
 
 
 def _json_schema(wanted: StructuredOutput) -> str:
