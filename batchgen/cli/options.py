@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -60,6 +61,18 @@ output_options = flag_group(
     flag("--save-token-ids", is_flag=True, help="Add the column token_ids."),
 )  # fmt: skip
 
+
+def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+    """ISO 8601; without an offset it is read, and told, as it stands."""
+    if not value:
+        return None
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        text = f"{value!r} is no time in ISO 8601, such as 2026-01-31T09:30:00"
+        raise click.BadParameter(text, ctx, param) from None
+
+
 model_options = flag_group(
     "Model",
     flag(
@@ -77,6 +90,8 @@ model_options = flag_group(
         help="Of weights and cache; auto is the checkpoint's own.",
     ),
     flag("--chat-template", metavar="FILE", help="Jinja template in place of the model's."),
+    flag("--template-time", metavar="ISO", callback=_moment, show_default="when the job began",
+         help="The time that the template's strftime_now tells, in all rows."),
     flag("--quantization", type=click.Choice(["int8"]), help="Weights in 8 bits, on the CPU."),
     flag("--trust-remote-code", is_flag=True, help="Run Python code shipped with the model."),
     flag("--allow-pickle", is_flag=True, help="Load weights that are not safetensors."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class JobSpec:
     """`echo`: answers at once with the prompt's own tokens; for testing jobs."""
     sampling: SamplingDefaults = field(default_factory=dict)
     chat_template: str | None = None
+    template_time: datetime | None = None
+    """What `strftime_now` tells the template; None: when the job began."""
     save_token_ids: bool = False
     save_prompt: bool = True
     checkpoint_dir: Path | None = None

@@ -23,8 +23,7 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "datasets")
 def fingerprint_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
     """Field -> value; nested mappings are compared field by field. `files` is None without a
     model (the echo engine on bytes)."""
-    rounded = {} if spec.kv_cache_dtype == "auto" else {"kv_cache_dtype": spec.kv_cache_dtype}
-    return rounded | {
+    return _only_where_given(spec) | {
         "schema": _SCHEMA,
         "engine": spec.engine,
         "model": {"identity": "none"} if files is None else files.identity(),
@@ -47,6 +46,16 @@ def facts_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
         "versions": {"batchgen": __version__, "python": platform.python_version()}
         | {name: found for name in _LIBRARIES if (found := _version(name))},
     }
+
+
+def _only_where_given(spec: JobSpec) -> dict[str, Any]:
+    """Settings whose default leaves no trace: jobs begun before there was the flag go on."""
+    given: dict[str, Any] = {}
+    if spec.kv_cache_dtype != "auto":
+        given["kv_cache_dtype"] = spec.kv_cache_dtype
+    if spec.template_time is not None:
+        given["template_time"] = spec.template_time.isoformat()
+    return given
 
 
 def _sampling(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:

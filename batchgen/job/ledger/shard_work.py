@@ -40,8 +40,9 @@ def manifest_to_use(
 def _own(layout: Layout, job: Manifest) -> Manifest:
     own = Manifest.read(layout.own_manifest)
     if own is not None and own.job_id == job.job_id:
+        own.began = job.began
         return own
-    return Manifest(job.fingerprint, job_id=job.job_id, generation=job.generation)
+    return Manifest(job.fingerprint, job_id=job.job_id, began=job.began, generation=job.generation)
 
 
 def all_manifests(layout: Layout, job: Manifest) -> dict[Path, Manifest]:

@@ -74,6 +74,16 @@ class Assembly:
         made = self._made_requests
         return chat_model and made is not None and made.saw_plain_prompt
 
+    @property
+    def time_in_chats(self) -> str | None:
+        """The moment that went into prompts because the job began then; None: nobody saw it."""
+        made, codec = self._made_requests, self._codec
+        if made is None or not made.saw_chat or self._spec.template_time is not None:
+            return None
+        if codec is None or codec.template is None or not codec.template.reads_clock:
+            return None
+        return self._ledger.manifest.template_time.isoformat()
+
     def pipeline(self, stop: Stop) -> Pipeline:
         """The stages, to be run once."""
         spec = self._spec
@@ -126,7 +136,10 @@ class Assembly:
         """Load the tokenizer. Called on the reading thread, before any row reaches the engine."""
         spec, ledger = self._spec, self._ledger
         codec = load_codec(
-            self._files, spec.chat_template, trust_remote_code=spec.trust_remote_code
+            self._files,
+            spec.chat_template,
+            trust_remote_code=spec.trust_remote_code,
+            now=ledger.manifest.template_time,
         )
         self._codec = codec
         self._made_requests = Requests(

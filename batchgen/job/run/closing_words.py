@@ -18,9 +18,11 @@ def failure_words(summary: Summary, totals: FinalReport) -> str:
     return f"{summary.errors:,} of {counted(summary.rows, 'row')} failed ({codes}); {others}"
 
 
-def closing_words(summary: Summary, *, worked: bool, plain_prompts: bool) -> Iterator[str]:
+def closing_words(
+    summary: Summary, *, worked: bool, plain_prompts: bool, time_in_chats: str | None = None
+) -> Iterator[str]:
     """`worked`: there was something to do. `plain_prompts`: a chat model got prompts that did not
-    go through its template."""
+    go through its template. `time_in_chats`: the moment that the template told of itself."""
     if summary.rows == 0:
         whose = f" for shard {summary.shard}" if summary.shard else ""
         yield f"the input has no rows{whose}: nothing was generated"
@@ -29,5 +31,10 @@ def closing_words(summary: Summary, *, worked: bool, plain_prompts: bool) -> Ite
     if summary.length:
         cut = counted(summary.length, "completion was", "completions were")
         yield f"{cut} cut by max_tokens"
+    if time_in_chats:
+        yield (
+            f"the chat template reads the time: {time_in_chats} in all rows, when the job began; "
+            f"to make the same prompts in another job: --template-time {time_in_chats}"
+        )
     if plain_prompts:
         yield "the model is a chat model and got plain prompts: --as-chat makes them chats"

@@ -231,7 +231,13 @@ class _Job:
             summary = summary.updated({"exit_code": TOO_MANY_FAILURES})
             print(f"batchgen: {failure_words(summary, totals)}", file=sys.stderr)
         plain_prompts = work is not None and work[1].plain_prompts_for_chat
-        for text in closing_words(summary, worked=work is not None, plain_prompts=plain_prompts):
+        words = closing_words(
+            summary,
+            worked=work is not None,
+            plain_prompts=plain_prompts,
+            time_in_chats=None if work is None else work[1].time_in_chats,
+        )
+        for text in words:
             self._say(text)
         return self._reported(summary)
 

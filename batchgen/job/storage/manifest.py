@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ class Manifest:
     fingerprint: dict[str, Any]
     facts: dict[str, Any] = field(default_factory=dict)
     job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    began: str = field(default_factory=lambda: datetime.now().isoformat("T", "microseconds"))
+    """When, by the local clock of whoever began it: ISO 8601, the same in all shards and runs."""
     version: int = MANIFEST_VERSION
     state: str = "running"
     overwriting: bool = False
@@ -129,13 +132,18 @@ class Manifest:
 
     def footer_json(self) -> str:
         """What the output's footer says of the job: no run, process or host."""
-        names = ("version", "job_id", "fingerprint", "facts", "total_rows")
+        names = ("version", "job_id", "began", "fingerprint", "facts", "total_rows")
         data = {name: getattr(self, name) for name in names}
         data |= {"facts": _safe(self.facts), "input": self._safe_input()}
         return json.dumps(data, sort_keys=True, default=str)
 
     def _safe_input(self) -> Any:
         return None if self.input is None else _safe(asdict(self.input))
+
+    @property
+    def template_time(self) -> datetime:
+        """What `strftime_now` tells templates: `--template-time`, else when the job began."""
+        return datetime.fromisoformat(self.fingerprint.get("template_time", self.began))
 
     @property
     def job(self) -> str:

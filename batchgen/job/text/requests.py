@@ -96,7 +96,7 @@ class Requests:
         self._process = None if codec.template is None else RenderProcess(codec.template)
         self._inflight_tokens = inflight_tokens
         self._grammars = GrammarCompiler(codec.vocabulary, codec.vocab_size, eos_token_ids)
-        self.saw_plain_prompt = False
+        self.saw_plain_prompt = self.saw_chat = False
 
     def prepare(self, rows: Sequence[InputRow]) -> tuple[list[PreparedRow], list[FailedRow]]:
         """Split rows into those ready for the engine and those that failed. Never raises for a
@@ -116,6 +116,7 @@ class Requests:
                 self._finish(row, None, row.prompt_token_ids or [], ready, failed)
         chats = self._rendered(conversations, failed)
         self.saw_plain_prompt = self.saw_plain_prompt or bool(texts)
+        self.saw_chat = self.saw_chat or bool(chats)
         self._encode(texts, self._codec.encode_batch, ready, failed)
         self._encode(chats, self._codec.encode_rendered, ready, failed)
         return ready, failed

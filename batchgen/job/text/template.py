@@ -50,6 +50,11 @@ class ChatTemplate:
         plain = {name: _plain(token) for name, token in self._special_tokens.items()}
         return ChatTemplate, (self.source, plain, self._now)
 
+    @property
+    def reads_clock(self) -> bool:
+        """Whether prompts may depend on when they are rendered."""
+        return "strftime_now" in self.source
+
     def check(self) -> None:
         """Raises UsageError where the template is no valid jinja. It is parsed alone: compiling
         computes what is constant, which may take all memory (`render_process`)."""
