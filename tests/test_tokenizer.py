@@ -16,6 +16,8 @@ from tokenizer_folders import CHATML, SPECIAL, TEXTS, make
 
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
 from batchgen.job.model.files import resolve_model
+from batchgen.job.rows import InputRow
+from batchgen.job.text.requests import Requests
 from batchgen.job.text.template import as_messages, with_system
 from batchgen.job.text.tokenizer import NotCheckableError, TextCodec, load_codec
 
@@ -310,3 +312,24 @@ def test_a_tokenizer_without_a_rust_backend_is_used_through_transformers(tmp_pat
 def test_without_torch_such_a_tokenizer_is_named_as_not_checkable(tmp_path: Path) -> None:
     with pytest.raises(NotCheckableError, match="ByT5Tokenizer"):
         codec_of(python_tokenizer(tmp_path / "m"), hide_torch=True)
+
+
+def test_a_raw_prompt_with_the_bos_text_stays_as_given_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    codec = codec_of(make(tmp_path / "m", "llama3"), chat_template="{{ bos_token }}x")
+    texts = ["a", "<s>b", "<s>c"]
+    rows = [InputRow(i, f"in.jsonl:{i + 1}", prompt=text) for i, text in enumerate(texts)]
+    chat = InputRow(3, "in.jsonl:4", messages=CHATS[0])
+    requests = Requests(codec)
+    ready, failed = requests.prepare([chat, rows[0]])
+    assert not caplog.messages
+    ready, failed = requests.prepare(rows)
+    requests.prepare(rows)
+    requests.close()
+    expected = auto(tmp_path / "m")
+    ids = [list(one.requests[0].prompt_token_ids) for one in ready]
+    assert (ids, failed) == ([expected(text)["input_ids"] for text in texts], [])
+    assert ids[1][:2] == [codec.bos_token_id] * 2
+    (said,) = caplog.messages
+    assert said.startswith("in.jsonl:2: the prompt begins with the model's BOS token")

@@ -6,6 +6,7 @@ its rows are done one by one so that only the guilty ones become error rows.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,6 +32,7 @@ __all__ = [
 
 SAMPLE_BITS = 10  # n is at most 1,024
 _MAX_MESSAGE = 500
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -96,7 +98,7 @@ class Requests:
         self._process = None if codec.template is None else RenderProcess(codec.template)
         self._inflight_tokens = inflight_tokens
         self._grammars = GrammarCompiler(codec.vocabulary, codec.vocab_size, eos_token_ids)
-        self.saw_plain_prompt = self.saw_chat = False
+        self.saw_plain_prompt = self.saw_chat = self._told_two_bos = False
 
     def prepare(self, rows: Sequence[InputRow]) -> tuple[list[PreparedRow], list[FailedRow]]:
         """Split rows into those ready for the engine and those that failed. Never raises for a
@@ -171,7 +173,20 @@ class Requests:
                 self._encode([pair], encode, ready, failed)
             return
         for (row, text), token_ids in zip(pairs, encoded, strict=True):
+            self._tell_two_bos(row, token_ids)
             self._finish(row, text, token_ids, ready, failed)
+
+    def _tell_two_bos(self, row: InputRow, token_ids: list[int]) -> None:
+        """Raw text is encoded as transformers encodes it; only chats are brought to one BOS."""
+        bos = self._codec.bos_token_id
+        if bos is None or self._told_two_bos or token_ids[:2] != [bos, bos]:
+            return
+        self._told_two_bos = True
+        text = (
+            "%s: the prompt begins with the model's BOS token, and the tokenizer adds one, so that "
+            "it has two; leave it out of the text (said once)"
+        )
+        _log.warning(text, row.origin)
 
     def _finish(
         self,
