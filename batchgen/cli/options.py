@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
 from batchgen.cli.flags import flag, flag_group
+from batchgen.errors import RowError
+from batchgen.job.input.settings import read_template_kwargs
 
 __all__ = [
     "engine_options",
@@ -23,6 +27,25 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FROM_MODEL = "the model's generation_config, else {}"
 
+
+def _template_kwargs(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> dict[str, Any]:
+    """A JSON object, fit to be a row's chat_template_kwargs."""
+    if not value:
+        return {}
+    try:
+        given = json.loads(value)
+        if not isinstance(given, dict):
+            raise ValueError(f"it is {type(given).__name__}, no object")
+        return read_template_kwargs({"chat_template_kwargs": given})
+    except (ValueError, RecursionError) as error:
+        text = f'write a JSON object, such as {{"enable_thinking": false}}: {error}'
+        raise click.BadParameter(text, ctx, param) from None
+    except RowError as error:
+        raise click.BadParameter(error.message, ctx, param) from None
+
+
 input_options = flag_group(
     "Input",
     flag(
@@ -37,6 +60,8 @@ input_options = flag_group(
          help="Column of row ids."),
     flag("--as-chat", is_flag=True, core=True, help="Make each plain prompt a user message."),
     flag("--system", metavar="TEXT", help="System message put before chat rows that have none."),
+    flag("--chat-template-kwargs", metavar="JSON", callback=_template_kwargs, show_default="{}",
+         help="What chat templates read besides messages; a row's own win."),
     flag(
         "--served-model-name", "served_model_names", multiple=True, metavar="NAME",
         help="Name that an OpenAI row's body.model may have; repeats.",

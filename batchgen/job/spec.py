@@ -29,6 +29,8 @@ class InputSpec:
     keep_columns: str = "all"
     """`all`, `none`, or `a,b:int64` (a type for JSONL columns)."""
     limit: int | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What chat templates read besides messages; a row's own of the same name win."""
     as_chat: bool = False
     system: str | None = None
     served_model_names: tuple[str, ...] = ()

@@ -18,7 +18,12 @@ from batchgen.job.input.kept_columns import KeptColumns
 from batchgen.job.input.messages import is_conversation, read_messages, read_token_ids
 from batchgen.job.input.openai_rows import ENVELOPE, body_as_row, is_openai_row
 from batchgen.job.input.params import PARAMETER_NAMES, apply, near_miss, read_params
-from batchgen.job.input.settings import TEMPLATE_NAMES, TEXT_SETTINGS, read_template_kwargs
+from batchgen.job.input.settings import (
+    TEMPLATE_NAMES,
+    TEXT_SETTINGS,
+    read_template_kwargs,
+    with_default_kwargs,
+)
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
@@ -73,6 +78,9 @@ class RowParser:
                 self._make_chat(row, None)
             else:
                 self._fill(row, raw)
+            if row.messages is not None and self._spec.chat_template_kwargs:
+                default = self._spec.chat_template_kwargs
+                row.template_kwargs = with_default_kwargs(row.template_kwargs, default)
             if problem:
                 raise RowError(ErrorCode.INVALID_ROW, problem)
         except RowError as error:

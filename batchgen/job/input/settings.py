@@ -19,6 +19,7 @@ __all__ = [
     "TEXT_SETTINGS",
     "check_setting",
     "read_template_kwargs",
+    "with_default_kwargs",
 ]
 
 _ANY: Callable[[Any], bool] = lambda value: True  # noqa: E731
@@ -148,6 +149,9 @@ TEMPLATE_NAMES = (
 )
 """Settings that the chat template reads."""
 
+_ENDINGS = ("continue_final_message", "add_generation_prompt")
+"""They exclude each other."""
+
 
 def check_setting(name: str, value: Any) -> None:
     """RowError UNSUPPORTED_SETTING for a name of the table whose value would change the text."""
@@ -178,9 +182,19 @@ def read_template_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("tool_choice") == "none":
         found.pop("tools", None)
     merged = {**kwargs, **found}
-    if merged.get("continue_final_message") and merged.get("add_generation_prompt"):
-        text = "continue_final_message and add_generation_prompt cannot both be true"
+    if all(merged.get(name) for name in _ENDINGS):
+        text = f"{' and '.join(_ENDINGS)} cannot both be true"
         raise RowError(ErrorCode.INVALID_PARAM, text)
+    return merged
+
+
+def with_default_kwargs(own: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """A chat's own settings of its template over `--chat-template-kwargs`; a default that excludes
+    one of its own is left out."""
+    merged = {**default, **own}
+    for name, other in (_ENDINGS, _ENDINGS[::-1]):
+        if own.get(name) and other not in own:
+            merged.pop(other, None)
     return merged
 
 

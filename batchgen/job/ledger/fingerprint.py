@@ -5,6 +5,7 @@ Not in it: paths, devices, batch sizes, checkpoint intervals, `--limit` (INTERFA
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -55,6 +56,9 @@ def _only_where_given(spec: JobSpec) -> dict[str, Any]:
         given["kv_cache_dtype"] = spec.kv_cache_dtype
     if spec.template_time is not None:
         given["template_time"] = spec.template_time.isoformat()
+    if spec.input.chat_template_kwargs:
+        kwargs = spec.input.chat_template_kwargs
+        given["chat_template_kwargs"] = {name: json.dumps(kwargs[name]) for name in kwargs}
     return given
 
 
