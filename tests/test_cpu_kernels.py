@@ -96,7 +96,10 @@ def test_packed_weights_equal_f_linear(
         monkeypatch.setattr(Operators, "load", staticmethod(lambda: None))
     weight, bias = torch.randn(70, 64).to(dtype), torch.randn(70).to(dtype)
     packed = pack_weight(weight, bias)
-    assert packed is not None
+    if packed is None:  # only F.linear does it on such a processor
+        assert dtype == torch.bfloat16
+        assert not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return
     x = torch.randn(2, 9, 64).to(dtype)
     bound = 2e-5 if dtype == torch.float32 else 6e-2
     torch.testing.assert_close(packed(x), F.linear(x, weight, bias), atol=bound, rtol=bound)
