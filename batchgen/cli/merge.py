@@ -37,11 +37,12 @@ def merge(
     """
     from batchgen.job.run.summary import TOO_MANY_FAILURES, FailureLimit
     from batchgen.job.storage.layout import folder_of
-    from batchgen.job.storage.output import check_name
+    from batchgen.job.storage.output import check_name, check_served
     from batchgen.job.verbs.merge_job import merge_output
 
     limit = FailureLimit.parse(max_failures)
     check_name(out)
+    check_served(out)
     report = merge_output(out, folder_of(out, checkpoint_dir), num_rows=rows, lock=lock)
     code = TOO_MANY_FAILURES if limit.exceeded(report.errors, report.rows) else 0
     click.echo(json.dumps({"out": str(out), "exit_code": code} | asdict(report)))

@@ -40,7 +40,7 @@ from batchgen.job.run.summing_up import summary_of
 from batchgen.job.spec import JobSpec
 from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.storage.manifest import FinalReport, Manifest, fingerprint_diff
-from batchgen.job.storage.output import check_name
+from batchgen.job.storage.output import check_name, check_served
 from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.totals import totals_of_parts
 
@@ -67,6 +67,7 @@ def run(
     with stop.at_once("it started"):
         job = _Job(spec, stop, report or (lambda summary: None), prepare)
         reader = job.reader()
+        check_served(spec.out)
     return job.run(reader)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "MissingRowsError",
     "OutputCheck",
     "check_name",
+    "check_served",
     "shown_ranges",
     "verified_totals",
     "write_output",
@@ -48,9 +49,7 @@ class MissingRowsError(BatchgenError):
 
 
 def check_name(out: Path) -> None:
-    """Raise OutputUnwritableError where what has that name is no file, or can be none; UsageError
-    where the name asks for a place or a format that is not served."""
-    _check_served(out)
+    """Raise OutputUnwritableError where what has that name is no file, or can be none."""
     if out.exists() and not out.is_file() and not out.is_dir():
         raise OutputUnwritableError(
             f"the output {out} is a device or a pipe: it must appear whole, by a rename",
@@ -62,8 +61,11 @@ def check_name(out: Path) -> None:
         )
 
 
-def _check_served(out: Path) -> None:
-    """A name such as `s3://bucket/out.parquet` would make a local folder `s3:`."""
+def check_served(out: Path) -> None:
+    """Raise UsageError where the name asks for a place or a format that is not served.
+
+    A name such as `s3://bucket/out.parquet` would make a local folder `s3:`.
+    """
     scheme = _SCHEME.match(str(out))
     if scheme is not None and scheme[1].lower() not in SERVED_SCHEMES:
         raise UsageError(
