@@ -7,6 +7,7 @@ argument orders) answer differently on the probe and keep their own function.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
@@ -30,7 +31,8 @@ def fast_rope_forward(module: nn.Module, known: dict[int, Rope | None]) -> Metho
 
     `known` remembers the verdict on each function between calls.
     """
-    forward: Any = type(module).forward
+    # transformers 5.24 wraps it, to rename an argument that an engine does not pass.
+    forward: Any = inspect.unwrap(type(module).forward)
     if not isinstance(forward, FunctionType) or _NAME not in forward.__code__.co_names:
         return None
     original = forward.__globals__.get(_NAME)
