@@ -168,11 +168,13 @@ def compiled(tile: Any, spec: AttentionSpec, write: bool) -> str:
         "ONE_LOOP": tile.one_loop,
         "TMA": tile.tma,
         "WRITE": write,
+        "SHARED_M": 0,
     }
     types = dict.fromkeys(("query", "key", "value", "out", "lse", "sinks"), "*bf16")
     types |= dict.fromkeys(("k_cache", "v_cache", "k_tiles", "v_tiles"), "*fp8e4nv")
     types |= dict.fromkeys(("items", "counters", "block_tables"), "*i32")
-    types |= {"slot_mapping": "*i64", "part_acc": "*fp32", "part_stats": "*fp32"}
+    types |= dict.fromkeys(("part_acc", "part_stats", "shared_acc", "shared_stats"), "*fp32")
+    types |= {"slot_mapping": "*i64", "shared_rows": "*i32"}
     types |= {"scale": "fp32", "softcap": "fp32"} | dict.fromkeys(constants, "constexpr")
     names = kernel.arg_names
     aligned = [n for n in names if types.get(n, "i32")[0] in "*i" and n != "slot_mapping"]
