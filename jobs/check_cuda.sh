@@ -11,7 +11,7 @@ parallel=()
 if [[ $# -gt 0 ]]; then parallel=(-n "$1"); fi  # pytest-xdist: mostly compilation, use every core
 python3 -m pytest -q -W default -p no:cacheprovider "${parallel[@]}" "${tests[@]}"
 python3 -m pytest -q -W default -p no:cacheprovider "${parallel[@]}" -m cuda test_graph_runner.py test_parity.py \
-  test_kernels_ahead.py test_placement.py
+  test_kernels_ahead.py test_placement.py test_device_sampler.py test_graph_sharing.py
 for tool in memcheck racecheck; do
   # Without torch's cache every tensor is an allocation of its own, so that overruns are seen.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \

@@ -38,12 +38,14 @@ def shared_memory(tile: Tile, spec: AttentionSpec, dtype: torch.dtype, capabilit
         "ONE_LOOP": tile.one_loop,
         **dict.fromkeys(("HAS_WINDOW", "HAS_SOFTCAP", "HAS_SINKS", "RETURN_LSE"), False),
         **dict.fromkeys(("TMA", "WRITE"), False),
+        "SHARED_M": 0,
     }
     tensors = ("query", "key", "value", "out", "lse", "sinks", "k_cache", "v_cache")
     types = {
         **dict.fromkeys((*tensors, "k_tiles", "v_tiles"), f"*{NAMES[dtype]}"),
         **dict.fromkeys(("items", "counters", "block_tables", "slot_mapping"), "*i32"),
-        **dict.fromkeys(("part_acc", "part_stats"), "*fp32"),
+        **dict.fromkeys(("part_acc", "part_stats", "shared_acc", "shared_stats"), "*fp32"),
+        "shared_rows": "*i32",
         **dict.fromkeys(("scale", "softcap"), "fp32"),
         **dict.fromkeys(constants, "constexpr"),
     }
