@@ -30,7 +30,7 @@ from echo_runs import (
 
 from batchgen.engine.draws import draw_key, uniform
 
-SLOW = "slow:at=engine.step,seconds=0.02,rows=2"
+SLOWER = "slow:at=engine.step,seconds=0.1,rows=2"
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
@@ -133,7 +133,7 @@ def working(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, Path]
     source, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet"
     args = ["run", "-i", source, "-o", out, "--engine", "echo", "--checkpoint-every", 10]
     process = subprocess.Popen(
-        batchgen_command(*args), env=environment(BATCHGEN_FAULT=SLOW),
+        batchgen_command(*args), env=environment(BATCHGEN_FAULT=SLOWER),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     yield process, source, out
