@@ -131,12 +131,13 @@ def test_a_row_timeout_ends_one_row_and_the_others_are_unaffected(tmp_path: Path
     rows[2] |= {"max_tokens": 400, "ignore_eos": True}
     source, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet"
     args = ["run", "-i", source, "-o", out, "--max-failures", 1]
-    result = batchgen(*args, "--row-timeout", 0.05)
+    slow = "slow:at=engine.step,seconds=0.02,rows=8"  # so that a busy machine's pace says nothing
+    result = batchgen(*args, "--row-timeout", 2, BATCHGEN_FAULT=slow)
     assert result.returncode == 0, result.stderr
     found = table_of(out)
     assert [row["status"] for row in found] == ["ok", "ok", "error", "ok", "ok", "ok"]
     assert found[2]["error_code"] == "row_timeout"
-    assert found[2]["error_message"].startswith("unfinished after 0.05 s (--row-timeout); ")
+    assert found[2]["error_message"].startswith("unfinished after 2 s (--row-timeout); ")
 
 
 def test_nan_and_memory_of_one_row_are_its_own(tmp_path: Path) -> None:
