@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 
 import pytest
@@ -26,3 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in marked:
         item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(autouse=True)
+def _logs_reach_the_test() -> None:
+    """A command that an earlier test ran in this process took batchgen's log for its terminal."""
+    log = logging.getLogger("batchgen")
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
+    log.handlers.clear()

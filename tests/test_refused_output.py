@@ -8,7 +8,7 @@ import pytest
 from echo_runs import batchgen, prompts, summary_of, write_rows
 
 from batchgen.errors import UsageError
-from batchgen.job.storage.output import check_name
+from batchgen.job.storage.output import check_served
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,12 @@ from batchgen.job.storage.output import check_name
 )
 def test_a_place_or_format_that_is_not_served_is_refused(name: str, what: str) -> None:
     with pytest.raises(UsageError, match=what):
-        check_name(Path(name))
+        check_served(Path(name))
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out", "out.pq", "./a:b/out", "run-0.5", "/x/y.z"])
 def test_other_names_are_names(name: str) -> None:
-    check_name(Path(name))
+    check_served(Path(name))
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
