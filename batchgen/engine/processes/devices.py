@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen.devices import check_device
-from batchgen.engine.processes.engine_process import Device
 from batchgen.errors import UsageError
 
-__all__ = ["num_gpus", "own_device", "parse_devices"]
+__all__ = ["Device", "num_gpus", "own_device", "parse_devices"]
 
 _NODES = Path("/dev")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where one process runs. `core`: of the CPU, which it then keeps to."""
+
+    name: str
+    torch_name: str
+    core: int | None = None
 
 
 def parse_devices(text: str, environ: Mapping[str, str] = os.environ) -> list[Device]:

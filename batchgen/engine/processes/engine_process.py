@@ -9,26 +9,17 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 
+from batchgen.engine.processes.devices import Device
 from batchgen.engine.processes.wire import Load, Loaded, Wire
 from batchgen.engine.request import EngineStats, Request
 
-__all__ = ["Device", "EngineProcess"]
+__all__ = ["EngineProcess"]
 
 _MODULE = "batchgen.engine.processes.worker"
 _CLOSE_S = 10.0
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """Where one process runs. `core`: of the CPU, which it then keeps to."""
-
-    name: str
-    torch_name: str
-    core: int | None = None
 
 
 class EngineProcess:

@@ -20,7 +20,8 @@ from multiprocessing.connection import wait
 from batchgen.counts import counted
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.processes.counters import add_counters, total_of
-from batchgen.engine.processes.engine_process import Device, EngineProcess
+from batchgen.engine.processes.devices import Device
+from batchgen.engine.processes.engine_process import EngineProcess
 from batchgen.engine.processes.wire import (
     Abort,
     Add,
@@ -36,8 +37,7 @@ from batchgen.errors import BatchgenError, ErrorCode, RowError
 
 __all__ = ["Fleet", "start_fleet"]
 
-_SUSPECT = 2
-"""Deaths while it was computed after which a request is computed alone."""
+_SUSPECT = 2  # deaths while it was computed, after which a request is computed alone
 _MOST_DEATHS = 3
 """A device whose process dies so often without finishing anything is left alone."""
 _WAIT_S = 0.1
