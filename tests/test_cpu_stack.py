@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import ONCE, THOROUGH, tiny_model
 
-from batchgen.cli.threads import settle_waiting
+from batchgen.cli.process.threads import settle_waiting
 from batchgen.engine.cpu import stack as cpu_stack
 from batchgen.engine.cpu.optimize import optimize_for_cpu
 from batchgen.engine.kernels.build import load_kernels

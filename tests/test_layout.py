@@ -39,6 +39,7 @@ FLOORS = [
     ["batchgen.job.run", "batchgen.job.verbs"],
     ["batchgen.report"],
     ["batchgen.selftest"],
+    ["batchgen.cli.process"],
     ["batchgen.cli"],
     ["batchgen"],  # the public names, and the command
 ]

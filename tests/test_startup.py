@@ -327,7 +327,7 @@ def test_the_timeline_counts_from_the_process_and_adds_up_equal_names() -> None:
 def test_leaving_waits_for_no_compiling_process_and_runs_what_was_left_for_the_end() -> None:
     code = (
         "import atexit, sys, time, types\n"
-        "from batchgen.cli.leave import leave_at_once\n"
+        "from batchgen.cli.process.leave import leave_at_once\n"
         "pool = types.SimpleNamespace(running=True)\n"
         "compilers = types.SimpleNamespace(_pool_set=[pool])\n"
         "sys.modules |= {'torch': compilers, 'torch._inductor.async_compile': compilers}\n"

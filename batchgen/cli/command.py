@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import click
 
-from batchgen.cli.allocator import settle_pool
-from batchgen.cli.leave import leave_at_once
-from batchgen.cli.logs import hush_warnings
 from batchgen.cli.main import cli
-from batchgen.cli.streams import lasting_streams, silence
-from batchgen.cli.threads import settle_waiting
+from batchgen.cli.process.allocator import settle_pool
+from batchgen.cli.process.leave import leave_at_once
+from batchgen.cli.process.logs import hush_warnings
+from batchgen.cli.process.streams import lasting_streams, silence
+from batchgen.cli.process.threads import settle_waiting
 from batchgen.errors import BatchgenError
 from batchgen.job.redaction import redacted
 

@@ -51,7 +51,7 @@ def types(names: tuple[str, ...], as_json: bool) -> None:
     \b
     batchgen inspect types qwen3 mamba
     """
-    from batchgen.cli.logs import set_up_logs
+    from batchgen.cli.process.logs import set_up_logs
     from batchgen.report.model_types import report_types
 
     set_up_logs(quiet=True, verbose=False)

@@ -12,8 +12,8 @@ import click
 
 from batchgen.cli import options
 from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
-from batchgen.cli.logs import set_up_logs
-from batchgen.cli.streams import silence
+from batchgen.cli.process.logs import set_up_logs
+from batchgen.cli.process.streams import silence
 from batchgen.engine.processes.devices import own_device
 from batchgen.errors import StoppedError
 from batchgen.job.flow import signals
