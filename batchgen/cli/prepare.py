@@ -15,7 +15,7 @@ from batchgen.engine.cuda.kernel_shapes import kernel_shapes
 from batchgen.job.input.reader import Reader
 from batchgen.job.input.sources import SourceKind
 from batchgen.job.model.files import ModelFiles, ModelKind
-from batchgen.job.run.assembly import engine_config
+from batchgen.job.run.stages import engine_config
 from batchgen.job.spec import JobSpec
 from batchgen.startup import timeline
 from batchgen.startup.ahead import Gpu, find_gpu, read_ahead

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from batchgen.engine.config import EngineConfig
 from batchgen.engine.request import Engine
 from batchgen.job.flow.deadline import Deadline
 from batchgen.job.flow.engine_faults import engine_faults
@@ -14,7 +13,6 @@ from batchgen.job.flow.pipeline import Pipeline
 from batchgen.job.flow.progress import Live, make_reporter
 from batchgen.job.flow.quarantine import SUSPECT, Suspects
 from batchgen.job.flow.reader_thread import Feed
-from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.flow.signals import Stop
 from batchgen.job.flow.slow_engine import slowed
 from batchgen.job.flow.writer_thread import Write, finished_rows
@@ -23,10 +21,10 @@ from batchgen.job.input.reader import Reader
 from batchgen.job.input_marks import Mark
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.model.files import ModelFiles
+from batchgen.job.run.stages import load_job_codec, load_job_engine, make_requests, make_results
 from batchgen.job.spec import JobSpec
 from batchgen.job.text.requests import FailedRow, Requests
-from batchgen.job.text.tokenizer import TextCodec, load_codec
-from batchgen.startup.importing import importing
+from batchgen.job.text.tokenizer import TextCodec
 
 __all__ = ["Assembly"]
 
@@ -121,12 +119,12 @@ class Assembly:
         return True
 
     def _make_write(self, run_id: str) -> Write:
-        spec = self._spec
-        options = ResultsOptions(run_id, spec.save_prompt, spec.save_token_ids)
+        spec, ledger = self._spec, self._ledger
+        results = make_results(spec, self._loaded_codec, ledger.attempt, run_id)
         return Write(
             self._finished,
-            Results(self._loaded_codec, self._ledger.attempt, options),
-            self._ledger,
+            results,
+            ledger,
             checkpoint=self._checkpoint_input,
             checkpoint_seconds=min(spec.checkpoint_seconds, _INPUT_CHECKPOINT_S),
             live=self.live,
@@ -135,18 +133,10 @@ class Assembly:
     def _requests(self) -> Requests:
         """Load the tokenizer. Called on the reading thread, before any row reaches the engine."""
         spec, ledger = self._spec, self._ledger
-        codec = load_codec(
-            self._files,
-            spec.chat_template,
-            trust_remote_code=spec.trust_remote_code,
-            now=ledger.manifest.template_time,
-        )
+        codec = load_job_codec(spec, self._files, ledger.manifest.template_time)
         self._codec = codec
-        self._made_requests = Requests(
-            codec,
-            eos_token_ids=() if self._files is None else self._files.eos_token_ids,
-            inflight_tokens=ledger.inflight_tokens if ledger.num_inflight_tokens else None,
-        )
+        inflight_tokens = ledger.inflight_tokens if ledger.num_inflight_tokens else None
+        self._made_requests = make_requests(spec, self._files, codec, inflight_tokens)
         if self._faults is not None:
             self._faults.watching(self._made_requests)
         return self._made_requests
@@ -170,27 +160,7 @@ class Assembly:
                 _log.warning(text, self.device_before, device)
 
     def _load(self) -> Engine:
-        spec = self._spec
-        if spec.devices is not None:
-            return self._load_fleet(spec.devices)
-        if spec.engine == "echo":
-            from batchgen.engine.echo import EchoEngine
-
-            return EchoEngine(spec.max_num_seqs or 256, spec.max_model_len or 1 << 20)
-        with importing:
-            from batchgen.engine.factory import load_engine
-
-        assert self._files is not None, "only the echo engine runs without a model"
-        return load_engine(engine_config(spec, self._files))
-
-    def _load_fleet(self, devices: str) -> Engine:
-        from batchgen.engine.processes.devices import parse_devices
-        from batchgen.engine.processes.fleet import start_fleet
-
-        spec, files = self._spec, self._files
-        config = None if spec.engine == "echo" or files is None else engine_config(spec, files)
-        sizes = spec.max_num_seqs or 256, spec.max_model_len or 1 << 20
-        return start_fleet(parse_devices(devices), config, *sizes)
+        return load_job_engine(self._spec, self._files)
 
     def _fail(self, rows: list[FailedRow]) -> None:
         self._finished.put(list(rows))
@@ -212,27 +182,3 @@ class Assembly:
         rows_read, digest, marks = self._input_read
         if rows_read or self.feed.read_to_end:
             self._ledger.checkpoint_input(rows_read, digest, self._reader.identity(), marks)
-
-
-def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
-    """What the engine is built from: the spec's choices and what the model's files say."""
-    return EngineConfig(
-        model=files.path,
-        device=spec.device,
-        dtype=spec.numeric_dtype,
-        eos_token_ids=files.eos_token_ids,
-        max_num_seqs=spec.max_num_seqs,
-        max_num_batched_tokens=spec.max_num_batched_tokens,
-        max_model_len=spec.max_model_len,
-        gpu_memory_utilization=spec.gpu_memory_utilization,
-        block_size=spec.block_size,
-        enable_prefix_caching=spec.enable_prefix_caching,
-        fold=spec.fold,
-        attention_backend=spec.attention_backend,
-        enforce_eager=spec.enforce_eager,
-        deterministic=spec.deterministic,
-        kv_cache_dtype=spec.kv_cache_dtype,
-        quantization=spec.quantization,
-        trust_remote_code=spec.trust_remote_code,
-        allow_pickle=spec.allow_pickle,
-    )

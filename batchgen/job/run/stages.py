@@ -1,0 +1,96 @@
+"""What a job's stages are made of, by its spec and its model's files: with a ledger or without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.request import Engine
+from batchgen.job.flow.results import Results, ResultsOptions
+from batchgen.job.model.files import ModelFiles
+from batchgen.job.spec import JobSpec
+from batchgen.job.text.requests import Requests
+from batchgen.job.text.tokenizer import TextCodec, load_codec
+from batchgen.startup.importing import importing
+
+__all__ = ["engine_config", "load_job_codec", "load_job_engine", "make_requests", "make_results"]
+
+_ECHO_SEQS, _ECHO_LEN = 256, 1 << 20
+
+
+def load_job_codec(spec: JobSpec, files: ModelFiles | None, now: datetime) -> TextCodec:
+    """The tokenizer and the template, whose clock shows `now`."""
+    return load_codec(files, spec.chat_template, trust_remote_code=spec.trust_remote_code, now=now)
+
+
+def make_requests(
+    spec: JobSpec,
+    files: ModelFiles | None,
+    codec: TextCodec,
+    inflight_tokens: Callable[[int, int], Sequence[int]] | None = None,
+) -> Requests:
+    """What makes engine requests of rows. `inflight_tokens`: what an earlier run generated."""
+    return Requests(
+        codec,
+        eos_token_ids=() if files is None else files.eos_token_ids,
+        inflight_tokens=inflight_tokens,
+    )
+
+
+def make_results(
+    spec: JobSpec, codec: Callable[[], TextCodec], attempt: Callable[[int], int], run_id: str
+) -> Results:
+    """What makes output rows of what the engine finished."""
+    return Results(codec, attempt, ResultsOptions(run_id, spec.save_prompt, spec.save_token_ids))
+
+
+def load_job_engine(spec: JobSpec, files: ModelFiles | None) -> Engine:
+    """The engine of this spec: in this process, or one process a device. Imports torch."""
+    if spec.devices is not None:
+        return _load_fleet(spec, files, spec.devices)
+    if spec.engine == "echo":
+        from batchgen.engine.echo import EchoEngine
+
+        return EchoEngine(*_echo_sizes(spec))
+    with importing:
+        from batchgen.engine.factory import load_engine
+
+    assert files is not None, "only the echo engine runs without a model"
+    return load_engine(engine_config(spec, files))
+
+
+def _load_fleet(spec: JobSpec, files: ModelFiles | None, devices: str) -> Engine:
+    from batchgen.engine.processes.devices import parse_devices
+    from batchgen.engine.processes.fleet import start_fleet
+
+    config = None if spec.engine == "echo" or files is None else engine_config(spec, files)
+    return start_fleet(parse_devices(devices), config, *_echo_sizes(spec))
+
+
+def _echo_sizes(spec: JobSpec) -> tuple[int, int]:
+    return spec.max_num_seqs or _ECHO_SEQS, spec.max_model_len or _ECHO_LEN
+
+
+def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
+    """What the engine is built from: the spec's choices and what the model's files say."""
+    return EngineConfig(
+        model=files.path,
+        device=spec.device,
+        dtype=spec.numeric_dtype,
+        eos_token_ids=files.eos_token_ids,
+        max_num_seqs=spec.max_num_seqs,
+        max_num_batched_tokens=spec.max_num_batched_tokens,
+        max_model_len=spec.max_model_len,
+        gpu_memory_utilization=spec.gpu_memory_utilization,
+        block_size=spec.block_size,
+        enable_prefix_caching=spec.enable_prefix_caching,
+        fold=spec.fold,
+        attention_backend=spec.attention_backend,
+        enforce_eager=spec.enforce_eager,
+        deterministic=spec.deterministic,
+        kv_cache_dtype=spec.kv_cache_dtype,
+        quantization=spec.quantization,
+        trust_remote_code=spec.trust_remote_code,
+        allow_pickle=spec.allow_pickle,
+    )
