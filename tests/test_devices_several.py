@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from echo_runs import batchgen, prompts, stable, summary_of, write_rows
@@ -17,26 +16,10 @@ from batchgen.engine.request import Completion, Request, SamplingParams
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
 
 CORE = min(os.sched_getaffinity(0))
-PARENT = os.getpid()
-
-
-class Deadly(Sequence[int]):
-    """A prompt that kills the process that computes it."""
-
-    def __len__(self) -> int:
-        return 3
-
-    def __getitem__(self, place: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return Deadly, ()
 
 
 @pytest.fixture
-def fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
-    path = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    monkeypatch.setenv("PYTHONPATH", path)
+def fleet() -> Iterator[Fleet]:
     one = parse_devices(f"cpu:{CORE}")[0]
     made = start_fleet([one, one], None, max_num_seqs=4, max_model_len=100)
     yield made
@@ -74,11 +57,31 @@ def test_a_process_that_dies_costs_no_request(fleet: Fleet) -> None:
 
 
 def test_a_request_that_kills_its_process_again_and_again_is_given_up_alone(fleet: Fleet) -> None:
+    fleet.doomed[7] = signal.SIGKILL
     for number in range(30):
-        fleet.add(request(number, Deadly() if number == 7 else None))
+        fleet.add(request(number))
     done = finish(fleet)
     assert done.pop(7).error_code is ErrorCode.ENGINE_CRASH
     assert {i: c.token_ids for i, c in done.items()} == {i: [i, 1, 2] for i in range(30) if i != 7}
+
+
+def test_kills_from_outside_blame_no_healthy_request(fleet: Fleet) -> None:
+    """Its process is killed twice with others in hand, and thrice while it is computed alone."""
+    kills = 0
+
+    def kill(begun: list[int]) -> None:
+        nonlocal kills
+        if 7 in begun and kills < 5:
+            kills += 1
+            os.kill(fleet._owners[7]._process.pid, signal.SIGKILL)
+            fleet._owners[7].receive()  # what it said last, if anything
+
+    fleet.on_admission = kill
+    for number in range(30):
+        fleet.add(request(number, [*range(90)] if number == 7 else None))
+    done = finish(fleet)
+    assert kills >= 3
+    assert {i for i, c in done.items() if c.error_code} == set()
 
 
 def test_what_a_process_refuses_is_its_requests_error(fleet: Fleet) -> None:

@@ -12,11 +12,17 @@ import pytest
 from echo_runs import batchgen, prompts, stable, summary_of, write_rows
 from ledger_tools import die, make_row, open_ledger
 
+from batchgen.engine.request import Request, SamplingParams
+from batchgen.errors import ErrorCode
 from batchgen.job import faults
-from batchgen.job.flow.quarantine import GIVEN_UP, group_size
+from batchgen.job.flow.quarantine import GIVEN_UP, Suspects, group_size
+from batchgen.job.rows import InputRow
 from batchgen.job.shard import Shard
+from batchgen.job.text.requests import PreparedRow
 
-MOST_RUNS = 8
+REQUEST = Request(0, [1], SamplingParams())
+RUNS = 3
+"""Two that die, and one whose engine is a process of its own."""
 
 
 def table_of(path: Path) -> list[dict[str, Any]]:
@@ -44,13 +50,13 @@ def test_a_row_that_kills_the_process_is_found_and_every_other_row_served(
     batchgen("run", "-o", whole, *common)
     fault = f"slow:at=engine.step,seconds=0.001,rows=64;abort:id={deadly}"
     runs, last = run_until_it_ends(["run", "-o", out, *common], fault)
-    assert runs <= MOST_RUNS
+    assert runs == RUNS
     assert last.returncode == 3, last.stderr
     found, expected = table_of(out), table_of(whole)
     number = int(deadly.removeprefix("row-"))
     assert found[number]["error_code"] == "engine_crash"
-    assert found[number]["attempt"] == runs - 1 == GIVEN_UP, "the last run did not try it"
-    assert "runs died while this row was in the engine" in found[number]["error_message"]
+    assert found[number]["attempt"] == RUNS
+    assert "died of it, alone, 4 times" in found[number]["error_message"]
     for row, other in zip(found, expected, strict=True):
         if row["index"] != number:
             assert (row["status"], row["completion"]) == ("ok", other["completion"])
@@ -62,25 +68,25 @@ def test_several_deadly_rows_are_all_found(tmp_path: Path) -> None:
     source, out = write_rows(tmp_path / "in.jsonl", prompts(64)), tmp_path / "out.parquet"
     args = ["run", "-i", source, "-o", out, "--engine", "echo"]
     runs, last = run_until_it_ends(args, "abort:id=row-5,row-6,row-50,signal=ABRT")
-    assert runs <= 2 + 3 * (GIVEN_UP - 2) + 1
+    assert runs == RUNS
     assert summary_of(last)["errors"] == 3
     failed = [row["id"] for row in table_of(out) if row["error_code"] == "engine_crash"]
     assert failed == ["row-5", "row-6", "row-50"]
 
 
 def test_a_deadly_row_is_found_whatever_shards_its_runs_had(tmp_path: Path) -> None:
-    """Three runs of its shard die, then runs of all rows go on from what those noted."""
+    """Two runs of its shard die, then a run of all rows goes on from what those noted."""
     source = write_rows(tmp_path / "in.jsonl", prompts(60))
     whole, out = tmp_path / "whole.parquet", tmp_path / "out.parquet"
     common = ["-i", source, "--engine", "echo", "--max-num-seqs", 64]
     batchgen("run", "-o", whole, *common)
     deadly = "abort:id=row-17"
     assert batchgen("run", "-o", out, *common, "--shard", "0/2").returncode == 0
-    for _ in range(3):
+    for _ in range(2):
         died = batchgen("run", "-o", out, *common, "--shard", "1/2", BATCHGEN_FAULT=deadly)
         assert died.returncode == -signal.SIGKILL
     runs, last = run_until_it_ends(["run", "-o", out, *common], deadly)
-    assert (last.returncode, runs) == (3, GIVEN_UP - 3 + 1), last.stderr
+    assert (last.returncode, runs) == (3, 1), last.stderr
     found = {row["id"]: row["error_code"] for row in table_of(out) if row["error_code"]}
     assert found == {"row-17": "engine_crash"}
     kept = [i for i in range(60) if i != 17]
@@ -112,14 +118,24 @@ def test_saved_tokens_outlive_the_deaths_that_come_after_them(
 def test_groups_of_suspects_shrink_to_one() -> None:
     sizes = [group_size(deaths) for deaths in range(2, GIVEN_UP)]
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[-2:] == [1, 1]
+    assert sizes[2:] == [1] * 8, "alone, eight times"
+
+
+def test_a_row_that_takes_the_whole_job_along_is_given_up_after_eight_deaths_alone() -> None:
+    deaths = {0: 0, 1: 2, 2: GIVEN_UP - 1, 3: GIVEN_UP}
+    suspects = Suspects(lambda index: deaths[index])
+    chunk = [PreparedRow(InputRow(index, str(index)), None, [REQUEST]) for index in deaths]
+    trusted, given_up = suspects.take_from(chunk)
+    assert [prepared.row.index for prepared in trusted] == [0]
+    assert [(f.row.index, f.error.code) for f in given_up] == [(3, ErrorCode.ENGINE_CRASH)]
+    assert [[p.row.index for p in group] for group in suspects.groups()] == [[1], [2]]
 
 
 def test_runs_that_stopped_politely_make_nobody_suspect(tmp_path: Path) -> None:
-    """Eight stops with the same rows in hand, then the end: all served."""
+    """Four stops with the same rows in hand, then the end: all served."""
     source, out = write_rows(tmp_path / "in.jsonl", prompts(40)), tmp_path / "out.parquet"
     args = ["run", "-i", source, "-o", out, "--engine", "echo", "--time-limit", "1.2s"]
-    for _ in range(GIVEN_UP + 1):
+    for _ in range(4):
         stopped = batchgen(*args, BATCHGEN_FAULT="slow:at=engine.step,seconds=0.4,rows=1")
         assert stopped.returncode == 75, stopped.stderr
     last = batchgen(*args[:-2])

@@ -39,8 +39,6 @@ class EngineProcess:
         self.loaded: Loaded | None = None
         self.assigned: dict[int, Request] = {}
         self.begun: set[int] = set()
-        self.is_alone = False
-        """It has one request, which may kill it, and gets no other beside it."""
         self.stats = EngineStats()
         self._wire, self._process = self._start()
 

@@ -3,8 +3,8 @@
 No process gets a fixed half: each holds as many requests as it computes at once and a few more,
 and one that runs dry takes back what another was given and has not begun. A process that dies costs
 nobody else anything: its requests go back into the queue and it is started again. A request that
-was being computed in two deaths is computed alone from then on, and is given up when its process
-dies once more: then it was to blame, and nothing else can have been.
+was being computed in two deaths is computed alone from then on, and is given up only once it is
+sure that nothing else kills processes here (`blame`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import heapq
 import itertools
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
@@ -22,6 +21,7 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.processes.counters import add_counters, total_of
 from batchgen.engine.processes.devices import Device
 from batchgen.engine.processes.engine_process import EngineProcess
+from batchgen.engine.processes.trials import CONTROL_ID, Trials
 from batchgen.engine.processes.wire import (
     Abort,
     Add,
@@ -32,12 +32,11 @@ from batchgen.engine.processes.wire import (
     Outputs,
     Report,
 )
-from batchgen.engine.request import Completion, EngineStats, FinishReason, Request
+from batchgen.engine.request import Completion, EngineStats, Request
 from batchgen.errors import BatchgenError, ErrorCode, RowError
 
 __all__ = ["Fleet", "start_fleet"]
 
-_SUSPECT = 2  # deaths while it was computed, after which a request is computed alone
 _MOST_DEATHS = 3
 """A device whose process dies so often without finishing anything is left alone."""
 _WAIT_S = 0.1
@@ -70,14 +69,15 @@ class Fleet:
 
     def __init__(self, processes: Sequence[EngineProcess], load: Load) -> None:
         self._load = load
+        self._max_model_len = 1 << 62
         self._processes = list(processes)
         self._requests: dict[int, Request] = {}
         self._enqueued: dict[int, float] = {}
         self._owners: dict[int, EngineProcess] = {}
         self._queue: list[tuple[int, int, int]] = []  # (-max_tokens, arrival, request id)
         self._arrival = itertools.count()
-        self._suspects: list[int] = []
-        self._deaths: Counter[int] = Counter()
+        self._trials = Trials(self._requests)
+        self.doomed: dict[int, int] = {}  # for tests: request -> signal that ends its process
         self._finished: list[Completion] = []
         self._past = EngineStats()  # of processes that died
         self._outputs: dict[int, list[int]] | None = None
@@ -90,8 +90,8 @@ class Fleet:
 
     @property
     def max_model_len(self) -> int:
-        """Of the process that has the least room."""
-        return min(p.loaded.max_model_len for p in self._processes if p.loaded)
+        """Of the process that has, or had, the least room."""
+        return self._max_model_len
 
     @property
     def max_num_seqs(self) -> int:
@@ -162,9 +162,10 @@ class Fleet:
 
     def _give_out(self) -> None:
         for process in self._processes:
-            if process.loaded is None or process.is_alone:
+            if process.loaded is None:
                 continue
-            self._fill(process, process.loaded.max_num_seqs)
+            if process not in self._trials:
+                self._fill(process, process.loaded.max_num_seqs)
             if not process.assigned:
                 self._find_work(process)
 
@@ -180,6 +181,8 @@ class Fleet:
 
     def _find_work(self, idle: EngineProcess) -> None:
         """For a process that has none: half of what another has not begun, or a suspect alone."""
+        if idle in self._trials:
+            return self._try_suspect(idle)
         busiest = max(self._processes, key=lambda process: len(process.unbegun))
         taken = busiest.unbegun[1::2]
         for request_id in taken:
@@ -187,11 +190,13 @@ class Fleet:
         if taken:
             busiest.send(Abort(taken))
             self._give(idle, taken)
-        while self._suspects and not idle.assigned:
-            suspect = self._suspects.pop()
-            if suspect in self._requests:
-                idle.is_alone = True
-                self._give(idle, [suspect])
+        else:
+            self._try_suspect(idle)
+
+    def _try_suspect(self, idle: EngineProcess) -> None:
+        suspect = self._trials.take(idle)
+        if suspect is not None:
+            self._give(idle, [suspect])
 
     def _give(self, process: EngineProcess, request_ids: Sequence[int]) -> None:
         requests = [self._requests[request_id] for request_id in request_ids]
@@ -199,7 +204,7 @@ class Fleet:
             process.assigned[request.request_id] = request
             self._owners[request.request_id] = process
         if requests:
-            process.send(Add(requests))
+            process.send(Add(requests, self.doomed))
 
     def _receive(self, timeout: float | None) -> None:
         """Handle what the processes say; wait for it at most `timeout` seconds."""
@@ -212,6 +217,7 @@ class Fleet:
         match message:
             case Loaded(stats=stats):
                 process.loaded, process.stats = message, stats
+                self._max_model_len = min(self._max_model_len, message.max_model_len)
             case Report(completions, begun, stats):
                 process.stats = stats
                 self._note_begun(process, begun)
@@ -234,6 +240,8 @@ class Fleet:
     def _take(self, process: EngineProcess, completions: list[Completion]) -> None:
         for completion in completions:
             request_id = completion.request_id
+            if request_id == CONTROL_ID:
+                self._trials.control_over(process)
             if self._owners.get(request_id) is not process:
                 continue  # aborted, or taken back, while it was finished
             process.num_completions += 1
@@ -241,18 +249,18 @@ class Fleet:
 
     def _finish(self, completion: Completion) -> None:
         request_id = completion.request_id
-        del self._requests[request_id]
+        self._trials.finished(self._requests.pop(request_id), completion)
         completion.timings.enqueued = self._enqueued.pop(request_id)
         owner = self._owners.pop(request_id, None)
         if owner is not None:
             self._drop(owner, request_id)
-        self._deaths.pop(request_id, None)
         self._finished.append(completion)
 
     def _drop(self, owner: EngineProcess, request_id: int) -> None:
         owner.assigned.pop(request_id, None)
         owner.begun.discard(request_id)
-        owner.is_alone = owner.is_alone and bool(owner.assigned)
+        if not owner.assigned:
+            self._trials.ended(owner)
 
     def _ask_outputs(self, process: EngineProcess) -> dict[int, list[int]]:
         """Reports that come before its answer are taken on the way."""
@@ -266,13 +274,18 @@ class Fleet:
 
     def _bury(self, process: EngineProcess) -> None:
         """A process is gone: its requests are queued again, and its device gets a new one."""
-        how, died_of_one_row = process.death(), process.is_alone
+        how, in_trial = process.death(), process in self._trials
         self._processes.remove(process)
         add_counters(self._past, process.stats)
-        for request_id in list(process.assigned):
-            self._take_back(process, request_id, how)
+        given_up = self._trials.bury(process, how)
+        for request_id in process.assigned:
+            del self._owners[request_id]
+            if given_up is None and not self._trials.is_suspect(request_id):
+                self._push(self._requests[request_id])
+        if given_up is not None:
+            self._finish(given_up)
         name = process.device.name
-        if not process.num_completions and not died_of_one_row:
+        if not process.num_completions and not (in_trial and process.assigned):
             process.deaths_in_a_row += 1
         if process.deaths_in_a_row < _MOST_DEATHS:
             _log.warning("the engine on %s ended (%s); it is started again", name, how)
@@ -284,17 +297,3 @@ class Fleet:
                 f"the engines of all devices ended; the last one, on {name}, by {how}",
                 "finished rows are kept: run again to continue",
             )
-
-    def _take_back(self, process: EngineProcess, request_id: int, how: str) -> None:
-        request = self._requests[request_id]
-        del self._owners[request_id]
-        if process.is_alone:
-            why = f"the engine's process died of it, alone ({how})"
-            code = ErrorCode.ENGINE_CRASH
-            self._finish(Completion(request_id, [], FinishReason.ERROR, None, code, why))
-            return
-        self._deaths[request_id] += request_id in process.begun
-        if self._deaths[request_id] >= _SUSPECT:
-            self._suspects.append(request_id)
-        else:
-            self._push(request)

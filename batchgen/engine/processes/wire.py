@@ -33,9 +33,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Take these requests."""
+    """Take these requests. `doomed`, for tests: request id -> signal to end by when it begins."""
 
     requests: list[Request]
+    doomed: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ class _Worker:
     def __init__(self, engine: Engine, wire: Wire, inbox: queue.SimpleQueue[object]) -> None:
         self._engine, self._wire, self._inbox = engine, wire, inbox
         self._done: list[Completion] = []
+        self._doomed: dict[int, int] = {}
         self._next_report = 0.0
         engine.on_admission = self._begin
         wire.send(Loaded(engine.max_model_len, engine.max_num_seqs, engine.stats()))
@@ -113,7 +114,8 @@ class _Worker:
 
     def _handle(self, message: object) -> None:
         match message:
-            case Add(requests):
+            case Add(requests, doomed):
+                self._doomed = doomed
                 self._add(requests)
             case Abort(request_ids):
                 for request_id in request_ids:
@@ -142,6 +144,8 @@ class _Worker:
     def _begin(self, request_ids: list[int]) -> None:
         """Said before they are computed: one of them may end this process."""
         self._wire.send(Report([], request_ids, self._engine.stats()))
+        for request_id in self._doomed.keys() & set(request_ids):
+            os.kill(os.getpid(), self._doomed[request_id])
 
     def _report(self, now: bool = False) -> None:
         """Finished rows at once, counters now and then."""

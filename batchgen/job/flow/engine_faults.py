@@ -4,10 +4,10 @@
     BATCHGEN_FAULT='abort:id=row-17,signal=ABRT,steps=3'       # three steps later, by SIGABRT
     BATCHGEN_FAULT='oom:step=5,9;nan:id=row-17,row-40'
 
-`abort` ends the process and `refuse` fails these rows, with any engine. `oom` runs out of memory in
-these steps, or in every step that holds one of these rows; `nan` turns the logits of these rows
-into NaN; `broken` raises in each step that holds one of them: these three need a model. Rows are
-named by their id, or by their index where they have none.
+`abort` ends the engine's process and `refuse` fails these rows, with any engine. `oom` runs out of
+memory in these steps, or in every step that holds one of these rows; `nan` turns the logits of
+these rows into NaN; `broken` raises in each step that holds one of them: these three need a model.
+Rows are named by their id, or by their index where they have none.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class EngineFaults:
         self._struck: dict[str, set[int]] = {fault.kind: set() for fault in wanted}
         self._steps = {n for fault in wanted if fault.kind == "oom" for n in _numbers(fault)}
         self._num_steps = 0
+        self._doomed: dict[int, int] | None = None
 
     def watching(self, requests: Requests) -> Requests:
         """The same, noting the requests of rows that are named."""
@@ -66,12 +67,27 @@ class EngineFaults:
             self._break_steps(runner)
         if "refuse" in self._struck:
             self._refuse_rows(engine)
-        return _AbortingEngine(engine, self._abort_of) if "abort" in self._struck else engine
+        if "abort" not in self._struck:
+            return engine
+        self._doomed = getattr(getattr(engine, "_engine", engine), "doomed", None)
+        if self._doomed is not None:  # a fleet, made slow perhaps
+            self._doom(self._struck["abort"])
+            return engine
+        return _AbortingEngine(engine, self._abort_of)
 
     def _note(self, prepared: PreparedRow) -> None:
         for fault in self._wanted:
             if prepared.row.output_id in fault.arguments.get("id", "").split(","):
-                self._struck[fault.kind].update(r.request_id for r in prepared.requests)
+                struck = {r.request_id for r in prepared.requests}
+                self._struck[fault.kind] |= struck
+                if fault.kind == "abort":
+                    self._doom(struck)
+
+    def _doom(self, identifiers: set[int]) -> None:
+        """Where the engine is in another process, that one is to end."""
+        abort = next(fault for fault in self._wanted if fault.kind == "abort")
+        if self._doomed is not None:
+            self._doomed |= dict.fromkeys(identifiers, _signal_of(abort))
 
     def _refuse_rows(self, engine: Any) -> None:
         add = engine.add
@@ -162,7 +178,7 @@ class _AbortingEngine(SlowEngine):
             self._note(identifiers)
         fault = self._abort_of(identifiers)
         if fault is not None and self._steps_left is None:
-            self._signum = signal.Signals[f"SIG{fault.arguments.get('signal', 'KILL')}"]
+            self._signum = _signal_of(fault)
             self._steps_left = int(fault.arguments.get("steps", "0"))
             self._die_if_due()
 
@@ -176,6 +192,10 @@ def engine_faults() -> EngineFaults | None:
     kinds = ("abort", "refuse", *_IN_STEPS)
     wanted = [f for f in faults.parse(os.environ.get("BATCHGEN_FAULT", "")) if f.kind in kinds]
     return EngineFaults(wanted) if wanted else None
+
+
+def _signal_of(fault: Fault) -> signal.Signals:
+    return signal.Signals[f"SIG{fault.arguments.get('signal', 'KILL')}"]
 
 
 def _numbers(fault: Fault) -> list[int]:

@@ -1,14 +1,17 @@
 """Rows that may kill the process: found by the journal, tried in ever smaller groups.
 
 A row is suspect once it was in the engine's hands in two runs that died (no polite stop, no error
-that was told). Suspects wait until every other row is done; then they run in groups, each durable
-before the next begins, so that a death points at one group alone. A row that was there at another
-death runs in a smaller group, at last by itself; one that dies by itself twice is not run again and
-becomes an `engine_crash` row. So each such row costs four more runs at most, whatever was in flight
-with it at first, and no other row is lost.
+that was told). From then on the engine runs in a process of its own (`engine.processes`): one that
+a row kills leaves this process alive, which finds the row and gives it up in the same run. Suspects
+wait until every other row is done; then they run in groups, each durable before the next begins.
 
-    deaths     2   3   4   5   6
-    group     16   4   1   1   given up
+A row that takes this process along as well (a container whose memory is over ends whole) is known
+by the journal alone: where it was there at another death it runs in a smaller group, at last by
+itself. Nothing tells it from a `kill -9` from outside, so it takes eight runs in succession that
+died with it alone until such a row is not run again and becomes an `engine_crash` row.
+
+    deaths     2   3   4 to 11   12
+    group     16   4   1         given up
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from batchgen.job.text.requests import FailedRow, PreparedRow, failed
 __all__ = ["GIVEN_UP", "SUSPECT", "Suspects", "group_size"]
 
 SUSPECT = 2
-GIVEN_UP = 6
+GIVEN_UP = 12
 _GROUP_SIZES = {2: 16, 3: 4}
 
 

@@ -102,14 +102,16 @@ class Assembly:
             self._ledger.save_inflight(self.drive.inflight)
 
     def _drive_options(self, deadline: Deadline | None) -> DriveOptions:
-        deaths = self._ledger.deaths
-        suspected = max(deaths.values(), default=0) >= SUSPECT
+        deaths, suspected = self._ledger.deaths, self._has_suspects()
         return DriveOptions(
             pace=None if deadline is None else Pace(deadline.leave_at),
             row_timeout=self._spec.row_timeout,
             suspects=Suspects(lambda index: deaths.get(index, 0)) if suspected else None,
             is_durable=self._is_durable,
         )
+
+    def _has_suspects(self) -> bool:
+        return max(self._ledger.deaths.values(), default=0) >= SUSPECT
 
     def _is_durable(self, index: int) -> bool:
         """Called on the engine's thread while nothing is handed to the writing one."""
@@ -160,7 +162,10 @@ class Assembly:
                 _log.warning(text, self.device_before, device)
 
     def _load(self) -> Engine:
-        return load_job_engine(self._spec, self._files)
+        apart = self._has_suspects()
+        if apart and self._spec.devices is None:
+            _log.warning("rows may have killed earlier runs: the engine runs in its own process")
+        return load_job_engine(self._spec, self._files, apart=apart)
 
     def _fail(self, rows: list[FailedRow]) -> None:
         self._finished.put(list(rows))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from batchgen.engine.config import EngineConfig
+from batchgen.engine.processes.devices import Device, parse_devices
 from batchgen.engine.request import Engine
 from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.model.files import ModelFiles
@@ -45,10 +46,15 @@ def make_results(
     return Results(codec, attempt, ResultsOptions(run_id, spec.save_prompt, spec.save_token_ids))
 
 
-def load_job_engine(spec: JobSpec, files: ModelFiles | None) -> Engine:
-    """The engine of this spec: in this process, or one process a device. Imports torch."""
+def load_job_engine(spec: JobSpec, files: ModelFiles | None, *, apart: bool = False) -> Engine:
+    """The engine of this spec: in this process, or one process a device. Imports torch.
+
+    `apart`: in a process of its own in any case, as rows may kill it.
+    """
     if spec.devices is not None:
-        return _load_fleet(spec, files, spec.devices)
+        return _load_fleet(spec, files, parse_devices(spec.devices))
+    if apart:
+        return _load_fleet(spec, files, [Device(spec.device, spec.device)])
     if spec.engine == "echo":
         from batchgen.engine.echo import EchoEngine
 
@@ -60,12 +66,11 @@ def load_job_engine(spec: JobSpec, files: ModelFiles | None) -> Engine:
     return load_engine(engine_config(spec, files))
 
 
-def _load_fleet(spec: JobSpec, files: ModelFiles | None, devices: str) -> Engine:
-    from batchgen.engine.processes.devices import parse_devices
+def _load_fleet(spec: JobSpec, files: ModelFiles | None, devices: Sequence[Device]) -> Engine:
     from batchgen.engine.processes.fleet import start_fleet
 
     config = None if spec.engine == "echo" or files is None else engine_config(spec, files)
-    return start_fleet(parse_devices(devices), config, *_echo_sizes(spec))
+    return start_fleet(devices, config, *_echo_sizes(spec))
 
 
 def _echo_sizes(spec: JobSpec) -> tuple[int, int]:
