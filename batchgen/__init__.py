@@ -9,17 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batchgen.api.calls import generate, run
+    from batchgen.api.llm import LLM
+    from batchgen.api.result import Result
     from batchgen.engine.config import EngineConfig
     from batchgen.engine.factory import load_engine
     from batchgen.engine.request import Completion, Engine, Request, SamplingParams
     from batchgen.errors import BatchgenError
-    from batchgen.job.run.runner import run
     from batchgen.job.run.summary import Summary
     from batchgen.job.spec import InputSpec, JobSpec
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LLM",
     "BatchgenError",
     "Completion",
     "Engine",
@@ -27,14 +30,17 @@ __all__ = [
     "InputSpec",
     "JobSpec",
     "Request",
+    "Result",
     "SamplingParams",
     "Summary",
     "__version__",
+    "generate",
     "load_engine",
     "run",
 ]
 
 _HOMES = {
+    "LLM": "api.llm",
     "BatchgenError": "errors",
     "Completion": "engine.request",
     "Engine": "engine.request",
@@ -42,10 +48,12 @@ _HOMES = {
     "InputSpec": "job.spec",
     "JobSpec": "job.spec",
     "Request": "engine.request",
+    "Result": "api.result",
     "SamplingParams": "engine.request",
     "Summary": "job.run.summary",
+    "generate": "api.calls",
     "load_engine": "engine.factory",
-    "run": "job.run.runner",
+    "run": "api.calls",
 }
 
 

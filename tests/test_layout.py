@@ -41,6 +41,7 @@ FLOORS = [
     ["batchgen.selftest"],
     ["batchgen.cli.process"],
     ["batchgen.cli"],
+    ["batchgen.api"],
     ["batchgen"],  # the public names, and the command
 ]
 FACE = {"engine", "factory", "loader", "cache_size", "echo"}  # of the engine: they use every room

@@ -1,0 +1,229 @@
+"""`LLM`: a model that stays loaded, and turns rows into results as they are asked for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+import weakref
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from batchgen.api.async_stream import AsyncStream, Pump
+from batchgen.api.engine_room import EngineRoom
+from batchgen.api.keywords import spec_of_llm
+from batchgen.api.lent_engine import LentEngine
+from batchgen.api.params import ParamsLike, base_params
+from batchgen.api.row_reading import RowReading
+from batchgen.api.source import PulledRows, PushedRows, Source
+from batchgen.api.stream import Stages, Stream
+from batchgen.devices import check_device
+from batchgen.engine.request import SamplingParams
+from batchgen.errors import UsageError
+from batchgen.job.input.params import merge
+from batchgen.job.model.files import ModelFiles, resolve_model
+from batchgen.job.rows import InputRow
+from batchgen.job.run.stages import load_job_codec, load_job_engine, make_requests, make_results
+from batchgen.job.spec import InputSpec, JobSpec
+from batchgen.job.text.requests import Requests
+
+__all__ = ["LLM"]
+
+_log = logging.getLogger(__name__)
+_ROWS_PER_SEQUENCE = 4
+_PLAIN_PROMPTS = (
+    "the model is a chat model and got plain prompts: as_chat=True makes them chats (said once)"
+)
+EachRow = Iterable[ParamsLike | None]
+
+
+class LLM:
+    """A loaded model. Close it, or use it in a `with`, to free its device.
+
+    `model`: a folder, hub id or .gguf file; none: the small one that ships inside. Options are the
+    flags of `batchgen run` for model, sampling and engine, and those that say how a row is read
+    (`as_chat`, `system`, `prompt_column`, ...), as keywords; sampling options are defaults of rows
+    that do not say. Raises UsageError and ModelRefusedError.
+
+    >>> from batchgen import LLM
+    >>> with LLM(engine="echo", max_tokens=5) as llm:
+    ...     for result in llm.generate(["one", {"id": "b", "prompt": "two", "max_tokens": 2}]):
+    ...         print(result.index, result.id, result.completion, result.finish_reason)
+    0 0 one stop
+    1 b tw length
+    """
+
+    def __init__(self, model: str | Path | None = None, **options: Any) -> None:
+        self._spec = spec = spec_of_llm({"model": model} | options)
+        self._files = files = _model_files(spec)
+        defaults = {} if files is None else files.generation_defaults
+        self._default = merge({}, spec.sampling, defaults)
+        if files is not None:
+            check_device(spec.device)
+            files.check_loadable()
+        self._codec = codec = load_job_codec(spec, files, spec.template_time or datetime.now(UTC))
+        self._requests = make_requests(spec, files, codec)
+        self._room = room = EngineRoom()
+        self._lock = threading.Lock()
+        self._told_plain = False
+        self._open: weakref.ref[Stream] | None = None
+        self._end = weakref.finalize(self, _close, room, self._requests)
+        try:
+            room.load(lambda: load_job_engine(spec, files))
+        except BaseException:
+            self._end()
+            raise
+
+    def generate(
+        self,
+        rows: Iterable[Any],
+        sampling_params: ParamsLike | EachRow | None = None,
+        *,
+        in_order: bool = True,
+        max_in_flight: int | None = None,
+    ) -> Stream:
+        """Results of the rows, as an iterator; it may be endless on both sides.
+
+        A row is what a line of a job's input is, a dict; or a string (a prompt), a list of messages
+        (a chat), a list of token ids. `rows`: any iterable of them, a `datasets` data set, or a
+        table of pandas, Polars or Arrow. It is pulled in your thread, while you ask for results,
+        at most `max_in_flight` rows ahead of those given back. What is wrong with a row is its
+        result's `error_code` and `error_message`; nothing is raised for it.
+
+        `sampling_params`: for rows that do not say. A `SamplingParams` says everything, a dict what
+        it names; a list has one for each row. `in_order=False` gives results as they finish.
+
+        One call at a time: the engine is free once the iterator is exhausted, closed or forgotten.
+        """
+        source = PulledRows(rows)
+        return self._stream(source, sampling_params, in_order, max_in_flight)
+
+    def agenerate(
+        self,
+        rows: Iterable[Any] | AsyncIterable[Any],
+        sampling_params: ParamsLike | EachRow | None = None,
+        *,
+        in_order: bool = True,
+        max_in_flight: int | None = None,
+    ) -> AsyncStream:
+        """As `generate`, for `async for`: nothing blocks the event loop. `rows` may be an async
+        iterable, which is pulled on the loop; another one is pulled in a thread."""
+        pump = None
+        if isinstance(rows, AsyncIterable):
+            pushed = PushedRows()
+            stream = self._stream(pushed, sampling_params, in_order, max_in_flight)
+            pump = Pump(rows, pushed, stream.max_in_flight)
+        else:
+            stream = self.generate(
+                rows, sampling_params, in_order=in_order, max_in_flight=max_in_flight
+            )
+        return AsyncStream(stream, pump)
+
+    def close(self) -> None:
+        """Give up what is under way and free the device."""
+        stream = self._open() if self._open is not None else None
+        if stream is not None:
+            stream.stop()
+        self._end()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _stream(
+        self,
+        source: Source,
+        params: ParamsLike | EachRow | None,
+        in_order: bool,
+        max_in_flight: int | None,
+    ) -> Stream:
+        self._check_free()
+        num_seqs = self._room.engine.max_num_seqs
+        most = max_in_flight or _ROWS_PER_SEQUENCE * num_seqs
+        if most < 1:
+            raise UsageError(f"max_in_flight must be above 0, not {most}", "leave it out")
+        return Stream(self._stages(params, num_seqs), source, in_order=in_order, max_in_flight=most)
+
+    def _stages(self, params: ParamsLike | EachRow | None, num_seqs: int) -> Stages:
+        spec, files = self._spec, self._files
+        names = () if files is None else files.served_names
+        columns = replace(spec.input, served_model_names=(*spec.input.served_model_names, *names))
+        run_id = uuid.uuid4().hex[:16]
+        room, codec = self._room, self._codec
+        return Stages(
+            read=self._noting_plain_prompts(_reader(columns, params, self._default)),
+            requests=self._requests,
+            results=make_results(spec, lambda: codec, lambda index: 1, run_id),
+            engine=lambda: LentEngine(room.engine),
+            begin=self._begin,
+            num_busy=2 * num_seqs,
+            row_timeout=spec.row_timeout,
+        )
+
+    def _noting_plain_prompts(self, read: Callable[[Any], InputRow]) -> Callable[[Any], InputRow]:
+        """Say once that a chat model got a prompt outside its template, as may not be meant."""
+        if self._files is None or self._files.chat_template is None:
+            return read
+
+        def reading(given: Any) -> InputRow:
+            row = read(given)
+            if row.prompt is not None and not self._told_plain:
+                self._told_plain = True
+                _log.warning(_PLAIN_PROMPTS)
+            return row
+
+        return reading
+
+    def _begin(self, stream: Stream, work: Callable[[], None]) -> Future[None]:
+        with self._lock:
+            self._check_free()
+            self._open = weakref.ref(stream)
+            return self._room.begin(work, stream.drive.stop)
+
+    def _check_free(self) -> None:
+        other = None if self._open is None else self._open()
+        if other is not None and other.is_open:
+            raise UsageError(
+                "another iterator of this LLM is not exhausted yet",
+                "go on with that one first, close() it, or load a second LLM",
+            )
+
+
+def _model_files(spec: JobSpec) -> ModelFiles | None:
+    """None: the echo engine without a model, which speaks bytes."""
+    if spec.engine == "echo" and spec.model is None:
+        return None
+    files = resolve_model(spec.model, spec.revision, spec.allow_pickle)
+    files.check_supported()
+    if files.ignored_settings:
+        named = ", ".join(files.ignored_settings)
+        _log.warning("not served, and ignored, of the model's generation_config: %s", named)
+    return files
+
+
+def _reader(
+    spec: InputSpec, params: ParamsLike | EachRow | None, default: SamplingParams
+) -> Callable[[Any], InputRow]:
+    """What reads the rows of one call, one after the other."""
+    if params is None or isinstance(params, SamplingParams | Mapping):
+        return RowReading(spec, base_params(params, default)).read
+    reading, each = RowReading(spec, default), iter(params)
+
+    def read(given: Any) -> InputRow:
+        for own in each:
+            return reading.read(given, base_params(own, default))
+        text = f"sampling_params ended after {reading.num_rows:,} rows, and there are more"
+        raise UsageError(text, "give one for each row, or one for all")
+
+    return read
+
+
+def _close(room: EngineRoom, requests: Requests) -> None:
+    room.close()
+    requests.close()

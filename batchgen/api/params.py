@@ -1,0 +1,50 @@
+"""Sampling parameters of a call: an object that says everything, or names over the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from batchgen.engine.request import MAX_TOP_LOGPROBS, SamplingParams, StructuredOutput
+from batchgen.errors import ErrorCode, RowError, UsageError
+from batchgen.job.input.params import apply, read_params
+
+__all__ = ["ParamsLike", "base_params", "checked"]
+
+ParamsLike = SamplingParams | Mapping[str, Any]
+"""A `SamplingParams` says everything; a mapping only what it names, as a row's `params` do."""
+
+_READ_APART = ("structured_outputs", "logit_bias", "bad_words", "bad_phrases", "top_logprobs")
+
+
+def base_params(given: ParamsLike | None, default: SamplingParams) -> SamplingParams:
+    """What rows of a call get that say nothing themselves. UsageError for what cannot be."""
+    try:
+        if given is None:
+            return default
+        if isinstance(given, SamplingParams):
+            return checked(given)
+        return apply(default, read_params(given))
+    except RowError as error:
+        hint = "sampling parameters take the names and values that a row's do"
+        raise UsageError(f"sampling_params: {error.message}", hint) from None
+
+
+def checked(given: SamplingParams) -> SamplingParams:
+    """The same, its values checked and of their own types. Raises RowError(INVALID_PARAM)."""
+    values = {one.name: getattr(given, one.name) for one in fields(given)}
+    names = {name: value for name, value in values.items() if name not in _READ_APART}
+    names["logit_bias"] = dict(given.logit_bias)
+    names["bad_words_ids"] = [list(word) for word in given.bad_words]
+    names["bad_words"] = list(given.bad_phrases)
+    structured: Any = given.structured_outputs  # or a mapping, as a row has it
+    if structured is not None and not isinstance(structured, StructuredOutput):
+        names["structured_outputs"] = structured
+    own = read_params({name: value for name, value in names.items() if value is not None})
+    if isinstance(structured, StructuredOutput):
+        own["structured_outputs"] = structured
+    if not 0 <= given.top_logprobs <= MAX_TOP_LOGPROBS:
+        text = f"top_logprobs must be from 0 to {MAX_TOP_LOGPROBS}, not {given.top_logprobs}"
+        raise RowError(ErrorCode.INVALID_PARAM, text)
+    return apply(SamplingParams(), own | {"top_logprobs": given.top_logprobs})

@@ -1,0 +1,113 @@
+"""A Python object as a row: what a line of JSONL with the same content would be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from batchgen.api.params import checked
+from batchgen.engine.request import SamplingParams
+from batchgen.errors import ErrorCode, RowError
+from batchgen.job.input.duplicates import SeenIds
+from batchgen.job.input.kept_columns import KeptColumns
+from batchgen.job.input.row_parser import PARAMS, RowParser
+from batchgen.job.quoting import shown
+from batchgen.job.rows import InputRow
+from batchgen.job.spec import InputSpec
+
+__all__ = ["RowReading"]
+
+_JSON_SCALARS = (str, int, float, bool, type(None))
+_WANTED = "a row is a dict, a string, a list of messages or a list of token ids"
+
+
+class RowReading:
+    """The rows of one call, numbered from 0; an id that came before is `duplicate_id`."""
+
+    def __init__(self, spec: InputSpec, base: SamplingParams) -> None:
+        self._spec = spec
+        self._base = base
+        self._kept = KeptColumns(spec.keep_columns)
+        self._seen = SeenIds()
+        self._parsers: dict[SamplingParams, RowParser] = {}
+        self.num_rows = 0
+
+    def read(self, given: Any, base: SamplingParams | None = None) -> InputRow:
+        """The next row. `base`: its parameters where it says none itself. Never raises for what a
+        row holds."""
+        index = self.num_rows
+        self.num_rows += 1
+        try:
+            raw = self._as_object(given)
+            base = self._own_base(raw, base or self._base)
+            row = self._parse(index, raw, base)
+            if row.kept:
+                row.kept = {name: given[name] for name in row.kept}  # as it was given
+        except RowError as error:
+            row = InputRow(index, f"row {index}", error=RowError(error.code, error.message))
+        except RecursionError:
+            too_deep = RowError(ErrorCode.INVALID_JSON, "nested too deeply")
+            row = InputRow(index, f"row {index}", error=too_deep)
+        if row.id is not None and not self._seen.add(row.id):
+            text = f"id {shown(row.id)} was used by an earlier row"
+            row.error = RowError(ErrorCode.DUPLICATE_ID, text)
+        return row
+
+    def _as_object(self, given: Any) -> dict[str, Any]:
+        if isinstance(given, str):
+            return {self._spec.prompt_column: given}
+        if isinstance(given, Mapping):
+            return {str(name): _plain(value) for name, value in given.items()}
+        content = _plain(given)
+        if not isinstance(content, list):
+            raise RowError(ErrorCode.INVALID_ROW, f"{_WANTED}, not {type(given).__name__}")
+        if content and all(type(item) is int for item in content):
+            return {"prompt_token_ids": content}
+        return {self._spec.messages_column: content}
+
+    def _own_base(self, raw: dict[str, Any], base: SamplingParams) -> SamplingParams:
+        """A SamplingParams in the row's `params` says everything, in place of the call's."""
+        for holder in PARAMS:
+            own = raw.get(holder)
+            if isinstance(own, SamplingParams):
+                del raw[holder]
+                return checked(own)
+        return base
+
+    def _parse(self, index: int, raw: dict[str, Any], base: SamplingParams) -> InputRow:
+        parser = self._parser(base)
+        extras = {k: v for k, v in parser.extras(raw).items() if self._kept.wants(k)}
+        _refuse_surrogates({k: v for k, v in raw.items() if k not in extras})
+        row = parser.parse(index, f"row {index}", raw, tuple(extras))
+        row.kept = extras
+        return row
+
+    def _parser(self, base: SamplingParams) -> RowParser:
+        """One for each set of parameters that rows are read over; there are few."""
+        found = self._parsers.get(base)
+        if found is None:
+            self._parsers.clear()
+            found = self._parsers[base] = RowParser(self._spec, base, self._kept)
+        return found
+
+
+def _plain(value: Any) -> Any:
+    """Tuples, arrays and tensors as the lists, and numbers as the numbers, that JSON has."""
+    if type(value) in _JSON_SCALARS:
+        return value
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _refuse_surrogates(meaning: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(meaning, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        text = "a string holds half of a surrogate pair (\\ud800 to \\udfff)"
+        raise RowError(ErrorCode.INVALID_ROW, text) from None
+    except (TypeError, ValueError):
+        return  # the parser will say what is wrong with it
