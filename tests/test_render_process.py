@@ -67,7 +67,7 @@ def test_what_a_template_does_to_one_chat_is_the_error_of_that_chat(
 
 def test_a_template_that_passes_its_limits_with_every_chat_is_refused() -> None:
     process = RenderProcess(ChatTemplate("{{ 'x' * 10 ** 10 }}", {}))
-    with pytest.raises(ModelRefusedError, match="8 chats in a row passed its limits"):
+    with pytest.raises(ModelRefusedError, match="8 chats one after the other passed its limits"):
         process.render([chat("a")] * 20)
     process.close()
 

@@ -46,6 +46,19 @@ def _template_kwargs(
         raise click.BadParameter(error.message, ctx, param) from None
 
 
+def _text_or_file(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """`@FILE` is the file's text, `@@...` a text that begins with @."""
+    if not value or not value.startswith("@"):
+        return value
+    if value.startswith("@@"):
+        return value[1:]
+    try:
+        return Path(value[1:]).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        text = f"{value[1:]} cannot be read: {error} (a text that begins with @ is written @@)"
+        raise click.BadParameter(text, ctx, param) from None
+
+
 input_options = flag_group(
     "Input",
     flag(
@@ -58,8 +71,11 @@ input_options = flag_group(
     flag("--messages-column", default="messages", metavar="NAME", help="Column of chat messages."),
     flag("--id-column", metavar="NAME", show_default="id, else custom_id",
          help="Column of row ids."),
+    flag("--template", metavar="FILE.j2", core=True,
+         help="Jinja template that makes each row's prompt of its columns."),
     flag("--as-chat", is_flag=True, core=True, help="Make each plain prompt a user message."),
-    flag("--system", metavar="TEXT", help="System message put before chat rows that have none."),
+    flag("--system", metavar="TEXT|@FILE", callback=_text_or_file,
+         help="System message put before chats that have none of their own."),
     flag("--chat-template-kwargs", metavar="JSON", callback=_template_kwargs, show_default="{}",
          help="What chat templates read besides messages; a row's own win."),
     flag(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,8 @@ class InputRow:
     error: RowError | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """What the chat template reads beside the messages: tools, documents, enable_thinking, ..."""
+    columns: Mapping[str, Any] | None = None
+    """What `--template` reads of the row, until it has made the prompt (or the last message)."""
 
     @property
     def output_id(self) -> str:

@@ -31,6 +31,8 @@ class InputSpec:
     limit: int | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """What chat templates read besides messages; a row's own of the same name win."""
+    template: str | None = None
+    """`--template`: a jinja file, or its text, that makes the prompt of a row's columns."""
     as_chat: bool = False
     system: str | None = None
     served_model_names: tuple[str, ...] = ()

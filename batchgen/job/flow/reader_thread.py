@@ -107,6 +107,8 @@ def _num_tokens(ready: list[PreparedRow]) -> int:
 
 def _size(row: InputRow) -> int:
     """About how many characters the row's prompt has."""
+    if row.columns is not None:
+        return sum(len(value) for value in row.columns.values() if isinstance(value, str))
     if row.prompt is not None:
         return len(row.prompt)
     if row.messages is not None:

@@ -5,24 +5,34 @@ A null is an absent value. A column named like a parameter is that parameter.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 import pyarrow as pa
 
 from batchgen.errors import ErrorCode, InputUnreadableError, InvalidDataError, RowError
-from batchgen.job.input.arrow_values import content_of, id_of, is_json, json_text, kept_type
+from batchgen.job.input.arrow_values import (
+    content_of,
+    id_of,
+    is_json,
+    json_text,
+    kept_type,
+    plain_of,
+)
 from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.row_parser import PARAMS, RowParser
+from batchgen.job.input.row_parser import PARAMS, TEMPLATE_COLUMNS, RowParser
 from batchgen.job.spec import InputSpec
 from batchgen.job.stored_types import stored_type
+from batchgen.job.text.row_template import WHOLE_ROW, RowTemplate
 
 __all__ = ["ArrowColumns", "ArrowRow", "ArrowRows", "find_columns"]
 
 ArrowRow = tuple[Any, ...]
 Convert = Callable[[Any], Any]
+_log = logging.getLogger(__name__)
 
 
 class _Unreadable(Enum):
@@ -40,6 +50,8 @@ class ArrowColumns:
     kept: tuple[str, ...]
     read: dict[str, Convert]
     """What makes a row's value of Arrow's, for the columns that need it."""
+    template: dict[str, Convert] = field(default_factory=dict)
+    """What makes of Arrow's value the one that `--template` reads."""
 
     @staticmethod
     def digest_bytes(row: ArrowRow) -> bytes:
@@ -52,9 +64,10 @@ class ArrowColumns:
         if _Unreadable.TEXT in row or _Unreadable.DATE in row:
             name = next(name for name, value in raw.items() if isinstance(value, _Unreadable))
             raise RowError(ErrorCode.INVALID_ROW, f"column {name!r} {raw[name].value}")
+        columns = {name: convert(raw[name]) for name, convert in self.template.items()}
         for name, convert in self.read.items():
             raw[name] = convert(raw[name])
-        return raw
+        return {**raw, TEMPLATE_COLUMNS: columns} if columns else raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +118,37 @@ def find_columns(
     InvalidDataError names what is missing or has the wrong type.
     """
     present = dict(zip(schema.names, schema.types, strict=True))
-    _check_content(present, where, spec, parser.content_columns, parser.id_columns)
+    read = _read_by(parser.template, present, where)
+    if parser.template is None:
+        _check_content(present, where, spec, parser.content_columns)
+    _check_id_column(present, where, spec, parser.id_columns)
     meant = {*parser.content_columns, *parser.param_columns, *PARAMS} - kept.named
     meant.update(parser.id_columns)
     extra = [name for name in present if name in kept.named or name not in meant]
     extra = [name for name in extra if kept.wants(name)]
     for name in extra:
         kept.declare(name, kept_type(present[name]), where)
-    names = tuple(name for name in present if name in meant or name in extra)
+    names = tuple(name for name in present if name in meant or name in extra or name in read)
     parser.tell_near_misses(set(present) - meant)
     twice = [name for name in names if schema.names.count(name) > 1]
     if twice:
         raise InvalidDataError(f"{where} has two columns {twice[0]!r}", "rename one of them")
-    return ArrowColumns(names, tuple(extra), _converts(present, names, extra, parser.id_columns))
+    converts = _converts(present, names, extra, parser.id_columns)
+    return ArrowColumns(names, tuple(extra), converts, read)
+
+
+def _read_by(
+    template: RowTemplate | None, present: dict[str, pa.DataType], where: str
+) -> dict[str, Convert]:
+    """The columns that `--template` reads; said of those that the source has not."""
+    if template is None:
+        return {}
+    wanted = template.variables
+    for name in sorted(wanted - present.keys() - {WHOLE_ROW}):
+        near = template.near_miss(name, present)
+        _log.warning("%s: --template reads %r, which is no column here%s", where, name, near)
+    read = present if WHOLE_ROW in wanted else present.keys() & wanted
+    return {name: plain_of(present[name]) for name in read}
 
 
 def _converts(
@@ -135,16 +166,11 @@ def _check_content(
     where: str,
     spec: InputSpec,
     columns: Sequence[str],
-    columns_of_ids: Sequence[str],
 ) -> None:
     if not any(name in present for name in columns):
         hint = "name the column with --prompt-column or --messages-column"
         text = f"{where} has none of the columns {', '.join(columns)}; it has {_few(present)}"
         raise InvalidDataError(text, hint)
-    if spec.id_column is not None and spec.id_column not in present:
-        text = f"{where} has no column {spec.id_column}; it has {_few(present)}"
-        raise InvalidDataError(text, "name the column of ids with --id-column, or give none")
-    _check_ids(present, where, columns_of_ids)
     prompt, messages, token_ids = columns
     for name, fits, what in (
         (prompt, _is_prompt, "strings"),
@@ -155,6 +181,15 @@ def _check_content(
         if kind is not None and not pa.types.is_null(kind) and not fits(kind):
             hint = "convert the column, or name another: --prompt-column, --messages-column"
             raise InvalidDataError(f"{where}: column {name!r} holds {kind}, not {what}", hint)
+
+
+def _check_id_column(
+    present: dict[str, pa.DataType], where: str, spec: InputSpec, names: Sequence[str]
+) -> None:
+    if spec.id_column is not None and spec.id_column not in present:
+        text = f"{where} has no column {spec.id_column}; it has {_few(present)}"
+        raise InvalidDataError(text, "name the column of ids with --id-column, or give none")
+    _check_ids(present, where, names)
 
 
 def _is_text(kind: pa.DataType) -> bool:

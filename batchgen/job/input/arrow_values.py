@@ -17,7 +17,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
-__all__ = ["content_of", "holds_json", "id_of", "is_json", "json_text", "kept_type"]
+__all__ = ["content_of", "holds_json", "id_of", "is_json", "json_text", "kept_type", "plain_of"]
 
 Convert = Callable[[Any], Any]
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -45,6 +45,11 @@ def content_of(kind: pa.DataType) -> Convert | None:
         return partial(_as_object, content_of(kind.item_type))
     inner = content_of(kind.value_type) if _is_list(kind) else None
     return inner and partial(_each, inner)
+
+
+def plain_of(kind: pa.DataType) -> Convert:
+    """For a column that `--template` reads: as `content_of`, a UUID as its text."""
+    return id_of(kind) or content_of(kind) or _same
 
 
 def kept_type(kind: pa.DataType) -> pa.DataType:
@@ -83,6 +88,10 @@ def id_of(kind: pa.DataType) -> Convert | None:
     if isinstance(kind, pa.UuidType):
         return lambda value: None if value is None else str(UUID(bytes=value))
     return _parsed if is_json(kind) else None
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _children(kind: pa.DataType) -> list[pa.DataType]:

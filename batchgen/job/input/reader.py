@@ -36,6 +36,7 @@ from batchgen.job.input_marks import Mark, Marks, mark_of
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec, SamplingDefaults
+from batchgen.job.text.row_template import RowTemplate
 
 __all__ = ["Reader"]
 
@@ -75,7 +76,8 @@ class Reader:
         self.base_params: SamplingParams = merge({}, flags or {}, generation_defaults or {})
         self._spec = spec
         self._kept = KeptColumns(spec.keep_columns)
-        self._parser = RowParser(spec, self.base_params, self._kept)
+        self.row_template = None if spec.template is None else RowTemplate.read(spec.template)
+        self._parser = RowParser(spec, self.base_params, self._kept, self.row_template)
         self._shard = shard
         self._done: Callable[[int], bool] | None = None
         self._seen = SeenIds()

@@ -27,29 +27,45 @@ from batchgen.job.input.settings import (
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
+from batchgen.job.text.row_template import RowTemplate
 from batchgen.job.text.template import as_messages, with_system
 
-__all__ = ["PARAMS", "RowParser"]
+__all__ = ["PARAMS", "TEMPLATE_COLUMNS", "RowParser"]
 
 TOKEN_IDS = "prompt_token_ids"
 PARAMS = ("params", "sampling_params")
 """Where a row may hold its parameters together; the second is Ray's and vLLM's name."""
 SYSTEM = "system"
+TEMPLATE_COLUMNS = "\0template"
+"""Where a source with a schema puts what `--template` reads; without it, that is the row."""
 _MOST_TOLD = 1000
 _log = logging.getLogger(__name__)
 
 
 class RowParser:
-    """Knows the names of the columns. `base` are the parameters of a row that sets none."""
+    """Knows the names of the columns. `base` are the parameters of a row that sets none.
 
-    def __init__(self, spec: InputSpec, base: SamplingParams, kept: KeptColumns) -> None:
+    With a `template`, columns are for it alone: a name that it reads is no setting.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        base: SamplingParams,
+        kept: KeptColumns,
+        template: RowTemplate | None = None,
+    ) -> None:
         self._spec = spec
         self._base = base
         self._kept = kept
+        self.template = template
+        read: frozenset[str] = frozenset() if template is None else template.variables
         self.id_columns = (spec.id_column,) if spec.id_column else ("id", "custom_id")
         self.content_columns = (spec.prompt_column, spec.messages_column, TOKEN_IDS)
         names = PARAMETER_NAMES | TEXT_SETTINGS | set(TEMPLATE_NAMES) | {SYSTEM, PARAMS[1]}
         self.param_columns = names - set(self.content_columns) - set(self.id_columns) - kept.named
+        self._tell_columns(self.param_columns & read)
+        self.param_columns -= read
         consumed = {*self.content_columns, *PARAMS} | self.param_columns
         consumed -= kept.named
         self._taken = {name: frozenset(consumed | {name}) for name in self.id_columns}
@@ -117,6 +133,11 @@ class RowParser:
                     text = "column %r is no parameter and changes nothing; did you mean %s?"
                     _log.warning(text, name, near)
 
+    def _tell_columns(self, names: Iterable[str]) -> None:
+        for name in sorted(names):
+            text = "--template reads %r, so it is a column, no setting (params may hold settings)"
+            _log.warning(text, name)
+
     def _id_key(self, raw: Mapping[str, Any]) -> str:
         """The first id column that has a value, else the first."""
         for name in self.id_columns:
@@ -142,6 +163,9 @@ class RowParser:
     def _fill(self, row: InputRow, raw: Mapping[str, Any]) -> None:
         if is_openai_row(raw):
             body = body_as_row(raw, self._spec.served_model_names, self._spec.ignore_model)
+            if self.template is not None:
+                text = "an OpenAI row brings its own prompt; --template reads plain rows"
+                raise RowError(ErrorCode.INVALID_ROW, text)
             self._fill_content(row, body, ("prompt", "messages", TOKEN_IDS))
             self._add_system(row, self._spec.system)
             self._set_params(row, body["params"])
@@ -163,6 +187,10 @@ class RowParser:
     def _fill_content(
         self, row: InputRow, raw: Mapping[str, Any], columns: tuple[str, str, str]
     ) -> None:
+        if self.template is not None:
+            row.columns = raw.get(TEMPLATE_COLUMNS, raw)
+            row.prompt = ""  # is filled in when it is rendered, as is the user's message made of it
+            return
         prompt_column, messages_column, ids_column = columns
         prompt, messages = raw.get(prompt_column), raw.get(messages_column)
         one_column = prompt_column == messages_column
@@ -203,9 +231,21 @@ class RowParser:
         return system
 
     def _add_system(self, row: InputRow, system: str | None) -> None:
-        """Put before conversations that do not begin with such a message."""
-        if system is not None and row.messages is not None:
-            row.messages = with_system(row.messages, system)
+        """Put before conversations that do not begin with such a message; of others it is said."""
+        if system is None:
+            return
+        if row.messages is None:
+            self._tell_once("%s: a plain prompt gets no --system; --as-chat makes it a chat", row)
+            return
+        given, row.messages = len(row.messages), with_system(row.messages, system)
+        if len(row.messages) == given:
+            self._tell_once("%s: the chat's own system message stands, not --system", row)
+
+    def _tell_once(self, text: str, row: InputRow) -> None:
+        """Of the first row only: there may be millions."""
+        if text not in self._told:
+            self._told.add(text)
+            _log.warning(text + " (said once)", row.origin)
 
     def _own_params(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters at the top level and in `params`; the same one in both must agree."""

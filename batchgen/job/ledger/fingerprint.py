@@ -56,6 +56,8 @@ def _only_where_given(spec: JobSpec) -> dict[str, Any]:
         given["kv_cache_dtype"] = spec.kv_cache_dtype
     if spec.template_time is not None:
         given["template_time"] = spec.template_time.isoformat()
+    if spec.input.template is not None:
+        given["template"] = _template_digest(spec.input.template, "--template")
     if spec.input.chat_template_kwargs:
         kwargs = spec.input.chat_template_kwargs
         given["chat_template_kwargs"] = {name: json.dumps(kwargs[name]) for name in kwargs}
@@ -94,14 +96,14 @@ def _dtype(wanted: str, files: ModelFiles | None) -> str:
     return wanted
 
 
-def _template_digest(given: str | None) -> str:
+def _template_digest(given: str | None, flag: str = "--chat-template") -> str:
     """Of the template's text, whether it came as a file or in place; the model's own stands in
     its identity. Raises UsageError for a file that cannot be read."""
     if given is None:
         return "model"
-    from batchgen.job.text.template import read_chat_template  # jinja: most runs need none here
+    from batchgen.job.text.sandbox import read_template  # jinja: most runs need none here
 
-    return text_digest(read_chat_template(given))
+    return text_digest(read_template(given, flag))
 
 
 def model_name(spec: JobSpec, files: ModelFiles | None) -> str:

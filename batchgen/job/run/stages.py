@@ -12,6 +12,7 @@ from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.spec import JobSpec
 from batchgen.job.text.requests import Requests
+from batchgen.job.text.row_template import RowTemplate
 from batchgen.job.text.tokenizer import TextCodec, load_codec
 from batchgen.startup.importing import importing
 
@@ -32,10 +33,12 @@ def make_requests(
     inflight_tokens: Callable[[int, int], Sequence[int]] | None = None,
 ) -> Requests:
     """What makes engine requests of rows. `inflight_tokens`: what an earlier run generated."""
+    template = spec.input.template
     return Requests(
         codec,
         eos_token_ids=() if files is None else files.eos_token_ids,
         inflight_tokens=inflight_tokens,
+        row_template=None if template is None else RowTemplate.read(template),
     )
 
 

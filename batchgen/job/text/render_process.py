@@ -1,4 +1,4 @@
-"""Chat templates rendered in a process of their own, which may die of them; the job goes on."""
+"""Templates rendered in a process of their own, which may die of them; the job goes on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO
+from typing import IO, Any, Protocol
 
 from batchgen.errors import BatchgenError, ErrorCode, ModelRefusedError, RowError
 from batchgen.job.text.render_worker import FAILED, HEADER, PASSED_LIMIT, READY
-from batchgen.job.text.template import Chat, ChatTemplate
 
 __all__ = ["RenderProcess"]
 
@@ -27,6 +26,19 @@ _MANY = 8
 _END_S = 1.0
 
 
+class Template(Protocol):
+    """What can be rendered: picklable, and named in messages."""
+
+    noun: str
+    unit: str
+    """What one rendering is of: `chat`, `row`."""
+    flag: str
+
+    def render(self, *given: Any) -> str:
+        """The text. Raises RowError."""
+        ...
+
+
 class _DiedError(Exception):
     """The process is gone."""
 
@@ -37,14 +49,14 @@ class RenderProcess:
     `seconds`: of processor time that one chat may take.
     """
 
-    def __init__(self, template: ChatTemplate, seconds: float = _SECONDS) -> None:
+    def __init__(self, template: Template, seconds: float = _SECONDS) -> None:
         self._template = template
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._num_passed = 0
 
-    def render(self, chats: Sequence[Chat]) -> list[str | RowError]:
-        """Each chat's text, or what is wrong with it.
+    def render(self, chats: Sequence[tuple[Any, ...]]) -> list[str | RowError]:
+        """Each chat's (or row's) text, or what is wrong with it. A chat is what `render` takes.
 
         Raises ModelRefusedError where chat after chat passes the limits of memory or time, and
         BatchgenError where no process can be started.
@@ -77,7 +89,7 @@ class RenderProcess:
         process.kill()
         return process.wait()
 
-    def _answers(self, chats: Sequence[Chat]) -> Iterator[str | RowError]:
+    def _answers(self, chats: Sequence[tuple[Any, ...]]) -> Iterator[str | RowError]:
         process = self._process or self._begin()
         with _died_if_broken():
             _send(process, list(chats))
@@ -92,13 +104,14 @@ class RenderProcess:
 
     def _passed(self, what: str) -> RowError:
         self._num_passed += 1
+        noun, unit = self._template.noun, self._template.unit
         if self._num_passed >= _MANY:
+            many = f"{_MANY} {unit}s one after the other"
             raise ModelRefusedError(
-                f"the chat template cannot be used: {_MANY} chats in a row passed its limits; the "
-                f"last one {what}",
-                "give another one with --chat-template",
+                f"the {noun} cannot be used: {many} passed its limits; the last one {what}",
+                f"give another one with {self._template.flag}",
             )
-        return RowError(ErrorCode.TEMPLATE_ERROR, f"chat template: this chat {what}")
+        return RowError(ErrorCode.TEMPLATE_ERROR, f"{noun}: this {unit} {what}")
 
     def _begin(self) -> subprocess.Popen[bytes]:
         """Start the process. Polite signals, which often go to all of a job's processes, are not

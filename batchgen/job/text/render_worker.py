@@ -1,11 +1,12 @@
-"""What runs in the process that renders chat templates (`render_process`).
+"""What runs in the process that renders templates (`render_process`).
 
 A template is a program that came with a model. The sandbox keeps it from files and secrets, not
 from taking all memory (`{{ 'x' * 10**10 }}`) or all time (loops in loops): the limits set here do.
 A chat that passes them is an error row. Nothing heavy is imported.
 
-In: pickles, first the template and the seconds of processor time that a chat may take (twice that
-in a call into C, which nothing can interrupt), then lists of chats. Out: an answer for each chat.
+In: pickles, first the template and the seconds of processor time that a chat or a row may take
+(twice that in a call into C, which nothing can interrupt), then lists of chats. Out: an answer for
+each chat.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from struct import Struct
 from types import FrameType
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from batchgen.errors import RowError
-from batchgen.job.text.template import Chat, ChatTemplate
 
 __all__ = ["FAILED", "HEADER", "MEMORY_BYTES", "PASSED_LIMIT", "READY", "RENDERED", "main"]
 
@@ -61,10 +61,10 @@ def _answer(answers: BinaryIO, kind: int, text: str) -> None:
     answers.flush()
 
 
-def _rendered(template: ChatTemplate, chat: Chat, seconds: float) -> tuple[int, str]:
+def _rendered(template: Any, chat: tuple[Any, ...], seconds: float) -> tuple[int, str]:
     try:
         with _limited_time(seconds):
-            text = template.render(*chat)
+            text: str = template.render(*chat)
     except RowError as error:
         if isinstance(error.__cause__, MemoryError):
             return PASSED_LIMIT, f"needs more than {MEMORY_BYTES >> 30} GiB of memory"

@@ -16,6 +16,8 @@ from batchgen.engine.request import Constraint, Request, SamplingParams, StopChe
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.rows import InputRow
 from batchgen.job.text.render_process import RenderProcess
+from batchgen.job.text.row_prompts import RowPrompts
+from batchgen.job.text.row_template import RowTemplate
 from batchgen.job.text.stop_strings import make_stop_checker
 from batchgen.job.text.template import Chat
 from batchgen.job.text.tokenizer import TextCodec
@@ -93,8 +95,10 @@ class Requests:
         *,
         eos_token_ids: Sequence[int] = (),
         inflight_tokens: Callable[[int, int], Sequence[int]] | None = None,
+        row_template: RowTemplate | None = None,
     ) -> None:
         self._codec = codec
+        self._row_prompts = None if row_template is None else RowPrompts(row_template)
         self._process = None if codec.template is None else RenderProcess(codec.template)
         self._inflight_tokens = inflight_tokens
         self._grammars = GrammarCompiler(codec.vocabulary, codec.vocab_size, eos_token_ids)
@@ -103,6 +107,8 @@ class Requests:
     def prepare(self, rows: Sequence[InputRow]) -> tuple[list[PreparedRow], list[FailedRow]]:
         """Split rows into those ready for the engine and those that failed. Never raises for a
         row's content."""
+        if self._row_prompts is not None:
+            self._row_prompts.fill(rows)
         failed = [FailedRow(row, row.error, row.prompt) for row in rows if row.error is not None]
         texts: list[tuple[InputRow, str]] = []
         ready: list[PreparedRow] = []
@@ -125,6 +131,8 @@ class Requests:
 
     def close(self) -> None:
         """No more rows come."""
+        if self._row_prompts is not None:
+            self._row_prompts.close()
         if self._process is not None:
             self._process.close()
 

@@ -8,23 +8,21 @@ crosses midnight renders all of its rows alike.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jinja2
 import jinja2.ext
-from jinja2.nodes import Filter, Node, Scope, Test
+from jinja2.nodes import Node, Scope
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from batchgen.errors import ErrorCode, RowError, UsageError
+from batchgen.errors import ErrorCode, RowError
 from batchgen.job.text.chat_shape import REASONING_KEYS, ChatShape
+from batchgen.job.text.sandbox import check_source, sandbox, variables_of
 
-__all__ = ["Chat", "ChatTemplate", "Messages", "as_messages", "read_chat_template", "with_system"]
+__all__ = ["Chat", "ChatTemplate", "Messages", "as_messages", "with_system"]
 
 Messages = Sequence[Mapping[str, Any]]
 Chat = tuple[Messages, Mapping[str, Any]]
@@ -36,6 +34,8 @@ _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 
 class ChatTemplate:
     """A compiled template and what it reads: the tokenizer's special tokens, the job's clock."""
+
+    noun, unit, flag = "chat template", "chat", "--chat-template"
 
     def __init__(
         self, source: str, special_tokens: Mapping[str, Any], now: datetime | None = None
@@ -56,20 +56,13 @@ class ChatTemplate:
         return "strftime_now" in self.source
 
     def check(self) -> None:
-        """Raises UsageError where the template is no valid jinja. It is parsed alone: compiling
-        computes what is constant, which may take all memory (`render_process`)."""
-        try:
-            environment = self._environment
-            for node in environment.parse(self.source).find_all((Filter, Test)):
-                known = environment.filters if isinstance(node, Filter) else environment.tests
-                if node.name not in known:
-                    what = type(node).__name__.lower()
-                    raise jinja2.TemplateError(f"line {node.lineno}: no {what} named {node.name!r}")
-        except jinja2.TemplateError as error:
-            raise UsageError(
-                f"The chat template does not compile: {error}.",
-                "Correct it, or give another with --chat-template.",
-            ) from error
+        """Raises UsageError where the template is no valid jinja."""
+        check_source(self._environment, self.source, "chat template", "--chat-template")
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """The names that it reads; all of them may be read where it cannot be parsed."""
+        return variables_of(self._environment, self.source)
 
     def render(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> str:
         """The prompt's text, the assistant's turn opened (`add_generation_prompt`, unless `kwargs`
@@ -128,13 +121,7 @@ class ChatTemplate:
 
     @cached_property
     def _environment(self) -> jinja2.Environment:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=[_GenerationBlocks, jinja2.ext.loopcontrols],
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise_exception
+        environment = sandbox((_GenerationBlocks,), trim_blocks=True, lstrip_blocks=True)
         environment.globals["strftime_now"] = self._now.strftime
         return environment
 
@@ -164,18 +151,6 @@ def with_system(messages: Messages, system: str | None) -> list[dict[str, Any]]:
     return [{"role": "system", "content": system}, *chat]
 
 
-def read_chat_template(value: str) -> str:
-    """`--chat-template`: a file, or the template itself. Raises UsageError where neither."""
-    if "{%" in value or "{{" in value:
-        return value
-    try:
-        return Path(value).expanduser().read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--chat-template {value}: cannot be read: {error}.", "Name a jinja file."
-        ) from error
-
-
 def _plain(token: Any) -> Any:
     """Tokenizers have token objects, which stand for their text."""
     if isinstance(token, list | tuple):
@@ -197,19 +172,3 @@ def _tagged(value: Any) -> Any:
     return [
         {**part, "text": part["text"] + _TAG} if i == last else part for i, part in enumerate(value)
     ]
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)

@@ -17,7 +17,8 @@ from batchgen.job.model.files import ModelFiles, ModelKind
 from batchgen.job.model.gguf_tokenizer import build_byte_level, is_byte_level, special_token_texts
 from batchgen.job.text.codecs import BackendCodec, ByteCodec, TransformersCodec
 from batchgen.job.text.hidden_torch import torch_hidden
-from batchgen.job.text.template import ChatTemplate, Messages, read_chat_template
+from batchgen.job.text.sandbox import read_template
+from batchgen.job.text.template import ChatTemplate, Messages
 from batchgen.startup import timeline
 from batchgen.startup.importing import importing
 
@@ -94,7 +95,7 @@ def load_codec(
     `strftime_now` tells templates; the moment of the call by default. Raises UsageError for a bad
     template, ModelRefusedError for a tokenizer that cannot be loaded.
     """
-    given = read_chat_template(chat_template) if chat_template else None
+    given = read_template(chat_template, "--chat-template") if chat_template else None
     if files is None:
         return ByteCodec(_template(given, None, {}, now))
     if files.kind is ModelKind.GGUF and is_byte_level(read_gguf_header(files.path).metadata):

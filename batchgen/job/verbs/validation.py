@@ -16,6 +16,7 @@ from batchgen.job.flow.reader_thread import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
 from batchgen.job.input.reader import Reader
 from batchgen.job.rows import InputRow
 from batchgen.job.text.requests import Requests
+from batchgen.job.text.row_prompts import RowPrompts
 from batchgen.job.text.tokenizer import TextCodec
 
 __all__ = ["BadRow", "Validation"]
@@ -47,7 +48,13 @@ class Validation:
         eos_token_ids: Sequence[int] = (),
     ) -> None:
         self._reader = reader
-        self._requests = None if codec is None else Requests(codec, eos_token_ids=eos_token_ids)
+        template = reader.row_template
+        self._requests = (
+            None
+            if codec is None
+            else Requests(codec, eos_token_ids=eos_token_ids, row_template=template)
+        )
+        self._row_prompts = None if codec or template is None else RowPrompts(template)
         self._max_model_len = max_model_len
         self.rows = 0
         self.codes: Counter[str] = Counter()
@@ -63,8 +70,9 @@ class Validation:
             for chunk in chunks(self._reader, CHUNK_ROWS, CHUNK_CHARACTERS):
                 yield from self._bad_rows(chunk)
         finally:
-            if self._requests is not None:
-                self._requests.close()
+            for opened in (self._requests, self._row_prompts):
+                if opened is not None:
+                    opened.close()
 
     def _bad_rows(self, chunk: Sequence[InputRow]) -> Iterator[BadRow]:
         self.rows += len(chunk)
@@ -78,6 +86,8 @@ class Validation:
     def _errors(self, chunk: Sequence[InputRow]) -> dict[int, RowError]:
         """Index -> error of the bad rows among these."""
         if self._requests is None:
+            if self._row_prompts is not None:
+                self._row_prompts.fill(chunk)
             return {row.index: row.error for row in chunk if row.error is not None}
         ready, failed = self._requests.prepare(chunk)
         errors = {bad.row.index: bad.error for bad in failed}
