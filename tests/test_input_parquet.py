@@ -104,7 +104,6 @@ KEPT = {
     "money": pa.array([Decimal("12.30"), None], pa.decimal128(10, 2)),
     "list": pa.array([[1, None], None], pa.list_(pa.int32())),
     "struct": pa.array([{"a": 1, "b": ["x"]}, None]),
-    "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
     "word": pa.array(["x", None]).dictionary_encode(),
     "large": pa.array(["x", None], pa.large_string()),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,9 +18,10 @@ from batchgen.errors import ErrorCode, InvalidDataError
 from batchgen.job.input.kept_columns import KeptColumns
 from batchgen.job.input.reader import Reader
 from batchgen.job.input.row_parser import RowParser
-from batchgen.job.rows import InputRow
+from batchgen.job.rows import InputRow, OutputRow
 from batchgen.job.schema import output_schema, record_batch
 from batchgen.job.spec import InputSpec
+from batchgen.job.stored_types import stored_type
 from batchgen.job.text.template import ChatTemplate
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -167,37 +169,103 @@ def test_json_columns_give_what_the_json_lines_give(tmp_path: Path) -> None:
 
 
 KEPT = {
-    "bool8": (pa.int8(), [1, None], pa.bool8()),
-    "uuid": (pa.binary(16), [b"0123456789abcdef", None], pa.uuid()),
-    "uuids": (pa.list_(pa.binary(16)), [[b"0123456789abcdef"], None], pa.list_(pa.uuid())),
     "moments": (pa.list_(pa.int64()), [[1], []], pa.list_(pa.timestamp("ns"))),
     "durations": (pa.struct([("d", pa.int64())]), [{"d": 1}, None],
                   pa.struct([("d", pa.duration("ns"))])),
-    "map": (pa.map_(pa.string(), pa.int64()), [[("a", 1)], None],
-            pa.map_(pa.string(), pa.timestamp("ns"))),
     "half": (pa.float16(), [0.5, None], pa.float16()),
     "view": (pa.string_view(), ["a", None], pa.string_view()),
-    "list_view": (pa.list_view(pa.int8()), [[1], None], pa.list_view(pa.int8())),
     "time": (pa.time32("ms"), [1, None], pa.time32("ms")),
     "date": (pa.date32(), [1, None], pa.date32()),
+    "decimal": (pa.decimal128(38, 2), [Decimal("1.25"), None], pa.decimal128(38, 2)),
 }  # fmt: skip
+BYTES = b"0123456789abcdef"
+DIGITS = "12345678901234567890123456789012345678901.5"
+ENTRY = pa.struct([("key", pa.string()), ("value", pa.timestamp("ns"))])
+UUIDS = pa.list_(pa.uuid())
+TENSOR = pa.fixed_shape_tensor(pa.float32(), [2])
+CHANGED: dict[str, tuple[pa.DataType, list[Any], pa.DataType, pa.DataType, list[Any]]] = {
+    # stored as, values, type in the input; type in the output, values there
+    "bool8": (pa.int8(), [2, None], pa.bool8(), pa.bool_(), [True, None]),
+    "uuid": (pa.binary(16), [BYTES, None], pa.uuid(), pa.string(), [str(UUID(bytes=BYTES)), None]),
+    "uuids": (pa.list_(pa.binary(16)), [[BYTES, None], None], UUIDS,
+              pa.list_(pa.string()), [[str(UUID(bytes=BYTES)), None], None]),
+    "map": (pa.map_(pa.string(), pa.int64()), [[("a", 1), ("a", 2)], None],
+            pa.map_(pa.string(), pa.timestamp("ns")),
+            pa.list_(ENTRY), [[{"key": "a", "value": 1}, {"key": "a", "value": 2}], None]),
+    "list_view": (pa.list_view(pa.int8()), [[1], None], pa.list_view(pa.int8()),
+                  pa.list_(pa.int8()), [[1], None]),
+    "short_decimal": (pa.decimal32(5, 2), [Decimal("1.25"), None], pa.decimal32(5, 2),
+                      pa.decimal128(5, 2), [Decimal("1.25"), None]),
+    "long_decimal": (pa.decimal256(60, 1), [Decimal(DIGITS), None], pa.decimal256(60, 1),
+                     pa.string(), [DIGITS, None]),
+    "tensor": (pa.list_(pa.float32(), 2), [[1, 2], [3, 4]], TENSOR,
+               pa.list_(pa.float32(), 2), [[1, 2], [3, 4]]),
+    "inner": (pa.struct([("m", pa.map_(pa.int8(), pa.int8()))]), [{"m": [(1, 2)]}, None],
+              pa.struct([("m", pa.map_(pa.int8(), pa.int8()))]),
+              pa.struct([("m", pa.list_(pa.struct([("key", pa.int8()), ("value", pa.int8())])))]),
+              [{"m": [{"key": 1, "value": 2}]}, None]),
+}  # fmt: skip
+
+
+def column_of(stored: pa.DataType, values: list[Any], kind: pa.DataType) -> pa.Array:
+    array = pa.array(values, stored)
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(kind, array)
+    return array if stored == kind else array.cast(kind)
+
+
+def kept_of(file: Path) -> pa.RecordBatch:
+    """The kept columns of a file, as the output has them."""
+    reader = Reader(InputSpec((str(file),)))
+    rows = list(reader)
+    assert [row.error for row in rows] == [None, None]
+    out = [OutputRow(row.index, 0, "", "ok", kept=row.kept) for row in rows]
+    batch = record_batch(out, output_schema(reader.kept_schema))
+    return batch.select([name for name, _ in reader.kept_schema])
 
 
 @pytest.mark.parametrize("name", KEPT)
 def test_a_kept_column_comes_out_as_it_went_in(tmp_path: Path, name: str) -> None:
-    stored, values, kind = KEPT[name]
-    column = pa.array(values, stored)
-    column = column if stored == kind else column.cast(kind)
+    column = column_of(*KEPT[name])
     pq.write_table(pa.table({"prompt": ["a", "b"], "x": column}), tmp_path / "a.parquet")
-    reader = Reader(InputSpec((str(tmp_path / "a.parquet"),)))
-    rows = list(reader)
-    assert [row.error for row in rows] == [None, None]
-    assert reader.kept_schema == [("x", kind)]
-    from batchgen.job.rows import OutputRow
+    assert kept_of(tmp_path / "a.parquet").column("x").equals(column)
 
-    out = [OutputRow(row.index, 0, "", "ok", kept=row.kept) for row in rows]
-    batch = record_batch(out, output_schema(reader.kept_schema))
-    assert batch.column("x").equals(column)
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_type_that_a_reader_cannot_load_is_kept_as_one_that_it_can_and_told_once(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored, values, kind, kept, right = CHANGED[name]
+    column = column_of(stored, values, kind)
+    pq.write_table(pa.table({"prompt": ["a", "b"], "x": column}), tmp_path / "a.parquet")
+    told = pq.read_schema(tmp_path / "a.parquet").field("x").type
+    found = kept_of(tmp_path / "a.parquet").column("x")
+    assert found.type == kept
+    assert found.cast(stored_type(kept)).to_pylist() == right
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        f"column 'x' is {told}, which not every reader of Parquet loads: it is kept as {found.type}"
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_every_reader_loads_every_kept_type(tmp_path: Path) -> None:
+    import datasets
+    import duckdb
+    import pandas as pd
+
+    polars = pytest.importorskip("polars")
+    columns = {name: column_of(*item[:3]) for name, item in (KEPT | CHANGED).items()}
+    pq.write_table(pa.table({"prompt": ["a", "b"], **columns}), tmp_path / "a.parquet")
+    batch = kept_of(tmp_path / "a.parquet")
+    out = str(tmp_path / "out.parquet")
+    pq.write_table(pa.Table.from_batches([batch]), out)
+    assert duckdb.sql(f"select * from '{out}'").columns == batch.schema.names
+    assert duckdb.sql(f"select long_decimal from '{out}'").fetchall()[0] == (DIGITS,)
+    assert polars.read_parquet(out)["long_decimal"].to_list() == [DIGITS, None]
+    assert pd.read_parquet(out)["bool8"].tolist() == [True, None]
+    loaded = datasets.Dataset.from_parquet(out, cache_dir=str(tmp_path))
+    assert loaded[0]["inner"] == {"m": [{"key": 1, "value": 2}]}
 
 
 def test_a_uuid_id_is_its_text_and_a_type_that_is_no_id_is_refused_once(tmp_path: Path) -> None:

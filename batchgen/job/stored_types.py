@@ -24,9 +24,9 @@ def stored_type(kind: pa.DataType) -> pa.DataType:
             kind.key_field.with_type(stored_type(kind.key_type)),
             kind.item_field.with_type(stored_type(kind.item_type)),
         )
-    if pa.types.is_list(kind):
+    if pa.types.is_list(kind) or pa.types.is_list_view(kind):
         return pa.list_(_stored_items(kind))
-    if pa.types.is_large_list(kind):
+    if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
         return pa.large_list(_stored_items(kind))
     if pa.types.is_fixed_size_list(kind):
         return pa.list_(_stored_items(kind), kind.list_size)

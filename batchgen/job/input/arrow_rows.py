@@ -18,8 +18,8 @@ from batchgen.job.input.arrow_values import (
     content_of,
     id_of,
     is_json,
-    json_text,
     kept_type,
+    kept_value,
     plain_of,
 )
 from batchgen.job.input.kept_columns import KeptColumns
@@ -127,7 +127,10 @@ def find_columns(
     extra = [name for name in present if name in kept.named or name not in meant]
     extra = [name for name in extra if kept.wants(name)]
     for name in extra:
-        kept.declare(name, kept_type(present[name]), where)
+        kind = kept_type(present[name])
+        kept.declare(name, kind, where)
+        if not _loads_alike(present[name], kind):
+            kept.tell_changed(name, present[name], kind)
     names = tuple(name for name in present if name in meant or name in extra or name in read)
     parser.tell_near_misses(set(present) - meant)
     twice = [name for name in names if schema.names.count(name) > 1]
@@ -151,12 +154,16 @@ def _read_by(
     return {name: plain_of(present[name]) for name in read}
 
 
+def _loads_alike(kind: pa.DataType, kept: pa.DataType) -> bool:
+    return bool(kind == kept or is_json(kind))
+
+
 def _converts(
     present: dict[str, pa.DataType], names: Iterable[str], extra: Iterable[str], ids: Iterable[str]
 ) -> dict[str, Convert]:
     found = {}
     for name in names:
-        of = json_text if name in extra else id_of if name in ids else content_of
+        of = kept_value if name in extra else id_of if name in ids else content_of
         found[name] = of(present[name])
     return {name: convert for name, convert in found.items() if convert is not None}
 

@@ -1,10 +1,11 @@
 """Arrow's values as a row's: JSON text parsed, the nulls taken out that only pad a struct, ids as
 text; and kept columns in the form that every type can be stored from.
 
-Extension types (`arrow.uuid`, `arrow.bool8`) and nanoseconds have no Python value that Arrow would
-take back at every depth, so kept ones travel as what they are stored as, and get their type again
-when they are written (`schema.record_batch`). `arrow.json`, which `datasets` writes for a field
-whose type varies between rows, is what the JSON lines would have given: text.
+Extension types and nanoseconds have no Python value that Arrow would take back at every depth, so
+kept ones travel as what they are stored as (`stored_types`). `arrow.json`, which `datasets` writes
+for a field whose type varies between rows, is what the JSON lines would have given: text. A type
+that some reader of the output cannot load (`datasets`: uuid, bool8, maps, decimals of 32 bits;
+Polars: list views, decimals of more than 38 digits) is kept as one that all of them load.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
-__all__ = ["content_of", "holds_json", "id_of", "is_json", "json_text", "kept_type", "plain_of"]
+__all__ = ["content_of", "holds_json", "id_of", "is_json", "kept_type", "kept_value", "plain_of"]
 
 Convert = Callable[[Any], Any]
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -53,45 +54,70 @@ def plain_of(kind: pa.DataType) -> Convert:
 
 
 def kept_type(kind: pa.DataType) -> pa.DataType:
-    """What a kept column of this type is in the output: its own, `arrow.json` as text."""
-    if is_json(kind):
+    """What a kept column of this type is in the output: its own, or where pandas, DuckDB, Polars or
+    `datasets` cannot load that, one that holds the same values and that all of them load."""
+    if is_json(kind) or isinstance(kind, pa.UuidType) or _is_too_precise(kind):
         return pa.string()
+    if isinstance(kind, pa.Bool8Type):
+        return pa.bool_()
+    if isinstance(kind, pa.BaseExtensionType):
+        return kept_type(kind.storage_type)
+    if pa.types.is_decimal(kind):
+        return pa.decimal128(kind.precision, kind.scale)
     if pa.types.is_struct(kind):
-        return pa.struct([kind.field(i).with_type(kept_type(kind.field(i).type))
-                          for i in range(len(kind))])  # fmt: skip
+        return pa.struct([_kept_field(kind.field(i)) for i in range(len(kind))])
     if pa.types.is_map(kind):
-        return pa.map_(kind.key_type, kept_type(kind.item_type))
-    if not _is_list(kind) or not holds_json(kind):
+        entry = [pa.field("key", kept_type(kind.key_type)), _kept_field(kind.item_field)]
+        return pa.list_(pa.struct([entry[0], entry[1].with_name("value")]))
+    if not _is_list(kind):
         return kind
-    field = kind.value_field.with_type(kept_type(kind.value_type))
+    field = _kept_field(kind.value_field)
     if pa.types.is_fixed_size_list(kind):
         return pa.list_(field, kind.list_size)
-    return pa.large_list(field) if pa.types.is_large_list(kind) else pa.list_(field)
+    large = pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind)
+    return pa.large_list(field) if large else pa.list_(field)
 
 
-def json_text(kind: pa.DataType) -> Convert | None:
-    """Python values of a kept column -> the same with JSON as the JSON lines would give it."""
+def kept_value(kind: pa.DataType) -> Convert | None:
+    """Makes of a kept column's Python values (as the type is stored) those of `kept_type`; None
+    where they are the same."""
     if is_json(kind):
         return _as_text
+    if isinstance(kind, pa.UuidType):
+        return _as_uuid
+    if isinstance(kind, pa.Bool8Type):
+        return lambda value: value if value is None else bool(value)
+    if isinstance(kind, pa.BaseExtensionType):
+        return kept_value(kind.storage_type)
+    if _is_too_precise(kind):
+        return lambda value: value if value is None else f"{value:f}"
     if pa.types.is_struct(kind):
-        fields = {kind.field(i).name: json_text(kind.field(i).type) for i in range(len(kind))}
+        fields = {kind.field(i).name: kept_value(kind.field(i).type) for i in range(len(kind))}
         return partial(_each_field, fields) if any(fields.values()) else None
     if pa.types.is_map(kind):
-        item = json_text(kind.item_type)
-        return item and partial(_each_item, item)
-    inner = json_text(kind.value_type) if _is_list(kind) else None
+        return partial(_as_entries, kept_value(kind.key_type), kept_value(kind.item_type))
+    inner = kept_value(kind.value_type) if _is_list(kind) else None
     return inner and partial(_each, inner)
 
 
 def id_of(kind: pa.DataType) -> Convert | None:
     """A UUID is its text; JSON is its value."""
     if isinstance(kind, pa.UuidType):
-        return lambda value: None if value is None else str(UUID(bytes=value))
+        return _as_uuid
     return _parsed if is_json(kind) else None
 
 
 def _same(value: Any) -> Any:
     return value
+
+
+def _is_too_precise(kind: pa.DataType) -> bool:
+    """Polars refuses decimals of more than 38 digits, and DuckDB rounds them to a double."""
+    return bool(pa.types.is_decimal(kind) and kind.precision > 38)
+
+
+def _kept_field(field: pa.Field) -> pa.Field:
+    return field.with_type(kept_type(field.type))
 
 
 def _children(kind: pa.DataType) -> list[pa.DataType]:
@@ -120,6 +146,10 @@ def _parsed(text: Any) -> Any:
         return text
 
 
+def _as_uuid(value: Any) -> str | None:
+    return None if value is None else str(UUID(bytes=value))
+
+
 def _as_text(text: Any) -> Any:
     value = _parsed(text)
     return value if value is None or isinstance(value, str) else _encode(value)
@@ -135,8 +165,10 @@ def _each_field(fields: dict[str, Convert | None], value: Any) -> Any:
     return {name: one(value[name]) if one else value[name] for name, one in fields.items()}
 
 
-def _each_item(convert: Convert, value: Any) -> Any:
-    return value if value is None else [(key, convert(one)) for key, one in value]
+def _as_entries(key: Convert | None, item: Convert | None, value: Any) -> Any:
+    if value is None:
+        return None
+    return [{"key": key(k) if key else k, "value": item(v) if item else v} for k, v in value]
 
 
 def _without_padding(fields: dict[str, Convert | None], value: Any) -> Any:

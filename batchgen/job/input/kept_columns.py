@@ -37,6 +37,7 @@ class KeptColumns:
         self._untyped: set[str] = set()
         self._fixed: set[str] = set()
         self._met: set[str] = set()
+        self._told: set[str] = set()
         if keep_columns not in ("all", "none"):
             for item in filter(None, map(str.strip, keep_columns.split(","))):
                 self._declare_named(item)
@@ -77,6 +78,13 @@ class KeptColumns:
             self._untyped.discard(name)
         self._types[name] = kind
         self._casts[name] = _cast(kind)
+
+    def tell_changed(self, name: str, kind: pa.DataType, kept: pa.DataType) -> None:
+        """Say once that a column of this type is kept as one that every reader loads."""
+        if name not in self._told:
+            self._told.add(name)
+            text = "column %r is %s, which not every reader of Parquet loads: it is kept as %s"
+            _log.warning(text, name, kind, kept)
 
     def settle(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Settle the columns of JSONL sample rows. UsageError for a name of the output."""
