@@ -14,9 +14,11 @@ from tiny_models import tiny_model
 from batchgen.cli.bench import bench
 from batchgen.engine.echo import EchoEngine
 from batchgen.engine.weights import weigh
+from batchgen.errors import InvalidDataError
 from batchgen.report import bench_session
 from batchgen.report.bench import run_work
 from batchgen.report.floor import ModelSize, floor_seconds
+from batchgen.report.peer_results import PeerResults
 from batchgen.report.workloads import WorkItem, from_lengths
 
 LENGTHS = [(5, 12), (9, 4), (3, 8)]
@@ -40,7 +42,20 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *flags: str) -> dict[st
 
 
 def test_everything_is_reported_and_agrees(monkeypatch: Any, tmp_path: Path) -> None:
-    report = run(monkeypatch, tmp_path, "--repeats", "2", "--static-batch", "2")
+    peer = tmp_path / "peer.txt"
+    peer.write_text(
+        'INFO {loading}\nRESULT {"peer": "other 1.0", "work": "seed6.json", "out_tok_s": 0.25}\n'
+        'RESULT {"peer": "other 1.0", "work": "seed6.json", "out_tok_s": 0.5}\n'
+        '{"workload": "seed6", "sampling": "mixed", "output_tokens_per_s": 9}\n'
+    )
+    saved = ("--save-workloads", str(tmp_path / "saved"), "--peer", str(peer))
+    report = run(monkeypatch, tmp_path, "--repeats", "2", "--static-batch", "2", *saved)
+    work = json.loads((tmp_path / "saved" / "seed6.json").read_text())
+    assert [(len(w["prompt_token_ids"]), w["max_tokens"]) for w in work] == LENGTHS
+    assert report["results"][0]["peer"] == "other 1.0"
+    rate = report["results"][0]["output_tokens_per_s"]
+    assert report["results"][0]["ratio"] == round(rate / 0.5, 3), "its best run counts"
+    assert "ratio" not in report["results"][1]
     assert report["first_token_of_command_s"] > report["load_s"] > 0
     assert report["warm_up_s"] > 0
     assert report["peak_memory_bytes"] > 1 << 20
@@ -91,3 +106,19 @@ def test_weights_count_what_a_token_meets() -> None:
     assert weigh(module.to(torch.bfloat16)).num_bytes == 2 * every
     tied = tiny_model("llama", tie_word_embeddings=True)
     assert weigh(tied).num_bytes == sum(p.nbytes for p in tied.parameters())
+
+
+@pytest.mark.parametrize("text", ["", "no JSON\n", '{"workload": "nano"}\n', "[1]\n", '{"a'])
+def test_a_file_without_a_peers_result_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "peer.json").write_text(text)
+    with pytest.raises(InvalidDataError, match="has no result"):
+        PeerResults.read(tmp_path / "peer.json")
+
+
+def test_an_own_report_is_a_peers_results_too(tmp_path: Path) -> None:
+    own = {"workload": "nano", "engine": "batchgen", "sampling": "mixed"}
+    report = {"device": "cpu", "results": [{**own, "output_tokens_per_s": 4.0}]}
+    (tmp_path / "peer.json").write_text(json.dumps(report))
+    rows = [{**own, "output_tokens_per_s": 6.0}, {**own, "sampling": "filters"}]
+    PeerResults.read(tmp_path / "peer.json").compare(rows)
+    assert [row.get("ratio") for row in rows] == [1.5, None]

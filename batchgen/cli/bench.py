@@ -40,6 +40,10 @@ _bench_options = flag_group(
          help="dummy: random weights; the model's folder needs only config.json."),
     flag("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), core=True,
          metavar="FILE", help="Write everything measured here too."),
+    flag("--save-workloads", type=click.Path(file_okay=False, path_type=Path), core=True,
+         metavar="DIR", help="Write each workload's token ids and lengths there, for a peer."),
+    flag("--peer", type=click.Path(dir_okay=False, path_type=Path), core=True, metavar="FILE",
+         help="Show ratios to a peer's results: JSON lines with workload, output_tokens_per_s."),
 )  # fmt: skip
 
 
@@ -69,10 +73,12 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
         prepare_engine(config, files)
     with importing:
         from batchgen.report.bench import format_table
-        from batchgen.report.bench_session import COLUMNS, BenchSession
+        from batchgen.report.bench_session import COLUMNS, PEER_COLUMNS, BenchSession
+        from batchgen.report.peer_results import PeerResults
         from batchgen.report.real_lengths import real_workload
-        from batchgen.report.workloads import DEFAULT_VOCAB, WORKLOADS
+        from batchgen.report.workloads import DEFAULT_VOCAB, WORKLOADS, save_workload
 
+    peer = PeerResults.read(flags["peer"]) if flags["peer"] else None
     names = flags["workloads"] or (() if flags["inputs"] else ("nano",))
     rows = {"rows": flags["rows"]} if flags["rows"] else {}
 
@@ -81,6 +87,9 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
         work: dict[str, Any] = {name: WORKLOADS[name](vocab=vocab, **rows) for name in names}
         if flags["inputs"]:
             work["input"] = real_workload(flags["inputs"], files, limit=flags["rows"])
+        for name, items in work.items():
+            if flags["save_workloads"]:
+                save_workload(items, flags["save_workloads"] / f"{name}.json")
         return work
 
     session = BenchSession(
@@ -91,7 +100,9 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
         say=lambda line: click.echo(line, err=True),
     )
     session.run(workloads)
-    click.echo(format_table(session.rows, COLUMNS), err=True)
+    if peer is not None:
+        peer.compare(session.rows)
+    click.echo(format_table(session.rows, COLUMNS + PEER_COLUMNS * bool(peer)), err=True)
     _write(session.report(), flags["json_file"])
 
 

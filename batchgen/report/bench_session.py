@@ -22,7 +22,7 @@ from batchgen.report.variants import VARIANTS
 from batchgen.report.workloads import WorkItem
 from batchgen.startup.timeline import process_age
 
-__all__ = ["COLUMNS", "BenchSession"]
+__all__ = ["COLUMNS", "PEER_COLUMNS", "BenchSession"]
 
 COLUMNS = (
     "workload",
@@ -37,6 +37,7 @@ COLUMNS = (
     "floor_share",
     "spread",
 )
+PEER_COLUMNS = ("peer", "peer_tokens_per_s", "ratio")
 
 Workloads = Mapping[str, Sequence[WorkItem]]
 MakeWorkloads = Callable[[int], Workloads]

@@ -10,11 +10,13 @@ rest.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-__all__ = ["DEFAULT_VOCAB", "WORKLOADS", "WorkItem", "from_lengths"]
+__all__ = ["DEFAULT_VOCAB", "WORKLOADS", "WorkItem", "from_lengths", "save_workload"]
 
 DEFAULT_VOCAB = 10_000
 
@@ -154,3 +156,10 @@ WORKLOADS: dict[str, Callable[..., list[WorkItem]]] = {
     "samples": samples,
     "seed6": seed6,
 }
+
+
+def save_workload(work: Sequence[WorkItem], file: Path) -> None:
+    """Write a workload as one JSON array of objects with the names of `WorkItem`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    items = [{**asdict(item), "prompt_token_ids": list(item.prompt_token_ids)} for item in work]
+    file.write_text(json.dumps(items) + "\n", encoding="utf-8")
