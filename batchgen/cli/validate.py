@@ -25,7 +25,7 @@ __all__ = ["validate"]
 @flag("--keep-columns", default="all", metavar="all|none|a,b", help="As for run.")
 @flag("--model", "-m", metavar="MODEL", help="Also check lengths and templates with this model.")
 @flag("--revision", metavar="REV", help="Branch, tag or commit of a hub model.")
-@flag("--chat-template", metavar="FILE", help="Jinja template in place of the model's.")
+@flag("--chat-template", metavar="FILE|NAME", help="As for run.")
 @flag(
     "--max-model-len",
     type=click.IntRange(min=2),

@@ -31,7 +31,7 @@ def fingerprint_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
         "dtype": _dtype(spec.numeric_dtype, files),
         "quantization": spec.quantization or "none",
         "max_model_len": spec.max_model_len,
-        "chat_template": _template_digest(spec.chat_template),
+        "chat_template": _chat_template(spec, files),
         "sampling": _sampling(spec, files),
         "columns": _columns(spec),
     }
@@ -57,7 +57,7 @@ def _only_where_given(spec: JobSpec) -> dict[str, Any]:
     if spec.template_time is not None:
         given["template_time"] = spec.template_time.isoformat()
     if spec.input.template is not None:
-        given["template"] = _template_digest(spec.input.template, "--template")
+        given["template"] = _row_template(spec.input.template)
     if spec.input.chat_template_kwargs:
         kwargs = spec.input.chat_template_kwargs
         given["chat_template_kwargs"] = {name: json.dumps(kwargs[name]) for name in kwargs}
@@ -96,14 +96,21 @@ def _dtype(wanted: str, files: ModelFiles | None) -> str:
     return wanted
 
 
-def _template_digest(given: str | None, flag: str = "--chat-template") -> str:
-    """Of the template's text, whether it came as a file or in place; the model's own stands in
-    its identity. Raises UsageError for a file that cannot be read."""
-    if given is None:
+def _chat_template(spec: JobSpec, files: ModelFiles | None) -> str:
+    """Of the template's text, whether it came as a file, by name or in place; the model's own
+    stands in its identity. Raises UsageError for one that is not there."""
+    if spec.chat_template is None:
         return "model"
-    from batchgen.job.text.sandbox import read_template  # jinja: most runs need none here
+    from batchgen.job.text.template_choice import choose_template  # jinja: most runs need none here
 
-    return text_digest(read_template(given, flag))
+    templates = {} if files is None else files.chat_templates
+    return text_digest(choose_template(spec.chat_template, templates).source)
+
+
+def _row_template(given: str) -> str:
+    from batchgen.job.text.sandbox import read_template
+
+    return text_digest(read_template(given, "--template"))
 
 
 def model_name(spec: JobSpec, files: ModelFiles | None) -> str:

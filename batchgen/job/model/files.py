@@ -12,6 +12,12 @@ from batchgen.errors import ModelRefusedError
 from batchgen.gguf.parts import part_paths
 from batchgen.gguf_header import read_gguf_header
 from batchgen.job.model import gguf_support, special_tokens
+from batchgen.job.model.chat_templates import (
+    DEFAULT,
+    TOOL_USE,
+    folder_templates,
+    gguf_templates,
+)
 from batchgen.job.model.generation_defaults import generation_defaults, ignored_generation_settings
 from batchgen.job.model.identity import files_identity, folder_identity, text_digest
 from batchgen.job.model.json_files import ModelJson
@@ -58,7 +64,8 @@ class ModelFiles:
     generation_defaults: dict[str, Any] = field(default_factory=dict)
     ignored_settings: tuple[str, ...] = ()
     max_position: int | None = None
-    chat_template: str | None = None
+    chat_templates: dict[str, str] = field(default_factory=dict)
+    """By name; `default` is for any chat."""
     commit: str | None = None
     builtin: bool = False
     config: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -68,16 +75,28 @@ class ModelFiles:
         """Names by which an OpenAI row may call the model: as given, and its last path part."""
         return tuple(dict.fromkeys([self.name, Path(self.name).name]))
 
+    @property
+    def chat_template(self) -> str | None:
+        """The model's template for any chat."""
+        return self.chat_templates.get(DEFAULT)
+
     def identity(self) -> dict[str, str]:
         """What can change a completion, for the fingerprint. Never a path of this machine."""
         if self.commit is not None:
-            return {"commit": self.commit, "chat_template": text_digest(self.chat_template)}
+            return {"commit": self.commit} | self._template_identity()
         if self.kind is ModelKind.GGUF:
             parts = {"weights": files_identity(part_paths(self.path))}
             parts["metadata"] = read_gguf_header(self.path).digest[:32]
         else:
             parts = folder_identity(self.path)
-        return parts | {"chat_template": text_digest(self.chat_template)}
+        return parts | self._template_identity()
+
+    def _template_identity(self) -> dict[str, str]:
+        """The templates that a chat gets where no other is asked for."""
+        tool_use = self.chat_templates.get(TOOL_USE)
+        return {"chat_template": text_digest(self.chat_template)} | (
+            {} if tool_use is None else {"tool_template": text_digest(tool_use)}
+        )
 
     def check_supported(self) -> None:
         """Refuse what the small files alone show to be no causal decoder with a tokenizer.
@@ -148,7 +167,7 @@ def _from_folder(source: ModelSource) -> ModelFiles:
         generation_defaults=generation_defaults(files),
         ignored_settings=ignored_generation_settings(files),
         max_position=_max_position(config),
-        chat_template=_chat_template(files),
+        chat_templates=folder_templates(files),
         commit=source.commit,
         builtin=source.builtin,
         config=config,
@@ -168,7 +187,7 @@ def _from_gguf(source: ModelSource) -> ModelFiles:
         pad_token_id=tokens.pad_token_id,
         generation_defaults={"temperature": 0.0},
         max_position=metadata.get(f"{architecture}.context_length"),
-        chat_template=metadata.get("tokenizer.chat_template"),
+        chat_templates=gguf_templates(metadata),
         config={"model_type": architecture},
     )
 
@@ -179,18 +198,4 @@ def _max_position(config: dict[str, Any]) -> int | None:
         for key in _POSITION_KEYS:
             if isinstance(source.get(key), int):
                 return int(source[key])
-    return None
-
-
-def _chat_template(files: ModelJson) -> str | None:
-    """The default template: chat_template.jinja before tokenizer_config.json, as transformers."""
-    path = files.folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        template = files.read(name).get("chat_template")
-        if isinstance(template, list):
-            template = {entry["name"]: entry["template"] for entry in template}.get("default")
-        if isinstance(template, str):
-            return template
     return None

@@ -18,6 +18,7 @@ __all__ = ["BUILTIN_NAME", "ModelSource", "locate"]
 BUILTIN_NAME = "batchgen-tiny"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
+"""fnmatch's star crosses folders: additional_chat_templates/*.jinja too."""
 _PICKLES = ("*.bin",)
 
 

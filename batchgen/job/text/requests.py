@@ -34,6 +34,7 @@ __all__ = [
 
 SAMPLE_BITS = 10  # n is at most 1,024
 _MAX_MESSAGE = 500
+_MOST_TOLD = 100
 _log = logging.getLogger(__name__)
 
 
@@ -103,6 +104,7 @@ class Requests:
         self._inflight_tokens = inflight_tokens
         self._grammars = GrammarCompiler(codec.vocabulary, codec.vocab_size, eos_token_ids)
         self.saw_plain_prompt = self.saw_chat = self._told_two_bos = False
+        self._told_unread: set[str] = set()
 
     def prepare(self, rows: Sequence[InputRow]) -> tuple[list[PreparedRow], list[FailedRow]]:
         """Split rows into those ready for the engine and those that failed. Never raises for a
@@ -141,6 +143,9 @@ class Requests:
     ) -> list[tuple[InputRow, str]]:
         """The chats' texts; those that the template refuses are failed."""
         chats: list[Chat] = [(row.messages or [], row.template_kwargs) for row in rows]
+        for row in rows:
+            if row.template_kwargs:
+                self._tell_unread(row)
         if self._process is not None:
             texts = self._process.render(chats)
         else:
@@ -152,6 +157,15 @@ class Requests:
             else:
                 rendered.append((row, text))
         return rendered
+
+    def _tell_unread(self, row: InputRow) -> None:
+        """Say once of a name that the chat template does not read it."""
+        template = self._codec.template
+        for name in [] if template is None else template.unread(row.template_kwargs):
+            if name not in self._told_unread and len(self._told_unread) < _MOST_TOLD:
+                self._told_unread.add(name)
+                text = "%s: %s changes nothing: the chat template does not read it (said once)"
+                _log.warning(text, row.origin, name)
 
     def _render_here(self, chat: Chat) -> str | RowError:
         """Without a template: what the codec itself makes of a chat."""

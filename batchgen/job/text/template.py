@@ -28,6 +28,7 @@ Messages = Sequence[Mapping[str, Any]]
 Chat = tuple[Messages, Mapping[str, Any]]
 """Messages, and what else the template reads of a row."""
 
+_CONTINUE = "continue_final_message"
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 """Put behind the text that is to be continued, as transformers does: what follows is cut off."""
 
@@ -38,9 +39,15 @@ class ChatTemplate:
     noun, unit, flag = "chat template", "chat", "--chat-template"
 
     def __init__(
-        self, source: str, special_tokens: Mapping[str, Any], now: datetime | None = None
+        self,
+        source: str,
+        special_tokens: Mapping[str, Any],
+        now: datetime | None = None,
+        tool_use: str | None = None,
     ) -> None:
+        """`tool_use`: another template, for chats with tools."""
         self.source = source
+        self._tool_use = tool_use
         self._special_tokens = dict(special_tokens)
         self._now = now or datetime.now()
         self._shape = ChatShape(lambda messages: self._render_plain(messages, {}))
@@ -48,21 +55,30 @@ class ChatTemplate:
     def __reduce__(self) -> tuple[type[ChatTemplate], tuple[object, ...]]:
         """For the process that renders (`render_process`): what it is made from, in plain types."""
         plain = {name: _plain(token) for name, token in self._special_tokens.items()}
-        return ChatTemplate, (self.source, plain, self._now)
+        return ChatTemplate, (self.source, plain, self._now, self._tool_use)
 
     @property
     def reads_clock(self) -> bool:
         """Whether prompts may depend on when they are rendered."""
-        return "strftime_now" in self.source
+        return "strftime_now" in self.source + (self._tool_use or "")
 
     def check(self) -> None:
         """Raises UsageError where the template is no valid jinja."""
         check_source(self._environment, self.source, "chat template", "--chat-template")
 
-    @cached_property
-    def variables(self) -> frozenset[str]:
-        """The names that it reads; all of them may be read where it cannot be parsed."""
-        return variables_of(self._environment, self.source)
+    def unread(self, kwargs: Mapping[str, Any]) -> list[str]:
+        """The names of these that the template never reads, so that they change nothing."""
+        template = self._for(kwargs)
+        known = template._variables
+        if known is None:
+            return []
+        return [
+            name
+            for name, value in kwargs.items()
+            if name not in known
+            and name != _CONTINUE
+            and not (name == "add_generation_prompt" and value)
+        ]
 
     def render(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> str:
         """The prompt's text, the assistant's turn opened (`add_generation_prompt`, unless `kwargs`
@@ -71,7 +87,10 @@ class ChatTemplate:
         if not messages:
             raise RowError(ErrorCode.TEMPLATE_ERROR, "messages is empty: nothing to render")
         given = dict(kwargs or {})
-        field = given.pop("continue_final_message", None)
+        template = self._for(given)
+        if template is not self:
+            return template.render(messages, given)
+        field = given.pop(_CONTINUE, None)
         try:
             plain = self._shape.fitted(messages)
             if field:
@@ -114,6 +133,23 @@ class ChatTemplate:
         if rendered[place : place + len(_TAG)] == _TAG:
             return rendered[:place]
         return rendered[:place].rstrip()  # the template strips its messages
+
+    def _for(self, kwargs: Mapping[str, Any]) -> ChatTemplate:
+        """The template of a chat: as transformers, another one where there are tools."""
+        return self._with_tools if self._tool_use and kwargs.get("tools") is not None else self
+
+    @cached_property
+    def _with_tools(self) -> ChatTemplate:
+        assert self._tool_use is not None
+        return ChatTemplate(self._tool_use, self._special_tokens, self._now)
+
+    @cached_property
+    def _variables(self) -> frozenset[str] | None:
+        """The names that it reads; None where it cannot be parsed."""
+        try:
+            return variables_of(self._environment, self.source)
+        except Exception:  # a template is a program that came with the model
+            return None
 
     @cached_property
     def _compiled(self) -> jinja2.Template:

@@ -17,8 +17,8 @@ from batchgen.job.model.files import ModelFiles, ModelKind
 from batchgen.job.model.gguf_tokenizer import build_byte_level, is_byte_level, special_token_texts
 from batchgen.job.text.codecs import BackendCodec, ByteCodec, TransformersCodec
 from batchgen.job.text.hidden_torch import torch_hidden
-from batchgen.job.text.sandbox import read_template
 from batchgen.job.text.template import ChatTemplate, Messages
+from batchgen.job.text.template_choice import TemplateChoice, choose_template
 from batchgen.startup import timeline
 from batchgen.startup.importing import importing
 
@@ -90,23 +90,23 @@ def load_codec(
 ) -> TextCodec:
     """The codec of a model, or of plain bytes where `files` is None (the echo engine).
 
-    `chat_template`: a file or a template that replaces the model's. `hide_torch`: never import
-    torch; raises NotCheckableError for the few tokenizers without a Rust backend. `now`: what
-    `strftime_now` tells templates; the moment of the call by default. Raises UsageError for a bad
-    template, ModelRefusedError for a tokenizer that cannot be loaded.
+    `chat_template`: a file, a template, or the name of one of the model's, for all chats.
+    `hide_torch`: never import torch; raises NotCheckableError for the few tokenizers without a
+    Rust backend. `now`: what `strftime_now` tells templates; the moment of the call by default.
+    Raises UsageError for a bad template, ModelRefusedError for a tokenizer that cannot be loaded.
     """
-    given = read_template(chat_template, "--chat-template") if chat_template else None
+    chosen = choose_template(chat_template or None, {} if files is None else files.chat_templates)
     if files is None:
-        return ByteCodec(_template(given, None, {}, now))
+        return ByteCodec(_template(chosen, {}, now))
     if files.kind is ModelKind.GGUF and is_byte_level(read_gguf_header(files.path).metadata):
-        return _gguf_codec(files, given, now)
+        return _gguf_codec(files, chosen, now)
     with torch_hidden() if hide_torch else nullcontext():
-        return _transformers_codec(files, given, now, hide_torch, trust_remote_code)
+        return _transformers_codec(files, chosen, now, hide_torch, trust_remote_code)
 
 
-def _gguf_codec(files: ModelFiles, given: str | None, now: datetime | None) -> TextCodec:
+def _gguf_codec(files: ModelFiles, chosen: TemplateChoice, now: datetime | None) -> TextCodec:
     metadata = read_gguf_header(files.path).metadata
-    template = _template(given, files.chat_template, special_token_texts(metadata), now)
+    template = _template(chosen, special_token_texts(metadata), now)
     vocab_size = len(metadata["tokenizer.ggml.tokens"])
     return BackendCodec(
         build_byte_level(metadata, files.path), template, files.bos_token_id, vocab_size
@@ -114,10 +114,10 @@ def _gguf_codec(files: ModelFiles, given: str | None, now: datetime | None) -> T
 
 
 def _transformers_codec(
-    files: ModelFiles, given: str | None, now: datetime | None, hidden: bool, trust: bool
+    files: ModelFiles, chosen: TemplateChoice, now: datetime | None, hidden: bool, trust: bool
 ) -> TextCodec:
     tokenizer = _auto_tokenizer(files, trust)
-    template = _template(given, files.chat_template, _template_tokens(files, tokenizer), now)
+    template = _template(chosen, _template_tokens(files, tokenizer), now)
     vocab_size = _vocab_size(files, tokenizer)
     backend = _plain_backend(tokenizer)
     if backend is not None:
@@ -185,12 +185,11 @@ def _vocab_size(files: ModelFiles, tokenizer: Any) -> int:
 
 
 def _template(
-    given: str | None, own: str | None, tokens: Mapping[str, Any], now: datetime | None
+    chosen: TemplateChoice, tokens: Mapping[str, Any], now: datetime | None
 ) -> ChatTemplate | None:
-    source = given if given is not None else own
-    if source is None:
+    if chosen.source is None:
         return None
-    template = ChatTemplate(source, tokens, now)
-    if given is not None:
+    template = ChatTemplate(chosen.source, tokens, now, chosen.tool_use)
+    if chosen.given:
         template.check()
     return template
