@@ -124,11 +124,6 @@ def test_a_parameter_that_is_not_served_is_refused_and_never_ignored(name: str) 
     assert read_params({name: None}) == {}
 
 
-def test_openai_chat_logprobs_are_one_number() -> None:
-    assert read_params({"logprobs": True, "top_logprobs": 4}) == {"logprobs": 4}
-    assert read_params({"logprobs": False, "top_logprobs": None}) == {"logprobs": None}
-
-
 def test_min_tokens_above_max_tokens_is_an_error_where_the_row_asks_for_it() -> None:
     assert code_of({"min_tokens": 9, "max_tokens": 8}) is ErrorCode.INVALID_PARAM
     with pytest.raises(RowError, match="min_tokens 9 is above max_tokens 8"):

@@ -69,19 +69,6 @@ def test_bad_lines_stand_in_their_place(tmp_path: Path) -> None:
     ]
 
 
-def test_logprobs_without_a_column_for_them_are_left_out_with_a_word(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    wanted = {"a": None, "b": 2, "c": 0}
-    rows: list[dict[str, Any]] = [{"prompt": text, "logprobs": k} for text, k in wanted.items()]
-    given = InputSpec((write(tmp_path / "a.jsonl", rows),))
-    assert [row.params.logprobs for row in Reader(given)] == [None] * 3
-    assert caplog.text.count("--logprobs N") == 1
-    assert "a.jsonl:2 asks for logprobs" in caplog.text
-    assert [row.params.logprobs for row in Reader(given, flags={"logprobs": 1})] == [1, 2, 0]
-    assert caplog.text.count("logprobs N") == 1
-
-
 def test_the_first_of_equal_ids_is_served_and_later_ones_say_so(tmp_path: Path) -> None:
     ids: list[Any] = ["a", 1, "1", None, None, "", "3", "a", "#3"]
     rows = [{"id": id, "prompt": "p"} for id in ids]

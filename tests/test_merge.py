@@ -160,7 +160,7 @@ def test_a_part_damaged_while_the_job_ran_is_found_and_run_again(tmp_path: Path)
 
 def test_the_command_merges_what_a_stopped_run_left(tmp_path: Path) -> None:
     out, folder = tmp_path / "out.parquet", tmp_path / "out.parquet.ckpt"
-    columns = Columns((("score", pa.float32()),), token_ids=True)
+    columns = Columns((("score", pa.float32()),), optional=frozenset({"token_ids"}))
     with open_ledger(tmp_path, columns=columns) as ledger:
         ledger.append([make_row(i, token_ids=[i], kept={"score": 0.5, "x": "y"}) for i in range(5)])
         ledger.checkpoint_input(5, "digest")

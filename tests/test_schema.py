@@ -18,6 +18,7 @@ from batchgen.job.rows import OutputRow
 from batchgen.job.schema import (
     BASE_SCHEMA,
     MAX_ROW_GROUP_ROWS,
+    OPTIONAL_FIELDS,
     late_columns,
     output_schema,
     record_batch,
@@ -41,18 +42,18 @@ def test_the_base_columns_are_those_of_the_interface_in_its_order() -> None:
 
 def test_output_rows_have_every_column() -> None:
     names = set(OutputRow.__dataclass_fields__) - {"kept"}
-    assert names == set(output_schema(token_ids=True, logprobs=True).names)
+    assert names == set(output_schema((), OPTIONAL_FIELDS).names)
 
 
 def test_kept_columns_come_before_optional_ones_and_are_never_null_typed() -> None:
-    schema = output_schema([("k", pa.int8()), ("n", pa.null())], ["l"], token_ids=True)
+    schema = output_schema([("k", pa.int8()), ("n", pa.null())], ["l"], ["token_ids"])
     assert schema.names[len(BASE_SCHEMA) :] == ["k", "n", "l", "token_ids"]
     assert not any(pa.types.is_null(kind) for kind in schema.types)
 
 
 def test_a_batch_holds_the_rows_values() -> None:
     row = make_row(3, token_ids=[1, 2], logprobs=[-0.5], kept={"k": 7}, started_at=1_000_000)
-    schema = output_schema([("k", pa.int16())], ["l"], token_ids=True, logprobs=True)
+    schema = output_schema([("k", pa.int16())], ["l"], ["token_ids", "logprobs"])
     got = record_batch([row, make_row(4)], schema).to_pylist()
     assert (got[0]["k"], got[0]["l"], got[0]["token_ids"], got[0]["logprobs"]) == (
         7,
@@ -110,7 +111,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("t", pa.list_(pa.string())),
         ("c", pa.bool_()),
     )
-    columns = Columns(kept, token_ids=True, logprobs=True)
+    columns = Columns(kept, frozenset({"token_ids", "logprobs"}))
     facts = {"device": "cpu"}
     with open_ledger(folder, columns=columns, facts=facts) as ledger:
         values = {"s": {"x": 0.5}, "t": ["a"], "c": True}

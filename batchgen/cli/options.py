@@ -181,7 +181,9 @@ sampling_options = flag_group(
     flag("--seed", type=click.IntRange(-(2**63), 2**63 - 1), metavar="N", core=True,
          show_default="0", help="Key of all random draws, with the row's id."),
     flag("--logprobs", type=click.IntRange(min=0), metavar="N",
-         help="Add the column logprobs, of the chosen tokens."),
+         help="Add logprobs, of the chosen tokens, and of the N likeliest."),
+    flag("--top-logprobs", type=click.IntRange(0, 20), metavar="N",
+         help="The same, under OpenAI's name."),
 )  # fmt: skip
 
 engine_options = flag_group(

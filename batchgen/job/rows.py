@@ -78,4 +78,6 @@ class OutputRow:
     run_id: str = ""
     token_ids: list[int] | None = None
     logprobs: list[float] | None = None
+    token_texts: list[str] | None = None
+    top_logprobs: list[list[dict[str, Any]]] | None = None
     kept: dict[str, Any] = field(default_factory=dict)

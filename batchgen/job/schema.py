@@ -1,7 +1,7 @@
 """The output's columns: declared up front, never inferred, never null-typed (INTERFACE).
 
 Order: the base columns, then kept input columns, then late ones (JSONL extras seen on the way,
-always strings), then `token_ids` and `logprobs` when asked for.
+always strings), then those of `OPTIONAL_FIELDS` that the job or a row asks for.
 """
 
 from __future__ import annotations
@@ -67,10 +67,19 @@ _TYPES: dict[str, pa.DataType] = {
 BASE_SCHEMA = pa.schema(
     [pa.field(name, kind, nullable=name not in _REQUIRED) for name, kind in _TYPES.items()]
 )
+_LIKELY_TOKEN = pa.struct(
+    [("token_id", pa.int32()), ("token", pa.string()), ("logprob", pa.float32())]
+)
 OPTIONAL_FIELDS = {
-    "token_ids": pa.field("token_ids", pa.list_(pa.int32())),
-    "logprobs": pa.field("logprobs", pa.list_(pa.float32())),
+    name: pa.field(name, kind)
+    for name, kind in (
+        ("token_ids", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("token_texts", pa.list_(pa.string())),
+        ("top_logprobs", pa.list_(pa.list_(_LIKELY_TOKEN))),
+    )
 }
+"""In the output's order. A column is there where the job asks for it, or a row that has a value."""
 RESERVED_NAMES = frozenset(_TYPES) | frozenset(OPTIONAL_FIELDS)
 """Names that a kept column may not have."""
 
@@ -84,19 +93,20 @@ _LONG_TEXT = {"prompt", "completion", "reasoning", "error_message"}
 def output_schema(
     kept: Iterable[tuple[str, pa.DataType]] = (),
     late: Iterable[str] = (),
-    *,
-    token_ids: bool = False,
-    logprobs: bool = False,
+    optional: Iterable[str] = (),
 ) -> pa.Schema:
-    """Schema of an output with these kept columns (own types), late ones and optional ones."""
+    """Schema of an output with these kept columns (own types), late ones and optional ones, which
+    may be among the late ones."""
+    late = list(late)
+    wanted = {*optional, *late}
     fields = [*BASE_SCHEMA, *(pa.field(name, _typed(kind)) for name, kind in kept)]
-    fields += [pa.field(name, pa.string()) for name in late]
-    fields += [OPTIONAL_FIELDS["token_ids"]] * token_ids + [OPTIONAL_FIELDS["logprobs"]] * logprobs
+    fields += [pa.field(name, pa.string()) for name in late if name not in OPTIONAL_FIELDS]
+    fields += [field for name, field in OPTIONAL_FIELDS.items() if name in wanted]
     return pa.schema(fields)
 
 
 def late_columns(rows: Sequence[OutputRow], declared: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Kept columns nobody declared -> (index of the first row with it, its place in that row).
+    """Columns nobody declared -> (index of the first row with it, its place in that row).
 
     `rows` are sorted by index. The pair orders late columns the same way in any split into parts.
     """
@@ -108,6 +118,11 @@ def late_columns(rows: Sequence[OutputRow], declared: Iterable[str]) -> dict[str
                 if name not in seen:
                     seen.add(name)
                     late[name] = (row.index, place)
+    for name in OPTIONAL_FIELDS.keys() - seen:
+        getter = _GETTERS[name]
+        first = next((row.index for row in rows if getter(row) is not None), None)
+        if first is not None:
+            late[name] = (first, -1)
     return late
 
 
@@ -127,7 +142,7 @@ def output_writer(
     packs with zstd only what is long: a decoder for each short column costs more than it saves."""
     names = [field.name for field in schema]
     short = [name for name in names if name not in _LONG_TEXT]
-    short += [f"{name}.list.element" for name in OPTIONAL_FIELDS]
+    short += _leaves(OPTIONAL_FIELDS.values())
     packed = dict.fromkeys(short, "snappy") | dict.fromkeys(_LONG_TEXT, "zstd")
     measured = [name for name in names if name not in _LONG_TEXT]
     writer = pq.ParquetWriter(
@@ -142,6 +157,18 @@ def output_writer(
         store_schema=True,
     )
     return writer
+
+
+def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> list[str]:
+    """Paths of the columns that Parquet stores, as a writer names them."""
+    found: list[str] = []
+    for field in fields:
+        path, kind = prefix + field.name, field.type
+        while pa.types.is_list(kind):
+            path, kind = f"{path}.list.element", kind.value_type
+        inner = [kind.field(i) for i in range(kind.num_fields)]
+        found += _leaves(inner, f"{path}.") if inner else [path]
+    return found
 
 
 def _typed(kind: pa.DataType) -> pa.DataType:

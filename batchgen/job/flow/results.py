@@ -12,6 +12,7 @@ from batchgen.job.flow.engine_thread import FinishedRow, Outcome
 from batchgen.job.rows import OutputRow
 from batchgen.job.text.requests import FailedRow, PreparedRow, as_row_error
 from batchgen.job.text.stop_strings import num_exempt_characters, truncate
+from batchgen.job.text.token_texts import TokenTexts
 from batchgen.job.text.tokenizer import TextCodec
 
 __all__ = ["Results", "ResultsOptions"]
@@ -38,6 +39,7 @@ class Results:
         self._codec = codec
         self._attempt = attempt
         self._options = options
+        self._token_texts: TokenTexts | None = None
         # Wall-clock time of monotonic zero: durations never jump with the clock.
         self._epoch = time.time() - time.monotonic()
 
@@ -103,11 +105,29 @@ class Results:
             seed=row.params.seed,
             run_id=options.run_id,
             token_ids=completion.token_ids if options.save_token_ids else None,
-            logprobs=completion.logprobs,
             kept=row.kept,
         )
+        self._set_logprobs(out, completion)
         self._set_times(out, completion.timings)
         return out
+
+    def _set_logprobs(self, out: OutputRow, completion: Completion) -> None:
+        """Of the chosen tokens and of the likeliest ones, as far as the row asked for them."""
+        if completion.logprobs is None:
+            return
+        if self._token_texts is None:
+            self._token_texts = TokenTexts(self._codec().token_bytes)
+        texts = self._token_texts
+        out.logprobs = completion.logprobs
+        out.token_texts = texts(completion.token_ids)
+        if completion.top_logprobs is not None:
+            out.top_logprobs = [
+                [
+                    {"token_id": token, "token": text, "logprob": logprob}
+                    for (token, logprob), text in zip(top, texts([t for t, _ in top]), strict=True)
+                ]
+                for top in completion.top_logprobs
+            ]
 
     def _set_times(self, out: OutputRow, timings: Timings) -> None:
         """Parts that add up: queue + prefill = ttft, ttft + decode = latency."""

@@ -24,6 +24,7 @@ _CONTENT = {
     "/v1/responses": "input",
 }
 _AZURE = re.compile(r"(?:/openai)?(?:/deployments/[^/]+|/v1)?(?=/(?:chat/)?completions|/responses)")
+_INCLUDE_LOGPROBS = "message.output_text.logprobs"
 _RESPONSE_ONLY = ("input", "instructions", "max_output_tokens", "reasoning", "text")
 _IGNORED = frozenset({"model", "user", "metadata", "store", "stream", "stream_options"})
 
@@ -93,6 +94,8 @@ def _response_as_row(body: Mapping[str, Any]) -> dict[str, Any]:
     params = {name: value for name, value in body.items() if name not in skipped}
     if body.get("max_output_tokens") is not None:
         params["max_tokens"] = body["max_output_tokens"]
+    if _INCLUDE_LOGPROBS in (body.get("include") or ()):
+        params["logprobs"] = True
     for holder, name, ours in (
         ("reasoning", "effort", "reasoning_effort"),
         ("text", "format", "response_format"),

@@ -225,13 +225,14 @@ def _read_bool(value: Any) -> bool:
 
 
 def _settle_logprobs(params: dict[str, Any]) -> None:
-    """OpenAI's chat form, `logprobs: true` with `top_logprobs: k`, as the one number k."""
-    top = params.pop("top_logprobs", None)
-    wanted = params.get("logprobs")
-    if wanted is False:
-        params["logprobs"] = None
-    elif top is not None or wanted is True:
-        params["logprobs"] = top or 0 if type(wanted) is not int else max(wanted, top or 0)
+    """OpenAI's chat form, `logprobs: true` with `top_logprobs: k`, and vLLM's, `logprobs: k`, as
+    one: the chosen token's, and those of the k most likely ones."""
+    top, wanted = params.get("top_logprobs"), params.get("logprobs")
+    if wanted is None and top is None:
+        return
+    count = max(top or 0, int(wanted or 0) if type(wanted) is int else 0)
+    off = wanted is False
+    params |= {"logprobs": None if off else count, "top_logprobs": 0 if off else count}
 
 
 def _check_min_tokens(params: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -84,7 +83,6 @@ class Reader:
         self._hash = blake2b(digest_size=_DIGEST_BYTES)
         self.marks = Marks()
         self.rows_read = 0
-        self._told_of_logprobs = False
         # Taken before a byte is read: a file that changes under the run is then noticed on resume.
         self._identity = [source.identity() for source in self.sources]
         self._rows = [self._open(source) for source in self.sources]
@@ -185,17 +183,7 @@ class Reader:
         if row.id is not None and not self._seen.add(row.id):
             text = f"id {shown(row.id)} was used by an earlier row"
             row.error = RowError(ErrorCode.DUPLICATE_ID, text)
-        if row.params.logprobs is not None and self.base_params.logprobs is None:
-            self._leave_logprobs(row)
         return row
-
-    def _leave_logprobs(self, row: InputRow) -> None:
-        """Of a row that asks for them, where the output has no column for them."""
-        row.params = replace(row.params, logprobs=None)
-        if not self._told_of_logprobs:
-            self._told_of_logprobs = True
-            text = "%s asks for logprobs: such rows get them only with --logprobs N"
-            _log.warning(text, row.origin)
 
     def _skipped(self, index: int) -> bool:
         if self._shard is not None and index % self._shard[1] != self._shard[0]:

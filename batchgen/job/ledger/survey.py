@@ -69,5 +69,4 @@ class _Columns:
     @property
     def found(self) -> Columns:
         """All of them."""
-        optional = self._optional
-        return Columns(tuple(self._kept.items()), "token_ids" in optional, "logprobs" in optional)
+        return Columns(tuple(self._kept.items()), frozenset(self._optional))

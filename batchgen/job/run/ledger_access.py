@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from batchgen.engine.request import SamplingParams
 from batchgen.errors import OutputHeldError
 from batchgen.job.flow.interruptible import interruptible
 from batchgen.job.flow.signals import Stop
@@ -49,8 +50,7 @@ class Entrance:
         self._folder, self._run_id = folder, run_id
         self._stop, self._say = stop, say
         self._agreed: InputCheckpoint | None = None
-        logprobs = reader.base_params.logprobs is not None
-        self._columns = Columns(tuple(reader.kept_schema), spec.save_token_ids, logprobs)
+        self._columns = Columns(tuple(reader.kept_schema), _optional(spec, reader.base_params))
 
     def open_ledger(self) -> Ledger:
         """The ledger; with `--lock wait` once the holder is gone.
@@ -128,3 +128,14 @@ class Entrance:
         return interruptible(
             check, self._stop, "the input was compared with what earlier runs read"
         )
+
+
+def _optional(spec: JobSpec, params: SamplingParams) -> frozenset[str]:
+    """Columns that the job's flags ask for, whatever its rows have."""
+    wanted = {
+        "token_ids": spec.save_token_ids,
+        "logprobs": params.logprobs is not None,
+        "token_texts": params.logprobs is not None,
+        "top_logprobs": params.top_logprobs > 0,
+    }
+    return frozenset(name for name, is_wanted in wanted.items() if is_wanted)

@@ -30,7 +30,6 @@ from batchgen.job.files import Guard, checked_name, read_checked, write_atomic
 from batchgen.job.rows import OutputRow
 from batchgen.job.schema import (
     BASE_SCHEMA,
-    OPTIONAL_FIELDS,
     late_columns,
     output_schema,
     output_writer,
@@ -66,12 +65,17 @@ class Columns:
     """What the output has beside the base columns."""
 
     kept: tuple[tuple[str, pa.DataType], ...] = ()
-    token_ids: bool = False
-    logprobs: bool = False
+    optional: frozenset[str] = frozenset()
+    """Of `OPTIONAL_FIELDS`: those that the job asks for, whatever its rows have."""
 
     def schema(self, late: Iterable[str] = ()) -> pa.Schema:
         """The schema with these late columns."""
-        return output_schema(self.kept, late, token_ids=self.token_ids, logprobs=self.logprobs)
+        return output_schema(self.kept, late, self.optional)
+
+    @property
+    def declared(self) -> set[str]:
+        """Names that are never late."""
+        return {name for name, _ in self.kept} | self.optional
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,7 @@ def write_part(
 ) -> Part:
     """Commit `rows` (any order, each row's samples all there) as a new part."""
     rows = sorted(rows, key=_IN_ORDER)
-    late = late_columns(rows, (name for name, _ in columns.kept))
+    late = late_columns(rows, columns.declared)
     batch = record_batch(rows, columns.schema(late))
     summary = PartSummary(
         job=stem.job,
@@ -168,7 +172,7 @@ def write_part_table(
     folder: Path, stem: PartStem, table: pa.Table, columns: Columns, guard: Guard
 ) -> Part:
     """Commit rows that were written before (in order, each row's samples all there) as a part."""
-    declared = {name for name, _ in columns.kept} | set(BASE_SCHEMA.names) | set(OPTIONAL_FIELDS)
+    declared = columns.declared | set(BASE_SCHEMA.names)
     late = [name for name in table.column_names if name not in declared]
     index = table["index"]
     summary = PartSummary(

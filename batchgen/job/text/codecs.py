@@ -8,6 +8,7 @@ from typing import Any
 from batchgen.engine.request import Shared
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.text.template import ChatTemplate, Messages
+from batchgen.job.text.token_texts import byte_level_bytes, piece_bytes
 
 __all__ = ["BackendCodec", "ByteCodec", "TransformersCodec"]
 
@@ -99,6 +100,8 @@ class BackendCodec(_ChatCodec):
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self._is_byte_level = "ByteLevel" in str(backend.decoder)
+        self._added = frozenset(backend.get_added_tokens_decoder())
         starts = backend.encode("", add_special_tokens=True).ids
         self._begins_with_bos = bos_token_id is not None and starts[:1] == [bos_token_id]
 
@@ -123,6 +126,13 @@ class BackendCodec(_ChatCodec):
         if found is None or self._backend.decode([found], skip_special_tokens=True):
             return None
         return found
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """See `TextCodec.token_bytes`."""
+        piece: str | None = self._backend.id_to_token(token_id)
+        if piece is None or token_id in self._added:
+            return (piece or "").encode()
+        return byte_level_bytes(piece) if self._is_byte_level else piece_bytes(piece)
 
     def vocabulary(self) -> str:
         """See `TextCodec.vocabulary`."""
@@ -166,6 +176,13 @@ class TransformersCodec(_ChatCodec):
             return None
         return int(self._tokenizer.convert_tokens_to_ids(text))
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """See `TextCodec.token_bytes`."""
+        piece = self._tokenizer.convert_ids_to_tokens(token_id)
+        if isinstance(piece, bytes):  # tiktoken's
+            return piece
+        return b"" if piece is None else piece_bytes(str(piece))
+
     def vocabulary(self) -> str:
         """See `TextCodec.vocabulary`."""
         kind = type(self._tokenizer).__name__
@@ -206,6 +223,10 @@ class ByteCodec(_ChatCodec):
     def special_token_id(self, text: str) -> int | None:
         """Bytes know no special token."""
         return None
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """See `TextCodec.token_bytes`."""
+        return bytes([token_id]) if 0 <= token_id < 256 else b""
 
     def vocabulary(self) -> str:
         """See `TextCodec.vocabulary`."""

@@ -70,6 +70,10 @@ class TextCodec(Protocol):
         """Pieces of text as ids, without any special token."""
         ...
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token stands for, special ones too; empty for an id that is none."""
+        ...
+
     def vocabulary(self) -> str:
         """What a grammar is compiled for: a tokenizer.json, or `byte`. Raises
         RowError(UNSUPPORTED_SETTING) for a tokenizer that has none."""

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batchgen.errors import ErrorCode
+from batchgen.job.verbs import openai_logprobs
 
 __all__ = ["COLUMNS", "batch_line"]
 
@@ -35,6 +36,7 @@ COLUMNS = (
     "run_id",
     "tool_calls",
     "url",
+    *openai_logprobs.COLUMNS,
 )
 """What is read of an output, as far as it is there."""
 
@@ -79,7 +81,7 @@ def _chat_completion(samples: Sequence[Row], model: str, key: str) -> dict[str, 
         {
             "index": row["sample"],
             "message": _message(row),
-            "logprobs": None,
+            "logprobs": openai_logprobs.chat_logprobs(row),
             "finish_reason": "tool_calls" if _tool_calls(row) else row["finish_reason"],
         }
         for row in samples
@@ -107,7 +109,7 @@ def _completion(samples: Sequence[Row], model: str, key: str) -> dict[str, Any]:
         {
             "index": row["sample"],
             "text": row["completion"],
-            "logprobs": None,
+            "logprobs": openai_logprobs.completion_logprobs(row),
             "finish_reason": row["finish_reason"],
         }
         for row in samples
@@ -125,6 +127,9 @@ def _completion(samples: Sequence[Row], model: str, key: str) -> dict[str, Any]:
 def _response(row: Row, model: str, key: str) -> dict[str, Any]:
     cut = row["finish_reason"] == "length"
     text = {"type": "output_text", "text": row["completion"], "annotations": []}
+    logprobs = openai_logprobs.response_logprobs(row)
+    if logprobs is not None:
+        text["logprobs"] = logprobs
     message = {
         "id": f"msg_{key}",
         "type": "message",
