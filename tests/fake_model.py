@@ -48,12 +48,14 @@ class FakeModel:
         ends = metadata.cu_seqlens_q[1:] - 1
         rows = torch.searchsorted(ends.long(), logits_indices)
         logits = torch.empty(len(rows), self.vocab_size)
-        for j, row in enumerate(rows.tolist()):
-            logits[j] = self._logits(row, metadata)
+        for j, (row, place) in enumerate(zip(rows.tolist(), logits_indices.tolist(), strict=True)):
+            logits[j] = self._logits(
+                row, int(metadata.seq_lens[row] - (ends[row] - place)), metadata
+            )
         return logits
 
-    def _logits(self, row: int, metadata: AttentionMetadata) -> torch.Tensor:
-        length = int(metadata.seq_lens[row])
+    def _logits(self, row: int, length: int, metadata: AttentionMetadata) -> torch.Tensor:
+        """After the first `length` tokens of a row."""
         num_blocks = -(-length // metadata.block_size)
         context = self.cache[metadata.block_tables[row, :num_blocks].long()].view(-1, 2)[:length]
         places = torch.arange(length)

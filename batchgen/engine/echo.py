@@ -85,14 +85,15 @@ class EchoEngine:
 
 
 def _echo(request: Request, enqueued: float, now: float) -> Completion:
-    params, prompt = request.params, request.prompt_token_ids
-    cut = len(prompt) > params.max_tokens
-    tokens = list(prompt[: params.max_tokens]) if cut else list(prompt)
+    params, prompt, targets = request.params, request.prompt_token_ids, request.targets
+    cut = params.max_tokens > 0 and len(prompt) > params.max_tokens
+    tokens = list(prompt[: params.max_tokens])  # none for a request that is scored alone
     return Completion(
         request.request_id,
         tokens,
         FinishReason.LENGTH if cut else FinishReason.STOP,
         logprobs=None if params.logprobs is None else [0.0] * len(tokens),
         top_logprobs=[[(token, 0.0)] for token in tokens] if params.top_logprobs else None,
+        target_logprobs=None if targets is None else [0.0] * len(targets.token_ids),
         timings=Timings(enqueued, now, now, now),
     )

@@ -86,14 +86,13 @@ class LLMEngine:
         """Queue a request. Raises RowError: prompt_too_long, empty_prompt, invalid_row."""
         if request.request_id in self._sequences or request.request_id in self._folding:
             raise ValueError(f"request {request.request_id} is not finished yet")
-        num_prompt_tokens = len(request.prompt_token_ids)
         check_prompt(request.prompt_token_ids, self._max_model_len, self._vocab_size)
         now = time.monotonic()
         if self._folding.join(request, now):
             return
         sequence = Sequence(
             request,
-            min(num_prompt_tokens + request.params.max_tokens, self._max_model_len),
+            min(request.most_tokens, self._max_model_len),
             self._eos_token_ids,
             Timings(enqueued=now),
             device_counts=getattr(self._runner, "COUNTS_TOKENS", False),
@@ -198,7 +197,7 @@ class LLMEngine:
         for j, row in enumerate(step.sampled):
             sequence = step.sequences[row]
             if not sequence.is_finished and j not in output.failures:
-                self._stats.output_tokens += 1
+                self._stats.output_tokens += not sequence.is_scored_alone
                 if not sequence.timings.first_token:
                     sequence.timings.first_token = now
         if is_first and self._stats.output_tokens and timeline.mark(timeline.FIRST_TOKEN):
@@ -292,6 +291,7 @@ class LLMEngine:
             error_message=sequence.error_message,
             logprobs=sequence.logprobs if sequence.request.params.logprobs is not None else None,
             top_logprobs=sequence.top_logprobs if sequence.request.params.top_logprobs else None,
+            target_logprobs=sequence.target_logprobs if sequence.request.targets else None,
             timings=sequence.timings,
             preemptions=sequence.num_preemptions,
             cached_tokens=sequence.num_cached_tokens,

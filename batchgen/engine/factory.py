@@ -37,6 +37,8 @@ _logger = logging.getLogger(__name__)
 
 _CPU_BLOCK_SIZE = 16
 _WATERMARK = 0.01
+_MOST_LOGITS = 64 << 20
+"""Of a step's scored positions: 256 MiB in float32."""
 _REORDER_WINDOW = 1024
 _LARGE_MODEL = 3_000_000_000
 """Parameters that take longer to read than the rest of a decode step."""
@@ -120,6 +122,7 @@ def build_engine(model: ServedModel, config: EngineConfig) -> LLMEngine:
         reorder_window=resolved.reorder_window,
         max_num_mixed_tokens=resolved.max_num_mixed_tokens,
         prefix_caching=config.enable_prefix_caching,
+        max_num_scored=max(1, _MOST_LOGITS // model.vocab_size),
     )
     runner = _make_runner(model, config, resolved, scheduler.num_slots)
     return LLMEngine(

@@ -5,6 +5,7 @@ Standard library only, so that the job half can be driven by a fake engine witho
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,6 +26,7 @@ __all__ = [
     "Shared",
     "StopChecker",
     "StructuredOutput",
+    "Targets",
     "Timings",
 ]
 
@@ -93,6 +95,7 @@ class SamplingParams:
     Ids outside the vocabulary have no effect. `logit_bias`: (token id, what is added), each id
     once. `bad_words`: token sequences that the output never completes. `allowed_token_ids`: no
     others; empty = off. `top_logprobs`: alternatives to report, at most `MAX_TOP_LOGPROBS`.
+    `max_tokens` is 0 only for a request that is scored (`Request.targets`) and generates nothing.
     """
 
     max_tokens: int = 256
@@ -126,6 +129,28 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Targets:
+    """Tokens whose log-probability is asked for, after each position of the prompt from `first` on.
+
+    After position `first + i` these are `token_ids[ends[i - 1] : ends[i]]` (from 0 where i is 0).
+    """
+
+    first: int
+    token_ids: array[int]
+    ends: array[int]
+
+    @property
+    def last(self) -> int:
+        """One past the last position."""
+        return self.first + len(self.ends)
+
+    def within(self, begin: int, end: int) -> slice:
+        """Where in `token_ids` those of positions `begin` to `end` stand."""
+        i, j = begin - self.first, end - self.first
+        return slice(self.ends[i - 1] if i else 0, self.ends[j - 1] if j else 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One sample of one row, as token ids.
 
@@ -142,6 +167,13 @@ class Request:
     stop_checker: StopChecker | None = None
     constraint: Callable[[], Constraint] | None = None
     """Begins a constraint at the output's first token; called when it is first needed."""
+    targets: Targets | None = None
+    """Of positions of the prompt; they are computed for it even where the cache has them."""
+
+    @property
+    def most_tokens(self) -> int:
+        """Prompt and output; what is scored alone samples a token too, which nobody sees."""
+        return len(self.prompt_token_ids) + max(1, self.params.max_tokens)
 
 
 @dataclass(slots=True)
@@ -173,6 +205,8 @@ class Completion:
     top_logprobs: list[list[tuple[int, float]]] | None = None
     """For each token sampled by this request, the most likely (id, logprob), descending; before any
     processor, as `logprobs` are."""
+    target_logprobs: list[float] | None = None
+    """Of `Request.targets`' token ids, in their order; before any processor."""
     timings: Timings = field(default_factory=Timings)
     preemptions: int = 0
     cached_tokens: int = 0

@@ -24,6 +24,7 @@ from batchgen.engine.cuda.captures import Captures
 from batchgen.engine.cuda.graph_inputs import Sections, StepPacker, section_lengths
 from batchgen.engine.cuda.host_syncs import WaitsForDeviceError, forbid_waiting
 from batchgen.engine.cuda.transfers import Transfer, make_transfer
+from batchgen.engine.execution.packing import scored_indices
 from batchgen.engine.execution.shared_reads import sharing_shape_of
 from batchgen.engine.execution.step_runner import NAN_FAILURE, ServedModel
 from batchgen.engine.failures import is_out_of_memory, without_frames
@@ -31,6 +32,7 @@ from batchgen.engine.memory import release_memory
 from batchgen.engine.sampling.batch import HostDraws, SamplingTable
 from batchgen.engine.sampling.cuda_ops import greedy_tokens, sampled_tokens
 from batchgen.engine.sampling.device_sampler import DeviceSampler, Reported
+from batchgen.engine.sampling.scores import Scores, score
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 from batchgen.startup import timeline
 
@@ -64,6 +66,7 @@ class _Launched:
     transfer: Transfer
     rows: list[int]
     reported: Reported | None
+    scores: Scores | None
     shared_read_tokens: int
 
 
@@ -133,12 +136,14 @@ class GraphRunner:
             self._packer.pack_positions(step, sections)
         size = sum(section_lengths(bucket, self._block_size))
         self._inputs[:size].copy_(transfer.inputs[:size], non_blocking=True)
-        self._run(bucket, choice)
+        scores = self._score(step, bucket, choice) if step.scored else None
+        if scores is None:
+            self._run(bucket, choice)
         reported = self._sampler.report(step) if choice.kind == _MIXED else None
         transfer.tokens[: len(step)].copy_(self._tokens[: len(step)], non_blocking=True)
         transfer.done.record()
         saved = 0 if shared is None else shared.saved
-        return _Launched(transfer, step.sampled, reported, saved)
+        return _Launched(transfer, step.sampled, reported, scores, saved)
 
     def collect(self, handle: _Launched) -> StepOutput:
         """Wait for a launched step's tokens; -1 stands for a row without one."""
@@ -148,6 +153,8 @@ class GraphRunner:
         if handle.reported is not None:
             output.logprobs = handle.reported.logprobs[handle.rows].tolist()
             output.top_logprobs = handle.reported.top_lists(handle.rows)
+        if handle.scores is not None:
+            output.scores = handle.scores.to_lists()
         if -1 in tokens:
             output.failures = {j: NAN_FAILURE for j, token in enumerate(tokens) if token < 0}
         return output
@@ -194,21 +201,31 @@ class GraphRunner:
             self._waited.add((bucket, choice))
             self._compute(bucket, choice)
 
-    def _compute(self, bucket: Bucket, choice: _Choice) -> None:
-        """The whole step on the device: what is captured."""
+    def _score(self, step: ScheduledStep, bucket: Bucket, choice: _Choice) -> Scores:
+        """Run a step some of whose prompts are scored: their logits are as many as they happen to
+        be, so it is no step to capture."""
+        places = torch.from_numpy(scored_indices(step)).to(self._model.device)
+        return score(self._compute(bucket, choice, places), step)
+
+    def _compute(
+        self, bucket: Bucket, choice: _Choice, scored: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The whole step on the device: what is captured. Returns logits of the `scored` places."""
         inputs = Sections.of(self._inputs, bucket, self._block_size)
         self._table.view(-1).index_copy_(0, inputs.table_index.long(), inputs.table_value)
         ids = inputs.input_ids.long()
         ids = torch.where(ids < 0, self._last_tokens[(-1 - ids).clamp_min(0)], ids)
+        places = inputs.logits_indices.long()
         logits = self._model.forward(
             ids,
             inputs.positions.long(),
             self._metadata(bucket, inputs),
-            inputs.logits_indices.long(),
-        )  # [num_seqs, vocab_size]
-        tokens, usable = self._choose(logits, inputs, choice)
+            places if scored is None else torch.cat([places, scored]),
+        )  # [num_seqs + num_scored, vocab_size]
+        tokens, usable = self._choose(logits[: len(places)], inputs, choice)
         self._last_tokens.index_copy_(0, inputs.token_slots.long(), tokens)
         self._tokens[: bucket.num_seqs].copy_(torch.where(usable, tokens, -1))
+        return logits[len(places) :]
 
     def _choose(
         self, logits: torch.Tensor, inputs: Sections, choice: _Choice

@@ -15,7 +15,7 @@ import torch
 from batchgen.engine.attention.interface import AttentionMetadata
 from batchgen.engine.scheduling.step import ScheduledStep
 
-__all__ = ["PENDING_TOKEN", "Batch", "BatchBuilder"]
+__all__ = ["PENDING_TOKEN", "Batch", "BatchBuilder", "scored_indices"]
 
 PENDING_TOKEN = -1
 """In `Batch.input_ids`: the token that the slot's previous step sampled, unknown to the host."""
@@ -29,7 +29,9 @@ class Batch:
 
     input_ids: torch.Tensor  # int64 [num_tokens]
     positions: torch.Tensor  # int64 [num_tokens]
-    logits_indices: torch.Tensor  # int64 [num_sampled]: packed index of each sampling row's end
+    logits_indices: torch.Tensor
+    """int64 [num_sampled + num_scored]: packed indices of sampling rows' ends, then of scored
+    positions."""
     metadata: AttentionMetadata
     sampled_slots: torch.Tensor  # int64 [num_sampled]
     pending: torch.Tensor | None  # int64 [num_pending]: packed indices that hold PENDING_TOKEN
@@ -60,10 +62,11 @@ class BatchBuilder:
         input_ids = self._input_ids(step)
         pending = np.flatnonzero(input_ids == PENDING_TOKEN)
         sampled = np.array(step.sampled, dtype=np.int64)
+        logits_indices = np.concatenate([cu_seqlens[1:][sampled] - 1, scored_indices(step)])
         return Batch(
             input_ids=self._tensor(input_ids),
             positions=self._tensor(positions),
-            logits_indices=self._tensor(cu_seqlens[1:][sampled] - 1),
+            logits_indices=self._tensor(logits_indices),
             metadata=self._metadata(positions, slots, rows, cu_seqlens, starts + num_tokens),
             sampled_slots=self._tensor(slots[sampled]),
             pending=self._tensor(pending) if len(pending) else None,
@@ -106,3 +109,11 @@ class BatchBuilder:
     def _tensor(self, values: npt.NDArray[np.integer]) -> torch.Tensor:
         tensor = torch.from_numpy(values)
         return tensor if self._device.type == "cpu" else tensor.to(self._device)
+
+
+def scored_indices(step: ScheduledStep) -> _Int:
+    """Packed index of each scored position, row after row: int64 [num_scored]."""
+    if not step.scored:
+        return np.empty(0, dtype=np.int64)
+    first = np.cumsum([0, *step.num_tokens[:-1]]) - step.starts
+    return np.concatenate([np.arange(begin, end) + first[row] for row, begin, end in step.scored])

@@ -16,6 +16,7 @@ from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.execution.packing import Batch, BatchBuilder
 from batchgen.engine.sampling.batch import SamplingTable
 from batchgen.engine.sampling.sampler import TopTokens, sample
+from batchgen.engine.sampling.scores import Scores, score
 from batchgen.engine.scheduling.step import RowFailure, ScheduledStep, StepOutput
 from batchgen.errors import ErrorCode
 
@@ -75,6 +76,7 @@ class LaunchedStep:
     usable: torch.Tensor  # bool [num_sampled], host memory
     logprobs: torch.Tensor | None  # float32 [num_sampled], host memory
     top: TopTokens | None  # host memory
+    scores: Scores | None
     done: torch.cuda.Event | None
 
 
@@ -103,11 +105,14 @@ class EagerRunner:
         if batch.pending is not None and batch.pending_slots is not None:
             batch.input_ids[batch.pending] = self._last_tokens[batch.pending_slots]
         logits = self._forward(batch)
-        sampled = sample(logits, self._sampling.gather(step))
+        num_sampled = len(step.sampled)
+        scores = score(logits[num_sampled:], step) if step.scored else None
+        sampled = sample(logits[:num_sampled], self._sampling.gather(step))
         self._last_tokens[batch.sampled_slots] = sampled.tokens
         logprobs = None if sampled.logprobs is None else self._to_host(sampled.logprobs)
         tokens, usable = self._to_host(sampled.tokens), self._to_host(sampled.usable)
-        return LaunchedStep(tokens, usable, logprobs, self._top(sampled.top), self._event())
+        top = self._top(sampled.top)
+        return LaunchedStep(tokens, usable, logprobs, top, scores, self._event())
 
     def collect(self, handle: LaunchedStep) -> StepOutput:
         """Tokens of a launched step as host numbers."""
@@ -118,6 +123,8 @@ class EagerRunner:
             output.logprobs = handle.logprobs.tolist()
         if handle.top is not None:
             output.top_logprobs = handle.top.to_lists()
+        if handle.scores is not None:
+            output.scores = handle.scores.to_lists()
         if not handle.usable.all():
             unusable = (~handle.usable).nonzero()[:, 0].tolist()
             output.failures = dict.fromkeys(unusable, NAN_FAILURE)

@@ -109,7 +109,11 @@ def _key(request: Request) -> Hashable:
     tokens = blake2b(array("i", request.prompt_token_ids).tobytes(), digest_size=16)
     tokens.update(b"|")
     tokens.update(array("i", request.output_token_ids).tobytes())
-    params = request.params
+    params, targets = request.params, request.targets
+    if targets is not None:
+        tokens.update(
+            b"|%d|" % targets.first + targets.token_ids.tobytes() + targets.ends.tobytes()
+        )
     if params.seed:  # part of the draws' key already
         params = replace(params, seed=0)
     return tokens.digest(), params, 0 if params.greedy else request.draw_key

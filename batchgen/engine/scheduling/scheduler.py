@@ -29,6 +29,7 @@ from batchgen.engine.prefix.block_hashes import extend_block_hashes
 from batchgen.engine.request import FinishReason
 from batchgen.engine.scheduling.admission import AdmissionQueue
 from batchgen.engine.scheduling.block_manager import BlockManager
+from batchgen.engine.scheduling.scoring import num_fitting
 from batchgen.engine.scheduling.sequence import Sequence, SequenceStatus
 from batchgen.engine.scheduling.step import BlockUpdate, ScheduledStep, StepOutput
 from batchgen.engine.scheduling.step_size import StepSize
@@ -51,8 +52,10 @@ class Scheduler:
         reorder_window: int = 1,
         max_num_mixed_tokens: int | None = None,
         prefix_caching: bool = False,
+        max_num_scored: int = 1024,
     ) -> None:
         self.block_manager = block_manager
+        self._max_num_scored = max_num_scored
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self._step_size = StepSize(max_num_mixed_tokens, max_num_seqs)
@@ -98,13 +101,15 @@ class Scheduler:
         """Deliver a launched step's tokens, in the order of launches; returns who finished now."""
         for sequence in step.sequences:
             sequence.num_in_flight -= 1
+        for (row, begin, end), scores in zip(step.scored, output.scores, strict=True):
+            step.sequences[row].take_scores(begin, end, scores)
         finished: list[Sequence] = []
         for j, row in enumerate(step.sampled):
             sequence = step.sequences[row]
             sequence.num_pending -= 1
             if sequence.is_finished:
                 continue  # it ended a step ago: its extra token is ignored
-            if self._deliver(sequence, output, j):
+            if output.deliver(j, sequence):
                 self._step_size.finish(sequence)
                 self._leave(sequence)
                 finished.append(sequence)
@@ -140,10 +145,11 @@ class Scheduler:
         for sequence in list(self.running):
             if self._is_full(step) or sequence.status is not SequenceStatus.RUNNING:
                 break  # not running any more: preempted in this pass, as is every newer one
-            num_tokens = sequence.num_uncomputed_tokens
-            if not num_tokens:
+            if not sequence.num_uncomputed_tokens:
                 continue
-            num_tokens = min(num_tokens, self._budget - step.total_tokens)
+            num_tokens = self._most_tokens(sequence, step)
+            if not num_tokens:
+                continue  # no room for its scores in this step
             if self._make_room(sequence, num_tokens, step):
                 self._launch(sequence, num_tokens, step)
             else:
@@ -160,6 +166,8 @@ class Scheduler:
             cached = self._cached_blocks(sequence)
             if self._fresh and not self._fresh.isdisjoint(cached):
                 num_held += 1  # this step computes what it begins with
+            elif sequence.request.targets and step.num_scored >= self._max_num_scored:
+                num_held += 1  # this step has all the scores that it may have
             elif self._fits(sequence, cached):
                 self._admit(sequence, cached, step)
             else:
@@ -182,15 +190,22 @@ class Scheduler:
             if not sequence.num_preemptions:
                 known = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
                 sequence.num_cached_tokens = known
+        self._launch(sequence, self._most_tokens(sequence, step), step)
+
+    def _most_tokens(self, sequence: Sequence, step: ScheduledStep) -> int:
+        """How many of its tokens the step has room for; 0: none of its scores."""
         num_tokens = min(sequence.num_uncomputed_tokens, self._budget - step.total_tokens)
-        self._launch(sequence, num_tokens, step)
+        targets, room = sequence.request.targets, self._max_num_scored - step.num_scored
+        if targets is None:
+            return num_tokens
+        return num_fitting(targets, sequence.num_computed_tokens, num_tokens, room)
 
     def _cached_blocks(self, sequence: Sequence) -> list[int]:
-        """Blocks that hold its beginning already, one token at least left to compute."""
+        """Blocks that hold its beginning already, what it needs computed left out."""
         names = sequence.block_names
         if not names:
             return []
-        most = (sequence.num_tokens - 1) // self.block_manager.block_size
+        most = sequence.first_needed // self.block_manager.block_size
         return self.block_manager.cached(names if len(names) <= most else names[:most])
 
     def _name_blocks(self, sequence: Sequence) -> None:
@@ -278,14 +293,3 @@ class Scheduler:
 
     def _is_full(self, step: ScheduledStep) -> bool:
         return len(step.slots) >= self.max_num_seqs or step.total_tokens >= self._budget
-
-    @staticmethod
-    def _deliver(sequence: Sequence, output: StepOutput, j: int) -> bool:
-        """Hand over sampled row j; whether the sequence is finished with it."""
-        if failure := output.failures.get(j):
-            sequence.fail(failure.code, failure.message)
-        else:
-            logprob = output.logprobs[j] if output.logprobs is not None else None
-            top = output.top_logprobs[j] if output.top_logprobs is not None else None
-            sequence.deliver(output.tokens[j], logprob, top)
-        return sequence.is_finished

@@ -9,6 +9,7 @@ the token is *pending* and counts as a placeholder in `num_tokens`.
 
 from __future__ import annotations
 
+import math
 from array import array
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -43,6 +44,9 @@ class Sequence:
     output_token_ids: list[int] = field(init=False)
     logprobs: list[float] = field(default_factory=list)
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    target_logprobs: list[float] = field(default_factory=list)
+    num_scored: int = 0
+    """Positions of its targets whose log-probabilities are known."""
     num_prompt_tokens: int = field(init=False)
     num_computed_tokens: int = 0
     num_pending: int = 0
@@ -130,8 +134,30 @@ class Sequence:
         return self.status is SequenceStatus.FINISHED
 
     @property
+    def is_scored_alone(self) -> bool:
+        """Whether nothing is generated for it: what its last step samples is thrown away."""
+        return self.request.params.max_tokens == 0
+
+    @property
+    def first_needed(self) -> int:
+        """The first position that has to be computed whatever the cache holds."""
+        targets = self.request.targets
+        if targets is None or self.num_scored == len(targets.ends):
+            return self.num_tokens - 1
+        return targets.first + self.num_scored
+
+    def take_scores(self, begin: int, end: int, logprobs: list[float]) -> None:
+        """Log-probabilities of its targets at positions `begin` to `end`, maybe again."""
+        targets = self.request.targets
+        assert targets is not None
+        self.target_logprobs[targets.within(begin, end)] = logprobs
+        self.num_scored = max(self.num_scored, end - targets.first)
+
+    @property
     def ends_with_stop_token(self) -> bool:
         """Whether its last token ended it, not its text, its length or a failure."""
+        if self.is_scored_alone:
+            return False
         by_text = isinstance(self.stop_reason, str)
         return self.finish_reason is FinishReason.STOP and not by_text and not self.is_whole
 
@@ -151,6 +177,12 @@ class Sequence:
         top: list[tuple[int, float]] | None = None,
     ) -> None:
         """The token of a launched step is known; finishes the sequence where it ends there."""
+        if not self.output_token_ids and any(map(math.isnan, self.target_logprobs)):
+            self.fail(ErrorCode.NAN_LOGITS, "a log-probability of the prompt is no number")
+            return
+        if self.is_scored_alone:
+            self.finish(FinishReason.STOP)
+            return
         self.token_ids.append(token)
         self.output_token_ids.append(token)
         if logprob is not None:

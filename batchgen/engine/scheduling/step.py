@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from batchgen.engine.scheduling.scoring import ScoredRow, scored_range
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.errors import ErrorCode
 
@@ -55,6 +56,9 @@ class ScheduledStep:
     num_tokens: list[int] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     sampled: list[int] = field(default_factory=list)
+    scored: list[ScoredRow] = field(default_factory=list)
+    num_scored: int = 0
+    """Positions of `scored` together."""
     output_positions: list[int] = field(default_factory=list)
     total_tokens: int = 0
     num_alike: int = 0
@@ -73,6 +77,11 @@ class ScheduledStep:
             self.sampled.append(len(self.sequences))
             end = start + num_tokens  # all that is known or pending
             self.output_positions.append(end - sequence.num_prompt_tokens)
+        if sequence.request.targets is not None:
+            begin, last = scored_range(sequence.request.targets, start, start + num_tokens)
+            if begin < last:
+                self.scored.append(ScoredRow(len(self.sequences), begin, last))
+                self.num_scored += last - begin
         self.sequences.append(sequence)
         self.slots.append(sequence.slot)
         self.num_tokens.append(num_tokens)
@@ -88,12 +97,17 @@ class ScheduledStep:
     def _rows(self, start: int, end: int) -> ScheduledStep:
         picked = [j for j, row in enumerate(self.sampled) if start <= row < end]
         slots = self.slots[start:end]
+        scored = [
+            one._replace(row=one.row - start) for one in self.scored if start <= one.row < end
+        ]
         return ScheduledStep(
             sequences=self.sequences[start:end],
             slots=slots,
             num_tokens=self.num_tokens[start:end],
             starts=self.starts[start:end],
             sampled=[self.sampled[j] - start for j in picked],
+            scored=scored,
+            num_scored=sum(one.end - one.begin for one in scored),
             output_positions=[self.output_positions[j] for j in picked],
             total_tokens=sum(self.num_tokens[start:end]),
             num_alike=self.num_alike,
@@ -110,7 +124,19 @@ class StepOutput:
     logprobs: list[float] | None = None
     top_logprobs: list[list[tuple[int, float]]] | None = None
     """Most likely (id, logprob) of each row, descending; as many as the row asked for."""
+    scores: list[list[float]] = field(default_factory=list)
+    """For each of the step's scored rows, the log-probabilities of its targets there."""
     failures: dict[int, RowFailure] = field(default_factory=dict)
     """Sampled row -> why it has no token."""
     shared_read_tokens: int = 0
     """Keys that rows did not read themselves."""
+
+    def deliver(self, j: int, sequence: Sequence) -> bool:
+        """Hand sampled row j to its sequence; whether the sequence is finished with it."""
+        if failure := self.failures.get(j):
+            sequence.fail(failure.code, failure.message)
+        else:
+            logprob = self.logprobs[j] if self.logprobs is not None else None
+            top = self.top_logprobs[j] if self.top_logprobs is not None else None
+            sequence.deliver(self.tokens[j], logprob, top)
+        return sequence.is_finished

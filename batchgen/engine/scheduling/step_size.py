@@ -52,6 +52,8 @@ class StepSize:
 
     def finish(self, sequence: Sequence) -> None:
         """Learn how much of their limits outputs have."""
+        if sequence.is_scored_alone:
+            return
         self._outputs += len(sequence.output_token_ids)
         self._limits += max(1, sequence.max_num_tokens - sequence.num_prompt_tokens)
 

@@ -1,0 +1,183 @@
+"""Prompts' own tokens are scored the same whatever is chunked, shared, preempted, mixed or healed."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fake_model import VOCAB_SIZE, FakeModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.engine import LLMEngine
+from batchgen.engine.factory import build_engine
+from batchgen.engine.request import Completion, FinishReason, Request, SamplingParams, Targets
+from batchgen.engine.scheduling.scheduler import Scheduler
+
+ALONE = SamplingParams(max_tokens=0)
+
+
+def engine_of(model: FakeModel | None = None, **config: Any) -> LLMEngine:
+    sizes: dict[str, Any] = {"block_size": 4, "num_blocks": 200, "max_num_seqs": 8}
+    return build_engine(model or FakeModel(), EngineConfig(Path("fake"), **(sizes | config)))
+
+
+def every_token(prompt: Sequence[int]) -> Targets:
+    """Each token of the prompt but the first, after the one before it."""
+    return Targets(0, array("i", prompt[1:]), array("i", range(1, len(prompt))))
+
+
+def run(engine: LLMEngine, requests: Sequence[Request]) -> dict[int, Completion]:
+    for request in requests:
+        engine.add(request)
+    done: dict[int, Completion] = {}
+    while engine.num_unfinished:
+        done |= {completion.request_id: completion for completion in engine.step()}
+    engine.close()
+    return done
+
+
+def scores(engine: LLMEngine, requests: Sequence[Request]) -> dict[int, list[float]]:
+    return {i: c.target_logprobs or [] for i, c in run(engine, requests).items()}
+
+
+def mixed(seed: int = 0, count: int = 24) -> list[Request]:
+    """Scored alone, scored and generated, not scored; with shared beginnings."""
+    draw = random.Random(seed)
+    shared = [draw.randrange(VOCAB_SIZE) for _ in range(13)]
+    found = []
+    for i in range(count):
+        prompt = shared[: draw.randrange(14)] + [
+            draw.randrange(VOCAB_SIZE) for _ in range(draw.randrange(1, 20))
+        ]
+        kind = i % 4
+        targets = None if kind == 0 else every_token(prompt)
+        if kind == 3:  # labels: several ids, from the prompt's last token on
+            first = len(prompt) - 1
+            targets = Targets(first, array("i", (1, 2, 3)), array("i", (3,)))
+        params = SamplingParams(max_tokens=(5, 0, 4, 0)[kind], logprobs=0 if i % 3 == 0 else None)
+        found.append(Request(i, prompt, params, targets=targets))
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[list[float]]:
+    return [scores(engine_of(), [request])[request.request_id] for request in mixed()]
+
+
+def test_a_scored_prompt_is_log_softmax_at_each_of_its_places() -> None:
+    model = FakeModel()
+    engine = engine_of(model)
+    prompt = [5, 9, 2, 40, 41, 7, 7, 3, 60]
+    request = Request(1, prompt, ALONE, targets=every_token(prompt))
+    done = run(engine, [request])[1]
+    assert (done.token_ids, done.finish_reason) == ([], FinishReason.STOP)
+    assert engine.stats().output_tokens == 0
+    for place, value in enumerate(done.target_logprobs or []):
+        one = SamplingParams(max_tokens=1, top_logprobs=20, logprobs=0)
+        forced = SamplingParams(max_tokens=1, logprobs=0, allowed_token_ids=(prompt[place + 1],))
+        found = run(engine_of(), [Request(1, prompt[: place + 1], forced)])[1]
+        assert found.logprobs == pytest.approx([value], abs=1e-6), one
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"enable_prefix_caching": False},
+        {"max_num_batched_tokens": 3},
+        {"max_num_batched_tokens": 7, "max_num_seqs": 3},
+        {"num_blocks": 14, "max_num_seqs": 6},
+        {"fold": False, "max_num_seqs": 1},
+    ],
+    ids=["plain", "unshared", "chunked", "chunked_few", "preempted", "one_by_one"],
+)
+def test_mixed_rows_are_scored_as_each_alone(
+    alone: list[list[float]], config: dict[str, Any]
+) -> None:
+    engine = engine_of(**config)
+    together = scores(engine, mixed())
+    assert [together[i] for i in range(len(alone))] == alone
+    if "num_blocks" in config:
+        assert engine.stats().preemptions > 0
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_a_step_scores_no_more_than_it_has_memory_for(
+    alone: list[list[float]], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of()
+    engine._scheduler._max_num_scored = most
+    schedule, seen = Scheduler.schedule, []
+
+    def noting(self: Scheduler) -> Any:
+        step = schedule(self)
+        seen.append(step.num_scored)
+        return step
+
+    monkeypatch.setattr(Scheduler, "schedule", noting)
+    together = scores(engine, mixed())
+    assert [together[i] for i in range(len(alone))] == alone
+    assert max(seen) == most
+
+
+def test_a_prefix_that_is_cached_is_computed_again_only_where_it_is_scored() -> None:
+    engine = engine_of()
+    prompt = list(range(30))
+    run_first = Request(0, prompt, SamplingParams(max_tokens=1))
+    label = Targets(29, array("i", (1, 2)), array("i", (2,)))
+    engine.add(run_first)
+    engine.step()
+    engine.add(Request(1, prompt, ALONE, targets=label))
+    engine.add(Request(2, prompt, ALONE, targets=every_token(prompt)))
+    done: dict[int, Completion] = {}
+    while engine.num_unfinished:
+        done |= {completion.request_id: completion for completion in engine.step()}
+    assert done[1].cached_tokens == 28
+    assert done[2].cached_tokens == 0
+    assert len(done[2].target_logprobs or []) == 29
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_steps_that_fail_change_no_score(alone: list[list[float]], depth: int) -> None:
+    class Failing(FakeModel):
+        def check(self, input_ids: torch.Tensor) -> None:
+            if len(self.num_tokens_of_steps) in (1, 4):
+                self.num_tokens_of_steps.append(0)
+                raise MemoryError("out of memory")
+
+    engine = engine_of(Failing())
+    engine._depth = depth
+    together = scores(engine, mixed())
+    assert [together[i] for i in range(len(alone))] == alone
+    assert engine.stats().oom_events == 2
+
+
+def test_a_prompt_with_a_place_that_is_no_number_is_an_error_row() -> None:
+    class Broken(FakeModel):
+        def _logits(self, row: int, length: int, metadata: Any) -> torch.Tensor:
+            found = super()._logits(row, length, metadata)
+            return found * float("nan") if length == 2 else found
+
+    prompt = [1, 2, 3, 4]
+    done = run(engine_of(Broken()), [Request(1, prompt, ALONE, targets=every_token(prompt))])[1]
+    assert str(done.error_code) == "nan_logits"
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), budget=st.integers(1, 40), blocks=st.integers(12, 60))
+def test_any_mix_of_rows_is_scored_as_each_alone(seed: int, budget: int, blocks: int) -> None:
+    rows = mixed(seed, 8)
+    engine = engine_of(max_num_batched_tokens=budget, num_blocks=blocks, max_num_seqs=4)
+    together = run(engine, rows)
+    for row in rows:
+        single = run(engine_of(), [row])[row.request_id]
+        assert together[row.request_id].target_logprobs == single.target_logprobs
+        assert together[row.request_id].token_ids == single.token_ids
+        assert together[row.request_id].logprobs == single.logprobs
