@@ -1,10 +1,11 @@
-"""Prompts' own tokens are scored the same whatever is chunked, shared, preempted, mixed or healed."""
+"""Prompts' own tokens are scored alike, chunked, shared, preempted, mixed or healed."""
 
 from __future__ import annotations
 
 import random
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,22 @@ def run(engine: LLMEngine, requests: Sequence[Request]) -> dict[int, Completion]
         done |= {completion.request_id: completion for completion in engine.step()}
     engine.close()
     return done
+
+
+def test_the_likeliest_tokens_of_each_place_come_with_the_scores() -> None:
+    prompt, other = [5, 9, 2, 40, 41], [9, 9]
+    targets = replace(every_token(prompt), top=2)
+    rows = [
+        Request(1, prompt, ALONE, targets=targets),
+        Request(2, other, ALONE, targets=every_token(other)),
+    ]
+    done = run(engine_of(max_num_batched_tokens=3), rows)
+    assert done[2].target_tops is None
+    for place, top in enumerate(done[1].target_tops or []):
+        one = SamplingParams(max_tokens=1, logprobs=2, top_logprobs=2)
+        found = run(engine_of(), [Request(1, prompt[: place + 1], one)])[1]
+        assert found.top_logprobs == [[(token, pytest.approx(p, abs=1e-6)) for token, p in top]]
+    assert len(done[1].target_tops or []) == len(prompt) - 1
 
 
 def scores(engine: LLMEngine, requests: Sequence[Request]) -> dict[int, list[float]]:
@@ -80,10 +97,9 @@ def test_a_scored_prompt_is_log_softmax_at_each_of_its_places() -> None:
     assert (done.token_ids, done.finish_reason) == ([], FinishReason.STOP)
     assert engine.stats().output_tokens == 0
     for place, value in enumerate(done.target_logprobs or []):
-        one = SamplingParams(max_tokens=1, top_logprobs=20, logprobs=0)
         forced = SamplingParams(max_tokens=1, logprobs=0, allowed_token_ids=(prompt[place + 1],))
         found = run(engine_of(), [Request(1, prompt[: place + 1], forced)])[1]
-        assert found.logprobs == pytest.approx([value], abs=1e-6), one
+        assert found.logprobs == pytest.approx([value], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,14 @@ import time
 from collections.abc import Callable
 
 from batchgen.counts import counted
-from batchgen.engine.request import Completion, EngineStats, FinishReason, Request, Timings
+from batchgen.engine.request import (
+    Completion,
+    EngineStats,
+    FinishReason,
+    Request,
+    Targets,
+    Timings,
+)
 from batchgen.errors import ErrorCode, RowError
 
 __all__ = ["EchoEngine"]
@@ -95,5 +102,11 @@ def _echo(request: Request, enqueued: float, now: float) -> Completion:
         logprobs=None if params.logprobs is None else [0.0] * len(tokens),
         top_logprobs=[[(token, 0.0)] for token in tokens] if params.top_logprobs else None,
         target_logprobs=None if targets is None else [0.0] * len(targets.token_ids),
+        target_tops=_tops(targets) if targets is not None and targets.top else None,
         timings=Timings(enqueued, now, now, now),
     )
+
+
+def _tops(targets: Targets) -> list[list[tuple[int, float]]]:
+    places = range(targets.first, targets.last)
+    return [[(t, 0.0) for t in targets.token_ids[targets.within(i, i + 1)][:1]] for i in places]

@@ -111,7 +111,9 @@ class LLMEngine:
         finished += self._advance()
         now = time.monotonic()
         self._stats.step_seconds += now - started
-        return [c for s in finished if self._is_wanted(s) for c in self._complete(s, now)]
+        known = self._sequences  # aborted ones are not in it
+        wanted = [s for s in finished if known.get(s.request.request_id) is s]
+        return [completion for s in wanted for completion in self._complete(s, now)]
 
     def abort(self, request_id: int) -> None:
         """Forget an unfinished request; its blocks return when launched steps are done."""
@@ -276,9 +278,6 @@ class LLMEngine:
             raise RuntimeError(f"{self.num_unfinished} requests wait, and none can be scheduled")
         return []
 
-    def _is_wanted(self, sequence: Sequence) -> bool:
-        return self._sequences.get(sequence.request.request_id) is sequence  # else aborted
-
     def _complete(self, sequence: Sequence, now: float) -> list[Completion]:
         del self._sequences[sequence.request.request_id]
         sequence.timings.finished = now
@@ -291,7 +290,8 @@ class LLMEngine:
             error_message=sequence.error_message,
             logprobs=sequence.logprobs if sequence.request.params.logprobs is not None else None,
             top_logprobs=sequence.top_logprobs if sequence.request.params.top_logprobs else None,
-            target_logprobs=sequence.target_logprobs if sequence.request.targets else None,
+            target_logprobs=sequence.target_logprobs or None,
+            target_tops=sequence.target_tops or None,
             timings=sequence.timings,
             preemptions=sequence.num_preemptions,
             cached_tokens=sequence.num_cached_tokens,

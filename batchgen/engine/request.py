@@ -138,6 +138,8 @@ class Targets:
     first: int
     token_ids: array[int]
     ends: array[int]
+    top: int = 0
+    """Most likely ones to report at each position, beside them."""
 
     @property
     def last(self) -> int:
@@ -207,6 +209,8 @@ class Completion:
     processor, as `logprobs` are."""
     target_logprobs: list[float] | None = None
     """Of `Request.targets`' token ids, in their order; before any processor."""
+    target_tops: list[list[tuple[int, float]]] | None = None
+    """For each position of `Request.targets`, the most likely (id, logprob), if asked for."""
     timings: Timings = field(default_factory=Timings)
     preemptions: int = 0
     cached_tokens: int = 0

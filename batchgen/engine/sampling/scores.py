@@ -8,24 +8,37 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from batchgen.engine.sampling.sampler import TopTokens
 from batchgen.engine.scheduling.step import ScheduledStep
 
 __all__ = ["Scores", "score"]
 
 _Int = npt.NDArray[np.int64]
+RowScores = tuple[list[float], list[list[tuple[int, float]]]]
+"""Of one row's targets, and the most likely tokens at each of its positions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One step's, on their way to the host."""
+    """One step's, in host memory once the step is over."""
 
-    logprobs: torch.Tensor  # float32 [num_targets], host memory once the step is over
+    logprobs: torch.Tensor  # float32 [num_targets]
+    top: TopTokens | None  # of every scored position
     counts: tuple[int, ...]
-    """How many of them each scored row has."""
+    """Targets of each scored row."""
+    positions: tuple[int, ...]
+    """Positions of each scored row."""
 
-    def to_lists(self) -> list[list[float]]:
-        """One list a scored row."""
-        return [part.tolist() for part in self.logprobs.split(self.counts)]
+    def to_lists(self) -> list[RowScores]:
+        """One pair a scored row."""
+        values = [part.tolist() for part in self.logprobs.split(self.counts)]
+        if self.top is None:
+            return [(part, []) for part in values]
+        tops, place, found = self.top.to_lists(), 0, []
+        for part, length in zip(values, self.positions, strict=True):
+            found.append((part, [top for top in tops[place : place + length] if top]))
+            place += length
+        return found
 
 
 def score(logits: torch.Tensor, step: ScheduledStep) -> Scores:
@@ -33,10 +46,10 @@ def score(logits: torch.Tensor, step: ScheduledStep) -> Scores:
     rows, ids, counts = _wanted(step)
     where = torch.from_numpy(rows).to(logits.device)
     values = logits.float()
-    total = torch.logsumexp(values, dim=-1)
-    chosen = values[where, torch.from_numpy(ids).to(logits.device)] - total[where]
-    on_cpu = logits.device.type == "cpu"
-    return Scores(chosen if on_cpu else chosen.to("cpu", non_blocking=True), counts)
+    total = torch.logsumexp(values, dim=-1, keepdim=True)
+    chosen = values[where, torch.from_numpy(ids).to(logits.device)] - total[where, 0]
+    positions = tuple(end - begin for _, begin, end in step.scored)
+    return Scores(_to_host(chosen), _top(values, total, step), counts, positions)
 
 
 def _wanted(step: ScheduledStep) -> tuple[_Int, _Int, tuple[int, ...]]:
@@ -53,3 +66,21 @@ def _wanted(step: ScheduledStep) -> tuple[_Int, _Int, tuple[int, ...]]:
     repeats = np.concatenate(per_position)
     rows = np.repeat(np.arange(len(repeats)), repeats)
     return rows, np.concatenate(ids), tuple(map(len, ids))
+
+
+def _top(values: torch.Tensor, total: torch.Tensor, step: ScheduledStep) -> TopTokens | None:
+    counts: list[int] = []
+    for row, begin, end in step.scored:
+        targets = step.sequences[row].request.targets
+        assert targets is not None
+        counts += [min(targets.top, values.shape[1])] * (end - begin)
+    most = max(counts)
+    if not most:
+        return None
+    ordered = torch.sort(values, dim=-1, descending=True, stable=True)  # of equals the first
+    ids, logprobs = ordered.indices[:, :most], ordered.values[:, :most] - total
+    return TopTokens(_to_host(ids), _to_host(logprobs), tuple(counts))
+
+
+def _to_host(values: torch.Tensor) -> torch.Tensor:
+    return values if values.device.type == "cpu" else values.to("cpu", non_blocking=True)

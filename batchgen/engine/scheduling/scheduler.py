@@ -102,7 +102,7 @@ class Scheduler:
         for sequence in step.sequences:
             sequence.num_in_flight -= 1
         for (row, begin, end), scores in zip(step.scored, output.scores, strict=True):
-            step.sequences[row].take_scores(begin, end, scores)
+            step.sequences[row].take_scores(begin, end, *scores)
         finished: list[Sequence] = []
         for j, row in enumerate(step.sampled):
             sequence = step.sequences[row]

@@ -45,6 +45,7 @@ class Sequence:
     logprobs: list[float] = field(default_factory=list)
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
     target_logprobs: list[float] = field(default_factory=list)
+    target_tops: list[list[tuple[int, float]]] = field(default_factory=list)
     num_scored: int = 0
     """Positions of its targets whose log-probabilities are known."""
     num_prompt_tokens: int = field(init=False)
@@ -146,11 +147,18 @@ class Sequence:
             return self.num_tokens - 1
         return targets.first + self.num_scored
 
-    def take_scores(self, begin: int, end: int, logprobs: list[float]) -> None:
-        """Log-probabilities of its targets at positions `begin` to `end`, maybe again."""
+    def take_scores(
+        self,
+        begin: int,
+        end: int,
+        logprobs: list[float],
+        tops: list[list[tuple[int, float]]],
+    ) -> None:
+        """Of its targets at positions `begin` to `end`, maybe again."""
         targets = self.request.targets
         assert targets is not None
         self.target_logprobs[targets.within(begin, end)] = logprobs
+        self.target_tops[begin - targets.first : end - targets.first] = tops
         self.num_scored = max(self.num_scored, end - targets.first)
 
     @property

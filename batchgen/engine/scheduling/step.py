@@ -124,8 +124,9 @@ class StepOutput:
     logprobs: list[float] | None = None
     top_logprobs: list[list[tuple[int, float]]] | None = None
     """Most likely (id, logprob) of each row, descending; as many as the row asked for."""
-    scores: list[list[float]] = field(default_factory=list)
-    """For each of the step's scored rows, the log-probabilities of its targets there."""
+    scores: list[tuple[list[float], list[list[tuple[int, float]]]]] = field(default_factory=list)
+    """For each of the step's scored rows, the log-probabilities of its targets there; and for each
+    of its positions the most likely (id, logprob), where it asks for any."""
     failures: dict[int, RowFailure] = field(default_factory=dict)
     """Sampled row -> why it has no token."""
     shared_read_tokens: int = 0
