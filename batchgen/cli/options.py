@@ -184,6 +184,8 @@ sampling_options = flag_group(
          help="Add logprobs, of the chosen tokens, and of the N likeliest."),
     flag("--top-logprobs", type=click.IntRange(0, 20), metavar="N",
          help="The same, under OpenAI's name."),
+    flag("--score", is_flag=True,
+         help="Generate nothing: add the log-probabilities of each text's own tokens."),
 )  # fmt: skip
 
 engine_options = flag_group(

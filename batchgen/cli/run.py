@@ -18,6 +18,7 @@ from batchgen.engine.processes.devices import own_device
 from batchgen.errors import StoppedError
 from batchgen.job.flow import signals
 from batchgen.job.flow.last_resort import LastResort
+from batchgen.job.input.params import scoring
 from batchgen.job.run.summary import Summary
 from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.job.verbs.shard_environment import chosen_shard
@@ -100,6 +101,8 @@ def job_spec(flags: dict[str, Any]) -> JobSpec:
     input_names = {field.name for field in fields(InputSpec)}
     job_names = {field.name for field in fields(JobSpec)} - {"input", "sampling", "shard"}
     given = {name: flags[name] for name in _SAMPLING if flags[name] not in (None, ())}
+    if flags["score"]:
+        given |= scoring(given)
     flags = flags | {"device": own_device(flags["device"], os.environ)}
     return JobSpec(
         input=InputSpec(**{name: flags[name] for name in input_names}),

@@ -94,8 +94,9 @@ class SamplingParams:
 
     Ids outside the vocabulary have no effect. `logit_bias`: (token id, what is added), each id
     once. `bad_words`: token sequences that the output never completes. `allowed_token_ids`: no
-    others; empty = off. `top_logprobs`: alternatives to report, at most `MAX_TOP_LOGPROBS`.
-    `max_tokens` is 0 only for a request that is scored (`Request.targets`) and generates nothing.
+    others; empty = off. `top_logprobs`: alternatives to report, at most `MAX_TOP_LOGPROBS`, and
+    `prompt_logprobs` those at the prompt's own tokens. `max_tokens` is 0 only for a request that is
+    scored (`Request.targets`) and generates nothing.
     """
 
     max_tokens: int = 256
@@ -121,6 +122,7 @@ class SamplingParams:
     bad_phrases: tuple[str, ...] = ()
     """`bad_words` as text: the job makes ids of them, alone and after a space."""
     structured_outputs: StructuredOutput | None = None
+    prompt_logprobs: int | None = None
 
     @property
     def greedy(self) -> bool:

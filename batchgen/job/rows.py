@@ -80,4 +80,8 @@ class OutputRow:
     logprobs: list[float] | None = None
     token_texts: list[str] | None = None
     top_logprobs: list[list[dict[str, Any]]] | None = None
+    prompt_logprobs: list[float | None] | None = None
+    prompt_logprob_sum: float | None = None
+    prompt_token_texts: list[str] | None = None
+    prompt_top_logprobs: list[list[dict[str, Any]]] | None = None
     kept: dict[str, Any] = field(default_factory=dict)

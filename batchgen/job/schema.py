@@ -77,6 +77,10 @@ OPTIONAL_FIELDS = {
         ("logprobs", pa.list_(pa.float32())),
         ("token_texts", pa.list_(pa.string())),
         ("top_logprobs", pa.list_(pa.list_(_LIKELY_TOKEN))),
+        ("prompt_logprobs", pa.list_(pa.float32())),
+        ("prompt_logprob_sum", pa.float64()),
+        ("prompt_token_texts", pa.list_(pa.string())),
+        ("prompt_top_logprobs", pa.list_(pa.list_(_LIKELY_TOKEN))),
     )
 }
 """In the output's order. A column is there where the job asks for it, or a row that has a value."""

@@ -11,6 +11,7 @@ from batchgen.errors import ErrorCode
 from batchgen.job.flow.engine_thread import FinishedRow, Outcome
 from batchgen.job.rows import OutputRow
 from batchgen.job.text.requests import FailedRow, PreparedRow, as_row_error
+from batchgen.job.text.scored_prompts import likely_tokens, prompt_columns
 from batchgen.job.text.stop_strings import num_exempt_characters, truncate
 from batchgen.job.text.token_texts import TokenTexts
 from batchgen.job.text.tokenizer import TextCodec
@@ -57,9 +58,22 @@ class Results:
             if broken is not None:
                 rows.append(self._error_row(broken))
                 continue
-            for sample, completion in enumerate(outcome.completions):
-                rows.append(self._row(outcome.prepared, sample, completion, str(found[sample])))
+            made = [
+                self._row(outcome.prepared, sample, completion, str(found[sample]))
+                for sample, completion in enumerate(outcome.completions)
+            ]
+            if outcome.prepared.row.params.prompt_logprobs is not None:
+                self._set_prompt_logprobs(made, outcome)
+            rows += made
         return rows
+
+    def _set_prompt_logprobs(self, rows: list[OutputRow], outcome: FinishedRow) -> None:
+        """The first sample was asked; all have the same prompt."""
+        token_ids, first = outcome.prepared.prompt_token_ids, outcome.completions[0]
+        columns = prompt_columns(token_ids, first, self._texts_of_tokens())
+        for row in rows:
+            for name, value in columns.items():
+                setattr(row, name, value)
 
     def _texts(self, finished: list[FinishedRow]) -> list[str | FailedRow]:
         """Text of every completion in order, or the failure that stands in its place."""
@@ -115,19 +129,16 @@ class Results:
         """Of the chosen tokens and of the likeliest ones, as far as the row asked for them."""
         if completion.logprobs is None:
             return
-        if self._token_texts is None:
-            self._token_texts = TokenTexts(self._codec().token_bytes)
-        texts = self._token_texts
+        texts = self._texts_of_tokens()
         out.logprobs = completion.logprobs
         out.token_texts = texts(completion.token_ids)
         if completion.top_logprobs is not None:
-            out.top_logprobs = [
-                [
-                    {"token_id": token, "token": text, "logprob": logprob}
-                    for (token, logprob), text in zip(top, texts([t for t, _ in top]), strict=True)
-                ]
-                for top in completion.top_logprobs
-            ]
+            out.top_logprobs = likely_tokens(completion.top_logprobs, texts)
+
+    def _texts_of_tokens(self) -> TokenTexts:
+        if self._token_texts is None:
+            self._token_texts = TokenTexts(self._codec().token_bytes)
+        return self._token_texts
 
     def _set_times(self, out: OutputRow, timings: Timings) -> None:
         """Parts that add up: queue + prefill = ttft, ttft + decode = latency."""

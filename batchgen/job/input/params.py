@@ -26,6 +26,7 @@ __all__ = [
     "merge",
     "near_miss",
     "read_params",
+    "scoring",
     "validate_flags",
 ]
 
@@ -80,11 +81,16 @@ _NUMBERS: dict[str, _Number] = {
     "n": _Number(int, 1, 1024),
     "seed": _Number(int, -_INT64_MAX - 1, _INT64_MAX),
     "logprobs": _Number(int, 0, 20),
+    "prompt_logprobs": _Number(int, 0, 20),
     "no_repeat_ngram_size": _Number(int, 0, _INT32_MAX),
 }
 _TOKEN_ID = _Number(int, 0, _INT32_MAX)
 _ALIASES = {"max_completion_tokens": "max_tokens", "max_new_tokens": "max_tokens"}
-_LISTS = ("stop", "stop_token_ids", "ignore_eos", "top_logprobs", *TOKEN_RULE_NAMES)
+_LISTS = ("stop", "stop_token_ids", "ignore_eos", "top_logprobs", "echo", *TOKEN_RULE_NAMES)
+_BOOLS = ("ignore_eos", "echo")
+_OR_BOOL = ("logprobs", "prompt_logprobs")
+_LENGTHS = ("max_tokens", *_ALIASES)
+_OF_OUTPUT = ("max_tokens", "min_tokens", "n")
 
 PARAMETER_NAMES = (
     frozenset(_NUMBERS) | frozenset(_ALIASES) | frozenset(_LISTS) | frozenset(STRUCTURED_NAMES)
@@ -115,6 +121,7 @@ def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
             _add(params, name, _read(name, value))
     params |= read_structured(given) | read_token_rules(given)
     _settle_logprobs(params)
+    _settle_scoring(params)
     _check_min_tokens(params)
     return params
 
@@ -126,6 +133,16 @@ def validate_flags(flags: SamplingDefaults) -> SamplingDefaults:
     except RowError as error:
         hint = "sampling flags take the values that a row's parameters take"
         raise UsageError(error.message, hint) from None
+
+
+def scoring(flags: SamplingDefaults) -> SamplingDefaults:
+    """What `--score` adds to the flags: each text's own log-probabilities, nothing generated."""
+    for name in flags:
+        if name in _OF_OUTPUT:
+            flag = name.replace("_", "-")
+            text = f"--score generates nothing, and --{flag} is about what is generated"
+            raise UsageError(text, "leave one of the two out")
+    return {"max_tokens": 0, "prompt_logprobs": max(0, flags.get("top_logprobs", 0))}
 
 
 def merge(
@@ -145,6 +162,8 @@ def apply(base: SamplingParams, own: Mapping[str, Any]) -> SamplingParams:
 
     A `min_tokens` inherited from above yields to a smaller `max_tokens`.
     """
+    if not base.max_tokens:  # --score: nothing is generated, whatever a row says of that
+        own = {name: value for name, value in own.items() if name not in _OF_OUTPUT}
     if not own:
         return base
     params = dataclasses.replace(base, **own)
@@ -193,8 +212,10 @@ def _read(name: str, value: Any) -> Any:
     try:
         if name in ("stop", "stop_token_ids"):
             return _read_stops(name, value)
-        if name == "ignore_eos" or (name == "logprobs" and type(value) is bool):
+        if name in _BOOLS or (name in _OR_BOOL and type(value) is bool):
             return _read_bool(value)
+        if name in _LENGTHS and type(value) is int and value == 0:
+            return 0  # of a prompt that is scored: `_settle_scoring`
         number = _NUMBERS["logprobs" if name == "top_logprobs" else _ALIASES.get(name, name)]
         read = number.read(value)
         return max(read, 0) if name == "top_k" else read
@@ -233,6 +254,30 @@ def _settle_logprobs(params: dict[str, Any]) -> None:
     count = max(top or 0, int(wanted or 0) if type(wanted) is int else 0)
     off = wanted is False
     params |= {"logprobs": None if off else count, "top_logprobs": 0 if off else count}
+
+
+def _settle_scoring(params: dict[str, Any]) -> None:
+    """`prompt_logprobs` of vLLM, and the completions API's way to score a text: `echo` and
+    `logprobs` with `max_tokens` 0."""
+    if params.pop("echo", False):
+        wanted = params.pop("logprobs", None)
+        if wanted is None or params.get("max_tokens") != 0:
+            text = "echo: true is served where it scores a text: with logprobs and max_tokens 0"
+            raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
+        params.pop("top_logprobs")
+        params["prompt_logprobs"] = max(wanted, int(params.get("prompt_logprobs") or 0))
+    wanted = params.get("prompt_logprobs")
+    if type(wanted) is bool:
+        params["prompt_logprobs"] = 0 if wanted else None
+    if params.get("max_tokens") != 0:
+        return
+    if params.get("prompt_logprobs") is None:
+        text = (
+            f"max_tokens must be {_NUMBERS['max_tokens'].allowed} (0 with prompt_logprobs), not 0"
+        )
+        raise RowError(ErrorCode.INVALID_PARAM, text)
+    if params.get("n", 1) > 1:
+        raise RowError(ErrorCode.INVALID_PARAM, "n: nothing is generated with max_tokens 0")
 
 
 def _check_min_tokens(params: dict[str, Any]) -> None:

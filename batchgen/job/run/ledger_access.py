@@ -137,5 +137,9 @@ def _optional(spec: JobSpec, params: SamplingParams) -> frozenset[str]:
         "logprobs": params.logprobs is not None,
         "token_texts": params.logprobs is not None,
         "top_logprobs": params.top_logprobs > 0,
+        "prompt_logprobs": params.prompt_logprobs is not None,
+        "prompt_logprob_sum": params.prompt_logprobs is not None,
+        "prompt_token_texts": params.prompt_logprobs is not None,
+        "prompt_top_logprobs": bool(params.prompt_logprobs),
     }
     return frozenset(name for name, is_wanted in wanted.items() if is_wanted)

@@ -18,6 +18,7 @@ from batchgen.job.rows import InputRow
 from batchgen.job.text.render_process import RenderProcess
 from batchgen.job.text.row_prompts import RowPrompts
 from batchgen.job.text.row_template import RowTemplate
+from batchgen.job.text.scored_prompts import num_computed, prompt_targets
 from batchgen.job.text.stop_strings import make_stop_checker
 from batchgen.job.text.template import Chat
 from batchgen.job.text.tokenizer import TextCodec
@@ -44,12 +45,18 @@ class PreparedRow:
 
     row: InputRow
     prompt: str | None
+    prompt_token_ids: Sequence[int]
     requests: list[Request]
+
+    @property
+    def num_computed_tokens(self) -> int:
+        """Tokens of its longest request."""
+        return max(len(request.prompt_token_ids) for request in self.requests)
 
     @property
     def num_prompt_tokens(self) -> int:
         """Tokens of the prompt, counted once whatever the number of samples."""
-        return len(self.requests[0].prompt_token_ids)
+        return len(self.prompt_token_ids)
 
 
 @dataclass(slots=True)
@@ -230,10 +237,12 @@ class Requests:
         except RowError as refused:
             failed.append(FailedRow(row, refused, text, len(token_ids)))
             return
+        num_samples = params.n if params.max_tokens else 1
         requests = [
-            self._request(row, sample, token_ids, params, constraint) for sample in range(params.n)
+            self._request(row, sample, token_ids, params, constraint)
+            for sample in range(num_samples)
         ]
-        ready.append(PreparedRow(row, text, requests))
+        ready.append(PreparedRow(row, text, token_ids, requests))
 
     def _outside_vocabulary(self, token_ids: list[int]) -> RowError | None:
         low, high = min(token_ids), max(token_ids)
@@ -269,12 +278,13 @@ class Requests:
     ) -> Request:
         return Request(
             request_id=request_id(row.index, sample),
-            prompt_token_ids=token_ids,
+            prompt_token_ids=token_ids[: num_computed(token_ids, params)],
             params=params,
             draw_key=0 if params.greedy else draw_key(params.seed, row.row_key, sample),
             output_token_ids=self._begun(row.index, sample, params),
             stop_checker=self._stop_checker(params) if params.stop else None,
             constraint=constraint,
+            targets=None if sample else prompt_targets(token_ids, params),
         )
 
     def _stop_checker(self, params: SamplingParams) -> StopChecker | None:
@@ -282,6 +292,7 @@ class Requests:
 
     def _begun(self, index: int, sample: int, params: SamplingParams) -> Sequence[int]:
         """Tokens an interrupted run saved; none where logprobs are asked for: those were lost."""
-        if self._inflight_tokens is None or params.logprobs is not None:
+        wanted = (params.logprobs, params.prompt_logprobs)
+        if self._inflight_tokens is None or wanted != (None, None):
             return ()
         return self._inflight_tokens(index, sample)

@@ -108,7 +108,7 @@ def _completion(samples: Sequence[Row], model: str, key: str) -> dict[str, Any]:
     choices = [
         {
             "index": row["sample"],
-            "text": row["completion"],
+            "text": openai_logprobs.echoed_text(row) or row["completion"],
             "logprobs": openai_logprobs.completion_logprobs(row),
             "finish_reason": row["finish_reason"],
         }

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 from batchgen.job.text.token_texts import bytes_of
 
-__all__ = ["COLUMNS", "chat_logprobs", "completion_logprobs", "response_logprobs"]
+__all__ = ["COLUMNS", "chat_logprobs", "completion_logprobs", "echoed_text", "response_logprobs"]
 
 Row = Mapping[str, Any]
-COLUMNS = ("logprobs", "token_texts", "top_logprobs")
+COLUMNS = (
+    "logprobs", "token_texts", "top_logprobs",
+    "prompt_logprobs", "prompt_token_texts", "prompt_top_logprobs",
+)  # fmt: skip
 
 
 def chat_logprobs(row: Row) -> dict[str, Any] | None:
@@ -26,21 +31,36 @@ def response_logprobs(row: Row) -> list[dict[str, Any]] | None:
 
 def completion_logprobs(row: Row) -> dict[str, Any] | None:
     """`choices[].logprobs` of a text completion: parallel lists."""
+    if _is_echo(row):
+        names = ("prompt_token_texts", "prompt_logprobs", "prompt_top_logprobs")
+        return _parallel(*(row.get(name) for name in names))
     tokens, logprobs = row.get("token_texts"), row.get("logprobs")
     if tokens is None or logprobs is None:
         return None
     length = _num_shown(row, tokens)
-    offsets, offset = [], 0
-    for token in tokens[:length]:
-        offsets.append(offset)
-        offset += len(bytes_of(token).decode("utf-8", "ignore"))
     top = row.get("top_logprobs")
-    likeliest = [{one["token"]: one["logprob"] for one in place} for place in (top or [])[:length]]
+    return _parallel(tokens[:length], logprobs[:length], top and top[:length])
+
+
+def echoed_text(row: Row) -> str | None:
+    """The text of a completion that is its scored prompt (`echo`); None where it is none."""
+    if not _is_echo(row):
+        return None
+    return b"".join(map(bytes_of, row["prompt_token_texts"])).decode("utf-8", "replace")
+
+
+def _is_echo(row: Row) -> bool:
+    return row.get("prompt_logprobs") is not None and not row["completion_tokens"]
+
+
+def _parallel(tokens: Any, logprobs: Any, top: Any) -> dict[str, Any]:
+    decoder = getincrementaldecoder("utf-8")("replace")
+    lengths = [len(decoder.decode(bytes_of(token))) for token in tokens]
     return {
-        "tokens": tokens[:length],
-        "token_logprobs": logprobs[:length],
-        "text_offset": offsets,
-        "top_logprobs": likeliest if top else None,
+        "tokens": tokens,
+        "token_logprobs": logprobs,
+        "text_offset": [0, *accumulate(lengths)][: len(tokens)],
+        "top_logprobs": top and [{one["token"]: one["logprob"] for one in p} for p in top],
     }
 
 

@@ -93,8 +93,8 @@ class Validation:
         errors = {bad.row.index: bad.error for bad in failed}
         limit = self._max_model_len
         for row in ready:
-            if limit is not None and row.num_prompt_tokens >= limit:
-                errors[row.row.index] = _too_long(row.num_prompt_tokens, limit)
+            if limit is not None and row.num_computed_tokens >= limit:
+                errors[row.row.index] = _too_long(row.num_computed_tokens, limit)
         return errors
 
 
