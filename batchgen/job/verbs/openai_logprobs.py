@@ -60,7 +60,7 @@ def _parallel(tokens: Any, logprobs: Any, top: Any) -> dict[str, Any]:
         "tokens": tokens,
         "token_logprobs": logprobs,
         "text_offset": [0, *accumulate(lengths)][: len(tokens)],
-        "top_logprobs": top and [{one["token"]: one["logprob"] for one in p} for p in top],
+        "top_logprobs": top and [{one["token"]: one["logprob"] for one in place} for place in top],
     }
 
 
