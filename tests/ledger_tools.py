@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from batchgen.job import faults
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.rows import OutputRow
+from batchgen.job.stores import faults
 
 FINGERPRINT: dict[str, Any] = {"model": {"name": "m"}, "sampling": {"temperature": 0.7}}
 

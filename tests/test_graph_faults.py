@@ -21,9 +21,9 @@ from batchgen.engine.engine import LLMEngine
 from batchgen.engine.request import Completion, SamplingParams
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
-from batchgen.job import faults
 from batchgen.job.flow.engine_faults import EngineFaults
 from batchgen.job.rows import InputRow
+from batchgen.job.stores import faults
 from batchgen.job.text.codecs import ByteCodec
 from batchgen.job.text.requests import PreparedRow, Requests
 

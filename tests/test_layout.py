@@ -30,6 +30,7 @@ FLOORS = [
     ["batchgen.engine.cpu", "batchgen.engine.cuda"],
     ["batchgen.engine(face)"],
     ["batchgen.engine.processes"],
+    ["batchgen.job.stores"],
     ["batchgen.job"],
     ["batchgen.job.model"],
     ["batchgen.job.text"],

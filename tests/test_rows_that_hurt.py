@@ -14,10 +14,10 @@ from ledger_tools import die, make_row, open_ledger
 
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.errors import ErrorCode
-from batchgen.job import faults
 from batchgen.job.flow.quarantine import GIVEN_UP, Suspects, group_size
 from batchgen.job.rows import InputRow
 from batchgen.job.shard import Shard
+from batchgen.job.stores import faults
 from batchgen.job.text.requests import PreparedRow
 
 REQUEST = Request(0, [1], SamplingParams())

@@ -19,7 +19,7 @@ from batchgen.errors import (
     OutputUnwritableError,
     UsageError,
 )
-from batchgen.job import faults
+from batchgen.job.stores import faults
 
 Echo = Callable[..., Summary]
 

@@ -12,7 +12,9 @@ from typing import TextIO
 import click
 
 from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+from batchgen.cli.place import PLACE
 from batchgen.errors import OutputUnwritableError, UsageError
+from batchgen.job.stores.places import Place
 
 __all__ = ["export"]
 
@@ -20,15 +22,15 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command(context_settings=CONTEXT_SETTINGS)
-@click.argument("out", type=_PATH)
+@click.argument("out", type=PLACE)
 @flag("--format", "kind", type=click.Choice(["openai", "jsonl", "csv"]), default="openai",
       help="openai: the lines of OpenAI's batch API.")  # fmt: skip
 @flag("--to", required=True, metavar="FILE|-", help="File to write; - is stdout.")
 @flag("--errors", type=_PATH, metavar="FILE", help="Failed rows go here. [default: with the rest]")
 @flag("--follow", is_flag=True, help="Of a job that runs: write rows as they are done, in order.")
-@flag("--checkpoint-dir", type=_PATH, help="As given to the run. [default: OUT.ckpt]")
+@flag("--checkpoint-dir", type=PLACE, help="As given to the run. [default: OUT.ckpt]")
 def export(
-    out: Path, kind: str, to: str, errors: Path | None, follow: bool, checkpoint_dir: Path | None
+    out: Place, kind: str, to: str, errors: Path | None, follow: bool, checkpoint_dir: Place | None
 ) -> None:
     """Write OUT in another format, in its own order.
 
@@ -63,8 +65,8 @@ def export(
             to_openai(out, write)
 
 
-def _check_targets(out: Path, to: str, errors: Path | None) -> None:
-    taken = [os.path.realpath(out)]
+def _check_targets(out: Place, to: str, errors: Path | None) -> None:
+    taken = [os.path.realpath(out) if isinstance(out, Path) else str(out)]
     for name in [to] * (to != "-") + [str(errors)] * (errors is not None):
         if os.path.realpath(name) in taken:
             text = f"{name} is named twice, or is the output itself"

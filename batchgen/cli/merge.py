@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
 from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+from batchgen.cli.place import PLACE
+from batchgen.job.stores.places import Place
 
 __all__ = ["merge"]
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command(context_settings=CONTEXT_SETTINGS)
-@click.argument("out", type=_PATH)
-@flag("--checkpoint-dir", type=_PATH, help="As given to the runs. [default: OUT.ckpt]")
+@click.argument("out", type=PLACE)
+@flag("--checkpoint-dir", type=PLACE, help="As given to the runs. [default: OUT.ckpt]")
 @flag("--rows", type=click.IntRange(0), help="Rows of the input. [default: as a run counted them]")
 @flag("--lock", type=click.Choice(["fail", "wait"]), default="fail", help="If a run is at work.")
 @flag("--max-failures", default="0", metavar="N|P%", help="Failed rows beyond this: exit code 3.")
 @click.pass_context
 def merge(
     ctx: click.Context,
-    out: Path,
-    checkpoint_dir: Path | None,
+    out: Place,
+    checkpoint_dir: Place | None,
     rows: int | None,
     lock: str,
     max_failures: str,

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from batchgen.cli.flags import flag, flag_group
+from batchgen.cli.place import PLACE
 from batchgen.errors import RowError
 from batchgen.job.input.settings import read_template_kwargs
 
@@ -24,7 +25,6 @@ __all__ = [
 ]
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_FOLDER = click.Path(file_okay=False, path_type=Path)
 _FROM_MODEL = "the model's generation_config, else {}"
 
 
@@ -90,9 +90,9 @@ output_options = flag_group(
     "Output",
     flag(
         "--out", "-o", "--output-file", "out", required=True, core=True,
-        type=click.Path(path_type=Path),
+        type=PLACE,
         metavar="FILE",
-        help="Parquet file to write; it appears whole, once.",
+        help="Parquet file to write, or s3://, gs://, az://; it appears whole, once.",
     ),
     flag(
         "--keep-columns", default="all", metavar="all|none|a,b", core=True,
@@ -216,7 +216,7 @@ engine_options = flag_group(
 
 resume_options = flag_group(
     "Resume",
-    flag("--checkpoint-dir", type=_FOLDER, metavar="DIR", show_default="OUT.ckpt",
+    flag("--checkpoint-dir", type=PLACE, metavar="DIR", show_default="OUT.ckpt",
          help="Where work in progress lives."),
     flag("--checkpoint-every", type=click.IntRange(min=1), default=1000, metavar="ROWS",
          help="Most finished rows a crash can cost."),

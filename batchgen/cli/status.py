@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+from batchgen.cli.place import PLACE
 from batchgen.counts import counted
+from batchgen.job.stores.places import Place
 
 if TYPE_CHECKING:
     from batchgen.job.verbs.status import ShardStatus, Status
 
 __all__ = ["status"]
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command(context_settings=CONTEXT_SETTINGS)
-@click.argument("out", type=_PATH)
-@flag("--checkpoint-dir", type=_PATH, help="As given to the run. [default: OUT.ckpt]")
+@click.argument("out", type=PLACE)
+@flag("--checkpoint-dir", type=PLACE, help="As given to the run. [default: OUT.ckpt]")
 @flag("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(out: Path, checkpoint_dir: Path | None, as_json: bool) -> None:
+def status(out: Place, checkpoint_dir: Place | None, as_json: bool) -> None:
     """Say how far the work on OUT is; changes nothing.
 
     \b

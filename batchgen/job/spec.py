@@ -9,6 +9,7 @@ from typing import Any
 
 from batchgen.errors import UsageError
 from batchgen.job.shard import Shard
+from batchgen.job.stores.places import Place
 
 __all__ = ["InputSpec", "JobSpec", "SamplingDefaults"]
 
@@ -47,7 +48,7 @@ class JobSpec:
     """One `batchgen run`."""
 
     input: InputSpec
-    out: Path
+    out: Place
     model: str | None = None
     revision: str | None = None
     device: str = "auto"
@@ -62,7 +63,7 @@ class JobSpec:
     """What `strftime_now` tells the template; None: when the job began."""
     save_token_ids: bool = False
     save_prompt: bool = True
-    checkpoint_dir: Path | None = None
+    checkpoint_dir: Place | None = None
     checkpoint_every: int = 1000
     checkpoint_seconds: float = 30.0
     overwrite: bool = False

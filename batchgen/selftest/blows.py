@@ -6,12 +6,12 @@ import random
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
 from batchgen.job.flow.signals import POLITE_SIGNALS
 from batchgen.job.storage.parts import list_parts, part_summary
+from batchgen.job.stores.places import Place
 from batchgen.selftest.child import Child, unready_codes
 
 __all__ = ["KILLED", "Blow", "at_the_end", "chosen_blow", "damage", "rows_in"]
@@ -70,7 +70,7 @@ def at_the_end(chosen: random.Random, faults: bool) -> Blow:
     return Blow("kill at a write", KILLED, f"kill:{at}", to_the_end=True)
 
 
-def rows_in(part: Path) -> int:
+def rows_in(part: Place) -> int:
     """Rows of a finished part; 0 where it is damaged, or gone meanwhile."""
     try:
         return part_summary(part).rows
@@ -78,7 +78,7 @@ def rows_in(part: Path) -> int:
         return 0
 
 
-def damage(folder: Path, chosen: random.Random) -> int:
+def damage(folder: Place, chosen: random.Random) -> int:
     """Tear a finished part, or flip one of its bits, as a bad disk does; rows that it held."""
     parts = list_parts(folder)
     if not parts:
@@ -89,7 +89,7 @@ def damage(folder: Path, chosen: random.Random) -> int:
         del data[chosen.randrange(len(data)) :]
     else:
         data[chosen.randrange(len(data))] ^= 1 << chosen.randrange(8)
-    path.write_bytes(data)
+    path.write_bytes(bytes(data))
     return rows
 
 

@@ -1,4 +1,5 @@
-"""Rows that hurt, on purpose: BATCHGEN_FAULT (`job.faults`) breaks the engine. Off by default.
+"""Rows that hurt, on purpose: BATCHGEN_FAULT (`job.stores.faults`) breaks the engine. Off by
+default.
 
     BATCHGEN_FAULT='abort:id=row-17'            # SIGKILL when the engine first computes that row
     BATCHGEN_FAULT='abort:id=row-17,signal=ABRT,steps=3'       # three steps later, by SIGABRT
@@ -19,10 +20,10 @@ from typing import Any
 
 from batchgen.engine.request import Completion, Engine, Request
 from batchgen.errors import ErrorCode, RowError, UsageError
-from batchgen.job import faults
-from batchgen.job.faults import Fault
 from batchgen.job.flow.slow_engine import SlowEngine
 from batchgen.job.rows import InputRow
+from batchgen.job.stores import faults
+from batchgen.job.stores.faults import Fault
 from batchgen.job.text.requests import FailedRow, PreparedRow, Requests
 
 __all__ = ["EngineFaults", "engine_faults"]

@@ -2,7 +2,8 @@
 
     BATCHGEN_FAULT='slow:at=engine.step,seconds=0.01,rows=4'
 
-gives the engine at most `rows` requests a step and sleeps `seconds` before each (`job.faults`);
+gives the engine at most `rows` requests a step and sleeps `seconds` before each
+(`job.stores.faults`);
 with `token_seconds=0.2` finished rows look as if each of their tokens had taken that long;
 `at=engine.load` sleeps once, before the engine is there.
 """
@@ -16,7 +17,7 @@ from collections.abc import Callable
 
 from batchgen.engine.request import Completion, Engine, EngineStats, FinishReason, Request
 from batchgen.errors import RowError
-from batchgen.job import faults
+from batchgen.job.stores import faults
 
 __all__ = ["SlowEngine", "slowed"]
 

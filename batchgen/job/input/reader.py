@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -35,6 +34,7 @@ from batchgen.job.input_marks import Mark, Marks, mark_of
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec, SamplingDefaults
+from batchgen.job.stores.places import Place
 from batchgen.job.text.row_template import RowTemplate
 
 __all__ = ["Reader"]
@@ -66,7 +66,7 @@ class Reader:
         self,
         spec: InputSpec,
         *,
-        output: Path | None = None,
+        output: Place | None = None,
         flags: SamplingDefaults | None = None,
         generation_defaults: Mapping[str, Any] | None = None,
         shard: tuple[int, int] | None = None,

@@ -17,6 +17,8 @@ from typing import Any
 
 from batchgen.errors import InputUnreadableError, OutputUnwritableError, UsageError
 from batchgen.job.input.file_kinds import HEAD_BYTES, refuse_container
+from batchgen.job.stores.places import Place
+from batchgen.job.stores.remote_path import RemotePath
 
 __all__ = ["Source", "SourceKind", "find_sources", "same_file"]
 
@@ -97,7 +99,7 @@ class Source:
         return marks
 
 
-def find_sources(inputs: Sequence[str], output: Path | None = None) -> tuple[Source, ...]:
+def find_sources(inputs: Sequence[str], output: Place | None = None) -> tuple[Source, ...]:
     """Every source that the `--in` arguments name, in order.
 
     InputUnreadableError names an argument that is missing, unreadable or without rows;
@@ -107,7 +109,7 @@ def find_sources(inputs: Sequence[str], output: Path | None = None) -> tuple[Sou
     return tuple(source for argument in inputs for source in _expand(argument, output))
 
 
-def _expand(argument: str, output: Path | None) -> Iterator[Source]:
+def _expand(argument: str, output: Place | None) -> Iterator[Source]:
     path = Path(argument)
     if path.is_dir():
         yield from _folder(path, output)
@@ -124,7 +126,7 @@ def _expand(argument: str, output: Path | None) -> Iterator[Source]:
         raise InputUnreadableError(f"input {argument} does not exist", _advice(path))
 
 
-def _folder(path: Path, output: Path | None) -> Iterator[Source]:
+def _folder(path: Path, output: Place | None) -> Iterator[Source]:
     if any((path / mark).is_file() for mark in _DATASET_MARKS):
         yield Source(str(path), SourceKind.DATASET_FOLDER)
         return
@@ -140,7 +142,7 @@ def _folder(path: Path, output: Path | None) -> Iterator[Source]:
         yield _file(file)
 
 
-def _matches(pattern: str, output: Path | None) -> Iterator[Source]:
+def _matches(pattern: str, output: Place | None) -> Iterator[Source]:
     files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
     files = [path for path in files if _wanted(path, output)]
     if not files:
@@ -150,7 +152,7 @@ def _matches(pattern: str, output: Path | None) -> Iterator[Source]:
         yield _file(file)
 
 
-def _wanted(path: Path, output: Path | None) -> bool:
+def _wanted(path: Path, output: Place | None) -> bool:
     if path.name.startswith(".") or not path.is_file() or _is_part(path):
         return False
     return output is None or not same_file(path, output)
@@ -161,14 +163,16 @@ def _is_part(path: Path) -> bool:
     return path.name.startswith("part-") and (path.parent.parent / "owners-door").is_dir()
 
 
-def _refuse_output(path: Path, output: Path | None) -> None:
+def _refuse_output(path: Path, output: Place | None) -> None:
     if output is not None and same_file(path, output):
         text = f"output {output} is the input {path}"
         raise OutputUnwritableError(text, "write to another file with --out")
 
 
-def same_file(path: Path, other: Path) -> bool:
+def same_file(path: Place, other: Place) -> bool:
     """One file under two names: a link, hard or symbolic, or another spelling."""
+    if isinstance(path, RemotePath) or isinstance(other, RemotePath):
+        return path == other
     try:
         return os.path.samefile(path, other)
     except OSError:

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from batchgen.job import faults
-from batchgen.job.files import Guard
 from batchgen.job.ledger.opening import check_target, discard_work
 from batchgen.job.stop_check import Look, nothing
 from batchgen.job.storage.layout import Layout
@@ -16,6 +14,9 @@ from batchgen.job.storage.merge import Merge, ranked
 from batchgen.job.storage.output import OutputCheck, verified_totals, write_output
 from batchgen.job.storage.parts import Columns, Part
 from batchgen.job.storage.provenance import footer_metadata, merged_late, output_identity
+from batchgen.job.stores import faults
+from batchgen.job.stores.files import Guard
+from batchgen.job.stores.places import scratch
 
 __all__ = ["complete", "complete_written", "write_whole"]
 
@@ -36,20 +37,21 @@ def write_whole(
     """
     assert manifest.total_rows is not None
     schema = columns.schema(merged_late(parts))
-    merge = Merge(ranked(parts), schema, layout.folder, look=look)
 
     def may_write() -> None:
         guard()
         check_target(layout, manifest)
 
-    report = write_output(
-        layout.target,
-        _watched(merge.tables(), look),
-        schema,
-        footer_metadata(schema, manifest),
-        OutputCheck(manifest.total_rows),
-        may_write,
-    )
+    with scratch(layout.folder) as folder:
+        merge = Merge(ranked(parts), schema, folder, look=look)
+        report = write_output(
+            layout.target,
+            _watched(merge.tables(), look),
+            schema,
+            footer_metadata(schema, manifest),
+            OutputCheck(manifest.total_rows),
+            may_write,
+        )
     report.duplicates_dropped = merge.duplicates
     complete(layout, manifest, report, guard)
     return report

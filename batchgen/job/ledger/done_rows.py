@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.parts import Part, list_parts, scan_parts
+from batchgen.job.stores.places import Place
 
 __all__ = ["DoneRows"]
 
@@ -22,11 +22,11 @@ class DoneRows:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._seen: set[Path] = set()
+        self._seen: set[Place] = set()
         self.rows = Bitmap()
         self.parts: list[Part] = []
 
-    def load(self, job: str, written: Iterable[Path] = ()) -> None:
+    def load(self, job: str, written: Iterable[Place] = ()) -> None:
         """Take in every part not seen before, but for those `written` by this run itself."""
         layout = self._layout
         self._seen.update(written)

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from batchgen.errors import OutputHeldError
-from batchgen.job.files import make_folder
 from batchgen.job.ledger.opening import Found, check_folder, decide, discard_work
 from batchgen.job.stop_check import Look, nothing
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.lock import OutputLock, current_owner
 from batchgen.job.storage.manifest import Manifest, flatten
+from batchgen.job.stores.files import make_folder
 
 __all__ = ["at_door", "begin_where_none", "enter", "join"]
 

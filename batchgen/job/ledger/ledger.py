@@ -21,15 +21,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from batchgen.job.files import remove_stale
 from batchgen.job.ledger import shard_work
 from batchgen.job.ledger.completion import complete_written, write_whole
 from batchgen.job.ledger.done_rows import DoneRows
 from batchgen.job.ledger.joining import begin_where_none, join
-from batchgen.job.ledger.opening import decide, has_leftovers
+from batchgen.job.ledger.opening import decide, has_leftovers, sweep
 from batchgen.job.rows import OutputRow
 from batchgen.job.shard import Shard
 from batchgen.job.stop_check import Look, nothing
@@ -39,6 +37,7 @@ from batchgen.job.storage.lock import OutputLock, is_held
 from batchgen.job.storage.manifest import FinalReport, InputCheckpoint, Manifest
 from batchgen.job.storage.part_writer import PartWriter
 from batchgen.job.storage.parts import Columns
+from batchgen.job.stores.places import Place
 
 __all__ = ["FinalReport", "InputCheckpoint", "Ledger"]
 
@@ -60,8 +59,8 @@ class Ledger(AbstractContextManager["Ledger"]):
     @classmethod
     def open(
         cls,
-        ckpt_dir: Path,
-        out: Path,
+        ckpt_dir: Place,
+        out: Place,
         fingerprint: Mapping[str, Any],
         facts: Mapping[str, Any] | None = None,
         *,
@@ -254,8 +253,7 @@ class Ledger(AbstractContextManager["Ledger"]):
     ) -> Ledger:
         """Decide again, now as the owner, and load what earlier runs left."""
         found = decide(layout, fingerprint, overwrite and layout.shard is None)
-        for folder, prefix in layout.written_folders:
-            remove_stale(folder, prefix)
+        sweep(layout)
         ledger = cls(
             layout, shard_work.manifest_to_use(layout, found, fingerprint, overwrite), columns
         )

@@ -17,6 +17,7 @@ from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.output import shown_ranges
 from batchgen.job.storage.parts import Part
+from batchgen.job.stores.places import Place, all_of, arrow_source
 
 __all__ = ["MissingShardsError", "check_nothing_missing"]
 
@@ -87,13 +88,17 @@ class _Lacking:
 def _present(parts: Iterable[Part]) -> Bitmap:
     """The rows that these parts have."""
     present = Bitmap()
-    for part in parts:
-        try:
-            table = pq.read_table(part.path, columns=["index"], use_threads=False)
-        except (OSError, pa.ArrowException):
-            continue
-        present.add_array(table["index"].to_numpy())
+    for table in all_of(_indices, [part.path for part in parts]):
+        if table is not None:
+            present.add_array(table["index"].to_numpy())
     return present
+
+
+def _indices(path: Place) -> pa.Table | None:
+    try:
+        return pq.read_table(arrow_source(path), columns=["index"], use_threads=False)
+    except (OSError, pa.ArrowException):
+        return None
 
 
 def _last_split(layout: Layout, job: Manifest) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from batchgen.errors import FingerprintMismatchError, OutputUnwritableError
@@ -15,6 +13,10 @@ from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.output import verified_totals
 from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.provenance import footer_manifest, output_identity, written_rows
+from batchgen.job.stores.files import is_there, remove_stale
+from batchgen.job.stores.places import Place, remove_all, remove_tree
+from batchgen.job.stores.remote_path import RemotePath
+from batchgen.job.stores.uploads import abort_uploads
 
 __all__ = [
     "Found",
@@ -24,6 +26,7 @@ __all__ = [
     "decide",
     "discard_work",
     "has_leftovers",
+    "sweep",
 ]
 
 
@@ -92,13 +95,10 @@ def _nothing_to_lose(layout: Layout) -> bool:
 def discard_work(layout: Layout) -> None:
     """Remove parts, journals, saved tokens and all that shards had; the manifest and the output
     stay. Only for whoever holds the job while no shard is at work."""
-    for path in [*list_parts(layout.parts), *layout.journals_and_tokens()]:
-        with suppress(OSError):
-            path.unlink()
-    for path in layout.damaged.glob("part-*"):
-        path.unlink(missing_ok=True)
+    remove_all([*list_parts(layout.parts), *layout.journals_and_tokens()])
+    remove_all(layout.damaged.glob("part-*"))
     for shard in layout.shards_begun():
-        shutil.rmtree(shard.work, ignore_errors=True)
+        remove_tree(shard.work)
     for folder in (layout.shards, layout.damaged):
         with suppress(OSError):  # not there, or it holds what is somebody else's
             folder.rmdir()
@@ -110,7 +110,7 @@ def has_leftovers(layout: Layout) -> bool:
     return begun or bool(list_parts(layout.parts))
 
 
-def _is_output_of(target: Path, manifest: Manifest) -> bool:
+def _is_output_of(target: Place, manifest: Manifest) -> bool:
     """Whether the file there is the one that the finished job wrote, copied or touched perhaps."""
     same = manifest.output == output_identity(target)
     return same or written_rows(target, manifest.job_id) == manifest.total_rows
@@ -134,7 +134,7 @@ def _unfinished(layout: Layout, manifest: Manifest) -> Found:
 def check_target(layout: Layout, manifest: Manifest) -> int | None:
     """Raise FingerprintMismatchError where an output is there, while the job runs, that is neither
     its own nor one that it may replace. The rows of its own; None: it is not written yet."""
-    if not layout.target.exists():
+    if not is_there(layout.target):
         return None
     written = written_rows(layout.target, manifest.job_id)
     if written is not None:
@@ -145,8 +145,17 @@ def check_target(layout: Layout, manifest: Manifest) -> int | None:
     return None
 
 
-def _foreign(out: Path) -> FingerprintMismatchError:
+def _foreign(out: Place) -> FingerprintMismatchError:
     return FingerprintMismatchError(
         f"{out} exists and was not written by this job, or was changed since",
         "give another --out, or --overwrite to replace it (it stays until the new one is whole)",
     )
+
+
+def sweep(layout: Layout) -> None:
+    """Remove what a dead run had in hand: temporary files, and uploads that would be billed. Only
+    for whoever holds the job."""
+    for folder, prefix in layout.written_folders:
+        remove_stale(folder, prefix)
+    if isinstance(layout.target, RemotePath) and layout.shard is None:
+        abort_uploads(layout.target)

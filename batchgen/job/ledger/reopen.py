@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchgen.job.files import make_folder
 from batchgen.job.ledger.completion import complete
 from batchgen.job.ledger.joining import join
 from batchgen.job.ledger.opening import Found, decide, discard_work
@@ -40,6 +37,8 @@ from batchgen.job.storage.parts import (
     write_part_table,
 )
 from batchgen.job.storage.provenance import footer_manifest
+from batchgen.job.stores.files import make_folder
+from batchgen.job.stores.places import Place, arrow_source, remove_all
 
 __all__ = ["Reopened", "Reopening", "reopen", "take_up"]
 
@@ -183,7 +182,7 @@ class _OldRows:
                 yield table if columns is None else table.select(columns)
 
 
-def _is_of(path: Path, manifest: Manifest) -> bool:
+def _is_of(path: Place, manifest: Manifest) -> bool:
     try:
         return part_summary(path).job == manifest.job
     except (OSError, pa.ArrowException, KeyError, ValueError):
@@ -199,8 +198,8 @@ def _is_bad(table: pa.Table, retry: str) -> list[bool]:
     return bad
 
 
-def _row_groups(path: Path, columns: Sequence[str] | None) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as file:
+def _row_groups(path: Place, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    with pq.ParquetFile(arrow_source(path)) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=columns, use_threads=False)
 
@@ -245,6 +244,4 @@ def _begin_generation(
         write_part_table(layout.parts, stem, table, asked.columns, held.check)
     write_attempts(layout.work, old.again, held.check)
     new.write(layout.manifest, held.check)
-    for path in old.paths:
-        with suppress(OSError):
-            path.unlink()
+    remove_all(old.paths)

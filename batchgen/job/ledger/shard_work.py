@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from batchgen.counts import counted
@@ -14,6 +13,7 @@ from batchgen.job.storage.manifest import FinalReport, InputCheckpoint, Manifest
 from batchgen.job.storage.output import MissingRowsError
 from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.totals import totals_of_parts
+from batchgen.job.stores.places import Place
 
 __all__ = [
     "all_manifests",
@@ -45,7 +45,7 @@ def _own(layout: Layout, job: Manifest) -> Manifest:
     return Manifest(job.fingerprint, job_id=job.job_id, began=job.began, generation=job.generation)
 
 
-def all_manifests(layout: Layout, job: Manifest) -> dict[Path, Manifest]:
+def all_manifests(layout: Layout, job: Manifest) -> dict[Place, Manifest]:
     """The manifests of all shards of a job, by folder."""
     found = {}
     for shard in layout.shards_begun():

@@ -9,7 +9,15 @@ import pyarrow.parquet as pq
 
 from batchgen.job.schema import BASE_SCHEMA, OPTIONAL_FIELDS
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.parts import Columns, Part, list_parts, set_aside, summary_of
+from batchgen.job.storage.parts import (
+    Columns,
+    Part,
+    PartSummary,
+    list_parts,
+    set_aside,
+    summary_of,
+)
+from batchgen.job.stores.places import Place, all_of, arrow_source
 
 __all__ = ["survey"]
 
@@ -24,11 +32,10 @@ def survey(layout: Layout, job: str) -> tuple[list[Part], Columns]:
     """
     parts: list[Part] = []
     columns = _Columns()
-    for path in list_parts(layout.parts):
-        try:
-            metadata = pq.read_metadata(path)
-            summary = summary_of(metadata)
-        except (OSError, pa.ArrowException, KeyError, ValueError):
+    paths = list_parts(layout.parts)
+    for path, metadata in zip(paths, all_of(_metadata, paths), strict=True):
+        summary = None if metadata is None else _summary(metadata)
+        if metadata is None or summary is None:
             set_aside(path, layout.damaged)
             continue
         if summary.job != job:
@@ -38,6 +45,20 @@ def survey(layout: Layout, job: str) -> tuple[list[Part], Columns]:
         parts.append(part)
         columns.add(metadata, part)
     return parts, columns.found
+
+
+def _metadata(path: Place) -> pq.FileMetaData | None:
+    try:
+        return pq.read_metadata(arrow_source(path))
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _summary(metadata: pq.FileMetaData) -> PartSummary | None:
+    try:
+        return summary_of(metadata)
+    except (KeyError, ValueError):
+        return None
 
 
 @dataclass(slots=True)

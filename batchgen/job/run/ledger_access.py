@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from batchgen.engine.request import SamplingParams
@@ -26,6 +25,7 @@ from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.lock import is_held
 from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.storage.parts import Columns
+from batchgen.job.stores.places import Place
 
 __all__ = ["Entrance"]
 
@@ -41,7 +41,7 @@ class Entrance:
         spec: JobSpec,
         files: ModelFiles | None,
         reader: Reader,
-        folder: Path,
+        folder: Place,
         run_id: str,
         stop: Stop,
         say: Callable[[str], None],

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from batchgen.counts import counted
@@ -43,6 +42,7 @@ from batchgen.job.storage.manifest import FinalReport, Manifest, fingerprint_dif
 from batchgen.job.storage.output import check_name, check_served
 from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.totals import totals_of_parts
+from batchgen.job.stores.places import Place
 
 __all__ = ["Prepare", "Report", "run"]
 
@@ -264,7 +264,7 @@ class _Job:
         with suppress(Exception):
             self._reported(self._summary(totals, (ledger, assembly)).updated({"exit_code": code}))
 
-    def _parts(self) -> list[Path]:
+    def _parts(self) -> list[Place]:
         return list_parts(self._folder / "parts", self._spec.shard)
 
     def _summary(self, totals: FinalReport, work: tuple[Ledger, Assembly] | None) -> Summary:

@@ -11,6 +11,7 @@ from typing import Any
 from batchgen.errors import OutputUnwritableError, UsageError
 from batchgen.job.input.sources import Source, SourceKind, same_file
 from batchgen.job.redaction import redacted
+from batchgen.job.stores.places import Place
 
 __all__ = ["TOO_MANY_FAILURES", "FailureLimit", "Summary", "check_summary", "write_summary"]
 
@@ -109,7 +110,7 @@ class FailureLimit:
         return failed > (rows * self.amount / 100 if self.percent else self.amount)
 
 
-def check_summary(path: Path, out: Path, sources: Iterable[Source]) -> None:
+def check_summary(path: Path, out: Place, sources: Iterable[Source]) -> None:
     """Before any work: raise OutputUnwritableError where `--summary` would replace the output or an
     input, or has no folder."""
     if not path.parent.is_dir():

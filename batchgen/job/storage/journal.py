@@ -1,6 +1,6 @@
 """The journal: which rows were begun in which run, and the tokens of rows a run left in flight.
 
-    begun-<attempt>.log          24-byte records, appended once a batch, never rewritten
+    begun-<attempt>.log          24-byte records, appended once a batch (`begun_log`)
     inflight-<attempt>.<crc>.json
 
 A record is a range of row indices, the attempt that began them, and a check word; a torn or changed
@@ -13,17 +13,16 @@ removes the older ones, so neither the folder nor memory grows with runs.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from batchgen.job import faults
-from batchgen.job.files import Guard, checked_name, read_checked, unwritable, write_atomic
+from batchgen.job.storage.begun_log import BegunLog, open_log
+from batchgen.job.stores.files import Guard, checked_name, read_checked, write_atomic
+from batchgen.job.stores.places import Place, all_of, remove_all
 
 __all__ = ["Inflight", "Journal", "saved_tokens", "write_attempts"]
 
@@ -44,23 +43,21 @@ _END = -1
 
 
 class Journal:
-    """Rows begun, for one attempt at a time. Appends reach the system at once, unsynced: what a
-    crash of the process needs; a power loss costs only counts of attempts."""
+    """Rows begun, for one attempt at a time."""
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         attempt: int,
         is_done: DoneFilter,
         guard: Guard,
-        others: Sequence[Path] = (),
+        others: Sequence[Place] = (),
     ) -> None:
         """`others`: folders of runs that split the same rows otherwise; read, never changed.
         `is_done` tells rows that are done or not of this run."""
         self._folder = folder
         self._attempt = attempt
         self._guard = guard
-        self._path = folder / f"begun-{attempt:06d}.log"
         older = _older(folder, "begun-", attempt)
         carried = _carried(older, is_done)
         begun, deaths = Counter(_attempts_of(carried)), Counter(_attempts_of(_died(carried)))
@@ -75,12 +72,8 @@ class Journal:
         """Set it when the engine broke down: this run then counts as one that died."""
         # The new file holds all that matters of the older ones before the first of them goes: a
         # death in between leaves records twice, and an attempt's rows count once.
-        write_atomic(self._path, carried.tobytes(), "journal", guard)
-        for path in older:
-            with suppress(OSError):
-                path.unlink()
-        with unwritable("the journal", self._path):
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+        self._log: BegunLog | None = open_log(folder, attempt, carried.tobytes(), guard)
+        remove_all(older)
         self._inflight = _load_inflight(folder, is_done)
         for other in others:
             with suppress(FileNotFoundError):
@@ -91,9 +84,8 @@ class Journal:
         if not len(indices):
             return 0
         records = _records(np.asarray(indices, dtype=np.int64), self._attempt)
-        with unwritable("the journal", self._path):
-            faults.reach("journal.write")
-            os.write(self._file, records.tobytes())
+        assert self._log is not None, "closed"
+        self._log.append(records.tobytes())
         if not self._begun_before:
             return 0
         return sum(index in self._begun_before for index in indices)
@@ -127,24 +119,19 @@ class Journal:
         kept = {key: ids for key, ids in self._inflight.items() if key[0] not in rows}
         self._inflight = _without_done(kept | tokens, is_done)
         data = json.dumps([[*key, ids] for key, ids in self._inflight.items()]).encode()
-        older = list(self._folder.glob("inflight-*.json"))
+        older: list[Place] = [*self._folder.glob("inflight-*.json")]
         path = self._folder / checked_name(f"inflight-{self._attempt:06d}", data, "json")
         write_atomic(path, data, "inflight", self._guard)
-        for old in older:
-            if old != path:
-                old.unlink(missing_ok=True)
+        remove_all(old for old in older if old != path)
 
     def close(self) -> None:
         """Note that the run ended by itself; further calls to `begin` fail."""
-        if self._file >= 0:
-            if not self.crashed:
-                with suppress(OSError):
-                    os.write(self._file, _end_of(self._attempt).tobytes())
-            os.close(self._file)
-            self._file = -1
+        log, self._log = self._log, None
+        if log is not None:
+            log.close(b"" if self.crashed else _end_of(self._attempt).tobytes())
 
 
-def _load_inflight(folder: Path, is_done: DoneFilter) -> Inflight:
+def _load_inflight(folder: Place, is_done: DoneFilter) -> Inflight:
     loaded: Inflight = {}
     for path in sorted(folder.glob("inflight-*.json"), key=_written):
         data = read_checked(path)
@@ -153,7 +140,7 @@ def _load_inflight(folder: Path, is_done: DoneFilter) -> Inflight:
     return _without_done(loaded, is_done)
 
 
-def write_attempts(folder: Path, attempts: Mapping[int, int], guard: Guard) -> None:
+def write_attempts(folder: Place, attempts: Mapping[int, int], guard: Guard) -> None:
     """Note that rows were begun in so many runs, all of which ended: for rows taken up again."""
     records = [_EMPTY]
     for number in range(1, max(attempts.values(), default=0) + 1):
@@ -165,7 +152,7 @@ def write_attempts(folder: Path, attempts: Mapping[int, int], guard: Guard) -> N
         )
 
 
-def saved_tokens(folder: Path) -> int:
+def saved_tokens(folder: Place) -> int:
     """Tokens of rows in flight that a stopped run saved in a checkpoint folder."""
     total = 0
     for path in folder.glob("inflight-*.json"):
@@ -194,7 +181,7 @@ def _check_word(records: Records) -> npt.NDArray[np.uint32]:
     return word
 
 
-def _read(path: Path) -> Records:
+def _read(path: Place) -> Records:
     """The good records of a journal file. [num_records]"""
     data = path.read_bytes()
     records: Records = np.frombuffer(
@@ -213,9 +200,9 @@ def _end_of(attempt: int) -> Records:
     return record
 
 
-def _carried(paths: Sequence[Path], is_done: DoneFilter) -> Records:
+def _carried(paths: Sequence[Place], is_done: DoneFilter) -> Records:
     """What still matters of these files: rows that are not done, and which runs ended."""
-    records: Records = np.concatenate([_EMPTY, *map(_read, paths)])
+    records: Records = np.concatenate([_EMPTY, *all_of(_read, paths)])
     rows = _undone(records[records["start"] != _END], is_done)
     ended = np.intersect1d(records["attempt"][records["start"] == _END], rows["attempt"])
     carried: Records = np.concatenate([rows, *map(_end_of, ended.tolist())])
@@ -275,10 +262,10 @@ def _without_done(tokens: Inflight, is_done: DoneFilter) -> Inflight:
     return {key: ids for (key, ids), over in zip(tokens.items(), done, strict=True) if not over}
 
 
-def _older(folder: Path, prefix: str, attempt: int) -> list[Path]:
+def _older(folder: Place, prefix: str, attempt: int) -> list[Place]:
     return [path for path in folder.glob(f"{prefix}*.log") if int(path.stem[-6:]) < attempt]
 
 
-def _written(path: Path) -> tuple[int, int]:
+def _written(path: Place) -> tuple[int, int]:
     """Order of in-flight files: the attempt, then the time of writing."""
     return int(path.name.split("-")[1].split(".")[0]), path.stat().st_mtime_ns

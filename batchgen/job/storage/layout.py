@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchgen.job.shard import Shard
+from batchgen.job.stores.places import Place, names_in
 
 __all__ = ["JOURNALS", "SAVED_TOKENS", "Layout", "folder_of"]
 
@@ -22,61 +23,61 @@ JOURNALS = "begun-*.log"
 SAVED_TOKENS = "inflight-*.json"
 
 
-def folder_of(out: Path, given: Path | None = None) -> Path:
+def folder_of(out: Place, given: Place | None = None) -> Place:
     """The checkpoint folder of an output: beside it, or as `--checkpoint-dir` gave it."""
-    return given or Path(f"{out}.ckpt")
+    return given or out.with_name(f"{out.name}.ckpt")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where one run of a job works: `shard` None is a run of all rows, or the merge."""
 
-    folder: Path
-    out: Path
+    folder: Place
+    out: Place
     shard: Shard | None = None
 
     @property
-    def target(self) -> Path:
-        """The file that is really written: `out`, links followed."""
-        return Path(os.path.realpath(self.out))
+    def target(self) -> Place:
+        """What is really written: `out`, links followed."""
+        return Path(os.path.realpath(self.out)) if isinstance(self.out, Path) else self.out
 
     @property
-    def parts(self) -> Path:
+    def parts(self) -> Place:
         """Finished rows."""
         return self.folder / "parts"
 
     @property
-    def damaged(self) -> Path:
+    def damaged(self) -> Place:
         """Parts that were not what had been written, set aside."""
         return self.folder / "damaged"
 
     @property
-    def manifest(self) -> Path:
+    def manifest(self) -> Place:
         """The manifest of the job."""
         return self.folder / "manifest.json"
 
     @property
-    def shards(self) -> Path:
+    def shards(self) -> Place:
         """What each shard has for itself."""
         return self.folder / "shards"
 
     @property
-    def door_owners(self) -> Path:
+    def door_owners(self) -> Place:
         """Claims of whoever came in: there since the first run."""
         return self.folder / "owners-door"
 
     @property
-    def used(self) -> tuple[Path, ...]:
+    def used(self) -> tuple[Place, ...]:
         """What runs replace, move or remove."""
         return (self.manifest, self.parts, self.shards, self.damaged)
 
     @property
-    def work(self) -> Path:
+    def work(self) -> Place:
         """Lock, owners, journal, saved tokens and manifest of this run's own."""
         return self.folder if self.shard is None else self.shards / self.shard.label
 
     @property
-    def own_manifest(self) -> Path:
+    def own_manifest(self) -> Place:
         """The manifest that this run writes."""
         return self.work / "manifest.json"
 
@@ -86,7 +87,7 @@ class Layout:
         return "" if self.shard is None else self.shard.label
 
     @property
-    def written_folders(self) -> tuple[tuple[Path, str], ...]:
+    def written_folders(self) -> tuple[tuple[Place, str], ...]:
         """(folder, prefix of names) where this run alone writes temporary files."""
         if self.shard is not None:
             return (self.work, ""), (self.parts, f"part-{self.label}-")
@@ -99,11 +100,9 @@ class Layout:
 
     def shards_begun(self) -> list[Layout]:
         """Every shard that ever came in, by count, then index."""
-        try:
-            names = os.listdir(self.shards)
-        except FileNotFoundError:
-            return []
-        found = [shard for name in names if (shard := Shard.of_label(name)) is not None]
+        found = [
+            shard for name in names_in(self.shards) if (shard := Shard.of_label(name)) is not None
+        ]
         found.sort(key=lambda shard: (shard.count, shard.index))
         return [replace(self, shard=shard) for shard in found]
 
@@ -117,7 +116,7 @@ class Layout:
             if other.shard != self.shard and (other.shard or Shard(0, 1)).overlaps(mine)
         ]
 
-    def journals_and_tokens(self) -> Iterator[Path]:
+    def journals_and_tokens(self) -> Iterator[Place]:
         """What runs of every sharding noted of rows that were in flight."""
         for layout in (self.whole, *self.shards_begun()):
             yield from layout.work.glob(JOURNALS)

@@ -13,13 +13,13 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from batchgen.errors import FingerprintMismatchError
-from batchgen.job.files import Guard, unwritable, write_atomic
 from batchgen.job.input_marks import Mark
 from batchgen.job.redaction import redacted
+from batchgen.job.stores.files import Guard, read_current, unwritable, write_atomic
+from batchgen.job.stores.places import Place
 
 __all__ = ["FinalReport", "InputCheckpoint", "Manifest", "fingerprint_diff", "flatten"]
 
@@ -86,11 +86,11 @@ class Manifest:
     runs: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def read(cls, path: Path) -> Manifest | None:
+    def read(cls, path: Place) -> Manifest | None:
         """The manifest at `path`; None where there is none. Damaged: FingerprintMismatchError."""
         try:
             with unwritable("the manifest", path.parent):
-                text = path.read_bytes() if path.exists() else None
+                text = read_current(path)
             return None if text is None else cls.from_json(text.decode())
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FingerprintMismatchError(
@@ -121,7 +121,7 @@ class Manifest:
         data = asdict(self) | {"facts": _safe(self.facts), "input": self._safe_input()}
         return json.dumps(data, indent=1, sort_keys=True, default=str)
 
-    def write(self, path: Path, guard: Guard | None = None) -> None:
+    def write(self, path: Place, guard: Guard | None = None) -> None:
         """Replace the file at `path`, whole and durable."""
         write_atomic(path, self.to_json().encode(), "manifest", guard)
 
@@ -151,7 +151,7 @@ class Manifest:
         text = json.dumps(flatten(self.fingerprint), sort_keys=True) + self.generation
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def check_fingerprint(self, fingerprint: Mapping[str, Any], where: Path) -> None:
+    def check_fingerprint(self, fingerprint: Mapping[str, Any], where: Place) -> None:
         """Raise FingerprintMismatchError naming every field that differs."""
         lines = fingerprint_diff(self.fingerprint, fingerprint)
         if lines:

@@ -21,11 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.errors import BatchgenError
-from batchgen.job.files import temporary_path
 from batchgen.job.schema import output_writer
 from batchgen.job.stop_check import Look, nothing
 from batchgen.job.storage.merge_rows import SortedRows, aligned, sorted_table, split
 from batchgen.job.storage.parts import Part, read_part
+from batchgen.job.stores.files import temporary_path
+from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.stores.remote_path import RemotePath
 
 __all__ = ["DamagedPartError", "Merge", "Source", "peak_bytes", "ranked"]
 
@@ -37,6 +39,8 @@ EMIT_BYTES = 16 << 20
 _RUN_GROUP_ROWS = 2_048
 _MAX_OPEN_RUNS = 128
 _DECODERS = 2
+_FETCHERS = 8
+"""In place of decoders, where parts come from a store: most of the time is waiting."""
 _MAX_AHEAD = 8
 _MAX_AHEAD_BYTES = 16 << 20
 
@@ -45,7 +49,7 @@ _MAX_AHEAD_BYTES = 16 << 20
 class Piece:
     """One row group. `rank`: its source's place in the order of commits."""
 
-    path: Path
+    path: Place
     group: int
     rank: int
     first: int
@@ -65,9 +69,9 @@ class Source:
         return cls((Piece(part.path, -1, rank, part.first, part.last, part.size),))
 
     @classmethod
-    def of_file(cls, path: Path, rank: int) -> Source:
+    def of_file(cls, path: Place, rank: int) -> Source:
         """A sorted Parquet file with statistics: a run, or a finished output."""
-        metadata = pq.read_metadata(path)
+        metadata = pq.read_metadata(arrow_source(path))
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
         stats = [group.column(0).statistics for group in groups]
         return cls(
@@ -86,7 +90,7 @@ class Source:
 class DamagedPartError(BatchgenError):
     """A part is not what was written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         super().__init__(
             f"part {path} was damaged after it was written",
             "run the same command again: its rows are computed anew",
@@ -114,7 +118,7 @@ class Merge:
         self._schema = schema
         self._scratch = scratch
         self._memory_bytes = memory_bytes
-        self._open: dict[Path, pq.ParquetFile] = {}
+        self._open: dict[Place, pq.ParquetFile] = {}
         self._reading = threading.Lock()
         self._runs: list[Path] = []
         self.duplicates = 0
@@ -163,10 +167,16 @@ class Merge:
         """The rows of each piece, in this order; the next few are decoded meanwhile."""
         waiting: deque[tuple[Future[SortedRows], int]] = deque()
         ahead = 0
-        pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="batchgen-decode")
+        remote = any(isinstance(piece.path, RemotePath) for piece in pieces)
+        pool = ThreadPoolExecutor(
+            _FETCHERS if remote else _DECODERS, thread_name_prefix="batchgen-decode"
+        )
         try:
             for piece in pieces:
-                while waiting and (len(waiting) > _MAX_AHEAD or ahead > _MAX_AHEAD_BYTES):
+                while waiting and (
+                    len(waiting) > (2 * _FETCHERS if remote else _MAX_AHEAD)
+                    or ahead > _MAX_AHEAD_BYTES
+                ):
                     done, size = waiting.popleft()
                     ahead -= size
                     yield done.result()
@@ -192,7 +202,7 @@ class Merge:
         if file is None:
             if len(self._open) >= _MAX_OPEN_RUNS:
                 self._open.pop(next(iter(self._open))).close()
-            file = self._open[piece.path] = pq.ParquetFile(piece.path)
+            file = self._open[piece.path] = pq.ParquetFile(arrow_source(piece.path))
         return file.read_row_group(piece.group, use_threads=False)
 
     def _close(self) -> None:

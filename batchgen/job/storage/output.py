@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +13,14 @@ import pyarrow.parquet as pq
 
 from batchgen.counts import counted
 from batchgen.errors import BatchgenError, OutputUnwritableError, UsageError
-from batchgen.job import faults
-from batchgen.job.files import AtomicFile, Guard, unwritable
 from batchgen.job.prefetch import prefetched
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
 from batchgen.job.storage.manifest import FinalReport
+from batchgen.job.stores import faults
+from batchgen.job.stores.clients import SCHEMES
+from batchgen.job.stores.files import Guard, atomic_file, unwritable
+from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.stores.remote_path import RemotePath
 
 __all__ = [
     "MissingRowsError",
@@ -32,7 +34,7 @@ __all__ = [
 
 _MAX_GROUP_BYTES = 32 << 20
 _MAX_RANGES_NAMED = 20
-SERVED_SCHEMES: frozenset[str] = frozenset()
+SERVED_SCHEMES: frozenset[str] = frozenset(SCHEMES)
 """Stores that an output may lie in, beside the local disk."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # pathlib makes one slash of two
 _OTHER_FORMATS = re.compile(
@@ -48,8 +50,10 @@ class MissingRowsError(BatchgenError):
     """The parts do not hold every row; the message names those that lack."""
 
 
-def check_name(out: Path) -> None:
+def check_name(out: Place) -> None:
     """Raise OutputUnwritableError where what has that name is no file, or can be none."""
+    if isinstance(out, RemotePath):
+        return
     if out.exists() and not out.is_file() and not out.is_dir():
         raise OutputUnwritableError(
             f"the output {out} is a device or a pipe: it must appear whole, by a rename",
@@ -61,7 +65,7 @@ def check_name(out: Path) -> None:
         )
 
 
-def check_served(out: Path) -> None:
+def check_served(out: Place) -> None:
     """Raise UsageError where the name asks for a place or a format that is not served.
 
     A name such as `s3://bucket/out.parquet` would make a local folder `s3:`.
@@ -150,7 +154,7 @@ def count_rows(report: FinalReport, table: pa.Table) -> None:
 
 
 def write_output(
-    out: Path,
+    out: Place,
     tables: Iterator[pa.Table],
     schema: pa.Schema,
     metadata: Mapping[str, str],
@@ -158,7 +162,7 @@ def write_output(
     guard: Guard,
 ) -> FinalReport:
     """Write the tables as `out`, which appears only if all of them pass the check."""
-    with AtomicFile(out, "final") as file, unwritable("the output", out):
+    with atomic_file(out, "final") as file, unwritable("the output", out):
         with output_writer(file.temporary, schema, metadata=metadata) as writer:
             for table in _row_groups(prefetched(tables)):
                 check.add(table)
@@ -169,10 +173,10 @@ def write_output(
     return report
 
 
-def verified_totals(path: Path, num_rows: int) -> FinalReport:
+def verified_totals(path: Place, num_rows: int) -> FinalReport:
     """Totals of an output that is there already, checked as when it was written."""
     check = OutputCheck(num_rows)
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(arrow_source(path)) as file:
         for group in range(file.num_row_groups):
             check.add(file.read_row_group(group))
     return check.finish()

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from batchgen.job.stores.places import Place
+
 __all__ = ["Liveness", "Owner", "liveness", "this_process"]
 
 
@@ -40,7 +42,7 @@ class Owner:
         return json.dumps(asdict(self))
 
     @classmethod
-    def read(cls, path: Path, attempt: int) -> Owner | None:
+    def read(cls, path: Place, attempt: int) -> Owner | None:
         """The claim at `path`; one that cannot be parsed belongs to nobody known. None: gone."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -63,14 +65,18 @@ def this_process(run_id: str, attempt: int) -> Owner:
     return Owner(socket.gethostname(), _machine(), pid, ticks, run_id, attempt, time.time())
 
 
-def liveness(owner: Owner) -> Liveness:
-    """Whether the owner's process runs. A zombie does not; nor does a pid given to another."""
+def liveness(owner: Owner, hosts_are_unique: bool = True) -> Liveness:
+    """Whether the owner's process runs. A zombie does not; nor does a pid given to another.
+
+    Around a shared file system hosts have names of their own; an object store is open to machines
+    anywhere, where `localhost` may be another one that lives.
+    """
     if owner.host != socket.gethostname():
         return Liveness.UNKNOWN
     boot, _, namespace = owner.machine.partition("/")
     my_boot, _, my_namespace = _machine().partition("/")
     if boot != my_boot:
-        return Liveness.DEAD
+        return Liveness.DEAD if hosts_are_unique else Liveness.UNKNOWN
     if namespace != my_namespace:
         return Liveness.UNKNOWN
     state, ticks = _start_ticks(owner.pid)

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
-from pathlib import Path
 
-from batchgen.job.files import Guard
 from batchgen.job.rows import OutputRow
 from batchgen.job.storage.parts import Columns, Part, PartStem, write_part
+from batchgen.job.stores.files import Guard
+from batchgen.job.stores.places import Place
 
 __all__ = ["PartWriter"]
 
@@ -30,7 +30,7 @@ class PartWriter:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         job: str,
         attempt: int,
         columns: Columns,

@@ -10,15 +10,14 @@ torn, truncated or changed file is known for what it is. All samples of a row li
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchgen.job.files import Guard, checked_name, read_checked, write_atomic
 from batchgen.job.rows import OutputRow
 from batchgen.job.schema import (
     BASE_SCHEMA,
@@ -36,6 +34,8 @@ from batchgen.job.schema import (
     record_batch,
 )
 from batchgen.job.shard import Shard
+from batchgen.job.stores.files import Guard, checked_name, make_folder, read_checked, write_atomic
+from batchgen.job.stores.places import Place, all_of, arrow_source, move, names_in
 
 __all__ = [
     "Columns",
@@ -82,7 +82,7 @@ class Columns:
 class Part:
     """A committed part. `first` and `last` are row indices, `size` its bytes once read."""
 
-    path: Path
+    path: Place
     rows: int
     first: int
     last: int
@@ -91,7 +91,7 @@ class Part:
     written_at: float = 0.0
 
     @classmethod
-    def of(cls, path: Path, summary: PartSummary) -> Part:
+    def of(cls, path: Place, summary: PartSummary) -> Part:
         """The part at `path` with that footer."""
         return cls(
             path,
@@ -142,7 +142,7 @@ class PartStem:
 
 
 def write_part(
-    folder: Path,
+    folder: Place,
     stem: PartStem,
     rows: Sequence[OutputRow],
     columns: Columns,
@@ -169,7 +169,7 @@ def write_part(
 
 
 def write_part_table(
-    folder: Path, stem: PartStem, table: pa.Table, columns: Columns, guard: Guard
+    folder: Place, stem: PartStem, table: pa.Table, columns: Columns, guard: Guard
 ) -> Part:
     """Commit rows that were written before (in order, each row's samples all there) as a part."""
     declared = columns.declared | set(BASE_SCHEMA.names)
@@ -192,7 +192,7 @@ def write_part_table(
     return Part.of(path, summary)
 
 
-def read_part(path: Path) -> pa.Table | None:
+def read_part(path: Place) -> pa.Table | None:
     """All rows of a part; None when its content is not what was written."""
     data = read_checked(path)
     if data is None:
@@ -204,49 +204,45 @@ def read_part(path: Path) -> pa.Table | None:
 
 
 def scan_parts(
-    paths: Iterable[Path], damaged: Path, job: str
+    paths: Iterable[Place], damaged: Place, job: str
 ) -> Iterator[tuple[Part, npt.NDArray[np.int64]]]:
     """Every good part of the job with its rows' indices; others are moved to `damaged`.
 
     Others: torn or changed ones, and late ones of a process that served another fingerprint.
     """
-    for path in paths:
-        try:
-            found = _scan(path, job)
-        except FileNotFoundError:  # its owner finished meanwhile
+    listed = list(paths)
+    scans = all_of(partial(_scan, job=job), listed)
+    for path, scan in zip(listed, scans, strict=True):
+        if isinstance(scan, FileNotFoundError):  # its owner finished meanwhile
             continue
-        if found is not None:
-            yield found
+        if scan is not None:
+            yield scan
             continue
         set_aside(path, damaged)
 
 
-def set_aside(path: Path, damaged: Path) -> None:
+def set_aside(path: Place, damaged: Place) -> None:
     """Move a part that cannot be used out of the way."""
-    damaged.mkdir(exist_ok=True)
+    make_folder(damaged)
     with suppress(FileNotFoundError):
-        os.replace(path, damaged / path.name)
+        move(path, damaged)
 
 
-def list_parts(folder: Path, shard: Shard | None = None) -> list[Path]:
+def list_parts(folder: Place, shard: Shard | None = None) -> list[Place]:
     """Committed parts that may have rows of the shard (None: all), by attempt and number."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    found = [(m, name) for name in names if (m := _NAME.match(name))]
+    found = [(m, name) for name in names_in(folder) if (m := _NAME.match(name))]
     if shard is not None:
         found = [(m, name) for m, name in found if shard.overlaps(_shard(m))]
     found.sort(key=lambda item: (int(item[0]["attempt"]), int(item[0]["seq"]), item[1]))
     return [folder / name for _, name in found]
 
 
-def part_summary(path: Path) -> PartSummary:
+def part_summary(path: Place) -> PartSummary:
     """Row counts and errors of a part, from its footer alone."""
-    return summary_of(pq.read_metadata(path))
+    return summary_of(pq.read_metadata(arrow_source(path)))
 
 
-def shard_of_part(path: Path) -> Shard:
+def shard_of_part(path: Place) -> Shard:
     """The shard whose run wrote a part; 0/1: a run of all rows."""
     match = _NAME.match(path.name)
     assert match is not None, path
@@ -265,8 +261,11 @@ def _encoded(batch: pa.RecordBatch | pa.Table, summary: PartSummary) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _scan(path: Path, job: str) -> tuple[Part, npt.NDArray[np.int64]] | None:
-    data = read_checked(path)
+def _scan(path: Place, job: str) -> tuple[Part, npt.NDArray[np.int64]] | FileNotFoundError | None:
+    try:
+        data = read_checked(path)
+    except FileNotFoundError as gone:
+        return gone
     if data is None:
         return None
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +12,8 @@ from batchgen.job.hf_features import huggingface_metadata
 from batchgen.job.schema import SCHEMA_VERSION
 from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.parts import Part
+from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.stores.remote_path import RemotePath
 
 __all__ = ["footer_manifest", "footer_metadata", "merged_late", "output_identity", "written_rows"]
 
@@ -29,23 +30,27 @@ def footer_metadata(schema: pa.Schema, manifest: Manifest) -> dict[str, str]:
     return metadata
 
 
-def footer_manifest(path: Path) -> Manifest | None:
+def footer_manifest(path: Place) -> Manifest | None:
     """The job that wrote an output, as its footer tells; None where batchgen did not write it."""
     try:
-        metadata = pq.read_metadata(path).metadata or {}
+        metadata = pq.read_metadata(arrow_source(path)).metadata or {}
         return Manifest.from_json(metadata[MANIFEST_KEY.encode()].decode())
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError):
         return None
 
 
-def written_rows(path: Path, job_id: str) -> int | None:
+def written_rows(path: Place, job_id: str) -> int | None:
     """Input rows of a finished output; None where that job did not write it."""
     manifest = footer_manifest(path)
     return manifest.total_rows if manifest is not None and manifest.job_id == job_id else None
 
 
-def output_identity(path: Path) -> dict[str, Any]:
-    """Size and modification time: enough to see in no time that a file is the one written."""
+def output_identity(path: Place) -> dict[str, Any]:
+    """Size and modification time, or entity tag: enough to see in no time that a file or an object
+    is the one written."""
+    if isinstance(path, RemotePath):
+        found = path.stat()
+        return {"name": path.name, "size": found.st_size, "etag": found.etag}
     stat = path.stat()
     return {"name": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 

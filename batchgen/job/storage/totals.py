@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from batchgen.job.shard import Shard
 from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.manifest import FinalReport
 from batchgen.job.storage.output import count_rows
+from batchgen.job.stores.places import Place, arrow_source
 
 __all__ = ["totals_of_parts"]
 
@@ -28,7 +28,7 @@ _COLUMNS = [
 ]
 
 
-def totals_of_parts(parts: Iterable[Path], shard: Shard | None = None) -> FinalReport:
+def totals_of_parts(parts: Iterable[Place], shard: Shard | None = None) -> FinalReport:
     """Totals of the shard's rows (None: all) in these parts, each row once, from the few columns
     that they need; an unreadable part counts as nothing, as it does for the ledger."""
     report = FinalReport()
@@ -48,3 +48,10 @@ def totals_of_parts(parts: Iterable[Path], shard: Shard | None = None) -> FinalR
         report.rows += len(np.unique(index))
         count_rows(report, table)
     return report
+
+
+def _counted(path: Place) -> pa.Table | None:
+    try:
+        return pq.read_table(arrow_source(path), columns=_COLUMNS, use_threads=False)
+    except (pa.ArrowException, OSError):
+        return None

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
@@ -25,6 +24,7 @@ from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.provenance import footer_manifest
+from batchgen.job.stores.places import Place, arrow_source
 from batchgen.job.verbs.openai_lines import COLUMNS, batch_line
 from batchgen.job.verbs.status import status_of
 
@@ -37,21 +37,21 @@ Write = Callable[[str, bool], None]
 """Takes a line and whether its row failed."""
 
 
-def to_openai(out: Path, write: Write) -> None:
+def to_openai(out: Place, write: Write) -> None:
     """Every row of a finished output. InputUnreadableError where it cannot be read."""
     manifest = footer_manifest(out)
     model = str(manifest.facts.get("model", "")) if manifest else ""
     _write_lines(_rows(out, COLUMNS), model, write)
 
 
-def follow_openai(out: Path, folder: Path, write: Write) -> None:
+def follow_openai(out: Place, folder: Place, write: Write) -> None:
     """The rows that are done so far, and the others as they come, until the job is complete.
 
     StoppedError where the job ends without being complete.
     """
     layout = Layout(folder, out)
     waiting: dict[int, list[Row]] = {}
-    seen: set[Path] = set()
+    seen: set[Place] = set()
     next_index = 0
     while True:
         manifest = Manifest.read(layout.manifest)
@@ -75,13 +75,13 @@ def follow_openai(out: Path, folder: Path, write: Write) -> None:
         time.sleep(_POLL_S)
 
 
-def to_jsonl(out: Path, write: Write) -> None:
+def to_jsonl(out: Place, write: Write) -> None:
     """Every column of every row."""
     for row in _rows(out, None):
         write(json.dumps(row, ensure_ascii=False, default=_plain), row["status"] != "ok")
 
 
-def to_csv(out: Path, file: TextIO) -> None:
+def to_csv(out: Place, file: TextIO) -> None:
     """Every column, nested values as JSON text."""
     writer: Any = None
     for row in _rows(out, None):
@@ -90,7 +90,7 @@ def to_csv(out: Path, file: TextIO) -> None:
             writer.writeheader()
         writer.writerow({name: _cell(value) for name, value in row.items()})
     if writer is None:
-        csv.writer(file).writerow(pq.read_schema(out).names)
+        csv.writer(file).writerow(pq.read_schema(arrow_source(out)).names)
 
 
 def _is_complete(layout: Layout) -> bool:
@@ -105,9 +105,9 @@ def _write_lines(rows: Iterator[Row], model: str, write: Write) -> None:
         write(json.dumps(line, ensure_ascii=False), failed)
 
 
-def _rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+def _rows(path: Place, columns: Sequence[str] | None) -> Iterator[Row]:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(arrow_source(path)) as file:
             names = file.schema_arrow.names
             wanted = names if columns is None else [name for name in columns if name in names]
             if "status" not in names:

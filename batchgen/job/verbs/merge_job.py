@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, UsageError
-from batchgen.job.files import Guard, remove_stale
 from batchgen.job.ledger.completion import complete_written, write_whole
 from batchgen.job.ledger.joining import join
 from batchgen.job.ledger.missing_rows import check_nothing_missing
-from batchgen.job.ledger.opening import decide, discard_work, has_leftovers
+from batchgen.job.ledger.opening import decide, discard_work, has_leftovers, sweep
 from batchgen.job.ledger.shard_work import all_manifests, furthest_input
 from batchgen.job.ledger.survey import survey
 from batchgen.job.storage.layout import Layout
@@ -20,12 +18,14 @@ from batchgen.job.storage.manifest import FinalReport, InputCheckpoint, Manifest
 from batchgen.job.storage.merge import DamagedPartError
 from batchgen.job.storage.output import MissingRowsError
 from batchgen.job.storage.parts import set_aside
+from batchgen.job.stores.files import Guard
+from batchgen.job.stores.places import Place
 
 __all__ = ["merge_output"]
 
 
 def merge_output(
-    out: Path, ckpt_dir: Path, *, num_rows: int | None = None, lock: str = "fail"
+    out: Place, ckpt_dir: Place, *, num_rows: int | None = None, lock: str = "fail"
 ) -> FinalReport:
     """Write `out` from the parts in `ckpt_dir`, verified; totals at once where it is written.
 
@@ -54,8 +54,7 @@ def _merged(layout: Layout, num_rows: int | None, guard: Guard) -> FinalReport:
     job = Manifest.read(layout.manifest)
     assert job is not None, "whoever holds the job does not remove its manifest"
     found = decide(layout, job.fingerprint, overwrite=False)
-    for folder, prefix in layout.written_folders:
-        remove_stale(folder, prefix)
+    sweep(layout)
     if found.finished and job.totals is not None:
         discard_work(layout)
         return job.totals

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.lock import current_owner, heartbeat_age, is_held
 from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.parts import list_parts, part_summary, shard_of_part
+from batchgen.job.stores.places import Place, arrow_source
 
 __all__ = ["ShardStatus", "Status", "status_of"]
 
@@ -63,7 +63,7 @@ class Status:
     shards: list[ShardStatus] = field(default_factory=list)
 
 
-def status_of(out: Path, ckpt_dir: Path) -> Status:
+def status_of(out: Place, ckpt_dir: Place) -> Status:
     """Read what is there; nothing is locked or changed. Raises InputUnreadableError: no work."""
     layout = Layout(ckpt_dir, out)
     manifest = Manifest.read(layout.manifest)
@@ -130,7 +130,9 @@ def _count_parts(status: Status, layout: Layout) -> None:
         try:
             summary = part_summary(path)
             if distinct is not None:
-                index = pq.read_table(path, columns=["index"], use_threads=False)["index"]
+                index = pq.read_table(arrow_source(path), columns=["index"], use_threads=False)[
+                    "index"
+                ]
                 distinct.add_array(index.to_numpy())
         except FileNotFoundError:
             continue
@@ -168,12 +170,12 @@ def _owner(layout: Layout) -> dict[str, Any] | None:
     }
 
 
-def _youngest(known: float | None, path: Path) -> float | None:
+def _youngest(known: float | None, path: Place) -> float | None:
     age = _age(path)
     return age if known is None else known if age is None else min(known, age)
 
 
-def _age(path: Path) -> float | None:
+def _age(path: Place) -> float | None:
     try:
         return round(time.time() - path.stat().st_mtime, 3)
     except OSError:

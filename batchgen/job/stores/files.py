@@ -1,4 +1,5 @@
-"""Files that appear whole or not at all: temporary file, fsync, rename, fsync of the folder.
+"""Files that appear whole or not at all: temporary file, fsync, rename, fsync of the folder. An
+object does so by itself (`uploads`).
 
 Every write that can fail for want of space or permission ends as OutputUnwritableError (73) naming
 the file. Modes follow the umask.
@@ -16,15 +17,21 @@ from pathlib import Path
 from types import TracebackType
 
 from batchgen.errors import OutputUnwritableError
-from batchgen.job import faults
+from batchgen.job.stores import faults
+from batchgen.job.stores.places import Place
+from batchgen.job.stores.remote_path import RemotePath
+from batchgen.job.stores.uploads import UploadedFile, note_version, read_noted, remove_staged
 
 __all__ = [
     "AtomicFile",
     "Guard",
+    "atomic_file",
     "checked_name",
     "fsync_folder",
+    "is_there",
     "make_folder",
     "read_checked",
+    "read_current",
     "remove_stale",
     "temporary_path",
     "unwritable",
@@ -39,7 +46,7 @@ _CHECKED = re.compile(r"\.(?P<crc>[0-9a-f]{8})\.[^.]+$")
 
 
 @contextmanager
-def unwritable(what: str, path: Path) -> Iterator[None]:
+def unwritable(what: str, path: Place) -> Iterator[None]:
     """Turn an OSError into OutputUnwritableError: `what` could not be done to `path`."""
     try:
         yield
@@ -120,9 +127,14 @@ class AtomicFile:
                 self.temporary.unlink()
 
 
-def write_atomic(path: Path, data: bytes, kind: str, guard: Guard | None = None) -> None:
+def atomic_file(path: Place, kind: str) -> AtomicFile | UploadedFile:
+    """A file or an object that appears whole."""
+    return UploadedFile(path, kind) if isinstance(path, RemotePath) else AtomicFile(path, kind)
+
+
+def write_atomic(path: Place, data: bytes, kind: str, guard: Guard | None = None) -> None:
     """Write `data` as `path`, whole and durable."""
-    with AtomicFile(path, kind) as file:
+    with unwritable(kind, path), atomic_file(path, kind) as file:
         file.write(data)
         file.commit(guard)
 
@@ -132,7 +144,7 @@ def checked_name(stem: str, data: bytes, suffix: str) -> str:
     return f"{stem}.{zlib.crc32(data):08x}.{suffix}"
 
 
-def read_checked(path: Path) -> bytes | None:
+def read_checked(path: Place) -> bytes | None:
     """Content of a file named by `checked_name`; None when it is not what was written."""
     match = _CHECKED.search(path.name)
     if match is None:
@@ -141,8 +153,25 @@ def read_checked(path: Path) -> bytes | None:
     return data if zlib.crc32(data) == int(match["crc"], 16) else None
 
 
-def make_folder(path: Path) -> None:
-    """Create a folder and its parents; a folder that cannot be written is refused now."""
+def is_there(path: Place) -> bool:
+    """Whether there is a file or an object of that name; as for `read_current`, an object is then
+    replaced only as it is now."""
+    return note_version(path) if isinstance(path, RemotePath) else path.exists()
+
+
+def read_current(path: Place) -> bytes | None:
+    """The content, None where there is none. What is then written in its place, by `write_atomic`,
+    replaces this version of an object and no other."""
+    if isinstance(path, RemotePath):
+        return read_noted(path)
+    return path.read_bytes() if path.exists() else None
+
+
+def make_folder(path: Place) -> None:
+    """Create a folder and its parents; a folder that cannot be written is refused now. A store has
+    none: the first object, the claim, tells whether it may be written."""
+    if isinstance(path, RemotePath):
+        return
     with unwritable("the folder", path):
         if not path.is_dir():
             path.mkdir(parents=True, exist_ok=True)
@@ -161,8 +190,11 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_stale(folder: Path, name_prefix: str = "") -> int:
-    """Remove temporary files that a dead run left for names with that prefix; their number."""
+def remove_stale(folder: Place, name_prefix: str = "") -> int:
+    """Remove temporary files that a dead run left for names with that prefix; their number. Of
+    objects: what it had staged here."""
+    if isinstance(folder, RemotePath):
+        return remove_staged(folder, name_prefix)
     stale = [
         entry
         for entry in folder.iterdir()

@@ -20,12 +20,12 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 __all__ = ["Fault", "FaultHook", "install", "parse", "reach"]
 
-FaultHook = Callable[[str, Path | None], None]
-"""Called with the point's name and the file about to be committed, if there is one."""
+FaultHook = Callable[[str, Any], None]
+"""Called with the point's name and the file or object about to be committed, if there is one."""
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ def install(hook: FaultHook | None) -> FaultHook | None:
     return previous
 
 
-def reach(point: str, path: Path | None = None) -> None:
+def reach(point: str, path: Any = None) -> None:
     """Pass a write boundary: nothing happens unless a tester asked for it."""
     global _faults
     if _hook is not None:
@@ -86,7 +86,7 @@ def reach(point: str, path: Path | None = None) -> None:
                 _strike(fault, path)
 
 
-def _strike(fault: Fault, path: Path | None) -> None:
+def _strike(fault: Fault, path: Any) -> None:
     if fault.kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault.kind == "full":
@@ -96,12 +96,12 @@ def _strike(fault: Fault, path: Path | None) -> None:
     elif fault.kind == "stall":
         time.sleep(float(fault.arguments.get("seconds", "1")))
     elif fault.kind == "tear" and path is not None:
-        os.truncate(path, path.stat().st_size // 2)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif fault.kind == "flip" and path is not None:
         _flip_byte(path)
 
 
-def _flip_byte(path: Path) -> None:
+def _flip_byte(path: Any) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0x40
     path.write_bytes(data)

@@ -1,0 +1,140 @@
+"""Places: a local path, or an object in a store. What works on both takes a `Place`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from batchgen.errors import UsageError
+from batchgen.job.stores.clients import SCHEMES, require_extra
+from batchgen.job.stores.remote_path import RemotePath
+
+__all__ = [
+    "Place",
+    "all_of",
+    "arrow_source",
+    "move",
+    "names_in",
+    "place_of",
+    "remove_all",
+    "remove_tree",
+    "scratch",
+]
+
+Place = Path | RemotePath
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?P<rest>.*)", re.DOTALL)
+_ALIASES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
+_WORKERS = 16
+_DELETE_AT_ONCE = 1000
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def place_of(text: str) -> Place:
+    """The place of that name. Other schemes than those of object stores stay local names, which
+    whoever uses them refuses. Raises UsageError."""
+    address = _ADDRESS.fullmatch(text)
+    scheme = "" if address is None else address["scheme"].lower()
+    scheme = _ALIASES.get(scheme, scheme)
+    if address is None or scheme not in SCHEMES:
+        return Path(text)
+    bucket, _, key = address["rest"].lstrip("/").partition("/")
+    if "@" in bucket:
+        raise UsageError(
+            f"{scheme}://***@{bucket.rpartition('@')[2]}: a login does not belong in an address",
+            "set it in the environment, as for the cloud's own tools",
+        )
+    key = key.strip("/")
+    if not bucket or "?" in bucket + key or "//" in key:
+        raise UsageError(
+            f"{scheme}://{bucket} and what follows is no name of an object",
+            f"write {scheme}://BUCKET/NAME, without a query and without an empty part",
+        )
+    require_extra(f"{scheme}://{bucket}/{key}")
+    return RemotePath(f"{scheme}://{bucket}", key)
+
+
+def names_in(folder: Place) -> list[str]:
+    """Names right below; [] where there is no such folder."""
+    if isinstance(folder, RemotePath):
+        return [path.name for path in folder.iterdir()]
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def arrow_source(place: Place) -> Any:
+    """What pyarrow reads it by; of an object only the ranges that are needed. Raises
+    FileNotFoundError where an object is missing."""
+    return place.open_ranges() if isinstance(place, RemotePath) else place
+
+
+def move(place: Place, folder: Place) -> None:
+    """Into the folder, under its own name."""
+    if isinstance(place, RemotePath):
+        assert isinstance(folder, RemotePath)
+        (folder / place.name).write_bytes(place.read_bytes())
+        place.unlink()
+    else:
+        os.replace(place, folder / place.name)  # type: ignore[arg-type]
+
+
+def remove_all(places: Iterable[Place]) -> None:
+    """Remove files; what cannot be removed stays. Objects go by the thousand."""
+    remote: dict[str, list[str]] = {}
+    for place in places:
+        if isinstance(place, RemotePath):
+            remote.setdefault(place.root, []).append(place.key)
+            continue
+        with suppress(OSError):
+            place.unlink()
+    for root, keys in remote.items():
+        for start in range(0, len(keys), _DELETE_AT_ONCE):
+            _delete(root, keys[start : start + _DELETE_AT_ONCE])
+
+
+def _delete(root: str, keys: list[str]) -> None:
+    import obstore
+
+    from batchgen.job.stores.clients import client
+    from batchgen.job.stores.failures import asking
+
+    with suppress(FileNotFoundError), asking(root):
+        obstore.delete(client(root), keys)
+
+
+def remove_tree(folder: Place) -> None:
+    """Remove a folder and all below it; what cannot be removed stays."""
+    if isinstance(folder, RemotePath):
+        remove_all(folder.walk_files())
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def scratch(folder: Place) -> Iterator[Path]:
+    """A local folder for files that are gone in the end: the folder itself, if it is local."""
+    if isinstance(folder, Path):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="batchgen-") as name:
+        yield Path(name)
+
+
+def all_of(work: Callable[[T], R], places: Iterable[T]) -> Iterator[R]:
+    """`work` of each, in order; of objects several at once, since most of the time is waiting."""
+    listed = list(places)
+    if not any(isinstance(place, RemotePath) for place in listed):
+        yield from map(work, listed)
+        return
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="batchgen-ask") as pool:
+        for start in range(0, len(listed), 4 * _WORKERS):  # so much is held at once, not all
+            yield from pool.map(work, listed[start : start + 4 * _WORKERS])
