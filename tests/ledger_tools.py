@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.rows import OutputRow
 from batchgen.job.stores import faults
+from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.stores.remote_path import RemotePath
 
 FINGERPRINT: dict[str, Any] = {"model": {"name": "m"}, "sampling": {"temperature": 0.7}}
 
@@ -48,7 +51,7 @@ def rows_of(indices: Sequence[int]) -> list[OutputRow]:
     return [make_row(i, sample) for i in indices for sample in range(samples_of(i))]
 
 
-def open_ledger(folder: Path, **changes: Any) -> Ledger:
+def open_ledger(folder: Place, **changes: Any) -> Ledger:
     options: dict[str, Any] = {
         "fingerprint": FINGERPRINT,
         "run_id": "r",
@@ -66,6 +69,9 @@ def die(ledger: Ledger) -> None:
     if lock is not None:
         lock._stop.set()
         lock._unlock()
+        if isinstance(lock._folder, RemotePath):  # no flock there: the process itself must be gone
+            claim = lock._folder / "owners" / f"{lock.attempt}.json"
+            claim.write_bytes(json.dumps(json.loads(claim.read_bytes()) | {"pid": 0}).encode())
     if journal is not None:
         journal.crashed = True
         journal.close()
@@ -80,8 +86,8 @@ def hooked(hook: Callable[[str, Path | None], None]) -> Iterator[None]:
         faults.install(previous)
 
 
-def keys_of(out: Path) -> list[tuple[int, int]]:
-    table = pq.read_table(out, columns=["index", "sample"])
+def keys_of(out: Place) -> list[tuple[int, int]]:
+    table = pq.read_table(arrow_source(out), columns=["index", "sample"])
     return list(zip(table["index"].to_pylist(), table["sample"].to_pylist(), strict=True))
 
 
@@ -93,7 +99,7 @@ def temporary_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".new"))]
 
 
-def parts_of(folder: Path) -> list[Path]:
+def parts_of(folder: Place) -> list[Place]:
     return sorted((folder / "out.parquet.ckpt" / "parts").glob("*.parquet"))
 
 

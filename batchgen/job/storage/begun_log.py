@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Protocol
 
 from batchgen.job.stores import faults
-from batchgen.job.stores.failures import StoreError
+from batchgen.job.stores.failures import ChangedError, StoreError
 from batchgen.job.stores.files import Guard, unwritable, write_atomic
 from batchgen.job.stores.places import Place
-from batchgen.job.stores.remote_path import RemotePath
+from batchgen.job.stores.remote_path import RemotePath, Version
 
 __all__ = ["BegunLog", "open_log"]
 
@@ -40,8 +40,11 @@ class BegunLog(Protocol):
 def open_log(folder: Place, attempt: int, carried: bytes, guard: Guard) -> BegunLog:
     """The log of an attempt, begun with what is carried over from older ones: durable already."""
     path = folder / f"begun-{attempt:06d}.log"
+    if isinstance(path, RemotePath):
+        guard()
+        return ObjectLog(path, carried)
     write_atomic(path, carried, "journal", guard)
-    return ObjectLog(path, carried) if isinstance(path, RemotePath) else FileLog(path)
+    return FileLog(path)
 
 
 class FileLog:
@@ -76,6 +79,7 @@ class ObjectLog:
 
     def __init__(self, path: RemotePath, carried: bytes) -> None:
         self._first = path
+        self._version: Version | None = path.write_bytes(carried)
         self._segment = 0
         self._records = bytearray(carried)
         self._sent = len(carried)
@@ -105,15 +109,15 @@ class ObjectLog:
             self._thread.join()
         with self._lock:
             self._records += last
-        with suppress(StoreError):  # a run that ended unseen counts as one that died
+        with suppress(StoreError, ChangedError):  # a run that ended unseen counts as one that died
             self._send()
 
     def _run(self) -> None:
         while not self._closing.wait(FLUSH_SECONDS):
             try:
                 self._send()
-            except StoreError as error:
-                self._error = error
+            except (StoreError, ChangedError) as error:
+                self._error = StoreError(self._path, f"the journal could not be written: {error}")
                 return
 
     def _send(self) -> None:
@@ -122,15 +126,21 @@ class ObjectLog:
                 data = bytes(self._records)
             if len(data) == self._sent:
                 return
-            self._path.write_bytes(data)
+            self._version = self._replaced(data)
             self._sent = len(data)
             if self._sent >= _SEGMENT_BYTES:
                 self._next_segment()
 
+    def _replaced(self, data: bytes) -> Version:
+        """Only as it was left: a log that was removed, since all is done, must not come back."""
+        if self._version is None:
+            return self._path.create(data)
+        return self._path.replace_version(data, self._version)
+
     def _next_segment(self) -> None:
         with self._lock:
             del self._records[: self._sent]
-        self._segment, self._sent = self._segment + 1, 0
+        self._segment, self._sent, self._version = self._segment + 1, 0, None
 
     @property
     def _path(self) -> RemotePath:

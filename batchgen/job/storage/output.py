@@ -34,8 +34,6 @@ __all__ = [
 
 _MAX_GROUP_BYTES = 32 << 20
 _MAX_RANGES_NAMED = 20
-SERVED_SCHEMES: frozenset[str] = frozenset(SCHEMES)
-"""Stores that an output may lie in, beside the local disk."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # pathlib makes one slash of two
 _OTHER_FORMATS = re.compile(
     r"\.(csv|tsv|jsonl?|ndjson|txt|xlsx?|arrow|feather|ipc|avro|orc|db|sqlite|pkl|pickle|npy|npz"
@@ -70,11 +68,12 @@ def check_served(out: Place) -> None:
 
     A name such as `s3://bucket/out.parquet` would make a local folder `s3:`.
     """
-    scheme = _SCHEME.match(str(out))
-    if scheme is not None and scheme[1].lower() not in SERVED_SCHEMES:
+    scheme = None if isinstance(out, RemotePath) else _SCHEME.match(str(out))
+    if scheme is not None:
         raise UsageError(
             f"--out {out}: {scheme[1]}:// is not a place that batchgen writes to",
-            "name a file on a mounted file system, and copy it once the run is done",
+            f"name a file on a mounted file system and copy it once the run is done, or an object "
+            f"in one of {', '.join(f'{name}://' for name in SCHEMES)}",
         )
     ending = out.suffix.lower()
     if _OTHER_FORMATS.fullmatch(ending):

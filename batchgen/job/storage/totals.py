@@ -12,7 +12,7 @@ from batchgen.job.shard import Shard
 from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.manifest import FinalReport
 from batchgen.job.storage.output import count_rows
-from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.stores.places import Place, all_of, arrow_source
 
 __all__ = ["totals_of_parts"]
 
@@ -33,10 +33,8 @@ def totals_of_parts(parts: Iterable[Place], shard: Shard | None = None) -> Final
     that they need; an unreadable part counts as nothing, as it does for the ledger."""
     report = FinalReport()
     seen = Bitmap()
-    for path in parts:
-        try:
-            table = pq.read_table(path, columns=_COLUMNS, use_threads=False)
-        except (pa.ArrowException, OSError):
+    for table in all_of(_counted, parts):
+        if table is None:
             continue
         index = table["index"].to_numpy()
         wanted = ~seen.contains_array(index)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
 from datetime import timedelta
-from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +34,19 @@ def require_extra(address: str) -> None:
         )
 
 
-@cache
+_clients: dict[str, ObjectStore] = {}
+_making = threading.Lock()
+
+
 def client(root: str) -> ObjectStore:
-    """The store of `s3://bucket`, `gs://bucket` or `az://container`."""
+    """The store of `s3://bucket`, `gs://bucket` or `az://container`; one for all who ask."""
+    with _making:
+        if root not in _clients:
+            _clients[root] = _made(root)
+        return _clients[root]
+
+
+def _made(root: str) -> ObjectStore:
     import obstore.store
 
     scheme, _, bucket = root.partition("://")

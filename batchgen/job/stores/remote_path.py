@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectStat", "RemotePath", "Version"]
 
-Version = Mapping[str, str | None]
+Version = Mapping[str, str]
 """`e_tag` and `version` of an object: what a conditional write names."""
 
 
@@ -210,7 +210,7 @@ class RemotePath:
 
         with asking(self):
             written = obstore.put(self.store, self.key, data, mode=mode, use_multipart=False)
-        return {"e_tag": written["e_tag"], "version": written["version"]}
+        return _version_of(written)
 
     def _mine(self, data: bytes) -> Version:
         """The version of what is there, if it is this: the answer to a first try was lost, and its
@@ -222,7 +222,7 @@ class RemotePath:
 
 
 def _version_of(meta: Any) -> Version:
-    return {"e_tag": meta["e_tag"], "version": meta["version"]}
+    return {key: meta[key] for key in ("e_tag", "version") if meta[key] is not None}
 
 
 def _stat_of(meta: Any) -> ObjectStat:

@@ -1,0 +1,197 @@
+"""The ledger's promises hold in an object store as on a disk: the same tests over both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ledger_tools import (
+    FINGERPRINT,
+    Crash,
+    die,
+    expected_keys,
+    hooked,
+    keys_of,
+    open_ledger,
+    parts_of,
+    rows_of,
+)
+
+from batchgen.errors import FingerprintMismatchError, OutputHeldError
+from batchgen.job.stores import clients
+from batchgen.job.stores.places import Place
+from batchgen.job.stores.remote_path import RemotePath
+
+obstore_store = pytest.importorskip("obstore.store")
+OTHER = {"model": {"name": "m"}, "sampling": {"temperature": 0.9}}
+
+
+@pytest.fixture(params=["disk", "store"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A folder on the disk, and one in a store that keeps its objects in memory."""
+    if request.param == "disk":
+        return tmp_path
+    clients._clients["s3://memory"] = obstore_store.MemoryStore()
+    return RemotePath("s3://memory", "folder")
+
+
+def finished_job(folder: Place, num_rows: int = 5) -> Place:
+    with open_ledger(folder) as ledger:
+        ledger.append(rows_of(range(num_rows)))
+        ledger.finalize(num_rows)
+    return folder / "out.parquet"
+
+
+def snapshot(folder: Place) -> dict[str, bytes]:
+    if isinstance(folder, RemotePath):
+        return {str(path): path.read_bytes() for path in folder.walk_files()}
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_finished_job_is_recognised_without_a_write(folder: Place) -> None:
+    finished_job(folder)
+    before = snapshot(folder)
+    with open_ledger(folder) as again:
+        assert again.finished is not None
+        assert again.finished.rows == 5
+    assert snapshot(folder) == before
+    assert keys_of(folder / "out.parquet") == expected_keys(5)
+
+
+def test_nothing_but_what_a_rerun_needs_is_left(folder: Place) -> None:
+    finished_job(folder)
+    names = {name.rpartition("out.parquet")[2] for name in snapshot(folder)}
+    claims = {name for name in names if name.startswith((".ckpt/owners", ".ckpt/lock"))}
+    assert names - claims == {"", ".ckpt/manifest.json"}
+
+
+def test_other_settings_are_refused_and_nothing_is_touched(folder: Place) -> None:
+    with open_ledger(folder) as ledger:
+        ledger.append(rows_of([0, 1]))
+    before = snapshot(folder)
+    with pytest.raises(FingerprintMismatchError, match=r"sampling.temperature: 0.7 -> 0.9"):
+        open_ledger(folder, fingerprint=OTHER)
+    assert snapshot(folder) == before
+
+
+def test_a_foreign_output_is_refused_and_overwritten_only_when_whole(folder: Place) -> None:
+    out = folder / "out.parquet"
+    out.write_bytes(b"precious")
+    with pytest.raises(FingerprintMismatchError, match="exists"):
+        open_ledger(folder)
+    with open_ledger(folder, overwrite=True) as ledger:
+        ledger.append(rows_of(range(3)))
+        ledger.flush()
+        assert out.read_bytes() == b"precious"
+    with open_ledger(folder, overwrite=True) as ledger:
+        assert ledger.num_done == 3, "the same command again continues"
+        ledger.finalize(3)
+    assert keys_of(out) == expected_keys(3)
+
+
+@pytest.mark.parametrize(
+    ("point", "nth"),
+    [("part.rename", 1), ("part.renamed", 2), ("manifest.rename", 2), ("journal.write", 2),
+     ("inflight.renamed", 2), ("final.write", 1), ("final.rename", 1), ("final.renamed", 1)],
+)  # fmt: skip
+def test_a_run_that_dies_at_any_point_is_continued(folder: Place, point: str, nth: int) -> None:
+    left = [nth]
+
+    def hook(passed: str, path: object) -> None:
+        if passed == point:
+            left[0] -= 1
+            if not left[0]:
+                raise Crash(point)
+
+    def run() -> None:
+        ledger = open_ledger(folder)
+        try:
+            for start in range(0, 24, 4):
+                batch = [i for i in range(start, start + 4) if not ledger.is_done(i)]
+                if batch and ledger.finished is None:
+                    ledger.begin(batch)
+                    ledger.checkpoint_input(start + 4, "digest")
+                    ledger.save_inflight({(batch[0], 0): [1, 2]})
+                    ledger.append(rows_of(batch[::-1]))
+            if ledger.finished is None:
+                ledger.finalize(24)
+        except Crash:
+            die(ledger)
+            raise
+        ledger.close()
+
+    with hooked(hook):
+        try:
+            run()
+        except Crash:
+            reached = True
+        else:
+            reached = False
+    assert reached
+    run()
+    assert keys_of(folder / "out.parquet") == expected_keys(24)
+    assert parts_of(folder) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_part_counts_as_absent(folder: Place, damage: str) -> None:
+    with open_ledger(folder) as ledger:
+        ledger.append(rows_of(range(8)))
+    part = parts_of(folder)[0]
+    data = bytearray(part.read_bytes())
+    if damage == "cut":
+        del data[len(data) // 2 :]
+    else:
+        data[len(data) // 2] ^= 16
+    part.write_bytes(bytes(data))
+    with open_ledger(folder) as ledger:
+        missing = [i for i in range(8) if not ledger.is_done(i)]
+        assert missing
+        ledger.append(rows_of(missing))
+        ledger.finalize(8)
+    assert keys_of(folder / "out.parquet") == expected_keys(8)
+
+
+def test_the_journal_counts_the_runs_in_which_a_row_was_begun(folder: Place) -> None:
+    for attempt in (1, 2, 3):
+        ledger = open_ledger(folder)
+        assert ledger.attempt(7) == attempt
+        assert ledger.deaths.get(7, 0) == attempt - 1
+        ledger.begin([6, 7])
+        die(ledger)
+
+
+def test_tokens_in_flight_survive(folder: Place) -> None:
+    with open_ledger(folder) as ledger:
+        ledger.begin([1])
+        ledger.save_inflight({(1, 0): [5, 6, 7]})
+    with open_ledger(folder) as ledger:
+        assert ledger.inflight_tokens(1, 0) == [5, 6, 7]
+        assert ledger.deaths == {}
+
+
+def test_a_second_run_is_refused_while_the_first_lives(folder: Place) -> None:
+    with open_ledger(folder), pytest.raises(OutputHeldError, match="is being written by process"):
+        open_ledger(folder, run_id="second")
+    open_ledger(folder, run_id="second").close()
+
+
+def test_shards_are_merged(folder: Place) -> None:
+    from batchgen.job.shard import Shard
+    from batchgen.job.verbs.merge_job import merge_output
+    from batchgen.job.verbs.status import status_of
+
+    out, work = folder / "out.parquet", folder / "out.parquet.ckpt"
+    for index in (1, 0):
+        with open_ledger(folder, shard=Shard(index, 2)) as ledger:
+            rows = [i for i in range(9) if i % 2 == index]
+            ledger.begin(rows)
+            ledger.append(rows_of(rows))
+            ledger.checkpoint_input(9, "digest", at_end=True)
+            ledger.finalize(9)
+    assert status_of(out, work).state == "mergeable"
+    assert merge_output(out, work).rows == 9
+    assert keys_of(out) == expected_keys(9)
+    assert status_of(out, work).state == "complete"
+    assert merge_output(out, work).rows == 9
+    assert FINGERPRINT
