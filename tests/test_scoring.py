@@ -6,6 +6,7 @@ import random
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,16 @@ from hypothesis import strategies as st
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.factory import build_engine
-from batchgen.engine.request import Completion, FinishReason, Request, SamplingParams, Targets
+from batchgen.engine.processes.wire import Add, Report, Wire
+from batchgen.engine.request import (
+    Completion,
+    EngineStats,
+    FinishReason,
+    Request,
+    SamplingParams,
+)
 from batchgen.engine.scheduling.scheduler import Scheduler
+from batchgen.engine.targets import Targets
 
 ALONE = SamplingParams(max_tokens=0)
 
@@ -184,6 +193,18 @@ def test_a_prompt_with_a_place_that_is_no_number_is_an_error_row() -> None:
     prompt = [1, 2, 3, 4]
     done = run(engine_of(Broken()), [Request(1, prompt, ALONE, targets=every_token(prompt))])[1]
     assert str(done.error_code) == "nan_logits"
+
+
+def test_targets_and_their_scores_cross_to_an_engine_of_another_process() -> None:
+    ours, theirs = Pipe()
+    prompt = [3, 1, 4]
+    request = Request(1, prompt, ALONE, targets=replace(every_token(prompt), top=2))
+    done = Completion(
+        1, [], FinishReason.STOP, target_logprobs=[-1.0, -0.5], target_tops=[[(1, -0.5)], []]
+    )
+    for message in (Add([request]), Report([done], [], EngineStats())):
+        Wire(ours).send(message)
+        assert Wire(theirs).receive() == message
 
 
 @settings(max_examples=25, deadline=None)

@@ -12,6 +12,7 @@ import click
 from batchgen.cli.flags import flag, flag_group
 from batchgen.cli.place import PLACE
 from batchgen.errors import RowError
+from batchgen.job.decisions.settings import labels_in, read_labels
 from batchgen.job.input.settings import read_template_kwargs
 
 __all__ = [
@@ -150,6 +151,15 @@ def _token_ids(ctx: click.Context, param: click.Parameter, value: str | None) ->
         raise click.BadParameter("write whole numbers, such as 2,32000", ctx, param) from None
 
 
+def _labels(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """`a,b` and `["a, b", "c"]`, each of which may repeat."""
+    try:
+        given = [label for text in value for label in labels_in("--choices", text)]
+        return read_labels("--choices", given) if given else ()
+    except RowError as error:
+        raise click.BadParameter(error.message, ctx, param) from None
+
+
 sampling_options = flag_group(
     "Sampling (defaults for rows that do not say)",
     flag(
@@ -184,6 +194,8 @@ sampling_options = flag_group(
          help="Add logprobs, of the chosen tokens, and of the N likeliest."),
     flag("--top-logprobs", type=click.IntRange(0, 20), metavar="N",
          help="The same, under OpenAI's name."),
+    flag("--choices", multiple=True, metavar="A,B|JSON", callback=_labels,
+         help="Generate nothing: choose the likeliest of these labels; repeats."),
     flag("--score", is_flag=True,
          help="Generate nothing: add the log-probabilities of each text's own tokens."),
 )  # fmt: skip

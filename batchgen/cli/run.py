@@ -29,7 +29,7 @@ __all__ = ["job_spec", "run"]
 _SAMPLING = (
     "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
     "presence_penalty", "frequency_penalty", "stop", "stop_token_ids", "ignore_eos", "n", "seed",
-    "logprobs", "top_logprobs",
+    "logprobs", "top_logprobs", "choices",
 )  # fmt: skip
 
 

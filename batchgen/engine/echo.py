@@ -14,9 +14,9 @@ from batchgen.engine.request import (
     EngineStats,
     FinishReason,
     Request,
-    Targets,
     Timings,
 )
+from batchgen.engine.targets import Targets
 from batchgen.errors import ErrorCode, RowError
 
 __all__ = ["EchoEngine"]

@@ -5,12 +5,12 @@ Standard library only, so that the job half can be driven by a fake engine witho
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from batchgen.engine.targets import Targets
 from batchgen.errors import ErrorCode
 
 __all__ = [
@@ -21,12 +21,12 @@ __all__ = [
     "EngineStats",
     "FinishReason",
     "GrammarKind",
+    "Question",
     "Request",
     "SamplingParams",
     "Shared",
     "StopChecker",
     "StructuredOutput",
-    "Targets",
     "Timings",
 ]
 
@@ -89,6 +89,15 @@ class StructuredOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """One of several that are put to a row's text: which of the `choices` (empty: the row's)."""
+
+    name: str
+    text: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How one sequence is sampled. Validated by the job; the engine trusts it. top_k 0 = off.
 
@@ -123,35 +132,19 @@ class SamplingParams:
     """`bad_words` as text: the job makes ids of them, alone and after a space."""
     structured_outputs: StructuredOutput | None = None
     prompt_logprobs: int | None = None
+    choices: tuple[str, ...] = ()
+    """Labels; the most likely one is the completion, and nothing is sampled (`job.decisions`)."""
+    questions: tuple[Question, ...] = ()
+
+    @property
+    def decides(self) -> bool:
+        """Whether the completion is one of several labels."""
+        return bool(self.choices or self.questions)
 
     @property
     def greedy(self) -> bool:
         """Whether the most likely token is always taken."""
         return self.temperature == 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """Tokens whose log-probability is asked for, after each position of the prompt from `first` on.
-
-    After position `first + i` these are `token_ids[ends[i - 1] : ends[i]]` (from 0 where i is 0).
-    """
-
-    first: int
-    token_ids: array[int]
-    ends: array[int]
-    top: int = 0
-    """Most likely ones to report at each position, beside them."""
-
-    @property
-    def last(self) -> int:
-        """One past the last position."""
-        return self.first + len(self.ends)
-
-    def within(self, begin: int, end: int) -> slice:
-        """Where in `token_ids` those of positions `begin` to `end` stand."""
-        i, j = begin - self.first, end - self.first
-        return slice(self.ends[i - 1] if i else 0, self.ends[j - 1] if j else 0)
 
 
 @dataclass(frozen=True, slots=True)

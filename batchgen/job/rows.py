@@ -84,4 +84,7 @@ class OutputRow:
     prompt_logprob_sum: float | None = None
     prompt_token_texts: list[str] | None = None
     prompt_top_logprobs: list[list[dict[str, Any]]] | None = None
+    choice: str | None = None
+    choice_probs: list[dict[str, Any]] | None = None
+    decisions: list[dict[str, Any]] | None = None
     kept: dict[str, Any] = field(default_factory=dict)

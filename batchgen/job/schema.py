@@ -70,6 +70,10 @@ BASE_SCHEMA = pa.schema(
 _LIKELY_TOKEN = pa.struct(
     [("token_id", pa.int32()), ("token", pa.string()), ("logprob", pa.float32())]
 )
+_LABEL = pa.struct([("label", pa.string()), ("prob", pa.float64()), ("logprob", pa.float64())])
+_DECISION = pa.struct(
+    [("name", pa.string()), ("choice", pa.string()), ("choice_probs", pa.list_(_LABEL))]
+)
 OPTIONAL_FIELDS = {
     name: pa.field(name, kind)
     for name, kind in (
@@ -81,6 +85,9 @@ OPTIONAL_FIELDS = {
         ("prompt_logprob_sum", pa.float64()),
         ("prompt_token_texts", pa.list_(pa.string())),
         ("prompt_top_logprobs", pa.list_(pa.list_(_LIKELY_TOKEN))),
+        ("choice", pa.string()),
+        ("choice_probs", pa.list_(_LABEL)),
+        ("decisions", pa.list_(_DECISION)),
     )
 }
 """In the output's order. A column is there where the job asks for it, or a row that has a value."""

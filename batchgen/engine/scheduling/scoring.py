@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from batchgen.engine.request import Targets
+from batchgen.engine.targets import Targets
 
 __all__ = ["ScoredRow", "num_fitting", "scored_range"]
 

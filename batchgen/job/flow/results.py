@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from batchgen.engine.request import Completion, Timings
-from batchgen.errors import ErrorCode
+from batchgen.errors import ErrorCode, RowError
+from batchgen.job.decisions.answers import Decisions, columns_of, joined
 from batchgen.job.flow.engine_thread import FinishedRow, Outcome
 from batchgen.job.rows import OutputRow
-from batchgen.job.text.requests import FailedRow, PreparedRow, as_row_error
+from batchgen.job.text.prepared import FailedRow, PreparedRow, as_row_error, failed
 from batchgen.job.text.scored_prompts import likely_tokens, prompt_columns
 from batchgen.job.text.stop_strings import num_exempt_characters, truncate
 from batchgen.job.text.token_texts import TokenTexts
@@ -58,6 +59,9 @@ class Results:
             if broken is not None:
                 rows.append(self._error_row(broken))
                 continue
+            if outcome.prepared.decisions is not None:
+                rows.append(self._decided(outcome, outcome.prepared.decisions))
+                continue
             made = [
                 self._row(outcome.prepared, sample, completion, str(found[sample]))
                 for sample, completion in enumerate(outcome.completions)
@@ -66,6 +70,20 @@ class Results:
                 self._set_prompt_logprobs(made, outcome)
             rows += made
         return rows
+
+    def _decided(self, outcome: FinishedRow, decisions: Decisions) -> OutputRow:
+        """One row, whatever the number of requests that its decisions took."""
+        prepared, completions = outcome.prepared, outcome.completions
+        try:
+            columns = columns_of(decisions, decisions.answers(completions))
+        except RowError as error:
+            return self._error_row(failed(prepared, error))
+        out = self._row(prepared, 0, joined(completions), "")
+        if not self._options.save_token_ids:
+            del columns["token_ids"]
+        for name, value in columns.items():
+            setattr(out, name, value)
+        return out
 
     def _set_prompt_logprobs(self, rows: list[OutputRow], outcome: FinishedRow) -> None:
         """The first sample was asked; all have the same prompt."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
+from batchgen.job.decisions.settings import DECISION_NAMES, check_decision, read_decisions
 from batchgen.job.input.settings import SETTING_NAMES, TEMPLATE_NAMES, check_setting
 from batchgen.job.input.structured import STRUCTURED_NAMES, read_structured
 from batchgen.job.input.token_rules import TOKEN_RULE_NAMES, read_token_rules
@@ -92,12 +93,9 @@ _OR_BOOL = ("logprobs", "prompt_logprobs")
 _LENGTHS = ("max_tokens", *_ALIASES)
 _OF_OUTPUT = ("max_tokens", "min_tokens", "n")
 
-PARAMETER_NAMES = (
-    frozenset(_NUMBERS) | frozenset(_ALIASES) | frozenset(_LISTS) | frozenset(STRUCTURED_NAMES)
-)
+_READ_APART = frozenset((*STRUCTURED_NAMES, *TOKEN_RULE_NAMES, *DECISION_NAMES))
+PARAMETER_NAMES = frozenset((*_NUMBERS, *_ALIASES, *_LISTS)) | _READ_APART
 """Every key that is a parameter, in `params` and at a row's top level."""
-
-_READ_APART = frozenset((*STRUCTURED_NAMES, *TOKEN_RULE_NAMES))
 
 
 def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +117,7 @@ def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
             raise RowError(ErrorCode.UNKNOWN_PARAM, text)
         if value is not None and name in PARAMETER_NAMES and name not in _READ_APART:
             _add(params, name, _read(name, value))
-    params |= read_structured(given) | read_token_rules(given)
+    params |= read_structured(given) | read_token_rules(given) | read_decisions(given)
     _settle_logprobs(params)
     _settle_scoring(params)
     _check_min_tokens(params)
@@ -166,7 +164,7 @@ def apply(base: SamplingParams, own: Mapping[str, Any]) -> SamplingParams:
         own = {name: value for name, value in own.items() if name not in _OF_OUTPUT}
     if not own:
         return base
-    params = dataclasses.replace(base, **own)
+    params = check_decision(dataclasses.replace(base, **own))
     if params.min_tokens <= params.max_tokens:
         return params
     if "min_tokens" in own and "max_tokens" not in own:
@@ -186,12 +184,15 @@ def _job_params(flags: SamplingDefaults, model: Mapping[str, Any]) -> SamplingPa
     try:
         return apply(SamplingParams(), {**settings, **given})
     except RowError as error:
-        raise UsageError(error.message, "give --max-tokens too") from None
+        decides = "choices" in error.message
+        hint = "leave one of the two flags out" if decides else "give --max-tokens too"
+        raise UsageError(error.message, hint) from None
 
 
 def near_miss(name: str, likeness: float = _ALIKE) -> str | None:
     """The parameter that a name is likely a misspelling of."""
-    near = get_close_matches(name[:_MAX_GUESSED], PARAMETER_NAMES, 1, likeness)
+    names = PARAMETER_NAMES - frozenset(DECISION_NAMES)  # `question` is no slip of the pen
+    near = get_close_matches(name[:_MAX_GUESSED], names, 1, likeness)
     return near[0] if near else None
 
 

@@ -141,5 +141,7 @@ def _optional(spec: JobSpec, params: SamplingParams) -> frozenset[str]:
         "prompt_logprob_sum": params.prompt_logprobs is not None,
         "prompt_token_texts": params.prompt_logprobs is not None,
         "prompt_top_logprobs": bool(params.prompt_logprobs),
+        "choice": bool(params.choices),
+        "choice_probs": bool(params.choices),
     }
     return frozenset(name for name, is_wanted in wanted.items() if is_wanted)

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from batchgen.engine.draws import draw_key
 from batchgen.engine.grammar.compiler import GrammarCompiler
 from batchgen.engine.request import Constraint, Request, SamplingParams, StopChecker
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.rows import InputRow
+from batchgen.job.text.deciding import Deciding
+from batchgen.job.text.prepared import (
+    SAMPLE_BITS,
+    FailedRow,
+    PreparedRow,
+    as_row_error,
+    failed,
+    request_id,
+    row_and_sample,
+)
 from batchgen.job.text.render_process import RenderProcess
 from batchgen.job.text.row_prompts import RowPrompts
 from batchgen.job.text.row_template import RowTemplate
@@ -33,65 +43,8 @@ __all__ = [
     "row_and_sample",
 ]
 
-SAMPLE_BITS = 10  # n is at most 1,024
-_MAX_MESSAGE = 500
 _MOST_TOLD = 100
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class PreparedRow:
-    """A row ready for the engine: one request a sample. `prompt` is the output's column."""
-
-    row: InputRow
-    prompt: str | None
-    prompt_token_ids: Sequence[int]
-    requests: list[Request]
-
-    @property
-    def num_computed_tokens(self) -> int:
-        """Tokens of its longest request."""
-        return max(len(request.prompt_token_ids) for request in self.requests)
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Tokens of the prompt, counted once whatever the number of samples."""
-        return len(self.prompt_token_ids)
-
-
-@dataclass(slots=True)
-class FailedRow:
-    """A row that ends as an error row. `num_prompt_tokens` is None when it was never tokenised;
-    `untried`: for what earlier runs met, this one did not begin it."""
-
-    row: InputRow
-    error: RowError
-    prompt: str | None = None
-    num_prompt_tokens: int | None = None
-    untried: bool = False
-
-
-def failed(prepared: PreparedRow, error: RowError, *, untried: bool = False) -> FailedRow:
-    """A row that was ready and failed after all."""
-    return FailedRow(prepared.row, error, prepared.prompt, prepared.num_prompt_tokens, untried)
-
-
-def request_id(index: int, sample: int) -> int:
-    """The engine's handle of one sample of one row."""
-    return index << SAMPLE_BITS | sample
-
-
-def row_and_sample(identifier: int) -> tuple[int, int]:
-    """The inverse of `request_id`."""
-    return identifier >> SAMPLE_BITS, identifier & ((1 << SAMPLE_BITS) - 1)
-
-
-def as_row_error(error: Exception, code: ErrorCode, what: str) -> RowError:
-    """One line about an exception that a row's content caused."""
-    if isinstance(error, RowError):
-        return error
-    reason = " ".join(str(error).split())[:_MAX_MESSAGE]
-    return RowError(code, f"{what}: {type(error).__name__}: {reason}")
 
 
 class Requests:
@@ -110,6 +63,7 @@ class Requests:
         self._process = None if codec.template is None else RenderProcess(codec.template)
         self._inflight_tokens = inflight_tokens
         self._grammars = GrammarCompiler(codec.vocabulary, codec.vocab_size, eos_token_ids)
+        self._deciding = Deciding(codec, eos_token_ids, self._texts_of)
         self.saw_plain_prompt = self.saw_chat = self._told_two_bos = False
         self._told_unread: set[str] = set()
 
@@ -125,7 +79,9 @@ class Requests:
         for row in rows:
             if row.error is not None:
                 continue
-            if row.prompt is not None:
+            if row.params.decides:
+                self._decide(row, ready, failed)
+            elif row.prompt is not None:
                 texts.append((row, row.prompt))
             elif row.messages is not None:
                 conversations.append(row)
@@ -149,14 +105,9 @@ class Requests:
         self, rows: Sequence[InputRow], failed: list[FailedRow]
     ) -> list[tuple[InputRow, str]]:
         """The chats' texts; those that the template refuses are failed."""
-        chats: list[Chat] = [(row.messages or [], row.template_kwargs) for row in rows]
         for row in rows:
-            if row.template_kwargs:
-                self._tell_unread(row)
-        if self._process is not None:
-            texts = self._process.render(chats)
-        else:
-            texts = [self._render_here(chat) for chat in chats]
+            self._tell_unread(row)
+        texts = self._texts_of([(row.messages or [], row.template_kwargs) for row in rows])
         rendered: list[tuple[InputRow, str]] = []
         for row, text in zip(rows, texts, strict=True):
             if isinstance(text, RowError):
@@ -168,11 +119,29 @@ class Requests:
     def _tell_unread(self, row: InputRow) -> None:
         """Say once of a name that the chat template does not read it."""
         template = self._codec.template
-        for name in [] if template is None else template.unread(row.template_kwargs):
+        if template is None or not row.template_kwargs:
+            return
+        for name in template.unread(row.template_kwargs):
             if name not in self._told_unread and len(self._told_unread) < _MOST_TOLD:
                 self._told_unread.add(name)
                 text = "%s: %s changes nothing: the chat template does not read it (said once)"
                 _log.warning(text, row.origin, name)
+
+    def _texts_of(self, chats: Sequence[Chat]) -> list[str | RowError]:
+        if self._process is not None:
+            return self._process.render(chats)
+        return [self._render_here(chat) for chat in chats]
+
+    def _decide(self, row: InputRow, ready: list[PreparedRow], failed: list[FailedRow]) -> None:
+        self._tell_unread(row)
+        error = self._outside_vocabulary(row.prompt_token_ids) if row.prompt_token_ids else None
+        made = FailedRow(row, error) if error else self._deciding.prepare(row)
+        if isinstance(made, FailedRow):
+            failed.append(made)
+        else:
+            ready.append(made)
+        self.saw_chat = self.saw_chat or row.messages is not None
+        self.saw_plain_prompt = self.saw_plain_prompt or row.prompt is not None
 
     def _render_here(self, chat: Chat) -> str | RowError:
         """Without a template: what the codec itself makes of a chat."""

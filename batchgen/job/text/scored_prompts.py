@@ -6,7 +6,8 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-from batchgen.engine.request import Completion, SamplingParams, Targets
+from batchgen.engine.request import Completion, SamplingParams
+from batchgen.engine.targets import Targets
 from batchgen.job.text.token_texts import TokenTexts
 
 __all__ = ["likely_tokens", "num_computed", "prompt_columns", "prompt_targets"]

@@ -1,0 +1,98 @@
+"""Rows with `choices` or `questions` into the requests that decide them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from batchgen.engine.request import Question, Request, SamplingParams
+from batchgen.errors import ErrorCode, RowError
+from batchgen.job.decisions.answers import Decisions
+from batchgen.job.decisions.labels import Ways, plan_labels
+from batchgen.job.decisions.question_texts import asked_chat, asked_text, labels_of, questions_of
+from batchgen.job.rows import InputRow
+from batchgen.job.text.prepared import FailedRow, PreparedRow, as_row_error, request_id
+from batchgen.job.text.template import Chat
+from batchgen.job.text.tokenizer import TextCodec
+
+__all__ = ["Deciding"]
+
+_SCORED = SamplingParams(max_tokens=0)
+"""The same for all, so that equal questions to equal texts are computed once."""
+
+
+class Deciding:
+    """`render`: chats as the template's texts, or what it refused."""
+
+    def __init__(
+        self,
+        codec: TextCodec,
+        end_token_ids: Sequence[int],
+        render: Callable[[Sequence[Chat]], list[str | RowError]],
+    ) -> None:
+        self._codec = codec
+        self._end_token_ids = end_token_ids
+        self._render = render
+
+    def prepare(self, row: InputRow) -> PreparedRow | FailedRow:
+        """Never raises for a row's content."""
+        text: str | None = row.prompt
+        prompts: list[int] = []
+        ways: list[Ways] = []
+        try:
+            for asked, encoded, labels in self._encoded(row):
+                text = asked if text is None else text
+                if not encoded[0]:
+                    raise RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no token")
+                prompts += encoded[0]
+                ways.append(plan_labels(labels, encoded[0], encoded[1:], self._end_token_ids))
+        except Exception as error:
+            problem = as_row_error(error, ErrorCode.INTERNAL, "the tokenizer failed")
+            return FailedRow(row, problem, text, len(prompts) or None)
+        names = tuple(question.name for question in row.params.questions)
+        decisions = Decisions(tuple(ways), names)
+        return PreparedRow(row, text, prompts, _requests(row, ways), decisions)
+
+    def _encoded(
+        self, row: InputRow
+    ) -> Iterator[tuple[str | None, list[list[int]], tuple[str, ...]]]:
+        """For each question: the prompt's text, its ids and then those of it with each label, and
+        the labels."""
+        questions = questions_of(row.params)
+        if row.prompt is None and row.messages is None:
+            for question in questions:
+                labels = labels_of(question, row.params)
+                yield None, self._after_ids(row.prompt_token_ids or [], question, labels), labels
+            return
+        encode = self._codec.encode_batch if row.messages is None else self._codec.encode_rendered
+        for question, text in zip(questions, self._texts(row, questions), strict=True):
+            if isinstance(text, RowError):
+                raise text
+            labels = labels_of(question, row.params)
+            yield text, encode([text, *(text + label for label in labels)]), labels
+
+    def _texts(
+        self, row: InputRow, questions: Sequence[Question | None]
+    ) -> Sequence[str | RowError]:
+        if row.messages is None:
+            return [asked_text(row.prompt or "", question) for question in questions]
+        chats: list[Chat] = [
+            (asked_chat(row.messages, question), row.template_kwargs) for question in questions
+        ]
+        return self._render(chats)
+
+    def _after_ids(
+        self, token_ids: list[int], question: Question | None, labels: Sequence[str]
+    ) -> list[list[int]]:
+        """Ids have no text that labels could be joined to: each follows as it is."""
+        asked = [asked_text("", question)] if question is not None else []
+        encoded = self._codec.encode_plain([*asked, *labels])
+        prompt = [*token_ids, *(encoded[0] if asked else ())]
+        return [prompt, *([*prompt, *ids] for ids in encoded[len(asked) :])]
+
+
+def _requests(row: InputRow, ways: Sequence[Ways]) -> list[Request]:
+    scored = [one for way in ways for one in way.requests]
+    return [
+        Request(request_id(row.index, number), token_ids, _SCORED, targets=targets)
+        for number, (token_ids, targets) in enumerate(scored)
+    ]

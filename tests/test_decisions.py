@@ -1,0 +1,315 @@
+"""`choices` and `questions`: the label that the model finds most likely, and how likely each is."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from builtin_oracle import answers, chat_ids, log_probabilities, model, tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchgen import InputSpec
+from batchgen.engine.request import Completion, FinishReason, Question, SamplingParams
+from batchgen.errors import ErrorCode, RowError, UsageError
+from batchgen.job.decisions.answers import Decisions
+from batchgen.job.decisions.labels import plan_labels
+from batchgen.job.decisions.question_texts import asked_chat
+from batchgen.job.decisions.settings import read_labels
+from batchgen.job.input.params import apply, merge, read_params
+from batchgen.job.input.reader import Reader
+
+DOCUMENT = "The small fox reads a long letter about rain. It walks home and tells its friends. " * 3
+CHAT = [{"role": "user", "content": DOCUMENT + "Who walks home?"}]
+LABELS = {
+    "one_token": ["a", "b", "c"],
+    "shared_first": [" happy", " happily", " sad", " sadness"],
+    "prefixes": ["good", "good enough", "bad"],
+    "long": ["the small fox", "the small bird", "nobody"],
+    "unicode": ["ja", "nein", "weiß nicht"],
+}
+QUESTIONS: list[dict[str, Any]] = [
+    {"name": "who", "question": "Who reads?", "choices": ["fox", "bird", "fish"]},
+    {"name": "mood", "question": "What is the mood?", "choices": ["glad", "gladly", "sad"]},
+    {"question": "Is it raining?"},
+]
+ROWS: list[dict[str, Any]] = [
+    *({"id": f"chat_{n}", "messages": CHAT, "choices": c} for n, c in LABELS.items()),
+    *({"id": f"text_{n}", "prompt": DOCUMENT + "He is", "choices": c} for n, c in LABELS.items()),
+    {"id": "space", "prompt": "It is ", "choices": ["good", "bad"]},
+    {"id": "ids", "prompt_token_ids": [9, 8, 7], "choices": ["a", "bc"]},
+    {"id": "asked", "messages": CHAT, "questions": QUESTIONS, "choices": ["yes", "no"]},
+    {"id": "asked_text", "prompt": DOCUMENT, "questions": QUESTIONS[:2]},
+    {"id": "plain", "messages": CHAT, "max_tokens": 6, "temperature": 1, "seed": 4},
+    {"id": "scored", "prompt": DOCUMENT, "max_tokens": 0, "prompt_logprobs": 1},
+    {"id": "top", "prompt": DOCUMENT, "max_tokens": 4, "top_logprobs": 2},
+]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("decisions")
+    answers(folder, ROWS, save_token_ids=True, max_num_batched_tokens=40)
+    return folder / "out.parquet"
+
+
+def rows_of(path: Path) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in pq.read_table(path).to_pylist()}
+
+
+def expected(prompt: Sequence[int], joined: Sequence[Sequence[int]], ends: bool) -> list[float]:
+    """Each label by a forward pass of its own: sum over its tokens, and over the ways to end it."""
+    shared = min(
+        next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), len(prompt))
+        for ids in joined
+    )
+    found = []
+    for ids in joined:
+        logits = log_probabilities(ids).double()
+        total = sum(float(logits[i - 1, ids[i]]) for i in range(shared, len(ids)))
+        if ends:
+            stops = model().generation_config.eos_token_id
+            stops = stops if isinstance(stops, list) else [stops]
+            total += float(logits[-1, stops].logsumexp(0))
+        found.append(total)
+    return found
+
+
+def encoded(row: dict[str, Any], labels: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    tokens = tokenizer()
+    if "messages" not in row:
+        texts = [row["prompt"], *(row["prompt"] + label for label in labels)]
+        ids = [tokens(text)["input_ids"] for text in texts]
+        return ids[0], ids[1:]
+    text = tokens.apply_chat_template(row["messages"], add_generation_prompt=True, tokenize=False)
+    ids = [tokens(text + label, add_special_tokens=False)["input_ids"] for label in ("", *labels)]
+    assert ids[0] == chat_ids(row["messages"])
+    return ids[0], ids[1:]
+
+
+def check(found: dict[str, Any], labels: Sequence[str], logprobs: Sequence[float]) -> None:
+    assert [one["label"] for one in found["choice_probs"]] == list(labels)
+    assert [one["logprob"] for one in found["choice_probs"]] == pytest.approx(logprobs, abs=1e-4)
+    weights = [math.exp(value) for value in logprobs]
+    probs = [weight / sum(weights) for weight in weights]
+    assert [one["prob"] for one in found["choice_probs"]] == pytest.approx(probs, abs=1e-4)
+    assert sum(one["prob"] for one in found["choice_probs"]) == pytest.approx(1)
+    assert found["choice"] == labels[probs.index(max(probs))]
+
+
+@pytest.mark.parametrize("name", [row["id"] for row in ROWS[: 2 * len(LABELS) + 1]])
+def test_a_label_has_the_probability_of_its_tokens_after_the_prompt(
+    together: Path, name: str
+) -> None:
+    row = next(row for row in ROWS if row["id"] == name)
+    found = rows_of(together)[name]
+    ended = "prefixes" in name
+    check(found, row["choices"], expected(*encoded(row, row["choices"]), ended))
+    assert (found["completion"], found["finish_reason"]) == (found["choice"], "stop")
+    assert tokenizer().decode(found["token_ids"]).strip() == found["choice"].strip()
+    assert found["prompt_tokens"] == len(encoded(row, [])[0])
+
+
+def test_labels_follow_token_ids_as_they_are(together: Path) -> None:
+    joined = [
+        [9, 8, 7, *tokenizer()(x, add_special_tokens=False)["input_ids"]] for x in ["a", "bc"]
+    ]
+    check(rows_of(together)["ids"], ["a", "bc"], expected([9, 8, 7], joined, False))
+
+
+@pytest.mark.parametrize("name", ["asked", "asked_text"])
+def test_each_question_on_a_document_is_answered_as_if_it_were_alone(
+    together: Path, name: str
+) -> None:
+    row = next(row for row in ROWS if row["id"] == name)
+    found = rows_of(together)[name]
+    names = [question.get("name", f"q{i}") for i, question in enumerate(row["questions"], 1)]
+    assert [one["name"] for one in found["decisions"]] == names
+    assert json.loads(found["completion"]) == {d["name"]: d["choice"] for d in found["decisions"]}
+    for question, decision in zip(row["questions"], found["decisions"], strict=True):
+        labels = question.get("choices", row.get("choices"))
+        asked = {**row}
+        if "messages" in row:
+            content = f"{CHAT[0]['content']}\n\n{question['question']}"
+            asked["messages"] = [{"role": "user", "content": content}]
+        else:
+            asked["prompt"] = f"{row['prompt']}\n\n{question['question']}"
+        ended = "gladly" in labels
+        check(decision, labels, expected(*encoded(asked, labels), ended))
+
+
+def test_a_documents_beginning_is_computed_once_for_all_its_questions(together: Path) -> None:
+    row = rows_of(together)["asked_text"]
+    document = len(tokenizer()(DOCUMENT)["input_ids"])
+    requests = 4  # glad, gladly and their ends need a way each, the others' first tokens one
+    assert row["cached_tokens"] >= (requests - 1) * (document - 16)
+
+
+def test_rows_of_every_kind_in_one_batch_equal_each_alone(together: Path, tmp_path: Path) -> None:
+    for number, row in enumerate(ROWS[-4:] + ROWS[2:4]):
+        (alone,) = answers(tmp_path, [row], f"alone{number}", save_token_ids=True)
+        mixed = rows_of(together)[row["id"]]
+        for name in ("completion", "token_ids", "choice", "finish_reason", "prompt_tokens"):
+            assert alone.get(name) == mixed[name]
+        for name in ("logprobs", "prompt_logprobs"):
+            if mixed[name] is not None:
+                assert alone[name][1:] == pytest.approx(mixed[name][1:], abs=1e-5)
+        if mixed["choice_probs"]:
+            probs = [one["prob"] for one in alone["choice_probs"]]
+            assert probs == pytest.approx([p["prob"] for p in mixed["choice_probs"]], abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_columns_load_in_datasets_pandas_and_duckdb(together: Path, tmp_path: Path) -> None:
+    import datasets
+
+    loaded = datasets.Dataset.from_parquet(str(together), cache_dir=str(tmp_path))
+    assert loaded[0]["choice_probs"][0]["label"] == "a"
+    frame = pd.read_parquet(together).set_index("id")
+    assert frame.loc["asked", "decisions"][0]["name"] == "who"
+    query = f"select choice_probs[1].prob from '{together}' where id = 'chat_one_token'"
+    probs = rows_of(together)["chat_one_token"]["choice_probs"]
+    assert duckdb.sql(query).fetchall()[0][0] == probs[0]["prob"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"choices": ["one"]},
+        {"choices": ["a", "a"]},
+        {"choices": ["a", ""]},
+        {"choices": ["a", " "]},
+        {"choices": ["a", None]},
+        {"choices": [1.5, 2]},
+        {"choices": {"text": ["a", "b"]}},
+        {"choices": 3},
+        {"choices": "[1"},
+        {"choices": [f"l{i}" for i in range(1025)]},
+        {"choices": ["a", "b"], "n": 2},
+        {"choices": ["a", "b"], "prompt_logprobs": 0},
+        {"choices": ["a", "b"], "logit_bias": {"3": 1}},
+        {"choices": ["a", "b"], "guided_regex": "a|b"},
+        {"choices": ["a", "b"], "response_format": {"type": "json_object"}},
+        {"choices": ["a", "b"], "bad_words": ["x"]},
+        {"questions": [{"question": "Q?"}]},
+        {"questions": [{"choices": ["a", "b"]}]},
+        {"questions": [{"question": "Q?", "prompt": "P?", "choices": ["a", "b"]}]},
+        {"questions": [{"question": "Q?", "choices": ["a", "b"], "labels": 1}]},
+        {"questions": [{"question": "Q?", "choices": ["a"]}]},
+        {"questions": [{"name": "x", "question": q, "choices": ["a", "b"]} for q in "QP"]},
+        {"questions": ["Q?"]},
+        {"questions": [{"name": 3, "question": "Q?", "choices": ["a", "b"]}]},
+    ],
+)
+def test_labels_that_cannot_be_decided_between_are_invalid_params(given: dict[str, Any]) -> None:
+    with pytest.raises(RowError) as caught:
+        apply(SamplingParams(), read_params(given))
+    assert caught.value.code is ErrorCode.INVALID_PARAM
+
+
+def test_labels_are_written_as_a_list_as_json_or_with_commas() -> None:
+    for written in (["a", "b c"], '["a", "b c"]', "a, b c", ("a", "b c")):
+        assert read_params({"choices": written}) == {"choices": ("a", "b c")}
+    assert read_labels("choices", [1, 2]) == ("1", "2")
+    for nothing in (None, [], "", ()):
+        assert read_params({"choices": nothing, "questions": nothing}) == {}
+    question = [{"question": "Q?", "choices": ["a", "b"]}]
+    read = {"questions": (Question("q1", "Q?", ("a", "b")),)}
+    assert read_params({"questions": question}) == read_params({"questions": json.dumps(question)})
+    assert read_params({"questions": question}) == read
+
+
+def test_labels_come_from_any_kind_of_input_and_rows_win_over_flags(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "choices": ["x", "y"]}, {"prompt": "b", "choices": None}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    (tmp_path / "in.csv").write_text('prompt,choices\na,"x, y"\nb,\n')
+    for name in ("in.parquet", "in.csv"):
+        given = InputSpec((str(tmp_path / name),))
+        read = [row.params.choices for row in Reader(given, flags={"choices": ["q", "r"]})]
+        assert read == [("x", "y"), ("q", "r")]
+    kept = InputSpec((str(tmp_path / "in.csv"),), keep_columns="choices")
+    assert [row.params.decides for row in Reader(kept)] == [False, False]
+
+
+def test_flags_that_exclude_each_other_are_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="choices cannot be asked beside n"):
+        merge({}, {"choices": ["a", "b"], "n": 2}, {})
+
+
+def test_a_question_comes_last_and_turns_go_on_alternating() -> None:
+    question = Question("q", "Q?")
+    user, answer = {"role": "user", "content": "D"}, {"role": "assistant", "content": "A"}
+    assert asked_chat([user], question) == [{"role": "user", "content": "D\n\nQ?"}]
+    assert asked_chat([user, answer], question)[-1] == {"role": "user", "content": "Q?"}
+    parts = [{"role": "user", "content": [{"type": "text", "text": "D"}]}]
+    assert asked_chat(parts, question)[0]["content"][-1]["text"] == "\n\nQ?"
+    assert user["content"] == "D"
+
+
+END = 99
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    prompt=st.lists(st.integers(0, 3), min_size=1, max_size=5),
+    labels=st.lists(
+        st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple),
+        min_size=2, max_size=6, unique=True,
+    ),
+    cut=st.integers(0, 2),
+)  # fmt: skip
+def test_any_labels_are_found_by_their_ways(
+    prompt: list[int], labels: list[tuple[int, ...]], cut: int
+) -> None:
+    """Against a model whose log-probabilities are a function of all that came before."""
+
+    def logprob(before: Sequence[int], token: int) -> float:
+        return -(hash((tuple(before), token)) % 1000) / 500 - 0.1
+
+    kept = prompt[: max(1, len(prompt) - cut)]  # a merge at the boundary changes the prompt's end
+    joined = [[*kept, *label] for label in labels]
+    names = ["".join(map(str, label)) for label in labels]
+    ways = plan_labels(names, prompt, joined, [END])
+    completions = []
+    for number, (ids, targets) in enumerate(ways.requests):
+        assert targets.last == len(ids)
+        values = [
+            logprob(ids[: place + 1], token)
+            for place in range(targets.first, targets.last)
+            for token in targets.token_ids[targets.within(place, place + 1)]
+        ]
+        done = Completion(number, [], FinishReason.STOP, target_logprobs=values)
+        completions.append(done)
+    (answer,) = Decisions((ways,)).answers(completions)
+    ended = any(a != b and b.startswith(a) for a in names for b in names)
+    shared = min(
+        next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), len(prompt))
+        for ids in joined
+    )
+    for ids, found in zip(joined, answer.logprobs, strict=True):
+        total = sum(logprob(ids[:i], ids[i]) for i in range(shared, len(ids)))
+        assert found == pytest.approx(total + ended * logprob(ids, END))
+    nodes = [node for _, targets in ways.requests for node in targets.token_ids]
+    assert len(nodes) <= sum(map(len, labels)) + len(labels)
+
+
+def test_labels_of_one_token_are_one_request_scored_at_its_last_place() -> None:
+    ways = plan_labels(["a", "b", "c"], [5, 6], [[5, 6, 1], [5, 6, 2], [5, 6, 3]], [])
+    ((ids, targets),) = ways.requests
+    assert (ids, targets.first, list(targets.token_ids)) == ([5, 6], 1, [1, 2, 3])
+
+
+def test_labels_that_need_an_end_need_a_model_that_has_one() -> None:
+    joined = [[5, 1], [5, 1, 2]]
+    with pytest.raises(RowError, match="begins another"):
+        plan_labels(["good", "good enough"], [5], joined, [])
+    with pytest.raises(RowError, match="makes the same"):
+        plan_labels(["a", "b"], [5], [[5, 1], [5, 1]], [9])
