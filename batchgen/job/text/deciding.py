@@ -20,6 +20,10 @@ _SCORED = SamplingParams(max_tokens=0)
 """The same for all, so that equal questions to equal texts are computed once."""
 
 
+_NEAR = 64
+"""Tokens at a chat's end, of the header that opens the assistant's turn."""
+
+
 class Deciding:
     """`render`: chats as the template's texts, or what it refused."""
 
@@ -63,12 +67,15 @@ class Deciding:
                 labels = labels_of(question, row.params)
                 yield None, self._after_ids(row.prompt_token_ids or [], question, labels), labels
             return
-        encode = self._codec.encode_batch if row.messages is None else self._codec.encode_rendered
         for question, text in zip(questions, self._texts(row, questions), strict=True):
             if isinstance(text, RowError):
                 raise text
             labels = labels_of(question, row.params)
-            yield text, encode([text, *(text + label for label in labels)]), labels
+            if row.messages is None:
+                encoded = self._codec.encode_batch([text, *(text + label for label in labels)])
+            else:
+                encoded = self._chat_with_labels(text, labels)
+            yield text, encoded, labels
 
     def _texts(
         self, row: InputRow, questions: Sequence[Question | None]
@@ -79,6 +86,26 @@ class Deciding:
             (asked_chat(row.messages, question), row.template_kwargs) for question in questions
         ]
         return self._render(chats)
+
+    def _chat_with_labels(self, text: str, labels: Sequence[str]) -> list[list[int]]:
+        """Ids of a chat's text, and of it with each label. What comes before its last special token
+        is tokenised once: such a token parts what is before it from what is after."""
+        (whole,) = self._codec.encode_rendered([text])
+        mark = self._last_mark(whole)
+        end = text[text.rfind(mark) :] if mark is not None and mark in text else text
+        short, *joined = self._codec.encode_plain([end, *(end + label for label in labels)])
+        if end == text or whole[-len(short) :] != short:
+            return self._codec.encode_rendered([text, *(text + label for label in labels)])
+        before = whole[: -len(short)]
+        return [whole, *([*before, *ids] for ids in joined)]
+
+    def _last_mark(self, token_ids: Sequence[int]) -> str | None:
+        """The last special token of a chat, as text, if it is near the end."""
+        for token in reversed(token_ids[-_NEAR:]):
+            text = self._codec.token_bytes(token).decode("utf-8", "replace")
+            if self._codec.special_token_id(text) == token:
+                return text
+        return None
 
     def _after_ids(
         self, token_ids: list[int], question: Question | None, labels: Sequence[str]
