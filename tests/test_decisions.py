@@ -31,7 +31,7 @@ DOCUMENT = "The small fox reads a long letter about rain. It walks home and tell
 CHAT = [{"role": "user", "content": DOCUMENT + "Who walks home?"}]
 LABELS = {
     "one_token": ["a", "b", "c"],
-    "shared_first": [" happy", " happily", " sad", " sadness"],
+    "shared_first": [" happy", " happily", " sad", " sorry"],
     "prefixes": ["good", "good enough", "bad"],
     "long": ["the small fox", "the small bird", "nobody"],
     "unicode": ["ja", "nein", "weiß nicht"],
@@ -154,11 +154,14 @@ def test_a_documents_beginning_is_computed_once_for_all_its_questions(together: 
 
 
 def test_rows_of_every_kind_in_one_batch_equal_each_alone(together: Path, tmp_path: Path) -> None:
-    for number, row in enumerate(ROWS[-4:] + ROWS[2:4]):
-        (alone,) = answers(tmp_path, [row], f"alone{number}", save_token_ids=True)
-        mixed = rows_of(together)[row["id"]]
+    by_itself = {"max_num_seqs": 1, "enable_prefix_caching": False, "fold": False}
+    for alone in answers(tmp_path, ROWS, save_token_ids=True, **by_itself):
+        mixed = rows_of(together)[alone["id"]]
         for name in ("completion", "token_ids", "choice", "finish_reason", "prompt_tokens"):
-            assert alone.get(name) == mixed[name]
+            assert alone[name] == mixed[name]
+        assert [d["choice"] for d in alone["decisions"] or []] == [
+            d["choice"] for d in mixed["decisions"] or []
+        ]
         for name in ("logprobs", "prompt_logprobs"):
             if mixed[name] is not None:
                 assert alone[name][1:] == pytest.approx(mixed[name][1:], abs=1e-5)
@@ -257,7 +260,7 @@ def test_a_question_comes_last_and_turns_go_on_alternating() -> None:
 END = 99
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     prompt=st.lists(st.integers(0, 3), min_size=1, max_size=5),
     labels=st.lists(
@@ -274,8 +277,11 @@ def test_any_labels_are_found_by_their_ways(
     def logprob(before: Sequence[int], token: int) -> float:
         return -(hash((tuple(before), token)) % 1000) / 500 - 0.1
 
-    kept = prompt[: max(1, len(prompt) - cut)]  # a merge at the boundary changes the prompt's end
-    joined = [[*kept, *label] for label in labels]
+    kept = prompt[: max(1, len(prompt) - cut)]
+    merged = (
+        10 if len(kept) < len(prompt) else 0
+    )  # a label's first token took the prompt's last ones
+    joined = [[*kept, merged + label[0], *label[1:]] for label in labels]
     names = ["".join(map(str, label)) for label in labels]
     ways = plan_labels(names, prompt, joined, [END])
     completions = []
