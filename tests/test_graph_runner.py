@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,8 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.cuda.compiled import compile_layers
 from batchgen.engine.factory import build_engine
 from batchgen.engine.loader import load_model_from
-from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.request import Completion, Request, SamplingParams
+from batchgen.engine.targets import Targets
 
 pytestmark = pytest.mark.cuda
 
@@ -69,6 +71,13 @@ def requests(count: int = 24, temperature: float = 0.0) -> list[Request]:
 def run(
     module: Any, wanted: list[Request], *, eager: bool, num_blocks: int = 400
 ) -> dict[int, list[int]]:
+    done = completions(module, wanted, eager=eager, num_blocks=num_blocks)
+    return {i: completion.token_ids for i, completion in done.items()}
+
+
+def completions(
+    module: Any, wanted: list[Request], *, eager: bool, num_blocks: int = 400
+) -> dict[int, Completion]:
     model = load_model_from(module)
     if not eager:
         assert compile_layers(model) > 0
@@ -84,12 +93,12 @@ def run(
     engine = build_engine(model, config)
     for request in wanted:
         engine.add(request)
-    tokens: dict[int, list[int]] = {}
+    done: dict[int, Completion] = {}
     while engine.num_unfinished:
-        tokens |= {c.request_id: c.token_ids for c in engine.step()}
+        done |= {c.request_id: c for c in engine.step()}
     if num_blocks < 100:
         assert engine.stats().preemptions > 0
-    return tokens
+    return done
 
 
 def near_tie(module: Any, ids: list[int]) -> bool:
@@ -176,3 +185,28 @@ def test_any_mix_of_sampling_gives_the_tokens_of_eager_steps(num_blocks: int) ->
     assert same >= len(wanted) - 2  # rounding of fused kernels may tip a near tie
     plain = run(make_module("llama"), [r for i, r in enumerate(wanted) if i % 3 == 0], eager=False)
     assert sum(plain[i] == graph[i] for i in plain) >= len(plain) - 1
+
+
+@pytest.mark.parametrize("num_blocks", [400, 24])
+def test_prompts_scored_beside_other_rows_are_log_softmax_of_the_model(num_blocks: int) -> None:
+    """A step with scored places runs without its graph; steps before and after it have theirs."""
+    module = make_module("llama")
+    wanted = mixed(24)
+    for i, request in enumerate(wanted[::2]):
+        ids = request.prompt_token_ids
+        targets = Targets(0, array("i", ids[1:]), array("i", range(1, len(ids))), i % 3)
+        params = SamplingParams(max_tokens=0) if i % 2 else request.params
+        wanted[2 * i] = replace(request, params=params, targets=targets if ids[1:] else None)
+    done = completions(make_module("llama"), wanted, eager=False, num_blocks=num_blocks)
+    for request in wanted:
+        ids = torch.tensor([request.prompt_token_ids], device="cuda")
+        if request.targets is not None:
+            with torch.inference_mode():
+                logits = module(ids).logits[0, :-1].float().log_softmax(-1).cpu()
+            expected = logits.gather(1, ids[0, 1:, None].cpu())[:, 0]
+            found = torch.tensor(done[request.request_id].target_logprobs)
+            assert torch.allclose(found, expected, atol=1e-3)
+    plain = [r for r in wanted if r.targets is None]
+    alone = run(make_module("llama"), plain, eager=False)
+    same = sum(alone[r.request_id] == done[r.request_id].token_ids for r in plain)
+    assert same >= len(plain) - 1
