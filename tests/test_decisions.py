@@ -154,7 +154,7 @@ def test_a_documents_beginning_is_computed_once_for_all_its_questions(together: 
 
 
 def test_rows_of_every_kind_in_one_batch_equal_each_alone(together: Path, tmp_path: Path) -> None:
-    by_itself = {"max_num_seqs": 1, "enable_prefix_caching": False, "fold": False}
+    by_itself = {"max_num_seqs": 1, "enable_prefix_caching": False, "fold": False, "block_size": 4}
     for alone in answers(tmp_path, ROWS, save_token_ids=True, **by_itself):
         mixed = rows_of(together)[alone["id"]]
         for name in ("completion", "token_ids", "choice", "finish_reason", "prompt_tokens"):

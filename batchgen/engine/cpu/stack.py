@@ -99,6 +99,7 @@ class LayerStack:
             and cos.shape == sin.shape == angle_shape
             and cos.stride() == sin.stride()
             and cos.stride(2) == 1
+            and hasattr(self.calls[0].cache, "layer")  # blocks of few tokens are PyTorch's
         )
 
     def __call__(self, x: torch.Tensor, angles: tuple[torch.Tensor, ...]) -> torch.Tensor:
