@@ -9,13 +9,15 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from pathlib import Path
 
 from batchgen.counts import counted
 from batchgen.errors import UsageError
 
-__all__ = ["check_device", "check_device_name"]
+__all__ = ["check_device", "check_device_name", "num_gpus"]
 
 _DRIVER = "libcuda.so.1"
 _NAME = re.compile(r"auto|cpu(:\d+)?|cuda(:\d+)?")
@@ -43,11 +45,32 @@ def check_device(name: str) -> None:
     if build == "cpu":
         reason = "the installed torch is a build for CPUs alone"
         raise _absent(name, reason, f"`pip install --force-reinstall torch`, or {_TAKE_ANOTHER}")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.strip() in ("", "-1"):
-        reason = f"CUDA_VISIBLE_DEVICES is {visible!r}, which hides every GPU"
+    if _visible(os.environ) == []:
+        value = os.environ["CUDA_VISIBLE_DEVICES"]
+        reason = f"CUDA_VISIBLE_DEVICES is {value!r}, which hides every GPU"
         raise _absent(name, reason, f"unset it, or {_TAKE_ANOTHER}")
     _ask_driver(name)
+
+
+def num_gpus(environ: Mapping[str, str] = os.environ) -> int:
+    """GPUs that CUDA will show to this process, without asking CUDA."""
+    visible = _visible(environ)
+    return _num_nodes() if visible is None else len(visible)
+
+
+def _visible(environ: Mapping[str, str]) -> list[str] | None:
+    """The GPUs that CUDA_VISIBLE_DEVICES names, as CUDA reads it: up to the first that is none.
+    None where it is not set and all are seen."""
+    value = environ.get("CUDA_VISIBLE_DEVICES")
+    if value is None:
+        return None
+    names = (part.strip() for part in value.split(","))
+    return list(takewhile(lambda name: name not in ("", "-1"), names))
+
+
+def _num_nodes() -> int:
+    """GPUs that have a node in /dev, as in containers only those have that were handed in."""
+    return sum(node.name[6:].isdecimal() for node in _NODES.glob("nvidia[0-9]*"))
 
 
 def _ask_driver(name: str) -> None:
@@ -57,7 +80,7 @@ def _ask_driver(name: str) -> None:
     except OSError:
         raise _absent(name, "no NVIDIA driver is installed here", _see_driver()) from None
     number = int(name.partition(":")[2] or 0)
-    if number == 0 and any(_NODES.glob("nvidia[0-9]*")):
+    if number == 0 and _num_nodes():
         return
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # the driver reads it once
     count = ctypes.c_int()

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from echo_runs import batchgen, prompts, stable, summary_of, write_rows
 
-from batchgen.engine.processes.devices import num_gpus, own_device, parse_devices
+from batchgen.devices import num_gpus
+from batchgen.engine.processes.devices import own_device, parse_devices
 from batchgen.engine.processes.fleet import Fleet, start_fleet
 from batchgen.engine.request import Completion, Request, SamplingParams
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
@@ -133,6 +134,7 @@ def test_a_wrong_list_of_devices_is_refused(text: str) -> None:
 def test_a_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     four = {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
     assert num_gpus(four) == 4
+    assert num_gpus({"CUDA_VISIBLE_DEVICES": "2, 3,-1,0"}) == 2, "those up to one that is none"
     assert own_device("cuda", four | {"LOCAL_RANK": "3"}) == "cuda:3"
     assert own_device("auto", four | {"SLURM_LOCALID": "1"}) == "cuda:1"
     assert own_device("cuda:0", four | {"LOCAL_RANK": "3"}) == "cuda:0"

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from batchgen.devices import check_device
+from batchgen.devices import check_device, num_gpus
 from batchgen.errors import UsageError
 
-__all__ = ["Device", "num_gpus", "own_device", "parse_devices"]
-
-_NODES = Path("/dev")
+__all__ = ["Device", "own_device", "parse_devices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +52,6 @@ def _device(text: str) -> Device:
             f"it may use {','.join(f'cpu:{core}' for core in sorted(cores))}",
         )
     return Device(f"cpu:{number}", "cpu", int(number))
-
-
-def num_gpus(environ: Mapping[str, str] = os.environ) -> int:
-    """GPUs that CUDA will show to this process, without asking CUDA."""
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
-    return len([node for node in _NODES.glob("nvidia[0-9]*") if node.name[6:].isdecimal()])
 
 
 def own_device(device: str, environ: Mapping[str, str] = os.environ) -> str:
