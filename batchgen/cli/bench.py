@@ -60,10 +60,12 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
     batchgen bench --in prompts.jsonl --model ./my-model --static-batch 0
     """
     from batchgen.cli.prepare import prepare_engine
+    from batchgen.cli.process.logs import hush_libraries
     from batchgen.devices import check_device
     from batchgen.job.model.files import resolve_model
     from batchgen.startup.importing import importing
 
+    hush_libraries()
     check_device(flags["device"])
     files = resolve_model(flags["model"], flags["revision"])
     files.check_supported()

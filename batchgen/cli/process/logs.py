@@ -9,10 +9,17 @@ import warnings
 
 from batchgen.job.redaction import RedactingFormatter
 
-__all__ = ["hear_warnings", "hush_warnings", "set_up_logs"]
+__all__ = ["hear_warnings", "hush_libraries", "hush_warnings", "set_up_logs"]
 
-_VERBOSITIES = ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY")
-"""Of libraries that log on handlers of their own; a user's setting stays."""
+_LEVELS = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "TORCH_LOGS": "-all",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+"""Of libraries that log on handlers of their own, here and in child processes; a user's setting
+stays."""
 
 
 def set_up_logs(*, quiet: bool, verbose: bool) -> None:
@@ -27,9 +34,14 @@ def set_up_logs(*, quiet: bool, verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if verbose:
         hear_warnings()
-        return
-    for name in _VERBOSITIES:
-        os.environ.setdefault(name, "error")
+    else:
+        hush_libraries()
+
+
+def hush_libraries() -> None:
+    """Keep to their errors what libraries log; before they are imported."""
+    for name, level in _LEVELS.items():
+        os.environ.setdefault(name, level)
     logging.getLogger().addHandler(logging.NullHandler())  # else Python prints what nobody handles
 
 

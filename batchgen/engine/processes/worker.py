@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from multiprocessing.connection import Connection
 
 from batchgen.engine.processes.wire import (
@@ -43,6 +44,8 @@ def main(fd: int) -> None:
     load: Load = wire.receive()
     logging.basicConfig(format=f"batchgen: {load.name}: %(message)s", level=logging.ERROR)
     logging.getLogger("batchgen").setLevel(load.log_level)
+    if load.log_level > logging.INFO and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # as in the parent: all are of dependencies
     inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(wire, inbox), daemon=True).start()
     try:
