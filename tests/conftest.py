@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+from collections.abc import Iterator
 
 import pytest
+
+from batchgen.cli.process.threads import settle_waiting
+
+# Before torch is imported, here and in processes that tests start: on few cores the threads of a
+# tiny model's step wait for each other longer than they compute, and as long as they spin no other
+# test's process gets on.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+settle_waiting()
 
 # Started by nohup or in the background of a script, a process ignores these, and so would every
 # process that a test starts and sends them to.
@@ -36,3 +46,14 @@ def _logs_reach_the_test() -> None:
     log.propagate = True
     log.setLevel(logging.NOTSET)
     log.handlers.clear()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """For what shares its work out among threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

@@ -12,6 +12,7 @@ from batchgen.engine.attention.cpu.paged import CpuAttention
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.kernels.build import load_kernels
 
+pytestmark = pytest.mark.usefixtures("two_threads")
 BACKENDS = [
     pytest.param(
         True, id="c", marks=pytest.mark.skipif(load_kernels() is None, reason="no C compiler")

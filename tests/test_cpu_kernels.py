@@ -18,6 +18,7 @@ from batchgen.engine.cpu.linear import JoinedLinear, JoinedMember, equals_linear
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.ops import Operators
 
+pytestmark = pytest.mark.usefixtures("two_threads")
 needs_compiler = pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
 DTYPES = [torch.float32, torch.bfloat16]
 LOAD = "from batchgen.engine.kernels.build import load_kernels; print(load_kernels() is not None)"

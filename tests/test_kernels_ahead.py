@@ -44,10 +44,36 @@ def test_a_config_that_says_too_little_is_left_alone() -> None:
     assert kernel_shapes(known | {"dtype": "float64"}) is None
 
 
-def interpreted(code: str, *args: object) -> list[str]:
-    """The lines that code prints where kernels are interpreted, on the CPU."""
+INTERPRETED = """if True:
+    import json, sys, torch
+    from functools import partial
+    from batchgen.engine.attention.interface import AttentionSpec
+    from batchgen.engine.cuda import kernels_ahead
+    spec = AttentionSpec(0, 4, 2, 16, 16, 0.25, sliding_window=9, softcap=2.0, has_sinks=True)
+    device = torch.device("cpu")
+    calls = [*kernels_ahead.kernel_calls(spec, torch.float32, torch.float32, 16, device)]
+    calls += kernels_ahead.sampler_calls(50, torch.float32, device)
+    for call in reversed(calls):
+        call()
+    print(len(calls), "transformers" in sys.modules)
+    shapes = {"device": "cpu", "dtype": "float32", "cache_dtype": "float32"}
+    shapes |= {"layers": [], "block_sizes": [], "vocab_size": 9}
+    for kernels in ([partial(int, "1")], [partial(int, "1"), partial(int, "x")], None):
+        kernels_ahead.sampler_calls = lambda *_: kernels
+        sys.argv[1:2] = [json.dumps(shapes)]
+        kernels_ahead.main()
+        print(open(sys.argv[2]).read())
+"""
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What a process prints in which kernels are interpreted, on the CPU: a line for all of them
+    and one for each record of what could not be compiled."""
+    file = tmp_path_factory.mktemp("ahead") / "record.json"
+    kernels.Record(starts=2).write(file)
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)],
+        [sys.executable, "-c", INTERPRETED, "", str(file)],
         env=dict(os.environ) | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
@@ -57,38 +83,14 @@ def interpreted(code: str, *args: object) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_every_kernel_of_a_layer_is_called_without_importing_transformers() -> None:
-    code = """if True:
-        import sys, torch
-        from batchgen.engine.attention.interface import AttentionSpec
-        from batchgen.engine.cuda.kernels_ahead import kernel_calls, sampler_calls
-        spec = AttentionSpec(0, 4, 2, 16, 16, 0.25, sliding_window=9, softcap=2.0, has_sinks=True)
-        device = torch.device("cpu")
-        calls = [*kernel_calls(spec, torch.float32, torch.float32, 16, device)]
-        calls += sampler_calls(50, torch.float32, device)
-        for call in reversed(calls):
-            call()
-        print(len(calls), "transformers" in sys.modules)
-    """
-    assert interpreted(code) == ["9 False"]
+def test_every_kernel_of_a_layer_is_called_without_importing_transformers(
+    interpreted: list[str],
+) -> None:
+    assert interpreted[0] == "9 False"
 
 
-def test_the_process_notes_which_kernels_it_could_not_compile(tmp_path: Path) -> None:
-    code = """if True:
-        import json, sys
-        from functools import partial
-        from batchgen.engine.cuda import kernels_ahead as triton_ahead
-        shapes = {"device": "cpu", "dtype": "float32", "cache_dtype": "float32"}
-        shapes |= {"layers": [], "block_sizes": [], "vocab_size": 9}
-        for kernels in ([partial(int, "1")], [partial(int, "1"), partial(int, "x")], None):
-            triton_ahead.sampler_calls = lambda *_: kernels
-            sys.argv[1:2] = [json.dumps(shapes)]
-            triton_ahead.main()
-            print(open(sys.argv[2]).read())
-    """
-    file = tmp_path / "record.json"
-    kernels.Record(starts=2).write(file)
-    found = [json.loads(line) for line in interpreted(code, "", file)]
+def test_the_process_notes_which_kernels_it_could_not_compile(interpreted: list[str]) -> None:
+    found = [json.loads(line) for line in interpreted[1:]]
     assert [record["starts"] for record in found] == [2, 2, 2]
     good, one, no_device = (record["failed"] for record in found)
     assert good == []
