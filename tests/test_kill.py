@@ -24,7 +24,7 @@ from echo_runs import (
 )
 
 ROWS = 500
-KILLS = 20
+KILLS = 12
 SLOW = "slow:at=engine.step,seconds=0.01,rows=1"
 
 
@@ -50,7 +50,7 @@ def killed_run(args: list[object], ckpt: Path, moment: float, from_work: bool) -
     return process.wait()
 
 
-def test_killed_at_twenty_random_moments_it_ends_as_if_unbroken(tmp_path: Path) -> None:
+def test_killed_at_a_dozen_random_moments_it_ends_as_if_unbroken(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", mixed_rows())
     whole, out = tmp_path / "whole.parquet", tmp_path / "out.parquet"
     common = ["--engine", "echo", "--checkpoint-every", 20, "--max-failures", ROWS]
@@ -106,7 +106,7 @@ def is_running(pid: int) -> bool:
 
 
 def wait_for_death(pid: int) -> None:
-    """A killed process is gone once the kernel came to it, a moment after the signal."""
+    """A killed process is gone a moment after the signal, one that ends after its last word."""
     until = time.monotonic() + 30
     while is_running(pid) and time.monotonic() < until:
         time.sleep(0.01)
@@ -135,6 +135,7 @@ def test_a_killed_launcher_costs_no_row_and_none_is_computed_twice(
         assert f"is being written by process {pid} on" in refused.stderr
     last = batchgen(*args, "--lock", "wait")
     assert last.returncode == 0, last.stderr
+    wait_for_death(pid)  # it gave the output up a moment before its end
     assert not is_running(pid)
     summary = summary_of(last)
     assert summary["computed"] + summary["reused"] == summary["rows"] == ROWS

@@ -113,7 +113,8 @@ def test_tiles_loaded_by_the_memory_accelerator_agree(window: int | None) -> Non
     from batchgen.engine.attention.triton.tuning import Tile
 
     spec = AttentionSpec(0, 4, 2, 64, 64, 0.125, sliding_window=window)
-    case = Case(((90, 300), (1, 64), (130, 130)), spec, torch.float16, block_size=64)
+    lengths = ((70, 150), (1, 64), (66, 66)) if INTERPRETED else ((90, 300), (1, 64), (130, 130))
+    case = Case(lengths, spec, torch.float16, block_size=64)
     step = build(case, DEVICE)
     tile = Tile(64, 64, 4, 2, 1, one_loop=False, tma=True)
     result = run(case, step, chunk_tuner=lambda *_: tile)
@@ -180,7 +181,7 @@ def test_every_shape_agrees_with_a_float8_cache_on_a_gpu(
 
 
 @direct
-@pytest.mark.parametrize("lengths", [((1, 700),), ((1, 200), (3, 400), (20, 300))], ids=str)
+@pytest.mark.parametrize("lengths", [((1, 700),), ((1, 200), (3, 250), (9, 120))], ids=str)
 def test_split_entries_give_the_same_result_every_time(
     lengths: tuple[tuple[int, int], ...],
 ) -> None:
@@ -192,7 +193,7 @@ def test_split_entries_give_the_same_result_every_time(
     inputs = (step.query, step.key, step.value, cache, case.spec, step.metadata)
     first = backend.forward(*inputs)
     assert error(first, expected(case, step)) < TOLERANCE[case.dtype]
-    for _ in range(2):  # as two more layers would, after one `prepare`
+    for _ in range(1 if INTERPRETED else 2):  # as more layers would, after one `prepare`
         assert torch.equal(backend.forward(*inputs), first)
 
 

@@ -19,9 +19,9 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 direct = pytest.mark.skipif(
     not (INTERPRETED or torch.cuda.is_available()), reason="runs in the interpreter's process"
 )
-SIZES = [(1, 50), (3, 4096), (5, 5000), (40, 20_001)]
+SIZES = [(1, 50), (3, 4096), (5, 5000), (4, 20_001)]
 if not INTERPRETED:
-    SIZES += [(256, 151_936), (2, 262_144)]
+    SIZES += [(40, 20_001), (256, 151_936), (2, 262_144)]
 
 
 def random_logits(rows: int, vocab: int, dtype: torch.dtype) -> torch.Tensor:
@@ -100,7 +100,10 @@ def test_draws_invert_the_cumulative_probability(rows: int, vocab: int) -> None:
 def test_a_draw_is_the_same_number_to_the_last_bit() -> None:
     from batchgen.engine.sampling.cuda_ops import sampled_tokens
 
-    rows, vocab = 64, 1000  # equal logits: the token is the draw's thousandth
+    rows, vocab = (
+        16 if INTERPRETED else 64,
+        1000,
+    )  # equal logits: the token is the draw's thousandth
     keys = [draw_key(1, f"row {row}", row) for row in range(rows)]
     signed = [key - (1 << 64) if key >> 63 else key for key in keys]
     tokens, _ = sampled_tokens(
