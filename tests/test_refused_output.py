@@ -18,7 +18,7 @@ from batchgen.job.storage.output import check_served
         ("hf://datasets/a/b.parquet", "hf:// is not a place"),
         ("gs://b/o", "gs:// is not a place"),
         ("out.csv", r"\.csv is another format"),
-        ("out.JSONL", r"\.jsonl is another format"),
+        ("out.json", r"\.json is another format"),
         ("out.parquet.gz", r"\.gz is another format"),
     ],
 )

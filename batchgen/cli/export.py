@@ -23,9 +23,9 @@ _PATH = click.Path(path_type=Path)
 
 @click.command(context_settings=CONTEXT_SETTINGS)
 @click.argument("out", type=PLACE)
-@flag("--format", "kind", type=click.Choice(["openai", "jsonl", "csv"]), default="openai",
-      help="openai: the lines of OpenAI's batch API.")  # fmt: skip
-@flag("--to", required=True, metavar="FILE|-", help="File to write; - is stdout.")
+@flag("--format", "kind", type=click.Choice(["openai", "jsonl", "csv", "hf"]), default="openai",
+      help="openai: the lines of OpenAI's batch API; hf: a folder for load_from_disk.")  # fmt: skip
+@flag("--to", required=True, metavar="FILE|-", help="File (hf: folder) to write; - is stdout.")
 @flag("--errors", type=_PATH, metavar="FILE", help="Failed rows go here. [default: with the rest]")
 @flag("--follow", is_flag=True, help="Of a job that runs: write rows as they are done, in order.")
 @flag("--checkpoint-dir", type=PLACE, help="As given to the run. [default: OUT.ckpt]")
@@ -42,9 +42,13 @@ def export(
 
     if follow and kind != "openai":
         raise UsageError(f"--follow writes OpenAI's lines, not {kind}", "leave it out")
-    if kind == "csv" and errors is not None:
+    if kind in ("csv", "hf") and errors is not None:
         raise UsageError("--errors goes with lines of JSON", "take --format jsonl, or leave it out")
     _check_targets(out, to, errors)
+    if kind == "hf":
+        from batchgen.job.verbs.export_hf import to_hf
+
+        return to_hf(out, Path(to))
     with ExitStack() as files:
         good = files.enter_context(_opened(to, whole=not follow))
         bad = good if errors is None else files.enter_context(_opened(str(errors), not follow))
@@ -62,7 +66,7 @@ def export(
         elif follow:
             follow_openai(out, folder_of(out, checkpoint_dir), write)
         else:
-            to_openai(out, write)
+            to_openai(out, folder_of(out, checkpoint_dir), write)
 
 
 def _check_targets(out: Place, to: str, errors: Path | None) -> None:

@@ -93,8 +93,12 @@ output_options = flag_group(
         "--out", "-o", "--output-file", "out", required=True, core=True,
         type=PLACE,
         metavar="FILE",
-        help="Parquet file to write, or s3://, gs://, az://; it appears whole, once.",
+        help="File to write, Parquet or .jsonl[.gz|.zst], or s3://, gs://, az://; appears whole.",
     ),
+    flag("--format", type=click.Choice(["parquet", "jsonl"]), help="Of the output.",
+         show_default="by its ending, else parquet"),
+    flag("--rows-per-file", type=click.IntRange(min=1), metavar="N",
+         help="Make OUT a folder of Parquet files of N input rows each."),
     flag(
         "--keep-columns", default="all", metavar="all|none|a,b", core=True,
         help="Input columns to carry over; `a:int64` gives a JSONL column a type.",

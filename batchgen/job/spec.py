@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import UsageError
+from batchgen.job.form import DEFAULT_FORM, Form
 from batchgen.job.shard import Shard
 from batchgen.job.stores.places import Place
+from batchgen.job.stores.remote_path import RemotePath
 
 __all__ = ["InputSpec", "JobSpec", "SamplingDefaults"]
 
@@ -49,6 +51,10 @@ class JobSpec:
 
     input: InputSpec
     out: Place
+    format: str | None = None
+    """`parquet` or `jsonl`; None: by the ending of `out`."""
+    rows_per_file: int | None = None
+    """The output is a folder of Parquet files, each of so many input rows."""
     model: str | None = None
     revision: str | None = None
     device: str = "auto"
@@ -103,6 +109,11 @@ class JobSpec:
     allow_pickle: bool = False
 
     def __post_init__(self) -> None:
+        if self.form != DEFAULT_FORM and isinstance(self.out, RemotePath):
+            raise UsageError(
+                f"--out {self.out}: an object store gets one Parquet file, no other form",
+                "name it .parquet, without --rows-per-file; `batchgen export` converts it",
+            )
         if self.devices is not None and self.device != "auto":
             raise UsageError("--device and --devices are both given", "leave one of them out")
         if self.deterministic and self.dtype not in ("auto", "float32"):
@@ -116,6 +127,11 @@ class JobSpec:
                 "--deterministic cannot hold",
                 "leave one of the two out",
             )
+
+    @property
+    def form(self) -> Form:
+        """What the output is on disk. Raises UsageError where name and flags contradict."""
+        return Form.of(self.out, self.format, self.rows_per_file)
 
     @property
     def numeric_dtype(self) -> str:

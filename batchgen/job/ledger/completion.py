@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 
 from batchgen.job.ledger.opening import check_target, discard_work
 from batchgen.job.stop_check import Look, nothing
+from batchgen.job.storage.json_lines import write_json_lines
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import FinalReport, Manifest
 from batchgen.job.storage.merge import Merge, ranked
@@ -45,13 +47,19 @@ def write_whole(
     with scratch(layout.folder) as folder:
         merge = Merge(ranked(parts), schema, folder, look=look)
         report = write_output(
-            layout.target,
+            layout.record,
             _watched(merge.tables(), look),
             schema,
             footer_metadata(schema, manifest),
             OutputCheck(manifest.total_rows),
             may_write,
+            layout.form.rows_per_file,
         )
+    if layout.form.kind == "jsonl":
+        assert isinstance(layout.target, Path)
+        assert isinstance(layout.record, Path)
+        job = manifest.job_id, manifest.total_rows
+        write_json_lines(layout.target, layout.record, job, may_write, guard, look)
     report.duplicates_dropped = merge.duplicates
     complete(layout, manifest, report, guard)
     return report
@@ -63,7 +71,7 @@ def complete_written(
     """The same where the output is there and whole already, and only the manifest does not say so:
     a crash came between the two."""
     manifest.total_rows = num_rows
-    report = verified_totals(layout.target, num_rows)
+    report = verified_totals(layout.record, num_rows)
     complete(layout, manifest, report, guard)
     return report
 
@@ -72,7 +80,7 @@ def complete(layout: Layout, manifest: Manifest, report: FinalReport, guard: Gua
     """Record that the output is there and whole, then remove what led to it."""
     # The output is in place before the manifest says so, and parts go only after it has: a crash
     # between any two of these steps leaves either the parts or a manifest that knows the output.
-    manifest.state = "complete"
+    manifest.state, manifest.form = "complete", layout.form.to_dict()
     manifest.totals = report
     manifest.output = output_identity(layout.target)
     manifest.write(layout.manifest, guard)

@@ -74,6 +74,7 @@ def begin_where_none(
         raise
     discard_work(layout)
     begun = Manifest(flatten(fingerprint), dict(facts), overwriting=overwrite, reopened=reopened)
+    begun.form = layout.form.to_dict()
     begun.write(layout.manifest)
     return Found(begun)
 

@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+from batchgen.job.form import Form
 from batchgen.job.ledger import shard_work
 from batchgen.job.ledger.completion import complete_written, write_whole
 from batchgen.job.ledger.done_rows import DoneRows
@@ -72,15 +73,15 @@ class Ledger(AbstractContextManager["Ledger"]):
         lock: str = "fail",
         background: bool = True,
         shard: Shard | None = None,
+        form: Form | None = None,
         look: Look = nothing,
     ) -> Ledger:
         """Begin a job, continue it, or find it finished (`finished` is then set, nothing locked).
 
-        `fingerprint` may nest; it decides whether this is the same job. `look` is called while
-        others come in; what it raises ends the waiting.
-        Raises FingerprintMismatchError, OutputHeldError, OutputUnwritableError.
+        `fingerprint` may nest; it decides whether this is the same job. `look`, called while others
+        come in, may raise. Raises FingerprintMismatchError, OutputHeldError, OutputUnwritableError.
         """
-        layout, columns = Layout(ckpt_dir, out, shard), columns or Columns()
+        layout, columns = Layout(ckpt_dir, out, shard, form or Form.of(out)), columns or Columns()
         found = decide(layout, fingerprint, overwrite)
         if found.manifest is not None and found.finished and not has_leftovers(layout):
             return cls(layout, found.manifest, columns)
@@ -206,8 +207,7 @@ class Ledger(AbstractContextManager["Ledger"]):
             report = shard_work.finish_shard(self._layout, self._manifest, self.num_done)
             self._write_manifest()
             return report
-        parts = self._known.parts + self._writer.parts
-        guard = self._lock.check
+        parts, guard = self._known.parts + self._writer.parts, self._lock.check
         return write_whole(self._layout, self._manifest, parts, self._columns, guard, look)
 
     def disown(self) -> None:
@@ -274,7 +274,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         self._journal = Journal(
             layout.work, self._lock.attempt, self._known.settled, self._lock.check, others
         )
-        manifest.facts = facts
+        manifest.facts, manifest.form = facts, layout.form.to_dict()
         manifest.note_run(self._lock.attempt, run_id)
         self._write_manifest()
 
@@ -294,5 +294,5 @@ class Ledger(AbstractContextManager["Ledger"]):
         )
 
     def _write_manifest(self) -> None:
-        assert self._lock is not None
+        assert self._lock
         self._manifest.write(self._layout.own_manifest, self._lock.check)

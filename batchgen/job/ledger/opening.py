@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from batchgen.errors import FingerprintMismatchError, OutputUnwritableError
+from batchgen.job.form import Form
 from batchgen.job.storage.layout import JOURNALS, SAVED_TOKENS, Layout
-from batchgen.job.storage.manifest import Manifest
+from batchgen.job.storage.manifest import Manifest, fingerprint_diff
 from batchgen.job.storage.output import verified_totals
 from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.provenance import footer_manifest, output_identity, written_rows
@@ -65,8 +66,9 @@ def decide(layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool) -> F
         return Found(None)
     if manifest is None:
         return Found(_restored(layout, fingerprint), finished=True)
-    if not _is_output_of(layout.target, manifest):
+    if not _is_output_of(layout, manifest):
         raise _foreign(layout.out)
+    _check_form(layout, manifest)
     return Found(manifest, finished=True)
 
 
@@ -110,17 +112,34 @@ def has_leftovers(layout: Layout) -> bool:
     return begun or bool(list_parts(layout.parts))
 
 
-def _is_output_of(target: Place, manifest: Manifest) -> bool:
+def _is_output_of(layout: Layout, manifest: Manifest) -> bool:
     """Whether the file there is the one that the finished job wrote, copied or touched perhaps."""
-    same = manifest.output == output_identity(target)
-    return same or written_rows(target, manifest.job_id) == manifest.total_rows
+    if manifest.form:
+        layout = replace(layout, form=Form(**manifest.form))
+    with suppress(OSError):  # a folder that is no output
+        if manifest.output == output_identity(layout.target):
+            return True
+    return written_rows(layout, manifest.job_id) == manifest.total_rows
+
+
+def _check_form(layout: Layout, manifest: Manifest) -> None:
+    """Raise FingerprintMismatchError where a finished output is of another format."""
+    lines = fingerprint_diff(
+        Form.recorded(manifest.form, layout.out).to_dict(), layout.form.to_dict()
+    )
+    if lines:
+        raise FingerprintMismatchError(
+            f"{layout.out} is complete, in another format:\n  " + "\n  ".join(lines),
+            "`batchgen export` converts it; --overwrite computes it again",
+        )
 
 
 def _restored(layout: Layout, fingerprint: Mapping[str, Any]) -> Manifest:
     """The manifest from the output's own footer, where somebody removed the checkpoint folder."""
-    manifest = footer_manifest(layout.target)
+    manifest = None if layout.form.kind == "jsonl" else footer_manifest(layout.target)
     if manifest is None or manifest.total_rows is None:
         raise _foreign(layout.out)
+    manifest.form = layout.form.to_dict()
     manifest.check_fingerprint(fingerprint, layout.out)
     manifest.state = "complete"
     manifest.totals = verified_totals(layout.target, manifest.total_rows)
@@ -136,10 +155,10 @@ def check_target(layout: Layout, manifest: Manifest) -> int | None:
     its own nor one that it may replace. The rows of its own; None: it is not written yet."""
     if not is_there(layout.target):
         return None
-    written = written_rows(layout.target, manifest.job_id)
+    written = written_rows(layout, manifest.job_id)
     if written is not None:
         return written
-    replaced = manifest.replaces and written_rows(layout.target, manifest.replaces) is not None
+    replaced = manifest.replaces and written_rows(layout, manifest.replaces) is not None
     if not manifest.overwriting and not replaced:
         raise _foreign(layout.out)
     return None

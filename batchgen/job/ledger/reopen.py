@@ -9,14 +9,13 @@ a kill costs nothing, and the old output stays until the new one is whole.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from batchgen.job.ledger.completion import complete
 from batchgen.job.ledger.joining import join
@@ -27,7 +26,7 @@ from batchgen.job.storage.journal import write_attempts
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.lock import OutputLock
 from batchgen.job.storage.manifest import Manifest, flatten
-from batchgen.job.storage.output import verified_totals
+from batchgen.job.storage.output import row_groups_of, verified_totals
 from batchgen.job.storage.parts import (
     Columns,
     PartStem,
@@ -38,7 +37,7 @@ from batchgen.job.storage.parts import (
 )
 from batchgen.job.storage.provenance import footer_manifest
 from batchgen.job.stores.files import make_folder
-from batchgen.job.stores.places import Place, arrow_source, remove_all
+from batchgen.job.stores.places import Place, remove_all
 
 __all__ = ["Reopened", "Reopening", "reopen", "take_up"]
 
@@ -82,7 +81,7 @@ class Reopening:
         """The fingerprint that the job is to have, and the job as it is. With `truncated`, more
         max_tokens than before are no other job; with `failed`, more names for the model."""
         layout, expected = self.layout, self.fingerprint
-        before = Manifest.read(layout.manifest) or footer_manifest(layout.target)
+        before = Manifest.read(layout.manifest) or footer_manifest(layout.record)
         if self.retry is not None and before is not None:
             as_before = _with_old_names if self.retry == "failed" else _with_old_max_tokens
             expected = as_before(flatten(expected), before.fingerprint)
@@ -121,7 +120,7 @@ def take_up(asked: Reopening, held: OutputLock) -> Reopened:
         return Reopened(asked.fingerprint)
     if found.written is not None:
         manifest.total_rows = found.written
-        complete(layout, manifest, verified_totals(layout.target, found.written), held.check)
+        complete(layout, manifest, verified_totals(layout.record, found.written), held.check)
     grown = manifest.state == "complete" and asked.has_grown(manifest)
     old = _OldRows(asked, manifest)
     if not old.again and not (grown and asked.incremental):
@@ -152,7 +151,7 @@ class _OldRows:
         layout, retry = asked.layout, asked.retry
         parts = list_parts(layout.parts) if manifest.state == "running" else []
         self.paths = [path for path in parts if _is_of(path, manifest)]
-        self._output = layout.target if manifest.state == "complete" else None
+        self._output = layout.record if manifest.state == "complete" else None
         self._look = asked.look
         self.again: dict[int, int] = {}
         if retry is not None:
@@ -172,7 +171,7 @@ class _OldRows:
 
     def _tables(self, columns: list[str] | None) -> Iterator[pa.Table]:
         if self._output is not None:
-            for table in _whole_rows(_row_groups(self._output, columns)):
+            for table in _whole_rows(row_groups_of(self._output, columns)):
                 self._look()
                 yield table
         for path in self.paths:
@@ -196,12 +195,6 @@ def _is_bad(table: pa.Table, retry: str) -> list[bool]:
         mask = pc.equal(table["finish_reason"], "length")
     bad: list[bool] = pc.fill_null(mask, False).to_pylist()
     return bad
-
-
-def _row_groups(path: Place, columns: Sequence[str] | None) -> Iterator[pa.Table]:
-    with pq.ParquetFile(arrow_source(path)) as file:
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=columns, use_threads=False)
 
 
 def _whole_rows(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -74,7 +74,7 @@ class Entrance:
         """The fingerprint to open the job with, after --retry and --incremental had their say."""
         spec, has_grown = self._spec, grown_input(self._spec, self._reader)
         asked = Reopening(
-            Layout(self._folder, spec.out, spec.shard),
+            Layout(self._folder, spec.out, spec.shard, spec.form),
             fingerprint_of(spec, self._files),
             self._columns,
             self._run_id,
@@ -98,13 +98,14 @@ class Entrance:
             checkpoint_seconds=spec.checkpoint_seconds,
             overwrite=spec.overwrite,
             shard=spec.shard,
+            form=spec.form,
             look=self._look_while_waiting,
         )
 
     def check_untouched(self) -> None:
         """Refuse another input before a lock is taken or a word is written, while nobody is at
         work there. Raises FingerprintMismatchError."""
-        layout = Layout(self._folder, self._spec.out, self._spec.shard)
+        layout = Layout(self._folder, self._spec.out, self._spec.shard, self._spec.form)
         if self._spec.retry is not None or self._spec.incremental or is_held(layout.work):
             return
         manifest = decide(layout, fingerprint_of(self._spec, self._files), False).manifest

@@ -170,7 +170,7 @@ class _Job:
     def _recorded_facts(self) -> dict[str, Any]:
         """Device and versions of the run before this one; {} where there was none."""
         with suppress(BatchgenError):  # the ledger will say what is wrong with a manifest
-            layout = Layout(self._folder, self._spec.out, self._spec.shard)
+            layout = Layout(self._folder, self._spec.out, self._spec.shard, self._spec.form)
             before = Manifest.read(layout.own_manifest)
             return {} if before is None else before.facts
         return {}

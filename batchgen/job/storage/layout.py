@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from batchgen.job.form import DEFAULT_FORM, Form
 from batchgen.job.shard import Shard
 from batchgen.job.stores.places import Place, names_in
 
@@ -35,11 +36,17 @@ class Layout:
     folder: Place
     out: Place
     shard: Shard | None = None
+    form: Form = DEFAULT_FORM
 
     @property
     def target(self) -> Place:
         """What is really written: `out`, links followed."""
         return Path(os.path.realpath(self.out)) if isinstance(self.out, Path) else self.out
+
+    @property
+    def record(self) -> Place:
+        """Parquet that has the output's rows: the output, or what its lines of JSON are made of."""
+        return self.folder / "output.parquet" if self.form.kind == "jsonl" else self.target
 
     @property
     def parts(self) -> Place:

@@ -84,6 +84,8 @@ class Manifest:
     totals: FinalReport | None = None
     output: dict[str, Any] | None = None
     runs: list[dict[str, Any]] = field(default_factory=list)
+    form: dict[str, Any] = field(default_factory=dict)
+    """What the output is on disk (`job.form.Form`); {}: as its name says."""
 
     @classmethod
     def read(cls, path: Place) -> Manifest | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,11 @@ import pyarrow.parquet as pq
 
 from batchgen.counts import counted
 from batchgen.errors import BatchgenError, OutputUnwritableError, UsageError
+from batchgen.job.form import Form
 from batchgen.job.prefetch import prefetched
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
 from batchgen.job.storage.manifest import FinalReport
+from batchgen.job.storage.output_folder import FOLDER_MANIFEST, OutputFolder, output_files
 from batchgen.job.stores import faults
 from batchgen.job.stores.clients import SCHEMES
 from batchgen.job.stores.files import Guard, atomic_file, unwritable
@@ -27,6 +30,7 @@ __all__ = [
     "OutputCheck",
     "check_name",
     "check_served",
+    "row_groups_of",
     "shown_ranges",
     "verified_totals",
     "write_output",
@@ -49,7 +53,7 @@ class MissingRowsError(BatchgenError):
 
 
 def check_name(out: Place) -> None:
-    """Raise OutputUnwritableError where what has that name is no file, or can be none."""
+    """Raise OutputUnwritableError where what has that name is no output, or can be none."""
     if isinstance(out, RemotePath):
         return
     if out.exists() and not out.is_file() and not out.is_dir():
@@ -57,7 +61,7 @@ def check_name(out: Place) -> None:
             f"the output {out} is a device or a pipe: it must appear whole, by a rename",
             "name a file",
         )
-    if out.is_dir():
+    if out.is_dir() and not (out / FOLDER_MANIFEST).exists():
         raise OutputUnwritableError(
             f"the output {out} is a folder", f"name a file, such as {out / 'out.parquet'}"
         )
@@ -76,10 +80,10 @@ def check_served(out: Place) -> None:
             f"in one of {', '.join(f'{name}://' for name in SCHEMES)}",
         )
     ending = out.suffix.lower()
-    if _OTHER_FORMATS.fullmatch(ending):
+    if Form.of(out).kind != "jsonl" and _OTHER_FORMATS.fullmatch(ending):
         raise UsageError(
-            f"--out {out}: the output is Parquet, and {ending} is another format",
-            f"name it {out.with_suffix('.parquet')}; pandas and DuckDB convert it",
+            f"--out {out}: the output is Parquet or JSONL, and {ending} is another format",
+            f"name it {out.with_suffix('.parquet')}; `batchgen export` writes other formats",
         )
 
 
@@ -159,8 +163,11 @@ def write_output(
     metadata: Mapping[str, str],
     check: OutputCheck,
     guard: Guard,
+    rows_per_file: int | None = None,
 ) -> FinalReport:
     """Write the tables as `out`, which appears only if all of them pass the check."""
+    if rows_per_file is not None:
+        return _write_folder(out, tables, (schema, metadata), check, guard, rows_per_file)
     with atomic_file(out, "final") as file, unwritable("the output", out):
         with output_writer(file.temporary, schema, metadata=metadata) as writer:
             for table in _row_groups(prefetched(tables)):
@@ -172,13 +179,40 @@ def write_output(
     return report
 
 
+def _write_folder(
+    out: Place,
+    tables: Iterator[pa.Table],
+    made_of: tuple[pa.Schema, Mapping[str, str]],
+    check: OutputCheck,
+    guard: Guard,
+    rows_per_file: int,
+) -> FinalReport:
+    assert isinstance(out, Path), "JobSpec refuses a folder in an object store"
+    with OutputFolder(out, *made_of, rows_per_file) as folder:
+        with unwritable("the output", out):
+            for table in _row_groups(prefetched(tables)):
+                check.add(table)
+                faults.reach("final.write")
+                folder.write(table)
+        report = check.finish()
+        folder.commit(guard)
+    return report
+
+
 def verified_totals(path: Place, num_rows: int) -> FinalReport:
     """Totals of an output that is there already, checked as when it was written."""
     check = OutputCheck(num_rows)
-    with pq.ParquetFile(arrow_source(path)) as file:
-        for group in range(file.num_row_groups):
-            check.add(file.read_row_group(group))
+    for table in row_groups_of(path):
+        check.add(table)
     return check.finish()
+
+
+def row_groups_of(path: Place, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a finished output, a row group at a time."""
+    for name in output_files(path):
+        with pq.ParquetFile(arrow_source(name)) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=columns, use_threads=False)
 
 
 def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +12,10 @@ import pyarrow.parquet as pq
 
 from batchgen.job.hf_features import huggingface_metadata
 from batchgen.job.schema import SCHEMA_VERSION
+from batchgen.job.storage.json_lines import rendered_rows
+from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import Manifest
+from batchgen.job.storage.output_folder import FOLDER_MANIFEST
 from batchgen.job.storage.parts import Part
 from batchgen.job.stores.places import Place, arrow_source
 from batchgen.job.stores.remote_path import RemotePath
@@ -33,15 +38,20 @@ def footer_metadata(schema: pa.Schema, manifest: Manifest) -> dict[str, str]:
 def footer_manifest(path: Place) -> Manifest | None:
     """The job that wrote an output, as its footer tells; None where batchgen did not write it."""
     try:
+        if isinstance(path, Path) and path.is_dir():
+            held = json.loads((path / FOLDER_MANIFEST).read_bytes())
+            return Manifest.from_json(json.dumps(held[MANIFEST_KEY]))
         metadata = pq.read_metadata(arrow_source(path)).metadata or {}
         return Manifest.from_json(metadata[MANIFEST_KEY.encode()].decode())
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError):
         return None
 
 
-def written_rows(path: Place, job_id: str) -> int | None:
+def written_rows(layout: Layout, job_id: str) -> int | None:
     """Input rows of a finished output; None where that job did not write it."""
-    manifest = footer_manifest(path)
+    if layout.form.kind == "jsonl":
+        return rendered_rows(layout.target, layout.record, job_id)
+    manifest = footer_manifest(layout.target)
     return manifest.total_rows if manifest is not None and manifest.job_id == job_id else None
 
 
@@ -51,7 +61,7 @@ def output_identity(path: Place) -> dict[str, Any]:
     if isinstance(path, RemotePath):
         found = path.stat()
         return {"name": path.name, "size": found.st_size, "etag": found.etag}
-    stat = path.stat()
+    stat = (path / FOLDER_MANIFEST if path.is_dir() else path).stat()
     return {"name": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 

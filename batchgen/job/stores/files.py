@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -202,7 +203,7 @@ def remove_stale(folder: Place, name_prefix: str = "") -> int:
     ]
     for path in stale:
         with suppress(OSError):
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return len(stale)
 
 

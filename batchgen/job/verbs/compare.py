@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from batchgen.errors import InputUnreadableError, UsageError
+from batchgen.errors import UsageError
+from batchgen.job.verbs.row_files import RowFile, open_rows
 
 __all__ = ["VOLATILE_COLUMNS", "Comparison", "Difference", "compare"]
 
@@ -80,9 +80,9 @@ def compare(
 
     Raises InputUnreadableError, and UsageError for a column that is not in both.
     """
-    with _opened(a) as file_a, _opened(b) as file_b:
+    with closing(open_rows(a)) as file_a, closing(open_rows(b)) as file_b:
         key = (on, "sample")
-        names = _columns(file_a.schema_arrow, file_b.schema_arrow, key, columns)
+        names = _columns(file_a.names, file_b.names, key, columns)
         left, right = (_digests(file, key, names) for file in (file_a, file_b))
         at_a, at_b = _matches(left, right)
         unequal = left.values[at_a] != right.values[at_b]
@@ -90,7 +90,7 @@ def compare(
         result.rows_a, result.rows_b = len(left.keys), len(right.keys)
         result.common = len(at_a)
         if not columns:
-            names_a, names_b = file_a.schema_arrow.names, file_b.schema_arrow.names
+            names_a, names_b = file_a.names, file_b.names
             result.columns_only_a = tuple(name for name in names_a if name not in names_b)
             result.columns_only_b = tuple(name for name in names_b if name not in names_a)
         result.equal = int(len(at_a) - unequal.sum())
@@ -101,47 +101,37 @@ def compare(
         return result
 
 
-def _opened(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputUnreadableError(
-            f"cannot read {path} as Parquet: {error}", "give an output of `batchgen run`"
-        ) from error
-
-
 def _columns(
-    a: pa.Schema, b: pa.Schema, key: Iterable[str], asked: Sequence[str]
+    a: Sequence[str], b: Sequence[str], key: Iterable[str], asked: Sequence[str]
 ) -> tuple[str, ...]:
     """The columns to compare; those asked for, and the key's, must be in both files."""
     for name in (*key, *asked):
-        if name not in a.names or name not in b.names:
-            where = "both files" if name not in a.names and name not in b.names else "one file"
-            raise UsageError(f"column {name!r} is missing in {where}", f"there are: {a.names}")
-    shared = [name for name in a.names if name in b.names and name not in VOLATILE_COLUMNS]
+        if name not in a or name not in b:
+            where = "both files" if name not in a and name not in b else "one file"
+            raise UsageError(f"column {name!r} is missing in {where}", f"there are: {list(a)}")
+    shared = [name for name in a if name in b and name not in VOLATILE_COLUMNS]
     # Two files matched by id may come from inputs in another order.
     positional = () if "index" in key else ("index",)
     return tuple(asked) or tuple(n for n in shared if n not in (*key, *positional))
 
 
-def _digests(file: pq.ParquetFile, key: tuple[str, str], names: tuple[str, ...]) -> _Digests:
-    num_rows = file.metadata.num_rows
+def _digests(file: RowFile, key: tuple[str, str], names: tuple[str, ...]) -> _Digests:
+    num_rows = file.num_rows
     keys, values = np.empty(num_rows, np.uint64), np.empty(num_rows, np.uint64)
     start = 0
-    for batch in file.iter_batches(_BATCH_ROWS, columns=list(dict.fromkeys((*key, *names)))):
-        stop = start + batch.num_rows
-        keys[start:stop] = _words(batch, key)
-        values[start:stop] = _words(batch, names)
+    for columns in file.batches((*key, *names), _BATCH_ROWS):
+        stop = start + len(columns[0])
+        keys[start:stop] = _words(columns[: len(key)], stop - start)
+        values[start:stop] = _words(columns[len(key) :], stop - start)
         start = stop
     order = np.argsort(keys, kind="stable")
     return _Digests(_numbered(keys[order]), values[order], order)
 
 
-def _words(batch: pa.RecordBatch, names: Sequence[str]) -> Words:
+def _words(columns: Sequence[list[Any]], num_rows: int) -> Words:
     """One 64-bit word a row. [num_rows]"""
-    columns = [batch.column(name).to_pylist() for name in names]
-    rows = zip(*columns, strict=True) if columns else [()] * batch.num_rows
-    hashes = np.fromiter((hash(_frozen(row)) for row in rows), np.int64, batch.num_rows)
+    rows = zip(*columns, strict=True) if columns else [()] * num_rows
+    hashes = np.fromiter((hash(_frozen(row)) for row in rows), np.int64, num_rows)
     return hashes.view(np.uint64)
 
 
@@ -177,36 +167,19 @@ def _unmatched(digests: _Digests, matched: Places) -> Places:
     return places
 
 
-def _keys(
-    file: pq.ParquetFile, key: Sequence[str], places: Places, show: int
-) -> list[tuple[Any, ...]]:
-    return [tuple(row.values()) for row in _rows(file, key, places[:show])]
+def _keys(file: RowFile, key: Sequence[str], places: Places, show: int) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in file.rows(key, places[:show])]
 
 
 def _differences(
-    files: tuple[pq.ParquetFile, pq.ParquetFile],
+    files: tuple[RowFile, RowFile],
     key: tuple[str, str],
     names: tuple[str, ...],
     places: tuple[Places, Places],
     show: int,
 ) -> Iterator[Difference]:
     columns = list(dict.fromkeys((*key, *names)))
-    pairs = [_rows(file, columns, at[:show]) for file, at in zip(files, places, strict=True)]
+    pairs = [file.rows(columns, at[:show]) for file, at in zip(files, places, strict=True)]
     for a, b in zip(*pairs, strict=True):
         changed = {name: (a[name], b[name]) for name in names if a[name] != b[name]}
         yield Difference(tuple(a[name] for name in key), changed)
-
-
-def _rows(
-    file: pq.ParquetFile, columns: Sequence[str], places: Iterable[int]
-) -> list[dict[str, Any]]:
-    """Some rows of a file by their ordinal."""
-    metadata = file.metadata
-    counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    ends = np.cumsum(counts)
-    found = []
-    for place in places:
-        group = int(np.searchsorted(ends, place, side="right"))
-        table = file.read_row_group(group, columns=list(columns))
-        found.append(table.slice(int(place - ends[group] + counts[group]), 1).to_pylist()[0])
-    return found

@@ -10,22 +10,23 @@ import csv
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, TextIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError, StoppedError
+from batchgen.job.storage.json_lines import json_line, plain
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.provenance import footer_manifest
-from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.stores.places import Place
 from batchgen.job.verbs.openai_lines import COLUMNS, batch_line
+from batchgen.job.verbs.row_files import open_rows
 from batchgen.job.verbs.status import status_of
 
 __all__ = ["follow_openai", "to_csv", "to_jsonl", "to_openai"]
@@ -37,9 +38,10 @@ Write = Callable[[str, bool], None]
 """Takes a line and whether its row failed."""
 
 
-def to_openai(out: Place, write: Write) -> None:
-    """Every row of a finished output. InputUnreadableError where it cannot be read."""
-    manifest = footer_manifest(out)
+def to_openai(out: Place, folder: Place, write: Write) -> None:
+    """Every row of a finished output, whose checkpoint folder knows the model where the file does
+    not. InputUnreadableError where it cannot be read."""
+    manifest = footer_manifest(out) or Manifest.read(folder / "manifest.json")
     model = str(manifest.facts.get("model", "")) if manifest else ""
     _write_lines(_rows(out, COLUMNS), model, write)
 
@@ -78,7 +80,7 @@ def follow_openai(out: Place, folder: Place, write: Write) -> None:
 def to_jsonl(out: Place, write: Write) -> None:
     """Every column of every row."""
     for row in _rows(out, None):
-        write(json.dumps(row, ensure_ascii=False, default=_plain), row["status"] != "ok")
+        write(json_line(row), row["status"] != "ok")
 
 
 def to_csv(out: Place, file: TextIO) -> None:
@@ -90,7 +92,8 @@ def to_csv(out: Place, file: TextIO) -> None:
             writer.writeheader()
         writer.writerow({name: _cell(value) for name, value in row.items()})
     if writer is None:
-        csv.writer(file).writerow(pq.read_schema(arrow_source(out)).names)
+        with closing(open_rows(out)) as empty:
+            csv.writer(file).writerow(empty.names)
 
 
 def _is_complete(layout: Layout) -> bool:
@@ -107,25 +110,20 @@ def _write_lines(rows: Iterator[Row], model: str, write: Write) -> None:
 
 def _rows(path: Place, columns: Sequence[str] | None) -> Iterator[Row]:
     try:
-        with pq.ParquetFile(arrow_source(path)) as file:
-            names = file.schema_arrow.names
+        with closing(open_rows(path)) as file:
+            names = file.names
             wanted = names if columns is None else [name for name in columns if name in names]
-            if "status" not in names:
+            if "status" not in names and file.num_rows:
                 raise InputUnreadableError(f"{path} is no output of batchgen", "check the name")
-            for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
-                yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
+            for values in file.batches(wanted, _BATCH_ROWS):
+                for row in zip(*values, strict=True):
+                    yield dict(zip(wanted, row, strict=True))
+    except (OSError, pa.ArrowException, ValueError) as error:
         text = f"{path} cannot be read: {first_line(error)}"
         raise InputUnreadableError(text, "give the output of a finished run") from error
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
 def _cell(value: Any) -> Any:
     if isinstance(value, list | Mapping):
-        return json.dumps(value, ensure_ascii=False, default=_plain)
-    return value if value is None or isinstance(value, str | int | float) else _plain(value)
+        return json.dumps(value, ensure_ascii=False, default=plain)
+    return value if value is None or isinstance(value, str | int | float) else plain(value)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, UsageError
+from batchgen.job.form import Form
 from batchgen.job.ledger.completion import complete_written, write_whole
 from batchgen.job.ledger.joining import join
 from batchgen.job.ledger.missing_rows import check_nothing_missing
@@ -39,6 +41,7 @@ def merge_output(
         raise InputUnreadableError(
             f"nothing to merge: {ckpt_dir} has no manifest", "run `batchgen run` first"
         )
+    layout = replace(layout, form=Form.recorded(job.form, out))
     found = decide(layout, job.fingerprint, overwrite=False)
     if found.finished and not has_leftovers(layout) and job.totals is not None:
         return job.totals

@@ -1,0 +1,111 @@
+"""Rows of a finished output, whatever it is on disk: Parquet, a folder of it, lines of JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen.causes import first_line
+from batchgen.errors import InputUnreadableError
+from batchgen.job.form import Form, compression_of
+from batchgen.job.storage.output_folder import output_files
+
+__all__ = ["JsonFile", "ParquetFiles", "RowFile", "open_rows"]
+
+Row = dict[str, Any]
+_MOMENTS = {"started_at", "finished_at"}
+_NEXT = "give an output of `batchgen run`"
+
+
+class ParquetFiles:
+    """One file, or those of a folder one after the other."""
+
+    def __init__(self, path: Path) -> None:
+        self._files = [pq.ParquetFile(name) for name in output_files(path)]
+        if not self._files:
+            raise InputUnreadableError(f"{path} holds no part of an output", _NEXT)
+        self._counts = [
+            (file, group, file.metadata.row_group(group).num_rows)
+            for file in self._files
+            for group in range(file.num_row_groups)
+        ]
+        self.names: list[str] = self._files[0].schema_arrow.names
+        self.num_rows = sum(count for *_, count in self._counts)
+
+    def batches(self, columns: Sequence[str], size: int) -> Iterator[list[list[Any]]]:
+        """So many rows at a time: a list of values a column."""
+        for file in self._files:
+            for batch in file.iter_batches(size, columns=list(dict.fromkeys(columns))):
+                yield [batch.column(name).to_pylist() for name in columns]
+
+    def rows(self, columns: Sequence[str], places: Iterable[int]) -> list[Row]:
+        """Some rows by their ordinal."""
+        ends = np.cumsum([count for *_, count in self._counts])
+        found = []
+        for place in places:
+            number = int(np.searchsorted(ends, place, side="right"))
+            file, group, count = self._counts[number]
+            table = file.read_row_group(group, columns=list(columns))
+            found.append(table.slice(int(place - ends[number] + count), 1).to_pylist()[0])
+        return found
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+
+class JsonFile:
+    """Lines of JSON, read anew for each question."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        first = next(self._lines(), {})
+        self.names = list(first)
+        self.num_rows = sum(1 for _ in self._lines())
+
+    def batches(self, columns: Sequence[str], size: int) -> Iterator[list[list[Any]]]:
+        """So many rows at a time: a list of values a column."""
+        lines = self._lines()
+        while rows := list(islice(lines, size)):
+            yield [[row.get(name) for row in rows] for name in columns]
+
+    def rows(self, columns: Sequence[str], places: Iterable[int]) -> list[Row]:
+        """Some rows by their ordinal."""
+        wanted = list(places)
+        last = max(wanted, default=-1)
+        found = {n: row for n, row in enumerate(islice(self._lines(), last + 1)) if n in wanted}
+        return [{name: found[place].get(name) for name in columns} for place in wanted]
+
+    def close(self) -> None:
+        """Nothing is open between questions."""
+
+    def _lines(self) -> Iterator[Row]:
+        with pa.input_stream(str(self._path), compression=compression_of(self._path)) as stream:
+            for number, line in enumerate(io.BufferedReader(stream), 1):
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise InputUnreadableError(f"{self._path}:{number} is no row", _NEXT)
+                for name in _MOMENTS & row.keys():
+                    row[name] = row[name] and datetime.fromisoformat(row[name])
+                yield row
+
+
+RowFile = ParquetFiles | JsonFile
+
+
+def open_rows(path: Path) -> RowFile:
+    """Raises InputUnreadableError where it is no such file."""
+    try:
+        return JsonFile(path) if Form.of(path).kind == "jsonl" else ParquetFiles(path)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise InputUnreadableError(f"cannot read {path}: {first_line(error)}", _NEXT) from error
