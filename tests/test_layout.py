@@ -38,7 +38,7 @@ FLOORS = [
     ["batchgen.job.storage"],
     ["batchgen.job.ledger"],
     ["batchgen.job.run", "batchgen.job.verbs"],
-    ["batchgen.report"],
+    ["batchgen.report", "batchgen.cluster"],
     ["batchgen.selftest"],
     ["batchgen.cli.process"],
     ["batchgen.cli"],

@@ -22,6 +22,7 @@ COMMANDS = {
     "status": "Say how far a run is.",
     "inspect": "Say what can be served.",
     "diff": "Compare two outputs.",
+    "ray": "Run a job on a Ray cluster.",
     "merge": "Join the shards of an output.",
     "export": "Write an output in another format.",
     "report": "Write a report of an output.",

@@ -105,7 +105,9 @@ RowFile = ParquetFiles | JsonFile
 
 def open_rows(path: Path) -> RowFile:
     """Raises InputUnreadableError where it is no such file."""
+    is_json = Form.of(path).kind == "jsonl"
     try:
-        return JsonFile(path) if Form.of(path).kind == "jsonl" else ParquetFiles(path)
+        return JsonFile(path) if is_json else ParquetFiles(path)
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise InputUnreadableError(f"cannot read {path}: {first_line(error)}", _NEXT) from error
+        text = f"cannot read {path} as {'JSONL' if is_json else 'Parquet'}: {first_line(error)}"
+        raise InputUnreadableError(text, _NEXT) from error
