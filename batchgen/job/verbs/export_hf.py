@@ -7,19 +7,22 @@ import shutil
 from pathlib import Path
 
 from batchgen.causes import first_line
-from batchgen.errors import InputUnreadableError, OutputUnwritableError
-from batchgen.job.files import temporary_path
+from batchgen.errors import InputUnreadableError, OutputUnwritableError, UsageError
 from batchgen.job.form import Form
 from batchgen.job.storage.output_folder import output_files
+from batchgen.job.stores.files import temporary_path
+from batchgen.job.stores.places import Place
 
 __all__ = ["to_hf"]
 
 
-def to_hf(out: Path, folder: Path) -> None:
+def to_hf(out: Place, folder: Path) -> None:
     """Write every row of a finished output as `folder`, which appears whole and must not be there.
 
-    Raises InputUnreadableError, OutputUnwritableError.
+    Raises InputUnreadableError, OutputUnwritableError, and UsageError for an object in a store.
     """
+    if not isinstance(out, Path):
+        raise UsageError(f"{out} is in an object store: datasets reads files", "copy it here first")
     if folder.exists():
         raise OutputUnwritableError(f"{folder} is there already", "name a new folder, or remove it")
     import datasets

@@ -18,6 +18,7 @@ from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
 from batchgen.job.form import Form, compression_of
 from batchgen.job.storage.output_folder import output_files
+from batchgen.job.stores.places import Place, arrow_source
 
 __all__ = ["JsonFile", "ParquetFiles", "RowFile", "open_rows"]
 
@@ -29,8 +30,8 @@ _NEXT = "give an output of `batchgen run`"
 class ParquetFiles:
     """One file, or those of a folder one after the other."""
 
-    def __init__(self, path: Path) -> None:
-        self._files = [pq.ParquetFile(name) for name in output_files(path)]
+    def __init__(self, path: Place) -> None:
+        self._files = [pq.ParquetFile(arrow_source(name)) for name in output_files(path)]
         if not self._files:
             raise InputUnreadableError(f"{path} holds no part of an output", _NEXT)
         self._counts = [
@@ -103,11 +104,13 @@ class JsonFile:
 RowFile = ParquetFiles | JsonFile
 
 
-def open_rows(path: Path) -> RowFile:
+def open_rows(path: Place) -> RowFile:
     """Raises InputUnreadableError where it is no such file."""
     is_json = Form.of(path).kind == "jsonl"
     try:
-        return JsonFile(path) if is_json else ParquetFiles(path)
+        if isinstance(path, Path) and is_json:
+            return JsonFile(path)
+        return ParquetFiles(path)
     except (OSError, pa.ArrowException, ValueError) as error:
         text = f"cannot read {path} as {'JSONL' if is_json else 'Parquet'}: {first_line(error)}"
         raise InputUnreadableError(text, _NEXT) from error
