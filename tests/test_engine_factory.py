@@ -44,8 +44,11 @@ def test_what_the_user_gave_is_kept_and_not_logged(caplog: pytest.LogCaptureFixt
 
 
 def test_the_cache_is_no_larger_than_the_sequences_can_use() -> None:
-    resolved = resolve(FakeModel(max_position=100), _config(max_num_seqs=4, block_size=16))
+    given = {"max_num_seqs": 4, "block_size": 16, "reorder_window": 5}
+    resolved = resolve(FakeModel(max_position=100), _config(enable_prefix_caching=False, **given))
     assert resolved.num_blocks == 4 * 7
+    resolved = resolve(FakeModel(max_position=100), _config(**given))
+    assert resolved.num_blocks == (4 + 5) * 7, "and what a window of rows leaves to be found"
 
 
 def test_little_memory_makes_a_small_cache_and_a_shorter_limit(

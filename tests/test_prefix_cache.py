@@ -217,15 +217,45 @@ def test_a_name_stands_for_all_tokens_up_to_a_blocks_end() -> None:
     assert grown == names([1] * 12)
 
 
-def test_the_idle_block_used_longest_ago_is_given_up_first() -> None:
+def idle_index(num_blocks: int) -> BlockIndex:
     index = BlockIndex()
-    for block in range(3):
+    for block in range(num_blocks):
         assert index.add(block, bytes([block]))
         assert index.leave(block)
-    assert index.revive(0)
-    assert index.leave(0)
-    assert [index.evict() for _ in range(3)] == [1, 2, 0]
+    return index
+
+
+def test_the_idle_block_used_longest_ago_is_given_up_first() -> None:
+    index = idle_index(3)
+    assert [index.evict() for _ in range(3)] == [0, 1, 2]
     assert index.find([bytes([0])]) == []
+
+
+def test_a_block_that_was_found_outlives_those_that_never_were() -> None:
+    index = idle_index(4)
+    for block in (2, 0):
+        assert index.take(block, owned=False)
+        assert index.leave(block)
+    assert sorted(index.idle()) == [0, 1, 2, 3]
+    assert [index.evict() for _ in range(4)] == [1, 3, 2, 0]
+
+
+def test_blocks_never_found_keep_a_share_so_that_a_new_beginning_can_be_found() -> None:
+    index = idle_index(20)
+    for block in range(19):
+        assert index.take(block, owned=False)
+        assert index.leave(block)
+    assert index.evict() == 0, "the one that was never found stays"
+    assert index.find([bytes([19])]) == [19]
+
+
+def test_a_name_that_is_given_again_is_not_known_as_found() -> None:
+    index = idle_index(2)
+    assert index.take(0, owned=False)
+    assert not index.forget(0), "it has an owner"
+    assert index.add(0, b"new")
+    assert index.leave(0)
+    assert [index.evict(), index.evict()] == [1, 0]
 
 
 def test_rows_that_begin_alike_stand_together_long_outputs_first() -> None:

@@ -33,8 +33,10 @@ def decide_num_blocks(
     max_num_batched_tokens: int,
     max_model_len: int,
     gpu_memory_utilization: float,
+    num_remembered: int = 0,
 ) -> int:
-    """Blocks that memory holds, and no more than `max_num_seqs` sequences can use.
+    """Blocks that memory holds, and no more than `max_num_seqs` sequences can use and
+    `num_remembered` more leave behind for others to find.
 
     Raises UsageError when not even one block fits.
     """
@@ -55,7 +57,7 @@ def decide_num_blocks(
             f"no memory is left for the KV cache: {budget} bytes, a block has {bytes_per_block}",
             "free memory, take a smaller model, or lower --max-num-batched-tokens",
         )
-    usable = max_num_seqs * -(-max_model_len // block_size)
+    usable = (max_num_seqs + num_remembered) * -(-max_model_len // block_size)
     num_blocks = min(affordable, usable)
     _logger.info(
         "num_blocks = %d of %d tokens, %.2f GiB: %s",

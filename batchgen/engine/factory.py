@@ -171,6 +171,9 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
         "a tile of keys is one block" if on_gpu else "wastes half of it a row",
     )
     longest = _longest(model, config)
+    reorder_window = config.reorder_window or _decide(
+        "reorder_window", _REORDER_WINDOW, "long outputs first shortens the tail"
+    )
     num_blocks = config.num_blocks or decide_num_blocks(
         model,
         block_size=block_size,
@@ -178,6 +181,9 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
         max_num_batched_tokens=max_num_batched_tokens,
         max_model_len=longest,
         gpu_memory_utilization=config.gpu_memory_utilization,
+        # Rows that begin alike are together within a window: what one window computed, the next
+        # finds. On a GPU the sequences' own share is many times that.
+        num_remembered=reorder_window if config.enable_prefix_caching and not on_gpu else 0,
     )
     max_model_len = min(longest, num_blocks * block_size)
     if max_model_len < longest:
@@ -189,8 +195,7 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
         max_model_len=max_model_len,
         block_size=block_size,
         num_blocks=num_blocks,
-        reorder_window=config.reorder_window
-        or _decide("reorder_window", _REORDER_WINDOW, "long outputs first shortens the tail"),
+        reorder_window=reorder_window,
         depth=1 if on_gpu else 0,
     )
 

@@ -33,7 +33,7 @@ class BlockManager:
     @property
     def num_free(self) -> int:
         """Blocks that nobody owns, idle ones included."""
-        return len(self._free) + len(self._index.idle)
+        return len(self._free) + self._index.num_idle
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens` tokens."""
@@ -64,7 +64,7 @@ class BlockManager:
         that `cached` named may have none before."""
         shared = list(blocks)
         for block in shared:
-            if not self._num_owners[block] and not self._index.revive(block):
+            if not self._index.take(block, owned=self._num_owners[block] > 0):
                 raise RuntimeError(f"block {block} has no owner to share it with")
             self._num_owners[block] += 1
         return shared
@@ -116,5 +116,5 @@ class BlockManager:
         if owners != self._num_owners:
             wrong = [i for i, n in enumerate(owners) if n != self._num_owners[i]]
             raise RuntimeError(f"blocks with a wrong number of owners: {wrong[:10]}")
-        if sorted([*self._free, *self._index.idle]) != [i for i, n in enumerate(owners) if not n]:
+        if sorted([*self._free, *self._index.idle()]) != [i for i, n in enumerate(owners) if not n]:
             raise RuntimeError("the free and idle blocks and the unowned ones differ")
