@@ -27,6 +27,7 @@ from batchgen.engine.request import (
     Request,
     SamplingParams,
 )
+from batchgen.engine.sampling.row_search import likeliest
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.targets import Targets
 
@@ -218,3 +219,18 @@ def test_any_mix_of_rows_is_scored_as_each_alone(seed: int, budget: int, blocks:
         assert together[row.request_id].target_logprobs == single.target_logprobs
         assert together[row.request_id].token_ids == single.token_ids
         assert together[row.request_id].logprobs == single.logprobs
+
+
+@given(
+    st.integers(1, 6), st.integers(0, 10**6), st.sampled_from([3, 1000]), st.sampled_from([1, 5, 9])
+)
+def test_the_likeliest_are_those_of_a_stable_sort(
+    num_rows: int, seed: int, values: int, most: int
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    rows = torch.randint(0, values, (num_rows, 40), generator=draw).float()
+    rows[0, 5:] = -torch.inf
+    ordered = torch.sort(rows, dim=-1, descending=True, stable=True)
+    found, places = likeliest(rows, most)
+    assert torch.equal(places, ordered.indices[:, :most])
+    assert torch.equal(found, ordered.values[:, :most])

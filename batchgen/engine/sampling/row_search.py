@@ -10,7 +10,7 @@ import math
 
 import torch
 
-__all__ = ["first_above", "largest", "row_max"]
+__all__ = ["first_above", "largest", "likeliest", "row_max"]
 
 _BLOCK = 256
 _SMALL_BLOCK = 64
@@ -82,3 +82,19 @@ def _pick(blocks: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     width = blocks.shape[2]
     picked = blocks.gather(1, indices[:, :, None].expand(-1, -1, width))
     return picked.view(len(blocks), indices.shape[1] * width)
+
+
+def likeliest(values: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `most` largest of each row, descending, and their places: [num_rows, most]; of equals the
+    first. A CPU takes long to sort a vocabulary, so there only rows with a tie at the end are."""
+    if values.device.type != "cpu":
+        ordered = torch.sort(values, dim=-1, descending=True, stable=True)
+        return ordered.values[:, :most], ordered.indices[:, :most]
+    places = torch.topk(values, most, dim=-1).indices.sort(dim=-1).values
+    picked = torch.sort(values.gather(1, places), dim=-1, descending=True, stable=True)
+    found, places = picked.values, places.gather(1, picked.indices)
+    torn = ((values >= found[:, -1:]).sum(dim=-1) > most).nonzero()[:, 0]
+    if len(torn):
+        ordered = torch.sort(values[torn], dim=-1, descending=True, stable=True)
+        found[torn], places[torn] = ordered.values[:, :most], ordered.indices[:, :most]
+    return found, places

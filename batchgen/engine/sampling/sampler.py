@@ -15,7 +15,7 @@ import torch
 from batchgen.engine.sampling import filters
 from batchgen.engine.sampling.batch import Filter, Processing, SamplingBatch
 from batchgen.engine.sampling.device_draws import uniform
-from batchgen.engine.sampling.row_search import first_above, row_max
+from batchgen.engine.sampling.row_search import first_above, likeliest, row_max
 
 __all__ = ["SampledTokens", "TopTokens", "sample"]
 
@@ -112,6 +112,5 @@ def _top(logits: torch.Tensor, total: torch.Tensor, batch: SamplingBatch) -> Top
     if not batch.top_logprobs:
         return None
     most = min(batch.top_logprobs, logits.shape[1])
-    ordered = torch.sort(logits, dim=-1, descending=True, stable=True)
-    logprobs = ordered.values[:, :most] - total
-    return TopTokens(ordered.indices[:, :most], logprobs, batch.top_counts)
+    values, ids = likeliest(logits, most)
+    return TopTokens(ids, values - total, batch.top_counts)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from batchgen.engine.sampling.row_search import likeliest
 from batchgen.engine.sampling.sampler import TopTokens
 from batchgen.engine.scheduling.step import ScheduledStep
 
@@ -77,9 +78,8 @@ def _top(values: torch.Tensor, total: torch.Tensor, step: ScheduledStep) -> TopT
     most = max(counts)
     if not most:
         return None
-    ordered = torch.sort(values, dim=-1, descending=True, stable=True)  # of equals the first
-    ids, logprobs = ordered.indices[:, :most], ordered.values[:, :most] - total
-    return TopTokens(_to_host(ids), _to_host(logprobs), tuple(counts))
+    found, ids = likeliest(values, most)
+    return TopTokens(_to_host(ids), _to_host(found - total), tuple(counts))
 
 
 def _to_host(values: torch.Tensor) -> torch.Tensor:
