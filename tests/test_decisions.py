@@ -14,14 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from builtin_oracle import answers, chat_ids, log_probabilities, model, tokenizer
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from click.testing import CliRunner
+from echo_runs import write_rows
 
 from batchgen import InputSpec
-from batchgen.engine.request import Completion, FinishReason, Question, SamplingParams
+from batchgen.cli.main import cli
+from batchgen.engine.request import Question, SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
-from batchgen.job.decisions.answers import Decisions
-from batchgen.job.decisions.labels import plan_labels
 from batchgen.job.decisions.question_texts import asked_chat
 from batchgen.job.decisions.settings import read_labels
 from batchgen.job.input.params import apply, merge, read_params
@@ -257,65 +256,30 @@ def test_a_question_comes_last_and_turns_go_on_alternating() -> None:
     assert user["content"] == "D"
 
 
-END = 99
+def test_the_flag_decides_every_row_and_is_part_of_the_job(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"prompt": "a"}, {"prompt": "b", "n": 2}])
+    out = str(tmp_path / "out.parquet")
+    words = ["run", "-i", str(source), "-o", out, "--engine", "echo", "-q", "--choices"]
+    result = CliRunner().invoke(cli, [*words, "yes, no", "--choices", '["may, be"]'])
+    assert result.exit_code == 3, result.output
+    good, bad = pq.read_table(out).to_pylist()
+    assert [one["label"] for one in good["choice_probs"]] == ["yes", "no", "may, be"]
+    assert (good["choice"], good["choice_probs"][2]["prob"]) == ("yes", pytest.approx(1 / 3))
+    assert (bad["error_code"], bad["choice"]) == ("invalid_param", None)
+    assert CliRunner().invoke(cli, [*words, "yes,no"]).exit_code == 4
+    assert CliRunner().invoke(cli, [*words, "yes"]).exit_code == 2
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    prompt=st.lists(st.integers(0, 3), min_size=1, max_size=5),
-    labels=st.lists(
-        st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple),
-        min_size=2, max_size=6, unique=True,
-    ),
-    cut=st.integers(0, 2),
-)  # fmt: skip
-def test_any_labels_are_found_by_their_ways(
-    prompt: list[int], labels: list[tuple[int, ...]], cut: int
-) -> None:
-    """Against a model whose log-probabilities are a function of all that came before."""
-
-    def logprob(before: Sequence[int], token: int) -> float:
-        return -(hash((tuple(before), token)) % 1000) / 500 - 0.1
-
-    kept = prompt[: max(1, len(prompt) - cut)]
-    merged = (
-        10 if len(kept) < len(prompt) else 0
-    )  # a label's first token took the prompt's last ones
-    joined = [[*kept, merged + label[0], *label[1:]] for label in labels]
-    names = ["".join(map(str, label)) for label in labels]
-    ways = plan_labels(names, prompt, joined, [END])
-    completions = []
-    for number, (ids, targets) in enumerate(ways.requests):
-        assert targets.last == len(ids)
-        values = [
-            logprob(ids[: place + 1], token)
-            for place in range(targets.first, targets.last)
-            for token in targets.token_ids[targets.within(place, place + 1)]
-        ]
-        done = Completion(number, [], FinishReason.STOP, target_logprobs=values)
-        completions.append(done)
-    (answer,) = Decisions((ways,)).answers(completions)
-    ended = any(a != b and b.startswith(a) for a in names for b in names)
-    shared = min(
-        next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), len(prompt))
-        for ids in joined
-    )
-    for ids, found in zip(joined, answer.logprobs, strict=True):
-        total = sum(logprob(ids[:i], ids[i]) for i in range(shared, len(ids)))
-        assert found == pytest.approx(total + ended * logprob(ids, END))
-    nodes = [node for _, targets in ways.requests for node in targets.token_ids]
-    assert len(nodes) <= sum(map(len, labels)) + len(labels)
-
-
-def test_labels_of_one_token_are_one_request_scored_at_its_last_place() -> None:
-    ways = plan_labels(["a", "b", "c"], [5, 6], [[5, 6, 1], [5, 6, 2], [5, 6, 3]], [])
-    ((ids, targets),) = ways.requests
-    assert (ids, targets.first, list(targets.token_ids)) == ([5, 6], 1, [1, 2, 3])
-
-
-def test_labels_that_need_an_end_need_a_model_that_has_one() -> None:
-    joined = [[5, 1], [5, 1, 2]]
-    with pytest.raises(RowError, match="begins another"):
-        plan_labels(["good", "good enough"], [5], joined, [])
-    with pytest.raises(RowError, match="makes the same"):
-        plan_labels(["a", "b"], [5], [[5, 1], [5, 1]], [9])
+def test_validate_finds_rows_that_cannot_be_decided(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "choices": ["x"]},
+        {"prompt": "a", "choices": ["x", "y"]},
+        {"prompt": "a", "questions": [{"question": "Q?"}], "choices": ["x", "y"]},
+        {"prompt": "a", "questions": [{"question": "Q?"}]},
+        {"prompt": "a", "echo": True},
+    ]
+    source = write_rows(tmp_path / "in.jsonl", rows)
+    result = CliRunner().invoke(cli, ["validate", "--in", str(source)])
+    assert result.exit_code == 65
+    said = [line for line in result.output.splitlines() if "in.jsonl:" in line]
+    assert [line.split("in.jsonl:")[1][0] for line in said] == ["1", "4", "5"]

@@ -12,6 +12,8 @@ from batchgen.job.text.token_texts import bytes_of
 __all__ = ["COLUMNS", "chat_logprobs", "completion_logprobs", "echoed_text", "response_logprobs"]
 
 Row = Mapping[str, Any]
+_LEAST = -9999.0
+"""What OpenAI writes for a token that is all but impossible; JSON has no infinity."""
 COLUMNS = (
     "logprobs", "token_texts", "top_logprobs",
     "prompt_logprobs", "prompt_token_texts", "prompt_top_logprobs",
@@ -82,7 +84,7 @@ def _token(text: str, logprob: float) -> dict[str, Any]:
     content = bytes_of(text)
     if content != text.encode("utf-8", "replace"):  # no text: OpenAI's chats show the bytes alone
         text = text.removeprefix("bytes:")
-    return {"token": text, "bytes": list(content), "logprob": logprob}
+    return {"token": text, "bytes": list(content), "logprob": max(logprob, _LEAST)}
 
 
 def _num_shown(row: Row, tokens: list[str]) -> int:
