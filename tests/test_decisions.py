@@ -153,7 +153,7 @@ def test_a_documents_beginning_is_computed_once_for_all_its_questions(together: 
 
 
 def test_rows_of_every_kind_in_one_batch_equal_each_alone(together: Path, tmp_path: Path) -> None:
-    by_itself = {"max_num_seqs": 1, "enable_prefix_caching": False, "fold": False, "block_size": 4}
+    by_itself = {"max_num_seqs": 1, "enable_prefix_caching": False, "fold": False}
     for alone in answers(tmp_path, ROWS, save_token_ids=True, **by_itself):
         mixed = rows_of(together)[alone["id"]]
         for name in ("completion", "token_ids", "choice", "finish_reason", "prompt_tokens"):
@@ -163,7 +163,7 @@ def test_rows_of_every_kind_in_one_batch_equal_each_alone(together: Path, tmp_pa
         ]
         for name in ("logprobs", "prompt_logprobs"):
             if mixed[name] is not None:
-                assert alone[name][1:] == pytest.approx(mixed[name][1:], abs=1e-5)
+                assert alone[name][1:] == pytest.approx(mixed[name][1:], abs=5e-5)
         if mixed["choice_probs"]:
             probs = [one["prob"] for one in alone["choice_probs"]]
             assert probs == pytest.approx([p["prob"] for p in mixed["choice_probs"]], abs=1e-5)
