@@ -208,7 +208,7 @@ def test_targets_and_their_scores_cross_to_an_engine_of_another_process() -> Non
         assert Wire(theirs).receive() == message
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10**6), budget=st.integers(1, 40), blocks=st.integers(12, 60))
 def test_any_mix_of_rows_is_scored_as_each_alone(seed: int, budget: int, blocks: int) -> None:
     rows = mixed(seed, 8)
