@@ -20,7 +20,7 @@ from echo_runs import write_rows
 from batchgen import InputSpec
 from batchgen.cli.main import cli
 from batchgen.engine.request import Question, SamplingParams
-from batchgen.errors import ErrorCode, RowError, UsageError
+from batchgen.errors import ErrorCode, FingerprintMismatchError, RowError, UsageError
 from batchgen.job.decisions.question_texts import asked_chat
 from batchgen.job.decisions.settings import read_labels
 from batchgen.job.input.params import apply, merge, read_params
@@ -266,7 +266,8 @@ def test_the_flag_decides_every_row_and_is_part_of_the_job(tmp_path: Path) -> No
     assert [one["label"] for one in good["choice_probs"]] == ["yes", "no", "may, be"]
     assert (good["choice"], good["choice_probs"][2]["prob"]) == ("yes", pytest.approx(1 / 3))
     assert (bad["error_code"], bad["choice"]) == ("invalid_param", None)
-    assert CliRunner().invoke(cli, [*words, "yes,no"]).exit_code == 4
+    changed = CliRunner().invoke(cli, [*words, "yes,no"])
+    assert isinstance(changed.exception, FingerprintMismatchError)
     assert CliRunner().invoke(cli, [*words, "yes"]).exit_code == 2
 
 
