@@ -54,8 +54,8 @@ m.reasoning_content }}</think>
 <|im_start|>assistant
 {% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}
 {%- endif %}"""
-MACROS = """{%- macro show(m, depth=0) -%}
-{{ m.role | upper }}: {{ caller() if caller else m.content }}
+MACROS = """{%- macro show(m, depth=0) -%}{{ m.role | upper }}: {{
+ caller() if caller else m.content }}
 {%- endmacro -%}
 {%- for m in messages if m.role != 'developer' %}{% if loop.index > 4 %}{% break %}{% endif %}
 {%- call show(m) %}{{ m.content[:40] | replace('<', '&lt;') }}{% endcall %}

@@ -32,11 +32,13 @@ _OF_ROWS = {
     "ignore_model",
     "keep_columns",
     "messages_column",
+    "overlong",
     "prompt_column",
     "row_timeout",
     "save_prompt",
     "served_model_names",
     "system",
+    "template",
 }
 """Of the other sections, what says how a row is read or answered."""
 

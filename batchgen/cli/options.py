@@ -14,6 +14,7 @@ from batchgen.cli.place import PLACE
 from batchgen.errors import RowError
 from batchgen.job.decisions.settings import labels_in, read_labels
 from batchgen.job.input.settings import read_template_kwargs
+from batchgen.job.spec import OVERLONG
 
 __all__ = [
     "engine_options",
@@ -79,6 +80,8 @@ input_options = flag_group(
          help="System message put before chats that have none of their own."),
     flag("--chat-template-kwargs", metavar="JSON", callback=_template_kwargs, show_default="{}",
          help="What chat templates read besides messages; a row's own win."),
+    flag("--overlong", type=click.Choice(OVERLONG), default="error",
+         help="Prompts that do not fit: an error, cut at one end, or skipped."),
     flag(
         "--served-model-name", "served_model_names", multiple=True, metavar="NAME",
         help="Name that an OpenAI row's body.model may have; repeats.",

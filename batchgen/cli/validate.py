@@ -74,7 +74,7 @@ def _validation(flags: dict[str, Any], *, own_process: bool) -> Validation:
     )
     codec = load_codec(files, flags["chat_template"], hide_torch=True)
     longest = flags["max_model_len"] or files.max_position
-    return Validation(reader, codec, longest, files.eos_token_ids)
+    return Validation(reader, codec, longest, files.eos_token_ids, spec.overlong)
 
 
 def _line(bad: BadRow) -> str:
@@ -85,15 +85,19 @@ def _line(bad: BadRow) -> str:
 def _counts(validation: Validation) -> dict[str, Any]:
     return {
         "rows": validation.rows,
-        "good": validation.rows - validation.bad,
+        "good": validation.rows - validation.bad - validation.skipped,
         "bad": validation.bad,
+        "skipped": validation.skipped,
+        "truncated": validation.truncated,
         "error_codes": dict(sorted(validation.codes.items())),
     }
 
 
 def _summary(validation: Validation) -> str:
     codes = ", ".join(f"{code} {count:,}" for code, count in sorted(validation.codes.items()))
-    good = validation.rows - validation.bad
+    good = validation.rows - validation.bad - validation.skipped
+    skipped = f", {validation.skipped:,} skipped" if validation.skipped else ""
+    cut = f", {validation.truncated:,} cut to fit" if validation.truncated else ""
     return f"{counted(validation.rows, 'row')}: {good:,} good, {validation.bad:,} bad" + (
-        f" ({codes})" if codes else ""
+        (f" ({codes})" if codes else "") + skipped + cut
     )

@@ -32,6 +32,8 @@ class InputRow:
     error: RowError | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """What the chat template reads beside the messages: tools, documents, enable_thinking, ..."""
+    truncate_prompt_tokens: int | None = None
+    """Of the prompt, only so many last tokens; -1: as many as fit."""
     columns: Mapping[str, Any] | None = None
     """What `--template` reads of the row, until it has made the prompt (or the last message)."""
 

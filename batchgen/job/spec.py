@@ -13,8 +13,10 @@ from batchgen.job.shard import Shard
 from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_path import RemotePath
 
-__all__ = ["InputSpec", "JobSpec", "SamplingDefaults"]
+__all__ = ["OVERLONG", "InputSpec", "JobSpec", "SamplingDefaults"]
 
+OVERLONG = ("error", "truncate-left", "truncate-right", "skip")
+"""`--overlong`: what may become of a prompt that does not fit."""
 SamplingDefaults = dict[str, Any]
 """Parameter name -> value as flags gave it (only those given); rows override, the model's
 generation_config and the built-in defaults fill what is missing."""
@@ -36,6 +38,8 @@ class InputSpec:
     """What chat templates read besides messages; a row's own of the same name win."""
     template: str | None = None
     """`--template`: a jinja file, or its text, that makes the prompt of a row's columns."""
+    overlong: str = "error"
+    """What becomes of a prompt that does not fit (`OVERLONG`)."""
     as_chat: bool = False
     system: str | None = None
     served_model_names: tuple[str, ...] = ()

@@ -27,6 +27,8 @@ class ResultsOptions:
     run_id: str
     save_prompt: bool = True
     save_token_ids: bool = False
+    skip_overlong: bool = False
+    """A prompt that does not fit is a skipped row, not a failed one."""
 
 
 class Results:
@@ -173,13 +175,15 @@ class Results:
 
     def _error_row(self, failed: FailedRow) -> OutputRow:
         now = int(time.time() * 1e6)
+        code = failed.error.code
+        skipped = self._options.skip_overlong and code is ErrorCode.PROMPT_TOO_LONG
         return OutputRow(
             index=failed.row.index,
             sample=0,
             id=failed.row.output_id,
-            status="error",
+            status="skipped" if skipped else "error",
             prompt=failed.prompt if self._options.save_prompt else None,
-            error_code=failed.error.code.value,
+            error_code=None if skipped else code.value,
             error_message=failed.error.message,
             prompt_tokens=failed.num_prompt_tokens,
             attempt=self._attempt(failed.row.index) - failed.untried,

@@ -15,7 +15,7 @@ from typing import Any
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.decisions.settings import DECISION_NAMES, check_decision, read_decisions
-from batchgen.job.input.settings import SETTING_NAMES, TEMPLATE_NAMES, check_setting
+from batchgen.job.input.settings import SETTING_NAMES, TEMPLATE_NAMES, TRUNCATE, check_setting
 from batchgen.job.input.structured import STRUCTURED_NAMES, read_structured
 from batchgen.job.input.token_rules import TOKEN_RULE_NAMES, read_token_rules
 from batchgen.job.quoting import shown
@@ -108,7 +108,7 @@ def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     params: dict[str, Any] = {}
     for name, value in given.items():
-        if name in TEMPLATE_NAMES:
+        if name in TEMPLATE_NAMES or name == TRUNCATE:
             continue
         if name in SETTING_NAMES and name not in PARAMETER_NAMES:
             check_setting(name, value)

@@ -21,7 +21,9 @@ from batchgen.job.input.params import PARAMETER_NAMES, apply, near_miss, read_pa
 from batchgen.job.input.settings import (
     TEMPLATE_NAMES,
     TEXT_SETTINGS,
+    TRUNCATE,
     read_template_kwargs,
+    read_truncation,
     with_default_kwargs,
 )
 from batchgen.job.quoting import shown
@@ -62,7 +64,9 @@ class RowParser:
         read: frozenset[str] = frozenset() if template is None else template.variables
         self.id_columns = (spec.id_column,) if spec.id_column else ("id", "custom_id")
         self.content_columns = (spec.prompt_column, spec.messages_column, TOKEN_IDS)
-        names = PARAMETER_NAMES | TEXT_SETTINGS | set(TEMPLATE_NAMES) | {SYSTEM, PARAMS[1]}
+        names = (
+            PARAMETER_NAMES | TEXT_SETTINGS | set(TEMPLATE_NAMES) | {SYSTEM, TRUNCATE, PARAMS[1]}
+        )
         self.param_columns = names - set(self.content_columns) - set(self.id_columns) - kept.named
         self._tell_columns(self.param_columns & read)
         self.param_columns -= read
@@ -178,6 +182,7 @@ class RowParser:
 
     def _set_params(self, row: InputRow, own: Mapping[str, Any]) -> None:
         row.params = apply(self._base, read_params(own))
+        row.truncate_prompt_tokens = read_truncation(own)
         row.template_kwargs = read_template_kwargs(own)
         if row.template_kwargs and row.messages is None:
             names = ", ".join(row.template_kwargs)

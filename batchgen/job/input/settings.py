@@ -17,8 +17,10 @@ __all__ = [
     "SETTING_NAMES",
     "TEMPLATE_NAMES",
     "TEXT_SETTINGS",
+    "TRUNCATE",
     "check_setting",
     "read_template_kwargs",
+    "read_truncation",
     "with_default_kwargs",
 ]
 
@@ -90,7 +92,6 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "spaces_between_special_tokens": _off(True),
     "structured_outputs": _off(),
     "thinking_token_budget": _off(),
-    "truncate_prompt_tokens": _off(),
     "use_beam_search": _off(False),
     "vllm_xargs": _off(),
     # SGLang
@@ -147,6 +148,9 @@ TEMPLATE_NAMES = (
 )
 """Settings that the chat template reads."""
 
+TRUNCATE = "truncate_prompt_tokens"
+"""vLLM's: a row's prompt is cut to its last tokens."""
+
 _ENDINGS = ("continue_final_message", "add_generation_prompt")
 """They exclude each other."""
 
@@ -184,6 +188,17 @@ def read_template_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
         text = f"{' and '.join(_ENDINGS)} cannot both be true"
         raise RowError(ErrorCode.INVALID_PARAM, text)
     return merged
+
+
+def read_truncation(given: Mapping[str, Any]) -> int | None:
+    """How many last tokens of the prompt a row wants; -1: as many as fit. RowError INVALID_PARAM
+    for another value."""
+    value = given.get(TRUNCATE)
+    if value is None:
+        return None
+    whole = type(value) is int or (type(value) is float and value.is_integer())
+    _require(whole and (value == -1 or value >= 1), TRUNCATE, "-1 or an integer from 1", value)
+    return int(value)
 
 
 def with_default_kwargs(own: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:

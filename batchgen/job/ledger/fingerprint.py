@@ -56,6 +56,8 @@ def _only_where_given(spec: JobSpec) -> dict[str, Any]:
         given["kv_cache_dtype"] = spec.kv_cache_dtype
     if spec.template_time is not None:
         given["template_time"] = spec.template_time.isoformat()
+    if spec.input.overlong != "error":
+        given["overlong"] = spec.input.overlong
     if spec.input.template is not None:
         given["template"] = _row_template(spec.input.template)
     if spec.input.chat_template_kwargs:

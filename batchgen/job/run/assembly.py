@@ -73,6 +73,11 @@ class Assembly:
         return chat_model and made is not None and made.saw_plain_prompt
 
     @property
+    def num_cut(self) -> int:
+        """Prompts that were cut to fit."""
+        return 0 if self._made_requests is None else self._made_requests.num_cut
+
+    @property
     def time_in_chats(self) -> str | None:
         """The moment that went into prompts because the job began then; None: nobody saw it."""
         made, codec = self._made_requests, self._codec

@@ -31,6 +31,10 @@ def closing_words(
     if summary.length:
         cut = counted(summary.length, "completion was", "completions were")
         yield f"{cut} cut by max_tokens"
+    if summary.truncated:
+        yield f"{counted(summary.truncated, 'prompt was', 'prompts were')} cut to fit"
+    if summary.skipped:
+        yield f"{counted(summary.skipped, 'row was', 'rows were')} skipped: too long"
     if time_in_chats:
         yield (
             f"the chat template reads the time: {time_in_chats} in all rows, when the job began; "

@@ -11,6 +11,7 @@ from batchgen.engine.request import Engine
 from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.spec import JobSpec
+from batchgen.job.text.overlong import OverlongPolicy
 from batchgen.job.text.requests import Requests
 from batchgen.job.text.row_template import RowTemplate
 from batchgen.job.text.tokenizer import TextCodec, load_codec
@@ -38,15 +39,25 @@ def make_requests(
         codec,
         eos_token_ids=() if files is None else files.eos_token_ids,
         inflight_tokens=inflight_tokens,
+        overlong=overlong_policy(spec, files),
         row_template=None if template is None else RowTemplate.read(template),
     )
+
+
+def overlong_policy(spec: JobSpec, files: ModelFiles | None) -> OverlongPolicy:
+    """The limit is the flag's or the model's, never what a device's memory holds: completions must
+    not depend on it."""
+    longest = None if files is None else files.max_position
+    return OverlongPolicy(spec.input.overlong, spec.max_model_len or longest)
 
 
 def make_results(
     spec: JobSpec, codec: Callable[[], TextCodec], attempt: Callable[[int], int], run_id: str
 ) -> Results:
     """What makes output rows of what the engine finished."""
-    return Results(codec, attempt, ResultsOptions(run_id, spec.save_prompt, spec.save_token_ids))
+    skips = spec.input.overlong == "skip"
+    options = ResultsOptions(run_id, spec.save_prompt, spec.save_token_ids, skips)
+    return Results(codec, attempt, options)
 
 
 def load_job_engine(spec: JobSpec, files: ModelFiles | None, *, apart: bool = False) -> Engine:

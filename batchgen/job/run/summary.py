@@ -62,6 +62,8 @@ class Summary:
     capture_s: float = 0.0
     prefix_hit_rate: float = 0.0
     """Of the prompt tokens of this run's rows, those found in the cache."""
+    truncated: int = 0
+    """Prompts that this run cut to fit."""
     folded_rows: int = 0
     """Rows, or samples, that took the answer of an equal one."""
     shared_read_tokens: int = 0

@@ -58,6 +58,7 @@ def _of_this_run(ledger: Ledger, assembly: Assembly) -> dict[str, object]:
     where = {"device": stats.device} if stats.device else {}
     return where | {
         "recomputed": ledger.num_recomputed,
+        "truncated": assembly.num_cut,
         "load_s": round(drive.load_s, 3),
         "engine_s": round(seconds, 3),
         **{key: round(sum(map(timeline.seconds_of, names)), 3) for key, names in _SPANS.items()},

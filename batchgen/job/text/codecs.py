@@ -134,6 +134,15 @@ class BackendCodec(_ChatCodec):
             return (piece or "").encode()
         return byte_level_bytes(piece) if self._is_byte_level else piece_bytes(piece)
 
+    def without_tokens(self, text: str, num_tokens: int, side: str) -> str:
+        """See `TextCodec.without_tokens`."""
+        places = self._backend.encode(text, add_special_tokens=False).offsets
+        if num_tokens >= len(places):
+            return ""
+        if side == "left":
+            return text[places[num_tokens][0] :]
+        return text[: places[len(places) - num_tokens - 1][1]]
+
     def vocabulary(self) -> str:
         """See `TextCodec.vocabulary`."""
         return str(self._backend.to_str())
@@ -183,6 +192,12 @@ class TransformersCodec(_ChatCodec):
             return piece
         return b"" if piece is None else piece_bytes(str(piece))
 
+    def without_tokens(self, text: str, num_tokens: int, side: str) -> str:
+        """See `TextCodec.without_tokens`."""
+        ids = self._ids(text, special=False)
+        kept = ids[num_tokens:] if side == "left" else ids[: max(len(ids) - num_tokens, 0)]
+        return str(self._tokenizer.decode(kept)).strip("\ufffd")
+
     def vocabulary(self) -> str:
         """See `TextCodec.vocabulary`."""
         kind = type(self._tokenizer).__name__
@@ -227,6 +242,12 @@ class ByteCodec(_ChatCodec):
     def token_bytes(self, token_id: int) -> bytes:
         """See `TextCodec.token_bytes`."""
         return bytes([token_id]) if 0 <= token_id < 256 else b""
+
+    def without_tokens(self, text: str, num_tokens: int, side: str) -> str:
+        """See `TextCodec.without_tokens`."""
+        data = text.encode()
+        kept = data[num_tokens:] if side == "left" else data[: max(len(data) - num_tokens, 0)]
+        return kept.decode("utf-8", "ignore")
 
     def vocabulary(self) -> str:
         """See `TextCodec.vocabulary`."""

@@ -6,9 +6,9 @@ its rows are done one by one so that only the guilty ones become error rows.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from batchgen.engine.draws import draw_key
 from batchgen.engine.grammar.compiler import GrammarCompiler
@@ -16,6 +16,8 @@ from batchgen.engine.request import Constraint, Request, SamplingParams, StopChe
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.rows import InputRow
 from batchgen.job.text.deciding import Deciding
+from batchgen.job.text.hints import Hints
+from batchgen.job.text.overlong import OverlongPolicy, PromptCut
 from batchgen.job.text.prepared import (
     SAMPLE_BITS,
     FailedRow,
@@ -43,9 +45,6 @@ __all__ = [
     "row_and_sample",
 ]
 
-_MOST_TOLD = 100
-_log = logging.getLogger(__name__)
-
 
 class Requests:
     """Makes requests out of rows, with one model's tokenizer."""
@@ -57,15 +56,17 @@ class Requests:
         eos_token_ids: Sequence[int] = (),
         inflight_tokens: Callable[[int, int], Sequence[int]] | None = None,
         row_template: RowTemplate | None = None,
+        overlong: OverlongPolicy | None = None,
     ) -> None:
         self._codec = codec
         self._row_prompts = None if row_template is None else RowPrompts(row_template)
         self._process = None if codec.template is None else RenderProcess(codec.template)
+        self._cut = PromptCut(overlong or OverlongPolicy(), codec, self._rendered_again)
         self._inflight_tokens = inflight_tokens
         self._grammars = GrammarCompiler(codec.vocabulary, codec.vocab_size, eos_token_ids)
         self._deciding = Deciding(codec, eos_token_ids, self._texts_of)
-        self.saw_plain_prompt = self.saw_chat = self._told_two_bos = False
-        self._told_unread: set[str] = set()
+        self.saw_plain_prompt = self.saw_chat = False
+        self._hints = Hints(codec)
 
     def prepare(self, rows: Sequence[InputRow]) -> tuple[list[PreparedRow], list[FailedRow]]:
         """Split rows into those ready for the engine and those that failed. Never raises for a
@@ -94,6 +95,11 @@ class Requests:
         self._encode(chats, self._codec.encode_rendered, ready, failed)
         return ready, failed
 
+    @property
+    def num_cut(self) -> int:
+        """Prompts that were cut to fit, so far."""
+        return self._cut.num_cut
+
     def close(self) -> None:
         """No more rows come."""
         if self._row_prompts is not None:
@@ -106,7 +112,7 @@ class Requests:
     ) -> list[tuple[InputRow, str]]:
         """The chats' texts; those that the template refuses are failed."""
         for row in rows:
-            self._tell_unread(row)
+            self._hints.unread_settings(row)
         texts = self._texts_of([(row.messages or [], row.template_kwargs) for row in rows])
         rendered: list[tuple[InputRow, str]] = []
         for row, text in zip(rows, texts, strict=True):
@@ -116,16 +122,11 @@ class Requests:
                 rendered.append((row, text))
         return rendered
 
-    def _tell_unread(self, row: InputRow) -> None:
-        """Say once of a name that the chat template does not read it."""
-        template = self._codec.template
-        if template is None or not row.template_kwargs:
-            return
-        for name in template.unread(row.template_kwargs):
-            if name not in self._told_unread and len(self._told_unread) < _MOST_TOLD:
-                self._told_unread.add(name)
-                text = "%s: %s changes nothing: the chat template does not read it (said once)"
-                _log.warning(text, row.origin, name)
+    def _rendered_again(self, messages: list[dict[str, Any]], kwargs: dict[str, Any]) -> str:
+        text = self._texts_of([(messages, kwargs)])[0]
+        if isinstance(text, RowError):
+            raise text
+        return text
 
     def _texts_of(self, chats: Sequence[Chat]) -> list[str | RowError]:
         if self._process is not None:
@@ -133,7 +134,7 @@ class Requests:
         return [self._render_here(chat) for chat in chats]
 
     def _decide(self, row: InputRow, ready: list[PreparedRow], failed: list[FailedRow]) -> None:
-        self._tell_unread(row)
+        self._hints.unread_settings(row)
         error = self._outside_vocabulary(row.prompt_token_ids) if row.prompt_token_ids else None
         made = FailedRow(row, error) if error else self._deciding.prepare(row)
         if isinstance(made, FailedRow):
@@ -171,20 +172,8 @@ class Requests:
                 self._encode([pair], encode, ready, failed)
             return
         for (row, text), token_ids in zip(pairs, encoded, strict=True):
-            self._tell_two_bos(row, token_ids)
+            self._hints.two_bos(row, token_ids)
             self._finish(row, text, token_ids, ready, failed)
-
-    def _tell_two_bos(self, row: InputRow, token_ids: list[int]) -> None:
-        """Raw text is encoded as transformers encodes it; only chats are brought to one BOS."""
-        bos = self._codec.bos_token_id
-        if bos is None or self._told_two_bos or token_ids[:2] != [bos, bos]:
-            return
-        self._told_two_bos = True
-        text = (
-            "%s: the prompt begins with the model's BOS token, and the tokenizer adds one, so that "
-            "it has two; leave it out of the text (said once)"
-        )
-        _log.warning(text, row.origin)
 
     def _finish(
         self,
@@ -194,6 +183,11 @@ class Requests:
         ready: list[PreparedRow],
         failed: list[FailedRow],
     ) -> None:
+        try:
+            text, token_ids = self._cut.fitted(row, text, token_ids)
+        except RowError as unfit:
+            failed.append(FailedRow(row, unfit, text, len(token_ids)))
+            return
         error = None if token_ids else RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no token")
         if text is None and token_ids:
             error = self._outside_vocabulary(token_ids)

@@ -74,6 +74,10 @@ class TextCodec(Protocol):
         """What one token stands for, special ones too; empty for an id that is none."""
         ...
 
+    def without_tokens(self, text: str, num_tokens: int, side: str) -> str:
+        """The text less so many tokens at its `left` or `right` end, whole characters kept."""
+        ...
+
     def vocabulary(self) -> str:
         """What a grammar is compiled for: a tokenizer.json, or `byte`. Raises
         RowError(UNSUPPORTED_SETTING) for a tokenizer that has none."""

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from batchgen.counts import counted
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.flow.reader_thread import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
 from batchgen.job.input.reader import Reader
 from batchgen.job.rows import InputRow
+from batchgen.job.text.overlong import OverlongPolicy, too_long
 from batchgen.job.text.requests import Requests
 from batchgen.job.text.row_prompts import RowPrompts
 from batchgen.job.text.tokenizer import TextCodec
@@ -46,18 +46,30 @@ class Validation:
         codec: TextCodec | None = None,
         max_model_len: int | None = None,
         eos_token_ids: Sequence[int] = (),
+        overlong: str = "error",
     ) -> None:
         self._reader = reader
         template = reader.row_template
         self._requests = (
             None
             if codec is None
-            else Requests(codec, eos_token_ids=eos_token_ids, row_template=template)
+            else Requests(
+                codec,
+                eos_token_ids=eos_token_ids,
+                row_template=template,
+                overlong=OverlongPolicy(overlong, max_model_len),
+            )
         )
         self._row_prompts = None if codec or template is None else RowPrompts(template)
         self._max_model_len = max_model_len
-        self.rows = 0
+        self._skips = overlong == "skip"
+        self.rows = self.skipped = 0
         self.codes: Counter[str] = Counter()
+
+    @property
+    def truncated(self) -> int:
+        """Prompts so far that would be cut to fit."""
+        return 0 if self._requests is None else self._requests.num_cut
 
     @property
     def bad(self) -> int:
@@ -94,10 +106,10 @@ class Validation:
         limit = self._max_model_len
         for row in ready:
             if limit is not None and row.num_computed_tokens >= limit:
-                errors[row.row.index] = _too_long(row.num_computed_tokens, limit)
-        return errors
+                errors[row.row.index] = too_long(row.num_computed_tokens, limit)
+        return self._without_skipped(errors) if self._skips else errors
 
-
-def _too_long(num_tokens: int, limit: int) -> RowError:
-    text = f"the prompt has {counted(num_tokens, 'token')}; prompt and output share {limit:,}"
-    return RowError(ErrorCode.PROMPT_TOO_LONG, text)
+    def _without_skipped(self, errors: dict[int, RowError]) -> dict[int, RowError]:
+        kept = {i: one for i, one in errors.items() if one.code is not ErrorCode.PROMPT_TOO_LONG}
+        self.skipped += len(errors) - len(kept)
+        return kept
