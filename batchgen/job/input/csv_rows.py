@@ -46,7 +46,7 @@ def csv_rows(source: Source, spec: InputSpec, parser: RowParser, kept: KeptColum
 def _open(source: Source, types: dict[str, pa.DataType]) -> pv.CSVStreamingReader:
     tabs = ".tsv" in source.path.suffixes
     return pv.open_csv(
-        source.name,
+        source.name if source.remote is None else source.remote.open(),
         read_options=pv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
         parse_options=pv.ParseOptions(delimiter="\t" if tabs else ",", newlines_in_values=True),
         convert_options=pv.ConvertOptions(column_types=types, strings_can_be_null=False),

@@ -28,7 +28,7 @@ def _rows_of(source: Source) -> int | None:
         if source.kind is SourceKind.PARQUET:
             import pyarrow.parquet as pq
 
-            return int(pq.read_metadata(source.path).num_rows)
+            return int(pq.read_metadata(source.arrow_source()).num_rows)
         return _lines_of(source) if source.kind is SourceKind.JSONL else None
     except (OSError, ValueError):
         return None  # the reader will say what is wrong with it
@@ -36,9 +36,12 @@ def _rows_of(source: Source) -> int | None:
 
 def _lines_of(source: Source) -> int:
     """Lines of the file, if they go on as they begin."""
-    size = source.path.stat().st_size
-    with source.path.open("rb") as file:
-        sample = file.read(_SAMPLE_BYTES)
+    if source.remote is not None:
+        size, sample = source.remote.size, source.remote.head(_SAMPLE_BYTES)
+    else:
+        size = source.path.stat().st_size
+        with source.path.open("rb") as file:
+            sample = file.read(_SAMPLE_BYTES)
     lines = sample.count(b"\n")
     if len(sample) == size:
         return lines + (not sample.endswith(b"\n") and bool(sample))

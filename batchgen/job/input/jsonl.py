@@ -112,11 +112,11 @@ _scan = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
 def open_text(source: Source) -> BinaryIO:
     """A buffered reader of the decompressed bytes."""
     if source.kind in _OF_PYTHON:
-        stream: Any = _OF_PYTHON[source.kind](source.path, "rb")
+        stream: Any = _OF_PYTHON[source.kind](source.open(_BUFFER_BYTES), "rb")
         return io.BufferedReader(stream, _BUFFER_BYTES)
     if source.kind in (SourceKind.JSONL_ZST, SourceKind.JSONL_LZ4):
         return _open_by_arrow(source, source.kind.rpartition(".")[2])
-    return source.path.open("rb", buffering=_BUFFER_BYTES)
+    return source.open(_BUFFER_BYTES)
 
 
 def _open_by_arrow(source: Source, codec: str) -> BinaryIO:
@@ -127,7 +127,8 @@ def _open_by_arrow(source: Source, codec: str) -> BinaryIO:
     if not pa.Codec.is_available(codec):
         hint = f"pip install --force-reinstall pyarrow, or: {codec} -d {source.name}"
         raise InputUnreadableError(f"this pyarrow cannot read {codec}: {source.name}", hint)
-    stream = pa.CompressedInputStream(pa.OSFile(source.name), codec)
+    raw = pa.OSFile(source.name) if source.remote is None else pa.PythonFile(source.remote.open())
+    stream = pa.CompressedInputStream(raw, codec)
     return io.BufferedReader(stream, _BUFFER_BYTES)
 
 

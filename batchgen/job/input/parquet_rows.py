@@ -14,12 +14,16 @@ from batchgen.job.input.arrow_rows import ArrowColumns, ArrowRows, find_columns
 from batchgen.job.input.kept_columns import KeptColumns
 from batchgen.job.input.row_parser import RowParser
 from batchgen.job.input.sources import Source
+from batchgen.job.prefetch import prefetched
 from batchgen.job.spec import InputSpec
 
 __all__ = ["parquet_rows"]
 
 _BATCH_ROWS = 1024
 _BUFFER_BYTES = 1 << 20
+_FETCH_BYTES = 4 << 20
+"""Of one column, asked of a store at once."""
+_BATCHES_AHEAD = 32
 
 
 def parquet_rows(
@@ -30,7 +34,7 @@ def parquet_rows(
     InvalidDataError for a column of the wrong type, InputUnreadableError for a damaged file.
     """
     try:
-        schema = pq.read_schema(source.name)
+        schema = pq.read_schema(source.arrow_source())
     except pa.ArrowNotImplementedError as error:
         text = f"{source.name} has a column of a type that pyarrow cannot read: {first_line(error)}"
         hint = "write the file again without that column; the others cannot be read beside it"
@@ -43,8 +47,12 @@ def parquet_rows(
 
 def _batches(source: Source, columns: ArrowColumns) -> Iterator[pa.RecordBatch]:
     # A buffer instead of whole column chunks: a row group may be larger than memory.
-    with pq.ParquetFile(source.name, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
-        yield from file.iter_batches(_BATCH_ROWS, columns=list(columns.names), use_threads=False)
+    remote = source.remote is not None
+    size = _FETCH_BYTES if remote else _BUFFER_BYTES
+    with pq.ParquetFile(source.arrow_source(), buffer_size=size, pre_buffer=False) as file:
+        names = list(columns.names)
+        batches = file.iter_batches(_BATCH_ROWS, columns=names, use_threads=False)
+        yield from prefetched(batches, _BATCHES_AHEAD) if remote else batches
 
 
 def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableError:

@@ -10,14 +10,16 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, BinaryIO
 
 from batchgen.errors import InputUnreadableError, OutputUnwritableError, UsageError
 from batchgen.job.input.file_kinds import HEAD_BYTES, refuse_container
 from batchgen.job.stores.places import Place
+from batchgen.job.stores.remote_find import find_remote, is_remote
+from batchgen.job.stores.remote_input import RemoteInput
 from batchgen.job.stores.remote_path import RemotePath
 
 __all__ = ["Source", "SourceKind", "find_sources", "same_file"]
@@ -34,9 +36,6 @@ _DATASET_MARKS = ("state.json", "dataset_dict.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
 _HUB_PREFIXES = ("hf://datasets/", "hf:")
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<login>[^/@]*@)?(?P<place>[^?#]*)")
-_COPY_COMMANDS = {
-    "s3": "aws s3 cp", "gs": "gcloud storage cp", "http": "curl -fLO", "https": "curl -fLO",
-}  # fmt: skip
 
 
 class SourceKind(StrEnum):
@@ -75,6 +74,16 @@ class Source:
 
     name: str
     kind: SourceKind
+    remote: RemoteInput | None = field(default=None, compare=False, repr=False)
+    """How it is read where it is no file of this machine."""
+
+    def open(self, buffering: int) -> BinaryIO:
+        """Its bytes, from the first to the last."""
+        return self.path.open("rb", buffering) if self.remote is None else self.remote.open()
+
+    def arrow_source(self) -> Any:
+        """What pyarrow reads it by; only the ranges that are needed are fetched."""
+        return self.name if self.remote is None else self.remote.ranges()
 
     @property
     def path(self) -> Path:
@@ -88,6 +97,8 @@ class Source:
         size and time, None where the hub does not say.
         """
         marks: dict[str, Any] = {"name": self.path.name, "kind": str(self.kind)}
+        if self.remote is not None:
+            return marks | {"size": self.remote.size, "etag": self.remote.version}
         if self.kind is SourceKind.HUB:
             return {**marks, "name": self.name, "commit": _hub_commit(self.name)}
         files = [self.path]
@@ -116,6 +127,8 @@ def _expand(argument: str, output: Place | None) -> Iterator[Source]:
     elif path.exists():
         _refuse_output(path, output)
         yield _file(path)
+    elif is_remote(argument):
+        yield from _remote(argument, output)
     elif (address := _ADDRESS.match(argument)) and not argument.startswith(_HUB_PREFIXES[0]):
         raise _not_read(address)
     elif glob.has_magic(argument):
@@ -124,6 +137,20 @@ def _expand(argument: str, output: Place | None) -> Iterator[Source]:
         yield Source(hub_id, SourceKind.HUB)
     else:
         raise InputUnreadableError(f"input {argument} does not exist", _advice(path))
+
+
+def _remote(argument: str, output: Place | None) -> Iterator[Source]:
+    def wanted(path: RemotePath) -> bool:
+        part = path.name.startswith("part-") and path.parent.name == "parts"
+        named = path.name.endswith(_FOLDER_SUFFIXES) and not path.name.startswith(".")
+        return named and not part and path != output
+
+    for found in find_remote(argument, wanted):
+        if str(output) == found.name:
+            text = f"output {output} is the input {found.name}"
+            raise OutputUnwritableError(text, "write to another object with --out")
+        kind = _kind_of(PurePosixPath(found.name), found.head(HEAD_BYTES))
+        yield Source(found.name, kind, found)
 
 
 def _folder(path: Path, output: Place | None) -> Iterator[Source]:
@@ -192,6 +219,10 @@ def _kind(path: Path) -> SourceKind:
             head = file.read(HEAD_BYTES)
     except OSError as error:
         raise InputUnreadableError(f"input {path}: {error.strerror}", "check its rights") from None
+    return _kind_of(path, head)
+
+
+def _kind_of(path: PurePath, head: bytes) -> SourceKind:
     refuse_container(str(path), head)
     if _TABLES.search("".join(path.suffixes).lower()):
         return SourceKind.CSV
@@ -234,8 +265,7 @@ def _not_read(address: re.Match[str]) -> UsageError:
     if scheme == "hf":
         hint = "name a dataset as hf://datasets/org/name, or download the file with hf download"
     else:
-        command = _COPY_COMMANDS.get(scheme)
-        hint = "copy it to a file here" + (f" ({command})" if command else "") + ", and name that"
+        hint = "copy it to a file here, and name that"
     return UsageError(f"--in {scheme}://{place}: {scheme}:// is not read by batchgen", hint)
 
 

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from batchgen.errors import BatchgenError
 
-__all__ = ["ChangedError", "StoreError", "asking", "reason_of"]
+__all__ = ["ChangedError", "StoreError", "ask", "asking", "persistently", "reason_of"]
+
+T = TypeVar("T")
+_PAUSES_S = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 _STATUS = re.compile(r"status code: (\d{3} ?[A-Za-z ]*)")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
@@ -37,13 +42,41 @@ class StoreError(BatchgenError):
 
     exit_code = 73
 
-    def __init__(self, where: object, reason: str) -> None:
+    def __init__(self, where: object, reason: str, passing: bool = False) -> None:
+        """`passing`: the same request may succeed in a moment."""
         super().__init__(f"{where}: {reason}", _HINT)
         self.reason = reason
+        self.passing = passing
 
 
 class ChangedError(Exception):
     """An object is no longer the version that was named."""
+
+
+def persistently(ask: Callable[[], T]) -> T:
+    """The answer, asked for again where the connection broke off; StoreError after some tries.
+
+    obstore repeats requests by itself, but neither a write whose answer was lost nor one whose
+    answer broke off.
+    """
+    for pause in _PAUSES_S:
+        try:
+            return ask()
+        except StoreError as error:
+            if not error.passing:
+                raise
+        time.sleep(pause)
+    return ask()
+
+
+def ask(where: object, request: Callable[[], T]) -> T:
+    """`persistently`, with the errors of `asking`. The request may be done twice."""
+
+    def once() -> T:
+        with asking(where):
+            return request()
+
+    return persistently(once)
 
 
 @contextmanager
@@ -62,9 +95,10 @@ def asking(where: object) -> Iterator[None]:
     except (raised.PreconditionError, raised.NotModifiedError) as error:
         raise ChangedError(str(where)) from error
     except raised.BaseError as error:
-        raise StoreError(where, reason_of(str(error))) from None
-    except TimeoutError:
-        raise StoreError(where, "the store does not answer") from None
+        reason = reason_of(str(error))
+        raise StoreError(where, reason, passing=reason in _PASSING) from None
+    except OSError:  # of a body that broke off
+        raise StoreError(where, _BROKEN, passing=True) from None
 
 
 def reason_of(text: str) -> str:
@@ -79,16 +113,24 @@ def reason_of(text: str) -> str:
             return f"{meaning} ({named})" if named else meaning
     if "credential" in text.lower() and not named:
         return "no credentials were found, or they cannot be used"
+    if named.startswith("400") and code is None:  # the answer to HEAD has no body to say more
+        return f"the request is refused, as when credentials have expired ({named})"
     if named.startswith(("401", "403")):
         return f"access is denied ({named})"
     return f"the store answers {named}" if named else _connection(text)
 
 
+_BROKEN = "the connection broke off while an answer came"
+_SLOW = "the store does not answer in time"
+_AWAY = "the store cannot be reached"
+_PASSING = (_BROKEN, _SLOW, _AWAY)
+
+
 def _connection(text: str) -> str:
     if "timed out" in text or "Timeout" in text:
-        return "the store does not answer in time"
+        return _SLOW
     if "dns error" in text or "lookup address" in text:
         return "there is no host of that name"
     if "body" in text and "connect" not in text:
-        return "the connection broke off while an answer came"
-    return "the store cannot be reached"
+        return _BROKEN
+    return _AWAY

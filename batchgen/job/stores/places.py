@@ -105,10 +105,10 @@ def _delete(root: str, keys: list[str]) -> None:
     import obstore
 
     from batchgen.job.stores.clients import client
-    from batchgen.job.stores.failures import asking
+    from batchgen.job.stores.failures import ask
 
-    with suppress(FileNotFoundError), asking(root):
-        obstore.delete(client(root), keys)
+    with suppress(FileNotFoundError):
+        ask(root, lambda: obstore.delete(client(root), keys))
 
 
 def remove_tree(folder: Place) -> None:

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from batchgen.job.stores.clients import client
-from batchgen.job.stores.failures import ChangedError, asking
+from batchgen.job.stores.failures import ChangedError, ask
 from batchgen.job.stores.ranged_file import RangedFile
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ class RemotePath:
         """Raises FileNotFoundError."""
         import obstore
 
-        with asking(self):
-            return _stat_of(obstore.head(self.store, self.key))
+        return _stat_of(ask(self, lambda: obstore.head(self.store, self.key)))
 
     def is_file(self) -> bool:
         """Whether there is an object of this very name."""
@@ -113,8 +112,7 @@ class RemotePath:
         """Whether anything is below this name."""
         import obstore
 
-        with asking(self):
-            return any(True for _ in obstore.list(self.store, self.key or None, chunk_size=1))
+        return ask(self, lambda: any(True for _ in obstore.list(self.store, self.key or None)))
 
     def exists(self) -> bool:
         """Whether there is such an object, or anything below it: up to two requests."""
@@ -124,9 +122,11 @@ class RemotePath:
         """The content and its version. Raises FileNotFoundError."""
         import obstore
 
-        with asking(self):
+        def read() -> tuple[bytes, Version]:
             found = obstore.get(self.store, self.key)
             return bytes(found.bytes()), _version_of(found.meta)
+
+        return ask(self, read)
 
     def read_bytes(self) -> bytes:
         """The content. Raises FileNotFoundError."""
@@ -160,8 +160,8 @@ class RemotePath:
         """Remove the object; one that is not there is no error to a store."""
         import obstore
 
-        with suppress(FileNotFoundError), asking(self):
-            obstore.delete(self.store, self.key)
+        with suppress(FileNotFoundError):
+            ask(self, lambda: obstore.delete(self.store, self.key))
 
     def rmdir(self) -> None:
         """There is nothing to remove: it went with what was below it."""
@@ -170,8 +170,7 @@ class RemotePath:
         """What is right below, sorted: objects, and names that have more below them."""
         import obstore
 
-        with asking(self):
-            found = obstore.list_with_delimiter(self.store, self.key or None)
+        found = ask(self, lambda: obstore.list_with_delimiter(self.store, self.key or None))
         keys = [meta["path"] for meta in found["objects"]] + [*found["common_prefixes"]]
         return iter([RemotePath(self.root, key) for key in sorted(keys) if key != self.key])
 
@@ -183,9 +182,8 @@ class RemotePath:
         """Every object below, at any depth."""
         import obstore
 
-        with asking(self):
-            for chunk in obstore.list(self.store, self.key or None):
-                yield from (RemotePath(self.root, meta["path"]) for meta in chunk)
+        found = ask(self, lambda: obstore.list(self.store, self.key or None).collect())
+        return iter([RemotePath(self.root, meta["path"]) for meta in found])
 
     def open_ranges(self, stat: ObjectStat | None = None) -> RangedFile:
         """A file that asks for the ranges that are read, of one version. Raises FileNotFoundError;
@@ -202,14 +200,15 @@ class RemotePath:
         options: Any = {"range": (start, stop)}
         if version is not None and version.get("e_tag"):
             options["if_match"] = version["e_tag"]
-        with asking(self):
-            return bytes(obstore.get(self.store, self.key, options=options).bytes())
+        return ask(self, lambda: bytes(obstore.get(self.store, self.key, options=options).bytes()))
 
     def _put(self, data: bytes, mode: Any) -> Version:
         import obstore
 
-        with asking(self):
-            written = obstore.put(self.store, self.key, data, mode=mode, use_multipart=False)
+        def put() -> Any:
+            return obstore.put(self.store, self.key, data, mode=mode, use_multipart=False)
+
+        written = ask(self, put)
         return _version_of(written)
 
     def _mine(self, data: bytes) -> Version:
