@@ -9,9 +9,15 @@ import re
 __all__ = ["RedactingFormatter", "redacted"]
 
 _URL_LOGIN = re.compile(r"(\w[\w+.-]*:/{1,2})[^\s/@'\"\\]+@")
-_URL_SECRET = re.compile(r"(?i)([?&](?:access_token|token|key|api_key|password|sig)=)[^&\s'\"\\]+")
+_URL_SECRET = re.compile(
+    r"(?i)([?&](?:access_token|token|key|api_key|password|sig|signature"
+    r"|x-(?:amz|goog)-(?:signature|credential|security-token))=)[^&\s'\"\\]+"
+)
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
-_TOKEN_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+_TOKEN_NAMES = (
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN",
+)  # fmt: skip
 _HIDDEN = "***"
 _LEAST_CHARACTERS = 8
 """Of a token from the environment: a shorter one would hide ordinary words."""

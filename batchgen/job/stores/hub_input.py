@@ -29,7 +29,7 @@ def hub_inputs(address: str) -> list[RemoteInput]:
 
     try:
         files = HfFileSystem()
-        asked = files.resolve_path(address)
+        asked: Any = files.resolve_path(address)
         commit = HfApi().dataset_info(asked.repo_id, revision=asked.revision).sha
         base = f"datasets/{asked.repo_id}@{commit}"
         found = sorted(files.glob(f"{base}/{asked.path_in_repo}"))
