@@ -40,6 +40,7 @@ class Captures:
         if not wanted.is_decode or self._uses[key] > _USES_OF_A_LARGER:
             return wanted
         most = max(wanted.num_seqs * 5 // 4, min(wanted.num_seqs * 2, _FLAT))
+        # Only one that has a graph already: to capture it would cost as much as the right one.
         larger = (
             bucket
             for bucket, chosen in self.graphs

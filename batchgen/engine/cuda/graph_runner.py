@@ -214,6 +214,7 @@ class GraphRunner:
         inputs = Sections.of(self._inputs, bucket, self._block_size)
         self._table.view(-1).index_copy_(0, inputs.table_index.long(), inputs.table_value)
         ids = inputs.input_ids.long()
+        # Decided on the device: the host packs this step before it knows what the last one sampled.
         ids = torch.where(ids < 0, self._last_tokens[(-1 - ids).clamp_min(0)], ids)
         places = inputs.logits_indices.long()
         logits = self._model.forward(
@@ -249,6 +250,7 @@ class GraphRunner:
             num_seqs=bucket.num_seqs,
             num_tokens=bucket.num_tokens,
             max_seqlen_q=1 if bucket.is_decode else bucket.num_tokens,
+            # The longest there may be: a graph keeps the number for all steps to come.
             max_seqlen_k=self._max_model_len,
             shared=inputs.shared_reads() if bucket.shares else None,
         )

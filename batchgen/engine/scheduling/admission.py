@@ -98,6 +98,7 @@ class AdmissionQueue:
         while self._windows and not self._preempted:
             window = self._windows[0]
             yield from window.in_order(self._new)
+            # Somebody of this window may still be passed over: no later window overtakes it.
             if not window.is_empty(self._new):
                 return
             if len(self._windows) == 1 and window.room:

@@ -53,6 +53,7 @@ class BlockManager:
         needed = self.num_blocks_needed(block_table, num_tokens)
         if needed > self.num_free:
             raise RuntimeError(f"{needed} blocks needed, {self.num_free} of {self.num_blocks} free")
+        # Idle blocks last: what they hold may still be wanted.
         blocks = [self._free.pop() if self._free else self._index.evict() for _ in range(needed)]
         for block in blocks:
             self._num_owners[block] = 1

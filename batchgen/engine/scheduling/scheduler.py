@@ -142,6 +142,7 @@ class Scheduler:
     def _schedule_running(self, step: ScheduledStep) -> bool:
         """Add rows of running sequences; whether blocks were left for all of them."""
         enough_blocks = True
+        # Over a copy: to make room for an old one, new ones are preempted meanwhile.
         for sequence in list(self.running):
             if self._is_full(step) or sequence.status is not SequenceStatus.RUNNING:
                 break  # not running any more: preempted in this pass, as is every newer one
@@ -246,6 +247,8 @@ class Scheduler:
         while needed > manager.num_free:
             if needed <= manager.num_free + self.num_draining_blocks:
                 return False  # enough blocks come back by themselves
+            # The newest: it has least to compute again, and as the oldest always gets on, no
+            # two can take each other's blocks for ever.
             victim = next(reversed(self.running))
             self._preempt(victim)
             step.preempted.append(victim)

@@ -160,6 +160,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         assert self._writer is not None, "the job is finished or closed"
         new = [row for row in rows if row.index not in self._done]
         for row in new:
+            # Durable later: after a crash the next run asks the parts what is done.
             self._done.add(row.index)
         self._writer.append(new)
 

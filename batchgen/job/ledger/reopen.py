@@ -231,6 +231,8 @@ def _begin_generation(
     )
     if manifest.state == "complete":
         discard_work(layout)  # what a run left that died right after it had finished
+    # The new generation's parts count for nothing until the manifest names it, and the old ones go
+    # only after that: a kill in between loses neither.
     make_folder(layout.parts)
     for seq, table in enumerate(old.kept(), 1):
         stem = PartStem(new.job, held.attempt, seq)

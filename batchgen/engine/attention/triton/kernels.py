@@ -95,6 +95,8 @@ def attention_kernel(
     splits = tl.load(item + 7)
 
     lane = tl.arange(0, BLOCK_M)
+    # A row is one query head of one token, and all rows of a tile share a KV head: a tile of keys
+    # is loaded once for the whole group, and decode fills a matrix product's least 16 rows.
     rows = first_row + lane
     in_use = rows < num_rows
     tokens = first_token + rows // GROUP

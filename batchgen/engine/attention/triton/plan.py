@@ -76,6 +76,8 @@ def make_plan(key: PlanKey, metadata: AttentionMetadata) -> Plan:
     device = metadata.cu_seqlens_q.device
     num_seqs = metadata.cu_seqlens_q.shape[0] - 1  # the bucket's: padded ones have no queries
     entries = max_entries(key, metadata.slot_mapping.shape[0], num_seqs)
+    # The most that any step of the bucket has: a captured grid cannot grow, and programs without
+    # work leave at once.
     max_items = entries + key.items_per_head
     items = torch.empty((max_items, ITEM_WORDS), dtype=torch.int32, device=device)
     counters = torch.empty(entries * key.num_kv_heads, dtype=torch.int32, device=device)

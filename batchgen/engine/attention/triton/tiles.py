@@ -82,7 +82,7 @@ def _accumulate(
     MASKED: tl.constexpr,
 ) -> tl.tensor:
     """One tile of the online softmax; `keys` are positions, those not `valid` are left out."""
-    if k.dtype == tl.float8e4nv:  # see triton_float8.py
+    if k.dtype == tl.float8e4nv:  # see float8.py
         k = k.to(tl.float16)
         v = v.to(tl.float16)
     scores = tl.dot(query, tl.trans(k), input_precision=PRECISION)
@@ -98,6 +98,7 @@ def _accumulate(
             seen = seen & (keys[None, :] > positions[:, None] - window)
         scores = tl.where(seen, scores, float("-inf"))
     new_peak = tl.maximum(peak, tl.max(scores, 1) * unit)
+    # A row that has seen no key yet has a peak of -inf, and -inf - -inf is no number.
     shift = new_peak
     if MASKED:
         shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)
@@ -151,6 +152,8 @@ def attend_tiles(
         start = tile * BLOCK_N
         keys = start + tl.arange(0, BLOCK_N)
         valid = keys < num_keys
+        # The accelerator loads whole tiles: beyond the last key lies garbage, which times a weight
+        # of 0 may still be NaN, so that masked tiles are loaded key by key.
         if TMA and not MASKED:
             block = tl.load(block_table + start // BLOCK_SIZE)
             row = (block * NUM_KV_HEADS + head) * BLOCK_SIZE + start % BLOCK_SIZE
