@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
 
 pytest.importorskip("triton", reason="triton is not installed: no CUDA sampler to test")
 
@@ -23,29 +20,17 @@ from batchgen.engine.sampling.sampler import sample
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 CPU = torch.device("cpu")
 EOS = 5
 BIG = [(64, 600), (64, 5000), (256, 151_936)]
 NUMPY = tuple(int(part) for part in version("numpy").split(".")[:2])
-direct = pytest.mark.skipif(
-    not (INTERPRETED or torch.cuda.is_available()), reason="runs in the interpreter's process"
-)
 
 
-@pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="the tests run directly")
+@spawns
 @pytest.mark.skipif(NUMPY >= (2, 4), reason="Triton's interpreter refuses masks of numpy 2.4")
 def test_a_mix_of_rows_is_sampled_as_defined_in_the_interpreter() -> None:
-    done = subprocess.run(
-        [sys.executable, *["-m", "pytest", "-q", "-p", "no:cacheprovider"], Path(__file__).name],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    run_interpreted(__file__)
 
 
 def sequence_of(params: SamplingParams, number: int = 0, output: tuple[int, ...] = ()) -> Sequence:

@@ -1,16 +1,12 @@
 """Keys that rows have in common are read once, and nothing shows it but the time.
 
-On a GPU the kernels run compiled; elsewhere in Triton's interpreter, in a process of its own.
+On a GPU the kernels run compiled; elsewhere in Triton's interpreter.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_cases import FLOAT8, SPEC, TOLERANCE, error, make_backend
+from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
 
 from batchgen.engine.attention.interface import (
     AttentionMetadata,
@@ -31,13 +28,9 @@ from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU and not INTERPRETED else "cpu")
 SHAPE = SharingShape(members=8, grain=32, wanted_items=6, max_items=64, worth_keys=0)
-kernels = pytest.mark.skipif(
-    not (INTERPRETED or ON_GPU), reason="runs in the interpreter's process"
-)
 
 
 def tree(
@@ -143,7 +136,7 @@ SPECS = {
 }
 
 
-@kernels
+@direct
 @pytest.mark.parametrize("feature", SPECS)
 def test_shared_reads_change_no_answer(feature: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_reads, "_FEWEST_KEYS", 1)
@@ -153,7 +146,7 @@ def test_shared_reads_change_no_answer(feature: str, monkeypatch: pytest.MonkeyP
         check(SPECS[feature], torch.float32, torch.float32)
 
 
-@kernels
+@direct
 def test_shared_reads_of_a_float8_cache_change_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_reads, "_FEWEST_KEYS", 1)
     check(SPECS["plain"], torch.float16, FLOAT8, trunk=8, page=8)
@@ -240,17 +233,7 @@ def metadata_of(step: ScheduledStep, table: np.ndarray, block_size: int) -> Atte
     )
 
 
-@pytest.mark.skipif(INTERPRETED or ON_GPU, reason="the tests run directly")
+@spawns
 def test_shared_reads_change_no_answer_in_the_interpreter() -> None:
     pytest.importorskip("triton", reason="triton is not installed: no CUDA backend to test")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "answer",
-         "-m", "not cuda", Path(__file__).name],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    run_interpreted(__file__, "-k", "answer")

@@ -1,18 +1,13 @@
 """The Triton attention backend computes what the oracle computes.
 
-On a GPU everything runs compiled; elsewhere a small set runs in Triton's interpreter, in a process
-of its own because Triton decides at its first import.
+On a GPU everything runs compiled; elsewhere a small set runs in Triton's interpreter.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -31,16 +26,13 @@ from triton_cases import (
     make_backend,
     wide,
 )
+from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
 
 from batchgen.engine.attention.interface import AttentionSpec
 
 pytest.importorskip("triton", reason="triton is not installed: no CUDA backend to test")
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-direct = pytest.mark.skipif(
-    not (INTERPRETED or torch.cuda.is_available()), reason="runs in the interpreter's process"
-)
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 MIXED = ((1, 40), (37, 37), (1, 1), (5, 70), (20, 53), (1, 129))
 
@@ -80,22 +72,9 @@ def check(case: Case) -> None:
     assert error(result, expected(case, step)[:tokens]) < TOLERANCE[case.dtype]
 
 
-@pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="the tests run directly")
+@spawns
 def test_kernels_agree_with_the_oracle_in_the_interpreter() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            *["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m"],
-            "not cuda",
-            Path(__file__).name,
-        ],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    run_interpreted(__file__)
 
 
 @direct

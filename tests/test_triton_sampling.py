@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
 
 from batchgen.engine.draws import draw_key, uniform
 
 pytest.importorskip("triton", reason="triton is not installed: no CUDA sampler to test")
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-direct = pytest.mark.skipif(
-    not (INTERPRETED or torch.cuda.is_available()), reason="runs in the interpreter's process"
-)
 SIZES = [(1, 50), (3, 4096), (5, 5000), (4, 20_001)]
 if not INTERPRETED:
     SIZES += [(40, 20_001), (256, 151_936), (2, 262_144)]
@@ -29,17 +21,9 @@ def random_logits(rows: int, vocab: int, dtype: torch.dtype) -> torch.Tensor:
     return (torch.randn(rows, vocab, generator=draw) * 2).to(DEVICE, dtype)
 
 
-@pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="the tests run directly")
+@spawns
 def test_kernels_choose_the_defined_tokens_in_the_interpreter() -> None:
-    done = subprocess.run(
-        [sys.executable, *["-m", "pytest", "-q", "-p", "no:cacheprovider"], Path(__file__).name],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    run_interpreted(__file__)
 
 
 @direct

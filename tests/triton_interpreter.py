@@ -1,0 +1,34 @@
+"""Triton's interpreter, for machines without a GPU: in a process of its own, because Triton decides
+at its first import."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DIRECT = INTERPRETED or torch.cuda.is_available()
+direct = pytest.mark.skipif(not DIRECT, reason="runs in the interpreter's process")
+spawns = pytest.mark.skipif(DIRECT, reason="the tests run directly")
+
+
+def run_interpreted(file: str, *options: str) -> None:
+    """The tests of a file that need no GPU, interpreted."""
+    path = Path(file)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not cuda"),
+            *(*options, path.name),
+        ],
+        cwd=path.parent,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
