@@ -14,7 +14,15 @@ from batchgen.errors import UsageError
 from batchgen.report.model_types import report_types, try_type
 from batchgen.report.tiny_configs import tiny_configs
 
-SOME = ("gpt2", "gptj", "codegen", "gemma2", "emu3")
+since_5_24 = pytest.mark.skipif(
+    "dory" not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, reason="before 5.24"
+)
+SOME = (
+    "gpt2",
+    "gemma2",
+    "emu3",
+    *(pytest.param(name, marks=since_5_24) for name in ("gptj", "codegen")),
+)
 
 
 @pytest.mark.parametrize("model_type", SOME)
@@ -29,7 +37,7 @@ def test_types_that_are_not_are_refused_for_the_true_reason(model_type: str) -> 
     assert REFUSED[model_type][1] in verdict.reason
 
 
-@pytest.mark.skipif("dory" not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, reason="before 5.24")
+@since_5_24
 def test_a_model_that_hands_its_cache_around_by_a_new_name_is_proven() -> None:
     assert try_type("dory").outcome == "proven"
 

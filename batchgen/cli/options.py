@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_FROM_MODEL = "the model's generation_config, else {}"
+_FROM_MODEL = "the model's own, else {}"
 
 
 def _template_kwargs(
@@ -96,7 +96,7 @@ output_options = flag_group(
         "--out", "-o", "--output-file", "out", required=True, core=True,
         type=PLACE,
         metavar="FILE",
-        help="File to write, Parquet or .jsonl[.gz|.zst], or s3://, gs://, az://; appears whole.",
+        help="Parquet or .jsonl[.gz|.zst], or s3://, gs://, az://.",
     ),
     flag("--format", type=click.Choice(["parquet", "jsonl"]), help="Of the output.",
          show_default="by its ending, else parquet"),
@@ -104,7 +104,7 @@ output_options = flag_group(
          help="Make OUT a folder of Parquet files of N input rows each."),
     flag(
         "--keep-columns", default="all", metavar="all|none|a,b", core=True,
-        help="Input columns to carry over; `a:int64` gives a JSONL column a type.",
+        help="Input columns to carry over (`a:int64`: typed).",
     ),
     flag("--save-prompt/--no-save-prompt", default=True, help="Keep prompts in the output."),
     flag("--save-token-ids", is_flag=True, help="Add the column token_ids."),
@@ -242,19 +242,19 @@ resume_options = flag_group(
     flag("--checkpoint-seconds", type=click.FloatRange(0, min_open=True), default=30.0,
          metavar="S", help="Most seconds between checkpoints."),
     flag("--overwrite", is_flag=True, core=True,
-         help="Start over; an old output stays until the new one is whole."),
+         help="Start over; an old output stays until the end."),
     flag("--shard", metavar="I/N", core=True, show_default=False,
          help="Only rows I modulo N; then `merge`."),
     flag("--retry", type=click.Choice(["failed", "truncated"]), core=True,
-         help="Compute failed rows, or those cut by max_tokens, again; keep all others."),
+         help="Compute failed (or cut) rows again, keep others."),
     flag("--incremental", is_flag=True, core=True,
-         help="The input grew: add its new rows to the finished output."),
+         help="Add the input's new rows to a finished output."),
     flag("--lock", type=click.Choice(["wait", "fail", "skip"]), default="fail",
          help="When another run holds the output."),
     flag("--grace", type=click.FloatRange(min=0), default=20.0, metavar="S",
          help="Seconds to save work in after the first signal."),
-    flag("--time-limit", metavar="TIME", core=True, show_default="Slurm's end of the job, if any",
-         help="Save, and exit 75, before this is over: 60s, 10m, 2h, HH:MM:SS, D-HH:MM:SS."),
+    flag("--time-limit", metavar="TIME", core=True, show_default="Slurm's end",
+         help="Save and exit 75 by then: 60s, 10m, 2h, HH:MM:SS, D-HH:MM:SS."),
     flag("--on-signal", type=click.Choice(["exit", "wait"]), default="exit",
          help="After saving: exit with 75, or free the device and sleep until killed."),
 )  # fmt: skip
@@ -262,7 +262,7 @@ resume_options = flag_group(
 report_options = flag_group(
     "Report",
     flag("--max-failures", default="0", metavar="N|P%", core=True,
-         help="Failed rows beyond this end in exit code 3."),
+         help="More failed rows than this: exit code 3."),
     flag("--row-timeout", type=click.FloatRange(min=0, min_open=True), metavar="S",
          help="Give a row up that is in the engine for longer."),
     flag("--summary", type=_FILE, metavar="FILE", core=True,

@@ -21,12 +21,14 @@ import pyarrow as pa
 __all__ = ["content_of", "holds_json", "id_of", "is_json", "kept_type", "kept_value", "plain_of"]
 
 Convert = Callable[[Any], Any]
+_JSON = getattr(pa, "JsonType", None)
+"""Not before pyarrow 19, which is where it first reads `arrow.json` as more than its text."""
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def is_json(kind: pa.DataType) -> bool:
     """Whether it is `arrow.json`."""
-    return isinstance(kind, pa.JsonType)
+    return _JSON is not None and isinstance(kind, _JSON)
 
 
 def holds_json(kind: pa.DataType) -> bool:

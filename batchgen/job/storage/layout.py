@@ -26,7 +26,7 @@ SAVED_TOKENS = "inflight-*.json"
 
 def folder_of(out: Place, given: Place | None = None) -> Place:
     """The checkpoint folder of an output: beside it, or as `--checkpoint-dir` gave it."""
-    return given or out.with_name(f"{out.name}.ckpt")
+    return given or out.parent / f"{out.name}.ckpt"  # `.` has no name
 
 
 @dataclass(frozen=True, slots=True)
