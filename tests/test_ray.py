@@ -50,8 +50,7 @@ def cluster() -> Iterator[Any]:
         patch.setenv("BATCHGEN_FAULT", SLOW)
         head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False}
         made = Cluster(initialize_head=True, connect=False, head_node_args=head)
-        for _ in range(2):
-            add_node(made)
+        made.nodes = [add_node(made) for _ in range(2)]
         yield made
         made.shutdown()
 
@@ -136,15 +135,15 @@ def test_a_killed_driver_is_continued_by_the_same_command(job: Job) -> None:
 def test_a_killed_nodes_shards_go_on_elsewhere(job: Job) -> None:
     driver = job.start()
     job.wait_until(lambda: len(job.running()) > 2, driver)
-    job.cluster.remove_node(job.cluster.list_all_nodes[-1], allow_graceful=False)
+    job.cluster.remove_node(job.cluster.nodes.pop(), allow_graceful=False)
     told("node, killed", job.ends_whole(driver))
-    add_node(job.cluster)
+    job.cluster.nodes.append(add_node(job.cluster))
 
 
 def test_a_drained_nodes_shards_go_on_elsewhere(job: Job) -> None:
     driver = job.start()
     job.wait_until(lambda: len(job.running()) > 2, driver)
-    node = job.cluster.list_all_nodes[-1]
+    node = job.cluster.nodes.pop()
     drained = subprocess.run(
         [sys.executable, "-m", "ray.scripts.scripts", "drain-node",
          "--address", job.cluster.address, "--node-id", node.node_id,
@@ -156,7 +155,7 @@ def test_a_drained_nodes_shards_go_on_elsewhere(job: Job) -> None:
     time.sleep(2)
     job.cluster.remove_node(node, allow_graceful=True)  # as its cloud does at the deadline
     told("node, drained (2 s) and gone", job.ends_whole(driver))
-    add_node(job.cluster)
+    job.cluster.nodes.append(add_node(job.cluster))
 
 
 def test_no_cluster_is_a_usage_error(tmp_path: Path) -> None:

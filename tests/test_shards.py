@@ -129,6 +129,7 @@ def test_the_environment_names_the_shard_where_it_is_safe(
         ARRAY | {"SLURM_ARRAY_TASK_COUNT": ""},
         {"SLURM_ARRAY_TASK_ID": "3"},
         ARRAY | STEP,
+        STEP | {"SLURM_HET_SIZE": "2"},
         {"RANK": "2", "WORLD_SIZE": "2"},
         {"RANK": "x", "WORLD_SIZE": "2"},
     ],

@@ -14,6 +14,7 @@ from batchgen.api.keywords import spec_of_job
 from batchgen.api.llm import LLM, EachRow
 from batchgen.api.params import ParamsLike
 from batchgen.api.stream import Stream
+from batchgen.cluster.joined import run_joined
 from batchgen.errors import StoppedError, UsageError
 from batchgen.job.flow.signals import Stop
 from batchgen.job.run import runner
@@ -74,12 +75,13 @@ def run(
         raise UsageError(
             f"a JobSpec and options are both given: {', '.join(options)}", "one of them"
         )
+    job = run_joined if spec.join else runner.run
     if stop is not None:
-        return runner.run(spec, stop=stop, report=report, prepare=prepare)
+        return job(spec, stop=stop, report=report, prepare=prepare)
     stop = Stop()
     try:
         with _polite_interrupt(stop):
-            summary = runner.run(spec, stop=stop, report=report, prepare=prepare)
+            summary = job(spec, stop=stop, report=report, prepare=prepare)
     except StoppedError:
         if stop.signum is None:
             raise

@@ -15,11 +15,12 @@ from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
 from batchgen.cli.process.logs import set_up_logs
 from batchgen.cli.process.streams import silence
 from batchgen.engine.processes.devices import own_device
-from batchgen.errors import StoppedError
+from batchgen.errors import StoppedError, UsageError
 from batchgen.job.flow import signals
 from batchgen.job.flow.last_resort import LastResort
 from batchgen.job.input.params import scoring
 from batchgen.job.run.summary import Summary
+from batchgen.job.shard import Shard
 from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.job.verbs.shard_environment import chosen_shard
 from batchgen.startup import timeline
@@ -59,10 +60,13 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     try:
         with stop.at_once("it started"):
             from batchgen.cli.prepare import prepare
-            from batchgen.job.run.runner import run as run_job
+            from batchgen.cluster.joined import run_joined
+            from batchgen.job.run.runner import run as run_alone
 
         begun = prepare if own_process else None
-        code = run_job(spec, stop=stop, report=report, prepare=begun).exit_code
+        code = (run_joined if spec.join else run_alone)(
+            spec, stop=stop, report=report, prepare=begun
+        ).exit_code
     except StoppedError:
         _wait_if_asked(spec, stop, last_resort)
         raise
@@ -107,6 +111,15 @@ def job_spec(flags: dict[str, Any]) -> JobSpec:
     return JobSpec(
         input=InputSpec(**{name: flags[name] for name in input_names}),
         sampling=given,
-        shard=chosen_shard(flags["shard"], os.environ),
+        shard=_shard(flags),
         **{name: flags[name] for name in job_names if name in flags},
     )
+
+
+def _shard(flags: dict[str, Any]) -> Shard | None:
+    """With --join a scheduler's number of tasks is no split of the rows."""
+    if not flags["join"]:
+        return chosen_shard(flags["shard"], os.environ)
+    if flags["shard"] not in (None, "none"):
+        raise UsageError("--shard and --join are both given", "leave one of them out")
+    return None

@@ -9,6 +9,7 @@ dies, its tasks die with it, and the same command goes on. All nodes must see th
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -25,6 +26,7 @@ from batchgen.job.spec import JobSpec
 __all__ = ["RayOptions", "ShardResult", "import_ray", "run_shards"]
 
 _POLL_S = 1.0
+_KNOCK_S = 10.0
 Say = Callable[[str], None]
 
 
@@ -84,12 +86,20 @@ def run_shards(spec: JobSpec, options: RayOptions, say: Say) -> list[ShardResult
 def _connect(ray: Any, options: RayOptions) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
+        _knock(options.address)
         ray.init(address=options.address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"no Ray cluster at {options.address}: {str(error).splitlines()[0]}",
             "start one with `ray start --head`, or name it with --ray-address",
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody answers at HOST:PORT: Ray itself tries for two minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        socket.create_connection((host, int(port)), _KNOCK_S).close()
 
 
 def _tell_lacking(ray: Any, options: RayOptions, say: Say) -> None:

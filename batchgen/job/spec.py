@@ -64,6 +64,8 @@ class JobSpec:
     device: str = "auto"
     devices: str | None = None
     """`0,1`, `cpu:0,cpu:1`, `all`: an engine process a device, rows given out from one queue."""
+    tensor_parallel: int = 1
+    """GPUs that one model is split over; only 1 is served."""
     dtype: str = "auto"
     engine: str = "auto"
     """`echo`: answers at once with the prompt's own tokens; for testing jobs."""
@@ -84,6 +86,10 @@ class JobSpec:
     lock: str = "fail"
     shard: Shard | None = None
     """Only these rows; the output is then `merge`'s to write."""
+    join: bool = False
+    """Others work on the same output: take rows that nobody has, until it is whole."""
+    join_pieces: int = 64
+    """Into how many pieces the first one cuts the job."""
     grace: float = 20.0
     time_limit: str | None = None
     """`10m`, `2h`, `HH:MM:SS`: be gone by then, with everything saved."""
@@ -117,6 +123,12 @@ class JobSpec:
             raise UsageError(
                 f"--out {self.out}: an object store gets one Parquet file, no other form",
                 "name it .parquet, without --rows-per-file; `batchgen export` converts it",
+            )
+        if self.tensor_parallel != 1:
+            raise UsageError(
+                f"--tensor-parallel {self.tensor_parallel}: this version runs a model on one device",
+                "take a device that holds it, or --kv-cache-dtype fp8 or a quantised checkpoint; "
+                "--devices and --join run a whole model on each of several",
             )
         if self.devices is not None and self.device != "auto":
             raise UsageError("--device and --devices are both given", "leave one of them out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from batchgen.engine.request import Engine
 from batchgen.job.flow.deadline import Deadline
@@ -21,6 +22,7 @@ from batchgen.job.input.reader import Reader
 from batchgen.job.input_marks import Mark
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.model.files import ModelFiles
+from batchgen.job.run.kept_engine import Lend
 from batchgen.job.run.stages import load_job_codec, load_job_engine, make_requests, make_results
 from batchgen.job.spec import JobSpec
 from batchgen.job.text.requests import FailedRow, Requests
@@ -49,6 +51,7 @@ class Assembly:
         self._codec: TextCodec | None = None
         self._faults = engine_faults()
         self.device_before: str | None = None
+        self.lend: Lend | None = None
         self._made_requests: Requests | None = None
         self._input_read: tuple[int, str, tuple[Mark, ...]] = (0, "", ())
         self._finished = finished_rows()
@@ -170,7 +173,8 @@ class Assembly:
         apart = self._has_suspects()
         if apart and self._spec.devices is None:
             _log.warning("rows may have killed earlier runs: the engine runs in its own process")
-        return load_job_engine(self._spec, self._files, apart=apart)
+        load = partial(load_job_engine, self._spec, self._files, apart=apart)
+        return load() if self.lend is None else self.lend(load, apart)
 
     def _fail(self, rows: list[FailedRow]) -> None:
         self._finished.put(list(rows))

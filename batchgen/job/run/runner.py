@@ -26,6 +26,7 @@ from batchgen.job.redaction import redacted
 from batchgen.job.run.assembly import Assembly
 from batchgen.job.run.closing_words import closing_words, failure_words
 from batchgen.job.run.input_check import check_finished_input
+from batchgen.job.run.kept_engine import Lend
 from batchgen.job.run.ledger_access import Entrance
 from batchgen.job.run.retry import check_words
 from batchgen.job.run.summary import (
@@ -56,16 +57,19 @@ def run(
     stop: Stop | None = None,
     report: Report | None = None,
     prepare: Prepare | None = None,
+    lend: Lend | None = None,
 ) -> Summary:
     """Run a job to its end, or as far as `stop` lets it; the summary holds the exit code.
 
     `report` gets the summary on every way out that reached the work, also where an error is then
     raised. `prepare` is called once it is known that rows are left to do: to begin importing, say.
+    `lend` gives the engine, where one is kept from run to run.
     Raises BatchgenError for what INTERFACE gives an exit code of its own.
     """
     stop = stop or Stop()
     with stop.at_once("it started"):
         job = _Job(spec, stop, report or (lambda summary: None), prepare)
+        job.lend = lend
         reader = job.reader()
         check_served(spec.out)
     return job.run(reader)
@@ -82,6 +86,7 @@ class _Job:
         self._stop = stop
         stop.deadline = next_deadline(spec.time_limit, os.environ, stop.created)
         self._report = report
+        self.lend: Lend | None = None
         self._prepare = prepare
         self._started = time.monotonic()
         self._run_id = uuid.uuid4().hex[:16]
@@ -198,6 +203,7 @@ class _Job:
         assembly = Assembly(
             self._spec, self._files, reader, ledger, self._run_id, self._stop.deadline
         )
+        assembly.lend = self.lend
         assembly.feed.begin_early = self._prepare is not None
         assembly.device_before = self._device_before
         pipeline = assembly.pipeline(self._stop)

@@ -28,10 +28,23 @@ def chosen_shard(given: str | None, environment: Mapping[str, str]) -> Shard | N
     """
     if given is not None:
         return None if given.strip().lower() == _NO_SHARD else parse_shard(given)
+    _refuse_heterogeneous(environment)
     for found in (_of_array(environment), _of_step(environment), _of_ranks(environment)):
         if found is not None:
             return found if found.count > 1 else None
     return None
+
+
+def _refuse_heterogeneous(environment: Mapping[str, str]) -> None:
+    """The components of such a job number their tasks each for itself, on unlike nodes."""
+    size = _number(environment, "SLURM_HET_SIZE")
+    if size is not None and size > 1:
+        raise UsageError(
+            f"this is a heterogeneous Slurm job of {size} components: their tasks' numbers make no "
+            "shards",
+            "write --shard I/N for each component's tasks, or --join, which needs no numbers "
+            "(or --shard none for all rows)",
+        )
 
 
 def _of_array(environment: Mapping[str, str]) -> Shard | None:
