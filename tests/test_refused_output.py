@@ -34,7 +34,7 @@ def test_other_names_are_names(name: str) -> None:
 
 
 def test_a_model_over_several_devices_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="--tensor-parallel 2: this version runs a model on one"):
+    with pytest.raises(UsageError, match="--tensor-parallel 2: a model runs on one device"):
         JobSpec(InputSpec(("in.jsonl",)), Path("out.parquet"), tensor_parallel=2)
 
 

@@ -126,7 +126,7 @@ class JobSpec:
             )
         if self.tensor_parallel != 1:
             raise UsageError(
-                f"--tensor-parallel {self.tensor_parallel}: this version runs a model on one device",
+                f"--tensor-parallel {self.tensor_parallel}: a model runs on one device yet",
                 "take a device that holds it, or --kv-cache-dtype fp8 or a quantised checkpoint; "
                 "--devices and --join run a whole model on each of several",
             )
