@@ -28,6 +28,7 @@ FLOORS = [
     ["batchgen.engine.sampling", "batchgen.engine.model"],
     ["batchgen.engine.execution"],
     ["batchgen.engine.cpu", "batchgen.engine.cuda"],
+    ["batchgen.engine.adapters"],
     ["batchgen.engine(face)"],
     ["batchgen.engine.processes"],
     ["batchgen.job.stores"],
@@ -52,6 +53,7 @@ SINGLE = {
     "counts",
     "devices",
     "gguf_header",
+    "lora_config",
 }  # of the package: every room may use them
 
 

@@ -26,6 +26,7 @@ __all__ = ["LLM_SECTIONS", "spec_of_job", "spec_of_llm"]
 
 LLM_SECTIONS = ("Model", "Sampling", "Engine")
 _OF_ROWS = {
+    "adapters",
     "as_chat",
     "chat_template_kwargs",
     "id_column",

@@ -199,7 +199,7 @@ def _model_files(spec: JobSpec) -> ModelFiles | None:
     """None: the echo engine without a model, which speaks bytes."""
     if spec.engine == "echo" and spec.model is None:
         return None
-    files = resolve_model(spec.model, spec.revision, spec.allow_pickle)
+    files = resolve_model(spec.model, spec.revision, spec.allow_pickle, spec.input.adapters)
     files.check_supported()
     if files.ignored_settings:
         named = ", ".join(files.ignored_settings)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from batchgen.api.params import checked
 from batchgen.engine.request import SamplingParams
-from batchgen.errors import ErrorCode, RowError
+from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.input.duplicates import SeenIds
 from batchgen.job.input.kept_columns import KeptColumns
 from batchgen.job.input.row_parser import PARAMS, RowParser
+from batchgen.job.model.adapter_choice import settled_adapter
+from batchgen.job.model.adapters import parse_adapters
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
@@ -27,7 +29,8 @@ class RowReading:
 
     def __init__(self, spec: InputSpec, base: SamplingParams) -> None:
         self._spec = spec
-        self._base = base
+        self._adapters = parse_adapters(spec.adapters).keys()
+        self._base = _settled(base, self._adapters)
         self._kept = KeptColumns(spec.keep_columns)
         self._seen = SeenIds()
         self._parsers: dict[SamplingParams, RowParser] = {}
@@ -40,7 +43,7 @@ class RowReading:
         self.num_rows += 1
         try:
             raw = self._as_object(given)
-            base = self._own_base(raw, base or self._base)
+            base = self._own_base(raw, base) or self._base
             row = self._parse(index, raw, base)
             if row.kept:
                 row.kept = {name: given[name] for name in row.kept}  # as it was given
@@ -66,14 +69,14 @@ class RowReading:
             return {"prompt_token_ids": content}
         return {self._spec.messages_column: content}
 
-    def _own_base(self, raw: dict[str, Any], base: SamplingParams) -> SamplingParams:
+    def _own_base(self, raw: dict[str, Any], base: SamplingParams | None) -> SamplingParams | None:
         """A SamplingParams in the row's `params` says everything, in place of the call's."""
         for holder in PARAMS:
             own = raw.get(holder)
             if isinstance(own, SamplingParams):
                 del raw[holder]
-                return checked(own)
-        return base
+                base = checked(own)
+        return base and settled_adapter(base, self._adapters)
 
     def _parse(self, index: int, raw: dict[str, Any], base: SamplingParams) -> InputRow:
         parser = self._parser(base)
@@ -90,6 +93,13 @@ class RowReading:
             self._parsers.clear()
             found = self._parsers[base] = RowParser(self._spec, base, self._kept)
         return found
+
+
+def _settled(base: SamplingParams, adapters: Collection[str]) -> SamplingParams:
+    try:
+        return settled_adapter(base, adapters)
+    except RowError as error:
+        raise UsageError(f"sampling_params: {error.message}", "name one, or none") from None
 
 
 def _plain(value: Any) -> Any:

@@ -87,6 +87,8 @@ input_options = flag_group(
         help="Name that an OpenAI row's body.model may have; repeats.",
     ),
     flag("--ignore-model", is_flag=True, help="Accept any body.model in OpenAI rows."),
+    flag("--adapter", "adapters", multiple=True, metavar="[NAME=]DIR", core=True,
+         help="LoRA adapter (a folder of peft's, a hub id); of several each row names its own."),
     flag("--split", default="train", metavar="NAME", help="Split of a dataset source."),
 )  # fmt: skip
 

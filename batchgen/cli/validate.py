@@ -62,7 +62,7 @@ def _validation(flags: dict[str, Any], *, own_process: bool) -> Validation:
     from batchgen.job.model.files import resolve_model
     from batchgen.job.text.tokenizer import load_codec
 
-    files = resolve_model(flags["model"], flags["revision"])
+    files = resolve_model(flags["model"], flags["revision"], adapters=spec.adapters)
     files.check_supported()
     if own_process:
         from batchgen.cli.prepare import prepare_tokenizer

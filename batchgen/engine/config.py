@@ -5,13 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["GPU_BLOCK_SIZE", "PROOF_BLOCK_SIZE", "EngineConfig"]
+__all__ = ["GPU_BLOCK_SIZE", "PROOF_BLOCK_SIZE", "Adapter", "EngineConfig"]
 
 
 GPU_BLOCK_SIZE = 64
 """Tokens of a KV block on a GPU: a tile of keys is one block."""
 PROOF_BLOCK_SIZE = 16
 """While a model is proven: short sequences have several blocks then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter as peft saves it. `name`: what requests call it; empty: it is merged into the
+    model, for all of them."""
+
+    name: str
+    folder: Path
+    weights: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,12 @@ class EngineConfig:
     load_format: str = "auto"
     """`dummy`: random weights of the real shapes, for benchmarks; the folder needs only its
     config.json."""
+    adapters: tuple[Adapter, ...] = ()
     trust_remote_code: bool = False
     allow_pickle: bool = False
     seed: int = 0
+
+    @property
+    def chooses_adapters(self) -> bool:
+        """Whether requests say which adapter they use."""
+        return any(adapter.name for adapter in self.adapters)

@@ -78,6 +78,9 @@ def load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
 def _load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
     if config.device != "cpu":
         prepare_compilers()
+    if config.chooses_adapters and not config.enforce_eager:
+        _logger.info("no graphs and no compiled layers: rows choose among adapters")
+        config = dataclasses.replace(config, enforce_eager=True)
     model = load_model(config)
     say_of_model(model, config)
     if model.device.type == "cuda" and not config.enforce_eager:

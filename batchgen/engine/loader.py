@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from batchgen.counts import counted
 from batchgen.devices import check_device_name
+from batchgen.engine.adapters.attach import AttachedAdapters, attach_adapters
 from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
 from batchgen.engine.config import EngineConfig
@@ -55,6 +56,8 @@ def load_model(config: EngineConfig) -> Model:
         module, quantized = _load_module(config, device)
         kept = quantized is not None and not quantized.is_dense
         module = module if kept else place(module, device)
+    with timeline.span("adapters"):
+        adapters = _attach(module, config)
     with quietly() if kept else nullcontext():
         model = load_model_from(
             module,
@@ -66,7 +69,22 @@ def load_model(config: EngineConfig) -> Model:
         )
     if quantized is not None:
         model.notes.append(quantized.note)
+    if adapters is not None:
+        with timeline.span("adapters"):
+            adapters.settle(model)
     return model
+
+
+def _attach(module: Any, config: EngineConfig) -> AttachedAdapters | None:
+    """Before anything is bound or packed. None: there is none, or it is part of the weights now."""
+    if not config.adapters:
+        return None
+    if config.chooses_adapters and config.quantization is not None:
+        text = f"--quantization {config.quantization} and several adapters are both given"
+        raise UsageError(text, "leave one of the two out; a single adapter is merged")
+    module = module.eval().requires_grad_(False)
+    _check_decoder(module, module.config.model_type)
+    return attach_adapters(module, config)
 
 
 def load_model_from(

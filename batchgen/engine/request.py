@@ -131,6 +131,8 @@ class SamplingParams:
     bad_phrases: tuple[str, ...] = ()
     """`bad_words` as text: the job makes ids of them, alone and after a space."""
     structured_outputs: StructuredOutput | None = None
+    adapter: str = ""
+    """Name of one of several LoRA adapters; empty: the model as it was loaded."""
     prompt_logprobs: int | None = None
     choices: tuple[str, ...] = ()
     """Labels; the most likely one is the completion, and nothing is sampled (`job.decisions`)."""

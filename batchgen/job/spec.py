@@ -47,6 +47,8 @@ class InputSpec:
     ignore_model: bool = False
     split: str = "train"
     """Of a `datasets` source."""
+    adapters: tuple[str, ...] = ()
+    """`NAME=DIR`, a folder or a hub id each: LoRA adapters that rows may name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ was. Packed layers give up their own weights.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from batchgen.engine.cpu.mlp import fast_gated_mlp
 from batchgen.engine.cpu.norm import fast_rms_norm
 from batchgen.engine.cpu.rope import fast_rope_forward
 
-__all__ = ["optimize_for_cpu"]
+__all__ = ["optimize_for_cpu", "pack_layers"]
 
 _LOG = logging.getLogger(__name__)
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -61,6 +61,14 @@ def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | N
     }
     _LOG.info("CPU: %s", ", ".join(f"{count} {name}" for name, count in counts.items()))
     return counts["mlp"] + counts["joined"] + counts["linear"]
+
+
+def pack_layers(model: nn.Module, names: Iterable[str]) -> None:
+    """Pack these plain layers, each for itself, whatever hooks they have: those still run."""
+    for name in names:
+        module: Any = model.get_submodule(name)
+        if "forward" not in module.__dict__ and module.weight.dtype in _DTYPES:
+            _bind_linear(module, pack_weight)
 
 
 def _packable(module: Any) -> bool:

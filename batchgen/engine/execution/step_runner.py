@@ -90,6 +90,7 @@ class EagerRunner:
         self, model: ServedModel, num_slots: int, max_model_len: int, block_size: int
     ) -> None:
         self._model = model
+        self._adapters: Any = getattr(model, "adapters", None)
         device = model.device
         max_blocks = -(-max_model_len // block_size)
         self._builder = BatchBuilder(num_slots, max_blocks, block_size, device)
@@ -104,6 +105,8 @@ class EagerRunner:
         self._sampling.begin_rules(step)
         if batch.pending is not None and batch.pending_slots is not None:
             batch.input_ids[batch.pending] = self._last_tokens[batch.pending_slots]
+        if self._adapters is not None:
+            self._adapters.begin(step, self._model.device)
         logits = self._forward(batch)
         num_sampled = len(step.sampled)
         scores = score(logits[num_sampled:], step) if step.scored else None

@@ -43,6 +43,8 @@ class Model:
     them and does not count."""
     input_vocab_size: int | None = None
     """Token ids that a prompt may hold, where the head answers for fewer; None = `vocab_size`."""
+    adapters: Any = None
+    """Told of each step before its forward, where rows choose among LoRA adapters."""
     weights: Weights | None = None
     """As loaded: some lie elsewhere, packed, by now."""
     notes: list[str] = field(default_factory=list)

@@ -6,7 +6,7 @@ that a few tokens would never cross (a sliding window) are lowered in the clones
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,9 @@ from batchgen.engine.model.shrink import SMALL, shrink
 from batchgen.errors import ModelRefusedError
 
 __all__ = [
+    "allowed_error",
     "check_copies",
+    "compare",
     "confirm",
     "is_quantized",
     "logits_at",
@@ -31,6 +33,7 @@ __all__ = [
     "prove",
 ]
 
+ProofStep = Sequence[tuple[int, int, int]]
 LENGTHS = (22, 10)
 STEPS = (
     ((0, 0, 7), (1, 0, 2)),
@@ -67,13 +70,13 @@ def prove(
     try:
         expected = own_logits(subject, vocab_size)
         model = bind_model(subject, model_type, found, backend, vocab_size, max(LENGTHS))
-        worst = _compare(model, expected, STEPS)
+        worst = compare(model, expected, STEPS)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
         what = f"its forward failed ({type(error).__name__}: {error})"
         raise _refused(model_type, what) from error
-    if worst > _allowed(model) and (model.dtype != torch.float32 or is_quantized(subject)):
+    if worst > allowed_error(module) and (model.dtype != torch.float32 or is_quantized(subject)):
         worst -= 3 * _own_noise(subject, vocab_size)  # experts that change sides at a rounding
     _judge(model, worst)
     return own_logits(module, vocab_size) if shrunk else expected
@@ -81,7 +84,7 @@ def prove(
 
 def confirm(model: Model, expected: Sequence[torch.Tensor]) -> None:
     """Raises ModelRefusedError unless the model to be used still answers as `own_logits` did."""
-    _judge(model, _compare(model, expected, WHOLE))
+    _judge(model, compare(model, expected, WHOLE))
 
 
 def check_copies(module: Any, copied: Sequence[torch.Tensor], own: Sequence[torch.Tensor]) -> None:
@@ -166,10 +169,14 @@ def _sequences(vocab_size: int, device: torch.device) -> list[torch.Tensor]:
     ]
 
 
-def _compare(
-    model: Model, expected: Sequence[torch.Tensor], steps: Sequence[Sequence[tuple[int, int, int]]]
+def compare(
+    model: Model,
+    expected: Sequence[torch.Tensor],
+    steps: Sequence[ProofStep],
+    begin: Callable[[ProofStep], None] = lambda step: None,
 ) -> float:
-    """The largest relative error of a piece's last logits, over all steps and sequences."""
+    """The largest relative error of a piece's last logits, over all steps and sequences. `begin` is
+    told of each step before its forward."""
     tables = ((3, 0), (2, 1))
     sequences = _sequences(model.vocab_size, model.device)
     model.allocate_cache(4, PROOF_BLOCK_SIZE)
@@ -180,6 +187,7 @@ def _compare(
         row = torch.cat([sequences[seq][start:stop] for seq, start, stop in step])
         places = [torch.arange(p.start, p.stop, device=model.device) for p in pieces]
         last = metadata.cu_seqlens_q[1:].long() - 1
+        begin(step)
         logits = model.forward(row, torch.cat(places), metadata, last).float()
         wanted = torch.stack([expected[seq][stop - 1] for seq, _, stop in step]).float()
         errors.append(_relative_error(logits, wanted))
@@ -208,12 +216,13 @@ def _relative_error(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return relative
 
 
-def _allowed(model: Model) -> float:
-    return LOOSE if is_quantized(model.module) else TOLERANCE.get(model.dtype, LOOSE)
+def allowed_error(module: Any) -> float:
+    """Most relative error of a row of logits that is rounding."""
+    return LOOSE if is_quantized(module) else TOLERANCE.get(next(module.parameters()).dtype, LOOSE)
 
 
 def _judge(model: Model, worst: float) -> None:
-    allowed = _allowed(model)
+    allowed = allowed_error(model.module)
     if not worst <= allowed:  # NaN must not pass
         raise _refused(
             model.model_type,

@@ -213,7 +213,8 @@ class Scheduler:
         """Name the full blocks of all its known tokens."""
         if self._prefix_caching:
             size = self.block_manager.block_size
-            extend_block_hashes(sequence.block_names, sequence.token_ids, size)
+            adapter = sequence.request.params.adapter
+            extend_block_hashes(sequence.block_names, sequence.token_ids, size, adapter)
 
     def _note_computed(self, sequence: Sequence, start: int, end: int) -> None:
         """Its tokens from `start` to `end` are as good as computed: let their blocks be found."""

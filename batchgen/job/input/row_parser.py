@@ -26,6 +26,8 @@ from batchgen.job.input.settings import (
     read_truncation,
     with_default_kwargs,
 )
+from batchgen.job.model.adapter_choice import ADAPTER, settled_adapter
+from batchgen.job.model.adapters import parse_adapters
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
@@ -61,6 +63,7 @@ class RowParser:
         self._base = base
         self._kept = kept
         self.template = template
+        self._adapters = parse_adapters(spec.adapters).keys()
         read: frozenset[str] = frozenset() if template is None else template.variables
         self.id_columns = (spec.id_column,) if spec.id_column else ("id", "custom_id")
         self.content_columns = (spec.prompt_column, spec.messages_column, TOKEN_IDS)
@@ -166,13 +169,14 @@ class RowParser:
 
     def _fill(self, row: InputRow, raw: Mapping[str, Any]) -> None:
         if is_openai_row(raw):
-            body = body_as_row(raw, self._spec.served_model_names, self._spec.ignore_model)
+            names = (*self._spec.served_model_names, *sorted(self._adapters))
+            body = body_as_row(raw, names, self._spec.ignore_model)
             if self.template is not None:
                 text = "an OpenAI row brings its own prompt; --template reads plain rows"
                 raise RowError(ErrorCode.INVALID_ROW, text)
             self._fill_content(row, body, ("prompt", "messages", TOKEN_IDS))
             self._add_system(row, self._spec.system)
-            self._set_params(row, body["params"])
+            self._set_params(row, self._adapter_of(raw["body"]) | body["params"])
             return
         self._fill_content(row, raw, self.content_columns)
         own = self._own_params(raw)
@@ -180,8 +184,14 @@ class RowParser:
         if own:
             self._set_params(row, own)
 
+    def _adapter_of(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """An OpenAI row names its adapter as its model."""
+        model = body.get("model")
+        named = isinstance(model, str) and model in self._adapters and not self._spec.ignore_model
+        return {ADAPTER: model} if named else {}
+
     def _set_params(self, row: InputRow, own: Mapping[str, Any]) -> None:
-        row.params = apply(self._base, read_params(own))
+        row.params = settled_adapter(apply(self._base, read_params(own)), self._adapters)
         row.truncate_prompt_tokens = read_truncation(own)
         row.template_kwargs = read_template_kwargs(own)
         if row.template_kwargs and row.messages is None:

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from batchgen import __version__
+from batchgen.job.model.adapters import parse_adapters
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.model.identity import text_digest
 from batchgen.job.spec import JobSpec
@@ -24,7 +25,7 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "datasets")
 def fingerprint_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
     """Field -> value; nested mappings are compared field by field. `files` is None without a
     model (the echo engine on bytes)."""
-    return _only_where_given(spec) | {
+    return _only_where_given(spec, files) | {
         "schema": _SCHEMA,
         "engine": spec.engine,
         "model": {"identity": "none"} if files is None else files.identity(),
@@ -44,12 +45,13 @@ def facts_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
         "revision": spec.revision,
         "device": spec.device,
         "limit": spec.input.limit,
+        **({"adapters": list(spec.input.adapters)} if spec.input.adapters else {}),
         "versions": {"batchgen": __version__, "python": platform.python_version()}
         | {name: found for name in _LIBRARIES if (found := _version(name))},
     }
 
 
-def _only_where_given(spec: JobSpec) -> dict[str, Any]:
+def _only_where_given(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
     """Settings whose default leaves no trace: jobs begun before there was the flag go on."""
     given: dict[str, Any] = {}
     if spec.kv_cache_dtype != "auto":
@@ -60,6 +62,9 @@ def _only_where_given(spec: JobSpec) -> dict[str, Any]:
         given["overlong"] = spec.input.overlong
     if spec.input.template is not None:
         given["template"] = _row_template(spec.input.template)
+    if spec.input.adapters:
+        given["adapters"] = {one.name: one.identity() for one in files.adapters} if files else {}
+        given["adapters"] |= {"given": sorted(parse_adapters(spec.input.adapters))}
     if spec.input.chat_template_kwargs:
         kwargs = spec.input.chat_template_kwargs
         given["chat_template_kwargs"] = {name: json.dumps(kwargs[name]) for name in kwargs}

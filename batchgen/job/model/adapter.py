@@ -23,12 +23,14 @@ def refuse_adapter(folder: Path, ref: str) -> None:
         raise ModelRefusedError(
             f"{ref}: a {kind} adapter ({_CONFIG}) lies beside the model's weights and would not be "
             "applied",
-            f"for the base model alone move {_CONFIG} out of the folder; else merge first: "
+            f"for the base model alone move {_CONFIG} out of the folder; to apply it, move it and "
+            "its weights to a folder of their own, for --adapter; or merge first: "
             f"{_merge(folder)}",
         )
     raise ModelRefusedError(
         f"{ref}: a {kind} adapter ({_CONFIG}), not a model; its base model is {base or '?'}",
-        f"merge the two and name the result: {_merge(folder)}",
+        f"--model {base or 'BASE'} --adapter {ref}; or merge the two and name the result: "
+        f"{_merge(folder)}",
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from batchgen.errors import ModelRefusedError
 from batchgen.gguf.parts import part_paths
 from batchgen.gguf_header import read_gguf_header
 from batchgen.job.model import gguf_support, special_tokens
+from batchgen.job.model.adapters import AdapterFiles, find_adapters, tell_other_bases
 from batchgen.job.model.chat_templates import (
     DEFAULT,
     TOOL_USE,
@@ -69,6 +71,7 @@ class ModelFiles:
     commit: str | None = None
     builtin: bool = False
     config: dict[str, Any] = field(default_factory=dict, repr=False)
+    adapters: tuple[AdapterFiles, ...] = ()
 
     @property
     def served_names(self) -> tuple[str, ...]:
@@ -128,17 +131,26 @@ class ModelFiles:
 
 
 def resolve_model(
-    ref: str | None, revision: str | None = None, allow_pickle: bool = False
+    ref: str | None,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    adapters: Sequence[str] = (),
 ) -> ModelFiles:
     """Find a model and read its small files.
 
     `ref`: a local folder, a `.gguf` file, a hub id (fetched unless cached), or None for the model
-    inside the package. Raises ModelRefusedError (exit code 2) with what to do.
+    inside the package. `adapters`: of `--adapter`. Raises ModelRefusedError (exit code 2) with what
+    to do.
     """
     source = locate(ref, revision, allow_pickle)
     if not allow_pickle and source.path.is_dir():
         _refuse_pickles(source)
-    return _from_gguf(source) if source.path.is_file() else _from_folder(source)
+    files = _from_gguf(source) if source.path.is_file() else _from_folder(source)
+    if not adapters:
+        return files
+    found = find_adapters(adapters, allow_pickle)
+    tell_other_bases(found, files.name)
+    return replace(files, adapters=found)
 
 
 def _refuse_pickles(source: ModelSource) -> None:

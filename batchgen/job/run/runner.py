@@ -144,7 +144,9 @@ class _Job:
         if spec.engine == "echo" and spec.model is None:
             return None
         files = interruptible(
-            lambda: resolve_model(spec.model, spec.revision, spec.allow_pickle),
+            lambda: resolve_model(
+                spec.model, spec.revision, spec.allow_pickle, spec.input.adapters
+            ),
             self._stop,
             "the model's files were looked for",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from batchgen.engine.config import EngineConfig
+from batchgen.engine.config import Adapter, EngineConfig
 from batchgen.engine.processes.devices import Device, parse_devices
 from batchgen.engine.request import Engine
 from batchgen.job.flow.results import Results, ResultsOptions
@@ -110,6 +110,10 @@ def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
         deterministic=spec.deterministic,
         kv_cache_dtype=spec.kv_cache_dtype,
         quantization=spec.quantization,
+        adapters=tuple(
+            Adapter("" if one.is_merged else one.name, one.config.folder, one.weights)
+            for one in files.adapters
+        ),
         trust_remote_code=spec.trust_remote_code,
         allow_pickle=spec.allow_pickle,
     )

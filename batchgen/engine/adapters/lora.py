@@ -1,0 +1,145 @@
+"""An adapter's weights, checked against the module they belong to.
+
+y = x W^T + scale * (x A^T) B^T, with A [rank, num_inputs] and B [num_outputs, rank] (Hu et al.,
+2021, arXiv:2106.09685). File format: peft's `adapter_model.safetensors`, whose keys are
+`base_model.model.<dotted name of the layer>.lora_A.weight`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from batchgen.counts import counted
+from batchgen.lora_config import LoraConfig, read_lora_config, refused
+
+__all__ = ["Lora", "LoraLayer", "load_lora"]
+
+_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_OTHERS = {
+    "lora_embedding": "a low-rank product beside an embedding",
+    "lora_magnitude_vector": "DoRA's magnitudes",
+    "modules_to_save": "whole modules that were trained too",
+    "bias": "trained biases",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoraLayer:
+    """What one layer gets. Tensors are float32 until they are placed (`Lora.placed`)."""
+
+    a: torch.Tensor  # [rank, num_inputs]
+    b: torch.Tensor  # [num_outputs, rank], times the scale
+
+    def delta(self) -> torch.Tensor:
+        """What is added to the weight, [num_outputs, num_inputs]."""
+        return self.b @ self.a
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., num_inputs] -> [..., num_outputs]."""
+        y: torch.Tensor = (x @ self.a.t()) @ self.b.t()
+        return y
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """An adapter: dotted layer name -> what it gets."""
+
+    name: str
+    layers: dict[str, LoraLayer]
+
+    def placed(self, module: Any) -> Lora:
+        """The same in the dtype, and on the device, of each layer."""
+        found = {}
+        for name, layer in self.layers.items():
+            weight = module.get_submodule(name).weight
+            found[name] = LoraLayer(layer.a.to(weight), layer.b.to(weight))
+        return Lora(self.name, found)
+
+
+def load_lora(name: str, folder: Path, weights: Path, module: nn.Module) -> Lora:
+    """Read an adapter for `module`. ModelRefusedError names what does not fit or is not applied."""
+    config = read_lora_config(folder)
+    halves: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in _read(weights).items():
+        match = _KEY.fullmatch(key)
+        if match is None:
+            what = next((text for part, text in _OTHERS.items() if part in key), "other weights")
+            raise refused(folder, f"holds {key!r}: {what} cannot be applied")
+        halves.setdefault(match[1], {})[match[2]] = tensor.float()
+    if not halves:
+        raise refused(folder, "holds no weights")
+    layers = {layer: _layer(config, module, layer, pair) for layer, pair in halves.items()}
+    _check_targets(config, module, layers)
+    return Lora(name, layers)
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    found: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return found
+
+
+def _layer(
+    config: LoraConfig, module: nn.Module, name: str, pair: dict[str, torch.Tensor]
+) -> LoraLayer:
+    folder = config.folder
+    if pair.keys() != {"A", "B"}:
+        raise refused(folder, f"has only one half of the product for {name}")
+    if not config.targets(name):
+        raise refused(folder, f"has weights for {name}, which its target_modules do not name")
+    weight = _weight(config, module, name)
+    a, b = pair["A"], pair["B"]
+    outputs, inputs = weight.shape
+    rank = config.rank_of(name)
+    if a.shape != (rank, inputs) or b.shape != (outputs, rank):
+        wanted = f"{[rank, inputs]} and {[outputs, rank]}"
+        text = f"has {[*a.shape]} and {[*b.shape]} for {name}, and this model takes {wanted}"
+        raise refused(folder, f"{text}: it is of another model, or of another rank")
+    return LoraLayer(a, b * config.scale_of(name))
+
+
+def _weight(config: LoraConfig, module: nn.Module, name: str) -> torch.Tensor:
+    """The layer's weight as [num_outputs, num_inputs]."""
+    try:
+        layer: Any = module.get_submodule(name)
+    except AttributeError:
+        text = f"has weights for {name}, which this model does not have"
+        raise refused(config.folder, f"{text}: it is of another model, or of other names") from None
+    if type(layer) is not nn.Linear and type(layer) is not Conv1D:
+        text = f"has weights for {name}, a {type(layer).__name__}"
+        raise refused(config.folder, f"{text}: linear layers of plain weights are served")
+    if layer.weight.dtype not in _FLOATS or type(layer.weight) is not nn.Parameter:
+        raise refused(config.folder, f"has weights for {name}, which is quantised")
+    if any(layer.weight is other.weight for other in _embeddings(module)):
+        raise refused(config.folder, f"has weights for {name}, which is tied to the embedding")
+    weight: torch.Tensor = layer.weight
+    return weight.t() if type(layer) is Conv1D else weight
+
+
+def _embeddings(module: nn.Module) -> list[nn.Embedding]:
+    return [part for part in module.modules() if isinstance(part, nn.Embedding)]
+
+
+def _check_targets(config: LoraConfig, module: nn.Module, layers: dict[str, LoraLayer]) -> None:
+    """Every layer that the config names must have its weights: else the file is not whole."""
+    if config.target is None or config.target == "all-linear":
+        return
+    missing = [
+        name
+        for name, part in module.named_modules()
+        if type(part) in (nn.Linear, Conv1D) and name not in layers and config.targets(name)
+    ]
+    if missing:
+        text = f"lacks the weights of {counted(len(missing), 'layer')} that its target_modules name"
+        raise refused(config.folder, f"{text}, the first is {missing[0]}")

@@ -1,0 +1,93 @@
+"""Several adapters in one packed step: each token's layers add the product of its row's adapter.
+
+A hook on each layer that any adapter names adds the products after the layer's own; rows of one
+adapter are gathered and multiplied together. A step whose rows use none runs as without adapters.
+Nothing here is captured in a graph or compiled: with several adapters the engine runs eagerly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from batchgen.engine.adapters.lora import Lora
+from batchgen.engine.scheduling.step import ScheduledStep
+
+__all__ = ["AdapterSet"]
+
+_Group = tuple[Lora, torch.Tensor | None]
+"""An adapter and its tokens' places in the row, int64 [num]; None: all of them."""
+
+
+class AdapterSet:
+    """The adapters of one model, and which of them the step under way uses."""
+
+    def __init__(self, module: nn.Module, adapters: Sequence[Lora]) -> None:
+        self._adapters = {lora.name: lora for lora in adapters}
+        self._groups: list[_Group] = []
+        self._num_tokens = 0
+        self.layers = {name for lora in adapters for name in lora.layers}
+        for name in sorted(self.layers):
+            module.get_submodule(name).register_forward_hook(_Hook(self, name))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AdapterSet:
+        """Copies of the module (for proofs) share it: they run one at a time."""
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """In the order given."""
+        return list(self._adapters)
+
+    def begin(self, step: ScheduledStep, device: torch.device) -> None:
+        """Take note of a step's rows before its forward."""
+        names = [sequence.request.params.adapter for sequence in step.sequences]
+        self.use(names, step.num_tokens, device)
+
+    def use(self, names: Sequence[str], num_tokens: Sequence[int], device: torch.device) -> None:
+        """Row i, of `num_tokens[i]` tokens, uses the adapter `names[i]`; "": none."""
+        self._num_tokens = sum(num_tokens)
+        self._groups = []
+        used = sorted(set(names) - {""})
+        if used and len(set(names)) == 1:
+            self._groups = [(self._adapters[used[0]], None)]
+            return
+        for name in used:
+            places: list[int] = []
+            start = 0
+            for own, count in zip(names, num_tokens, strict=True):
+                if own == name:
+                    places += range(start, start + count)
+                start += count
+            group = torch.tensor(places, device=device)
+            self._groups.append((self._adapters[name], group))
+
+    def add(self, layer: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """y [1, num_tokens, num_outputs], the layer's own, with the products of x in it."""
+        if not self._groups:
+            return y
+        if x.shape[:-1] != (1, self._num_tokens):
+            raise RuntimeError(f"{layer} is not called with every token of a step, in order")
+        for lora, places in self._groups:
+            own = lora.layers.get(layer)
+            if own is None:
+                continue
+            if places is None:
+                y = y + own.product(x)
+            else:
+                y = y.index_add(1, places, own.product(x[:, places]))
+        return y
+
+
+class _Hook:
+    """After one layer's forward. It refers to the set, which all copies of a module share."""
+
+    def __init__(self, adapters: AdapterSet, layer: str) -> None:
+        self._adapters = adapters
+        self._layer = layer
+
+    def __call__(self, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return self._adapters.add(self._layer, args[0], output)
