@@ -44,6 +44,10 @@ def test_rows_choose_and_each_gets_what_it_gets_alone(folders: Path) -> None:
         call = [r.token_ids for r in model.generate([TEXT], SamplingParams(8, adapter="b"))]
         with pytest.raises(UsageError, match="none of those given: a, b"):
             model.generate([TEXT], {"adapter": "c"})
+        asked = [{"prompt": TEXT, "choices": ["yes", "no"], "adapter": c} for c in (None, "a", "b")]
+        decided = [r.choice_probs for r in model.generate(asked)]
+        assert decided == [r.choice_probs for row in asked for r in model.generate([row])]
+        assert decided[0] != decided[1] != decided[2] != decided[0]
     assert mixed == alone
     assert mixed[0] == mixed[5]
     assert len({tuple(tokens or ()) for tokens in mixed[:3]}) == 3

@@ -229,6 +229,21 @@ def test_options_are_the_command_s_flags() -> None:
         model.generate(["x"])
 
 
+def test_a_template_of_columns_and_choices_work_as_in_a_job(tmp_path: Path) -> None:
+    template = tmp_path / "t.j2"
+    template.write_text("{{ who }} likes {{ what }}")
+    with LLM(engine="echo", template=str(template)) as model:
+        (result,) = model.generate([{"who": "Ann", "what": "tea", "id": "x"}])
+        assert (result.prompt, result.completion) == ("Ann likes tea", "Ann likes tea")
+        assert result.error_code is None
+    with LLM(engine="echo") as model:
+        rows = [{"prompt": "p", "choices": ["yes", "no"]}]
+        (result,) = model.generate(rows)
+        (same,) = model.generate(["p"], SamplingParams(choices=("yes", "no")))
+        assert result.choice is not None
+        assert result.choice_probs == same.choice_probs
+
+
 def test_run_is_the_file_job(tmp_path: Path) -> None:
     given = write_rows(tmp_path / "in.jsonl", prompts(20))
     out = tmp_path / "out.parquet"

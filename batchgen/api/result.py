@@ -48,6 +48,15 @@ class Result:
     run_id: str = ""
     token_ids: list[int] | None = None
     logprobs: list[float] | None = None
+    token_texts: list[str] | None = None
+    top_logprobs: list[list[dict[str, Any]]] | None = None
+    prompt_logprobs: list[float | None] | None = None
+    prompt_logprob_sum: float | None = None
+    prompt_token_texts: list[str] | None = None
+    prompt_top_logprobs: list[list[dict[str, Any]]] | None = None
+    choice: str | None = None
+    choice_probs: list[dict[str, Any]] | None = None
+    decisions: list[dict[str, Any]] | None = None
     columns: dict[str, Any] = field(default_factory=dict)
 
     @property

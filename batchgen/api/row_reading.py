@@ -17,6 +17,7 @@ from batchgen.job.model.adapters import parse_adapters
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
+from batchgen.job.text.row_template import RowTemplate
 
 __all__ = ["RowReading"]
 
@@ -32,6 +33,7 @@ class RowReading:
         self._adapters = parse_adapters(spec.adapters).keys()
         self._base = _settled(base, self._adapters)
         self._kept = KeptColumns(spec.keep_columns)
+        self._template = None if spec.template is None else RowTemplate.read(spec.template)
         self._seen = SeenIds()
         self._parsers: dict[SamplingParams, RowParser] = {}
         self.num_rows = 0
@@ -86,12 +88,15 @@ class RowReading:
         row.kept = extras
         return row
 
+    def _make_parser(self, base: SamplingParams) -> RowParser:
+        return RowParser(self._spec, base, self._kept, self._template)
+
     def _parser(self, base: SamplingParams) -> RowParser:
         """One for each set of parameters that rows are read over; there are few."""
         found = self._parsers.get(base)
         if found is None:
             self._parsers.clear()
-            found = self._parsers[base] = RowParser(self._spec, base, self._kept)
+            found = self._parsers[base] = self._make_parser(base)
         return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from batchgen.engine.request import Question, Request, SamplingParams
 from batchgen.errors import ErrorCode, RowError
@@ -119,7 +120,9 @@ class Deciding:
 
 def _requests(row: InputRow, ways: Sequence[Ways]) -> list[Request]:
     scored = [one for way in ways for one in way.requests]
+    adapter = row.params.adapter
+    params = replace(_SCORED, adapter=adapter) if adapter else _SCORED
     return [
-        Request(request_id(row.index, number), token_ids, _SCORED, targets=targets)
+        Request(request_id(row.index, number), token_ids, params, targets=targets)
         for number, (token_ids, targets) in enumerate(scored)
     ]
