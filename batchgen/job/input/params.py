@@ -18,7 +18,7 @@ from batchgen.job.decisions.settings import DECISION_NAMES, check_decision, read
 from batchgen.job.input.settings import SETTING_NAMES, TEMPLATE_NAMES, TRUNCATE, check_setting
 from batchgen.job.input.structured import STRUCTURED_NAMES, read_structured
 from batchgen.job.input.token_rules import TOKEN_RULE_NAMES, read_token_rules
-from batchgen.job.model.adapter_choice import ADAPTER
+from batchgen.job.model.adapter_choice import ADAPTER, read_adapter
 from batchgen.job.quoting import shown
 from batchgen.job.spec import SamplingDefaults
 
@@ -88,16 +88,8 @@ _NUMBERS: dict[str, _Number] = {
 }
 _TOKEN_ID = _Number(int, 0, _INT32_MAX)
 _ALIASES = {"max_completion_tokens": "max_tokens", "max_new_tokens": "max_tokens"}
-_LISTS = (
-    "stop",
-    "stop_token_ids",
-    "ignore_eos",
-    "top_logprobs",
-    "echo",
-    ADAPTER,
-    *TOKEN_RULE_NAMES,
-)
 _BOOLS = ("ignore_eos", "echo")
+_LISTS = ("stop", "stop_token_ids", *_BOOLS, "top_logprobs", ADAPTER, *TOKEN_RULE_NAMES)
 _OR_BOOL = ("logprobs", "prompt_logprobs")
 _LENGTHS = ("max_tokens", *_ALIASES)
 _OF_OUTPUT = ("max_tokens", "min_tokens", "n")
@@ -221,7 +213,7 @@ def _add(params: dict[str, Any], name: str, value: Any) -> None:
 def _read(name: str, value: Any) -> Any:
     try:
         if name == ADAPTER:
-            return _read_name(value)
+            return read_adapter(value)
         if name in ("stop", "stop_token_ids"):
             return _read_stops(name, value)
         if name in _BOOLS or (name in _OR_BOOL and type(value) is bool):
@@ -249,12 +241,6 @@ def _read_stops(name: str, value: Any) -> tuple[Any, ...]:
     if not all(isinstance(item, str) and item for item in items):
         raise ValueError("a non-empty string or a list of them")
     return tuple(items)
-
-
-def _read_name(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("the name of an --adapter")
-    return value
 
 
 def _read_bool(value: Any) -> bool:

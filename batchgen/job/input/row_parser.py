@@ -26,7 +26,7 @@ from batchgen.job.input.settings import (
     read_truncation,
     with_default_kwargs,
 )
-from batchgen.job.model.adapter_choice import ADAPTER, settled_adapter
+from batchgen.job.model.adapter_choice import adapter_of_body, settled_adapter
 from batchgen.job.model.adapters import parse_adapters
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
@@ -176,7 +176,7 @@ class RowParser:
                 raise RowError(ErrorCode.INVALID_ROW, text)
             self._fill_content(row, body, ("prompt", "messages", TOKEN_IDS))
             self._add_system(row, self._spec.system)
-            self._set_params(row, self._adapter_of(raw["body"]) | body["params"])
+            self._set_params(row, self._adapter_of(raw) | body["params"])
             return
         self._fill_content(row, raw, self.content_columns)
         own = self._own_params(raw)
@@ -184,11 +184,8 @@ class RowParser:
         if own:
             self._set_params(row, own)
 
-    def _adapter_of(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """An OpenAI row names its adapter as its model."""
-        model = body.get("model")
-        named = isinstance(model, str) and model in self._adapters and not self._spec.ignore_model
-        return {ADAPTER: model} if named else {}
+    def _adapter_of(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        return {} if self._spec.ignore_model else adapter_of_body(raw["body"], self._adapters)
 
     def _set_params(self, row: InputRow, own: Mapping[str, Any]) -> None:
         row.params = settled_adapter(apply(self._base, read_params(own)), self._adapters)

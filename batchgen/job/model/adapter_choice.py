@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.model.adapters import BASE
 from batchgen.job.quoting import shown
 
-__all__ = ["ADAPTER", "settled_adapter"]
+__all__ = ["ADAPTER", "adapter_of_body", "read_adapter", "settled_adapter"]
 
 ADAPTER = "adapter"
+
+
+def read_adapter(value: Any) -> str:
+    """A row's `adapter`; ValueError says what it must be."""
+    if not isinstance(value, str):
+        raise ValueError("the name of an --adapter")
+    return value
+
+
+def adapter_of_body(body: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """An OpenAI row names its adapter as its model."""
+    model = body.get("model")
+    return {ADAPTER: model} if isinstance(model, str) and model in names else {}
 
 
 def settled_adapter(params: SamplingParams, names: Collection[str]) -> SamplingParams:
