@@ -176,16 +176,13 @@ class RowParser:
                 raise RowError(ErrorCode.INVALID_ROW, text)
             self._fill_content(row, body, ("prompt", "messages", TOKEN_IDS))
             self._add_system(row, self._spec.system)
-            self._set_params(row, self._adapter_of(raw) | body["params"])
+            self._set_params(row, adapter_of_body(raw["body"], self._adapters) | body["params"])
             return
         self._fill_content(row, raw, self.content_columns)
         own = self._own_params(raw)
         self._make_chat(row, own.pop(SYSTEM, None))
         if own:
             self._set_params(row, own)
-
-    def _adapter_of(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        return {} if self._spec.ignore_model else adapter_of_body(raw["body"], self._adapters)
 
     def _set_params(self, row: InputRow, own: Mapping[str, Any]) -> None:
         row.params = settled_adapter(apply(self._base, read_params(own)), self._adapters)
