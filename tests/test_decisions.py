@@ -266,6 +266,9 @@ def test_the_flag_decides_every_row_and_is_part_of_the_job(tmp_path: Path) -> No
     assert [one["label"] for one in good["choice_probs"]] == ["yes", "no", "may, be"]
     assert (good["choice"], good["choice_probs"][2]["prob"]) == ("yes", pytest.approx(1 / 3))
     assert (bad["error_code"], bad["choice"]) == ("invalid_param", None)
+    rows = [{"prompt": "abc", "choices": ["x", "y"], "truncate_prompt_tokens": 2}]
+    (cut,) = answers(tmp_path, rows, "cut", engine="echo", dtype="auto")
+    assert "truncate_prompt_tokens" in cut["error_message"]
     changed = CliRunner().invoke(cli, [*words, "yes,no"])
     assert isinstance(changed.exception, FingerprintMismatchError)
     assert CliRunner().invoke(cli, [*words, "yes"]).exit_code == 2

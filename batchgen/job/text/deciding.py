@@ -21,6 +21,9 @@ _SCORED = SamplingParams(max_tokens=0)
 """The same for all, so that equal questions to equal texts are computed once."""
 
 
+_NOT_CUT = (
+    "choices cannot be asked beside truncate_prompt_tokens: questions and labels come after it"
+)
 _NEAR = 64
 """Tokens at a chat's end, of the header that opens the assistant's turn."""
 
@@ -44,6 +47,8 @@ class Deciding:
         prompts: list[int] = []
         ways: list[Ways] = []
         try:
+            if row.truncate_prompt_tokens is not None:
+                raise RowError(ErrorCode.INVALID_PARAM, _NOT_CUT)
             for asked, encoded, labels in self._encoded(row):
                 text = asked if text is None else text
                 if not encoded[0]:
