@@ -287,3 +287,15 @@ def test_validate_finds_rows_that_cannot_be_decided(tmp_path: Path) -> None:
     assert result.exit_code == 65
     said = [line for line in result.output.splitlines() if "in.jsonl:" in line]
     assert [line.split("in.jsonl:")[1][0] for line in said] == ["1", "4", "5"]
+
+
+def test_rows_that_a_retry_keeps_keep_their_columns(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "choices": ["x", "y"]}, {"prompt": "b", "n": 0}, {"prompt": "c"}]
+    echo: dict[str, Any] = {"engine": "echo", "dtype": "auto"}
+    before = answers(tmp_path, rows, **echo)
+    after = answers(tmp_path, rows, retry="failed", **echo)
+    assert (
+        [row["choice"] for row in before] == [row["choice"] for row in after] == ["x", None, None]
+    )
+    assert [row["choice_probs"] for row in before] == [row["choice_probs"] for row in after]
+    assert [row["attempt"] for row in after] == [1, 2, 1]
