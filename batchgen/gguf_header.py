@@ -33,6 +33,7 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
+_UNREADABLE = (EOFError, KeyError, struct.error, MemoryError, OverflowError, RecursionError)
 _CHUNK_BYTES = 1 << 20
 _ALIGNMENT = 32
 """Of tensors, where the file names none."""
@@ -54,13 +55,14 @@ class TensorInfo:
 class GgufHeader:
     """Key-value metadata, the SHA-256 of the bytes that hold it, and the table of tensors.
 
-    `data_start`: the byte at which the tensors' data begin.
+    `data_start`: the byte at which the tensors' data begin. `alignment`: of each one's first byte.
     """
 
     metadata: dict[str, Any]
     digest: str
     tensors: dict[str, TensorInfo]
     data_start: int
+    alignment: int
 
 
 class _Reader:
@@ -126,8 +128,9 @@ def _read_cached(path: Path, size: int, mtime_ns: int) -> GgufHeader:
     """Cached by what tells one version of the file from the next."""
     reader = _Reader(path, size)
     try:
-        return _read(reader)
-    except (EOFError, KeyError, struct.error, MemoryError, OverflowError) as error:
+        _check_version(reader, path)
+        return _read(reader, path)
+    except _UNREADABLE as error:
         found = counted(size, "byte")
         raise ModelRefusedError(
             f"{path}: not a whole GGUF file ({found}): its metadata cannot be read.",
@@ -137,20 +140,40 @@ def _read_cached(path: Path, size: int, mtime_ns: int) -> GgufHeader:
         reader.close()
 
 
-def _read(reader: _Reader) -> GgufHeader:
-    if bytes(reader.take(4)) != _MAGIC or reader.scalar("I") not in _VERSIONS:
+def _check_version(reader: _Reader, path: Path) -> None:
+    """Raises EOFError for what is no GGUF file, ModelRefusedError for one of another version."""
+    if bytes(reader.take(4)) != _MAGIC:
         raise EOFError
+    version = reader.scalar("I")
+    if version in _VERSIONS:
+        return
+    swapped = int.from_bytes(version.to_bytes(4, "big"), "little")
+    kind = f"version {version}" if swapped not in _VERSIONS else "big-endian"
+    raise ModelRefusedError(
+        f"{path}: a GGUF file of another kind ({kind}); served are little-endian ones of version "
+        "2 and 3.",
+        "Convert the file again (llama.cpp's gguf-py turns big-endian files round).",
+    )
+
+
+def _read(reader: _Reader, path: Path) -> GgufHeader:
     num_tensors, count = reader.scalar("Q"), reader.scalar("Q")
     metadata: dict[str, Any] = {}
     for _ in range(count):
         key = reader.string()
+        if key in metadata:
+            raise ModelRefusedError(
+                f"{path}: its metadata hold {key} twice.", "Convert the file again."
+            )
         metadata[key] = reader.value(reader.scalar("I"))
     digest = reader.digest()
     tensors = {reader.string(): _tensor(reader) for _ in range(num_tensors)}
     alignment = metadata.get("general.alignment", _ALIGNMENT)
-    if not isinstance(alignment, int) or alignment < 1 or len(tensors) != num_tensors:
+    whole = isinstance(alignment, int) and not isinstance(alignment, bool)
+    if not whole or alignment < 1 or len(tensors) != num_tensors:
         raise EOFError
-    return GgufHeader(metadata, digest, tensors, -(-reader.place // alignment) * alignment)
+    start = -(-reader.place // alignment) * alignment
+    return GgufHeader(metadata, digest, tensors, start, alignment)
 
 
 def _tensor(reader: _Reader) -> TensorInfo:

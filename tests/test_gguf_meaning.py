@@ -239,3 +239,13 @@ def test_turn_ends_in_the_vocabulary_end_a_row_though_the_file_names_the_texts_e
     texts[10:12] = ["<|return|>", "<|call|>"]
     files = resolve_model(str(write(tmp_path / "n.gguf", LLAMA, **more)))
     assert set(files.eos_token_ids) == {5, 6, 8, 10, 11}  # gpt-oss ends messages with <|end|>
+
+
+def test_long_factors_bound_the_length_that_is_served(tmp_path: Path) -> None:
+    short = CASES["phi3_short"]
+    keys = short.keys | {"rope.scaling.original_context_length": 128}
+    module = load_gguf(write(tmp_path / "m.gguf", replace(short, keys=keys)), torch.float32)
+    model = load_model_from(module)
+    assert model.max_position == 128
+    with pytest.raises(ModelRefusedError, match=r"up to max_model_len 256: .* exact up to 128"):
+        load_model_from(module, max_model_len=256)

@@ -18,6 +18,7 @@ MOST_FILES, MOST_LINES = 20, 300
 FLOORS = [
     ["batchgen.errors", "batchgen.startup"],  # with the other single modules of `batchgen`
     ["batchgen.gguf"],
+    ["batchgen.gguf.tokenizer"],
     ["batchgen.gguf.architectures"],
     ["batchgen.engine"],  # its plain values; its face stands higher, below
     ["batchgen.engine.kernels", "batchgen.engine.prefix", "batchgen.engine.attention"],

@@ -36,7 +36,7 @@ def gguf_value(value: Any) -> bytes:
     if isinstance(value, bool):
         return struct.pack("<I?", 7, value)
     if isinstance(value, int):
-        return struct.pack("<II", 4, value)
+        return struct.pack("<Ii", 5, value) if value < 0 else struct.pack("<II", 4, value)
     if isinstance(value, float):
         return struct.pack("<If", 6, value)
     if isinstance(value, list):
@@ -96,8 +96,8 @@ def test_a_gguf_file_names_its_tokens(tmp_path: Path) -> None:
             "llama.context_length": 77,
             "llama.rope.freq_base": 10000.0,
             "tokenizer.ggml.add_bos_token": False,
-            "tokenizer.ggml.tokens": ["a", "b"],
-            "tokenizer.ggml.token_type": [3, 1],
+            "tokenizer.ggml.tokens": list("abcdef"),
+            "tokenizer.ggml.token_type": [3, 1, 1, 1, 1, 1],
             "tokenizer.ggml.bos_token_id": 1,
             "tokenizer.ggml.eos_token_id": 2,
             "tokenizer.ggml.eot_token_id": 5,

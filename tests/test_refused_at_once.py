@@ -17,7 +17,6 @@ from test_model_files import model_folder, write_gguf
 from batchgen import devices
 from batchgen.engine.model.quiet import quiet_thread
 from batchgen.errors import ModelRefusedError, UsageError
-from batchgen.job.model import gguf_support
 from batchgen.job.model.files import resolve_model
 
 TOKENIZER = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "b"]}
@@ -27,19 +26,11 @@ def gguf(path: Path, **metadata: Any) -> Path:
     return write_gguf(path, {"general.architecture": "llama", **TOKENIZER, **metadata})
 
 
-def test_a_gguf_without_the_package_names_it_and_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = resolve_model(str(gguf(tmp_path / "m.gguf", **{"tokenizer.ggml.model": "llama"})))
-    monkeypatch.setattr(gguf_support, "find_spec", lambda name: None)
-    with pytest.raises(ModelRefusedError, match="takes gguf,") as refused:
-        files.check_loadable()
-    assert "pip install 'gguf>=" in (refused.value.hint or "")
-
-
-def test_a_gguf_of_an_architecture_that_is_not_known_is_named(tmp_path: Path) -> None:
+def test_a_gguf_of_an_architecture_that_is_not_served_is_named(tmp_path: Path) -> None:
     files = resolve_model(str(gguf(tmp_path / "x.gguf", **{"general.architecture": "rwkv9"})))
-    with pytest.raises(ModelRefusedError, match=r"'rwkv9' is not known; known: .*llama") as refused:
+    with pytest.raises(
+        ModelRefusedError, match=r"'rwkv9' is not served; served: .*llama"
+    ) as refused:
         files.check_loadable()
     assert "transformers folder" in (refused.value.hint or "")
 

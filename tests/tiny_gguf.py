@@ -289,12 +289,14 @@ def tokens() -> list[str]:
 
 
 def write(path: Path, case: Case, leave_out: str | None = None, **more: Any) -> Path:
-    """`leave_out`: the name of a tensor that the file shall lack. `more`: further whole keys."""
+    """`leave_out`: the name of a tensor that the file shall lack. `more`: further whole keys; None
+    leaves one out."""
     import gguf
 
     writer = gguf.GGUFWriter(path, case.architecture)
     for key, value in {**_keys(case), **more}.items():
-        _add(writer, key, value)
+        if value is not None:
+            _add(writer, key, value)
     rng = np.random.default_rng(zlib.crc32(case.architecture.encode()))
     for name, shape in _tensors(case).items():
         values = case.values.get(name)

@@ -82,6 +82,8 @@ def _is_neutral_list(value: Any, neutral: tuple[Any, ...]) -> bool:
 
 
 def _foreign(name: str) -> str:
+    if name.startswith("general.sampling."):
+        return "a sampling default: a run applies it, or says that it does not"
     if name.startswith(_PLAIN_SPACES):
         return "describes the file, not the model"
     return "of another namespace; llama.cpp reads none of them"

@@ -51,21 +51,27 @@ class Sizes:
 def read_sizes(read: Reading) -> Sizes:
     """Read them, and check that they describe heads of one size."""
     hidden, heads = read.count("embedding_length"), read.count("attention.head_count")
-    if not heads:
-        raise read.refused("attention.head_count", heads)
+    layers, context = read.count("block_count"), read.count("context_length")
+    for key, value in {"embedding_length": hidden, "attention.head_count": heads}.items():
+        if not value:
+            raise read.refused(key, value)
+    if not 0 < layers <= len(read.tensors):
+        raise read.refused("block_count", layers)
+    if not context:
+        raise read.refused("context_length", context)
     kv_heads = read.count("attention.head_count_kv", heads) or heads
     head_dim = read.count("attention.key_length", hidden // heads)
-    if read.count("attention.value_length", hidden // heads) != head_dim:
+    if not head_dim or read.count("attention.value_length", hidden // heads) != head_dim:
         raise read.refused("attention.value_length", read.get("attention.value_length"))
     if heads % kv_heads:
         raise read.refused("attention.head_count_kv", kv_heads)
     return Sizes(
         hidden,
-        read.count("block_count"),
+        layers,
         heads,
         kv_heads,
         head_dim,
-        read.count("context_length"),
+        context,
         read.shape("token_embd.weight")[0],
         not read.has("output.weight"),
     )

@@ -47,11 +47,10 @@ def part_paths(path: Path) -> tuple[Path, ...]:
 def read_gguf(path: Path) -> GgufFile:
     """Read all parts' tables. Raises ModelRefusedError for parts that are missing or cut off."""
     first = read_gguf_header(path)
-    count = first.metadata.get("split.count", 0) or 1
-    if first.metadata.get("split.no", 0):
+    number, count = _place(path, first)
+    if number:
         raise ModelRefusedError(
-            f"{path}: a later part of a split model (number {first.metadata['split.no'] + 1} "
-            f"of {count}).",
+            f"{path}: a later part of a split model (number {number + 1} of {count}).",
             f"Name its first part: {part_paths(path)[0].name}.",
         )
     paths = part_paths(path) if count > 1 else (path,)
@@ -72,6 +71,16 @@ def read_gguf(path: Path) -> GgufFile:
     return GgufFile(path, first.metadata, tensors, homes)
 
 
+def _place(home: Path, header: GgufHeader) -> tuple[int, int]:
+    """Which part it says to be, from 0, and of how many."""
+    found = [header.metadata.get(key, 0) for key in ("split.no", "split.count")]
+    if not all(isinstance(one, int) and one >= 0 for one in found):
+        raise ModelRefusedError(
+            f"{home}: its split.no and split.count are no numbers.", "Split the model again."
+        )
+    return found[0], found[1] or 1
+
+
 def _check_parts(path: Path, paths: tuple[Path, ...], count: int) -> None:
     missing = [one.name for one in paths if not one.is_file()]
     if len(paths) != count:
@@ -89,19 +98,26 @@ def _check_parts(path: Path, paths: tuple[Path, ...], count: int) -> None:
 def _check_part(
     home: Path, header: GgufHeader, number: int, count: int, before: dict[str, TensorInfo]
 ) -> None:
-    own = (header.metadata.get("split.no", 0), header.metadata.get("split.count", 0) or 1)
     twice = sorted(before.keys() & header.tensors.keys())
-    if own != (number, count) or twice:
+    if _place(home, header) != (number, count) or twice:
         raise ModelRefusedError(
             f"{home}: not part {number + 1} of {count} of this model.",
             "Fetch all parts of one conversion again.",
         )
     size = home.stat().st_size
+    place = 0
     for name, info in header.tensors.items():
-        if header.data_start + info.offset + num_bytes(home, name, info) > size:
+        length = num_bytes(home, name, info)
+        if info.offset != place:  # one after another, as llama.cpp demands (ggml/src/gguf.cpp)
+            raise ModelRefusedError(
+                f"{home}: the tensor {name} is not where the one before it ends.",
+                "Fetch the file again, or convert it again.",
+            )
+        if header.data_start + place + length > size:
             raise ModelRefusedError(
                 f"{home}: cut off: the tensor {name} lies beyond its end.", "Fetch the file again."
             )
+        place += -(-length // header.alignment) * header.alignment
 
 
 def num_bytes(home: Path, name: str, info: TensorInfo) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,11 @@ class Reading:
     def number(self, key: str, default: float | None = None) -> float:
         """As `get`, a number. Raises ModelRefusedError where it is none, or absent."""
         value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
             raise self.refused(key, value)
-        return value
+        found: float = value
+        return found
 
     def count(self, key: str, default: int | None = None) -> int:
         """As `get`, a whole number that is not negative."""

@@ -11,7 +11,7 @@ from batchgen.gguf.reading import Reading, refused
 
 __all__ = ["Source", "To", "assign"]
 
-_NAME = re.compile(r"(?:blk\.(\d+)\.)?(.+?)(?:\.(weight|bias))?")
+_NAME = re.compile(r"(?:blk\.(\d+)\.)?(.*?)(?:\.(weight|bias))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

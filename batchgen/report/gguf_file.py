@@ -12,8 +12,8 @@ from typing import Any
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.gguf.architectures.plan import plan_gguf
 from batchgen.gguf.parts import GgufFile, read_gguf
+from batchgen.gguf.tokenizer.build import check_vocabulary
 from batchgen.job.model import gguf_support
-from batchgen.job.model.gguf_tokenizer import build_byte_level, is_byte_level
 from batchgen.job.model.special_tokens import from_gguf
 
 __all__ = ["GgufReport", "describe_gguf", "lines_of"]
@@ -58,18 +58,27 @@ def describe_gguf(path: Path) -> GgufReport:
     }
     try:
         gguf_support.check_tokenizer(path, file.metadata)
-        if is_byte_level(file.metadata):
-            build_byte_level(file.metadata, path)
         plan = plan_gguf(file)
+        check_vocabulary(file.metadata, path)
     except ModelRefusedError as error:
         return GgufReport(**about, model_type=None, refused=error.message, hint=error.hint)
-    applied = {name: file.metadata[name] for name in plan.used}
+    refused = _missing_package(file)
     return GgufReport(
         **about,
         model_type=plan.layout.config["model_type"],
-        applied=applied,
+        applied={name: file.metadata[name] for name in plan.used},
         unused=plan.unused,
+        refused=None if refused is None else refused.message,
+        hint=None if refused is None else refused.hint,
     )
+
+
+def _missing_package(file: GgufFile) -> ModelRefusedError | None:
+    try:
+        gguf_support.check_package(file)
+    except ModelRefusedError as error:
+        return error
+    return None
 
 
 def lines_of(report: GgufReport) -> Iterator[str]:

@@ -103,8 +103,6 @@ def _put_ropes(module: nn.Module, plan: Plan) -> None:
 def _put_rope(holder: Any, front: str, rope: Rope, factors: list[float] | None, plan: Plan) -> None:
     own = getattr(holder, f"{front}inv_freq")
     count = own.numel()
-    if factors is not None and len(factors) != rope.dims // 2:
-        raise refused(plan.file.path, f"the tensor {rope.factors} has {len(factors)} values")
     frequencies = rope.frequencies(factors)
     if count != len(frequencies) or not all(map(math.isfinite, frequencies)):
         raise _unknown_rope(plan, f"{count} rotary frequencies, the file {len(frequencies)}")

@@ -14,15 +14,17 @@ import torch
 from batchgen.engine.gguf.module import make_module
 from batchgen.engine.gguf.oracle import check_attention
 from batchgen.gguf.architectures.plan import read_plan
+from batchgen.gguf.parts import GgufFile
+from batchgen.gguf.tokenizer.special import named_id
 
 __all__ = ["load_gguf"]
 
-OWN_DTYPES = {0: torch.float32, 1: torch.float16, 32: torch.bfloat16}
-"""`general.file_type` of files that are not quantised; all others come out as bfloat16."""
+OWN_DTYPES = {0: torch.float32, 1: torch.float16}
+"""By the ggml type of matrices, where all are alike (or some are float32)."""
 SPECIAL_TOKENS = {
-    "bos_token_id": "tokenizer.ggml.bos_token_id",
-    "eos_token_id": "tokenizer.ggml.eos_token_id",
-    "pad_token_id": "tokenizer.ggml.padding_token_id",
+    "bos_token_id": "bos",
+    "eos_token_id": "eos",
+    "pad_token_id": "padding",
 }
 
 
@@ -30,12 +32,16 @@ def load_gguf(path: Path, dtype: torch.dtype | str) -> Any:
     """Load the file, or its parts; `auto` is its own dtype. Raises ModelRefusedError, naming it,
     for whatever the file says that is not applied."""
     plan = read_plan(path)
-    fields = plan.file.metadata
-    if isinstance(dtype, str):
-        dtype = OWN_DTYPES.get(fields.get("general.file_type", -1), torch.bfloat16)
-    module = make_module(plan, dtype)
+    module = make_module(plan, _own_dtype(plan.file) if isinstance(dtype, str) else dtype)
     for name, key in SPECIAL_TOKENS.items():
         for holder in (module.config, module.generation_config):
-            setattr(holder, name, fields.get(key))
+            setattr(holder, name, named_id(plan.file.metadata, key))
     check_attention(module.eval(), plan)
     return module
+
+
+def _own_dtype(file: GgufFile) -> torch.dtype:
+    """What the matrices are stored in; bfloat16 for all that is quantised or mixed."""
+    kinds = {info.kind for info in file.tensors.values() if len(info.shape) > 1}
+    kinds = kinds - {0} or kinds
+    return OWN_DTYPES.get(kinds.pop(), torch.bfloat16) if len(kinds) == 1 else torch.bfloat16

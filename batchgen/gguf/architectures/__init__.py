@@ -1,6 +1,6 @@
 """The architectures that are understood: each reads a file's metadata and says its layout.
 
-Imports the rest of `batchgen.gguf`.
+Imports the rest of `batchgen.gguf`, with `tokenizer`.
 Read `plan.py` first, then `llama.py`; the others say what differs.
 """
 

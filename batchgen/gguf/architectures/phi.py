@@ -94,5 +94,7 @@ def _with_factors(read: Reading, rope: Rope) -> Rope:
         return rope
     if not (read.has(_SHORT) and read.has(_LONG)):
         raise refused(read.path, f"of {_SHORT} and {_LONG} one is missing")
+    if not rope.original_length:
+        raise read.refused("rope.scaling.original_context_length", 0)
     is_long = read.count("context_length") > rope.original_length
     return replace(rope, factors=_SHORT, long_factors=_LONG if is_long else None)

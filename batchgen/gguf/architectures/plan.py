@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.gguf.architectures import ARCHITECTURES
+from batchgen.gguf.floats import read_floats
 from batchgen.gguf.harmless import without_effect
 from batchgen.gguf.layout import Layout
 from batchgen.gguf.parts import GgufFile, read_gguf
 from batchgen.gguf.reading import Reading, refused
 from batchgen.gguf.tensors import Source, assign
+from batchgen.gguf.tokenizer.keys import tokenizer_keys
 
 __all__ = ["Plan", "plan_gguf", "read_plan"]
 
@@ -55,16 +57,20 @@ def plan_gguf(file: GgufFile) -> Plan:
     architecture = file.metadata.get("general.architecture")
     if file.metadata.get("general.type", "model") != "model":
         raise refused(file.path, f"it is no model but of type {file.metadata['general.type']!r}")
-    if architecture not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise refused(file.path, f"its architecture {architecture!r} is not known; known: {known}")
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
+        served = ", ".join(sorted(ARCHITECTURES))
+        words = f"its architecture {architecture!r} is not served; served: {served}"
+        raise refused(file.path, words)
     read = Reading(file)
     layout = ARCHITECTURES[architecture](read)
     ignored = {k: v for k, v in _IGNORED_TENSORS.items() if not _unapplied(k, layout)}
     weights = assign(read, layout.top, layout.layer, layout.layer_prefix, ignored)
     _check_vocabulary(read)
-    unused = without_effect(read, layout)
-    return Plan(file, layout, weights, tuple(sorted(read.used & file.metadata.keys())), unused)
+    _check_ropes(read, layout)
+    used, unused = tokenizer_keys(file.metadata, file.path)
+    unused |= without_effect(read, layout)
+    used |= read.used & file.metadata.keys()
+    return Plan(file, layout, weights, tuple(sorted(used)), unused)
 
 
 def _unapplied(stem: str, layout: Layout) -> bool:
@@ -75,6 +81,20 @@ def _unapplied(stem: str, layout: Layout) -> bool:
     if stem == "rope_factors_long":  # unused where the context is no longer than the original one
         stem = "rope_factors_short"
     return f"{stem}.weight" not in factors
+
+
+def _check_ropes(read: Reading, layout: Layout) -> None:
+    """Raises ModelRefusedError for angles that cannot be computed."""
+    for rope in layout.ropes.values():
+        factors = read_floats(read, rope.factors) if rope.factors else None
+        if factors is not None and len(factors) != rope.dims // 2:
+            raise refused(read.path, f"the tensor {rope.factors} has {len(factors)} values")
+        if not (rope.base > 0 and rope.factor > 0 and all(one > 0 for one in factors or ())):
+            raise refused(read.path, "its rope has a base or a factor that is not above nought")
+        try:
+            rope.frequencies(factors)
+        except (ArithmeticError, ValueError) as error:
+            raise refused(read.path, f"its rope cannot be computed: {error}") from error
 
 
 def _check_vocabulary(read: Reading) -> None:

@@ -21,6 +21,7 @@ from batchgen.job.model.chat_templates import (
     gguf_templates,
 )
 from batchgen.job.model.generation_defaults import generation_defaults, ignored_generation_settings
+from batchgen.job.model.gguf_defaults import gguf_sampling, ignored_gguf_sampling
 from batchgen.job.model.identity import files_identity, folder_identity, text_digest
 from batchgen.job.model.json_files import ModelJson
 from batchgen.job.model.source import BUILTIN_NAME, ModelSource, locate
@@ -54,7 +55,8 @@ class ModelFiles:
 
     `name` is what the user wrote (or the built-in's name). `max_position` is the longest sequence
     the model was made for, in tokens; None where it names none. `generation_defaults` has
-    SamplingParams' names. `ignored_settings`: of generation_config, what batchgen does not have.
+    SamplingParams' names. `ignored_settings`: of generation_config, or a GGUF file's
+    sampling, what batchgen does not have.
     """
 
     path: Path
@@ -190,6 +192,7 @@ def _from_gguf(source: ModelSource) -> ModelFiles:
     metadata = read_gguf_header(source.path).metadata
     tokens = special_tokens.from_gguf(metadata)
     architecture = str(metadata.get("general.architecture", "?"))
+    length = metadata.get(f"{architecture}.context_length")
     return ModelFiles(
         path=source.path,
         kind=ModelKind.GGUF,
@@ -197,8 +200,9 @@ def _from_gguf(source: ModelSource) -> ModelFiles:
         eos_token_ids=tokens.eos_token_ids,
         bos_token_id=tokens.bos_token_id,
         pad_token_id=tokens.pad_token_id,
-        generation_defaults={"temperature": 0.0},
-        max_position=metadata.get(f"{architecture}.context_length"),
+        generation_defaults=gguf_sampling(metadata, source.path),
+        ignored_settings=ignored_gguf_sampling(metadata),
+        max_position=length if isinstance(length, int) else None,
         chat_templates=gguf_templates(metadata),
         config={"model_type": architecture},
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import ModelRefusedError
-from batchgen.gguf.architectures.plan import read_plan
-from batchgen.gguf.parts import read_gguf
+from batchgen.gguf.architectures.plan import plan_gguf
+from batchgen.gguf.parts import GgufFile, read_gguf
+from batchgen.gguf.tokenizer.build import check_vocabulary
 
-__all__ = ["check_loadable", "check_tokenizer"]
+__all__ = ["check_loadable", "check_package", "check_tokenizer"]
 
 _PACKAGE = "gguf>=0.10"
 _PLAIN_KINDS = (0, 1, 28, 30)
@@ -31,15 +32,17 @@ def check_tokenizer(path: Path, metadata: Mapping[str, Any]) -> None:
 
 def check_loadable(path: Path) -> None:
     """Raises ModelRefusedError where a package is missing, or the file says what is not applied."""
-    if find_spec("gguf") is None and _needs_package(path):
+    file = read_gguf(path)
+    check_package(file)
+    plan_gguf(file)
+    check_vocabulary(file.metadata, path)
+
+
+def check_package(file: GgufFile) -> None:
+    """Raises ModelRefusedError where the weights need a package that is not installed."""
+    quantised = any(info.kind not in _PLAIN_KINDS for info in file.tensors.values())
+    if quantised and find_spec("gguf") is None:
         raise ModelRefusedError(
-            f"{path}: to load quantised .gguf files takes gguf, not installed here",
+            f"{file.path}: to load quantised .gguf files takes gguf, not installed here",
             f"pip install '{_PACKAGE}'",
         )
-    read_plan(path)
-
-
-def _needs_package(path: Path) -> bool:
-    file = read_gguf(path)
-    quantised = any(info.kind not in _PLAIN_KINDS for info in file.tensors.values())
-    return quantised or file.metadata.get("tokenizer.ggml.model") != "gpt2"

@@ -9,26 +9,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from batchgen.gguf.tokenizer.special import end_ids, named_id
 from batchgen.job.model.json_files import ModelJson
 
 __all__ = ["SpecialTokens", "from_folder", "from_gguf"]
 
 _END_KEYS = ("eos_token", "eot_token")
-_GGUF_END_KEYS = (
-    *("eos_token_id", "eot_token_id", "eom_token_id"),
-    *("fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id"),
-)
-_END_TEXTS = (
-    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>"),
-    *("<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>"),
-    *("[EOT]", "[EOS]", "<end_of_utterance>", "<turn|>", "<|tool_response>"),
-    "<\uff5cend\u2581of\u2581sentence\uff5c>",
-    *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>"),
-    *("<REPO>", "<reponame>", "<|file_sep|>"),
-)
-"""What ends a sequence wherever a GGUF vocabulary has it, as in llama.cpp (src/llama-vocab.cpp)."""
-_HARMONY = ("<|return|>", "<|call|>", "<|end|>")
-"""gpt-oss: `<|end|>` ends a message, not the turn, where the other two are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +41,12 @@ def from_folder(files: ModelJson) -> SpecialTokens:
 
 
 def from_gguf(metadata: dict[str, Any]) -> SpecialTokens:
-    """Read the `tokenizer.ggml.*` ids, and the known ends that stand in the vocabulary: many a
-    conversion for chats names the text's end alone."""
-
-    def ids(*names: str) -> list[int]:
-        return list(_ids(metadata.get(f"tokenizer.ggml.{name}") for name in names))
-
+    """As llama.cpp gathers them: the ids that the file names, and known ends in the vocabulary."""
     return SpecialTokens(
-        eos_token_ids=_unique([*ids(*_GGUF_END_KEYS), *_known_ends(metadata)]),
-        bos_token_id=_first(ids("bos_token_id")),
-        pad_token_id=_first(ids("padding_token_id")),
+        eos_token_ids=end_ids(metadata),
+        bos_token_id=named_id(metadata, "bos"),
+        pad_token_id=named_id(metadata, "padding"),
     )
-
-
-def _known_ends(metadata: dict[str, Any]) -> list[int]:
-    tokens = metadata.get("tokenizer.ggml.tokens") or []
-    found = {text: index for index, text in enumerate(tokens) if text in _END_TEXTS}
-    if all(text in found for text in _HARMONY):
-        del found["<|end|>"]
-    return list(found.values())
 
 
 def _configs(files: ModelJson) -> list[dict[str, Any]]:

@@ -12,9 +12,10 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from batchgen.errors import ModelRefusedError
+from batchgen.gguf.tokenizer.build import build_tokenizer
+from batchgen.gguf.tokenizer.vocabulary import special_token_texts
 from batchgen.gguf_header import read_gguf_header
 from batchgen.job.model.files import ModelFiles, ModelKind
-from batchgen.job.model.gguf_tokenizer import build_byte_level, is_byte_level, special_token_texts
 from batchgen.job.text.codecs import BackendCodec, ByteCodec, TransformersCodec
 from batchgen.job.text.hidden_torch import torch_hidden
 from batchgen.job.text.template import ChatTemplate, Messages
@@ -106,7 +107,7 @@ def load_codec(
     chosen = choose_template(chat_template or None, {} if files is None else files.chat_templates)
     if files is None:
         return ByteCodec(_template(chosen, {}, now))
-    if files.kind is ModelKind.GGUF and is_byte_level(read_gguf_header(files.path).metadata):
+    if files.kind is ModelKind.GGUF:
         return _gguf_codec(files, chosen, now)
     with torch_hidden() if hide_torch else nullcontext():
         return _transformers_codec(files, chosen, now, hide_torch, trust_remote_code)
@@ -116,16 +117,15 @@ def _gguf_codec(files: ModelFiles, chosen: TemplateChoice, now: datetime | None)
     metadata = read_gguf_header(files.path).metadata
     template = _template(chosen, special_token_texts(metadata), now)
     vocab_size = len(metadata["tokenizer.ggml.tokens"])
-    return BackendCodec(
-        build_byte_level(metadata, files.path), template, files.bos_token_id, vocab_size
-    )
+    backend = build_tokenizer(metadata, files.path)
+    return BackendCodec(backend, template, files.bos_token_id, vocab_size)
 
 
 def _transformers_codec(
     files: ModelFiles, chosen: TemplateChoice, now: datetime | None, hidden: bool, trust: bool
 ) -> TextCodec:
     tokenizer = _auto_tokenizer(files, trust)
-    template = _template(chosen, _template_tokens(files, tokenizer), now)
+    template = _template(chosen, tokenizer.special_tokens_map, now)
     vocab_size = _vocab_size(files, tokenizer)
     backend = _plain_backend(tokenizer)
     if backend is not None:
@@ -144,12 +144,9 @@ def _auto_tokenizer(files: ModelFiles, trust_remote_code: bool) -> Any:
         from transformers import AutoTokenizer
 
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    folder = files.path
-    if files.kind is ModelKind.GGUF:
-        folder, options["gguf_file"] = files.path.parent, files.path.name
     try:
         with timeline.span("tokenizer"):
-            return AutoTokenizer.from_pretrained(str(folder), **options)
+            return AutoTokenizer.from_pretrained(str(files.path), **options)
     except Exception as error:  # transformers raises many kinds here
         reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
         if "trust_remote_code" in str(error):
@@ -174,14 +171,6 @@ def _plain_backend(tokenizer: Any) -> Any | None:
         if getattr(own, name) is not getattr(PreTrainedTokenizerFast, name):
             return None
     return tokenizer.backend_tokenizer
-
-
-def _template_tokens(files: ModelFiles, tokenizer: Any) -> dict[str, Any]:
-    """The special tokens that templates read by name; a GGUF's own before transformers' guess."""
-    named = dict(tokenizer.special_tokens_map)
-    if files.kind is ModelKind.GGUF:
-        named |= special_token_texts(read_gguf_header(files.path).metadata)
-    return named
 
 
 def _vocab_size(files: ModelFiles, tokenizer: Any) -> int:
