@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from test_model_files import write_gguf
-from tiny_gguf_tokens import TEXTS, VOCABULARIES, byte_level, sentence_piece
+from tiny_gguf_tokens import TEXTS, VOCABULARIES, byte_level, odd_texts, sentence_piece
 
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf.tokenizer.build import build_tokenizer, check_vocabulary
@@ -21,7 +21,7 @@ from batchgen.gguf.tokenizer.joins import JoiningTokenizer
 from batchgen.gguf.tokenizer.keys import tokenizer_keys
 from batchgen.gguf.tokenizer.pre_tokenizers import PRE_TOKENIZERS
 from batchgen.gguf.tokenizer.special import end_ids
-from batchgen.gguf.tokenizer.vocabulary import special_token_texts
+from batchgen.gguf.tokenizer.vocabulary import read_vocabulary, special_token_texts
 from batchgen.job.model.files import resolve_model
 from batchgen.job.text.codecs import BackendCodec
 
@@ -62,6 +62,17 @@ def test_tokens_of_equal_scores_are_joined_from_the_left() -> None:
     assert codec.special_token_id("<|im_start|>") == 3
     assert json.loads(codec.vocabulary())["model"]["vocab"]["<s>"] == 1
     assert codec.encode_plain([""]) == [[]]
+
+
+@pytest.mark.parametrize("name", ["spm", "spm/no_prefix"])
+def test_joining_by_scores_is_what_ranked_pairs_do(name: str) -> None:
+    """The two ways to encode agree, places included, where both can be taken."""
+    metadata = VOCABULARIES[name].metadata()
+    ranked, joining = (build_tokenizer(metadata, HERE) for _ in range(2))
+    joining = JoiningTokenizer(joining, read_vocabulary(metadata, HERE))
+    for text in [*TEXTS, *odd_texts(7, 50)]:
+        ours, theirs = joining.encode(text), ranked.encode(text)
+        assert (ours.ids, ours.offsets) == (theirs.ids, theirs.offsets), text
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen.gguf.tokenizer.vocabulary import Kind, Vocabulary
@@ -45,9 +45,15 @@ def joins_by_pairs(vocabulary: Vocabulary) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """What `tokenizers` gives back, as far as it is read."""
+    """What `tokenizers` gives back, as far as it is read. `offsets`: each token's letters."""
 
-    ids: list[int]
+    ids: list[int] = field(default_factory=list)
+    offsets: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, token: int, start: int, end: int) -> None:
+        """One token more, made of these letters of the text."""
+        self.ids.append(token)
+        self.offsets.append((start, end))
 
 
 class JoiningTokenizer:
@@ -62,16 +68,26 @@ class JoiningTokenizer:
         )
         self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
+    def __getattr__(self, name: str) -> Any:
+        """Decoding, and what is known of tokens. A grammar's vocabulary has the right tokens and
+        bytes, and other joins."""
+        if name.startswith("__") or name == "_backend":
+            raise AttributeError(name)  # not yet there while it is unpickled
+        return getattr(self._backend, name)
+
     def encode(self, text: str, add_special_tokens: bool = True) -> Encoding:
         """Raises TypeError for text that is none (a lone surrogate), as `tokenizers` does."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise TypeError(str(error)) from error
-        ids = self._of_text(text)
-        around = (self._vocabulary.bos, self._vocabulary.eos)
-        front, back = ([] if one is None else [one] for one in around)
-        return Encoding([*front, *ids, *back] if add_special_tokens else ids)
+        found = Encoding()
+        if add_special_tokens and self._vocabulary.bos is not None:
+            found.add(self._vocabulary.bos, 0, 0)
+        self._add_text(text, found)
+        if add_special_tokens and self._vocabulary.eos is not None:
+            found.add(self._vocabulary.eos, 0, 0)
+        return found
 
     def encode_batch_fast(
         self, texts: Sequence[str], add_special_tokens: bool = True
@@ -79,48 +95,26 @@ class JoiningTokenizer:
         """See `encode`."""
         return [self.encode(text, add_special_tokens) for text in texts]
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """As `tokenizers` does."""
-        return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
-
-    def decode_batch(
-        self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
-    ) -> list[str]:
-        """As `tokenizers` does."""
-        return list(self._backend.decode_batch(sequences, skip_special_tokens=skip_special_tokens))
-
-    def token_to_id(self, text: str) -> int | None:
-        """The id of a whole token."""
-        return self._texts.get(text)
-
-    def to_str(self) -> str:
-        """The vocabulary as a tokenizer.json: tokens and their bytes are right, joins are not."""
-        return str(self._backend.to_str())
-
-    def no_truncation(self) -> None:
-        """Nothing is ever cut."""
-
-    def no_padding(self) -> None:
-        """Nothing is ever padded."""
-
-    def _of_text(self, text: str) -> list[int]:
-        ids: list[int] = []
+    def _add_text(self, text: str, to: Encoding) -> None:
         place = 0
         while found := self._special.search(text, place):
-            ids += self._of_plain(text[place : found.start()])
-            token = self._texts[found[0]]
-            ids.append(token)
-            place = found.end()
+            self._add_plain(text, place, found.start(), to)
+            token, place = self._texts[found[0]], found.end()
+            to.add(token, found.start(), place)
             if token in self._vocabulary.strips:
                 place = len(text) - len(text[place:].lstrip(_BLANKS))
-        return ids + self._of_plain(text[place:])
+        self._add_plain(text, place, len(text), to)
 
-    def _of_plain(self, text: str) -> list[int]:
-        if not text:
-            return []
+    def _add_plain(self, text: str, start: int, end: int, to: Encoding) -> None:
+        if start >= end:
+            return
+        place = start - self._vocabulary.space_first  # a space in front stands for the first letter
         space = _SPACE if self._vocabulary.space_first else ""
-        pieces = self._joined(space + text.replace(" ", _SPACE))
-        return [one for piece in pieces for one in self._ids_of(piece)]
+        for piece in self._joined(space + text[start:end].replace(" ", _SPACE)):
+            after = place + len(piece)
+            for token in self._ids_of(piece):
+                to.add(token, max(place, start), max(after, start + 1))
+            place = after
 
     def _ids_of(self, piece: str) -> list[int]:
         if piece in self._texts:
