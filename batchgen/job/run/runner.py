@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from batchgen.counts import counted
-from batchgen.devices import check_device
 from batchgen.errors import BatchgenError, FingerprintMismatchError, OutputHeldError, StoppedError
 from batchgen.job.flow.deadline import next_deadline
 from batchgen.job.flow.interpreter import tuned_interpreter
@@ -21,7 +20,7 @@ from batchgen.job.flow.signals import Stop
 from batchgen.job.input.reader import Reader
 from batchgen.job.ledger.fingerprint import facts_of, model_name
 from batchgen.job.ledger.ledger import Ledger
-from batchgen.job.model.files import ModelFiles, ModelKind, resolve_model
+from batchgen.job.model.files import ModelFiles, resolve_model
 from batchgen.job.redaction import redacted
 from batchgen.job.run.assembly import Assembly
 from batchgen.job.run.closing_words import closing_words, failure_words
@@ -29,6 +28,7 @@ from batchgen.job.run.input_check import check_finished_input
 from batchgen.job.run.kept_engine import Lend
 from batchgen.job.run.ledger_access import Entrance
 from batchgen.job.run.retry import check_words
+from batchgen.job.run.runnable import check_runnable
 from batchgen.job.run.summary import (
     TOO_MANY_FAILURES,
     FailureLimit,
@@ -106,7 +106,7 @@ class _Job:
         if not spec.overwrite:
             entrance.check_untouched()
         if spec.overwrite or not (self._folder.exists() or spec.out.exists()):
-            self._check_runnable()  # before anything is made, or given up
+            check_runnable(self._spec, self._files)  # before anything is made, or given up
         try:
             ledger = entrance.open_ledger()
         except OutputHeldError as error:
@@ -127,12 +127,6 @@ class _Job:
                 return self._work(ledger, reader)
         with entrance.open_ledger() as ledger:
             return self._work(ledger, reader)
-
-    def _check_runnable(self) -> None:
-        """Refuse what this machine cannot run."""
-        if self._spec.engine != "echo" and self._files is not None:
-            check_device(self._spec.device)
-            self._files.check_loadable()
 
     def _is_of_this_input(self, ledger: Ledger, reader: Reader, entrance: Entrance) -> bool:
         """Whether earlier runs read the same; with --overwrite their work is given up, if not."""
@@ -198,15 +192,14 @@ class _Job:
             self._say(f"since the last run of this job: {line}")
 
     def _work(self, ledger: Ledger, reader: Reader) -> Summary:
-        self._check_runnable()
+        check_runnable(self._spec, self._files)
         if ledger.num_done or ledger.shard is not None:
             reader.skip_hint(ledger.is_done)
         if ledger.num_done:
             self._say(f"continuing: {counted(ledger.num_done, 'row is', 'rows are')} done")
         if self._files is not None and self._files.ignored_settings:
             named = ", ".join(self._files.ignored_settings)
-            place = "file" if self._files.kind is ModelKind.GGUF else "generation_config"
-            self._say(f"not served, and ignored, of the model's {place}: {named}")
+            self._say(f"not served, and ignored, of the model's generation_config: {named}")
         if self._prepare is not None:
             self._prepare(self._spec, self._files, reader)
         assembly = Assembly(
