@@ -40,6 +40,7 @@ FLOORS = [
     ["batchgen.job.storage"],
     ["batchgen.job.ledger"],
     ["batchgen.job.run", "batchgen.job.verbs"],
+    ["batchgen.job.ahead"],
     ["batchgen.report", "batchgen.cluster"],
     ["batchgen.selftest"],
     ["batchgen.cli.process"],
