@@ -298,7 +298,7 @@ def test_a_value_that_changes_nothing_is_accepted(neutral: dict[str, Any]) -> No
     "setting",
     [
         {"generation_config": {"max_new_tokens": 3}}, {"no_stop_trim": True}, {"max_length": 20},
-        {"truncate_prompt_tokens": 1}, {"thinking_token_budget": 5}, {"best_of": 2},
+        {"suffix": "x"}, {"repetition_detection": 1}, {"best_of": 2},
         {"system": "Be brief"}, {"enable_thinking": False}, {"documents": [{"text": "x"}]},
     ],
 )  # fmt: skip

@@ -41,7 +41,9 @@ class BrittleCodec(ByteCodec):
             raise ValueError("cannot\nencode")
         return super().encode_batch(texts)
 
-    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+    def decode_batch(
+        self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
+    ) -> list[str]:
         if list(b"bad") in [list(ids) for ids in sequences]:
             raise OverflowError("cannot decode")
         return super().decode_batch(sequences)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from batchgen.cli.flags import flag, flag_group
+from batchgen.cli.parser_options import reasoning_parser, tool_call_parser
 from batchgen.cli.place import PLACE
 from batchgen.errors import RowError
 from batchgen.job.decisions.settings import labels_in, read_labels
@@ -92,6 +93,7 @@ input_options = flag_group(
     flag("--split", default="train", metavar="NAME", help="Split of a dataset source."),
 )  # fmt: skip
 
+
 output_options = flag_group(
     "Output",
     flag(
@@ -110,6 +112,8 @@ output_options = flag_group(
     ),
     flag("--save-prompt/--no-save-prompt", default=True, help="Keep prompts in the output."),
     flag("--save-token-ids", is_flag=True, help="Add the column token_ids."),
+    reasoning_parser,
+    tool_call_parser,
 )  # fmt: skip
 
 
@@ -201,6 +205,10 @@ sampling_options = flag_group(
          help="Completions for each row."),
     flag("--seed", type=click.IntRange(-(2**63), 2**63 - 1), metavar="N", core=True,
          show_default="0", help="Key of all random draws, with the row's id."),
+    flag("--reasoning-budget", type=click.IntRange(min=-1), metavar="N", show_default="none",
+         help="Most tokens of thinking; then its end is forced."),
+    flag("--keep-special-tokens", "skip_special_tokens", is_flag=True, flag_value=False,
+         default=None, help="Leave special tokens in the text."),
     flag("--logprobs", type=click.IntRange(min=0), metavar="N",
          help="Add logprobs, of the chosen tokens, and of the N likeliest."),
     flag("--top-logprobs", type=click.IntRange(0, 20), metavar="N",

@@ -30,7 +30,7 @@ __all__ = ["job_spec", "run"]
 _SAMPLING = (
     "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
     "presence_penalty", "frequency_penalty", "stop", "stop_token_ids", "ignore_eos", "n", "seed",
-    "logprobs", "top_logprobs", "choices",
+    "logprobs", "top_logprobs", "choices", "reasoning_budget", "skip_special_tokens",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import click
 
 from batchgen.cli import options
 from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+from batchgen.cli.parser_options import reasoning_parser
 from batchgen.counts import counted
 from batchgen.errors import InvalidDataError
 from batchgen.job.spec import InputSpec
@@ -26,6 +27,7 @@ __all__ = ["validate"]
 @flag("--model", "-m", metavar="MODEL", help="Also check lengths and templates with this model.")
 @flag("--revision", metavar="REV", help="Branch, tag or commit of a hub model.")
 @flag("--chat-template", metavar="FILE|NAME", help="As for run.")
+@reasoning_parser
 @flag(
     "--max-model-len",
     type=click.IntRange(min=2),
@@ -74,7 +76,8 @@ def _validation(flags: dict[str, Any], *, own_process: bool) -> Validation:
     )
     codec = load_codec(files, flags["chat_template"], hide_torch=True)
     longest = flags["max_model_len"] or files.max_position
-    return Validation(reader, codec, longest, files.eos_token_ids, spec.overlong)
+    parser = flags["reasoning_parser"]
+    return Validation(reader, codec, longest, files.eos_token_ids, spec.overlong, parser)
 
 
 def _line(bad: BadRow) -> str:

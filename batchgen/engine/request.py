@@ -134,6 +134,11 @@ class SamplingParams:
     adapter: str = ""
     """Name of one of several LoRA adapters; empty: the model as it was loaded."""
     prompt_logprobs: int | None = None
+    thinking_token_budget: int | None = None
+    """Most tokens of thinking: the job makes a constraint of it."""
+    skip_special_tokens: bool = True
+    """Of the text, as the next: the job's alone."""
+    spaces_between_special_tokens: bool = True
     choices: tuple[str, ...] = ()
     """Labels; the most likely one is the completion, and nothing is sampled (`job.decisions`)."""
     questions: tuple[Question, ...] = ()

@@ -34,6 +34,8 @@ class InputRow:
     """What the chat template reads beside the messages: tools, documents, enable_thinking, ..."""
     truncate_prompt_tokens: int | None = None
     """Of the prompt, only so many last tokens; -1: as many as fit."""
+    forced_tool: str | None = None
+    """The function that its answer has to call, "" for any of its tools."""
     columns: Mapping[str, Any] | None = None
     """What `--template` reads of the row, until it has made the prompt (or the last message)."""
 
@@ -86,6 +88,8 @@ class OutputRow:
     prompt_logprob_sum: float | None = None
     prompt_token_texts: list[str] | None = None
     prompt_top_logprobs: list[list[dict[str, Any]]] | None = None
+    tool_calls: str | None = None
+    """JSON text of OpenAI's list."""
     choice: str | None = None
     choice_probs: list[dict[str, Any]] | None = None
     decisions: list[dict[str, Any]] | None = None

@@ -85,6 +85,7 @@ OPTIONAL_FIELDS = {
         ("prompt_logprob_sum", pa.float64()),
         ("prompt_token_texts", pa.list_(pa.string())),
         ("prompt_top_logprobs", pa.list_(pa.list_(_LIKELY_TOKEN))),
+        ("tool_calls", pa.string()),
         ("choice", pa.string()),
         ("choice_probs", pa.list_(_LABEL)),
         ("decisions", pa.list_(_DECISION)),
@@ -98,7 +99,7 @@ _GETTERS: dict[str, Callable[[OutputRow], Any]] = {
     name: attrgetter(name) for name in (*_TYPES, *OPTIONAL_FIELDS)
 }
 _DICTIONARY = ["status", "finish_reason", "stop_reason", "error_code", "run_id"]
-_LONG_TEXT = {"prompt", "completion", "reasoning", "error_message"}
+_LONG_TEXT = {"prompt", "completion", "reasoning", "error_message", "tool_calls"}
 
 
 def output_schema(

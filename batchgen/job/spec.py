@@ -75,6 +75,10 @@ class JobSpec:
     chat_template: str | None = None
     template_time: datetime | None = None
     """What `strftime_now` tells the template; None: when the job began."""
+    reasoning_parser: str = "auto"
+    """`auto`: the chat template's; `none`; or a parser's name."""
+    tool_call_parser: str = "auto"
+    """The same of tool calls."""
     save_token_ids: bool = False
     save_prompt: bool = True
     checkpoint_dir: Place | None = None

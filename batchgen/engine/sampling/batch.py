@@ -243,7 +243,7 @@ class SamplingTable:
     def _allowed(self, sequences: list[Sequence]) -> tuple[torch.Tensor, torch.Tensor] | None:
         begun = self._begin(sequences) if self._begun is None else self._begun
         self._begun = None
-        ruled = begun.result()
+        ruled = [(row, words) for row, words in begun.result() if words is not None]
         if not ruled:
             return None
         words = np.stack([words for _, words in ruled])

@@ -18,7 +18,7 @@ import triton
 from batchgen.engine.request import MAX_TOP_LOGPROBS
 from batchgen.engine.sampling.device_tables import DeviceTables
 from batchgen.engine.sampling.filter_kernel import CANDIDATES, filter_kernel
-from batchgen.engine.sampling.rules import BegunWords, TokenRules, is_bare
+from batchgen.engine.sampling.rules import BegunWords, TokenRules, Words, is_bare, num_words
 from batchgen.engine.sampling.score_kernel import BLOCK, SUB, score_kernel
 from batchgen.engine.sampling.token_kernel import settle_kernel, token_kernel
 from batchgen.engine.scheduling.sequence import Sequence
@@ -64,6 +64,8 @@ class DeviceSampler:
         """Output tokens that a slot's counts know; -1: it has no counts."""
         self._written = np.zeros(num_slots, dtype=np.bool_)
         """Slots whose records are not those of a greedy row."""
+        self._is_free = np.zeros(num_slots, dtype=np.bool_)
+        """Slots whose masks allow everything."""
         self._scratch: _Scratch | None = None
 
     @property
@@ -84,6 +86,7 @@ class DeviceSampler:
             self._written[slot] = not plain
             admitted.append(sequence)
             self._rules.pop(slot, None)
+            self._is_free[slot] = False
             if sequence.needs_known_tokens:
                 self._rules[slot] = TokenRules(sequence.request, self._vocab_size)
             counted = len(sequence.output_token_ids) if sequence.counts_tokens else -1
@@ -96,8 +99,16 @@ class DeviceSampler:
         sampled = [step.sequences[row] for row in step.sampled]
         if self._rules:  # grammars in other threads; meanwhile the step before this one runs
             filled = BegunWords([(self._rules.get(s.slot), s) for s in sampled]).result()
-            self.tables.write_masks([sampled[row] for row, _ in filled], [w for _, w in filled])
+            self._write_masks([(sampled[row], words) for row, words in filled])
         self._follow(step, sampled)
+
+    def _write_masks(self, filled: list[tuple[Sequence, Words | None]]) -> None:
+        """A row that may take anything, as while it thinks, has its mask written once for that."""
+        new = [(s, w) for s, w in filled if w is not None or not self._is_free[s.slot]]
+        for sequence, words in new:
+            self._is_free[sequence.slot] = words is None
+        every = np.full(num_words(self._vocab_size), -1, dtype=np.int32)
+        self.tables.write_masks([s for s, _ in new], [every if w is None else w for _, w in new])
 
     def choose(
         self, logits: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor

@@ -81,14 +81,19 @@ class TokenRules:
         size = params.no_repeat_ngram_size
         self._ngrams = _NgramIndex(size) if size > 0 else None
 
-    def words(self, sequence: Sequence) -> Words:
-        """What may follow all of a sequence's tokens, none of which is pending."""
+    def words(self, sequence: Sequence) -> Words | None:
+        """What may follow all of a sequence's tokens, none of which is pending; None: anything, so
+        that a row costs nothing while it thinks and its grammar waits."""
         words = np.zeros(num_words(self._vocab_size), dtype=np.int32)
-        if not sequence.fill_allowed(words):
+        is_filled = sequence.fill_allowed(words)
+        banned = self._banned(sequence.token_ids)
+        if not (is_filled or banned or self._fixed is not None):
+            return None
+        if not is_filled:
             words[:] = -1
         if self._fixed is not None:
             words &= self._fixed
-        for token in self._banned(sequence.token_ids):
+        for token in banned:
             if 0 <= token < self._vocab_size:
                 words[token // 32] &= ~np.int32(_BIT[token % 32])
         return words
@@ -108,8 +113,8 @@ class BegunWords:
             if rules is not None
         ]
 
-    def result(self) -> list[tuple[int, Words]]:
-        """Wait for them: (row, its words) of the rows that may not take every token."""
+    def result(self) -> list[tuple[int, Words | None]]:
+        """Wait for them: (row, its words) of the rows that have rules; None: every token."""
         return [(row, w.result() if isinstance(w, Future) else w) for row, w in self._begun]
 
 
@@ -117,7 +122,7 @@ _MOST_THREADS = 8
 _threads: ThreadPoolExecutor | None = None  # made with the first grammar
 
 
-def _begin(rules: TokenRules | Words, sequence: Sequence) -> Future[Words] | Words:
+def _begin(rules: TokenRules | Words, sequence: Sequence) -> Future[Words | None] | Words | None:
     global _threads
     if not isinstance(rules, TokenRules):
         return rules

@@ -10,7 +10,9 @@ from batchgen.engine.request import Completion, Timings
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.decisions.answers import Decisions, columns_of, joined
 from batchgen.job.flow.engine_thread import FinishedRow, Outcome
-from batchgen.job.rows import OutputRow
+from batchgen.job.parsing.answers import Answer
+from batchgen.job.rows import InputRow, OutputRow
+from batchgen.job.text.kept_specials import with_special_tokens
 from batchgen.job.text.prepared import FailedRow, PreparedRow, as_row_error, failed
 from batchgen.job.text.scored_prompts import likely_tokens, prompt_columns
 from batchgen.job.text.stop_strings import num_exempt_characters, truncate
@@ -51,22 +53,24 @@ class Results:
         """All rows of these outcomes; never raises for a row's content."""
         rows: list[OutputRow] = []
         finished = [outcome for outcome in outcomes if isinstance(outcome, FinishedRow)]
-        texts = iter(self._texts(finished))
+        answers = iter(self._answers(finished))
         for outcome in outcomes:
             if isinstance(outcome, FailedRow):
                 rows.append(self._error_row(outcome))
                 continue
-            found = [next(texts) for _ in outcome.completions]
-            broken = next((text for text in found if isinstance(text, FailedRow)), None)
+            found = [next(answers) for _ in outcome.completions]
+            broken = next((answer for answer in found if isinstance(answer, FailedRow)), None)
             if broken is not None:
                 rows.append(self._error_row(broken))
                 continue
             if outcome.prepared.decisions is not None:
                 rows.append(self._decided(outcome, outcome.prepared.decisions))
                 continue
+            pairs = zip(outcome.completions, found, strict=True)
             made = [
-                self._row(outcome.prepared, sample, completion, str(found[sample]))
-                for sample, completion in enumerate(outcome.completions)
+                self._row(outcome.prepared, sample, completion, answer)
+                for sample, (completion, answer) in enumerate(pairs)
+                if isinstance(answer, Answer)
             ]
             if outcome.prepared.row.params.prompt_logprobs is not None:
                 self._set_prompt_logprobs(made, outcome)
@@ -80,7 +84,7 @@ class Results:
             columns = columns_of(decisions, decisions.answers(completions))
         except RowError as error:
             return self._error_row(failed(prepared, error))
-        out = self._row(prepared, 0, joined(completions), "")
+        out = self._row(prepared, 0, joined(completions), Answer(""))
         if not self._options.save_token_ids:
             del columns["token_ids"]
         for name, value in columns.items():
@@ -95,40 +99,64 @@ class Results:
             for name, value in columns.items():
                 setattr(row, name, value)
 
-    def _texts(self, finished: list[FinishedRow]) -> list[str | FailedRow]:
-        """Text of every completion in order, or the failure that stands in its place."""
-        batch = [_text_ids(c) for row in finished for c in row.completions]
-        if not batch:
-            return []
+    def _answers(self, finished: list[FinishedRow]) -> list[Answer | FailedRow]:
+        """What every completion says, in order, or the failure that stands in its place."""
+        pairs = [(row.prepared, c) for row in finished for c in row.completions]
+        plain = [_text_ids(c) for prepared, c in pairs if prepared.reading is None]
         try:
-            return list(self._codec().decode_batch(batch))
+            texts = iter(self._codec().decode_batch(plain) if plain else [])
         except Exception:
-            return [self._text(row.prepared, c) for row in finished for c in row.completions]
+            return [self._answer(prepared, c, None) for prepared, c in pairs]
+        return [
+            self._answer(prepared, c, next(texts) if prepared.reading is None else None)
+            for prepared, c in pairs
+        ]
 
-    def _text(self, prepared: PreparedRow, completion: Completion) -> str | FailedRow:
+    def _answer(
+        self, prepared: PreparedRow, completion: Completion, text: str | None
+    ) -> Answer | FailedRow:
+        """`text`: of its tokens, where it is known by now."""
         try:
-            return self._codec().decode_batch([_text_ids(completion)])[0]
+            return self._read(prepared, completion, text)
         except Exception as error:
             problem = as_row_error(error, ErrorCode.INTERNAL, "the completion cannot be decoded")
             return FailedRow(prepared.row, problem, prepared.prompt, prepared.num_prompt_tokens)
 
+    def _read(self, prepared: PreparedRow, completion: Completion, text: str | None) -> Answer:
+        ids, reason, reading = _text_ids(completion), completion.stop_reason, prepared.reading
+        num_cut = 0
+        if text is None and (reading is None or isinstance(reason, str)):
+            text = self._codec_for(prepared.row).decode_batch([ids])[0]
+        if isinstance(reason, str) and text is not None:
+            least = prepared.row.params.min_tokens
+            codec = self._codec_for(prepared.row)
+            exempt = num_exempt_characters(codec, completion.token_ids, least)
+            whole, text = text, truncate(text, reason, exempt)
+            num_cut = len(whole) - len(text)
+        return (
+            Answer(text or "")
+            if reading is None
+            else reading.read(ids, num_cut, str(completion.request_id))
+        )
+
+    def _codec_for(self, row: InputRow) -> TextCodec:
+        codec = self._codec()
+        return codec if row.params.skip_special_tokens else with_special_tokens(codec)
+
     def _row(
-        self, prepared: PreparedRow, sample: int, completion: Completion, text: str
+        self, prepared: PreparedRow, sample: int, completion: Completion, answer: Answer
     ) -> OutputRow:
         row, options = prepared.row, self._options
         reason = completion.stop_reason
-        if isinstance(reason, str):
-            exempt = num_exempt_characters(
-                self._codec(), completion.token_ids, row.params.min_tokens
-            )
-            text = truncate(text, reason, exempt)
         out = OutputRow(
             index=row.index,
             sample=sample,
             id=row.output_id,
             status="ok",
             prompt=prepared.prompt if options.save_prompt else None,
-            completion=text,
+            completion=answer.completion,
+            reasoning=answer.reasoning,
+            tool_calls=answer.tool_calls,
             finish_reason=completion.finish_reason.value,
             stop_reason=None if reason is None else str(reason),
             prompt_tokens=prepared.num_prompt_tokens,

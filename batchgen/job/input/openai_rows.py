@@ -92,6 +92,8 @@ def _response_as_row(body: Mapping[str, Any]) -> dict[str, Any]:
         messages = [{"role": "system", "content": body["instructions"]}, *messages]
     skipped = {*_RESPONSE_ONLY, *_IGNORED}
     params = {name: value for name, value in body.items() if name not in skipped}
+    if isinstance(params.get("tools"), list):
+        params["tools"] = [_chat_tool(tool) for tool in params["tools"]]
     if body.get("max_output_tokens") is not None:
         params["max_tokens"] = body["max_output_tokens"]
     if _INCLUDE_LOGPROBS in (body.get("include") or ()):
@@ -116,6 +118,13 @@ def _item_as_message(item: Any) -> Any:
     if not isinstance(item, dict):
         return item
     return {k: v for k, v in item.items() if k not in ("type", "id", "status", "phase")}
+
+
+def _chat_tool(tool: Any) -> Any:
+    """The Responses API writes a function's fields beside its type, chats inside function."""
+    if not isinstance(tool, dict) or tool.get("type") != "function" or "function" in tool:
+        return tool
+    return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
 
 
 def _chat_format(given: Any) -> Any:

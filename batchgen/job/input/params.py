@@ -85,13 +85,19 @@ _NUMBERS: dict[str, _Number] = {
     "logprobs": _Number(int, 0, 20),
     "prompt_logprobs": _Number(int, 0, 20),
     "no_repeat_ngram_size": _Number(int, 0, _INT32_MAX),
+    "thinking_token_budget": _Number(int, -1, _INT32_MAX),
 }
 _TOKEN_ID = _Number(int, 0, _INT32_MAX)
-_ALIASES = {"max_completion_tokens": "max_tokens", "max_new_tokens": "max_tokens"}
-_BOOLS = ("ignore_eos", "echo")
+_ALIASES = {
+    "max_completion_tokens": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "reasoning_budget": "thinking_token_budget",
+    "thinking_budget": "thinking_token_budget",
+}
+_BOOLS = ("ignore_eos", "echo", "skip_special_tokens", "spaces_between_special_tokens")
 _LISTS = ("stop", "stop_token_ids", *_BOOLS, "top_logprobs", ADAPTER, *TOKEN_RULE_NAMES)
 _OR_BOOL = ("logprobs", "prompt_logprobs")
-_LENGTHS = ("max_tokens", *_ALIASES)
+_LENGTHS = ("max_tokens", "max_completion_tokens", "max_new_tokens")
 _OF_OUTPUT = ("max_tokens", "min_tokens", "n")
 
 _READ_APART = frozenset((*STRUCTURED_NAMES, *TOKEN_RULE_NAMES, *DECISION_NAMES))
@@ -222,6 +228,8 @@ def _read(name: str, value: Any) -> Any:
             return 0  # of a prompt that is scored: `_settle_scoring`
         number = _NUMBERS["logprobs" if name == "top_logprobs" else _ALIASES.get(name, name)]
         read = number.read(value)
+        if number is _NUMBERS["thinking_token_budget"]:
+            return None if read < 0 else read  # -1: no bound, as llama.cpp has it
         return max(read, 0) if name == "top_k" else read
     except ValueError as allowed:
         text = f"{name} must be {allowed}, not {shown(value)}"

@@ -28,6 +28,7 @@ from batchgen.job.input.settings import (
 )
 from batchgen.job.model.adapter_choice import adapter_of_body, settled_adapter
 from batchgen.job.model.adapters import parse_adapters
+from batchgen.job.parsing.tool_choice import choose_tools
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
@@ -153,12 +154,9 @@ class RowParser:
         return self.id_columns[0]
 
     def _read_id(self, raw: Mapping[str, Any]) -> str | None:
-        value = None
-        for name in self.id_columns:
-            value = raw.get(name)
-            if value is not None and value != "":
-                break
-        if value is None or value == "":
+        given = (raw.get(name) for name in self.id_columns)
+        value = next((one for one in given if one is not None and one != ""), None)
+        if value is None:
             return None
         if type(value) is str:
             return value
@@ -188,6 +186,7 @@ class RowParser:
         row.params = settled_adapter(apply(self._base, read_params(own)), self._adapters)
         row.truncate_prompt_tokens = read_truncation(own)
         row.template_kwargs = read_template_kwargs(own)
+        choose_tools(row, own)
         if row.template_kwargs and row.messages is None:
             names = ", ".join(row.template_kwargs)
             text = f"{names}: only a chat template reads this, and the row is no chat"
@@ -293,7 +292,7 @@ def _one_content(
 
 
 def _json_object(holder: str, text: str) -> Any:
-    """Parameters written as JSON text, as Parquet files often have them."""
+    """Written as JSON text, as Parquet files often have them."""
     try:
         return json.loads(text) if text.strip() else None
     except (ValueError, RecursionError):

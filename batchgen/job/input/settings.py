@@ -63,7 +63,7 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "modalities": _off(["text"]),
     "parallel_tool_calls": _off(True),
     "suffix": _off(),
-    "tool_choice": _off("none", "auto"),
+    "tool_choice": lambda choice: True,  # read with the tools: `parsing.tool_choice`
     "truncation": _off("disabled"),
     "verbosity": _off("medium"),
     "web_search_options": _off(),
@@ -88,10 +88,7 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "mm_processor_kwargs": _off(),
     "repetition_detection": _off(),
     "response_format": _off({"type": "text"}),
-    "skip_special_tokens": _off(True),
-    "spaces_between_special_tokens": _off(True),
     "structured_outputs": _off(),
-    "thinking_token_budget": _off(),
     "use_beam_search": _off(False),
     "vllm_xargs": _off(),
     # SGLang

@@ -65,6 +65,10 @@ def _only_where_given(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]
     if spec.input.adapters:
         given["adapters"] = {one.name: one.identity() for one in files.adapters} if files else {}
         given["adapters"] |= {"given": sorted(parse_adapters(spec.input.adapters))}
+    if spec.reasoning_parser != "auto":
+        given["reasoning_parser"] = spec.reasoning_parser
+    if spec.tool_call_parser != "auto":
+        given["tool_call_parser"] = spec.tool_call_parser
     if spec.input.chat_template_kwargs:
         kwargs = spec.input.chat_template_kwargs
         given["chat_template_kwargs"] = {name: json.dumps(kwargs[name]) for name in kwargs}

@@ -142,6 +142,7 @@ def _optional(spec: JobSpec, params: SamplingParams) -> frozenset[str]:
         "prompt_logprob_sum": params.prompt_logprobs is not None,
         "prompt_token_texts": params.prompt_logprobs is not None,
         "prompt_top_logprobs": bool(params.prompt_logprobs),
+        "tool_calls": spec.tool_call_parser not in ("auto", "none"),
         "choice": bool(params.choices),
         "choice_probs": bool(params.choices),
     }

@@ -12,7 +12,7 @@ from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.spec import JobSpec
 from batchgen.job.text.overlong import OverlongPolicy
-from batchgen.job.text.requests import Requests
+from batchgen.job.text.requests import Requests, answer_parsers
 from batchgen.job.text.row_template import RowTemplate
 from batchgen.job.text.tokenizer import TextCodec, load_codec
 from batchgen.startup.importing import importing
@@ -41,6 +41,7 @@ def make_requests(
         inflight_tokens=inflight_tokens,
         overlong=overlong_policy(spec, files),
         row_template=None if template is None else RowTemplate.read(template),
+        parsers=answer_parsers(codec, spec.reasoning_parser, spec.tool_call_parser),
     )
 
 

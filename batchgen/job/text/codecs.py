@@ -67,6 +67,11 @@ class _ChatCodec(Shared):
         except (TypeError, UnicodeEncodeError) as error:
             raise _no_text(error) from error
 
+    def token_id(self, text: str) -> int | None:
+        """See `TextCodec.token_id`."""
+        ids = self.encode_plain([text])[0]
+        return ids[0] if len(ids) == 1 else None
+
     def _encode_rendered(self, text: str) -> list[int]:
         raise NotImplementedError
 
@@ -113,10 +118,12 @@ class BackendCodec(_ChatCodec):
             raise _no_text(error) from error
         return [self._never_empty(one.ids) for one in encoded]
 
-    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+    def decode_batch(
+        self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
+    ) -> list[str]:
         """See `TextCodec.decode_batch`."""
         decoded: list[str] = self._backend.decode_batch(
-            [list(ids) for ids in sequences], skip_special_tokens=True
+            [list(ids) for ids in sequences], skip_special_tokens=skip_special_tokens
         )
         return decoded
 
@@ -170,11 +177,15 @@ class TransformersCodec(_ChatCodec):
         except (TypeError, UnicodeEncodeError) as error:
             raise _no_text(error) from error
 
-    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+    def decode_batch(
+        self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
+    ) -> list[str]:
         """See `TextCodec.decode_batch`."""
         return [
             self._tokenizer.decode(
-                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                list(ids),
+                skip_special_tokens=skip_special_tokens,
+                clean_up_tokenization_spaces=False,
             )
             for ids in sequences
         ]
@@ -231,7 +242,9 @@ class ByteCodec(_ChatCodec):
         except UnicodeEncodeError as error:
             raise _no_text(error) from error
 
-    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+    def decode_batch(
+        self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
+    ) -> list[str]:
         """See `TextCodec.decode_batch`."""
         return [_from_bytes(ids) for ids in sequences]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from batchgen.engine.request import Request
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.decisions.answers import Decisions
+from batchgen.job.parsing.answers import Reading
 from batchgen.job.rows import InputRow
 
 __all__ = [
@@ -34,6 +35,8 @@ class PreparedRow:
     prompt_token_ids: Sequence[int]
     requests: list[Request]
     decisions: Decisions | None = None
+    reading: Reading | None = None
+    """How its answers are read; None: as plain text."""
 
     @property
     def num_computed_tokens(self) -> int:

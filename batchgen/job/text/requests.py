@@ -14,9 +14,11 @@ from batchgen.engine.draws import draw_key
 from batchgen.engine.grammar.compiler import GrammarCompiler
 from batchgen.engine.request import Constraint, Request, SamplingParams, StopChecker
 from batchgen.errors import ErrorCode, RowError
+from batchgen.job.parsing.answers import AnswerParsers, Reading, guided
 from batchgen.job.rows import InputRow
 from batchgen.job.text.deciding import Deciding
 from batchgen.job.text.hints import Hints
+from batchgen.job.text.kept_specials import with_special_tokens
 from batchgen.job.text.overlong import OverlongPolicy, PromptCut
 from batchgen.job.text.prepared import (
     SAMPLE_BITS,
@@ -40,10 +42,20 @@ __all__ = [
     "FailedRow",
     "PreparedRow",
     "Requests",
+    "answer_parsers",
+    "as_row_error",
     "failed",
     "request_id",
     "row_and_sample",
 ]
+
+
+def answer_parsers(
+    codec: TextCodec, reasoning: str = "auto", tool_calls: str = "auto"
+) -> AnswerParsers:
+    """How answers are read: by parsers' names, or by the chat template (`auto`)."""
+    template = None if codec.template is None else codec.template.sources
+    return AnswerParsers(codec, template, reasoning, tool_calls)
 
 
 class Requests:
@@ -57,8 +69,10 @@ class Requests:
         inflight_tokens: Callable[[int, int], Sequence[int]] | None = None,
         row_template: RowTemplate | None = None,
         overlong: OverlongPolicy | None = None,
+        parsers: AnswerParsers | None = None,
     ) -> None:
         self._codec = codec
+        self._parsers = parsers or answer_parsers(codec)
         self._row_prompts = None if row_template is None else RowPrompts(row_template)
         self._process = None if codec.template is None else RenderProcess(codec.template)
         self._cut = PromptCut(overlong or OverlongPolicy(), codec, self._rendered_again)
@@ -196,7 +210,8 @@ class Requests:
             return
         try:
             params = self._with_bad_words(row.params)
-            constraint = self._constraint(params)
+            reading = self._parsers.reading(row, text, token_ids)
+            constraint = self._constraint(params, reading)
         except RowError as refused:
             failed.append(FailedRow(row, refused, text, len(token_ids)))
             return
@@ -205,7 +220,7 @@ class Requests:
             self._request(row, sample, token_ids, params, constraint)
             for sample in range(num_samples)
         ]
-        ready.append(PreparedRow(row, text, token_ids, requests))
+        ready.append(PreparedRow(row, text, token_ids, requests, reading=reading))
 
     def _outside_vocabulary(self, token_ids: list[int]) -> RowError | None:
         low, high = min(token_ids), max(token_ids)
@@ -225,11 +240,14 @@ class Requests:
         words = [tuple(ids) for ids in self._codec.encode_plain(texts) if ids]
         return replace(params, bad_words=tuple(dict.fromkeys((*params.bad_words, *words))))
 
-    def _constraint(self, params: SamplingParams) -> Callable[[], Constraint] | None:
-        wanted = params.structured_outputs
-        if wanted is None:
-            return None
-        return self._grammars.constraint(wanted, params.stop_token_ids, params.ignore_eos)
+    def _constraint(
+        self, params: SamplingParams, reading: Reading | None
+    ) -> Callable[[], Constraint] | None:
+        wanted, budget = params.structured_outputs, params.thinking_token_budget
+        grammar = None
+        if wanted is not None:
+            grammar = self._grammars.constraint(wanted, params.stop_token_ids, params.ignore_eos)
+        return guided(reading, grammar, budget)
 
     def _request(
         self,
@@ -251,7 +269,8 @@ class Requests:
         )
 
     def _stop_checker(self, params: SamplingParams) -> StopChecker | None:
-        return make_stop_checker(self._codec, params.stop, params.min_tokens)
+        codec = self._codec if params.skip_special_tokens else with_special_tokens(self._codec)
+        return make_stop_checker(codec, params.stop, params.min_tokens)
 
     def _begun(self, index: int, sample: int, params: SamplingParams) -> Sequence[int]:
         """Tokens an interrupted run saved; none where logprobs are asked for: those were lost."""

@@ -58,9 +58,14 @@ class ChatTemplate:
         return ChatTemplate, (self.source, plain, self._now, self._tool_use)
 
     @property
+    def sources(self) -> str:
+        """The text of all that it may render with."""
+        return self.source + (self._tool_use or "")
+
+    @property
     def reads_clock(self) -> bool:
         """Whether prompts may depend on when they are rendered."""
-        return "strftime_now" in self.source + (self._tool_use or "")
+        return "strftime_now" in self.sources
 
     def check(self) -> None:
         """Raises UsageError where the template is no valid jinja."""

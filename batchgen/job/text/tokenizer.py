@@ -47,8 +47,10 @@ class TextCodec(Protocol):
         """
         ...
 
-    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
-        """Special tokens skipped, spaces left as they are."""
+    def decode_batch(
+        self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
+    ) -> list[str]:
+        """Special tokens skipped, unless they are wanted; spaces left as they are."""
         ...
 
     def render_text(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> str:
@@ -65,6 +67,10 @@ class TextCodec(Protocol):
 
     def special_token_id(self, text: str) -> int | None:
         """The id of `text` where it is, whole, a special token, which decoding skips."""
+        ...
+
+    def token_id(self, text: str) -> int | None:
+        """The id of `text` where it is, whole, one token, special or not."""
         ...
 
     def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:

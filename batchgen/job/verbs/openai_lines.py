@@ -97,10 +97,12 @@ def _chat_completion(samples: Sequence[Row], model: str, key: str) -> dict[str, 
 
 
 def _message(row: Row) -> dict[str, Any]:
-    message = {"role": "assistant", "content": row["completion"], "refusal": None}
-    if row.get("reasoning") is not None:
-        message["reasoning_content"] = row["reasoning"]
+    """Reasoning under vLLM's present name and its former one, which DeepSeek's API has."""
     calls = _tool_calls(row)
+    content = None if calls and not row["completion"] else row["completion"]
+    message = {"role": "assistant", "content": content, "refusal": None}
+    if row.get("reasoning") is not None:
+        message |= {"reasoning": row["reasoning"], "reasoning_content": row["reasoning"]}
     return message | ({"tool_calls": calls} if calls else {})
 
 
@@ -126,17 +128,6 @@ def _completion(samples: Sequence[Row], model: str, key: str) -> dict[str, Any]:
 
 def _response(row: Row, model: str, key: str) -> dict[str, Any]:
     cut = row["finish_reason"] == "length"
-    text = {"type": "output_text", "text": row["completion"], "annotations": []}
-    logprobs = openai_logprobs.response_logprobs(row)
-    if logprobs is not None:
-        text["logprobs"] = logprobs
-    message = {
-        "id": f"msg_{key}",
-        "type": "message",
-        "role": "assistant",
-        "status": "incomplete" if cut else "completed",
-        "content": [text],
-    }
     usage = _usage([row])
     return {
         "id": f"resp_{key}",
@@ -148,7 +139,7 @@ def _response(row: Row, model: str, key: str) -> dict[str, Any]:
         "instructions": None,
         "metadata": {},
         "model": model,
-        "output": [message],
+        "output": _items(row, key, "incomplete" if cut else "completed"),
         "parallel_tool_calls": True,
         "temperature": None,
         "tool_choice": "auto",
@@ -165,6 +156,26 @@ def _response(row: Row, model: str, key: str) -> dict[str, Any]:
             "total_tokens": usage["total_tokens"],
         },
     }
+
+
+def _items(row: Row, key: str, status: str) -> list[dict[str, Any]]:
+    """What a response's output consists of: thinking, text, calls."""
+    items: list[dict[str, Any]] = []
+    if row.get("reasoning") is not None:
+        thought = {"type": "reasoning_text", "text": row["reasoning"]}
+        items.append({"id": f"rs_{key}", "type": "reasoning", "summary": [], "content": [thought]})
+    calls = _tool_calls(row)
+    if row["completion"] or not calls:
+        text = {"type": "output_text", "text": row["completion"], "annotations": []}
+        logprobs = openai_logprobs.response_logprobs(row)
+        if logprobs is not None:
+            text["logprobs"] = logprobs
+        envelope = {"id": f"msg_{key}", "type": "message", "role": "assistant", "status": status}
+        items.append(envelope | {"content": [text]})
+    for number, call in enumerate(calls):
+        name = {"id": f"fc_{key}_{number}", "type": "function_call", "call_id": call["id"]}
+        items.append(name | call["function"] | {"status": "completed"})
+    return items
 
 
 def _usage(samples: Sequence[Row]) -> dict[str, int]:

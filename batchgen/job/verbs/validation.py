@@ -15,7 +15,7 @@ from batchgen.job.flow.reader_thread import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
 from batchgen.job.input.reader import Reader
 from batchgen.job.rows import InputRow
 from batchgen.job.text.overlong import OverlongPolicy, too_long
-from batchgen.job.text.requests import Requests
+from batchgen.job.text.requests import Requests, answer_parsers
 from batchgen.job.text.row_prompts import RowPrompts
 from batchgen.job.text.tokenizer import TextCodec
 
@@ -47,6 +47,7 @@ class Validation:
         max_model_len: int | None = None,
         eos_token_ids: Sequence[int] = (),
         overlong: str = "error",
+        reasoning_parser: str = "auto",
     ) -> None:
         self._reader = reader
         template = reader.row_template
@@ -58,6 +59,7 @@ class Validation:
                 eos_token_ids=eos_token_ids,
                 row_template=template,
                 overlong=OverlongPolicy(overlong, max_model_len),
+                parsers=answer_parsers(codec, reasoning_parser),
             )
         )
         self._row_prompts = None if codec or template is None else RowPrompts(template)

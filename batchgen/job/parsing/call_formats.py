@@ -1,0 +1,148 @@
+"""The formats of tool calls by name: vLLM's and SGLang's parser names, and which template has
+which.
+
+In the order in which a template is asked: what names itself clearly comes first.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from batchgen.errors import UsageError
+from batchgen.job.parsing.calls import Call, CallFormat, Calls, Tools, json_value
+from batchgen.job.parsing.channels import HARMONY, messages_of
+from batchgen.job.parsing.gemma_calls import GemmaCalls
+from batchgen.job.parsing.json_calls import (
+    BareJsonCalls,
+    MistralCalls,
+    NamedJsonCalls,
+    TaggedJsonCalls,
+)
+from batchgen.job.parsing.marks import Marks, Wish
+from batchgen.job.parsing.pythonic_calls import PythonicCalls
+from batchgen.job.parsing.tagged_calls import CODER, DSML, GLM, MINIMAX, SEED
+
+__all__ = ["call_format"]
+
+_BAR = "\N{FULLWIDTH VERTICAL LINE}"
+_RAW = Wish(skip_special_tokens=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _HarmonyCalls:
+    """Messages to `functions.NAME`, whatever their channel."""
+
+    name: str = "harmony"
+    tags: tuple[str, ...] = HARMONY.tags
+
+    def is_of(self, template: str) -> bool:
+        """See `CallFormat.is_of`."""
+        return HARMONY.is_of(template)
+
+    def read(self, answer: str, marks: Marks, tools: Tools) -> Calls | None:
+        """See `CallFormat.read`."""
+        calls: list[Call] = []
+        said: list[str] = []
+        for message in messages_of(answer, marks):
+            if message.recipient is None:
+                said.append(message.text)
+                continue
+            text = marks.plain(message.text, _RAW).strip()
+            try:
+                value = json_value(text or "{}")
+            except (ValueError, RecursionError):
+                return None
+            if not isinstance(value, dict):
+                return None
+            arguments = json.dumps(value, ensure_ascii=False)
+            calls.append(Call(message.recipient.removeprefix("functions."), arguments))
+        return Calls("".join(said), tuple(calls)) if calls else None
+
+
+_DEEPSEEK = NamedJsonCalls(
+    "deepseek_v3",
+    (f"<{_BAR}tool▁calls▁begin{_BAR}>", f"<{_BAR}tool▁calls▁end{_BAR}>"),
+    f"<{_BAR}tool▁call▁begin{_BAR}>",
+    f"<{_BAR}tool▁sep{_BAR}>",
+    f"<{_BAR}tool▁call▁end{_BAR}>",
+    (f"<{_BAR}tool▁calls▁begin{_BAR}>", f"<{_BAR}tool▁call▁begin{_BAR}>"),
+)
+_KIMI = NamedJsonCalls(
+    "kimi_k2",
+    ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+    "<|tool_call_begin|>",
+    "<|tool_call_argument_begin|>",
+    "<|tool_call_end|>",
+    ("<|tool_call_argument_begin|>",),
+)
+_FORMATS: tuple[CallFormat, ...] = (
+    _HarmonyCalls(),
+    GemmaCalls(),
+    DSML,
+    _DEEPSEEK,
+    _KIMI,
+    MistralCalls(),
+    SEED,
+    MINIMAX,
+    GLM,
+    CODER,
+    TaggedJsonCalls("longcat", ("<longcat_tool_call>",), ("</longcat_tool_call>",)),
+    TaggedJsonCalls("cohere_command3", ("<|START_ACTION|>",), ("<|END_ACTION|>",)),
+    TaggedJsonCalls("nemotron", ("<TOOLCALL>",), ("</TOOLCALL>",)),
+    TaggedJsonCalls("internlm", ("<|action_start|><|plugin|>",), ("<|action_end|>",)),
+    TaggedJsonCalls("hunyuan_a13b", ("<tool_calls>",), ("</tool_calls>",)),
+    PythonicCalls(
+        "lfm2", ("<|tool_call_start|>",), ("<|tool_call_end|>",), ("<|tool_call_start|>",)
+    ),
+    PythonicCalls("olmo3", ("<function_calls>",), ("</function_calls>",), ("<function_calls>",)),
+    TaggedJsonCalls("hermes", ("<tool_call>",), ("</tool_call>",)),
+    TaggedJsonCalls(
+        "phi4_mini_json",
+        ("functools", "<|tool_call|>"),
+        ("<|/tool_call|>",),
+        ("<|/tool_call|>", "functools", "<|/tool|>"),
+    ),
+    TaggedJsonCalls(
+        "granite", ("<|tool_call|>", "<tool_call>"), ("</tool_call>",), ("<|tool_call|>",)
+    ),
+    BareJsonCalls(
+        "llama3_json",
+        ("<|python_tag|>",),
+        ("<|python_tag|>", '{"name": function name, "parameters"', "Environment: ipython"),
+    ),
+    PythonicCalls("pythonic", clues=("[func_name1(params_name1=params_value1",)),
+)
+_NAMED = {form.name: form for form in _FORMATS}
+_ALIASES = {
+    "openai": "harmony", "gpt_oss": "harmony", "openai_gptoss": "harmony",
+    "deepseek_v31": "deepseek_v3", "deepseek_v4": "deepseek_v32", "deepseekv3": "deepseek_v3",
+    "deepseekv31": "deepseek_v3", "deepseekv32": "deepseek_v32",
+    "qwen25": "hermes", "qwen": "hermes", "qwen3": "hermes", "ernie45": "hermes",
+    "granite4": "hermes", "smollm3": "hermes",
+    "qwen3_xml": "qwen3_coder", "mimo": "qwen3_coder", "nemotron_v3": "qwen3_coder",
+    "step3p5": "qwen3_coder", "glm47": "glm45", "glm": "glm45",
+    "llama3": "llama3_json", "llama4_json": "llama3_json", "llama4_pythonic": "pythonic",
+    "phi4_mini": "phi4_mini_json", "jamba": "hunyuan_a13b", "internlm2": "internlm",
+    "cohere_command4": "cohere_command3",
+}  # fmt: skip
+
+
+def call_format(name: str, template: str | None) -> CallFormat | None:
+    """The format that `--tool-call-parser` names; of `auto` the template's, of `none` none.
+    UsageError for a name that is none."""
+    if name == "auto":
+        return next((f for f in _FORMATS if template and f.is_of(template)), None)
+    plain = name.lower().replace("-", "_")
+    if plain == "none":
+        return None
+    known = _NAMED | {alias: _NAMED[form] for alias, form in _ALIASES.items()}
+    if plain in known:
+        return known[plain]
+    near = get_close_matches(plain, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UsageError(
+        f"--tool-call-parser {name}: there is no such parser",
+        f"{hint}auto, none, {', '.join(sorted(known))}",
+    )

@@ -1,0 +1,96 @@
+"""The formats of thinking by name: vLLM's and SGLang's parser names, and which template has which.
+
+In the order in which a template is asked: what names itself clearly comes first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from difflib import get_close_matches
+
+from batchgen.errors import UsageError
+from batchgen.job.parsing.channels import HARMONY
+from batchgen.job.parsing.thinking import ThinkingFormat
+
+__all__ = ["thinking_format"]
+
+_THINK = ThinkingFormat("think", ("<think>",), ("</think>",), ("<think>", "</think>"))
+_ALWAYS = replace(_THINK, name="deepseek_r1", always=True)
+
+_FORMATS = (
+    HARMONY,
+    ThinkingFormat(
+        "gemma4",
+        ("<|channel>thought",),
+        ("<channel|>",),
+        clues=("<|channel>",),
+        parts=("<|channel>",),
+    ),
+    ThinkingFormat("mistral", ("[THINK]",), ("[/THINK]",)),
+    ThinkingFormat("seed_oss", ("<seed:think>",), ("</seed:think>",)),
+    ThinkingFormat(
+        "granite",
+        ("Here is my thought process:", "Here's my thought process:"),
+        ("Here is my response:", "Here's my response:"),
+    ),
+    ThinkingFormat(
+        "cohere",
+        ("<|START_THINKING|>",),
+        ("<|END_THINKING|>",),
+        wrappers=("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
+    ),
+    ThinkingFormat("apertus", ("<|inner_prefix|>",), ("<|inner_suffix|>",)),
+    ThinkingFormat(
+        "apriel",
+        ("Here are my reasoning steps:",),
+        ("[BEGIN FINAL RESPONSE]",),
+        wrappers=("[END FINAL RESPONSE]",),
+    ),
+    ThinkingFormat("kimi", ("◁think▷",), ("◁/think▷",)),
+    ThinkingFormat("exaone_deep", ("<thought>",), ("</thought>",)),
+    ThinkingFormat(
+        "hunyuan_a13b", ("<think>",), ("</think>",), ("<answer>",), ("<answer>", "</answer>")
+    ),
+    ThinkingFormat(
+        "ernie45", ("<think>",), ("</think>",), ("<response>",), ("<response>", "</response>")
+    ),
+    _THINK,
+)
+_NAMED = {form.name: form for form in _FORMATS} | {
+    "deepseek_r1": _ALWAYS,
+    "qwen3_thinking": _ALWAYS,
+    "step3": _ALWAYS,
+    "step3p5": _ALWAYS,
+}
+_ALIASES = {
+    name: form
+    for form, names in {
+        "harmony": "openai_gptoss gpt_oss gptoss",
+        "cohere": "cohere_command3 cohere_command4",
+        "hunyuan_a13b": "hunyuan",
+        "mistral": "magistral",
+        "think": "qwen3 deepseek_v3 deepseek_v31 deepseek_v4 glm45 glm47 holo2 kimi_k2 mimo "
+        "minimax minimax_m2 minimax_m2_append_think minimax_append_think nemotron_v3 nemotron "
+        "olmo3 interns1 poolside_v1 smollm3 lfm2",
+    }.items()
+    for name in names.split()
+}
+
+
+def thinking_format(name: str, template: str | None) -> ThinkingFormat | None:
+    """The format that `--reasoning-parser` names; of `auto` the template's, of `none` none.
+    UsageError for a name that is none."""
+    if name == "auto":
+        return next((f for f in _FORMATS if template and f.is_of(template)), None)
+    plain = name.lower().replace("-", "_")
+    if plain == "none":
+        return None
+    known = _NAMED | {alias: _NAMED[form] for alias, form in _ALIASES.items()}
+    if plain in known:
+        return known[plain]
+    near = get_close_matches(plain, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UsageError(
+        f"--reasoning-parser {name}: there is no such parser",
+        f"{hint}auto, none, {', '.join(sorted(known))}",
+    )

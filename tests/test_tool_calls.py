@@ -1,0 +1,354 @@
+"""Calls of tools stand in their own column, as OpenAI has them; what is no whole call is text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from answer_tokenizers import tag_codec
+from click.testing import CliRunner
+from echo_runs import write_rows
+
+from batchgen.cli.main import cli
+from batchgen.engine.request import Completion, FinishReason, SamplingParams, Timings
+from batchgen.errors import ErrorCode, RowError, UsageError
+from batchgen.job.flow.engine_thread import FinishedRow
+from batchgen.job.flow.results import Results, ResultsOptions
+from batchgen.job.parsing.answers import AnswerParsers
+from batchgen.job.parsing.call_formats import call_format
+from batchgen.job.parsing.calls import Tools
+from batchgen.job.parsing.marks import Marks
+from batchgen.job.parsing.tool_choice import forced_output, read_tool_choice
+from batchgen.job.rows import InputRow, OutputRow
+from batchgen.job.text.requests import Requests
+
+BAR = "\N{FULLWIDTH VERTICAL LINE}"
+USER = [{"role": "user", "content": "Weather in Paris?"}]
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer"},
+        "units": {"type": "array", "items": {"type": "string"}},
+        "brief": {"type": "boolean"},
+    },
+    "required": ["city"],
+}
+TOOLS = [
+    {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}},
+    {"type": "function", "function": {"name": "get_time", "parameters": {}}},
+]
+PARIS = {"city": "Paris", "days": 3}
+ONE = [("get_weather", PARIS)]
+TWO = [*ONE, ("get_time", {})]
+
+
+def read(name: str, answer: str, tokens: bool, tools: Any = TOOLS) -> tuple[str, Any] | None:
+    """(what is said beside the calls, the calls) of an answer; None: all of it is text."""
+    form = call_format(name, None)
+    assert form is not None
+    tags = [t for t in form.tags if t.startswith(("<", "[", BAR)) and "><" not in t]
+    codec = tag_codec(special=tags if tokens else [])
+    marks = Marks(codec, form.tags)
+    found = form.read(
+        marks.marked(codec.encode_plain([answer])[0], _wish()), marks, Tools.of(tools)
+    )
+    if found is None:
+        return None
+    return marks.plain(found.content, _wish()), [
+        (call.name, json.loads(call.arguments)) for call in found.calls
+    ]
+
+
+def _wish() -> Any:
+    from batchgen.job.parsing.marks import Wish
+
+    return Wish()
+
+
+def deepseek(*calls: str) -> str:
+    inner = "\n".join(f"<{BAR}tool▁call▁begin{BAR}>{c}<{BAR}tool▁call▁end{BAR}>" for c in calls)
+    return f"<{BAR}tool▁calls▁begin{BAR}>{inner}<{BAR}tool▁calls▁end{BAR}>"
+
+
+P = '{"city": "Paris", "days": 3}'
+WHOLE: list[tuple[str, str, str, Any]] = [
+    ("hermes", f'<tool_call>\n{{"name": "get_weather", "arguments": {P}}}\n</tool_call>', "", ONE),
+    ("hermes", f'Let me look.\n<tool_call>{{"name": "get_weather", "arguments": {P}}}</tool_call>\n'
+     '<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>', "Let me look.", TWO),
+    ("hermes", '<tool_call>{"name": "get_weather", "arguments": '
+     f'{json.dumps(P)}}}</tool_call>', "", ONE),
+    ("hermes", f'<tool_call>\n{{"name": "get_weather", "arguments": {P}}}', "", ONE),
+    ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"city": "a</tool_call>b"}}'
+     "</tool_call>", "", [("get_weather", {"city": "a</tool_call>b"})]),
+    ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"city": "a\nb"}}</tool_call>', "",
+     [("get_weather", {"city": "a\nb"})]),
+    ("qwen3_coder", "I look.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n"
+     "</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>", "I look.", ONE),
+    ("qwen3_coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\n3\n</parameter>\n"
+     '<parameter=units>\n["a", "b"]\n</parameter>\n<parameter=brief>\nTrue\n</parameter>\n'
+     "</function>\n</tool_call>", "",
+     [("get_weather", {"city": "3", "units": ["a", "b"], "brief": True})]),
+    ("qwen3_coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\nline 1\n  line 2\n"
+     "</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=get_time>\n</function>\n"
+     "</tool_call>", "", [("get_weather", {"city": "line 1\n  line 2"}), ("get_time", {})]),
+    ("seed_oss", "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Paris</parameter>\n"
+     "<parameter=days>3</parameter>\n</function>\n</seed:tool_call>", "", ONE),
+    ("glm45", "Sure.\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>"
+     "\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>", "Sure.", ONE),
+    ("glm47", "<tool_call>get_weather<arg_key>city</arg_key><arg_value>Paris</arg_value><arg_key>"
+     "days</arg_key><arg_value>3</arg_value></tool_call><tool_call>get_time</tool_call>", "", TWO),
+    ("minimax_m2", '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Paris'
+     '</parameter>\n<parameter name="days">3</parameter>\n</invoke>\n</minimax:tool_call>', "",
+     ONE),
+    ("deepseek_v32", f'Hm.\n\n<{BAR}DSML{BAR}function_calls>\n<{BAR}DSML{BAR}invoke name="'
+     f'get_weather">\n<{BAR}DSML{BAR}parameter name="city" string="true">Paris</{BAR}DSML{BAR}'
+     f'parameter>\n<{BAR}DSML{BAR}parameter name="days" string="false">3</{BAR}DSML{BAR}parameter>'
+     f"\n</{BAR}DSML{BAR}invoke>\n</{BAR}DSML{BAR}function_calls>", "Hm.", ONE),
+    ("gemma4", 'Hm. <|tool_call>call:get_weather{city:<|"|>Paris<|"|>,days:3}<tool_call|>'
+     "<|tool_call>call:get_time{}<tool_call|>", "Hm.", TWO),
+    ("gemma4", '<|tool_call>call:get_weather{brief:true,city:<|"|>a "b", c: {d}<|"|>,units:[<|"|>x'
+     '<|"|>]}<tool_call|>', "",
+     [("get_weather", {"brief": True, "city": 'a "b", c: {d}', "units": ["x"]})]),
+    ("llama3_json", f'{{"name": "get_weather", "parameters": {P}}}', "", ONE),
+    ("llama3_json", f'<|python_tag|>{{"name": "get_weather", "parameters": {P}}}; '
+     '{"name": "get_time", "parameters": {}}', "", TWO),
+    ("mistral", f'[TOOL_CALLS] [{{"name": "get_weather", "arguments": {P}}}]', "", ONE),
+    ("mistral", f'[TOOL_CALLS]get_weather[ARGS]{P}[TOOL_CALLS]get_time[CALL_ID]123456789[ARGS]{{}}',
+     "", TWO),
+    ("mistral", f"Well. [TOOL_CALLS]get_weather{P}", "Well.", ONE),
+    ("harmony", "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+     f"{P}<|call|>", "", ONE),
+    ("harmony", "<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant to=functions."
+     f"get_weather<|channel|>commentary json<|message|>{P}", "Let me see.", ONE),
+    ("deepseek_v3", deepseek(f"function<{BAR}tool▁sep{BAR}>get_weather\n```json\n{P}\n```",
+     f"function<{BAR}tool▁sep{BAR}>get_time\n```json\n{{}}\n```"), "", TWO),
+    ("deepseek_v31", "Right. " + deepseek(f"get_weather<{BAR}tool▁sep{BAR}>{P}"), "Right.", ONE),
+    ("kimi_k2", "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
+     f"<|tool_call_argument_begin|>{P}<|tool_call_end|><|tool_calls_section_end|>", "", ONE),
+    ("pythonic", "[get_weather(city='Paris', days=3), get_time()]", "", TWO),
+    ("lfm2", '<|tool_call_start|>[get_weather(city="Paris", days=3)]<|tool_call_end|>Looking.',
+     "Looking.", ONE),
+    ("olmo3", "<function_calls>\nget_weather(city=\"Paris\", days=3)\nget_time()\n"
+     "</function_calls>", "", TWO),
+    ("pythonic", "[get_weather(city='Paris', brief=true, units=['a'])]", "",
+     [("get_weather", {"city": "Paris", "brief": True, "units": ["a"]})]),
+    ("granite", f'<|tool_call|>[{{"name": "get_weather", "arguments": {P}}}]', "", ONE),
+    ("phi4_mini_json", f'functools[{{"name": "get_weather", "arguments": {P}}}]', "", ONE),
+    ("phi4_mini_json", f'<|tool_call|>[{{"name": "get_weather", "arguments": {P}}}]<|/tool_call|>',
+     "", ONE),
+    ("nemotron", f'<TOOLCALL>[{{"name": "get_weather", "arguments": {P}}}]</TOOLCALL>', "", ONE),
+    ("jamba", f'<tool_calls>[{{"name": "get_weather", "arguments": {P}}}]</tool_calls>', "", ONE),
+    ("cohere_command3", '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "get_weather", '
+     f'"parameters": {P}}}\n]<|END_ACTION|>', "", ONE),
+    ("internlm", f'<|action_start|><|plugin|>\n{{"name": "get_weather", "parameters": {P}}}'
+     "<|action_end|>", "", ONE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "text"])
+@pytest.mark.parametrize("case", WHOLE, ids=lambda case: case[0])
+def test_calls_are_read_as_their_models_write_them(
+    case: tuple[str, str, str, Any], tokens: bool
+) -> None:
+    name, answer, said, calls = case
+    if tokens and "a</tool_call>b" in answer:
+        pytest.skip("within a string a model writes it in pieces")
+    assert read(name, answer, tokens) == (said, calls)
+
+
+@pytest.mark.parametrize("case", WHOLE, ids=lambda case: case[0])
+def test_a_call_that_was_cut_is_text(case: tuple[str, str, str, Any]) -> None:
+    name, answer, _, calls = case
+    end = answer.rfind("city") + 7
+    for cut in (answer[:end], answer[: end - 4]):
+        found = read(name, cut, True)
+        assert found is None or found[1] != calls
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("hermes", "It rains."),
+        ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"city": }</tool_call>'),
+        ("hermes", '<tool_call>{"arguments": {}}</tool_call>'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": [1]}</tool_call>'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>'),
+        ("hermes", f'<tool_call>{{"name": "get_weather", "arguments": {P}}}</tool_call>'
+         "<tool_call>oops</tool_call>"),
+        ("hermes", "<tool_call>" + "[" * 100_000),
+        ("llama3_json", '{"name": "Paris", "parameters": {"river": "Seine"}}'),
+        ("llama3_json", '{"city": "Paris"}'),
+        ("llama3_json", f'{{"name": "get_weather", "parameters": {P}}} Well.'),
+        ("mistral", "[TOOL_CALLS]get_weather[ARGS]{'city': 'Paris'}"),
+        ("pythonic", "[1, 2, 3]"),
+        ("pythonic", "[see(note=1)]"),
+        ("pythonic", "[get_weather(city=open('x'))]"),
+        ("pythonic", "[get_weather('Paris')]"),
+        ("pythonic", "(" * 50_000),
+        ("phi4_mini_json", "Use functools.lru_cache."),
+        ("qwen3_coder", "<tool_call>\n<function=get_weather>\nParis\n</function>\n</tool_call>"),
+        ("harmony", "<|channel|>commentary to=functions.f<|message|>{'a'"),
+        ("deepseek_v3", deepseek("nonsense")),
+    ],
+)  # fmt: skip
+def test_what_is_no_call_is_text(name: str, answer: str) -> None:
+    assert read(name, answer, True) is None
+    assert read(name, answer, False) is None
+
+
+TEMPLATES = {
+    "hermes": "<tool_call></tool_call>", "qwen3_coder": "<tool_call><function=<parameter=",
+    "glm45": "<tool_call><arg_key>", "llama3_json": "<|python_tag|>", "mistral": "[TOOL_CALLS]",
+    "harmony": "<|channel|>", "deepseek_v3": f"<{BAR}tool▁calls▁begin{BAR}>",
+    "kimi_k2": "<|tool_call_begin|><|tool_call_argument_begin|>", "granite": "<|tool_call|>",
+    "phi4_mini_json": "<|tool|><|/tool|>", "lfm2": "<|tool_call_start|>",
+    "deepseek_v32": f"<{BAR}DSML{BAR}invoke", "minimax_m2": "<minimax:tool_call>",
+    "gemma4": "<|tool_call>call:<tool_call|>",
+    "seed_oss": "<seed:tool_call><function=<parameter=", "hunyuan_a13b": "<tool_calls>",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_format_is_the_templates(name: str) -> None:
+    form = call_format("auto", f"{{{{ '{TEMPLATES[name]}' }}}}")
+    assert form is not None
+    assert form.name == name
+    assert call_format("none", TEMPLATES[name]) is None
+
+
+def test_a_name_that_is_none_is_refused() -> None:
+    assert call_format("auto", "{{ messages }}") is None
+    with pytest.raises(UsageError, match="no such parser"):
+        call_format("hermess", None)
+
+
+def row_of(output: str, template: str, parser: str = "auto", **row: Any) -> OutputRow:
+    codec = tag_codec(
+        other=["<tool_call>", "</tool_call>", "<think>", "</think>"], template=template
+    )
+    requests = Requests(codec, parsers=AnswerParsers(codec, template, "auto", parser))
+    requests._process = None
+    given = {"messages": USER, "template_kwargs": {"tools": TOOLS}} | row
+    ready, failed = requests.prepare([InputRow(4, "f:1", **given)])
+    assert not failed, failed[0].error
+    ids = codec.encode_plain([output])[0]
+    times = Timings(1.0, 1.0, 1.0, 1.0)
+    done = Completion(4 << 10, ids, FinishReason.STOP, timings=times)
+    results = Results(lambda: codec, lambda i: 1, ResultsOptions("run"))
+    (out,) = results.output_rows([FinishedRow(ready[0], [done])])
+    return out
+
+
+CALL = f'<tool_call>{{"name": "get_weather", "arguments": {P}}}</tool_call>'
+HERMES = "{{ messages[0].content }}{# <think> <tool_call> #}"
+
+
+def test_rows_with_tools_are_read_and_others_are_not() -> None:
+    out = row_of(f"<think>{CALL}</think>I see.{CALL}", HERMES)
+    assert (out.reasoning, out.completion) == (CALL, "I see.")
+    assert out.tool_calls is not None
+    (call,) = json.loads(out.tool_calls)
+    assert (call["type"], len(call["id"])) == ("function", 9)
+    assert json.loads(call["function"]["arguments"]) == PARIS
+    assert row_of(f"<think>{CALL}</think>I see.{CALL}", HERMES).tool_calls == out.tool_calls
+    plain = row_of(CALL, HERMES, template_kwargs={})
+    assert (plain.completion, plain.tool_calls) == (CALL, None)
+    named = row_of(CALL, HERMES, "hermes", messages=None, prompt="Hi", template_kwargs={})
+    assert (named.completion, named.tool_calls is None) == ("", False)
+    off = row_of(CALL, HERMES, "none")
+    assert (off.completion, off.tool_calls) == (CALL, None)
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (None, None), ("auto", None), ("none", None), ("required", ""), ("any", ""),
+        ({"type": "function", "function": {"name": "get_time"}}, "get_time"),
+        ({"type": "function", "name": "get_time"}, "get_time"),
+    ],
+)  # fmt: skip
+def test_a_choice_of_tools_is_read(choice: Any, expected: str | None) -> None:
+    assert read_tool_choice({"tools": TOOLS, "tool_choice": choice}) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"tool_choice": "required"}, ErrorCode.INVALID_PARAM),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "f"}},
+         ErrorCode.INVALID_PARAM),
+        ({"tools": TOOLS, "tool_choice": {"type": "allowed_tools"}}, ErrorCode.UNSUPPORTED_SETTING),
+        ({"tools": TOOLS, "tool_choice": 3}, ErrorCode.UNSUPPORTED_SETTING),
+    ],
+)  # fmt: skip
+def test_a_choice_that_cannot_be_kept_is_refused(given: dict[str, Any], code: ErrorCode) -> None:
+    with pytest.raises(RowError) as refused:
+        read_tool_choice(given)
+    assert refused.value.code is code
+
+
+@pytest.mark.parametrize("function", ["", "get_weather"])
+def test_a_forced_call_is_held_to_the_tools_schemas(function: str) -> None:
+    pytest.importorskip("llguidance")
+    params = SamplingParams(structured_outputs=forced_output(function, Tools.of(TOOLS)))
+    answer = P if function else f'[{{"name": "get_weather", "parameters": {P}}}]'
+    out = row_of(answer, HERMES, params=params, forced_tool=function)
+    assert out.tool_calls is not None
+    assert [c["function"]["name"] for c in json.loads(out.tool_calls)] == ["get_weather"]
+    assert json.loads(json.loads(out.tool_calls)[0]["function"]["arguments"]) == PARIS
+    cut = row_of(answer[:-3], HERMES, params=params, forced_tool=function)
+    assert (cut.completion, cut.tool_calls) == (answer[:-3], None)
+
+
+def test_a_job_has_the_column_where_a_row_has_tools_and_exports_it(tmp_path: Path) -> None:
+    types = pytest.importorskip("openai.types.chat")
+    responses = pytest.importorskip("openai.types.responses")
+    chat = {"messages": [{"role": "user", "content": f"<think>Hm.</think>{CALL}"}]}
+    respond = {"input": chat["messages"][0]["content"]}
+    bodies = [
+        ("chat", "/v1/chat/completions", {**chat, "tools": TOOLS, "tool_choice": "auto"}),
+        ("plain", "/v1/chat/completions", chat),
+        (
+            "response",
+            "/v1/responses",
+            {**respond, "tools": [{"type": "function", **TOOLS[0]["function"]}]},
+        ),
+        ("forced", "/v1/chat/completions", {**chat, "tool_choice": "required"}),
+    ]
+    rows = [
+        {"custom_id": name, "method": "POST", "url": url, "body": body}
+        for name, url, body in bodies
+    ]
+    path, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet"
+    command = ["run", "-i", path, "-o", out, "--engine", "echo", "--chat-template", HERMES]
+    ran = CliRunner().invoke(cli, [*map(str, command), "--save-token-ids"])
+    assert ran.exit_code == 3, ran.output
+    table = pq.read_table(out)
+    assert table.column_names[-2:] == ["token_ids", "tool_calls"]
+    assert [calls is not None for calls in table["tool_calls"].to_pylist()] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert table["error_code"].to_pylist() == [None, None, None, "invalid_param"]
+    exported = CliRunner().invoke(cli, ["export", str(out), "--to", str(tmp_path / "a.jsonl")])
+    assert exported.exit_code == 0, exported.output
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    first = types.ChatCompletion.model_validate(lines[0]["response"]["body"], strict=True)
+    assert first.choices[0].finish_reason == "tool_calls"
+    assert first.choices[0].message.content is None
+    assert first.choices[0].message.tool_calls[0].function.name == "get_weather"
+    assert lines[0]["response"]["body"]["choices"][0]["message"]["reasoning"] == "Hm."
+    third = responses.Response.model_validate(lines[2]["response"]["body"])
+    assert [item.type for item in third.output] == ["reasoning", "function_call"]
+    assert third.output[0].content[0].text == "Hm."
+    del rows[0], rows[1]
+    path = write_rows(tmp_path / "in2.jsonl", rows[:1])
+    plain = ["run", "-i", path, "-o", tmp_path / "b.parquet", *command[5:]]
+    assert CliRunner().invoke(cli, [*map(str, plain)]).exit_code == 0
+    assert "tool_calls" not in pq.read_schema(tmp_path / "b.parquet").names
