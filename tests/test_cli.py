@@ -18,8 +18,8 @@ KEYS = [
     "recomputed", "prompt_tokens", "completion_tokens", "cached_tokens", "wall_s", "load_s",
     "engine_s", "output_tokens_per_s", "total_tokens_per_s", "preemptions", "oom_events",
     "peak_memory_bytes", "device", "model", "run_id", "first_token_s", "import_s", "tokenizer_s",
-    "weights_s", "proof_s", "compile_s", "capture_s", "prefix_hit_rate", "folded_rows",
-    "shared_read_tokens", "bound_by",
+    "weights_s", "proof_s", "compile_s", "capture_s", "prefix_hit_rate", "truncated",
+    "folded_rows", "shared_read_tokens", "bound_by",
 ]  # fmt: skip
 
 
