@@ -101,6 +101,15 @@ def test_quantised_weights_come_out_dense_in_the_wanted_dtype(tmp_path: Path, mo
     assert 0 < (loaded - original).abs().max() < 0.01
 
 
+def test_half_precision_beside_float32_norms_is_taken_as_it_is(tmp_path: Path, module: Any) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, module, gguf.GGMLQuantizationType.F16)
+    loaded = load_gguf(path, "auto")
+    assert loaded.dtype == torch.float16
+    weight = module.state_dict()["model.layers.0.mlp.up_proj.weight"]
+    assert torch.equal(loaded.state_dict()["model.layers.0.mlp.up_proj.weight"], weight.half())
+
+
 def test_special_tokens_are_the_files_own(tmp_path: Path, module: Any) -> None:
     path = tmp_path / "tiny.gguf"
     write_gguf(path, module, gguf.GGMLQuantizationType.F32)

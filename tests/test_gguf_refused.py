@@ -71,6 +71,12 @@ def test_a_file_of_another_version_says_which(tmp_path: Path, begin: bytes, word
     assert words in refusal(path)
 
 
+def test_a_file_of_version_2_is_read(tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(whole[:4] + struct.pack("<I", 2) + whole[8:])
+    check(path)
+
+
 def text(value: str) -> bytes:
     return struct.pack("<Q", len(value)) + value.encode()
 
