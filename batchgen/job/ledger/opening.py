@@ -176,5 +176,6 @@ def sweep(layout: Layout) -> None:
     for whoever holds the job."""
     for folder, prefix in layout.written_folders:
         remove_stale(folder, prefix)
-    if isinstance(layout.target, RemotePath) and layout.shard is None:
-        abort_uploads(layout.target)
+    target = layout.target
+    if isinstance(target, RemotePath) and layout.shard is None and layout.manifest.exists():
+        abort_uploads(target)  # a job that begins now has none, and boto3 is large

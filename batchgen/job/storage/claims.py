@@ -162,7 +162,8 @@ class ObjectClaims:
         self._owners = folder / f"owners{name}"
         self._probe = folder / f"lock{name}"
         self._version: Version | None = None
-        self._lost = False
+        self._lost = self._released = False
+        self._writing = threading.Lock()
         self._met: set[int] = set()
 
     def attempts(self) -> list[int]:
@@ -187,14 +188,16 @@ class ObjectClaims:
 
     def replace(self, owner: Owner) -> None:
         """Change the claim as this process left it. Raises OSError where it is another's by now."""
-        if self._version is None or self._lost:
-            raise FileNotFoundError(f"{self._path(owner.attempt)} is not this process's")
-        data = owner.to_json().encode()
-        try:
-            self._version = self._path(owner.attempt).replace_version(data, self._version)
-        except ChangedError as error:
-            self._lost = True
-            raise FileNotFoundError(str(error)) from error
+        with self._writing:  # a heartbeat that comes late must not undo the release
+            if self._version is None or self._lost or self._released:
+                raise FileNotFoundError(f"{self._path(owner.attempt)} is not this process's")
+            data = owner.to_json().encode()
+            try:
+                self._version = self._path(owner.attempt).replace_version(data, self._version)
+            except ChangedError as error:
+                self._lost = True
+                raise FileNotFoundError(str(error)) from error
+            self._released = owner.released
 
     def beat(self, owner: Owner) -> None:
         """Write it again: the store's clock stamps it. A store that is away is asked later."""

@@ -39,7 +39,7 @@ EMIT_BYTES = 16 << 20
 _RUN_GROUP_ROWS = 2_048
 _MAX_OPEN_RUNS = 128
 _DECODERS = 2
-_FETCHERS = 8
+_FETCHERS = 4
 """In place of decoders, where parts come from a store: most of the time is waiting."""
 _MAX_AHEAD = 8
 _MAX_AHEAD_BYTES = 16 << 20

@@ -34,6 +34,8 @@ def hub_inputs(address: str) -> list[RemoteInput]:
         base = f"datasets/{asked.repo_id}@{commit}"
         found = sorted(files.glob(f"{base}/{asked.path_in_repo}"))
         return [_input(files, path, path.replace(f"@{commit}", "", 1)) for path in found]
+    except FileNotFoundError:
+        return []
     except Exception as error:  # of huggingface_hub, httpx and fsspec, without a common class
         raise StoreError(address, first_line(error)) from None
 

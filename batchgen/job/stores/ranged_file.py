@@ -12,7 +12,7 @@ __all__ = ["Fetch", "RangedFile"]
 Fetch = Callable[[int, int], bytes]
 """(start, stop) -> these bytes."""
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 2 << 20
 _FETCHERS = 8
 
 

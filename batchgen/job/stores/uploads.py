@@ -24,7 +24,7 @@ from batchgen.job.stores.remote_path import RemotePath, Version
 
 __all__ = ["UploadedFile", "abort_uploads", "note_version", "read_noted", "remove_staged"]
 
-ONE_REQUEST_BYTES = 64 << 20
+ONE_REQUEST_BYTES = 32 << 20
 """Up to here one request, which can be made conditional; more is sent in parts."""
 PART_BYTES = 16 << 20
 _SENT_AT_ONCE = 4
