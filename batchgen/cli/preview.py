@@ -83,7 +83,7 @@ def preview(ctx: click.Context, /, **flags: Any) -> None:
 
 def spec_ahead(flags: dict[str, Any]) -> JobSpec:
     """The job that `run` would make of these flags."""
-    return job_spec(flags | {"out": Path("-"), "shard": "none"})
+    return job_spec(flags | {"out": Path("-"), "shard": "none", "join": False})
 
 
 def prepared(files: ModelFiles, *, own_process: bool) -> None:

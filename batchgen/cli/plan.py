@@ -1,0 +1,88 @@
+"""`batchgen plan`: what a job is made of, whether it fits a GPU, and what it would cost there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchgen.cli import options
+from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand, flag, flag_group
+from batchgen.cli.preview import ahead_options, prepared, spec_ahead
+from batchgen.counts import counted
+
+if TYPE_CHECKING:
+    from batchgen.job.ahead.plan import Plan
+
+__all__ = ["plan"]
+
+_GPUS = ["b200", "h200", "h100", "a100", "a100-40gb", "l40s", "a10", "l4", "t4"]
+_what = flag_group(
+    "Plan",
+    flag("--gpu", type=click.Choice(_GPUS, case_sensitive=False), default="h100", core=True,
+         help="The GPU to plan for."),
+    flag("--all", "whole", is_flag=True, core=True,
+         help="Read every row, not the first 10,000 alone."),
+    flag("--mean-output-tokens", "mean_output", type=click.IntRange(min=1), metavar="N", core=True,
+         show_default="each row's max_tokens", help="Tokens that a row is expected to generate."),
+    flag("--max-num-seqs", type=click.IntRange(min=1), metavar="N", core=True, show_default="256",
+         help="Most rows generated at once."),
+)  # fmt: skip
+
+
+@click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
+@_what
+@options.input_options
+@options.model_options
+@options.sampling_options
+@ahead_options
+@click.pass_context
+def plan(ctx: click.Context, /, **flags: Any) -> None:
+    """Say what a run would cost: rows, tokens, fit, time and GPU-hours. No torch.
+
+    \b
+    batchgen plan --in prompts.jsonl --model Qwen/Qwen3-0.6B --gpu h100
+    """
+    from batchgen.job.ahead.model_size import shape_of
+    from batchgen.job.ahead.opening import opened, resolved
+    from batchgen.job.ahead.plan import plan_of
+
+    spec = spec_ahead(flags)
+    files = resolved(spec)
+    shape = shape_of(files, spec.numeric_dtype)
+    prepared(files, own_process=ctx.obj is True)
+    slots, whole, mean = flags["max_num_seqs"], flags["whole"], flags["mean_output"]
+    with opened(spec, files) as job:
+        found = plan_of(job, shape, flags["gpu"], slots=slots, whole=whole, mean_output=mean)
+    click.echo(json.dumps(asdict(found)) if flags["as_json"] else _text(found))
+
+
+def _text(plan: Plan) -> str:
+    bad = ", ".join(f"{code} {count:,}" for code, count in plan.bad.items()) or "none"
+    rows = "an unknown number of" if plan.rows is None else f"{plan.rows:,}"
+    bins = "\n".join(f"  up to {top:>9,}: {n:,}" for top, n in plan.histogram.items())
+    listed = "".join(f"\n  too long: {origin}" for origin in plan.overlong)
+    lines = [
+        f"{rows} rows, {plan.rows_read:,} read; bad: {bad}; {plan.skipped:,} skipped, "
+        f"{plan.truncated:,} cut to fit{listed}",
+        f"of these: {counted(plan.prompt_tokens, 'prompt token')}, {plan.shared_share:.0%} shared "
+        f"with an earlier row; at most {plan.max_output_tokens:,} to generate",
+        f"prompts by tokens:\n{bins}",
+        f"{plan.gpu}: weights {plan.weight_bytes / 1e9:.1f} GB, room for {plan.cache_tokens:,} "
+        f"tokens of cache, {plan.live_sequences:,} rows at once",
+        _cost(plan),
+    ]
+    return "\n".join(lines)
+
+
+def _cost(plan: Plan) -> str:
+    if not plan.fits:
+        return "it does not fit: the weights and the longest row need more memory"
+    if plan.seconds is None:
+        return "no time: the number of rows is not known without reading them (--all)"
+    return (
+        f"about {plan.seconds:,.0f} s of the engine, {plan.gpu_hours:,.2f} GPU-hours if every row "
+        f"generates all it may; shards: {plan.shards}"
+    )

@@ -1,0 +1,160 @@
+"""What a job is made of and what it would cost: the work behind `batchgen plan`. No torch.
+
+A prefix of the rows is read and tokenised, unless all are asked for; totals are scaled to the rows
+that the input has. Outputs are counted as long as rows allow (`max_tokens`), or as long as told.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import islice
+from math import ceil
+
+from batchgen.errors import ErrorCode
+from batchgen.job.ahead.cost import GPUS, ModelShape, seconds_of
+from batchgen.job.ahead.opening import OpenedJob
+from batchgen.job.flow.reader_thread import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
+from batchgen.job.input.estimate import estimated_rows
+from batchgen.job.text.overlong import too_long
+from batchgen.job.text.prepared import PreparedRow
+
+__all__ = ["Plan", "plan_of"]
+
+SAMPLE_ROWS = 10_000
+_BLOCK = 16
+_MOST_LISTED = 1000
+_SHARD_HOURS = 4
+_WORKSPACE_BYTES = 2 << 30
+_SLOTS = 256
+
+
+@dataclass(slots=True)
+class Plan:
+    """Numbers of the rows read (`rows_read`), and of the whole job (`rows`; None: not known)."""
+
+    gpu: str
+    rows_read: int = 0
+    rows: int | None = None
+    bad: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
+    truncated: int = 0
+    overlong: list[str] = field(default_factory=list)
+    """`file:line` of prompts that do not fit; the first thousand."""
+    prompt_tokens: int = 0
+    histogram: dict[int, int] = field(default_factory=dict)
+    """Prompts of at most so many tokens, and of more than the one before."""
+    shared_share: float = 0.0
+    """Of the prompt tokens, those in blocks that an earlier row begins with too."""
+    max_output_tokens: int = 0
+    weight_bytes: int = 0
+    kv_bytes_per_token: int = 0
+    cache_tokens: int = 0
+    live_sequences: int = 0
+    fits: bool = False
+    seconds: float | None = None
+    """Of the engine, for the whole job, without loading."""
+    gpu_hours: float | None = None
+    shards: int = 1
+
+
+class _Survey:
+    """Reads rows into a plan."""
+
+    def __init__(self, job: OpenedJob, plan: Plan, mean_output: int | None) -> None:
+        self._job, self._plan, self._mean_output = job, plan, mean_output
+        self._limit = job.spec.max_model_len or job.files.max_position
+        self._blocks: set[int] = set()
+        self._shared = 0
+        self.lengths: list[tuple[int, int]] = []
+
+    def read(self, most: int | None) -> None:
+        rows = islice(self._job.reader, most)
+        bad: Counter[str] = Counter()
+        for chunk in chunks(rows, CHUNK_ROWS, CHUNK_CHARACTERS):
+            ready, failed = self._job.requests.prepare(chunk)
+            self._plan.rows_read += len(chunk)
+            for row in failed:
+                self._fail(bad, row.error.code, row.row.origin)
+            for prepared in ready:
+                self._take(prepared, bad)
+        self._plan.bad = dict(sorted(bad.items()))
+        self._plan.truncated = self._job.requests.num_cut
+        total = self._plan.prompt_tokens
+        self._plan.shared_share = round(self._shared / total, 4) if total else 0.0
+
+    def _fail(self, bad: Counter[str], code: ErrorCode, origin: str) -> None:
+        if code is ErrorCode.PROMPT_TOO_LONG:
+            if len(self._plan.overlong) < _MOST_LISTED:
+                self._plan.overlong.append(origin)
+            if self._job.spec.input.overlong == "skip":
+                self._plan.skipped += 1
+                return
+        bad[str(code)] += 1
+
+    def _take(self, row: PreparedRow, bad: Counter[str]) -> None:
+        length, limit = row.num_computed_tokens, self._limit
+        if limit is not None and length >= limit:
+            self._fail(bad, too_long(length, limit).code, row.row.origin)
+            return
+        plan, samples = self._plan, len(row.requests)
+        room = row.row.params.max_tokens if limit is None else limit - length
+        output = min(self._mean_output or row.row.params.max_tokens, room)
+        self.lengths += [(length if not n else 0, output) for n in range(samples)]
+        plan.prompt_tokens += length
+        plan.max_output_tokens += output * samples
+        bin_ = 1 << max(length - 1, 0).bit_length()
+        plan.histogram[bin_] = plan.histogram.get(bin_, 0) + 1
+        self._share(list(row.prompt_token_ids))
+
+    def _share(self, ids: list[int]) -> None:
+        key = 0
+        for start in range(0, len(ids) - _BLOCK + 1, _BLOCK):
+            key = hash((key, *ids[start : start + _BLOCK]))
+            self._shared += _BLOCK * (key in self._blocks)
+            self._blocks.add(key)
+
+
+def plan_of(
+    job: OpenedJob,
+    shape: ModelShape,
+    gpu: str,
+    *,
+    slots: int | None = None,
+    whole: bool = False,
+    mean_output: int | None = None,
+) -> Plan:
+    """`gpu`: of `GPUS`. `whole`: read all rows. `mean_output`: tokens expected of a row."""
+    plan = Plan(gpu)
+    survey = _Survey(job, plan, mean_output)
+    survey.read(None if whole else SAMPLE_ROWS)
+    at_end = whole or plan.rows_read < SAMPLE_ROWS
+    limit = job.spec.input.limit
+    plan.rows = plan.rows_read if at_end else estimated_rows(job.reader.sources, limit)
+    plan.histogram = dict(sorted(plan.histogram.items()))
+    _fit(plan, survey.lengths, shape, job.spec.gpu_memory_utilization, slots or _SLOTS)
+    if plan.fits:
+        _predict(plan, survey.lengths, shape)
+    return plan
+
+
+def _fit(
+    plan: Plan, lengths: list[tuple[int, int]], shape: ModelShape, share: float, slots: int
+) -> None:
+    memory = int(GPUS[plan.gpu].memory_gb * 1e9 * share)
+    plan.weight_bytes, plan.kv_bytes_per_token = shape.weight_bytes, shape.kv_bytes_per_token
+    room = memory - shape.weight_bytes - _WORKSPACE_BYTES
+    plan.cache_tokens = max(room // max(shape.kv_bytes_per_token, 1), 0)
+    longest = max((one + two for one, two in lengths), default=1)
+    mean = sum(one + two for one, two in lengths) / max(len(lengths), 1)
+    plan.live_sequences = min(slots, int(plan.cache_tokens // max(mean, 1)))
+    plan.fits = plan.cache_tokens >= longest
+
+
+def _predict(plan: Plan, lengths: list[tuple[int, int]], shape: ModelShape) -> None:
+    if plan.rows is None:
+        return
+    seconds = seconds_of(lengths, shape, GPUS[plan.gpu], max(plan.live_sequences, 1))
+    plan.seconds = round(seconds * plan.rows / max(plan.rows_read, 1), 3)
+    plan.gpu_hours = round(plan.seconds / 3600, 4)
+    plan.shards = max(ceil(plan.gpu_hours / _SHARD_HOURS), 1)
