@@ -57,6 +57,7 @@ class Result:
     choice: str | None = None
     choice_probs: list[dict[str, Any]] | None = None
     decisions: list[dict[str, Any]] | None = None
+    tool_calls: str | None = None
     columns: dict[str, Any] = field(default_factory=dict)
 
     @property
