@@ -173,16 +173,21 @@ import os, signal, sys, ray
 from batchgen.cluster.ray import Completions
 
 class Dying(Completions):
+    def __init__(self, mark, **options):
+        super().__init__(**options)
+        self.mark = mark
+
     def __call__(self, batch):
-        if sys.argv[2] and not os.path.exists(sys.argv[2]):
-            open(sys.argv[2], "w").close()
+        if self.mark and not os.path.exists(self.mark):
+            open(self.mark, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(batch)
 
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 rows = ray.data.from_items([{"id": str(i), "prompt": f"number {i}", "n": 2} for i in range(60)])
 done = rows.map_batches(
-    Dying, fn_constructor_kwargs={"engine": "echo", "max_tokens": 9}, batch_size=10,
+    Dying, batch_size=10,
+    fn_constructor_kwargs={"mark": sys.argv[2], "engine": "echo", "max_tokens": 9},
     concurrency=(1, 2), num_cpus=1, batch_format="pyarrow",
 )
 found = sorted((int(row["id"]), row["sample"], row["completion"]) for row in done.take_all())

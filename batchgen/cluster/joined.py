@@ -63,6 +63,7 @@ class _Joined:
         self._layout = Layout(folder_of(spec.out, spec.checkpoint_dir), spec.out, None, spec.form)
         self._limit = FailureLimit.parse(spec.max_failures)
         self._computed = 0
+        self._started = time.monotonic()
         self._last: Summary | None = None
 
     def run(self) -> Summary:
@@ -138,7 +139,9 @@ class _Joined:
         code = TOO_MANY_FAILURES if self._limit.exceeded(totals.errors, totals.rows) else 0
         known = ("rows", "ok", "errors", "skipped", "length", "prompt_tokens", "cached_tokens")
         numbers = {name: getattr(totals, name) for name in (*known, "completion_tokens")}
-        more = {"computed": self._computed, "reused": totals.rows - self._computed}
+        more: dict[str, float] = {"computed": self._computed}
+        more["reused"] = totals.rows - self._computed
+        more["wall_s"] = round(time.monotonic() - self._started, 3)
         return base.updated(numbers | more | {"exit_code": code, "shard": None})
 
 
