@@ -258,7 +258,7 @@ resume_options = flag_group(
     flag("--shard", metavar="I/N", core=True, show_default=False,
          help="Only rows I modulo N; then `merge`."),
     flag("--join", is_flag=True, core=True,
-         help="Share the job with whoever else joins; come and go freely, the last one merges."),
+         help="Share the job: others may join; the last merges."),
     flag("--join-pieces", type=click.IntRange(min=1), default=64, metavar="N",
          help="Pieces that processes claim; the first one's count holds."),
     flag("--retry", type=click.Choice(["failed", "truncated"]), core=True,
