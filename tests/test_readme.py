@@ -60,6 +60,7 @@ def test_every_flag_and_command_that_is_named_exists() -> None:
         known |= set(re.findall(r"--[a-z][a-z0-9-]*", result.output))
     text = re.sub(r"```(?!bash).*?```", "", README, flags=re.DOTALL)
     text = "\n".join(line for line in text.splitlines() if not line.startswith("python "))
+    text = re.sub(r"python -m pytest[^\n`]*", "", text)  # its flags are pytest's
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
     for script in set(re.findall(r"python (jobs/\S+\.py)", text)):
         known |= set(re.findall(r'"(--[a-z][a-z0-9-]*)"', (ROOT / script).read_text()))
