@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchgen.job.ledger.completion import complete
 from batchgen.job.ledger.joining import join
@@ -189,6 +188,8 @@ def _is_of(path: Place, manifest: Manifest) -> bool:
 
 
 def _is_bad(table: pa.Table, retry: str) -> list[bool]:
+    import pyarrow.compute as pc
+
     if retry == "failed":
         mask = pc.equal(table["status"], "error")
     else:
