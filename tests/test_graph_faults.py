@@ -61,7 +61,7 @@ class PaddedModel(FakeModel):
         logits = torch.zeros(metadata.num_seqs, self.vocab_size)
         for row in range(metadata.num_seqs):
             if metadata.seq_lens[row]:
-                logits[row] = self._logits(row, metadata)
+                logits[row] = self._logits(row, int(metadata.seq_lens[row]), metadata)
         return logits
 
 

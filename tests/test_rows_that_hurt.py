@@ -124,7 +124,7 @@ def test_groups_of_suspects_shrink_to_one() -> None:
 def test_a_row_that_takes_the_whole_job_along_is_given_up_after_eight_deaths_alone() -> None:
     deaths = {0: 0, 1: 2, 2: GIVEN_UP - 1, 3: GIVEN_UP}
     suspects = Suspects(lambda index: deaths[index])
-    chunk = [PreparedRow(InputRow(index, str(index)), None, [REQUEST]) for index in deaths]
+    chunk = [PreparedRow(InputRow(index, str(index)), None, [1], [REQUEST]) for index in deaths]
     trusted, given_up = suspects.take_from(chunk)
     assert [prepared.row.index for prepared in trusted] == [0]
     assert [(f.row.index, f.error.code) for f in given_up] == [(3, ErrorCode.ENGINE_CRASH)]

@@ -109,11 +109,24 @@ _OF_PYTHON: dict[SourceKind, Any] = {
 _scan = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
 
 
+class _Decompressed(io.BufferedReader):
+    """Closes the file below, too: Python's decompressors leave one open that they were given."""
+
+    def __init__(self, stream: Any, file: BinaryIO) -> None:
+        super().__init__(stream, _BUFFER_BYTES)
+        self._file = file
+
+    def close(self) -> None:
+        """Both."""
+        super().close()
+        self._file.close()
+
+
 def open_text(source: Source) -> BinaryIO:
     """A buffered reader of the decompressed bytes."""
     if source.kind in _OF_PYTHON:
-        stream: Any = _OF_PYTHON[source.kind](source.open(_BUFFER_BYTES), "rb")
-        return io.BufferedReader(stream, _BUFFER_BYTES)
+        file = source.open(_BUFFER_BYTES)
+        return _Decompressed(_OF_PYTHON[source.kind](file, "rb"), file)
     if source.kind in (SourceKind.JSONL_ZST, SourceKind.JSONL_LZ4):
         return _open_by_arrow(source, source.kind.rpartition(".")[2])
     return source.open(_BUFFER_BYTES)
