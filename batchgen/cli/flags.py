@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -14,6 +15,10 @@ CONTEXT_SETTINGS = {
     "auto_envvar_prefix": "BATCHGEN",
     "max_content_width": 100,
 }
+
+_BOUNDS = r"(?:-?[\d.]+<=?)?x(?:[<>]=?-?[\d.]+)?"
+_RANGE = re.compile(rf"; {_BOUNDS}(?=[];])|  \[{_BOUNDS}\]|(?<=\[){_BOUNDS}; ")
+"""How click writes a range, alone in the brackets or beside a default."""
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -32,6 +37,11 @@ class Flag(click.Option):
         extra = super().get_help_extra(ctx)
         extra.pop("range", None)
         return extra
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The same for click before 8.2, which has no `get_help_extra`."""
+        record = super().get_help_record(ctx)
+        return record and (record[0], _RANGE.sub("", record[1]))
 
 
 def environment_name(spellings: Iterable[str]) -> str:
