@@ -51,7 +51,7 @@ def alike(draw: st.DrawFn) -> Workload:
     return replace(workload, lengths=lengths, prompts=prompts, prefix_caching=True)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(alike())
 def test_a_shared_beginning_is_read_only_where_it_was_computed_and_is_never_overwritten(
     workload: Workload,
@@ -72,7 +72,7 @@ def test_with_common_beginnings_too_nobody_is_passed_by_more_than_the_window_all
         assert passed_by <= workload.reorder_window - 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(workloads())
 def test_every_sequence_finishes_within_budget_and_no_block_leaks_or_has_two_writers(
     workload: Workload,

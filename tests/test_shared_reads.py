@@ -67,7 +67,7 @@ def step_of(starts: list[int], chunks: dict[int, int]) -> ScheduledStep:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 60), st.sampled_from([8, 16, 32]))
 def test_a_plan_reads_each_key_of_each_row_once(seed: int, num_rows: int, block_size: int) -> None:
     rng = random.Random(seed)
