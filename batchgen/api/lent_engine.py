@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from batchgen.engine.request import Completion, Engine, EngineStats, Request
+from batchgen.engine.request import Completion, Engine, Request
+from batchgen.job.flow.wrapped_engine import WrappedEngine
 
 __all__ = ["LentEngine"]
 
 
-class LentEngine:
+class LentEngine(WrappedEngine):
     """`request.Engine` over another one, for the time of one call."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._unfinished: set[int] = set()
-
-    @property
-    def on_admission(self) -> Callable[[list[int]], None] | None:
-        """The inner engine's."""
-        return self._engine.on_admission
-
-    @on_admission.setter
-    def on_admission(self, call: Callable[[list[int]], None] | None) -> None:
-        self._engine.on_admission = call
-
-    @property
-    def max_model_len(self) -> int:
-        """The inner engine's."""
-        return self._engine.max_model_len
-
-    @property
-    def max_num_seqs(self) -> int:
-        """The inner engine's."""
-        return self._engine.max_num_seqs
 
     @property
     def num_unfinished(self) -> int:
@@ -59,10 +39,6 @@ class LentEngine:
     def unfinished_outputs(self) -> dict[int, list[int]]:
         """Nobody goes on from them."""
         return {}
-
-    def stats(self) -> EngineStats:
-        """The inner engine's."""
-        return self._engine.stats()
 
     def close(self) -> None:
         """Take back what is unfinished; the inner engine stays."""

@@ -15,43 +15,25 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from batchgen.engine.request import Completion, Engine, EngineStats, FinishReason, Request
+from batchgen.engine.request import Completion, Engine, FinishReason, Request
 from batchgen.errors import RowError
+from batchgen.job.flow.wrapped_engine import WrappedEngine
 from batchgen.job.stores import faults
 
 __all__ = ["SlowEngine", "slowed"]
 
 
-class SlowEngine:
+class SlowEngine(WrappedEngine):
     """Hands requests to another engine little by little."""
 
     def __init__(
         self, engine: Engine, seconds: float, rows: int, token_seconds: float = 0.0
     ) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._token_seconds = token_seconds
         self._seconds = seconds
         self._rows = rows
         self._backlog: deque[Request] = deque()
-
-    @property
-    def on_admission(self) -> Callable[[list[int]], None] | None:
-        """The inner engine's."""
-        return self._engine.on_admission
-
-    @on_admission.setter
-    def on_admission(self, call: Callable[[list[int]], None] | None) -> None:
-        self._engine.on_admission = call
-
-    @property
-    def max_model_len(self) -> int:
-        """The inner engine's."""
-        return self._engine.max_model_len
-
-    @property
-    def max_num_seqs(self) -> int:
-        """The inner engine's."""
-        return self._engine.max_num_seqs
 
     @property
     def num_unfinished(self) -> int:
@@ -88,10 +70,6 @@ class SlowEngine:
         """The inner engine's; requests still here keep what they came with."""
         begun = {r.request_id: list(r.output_token_ids) for r in self._backlog}
         return begun | self._engine.unfinished_outputs()
-
-    def stats(self) -> EngineStats:
-        """The inner engine's."""
-        return self._engine.stats()
 
     def close(self) -> None:
         """Close the inner engine."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from batchgen.errors import UsageError
 from batchgen.job.parsing.calls import Call, CallFormat, Calls, Tools, json_value
 from batchgen.job.parsing.channels import HARMONY, messages_of
 from batchgen.job.parsing.gemma_calls import GemmaCalls
@@ -21,6 +19,7 @@ from batchgen.job.parsing.json_calls import (
     TaggedJsonCalls,
 )
 from batchgen.job.parsing.marks import Marks, Wish
+from batchgen.job.parsing.named_format import named_format
 from batchgen.job.parsing.pythonic_calls import PythonicCalls
 from batchgen.job.parsing.tagged_calls import CODER, DSML, GLM, MINIMAX, SEED
 
@@ -132,17 +131,5 @@ _ALIASES = {
 def call_format(name: str, template: str | None) -> CallFormat | None:
     """The format that `--tool-call-parser` names; of `auto` the template's, of `none` none.
     UsageError for a name that is none."""
-    if name == "auto":
-        return next((f for f in _FORMATS if template and f.is_of(template)), None)
-    plain = name.lower().replace("-", "_")
-    if plain == "none":
-        return None
     known = _NAMED | {alias: _NAMED[form] for alias, form in _ALIASES.items()}
-    if plain in known:
-        return known[plain]
-    near = get_close_matches(plain, known, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UsageError(
-        f"--tool-call-parser {name}: there is no such parser",
-        f"{hint}auto, none, {', '.join(sorted(known))}",
-    )
+    return named_format("--tool-call-parser", name, template, _FORMATS, known)

@@ -6,10 +6,9 @@ In the order in which a template is asked: what names itself clearly comes first
 from __future__ import annotations
 
 from dataclasses import replace
-from difflib import get_close_matches
 
-from batchgen.errors import UsageError
 from batchgen.job.parsing.channels import HARMONY
+from batchgen.job.parsing.named_format import named_format
 from batchgen.job.parsing.thinking import ThinkingFormat
 
 __all__ = ["thinking_format"]
@@ -80,17 +79,5 @@ _ALIASES = {
 def thinking_format(name: str, template: str | None) -> ThinkingFormat | None:
     """The format that `--reasoning-parser` names; of `auto` the template's, of `none` none.
     UsageError for a name that is none."""
-    if name == "auto":
-        return next((f for f in _FORMATS if template and f.is_of(template)), None)
-    plain = name.lower().replace("-", "_")
-    if plain == "none":
-        return None
     known = _NAMED | {alias: _NAMED[form] for alias, form in _ALIASES.items()}
-    if plain in known:
-        return known[plain]
-    near = get_close_matches(plain, known, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UsageError(
-        f"--reasoning-parser {name}: there is no such parser",
-        f"{hint}auto, none, {', '.join(sorted(known))}",
-    )
+    return named_format("--reasoning-parser", name, template, _FORMATS, known)
