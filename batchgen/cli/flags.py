@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["CONTEXT_SETTINGS", "Flag", "GroupedCommand", "flag", "flag_group"]
+__all__ = ["CONTEXT_SETTINGS", "Decorated", "Flag", "GroupedCommand", "flag", "flag_group"]
 
 CONTEXT_SETTINGS = {
     "help_option_names": ["-h", "--help"],

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from batchgen.cli.flags import flag, flag_group
+from batchgen.cli.flags import Decorated, flag, flag_group
 from batchgen.cli.parser_options import reasoning_parser, tool_call_parser
 from batchgen.cli.place import PLACE
 from batchgen.errors import RowError
@@ -20,6 +20,7 @@ from batchgen.job.spec import OVERLONG
 __all__ = [
     "engine_options",
     "input_options",
+    "job_options",
     "model_options",
     "output_options",
     "report_options",
@@ -288,3 +289,12 @@ report_options = flag_group(
     flag("--quiet", "-q", is_flag=True, core=True, help="Say nothing on success."),
     flag("--verbose", "-v", is_flag=True, help="Say what was decided, and why."),
 )  # fmt: skip
+
+
+def job_options(command: Decorated) -> Decorated:
+    """All the options of a job, in the order that the help shows them."""
+    groups = (input_options, output_options, model_options, sampling_options, engine_options,
+              resume_options, report_options)  # fmt: skip
+    for group in reversed(groups):
+        command = group(command)
+    return command

@@ -45,13 +45,7 @@ def ray() -> None:
 
 @ray.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
 @ray_options
-@options.input_options
-@options.output_options
-@options.model_options
-@options.sampling_options
-@options.engine_options
-@options.resume_options
-@options.report_options
+@options.job_options
 @click.pass_context
 def run(ctx: click.Context, /, **flags: Any) -> None:
     """Run the shards of a job as tasks of a Ray cluster, then merge them; resumes by itself.

@@ -35,13 +35,7 @@ _SAMPLING = (
 
 
 @click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
-@options.input_options
-@options.output_options
-@options.model_options
-@options.sampling_options
-@options.engine_options
-@options.resume_options
-@options.report_options
+@options.job_options
 @click.pass_context
 def run(ctx: click.Context, /, **flags: Any) -> None:
     """Generate one completion for every row of the input; resumes by itself.
