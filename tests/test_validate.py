@@ -6,15 +6,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from echo_runs import write_rows
+from tokenizer_folders import CHATML, make
 
+from batchgen.cli.main import cli
 from batchgen.cli.validate import validate
-from batchgen.job.input.reader import Reader
-from batchgen.job.spec import InputSpec
-from batchgen.job.text.tokenizer import load_codec
-from batchgen.job.verbs.validation import Validation
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
 
@@ -101,22 +102,134 @@ def test_validating_imports_no_torch() -> None:
     assert done.stdout.splitlines()[-1] == "0 False"
 
 
-def check(path: Path, max_model_len: int | None = None, template: str | None = None) -> list[str]:
-    reader = Reader(InputSpec((str(path),)))
-    return [bad.error_code for bad in Validation(reader, load_codec(None, template), max_model_len)]
+def check(path: Path, *more: str) -> list[str]:
+    result = call("--in", str(path), "--engine", "echo", "--json", *more)
+    return [row["error_code"] for row in map(json.loads, result.stdout.splitlines()[:-1])]
 
 
 def test_with_a_model_prompts_that_do_not_fit_are_found(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
     prompts = ["x" * 8, "x" * 9, "x" * 10, "", "é" * 5]
-    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    path = write_rows(tmp_path / "a.jsonl", ({"prompt": prompt} for prompt in prompts))
     assert check(path) == ["empty_prompt"]
-    assert check(path, 10) == ["prompt_too_long", "empty_prompt", "prompt_too_long"]
+    assert check(path, "--max-model-len", "10") == [
+        "prompt_too_long", "empty_prompt", "prompt_too_long",
+    ]  # fmt: skip
 
 
 def test_with_a_model_conversations_that_its_template_refuses_are_found(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
     chats = [[{"role": role, "content": "hello"}] for role in ("user", "nobody", "user")]
-    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    path = write_rows(tmp_path / "a.jsonl", ({"messages": chat} for chat in chats))
     template = "{% if messages[0].role == 'nobody' %}{{ raise_exception('no') }}{% endif %}hello"
-    assert check(path, 100, template) == ["template_error"]
+    assert check(path, "--chat-template", template) == ["template_error"]
+
+
+CHAT = [{"role": "user", "content": "Which colour?"}]
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+MANY: list[dict[str, Any] | str] = [
+    {"prompt": "fine"},
+    {"prompt": "", "id": "empty"},
+    {"prompt": "long " * 60, "id": "long"},
+    {"messages": CHAT, "id": "chat"},
+    {"messages": [], "id": "no message"},
+    {"messages": [{"role": "user", "content": "many " * 60}], "id": "long chat"},
+    {"prompt_token_ids": [5, 6, 7]},
+    {"prompt_token_ids": [5, 600_000], "id": "outside"},
+    {"prompt_token_ids": [3] * 70, "truncate_prompt_tokens": 5},
+    {"prompt": "p", "choices": ["a", "b"]},
+    {"prompt": "p", "choices": ["a", "a"]},
+    {"prompt": "p", "choices": ["a", "b"], "max_tokens": 3},
+    {"prompt": "p", "choices": ["a", "b"], "n": 2},
+    {"messages": CHAT, "questions": [{"name": "x", "question": "?", "choices": ["a", "b"]}]},
+    {"prompt": "p", "logprobs": 3},
+    {"prompt": "p", "max_tokens": 9},
+    {"prompt": "p", "min_tokens": 6},
+    {"prompt": "p", "min_tokens": 40},
+    {"prompt": "p", "response_format": SCHEMA},
+    {"prompt": "p", "guided_regex": "[", "id": "regex"},
+    {"prompt": "p", "guided_choice": ["a", "b"], "stop": ["x"]},
+    {"prompt": "p", "system": "of a row"},
+    {"messages": CHAT, "chat_template_kwargs": {"refuse": True}},
+    {"prompt": "p", "enable_thinking": False},
+    {"messages": CHAT, "tools": [{"type": "function", "function": {"name": "f"}}]},
+    {"messages": CHAT, "tool_choice": "required"},
+    {"prompt": "p", "adapter": "one"},
+    {"prompt": "p", "adapter": "other"},
+    {"prompt": "p", "topic": "rain"},
+    {"prompt": "p", "topic": None},
+    {"prompt": "p", "prompt_logprobs": 1},
+    {"prompt": "p", "thinking_token_budget": 4},
+    {"prompt": "p", "bad_words": ["no"], "temperature": -1},
+    {"prompt": "p", "temperatur": 1, "top_p": 0},
+    {"custom_id": "o", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": CHAT}},
+    {"custom_id": "m", "method": "POST", "url": "/v1/completions",
+     "body": {"prompt": "p", "model": "mine"}},
+    {"custom_id": "u", "method": "POST", "url": "/v1/embeddings", "body": {"input": "p"}},
+    {"prompt": "p", "id": "fine"},
+    {"prompt": "again", "id": "fine"},
+    '{"prompt": "broken',
+    {"text": "none of the names"},
+]  # fmt: skip
+TEMPLATE = "{% if refuse %}{{ raise_exception('no') }}{% endif %}" + CHATML
+CHAT_FLAGS = ["--as-chat", "--system", "Be brief."]
+WITH_BYTES = {
+    "choices": ["--choices", "red,blue", "--limit", "30"],
+    "tokens": ["--min-tokens", "20", "--max-tokens", "30", "--ignore-model"],
+    "score": ["--score"],
+    "template": ["--template", "About {{ topic }}."],
+    "skip": ["--max-model-len", "40", "--overlong", "skip", "--served-model-name", "mine"],
+    "kwargs": ["--chat-template-kwargs", '{"refuse": true}'],
+    "columns": ["--prompt-column", "text", "--keep-columns", "topic:int64", "--n", "2"],
+    "shard": ["--shard", "1/3", "--max-tokens", "5", "--logprobs", "2"],
+}
+WITH_TOKENIZER = {
+    "none": [],
+    "template": ["--template", "About {{ topic }}.", *CHAT_FLAGS],
+    "left": ["--max-model-len", "40", "--overlong", "truncate-left", "--choices", "red,blue"],
+    "right": ["--max-model-len", "60", "--overlong", "truncate-right", *CHAT_FLAGS],
+    "thinking": ["--reasoning-parser", "deepseek_r1", "--reasoning-budget", "8"],
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("models") / "mine", "gpt2")
+
+
+def ran(source: Path, out: Path, flags: list[str]) -> dict[int, tuple[str, str]]:
+    """Index -> code and id of the rows that a run made error rows, and the number of skipped."""
+    args = ["run", "--in", str(source), "--out", str(out), *flags]
+    result = CliRunner().invoke(cli, args)
+    assert result.exit_code in (0, 3), result.output + str(result.exception)
+    files = out.parent.glob("out.parquet*/**/*.parquet") if "--shard" in flags else [out]
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    return {row["index"]: (row["error_code"] or "skipped", row["id"])
+            for row in rows if row["status"] != "ok"}  # fmt: skip
+
+
+def agree(tmp_path: Path, flags: list[str]) -> int:
+    """Number of bad rows, which validate and a run find alike."""
+    same = ["--engine", "echo", "--chat-template", TEMPLATE, *flags]
+    source = write_rows(tmp_path / "in.jsonl", MANY)
+    result = call("--in", str(source), "--out", str(tmp_path / "out.parquet"), "--json", *same)
+    *bad, counts = map(json.loads, result.stdout.splitlines())
+    found = ran(source, tmp_path / "out.parquet", same)
+    skipped = {index for index, (code, _) in found.items() if code == "skipped"}
+    expected = {index: one for index, one in found.items() if index not in skipped}
+    assert {row["index"]: (row["error_code"], row["id"]) for row in bad} == expected
+    assert counts["skipped"] == len(skipped)
+    assert result.exit_code == 65
+    return len(bad)
+
+
+@pytest.mark.parametrize("flags", WITH_BYTES.values(), ids=WITH_BYTES)
+def test_its_verdict_is_what_a_run_with_the_same_flags_makes_of_each_row(
+    tmp_path: Path, flags: list[str]
+) -> None:
+    assert agree(tmp_path, flags) > 4
+
+
+@pytest.mark.parametrize("flags", WITH_TOKENIZER.values(), ids=WITH_TOKENIZER)
+def test_with_a_model_its_verdict_is_a_run_s_too(
+    tmp_path: Path, tokenizer_folder: Path, flags: list[str]
+) -> None:
+    assert agree(tmp_path, ["--model", str(tokenizer_folder), *flags]) > 9

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli import options
 from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand, flag, flag_group
 from batchgen.cli.preview import ahead_options, prepared, spec_ahead
 from batchgen.counts import counted
+from batchgen.errors import UsageError
 
 if TYPE_CHECKING:
     from batchgen.job.ahead.plan import Plan
@@ -27,16 +27,11 @@ _what = flag_group(
          help="Read every row, not the first 10,000 alone."),
     flag("--mean-output-tokens", "mean_output", type=click.IntRange(min=1), metavar="N", core=True,
          show_default="each row's max_tokens", help="Tokens that a row is expected to generate."),
-    flag("--max-num-seqs", type=click.IntRange(min=1), metavar="N", core=True, show_default="256",
-         help="Most rows generated at once."),
 )  # fmt: skip
 
 
 @click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
 @_what
-@options.input_options
-@options.model_options
-@options.sampling_options
 @ahead_options
 @click.pass_context
 def plan(ctx: click.Context, /, **flags: Any) -> None:
@@ -51,6 +46,8 @@ def plan(ctx: click.Context, /, **flags: Any) -> None:
 
     spec = spec_ahead(flags)
     files = resolved(spec)
+    if files is None:
+        raise UsageError("the echo engine computes nothing that could be planned", "name a --model")
     shape = shape_of(files, spec.numeric_dtype)
     prepared(files, own_process=ctx.obj is True)
     slots, whole, mean = flags["max_num_seqs"], flags["whole"], flags["mean_output"]

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from batchgen.cli import options
-from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand, flag, flag_group
+from batchgen.cli.flags import CONTEXT_SETTINGS, Decorated, GroupedCommand, flag, flag_group
 from batchgen.cli.run import job_spec
 from batchgen.counts import counted
 from batchgen.job.spec import JobSpec
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ahead_options", "prepared", "preview", "set_by", "spec_ahead"]
 
+_OF_A_RUN = ("Output", "Engine", "Resume", "Report")
+_OF_ROWS = {
+    "keep_columns", "reasoning_parser", "tool_call_parser", "engine", "max_model_len",
+    "max_num_seqs", "gpu_memory_utilization", "kv_cache_dtype", "enable_prefix_caching", "fold",
+    "deterministic", "shard", "as_json",
+}  # fmt: skip
 _ORIGINS = {ParameterSource.COMMANDLINE: "flag", ParameterSource.ENVIRONMENT: "environment"}
 
 
@@ -33,13 +39,21 @@ def _indices(ctx: click.Context, param: click.Parameter, value: str | None) -> f
         raise click.BadParameter("write row indices, such as 5,17", ctx, param) from None
 
 
-ahead_options = flag_group(
-    "Engine",
-    flag("--max-model-len", type=click.IntRange(min=2), metavar="N", core=True,
-         show_default="the model's", help="Most tokens of prompt and output together."),
-    flag("--keep-columns", default="all", metavar="all|none|a,b", help="As for run."),
-    flag("--json", "as_json", is_flag=True, core=True, help="JSON, for programs."),
-)  # fmt: skip
+_json = flag_group(
+    "Report", flag("--json", "as_json", is_flag=True, core=True, help="JSON, for programs.")
+)
+
+
+def ahead_options(command: Decorated) -> Decorated:
+    """All the flags of `run`, so that of a command only the verb changes; those that say nothing
+    of a row are taken and not shown."""
+    command = _json(options.job_options(command))
+    for param in command.__click_params__:  # type: ignore[attr-defined]
+        if param.section in _OF_A_RUN and param.name not in _OF_ROWS:
+            param.hidden, param.required = True, False
+    return command
+
+
 _which = flag_group(
     "Rows",
     flag("-n", "--count", "count", type=click.IntRange(min=0), default=3, metavar="N", core=True,
@@ -52,9 +66,6 @@ _which = flag_group(
 
 @click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
 @_which
-@options.input_options
-@options.model_options
-@options.sampling_options
 @ahead_options
 @click.pass_context
 def preview(ctx: click.Context, /, **flags: Any) -> None:
@@ -74,7 +85,7 @@ def preview(ctx: click.Context, /, **flags: Any) -> None:
     with opened(spec, files) as job:
         for row in previews(job, wanted, set_by(ctx)):
             shown += 1
-            click.echo(_json(row) if flags["as_json"] else _text(row))
+            click.echo(_as_json(row) if flags["as_json"] else _text(row))
     missing = len(wanted.indices) + len(wanted.ids) - shown
     if missing > 0:
         click.echo(f"batchgen: {counted(missing, 'row')} asked for not found", err=True)
@@ -82,13 +93,14 @@ def preview(ctx: click.Context, /, **flags: Any) -> None:
 
 
 def spec_ahead(flags: dict[str, Any]) -> JobSpec:
-    """The job that `run` would make of these flags."""
-    return job_spec(flags | {"out": Path("-"), "shard": "none", "join": False})
+    """The job that `run` would make of these flags; a shard only where one is named."""
+    out, shard = flags["out"] or Path("-"), flags["shard"] or "none"
+    return job_spec(flags | {"out": out, "shard": shard, "join": False})
 
 
-def prepared(files: ModelFiles, *, own_process: bool) -> None:
+def prepared(files: ModelFiles | None, *, own_process: bool) -> None:
     """Quick imports, where the process is ours."""
-    if own_process:
+    if own_process and files is not None:
         from batchgen.cli.prepare import prepare_tokenizer
 
         prepare_tokenizer(files)
@@ -100,7 +112,7 @@ def set_by(ctx: click.Context) -> dict[str, str]:
     return {name: _ORIGINS[source] for name, source in found.items() if source in _ORIGINS}
 
 
-def _json(row: RowPreview) -> str:
+def _as_json(row: RowPreview) -> str:
     return json.dumps({**asdict(row), "num_tokens": row.num_tokens}, default=str)
 
 

@@ -3,81 +3,59 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli import options
-from batchgen.cli.flags import CONTEXT_SETTINGS, flag
-from batchgen.cli.parser_options import reasoning_parser
+from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
+from batchgen.cli.preview import ahead_options, prepared, spec_ahead
 from batchgen.counts import counted
 from batchgen.errors import InvalidDataError
-from batchgen.job.spec import InputSpec
 
 if TYPE_CHECKING:
-    from batchgen.job.verbs.validation import BadRow, Validation
+    from batchgen.job.ahead.validation import BadRow, Validation
 
 __all__ = ["validate"]
 
 
-@click.command(context_settings=CONTEXT_SETTINGS)
-@options.input_options
-@flag("--keep-columns", default="all", metavar="all|none|a,b", help="As for run.")
-@flag("--model", "-m", metavar="MODEL", help="Also check lengths and templates with this model.")
-@flag("--revision", metavar="REV", help="Branch, tag or commit of a hub model.")
-@flag("--chat-template", metavar="FILE|NAME", help="As for run.")
-@reasoning_parser
-@flag(
-    "--max-model-len",
-    type=click.IntRange(min=2),
-    metavar="N",
-    show_default="the model's",
-    help="Most tokens of prompt and output together.",
-)
-@flag("--json", "as_json", is_flag=True, help="One JSON object a bad row, then one of counts.")
+@click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
+@ahead_options
 @click.pass_context
 def validate(ctx: click.Context, /, **flags: Any) -> None:
-    """List every row that a run would turn into an error row; exit code 65 if there is one.
+    """List every row that a run with the same flags would turn into an error row. No torch.
+
+    Exit code 65 if there is one. Without --model (or --engine echo) only what no model would take
+    is found: prompts are not tokenised.
 
     \b
     batchgen validate --in prompts.jsonl
     batchgen validate --in 'data/*.parquet' --model Qwen/Qwen3-0.6B --json
     """
-    validation = _validation(flags, own_process=ctx.obj is True)
-    as_json = flags["as_json"]
-    for bad in validation:
-        click.echo(json.dumps(asdict(bad)) if as_json else _line(bad))
-    click.echo(json.dumps(_counts(validation)) if as_json else _summary(validation))
+    with _validation(flags, own_process=ctx.obj is True) as validation:
+        as_json = flags["as_json"]
+        for bad in validation:
+            click.echo(json.dumps(asdict(bad)) if as_json else _line(bad))
+        click.echo(json.dumps(_counts(validation)) if as_json else _summary(validation))
     ctx.exit(InvalidDataError.exit_code if validation.bad else 0)
 
 
-def _validation(flags: dict[str, Any], *, own_process: bool) -> Validation:
+@contextmanager
+def _validation(flags: dict[str, Any], *, own_process: bool) -> Iterator[Validation]:
     """Everything opened; errors of the command line or the model are raised here."""
-    from batchgen.job.input.reader import Reader
-    from batchgen.job.verbs.validation import Validation
+    from batchgen.job.ahead.opening import open_reader, opened, resolved
+    from batchgen.job.ahead.validation import Validation
 
-    names = {field.name for field in fields(InputSpec)}
-    spec = InputSpec(**{name: value for name, value in flags.items() if name in names})
-    if flags["model"] is None:
-        return Validation(Reader(spec))
-    from batchgen.job.model.files import resolve_model
-    from batchgen.job.text.tokenizer import load_codec
-
-    files = resolve_model(flags["model"], flags["revision"], adapters=spec.adapters)
-    files.check_supported()
-    if own_process:
-        from batchgen.cli.prepare import prepare_tokenizer
-
-        prepare_tokenizer(files)
-    served = (*spec.served_model_names, *files.served_names)
-    reader = Reader(
-        replace(spec, served_model_names=served), generation_defaults=files.generation_defaults
-    )
-    codec = load_codec(files, flags["chat_template"], hide_torch=True)
-    longest = flags["max_model_len"] or files.max_position
-    parser = flags["reasoning_parser"]
-    return Validation(reader, codec, longest, files.eos_token_ids, spec.overlong, parser)
+    spec = spec_ahead(flags)
+    if spec.model is None and spec.engine != "echo":
+        yield Validation(open_reader(spec, None))
+        return
+    files = resolved(spec)
+    prepared(files, own_process=own_process)
+    with opened(spec, files) as job:
+        yield Validation(job)
 
 
 def _line(bad: BadRow) -> str:
@@ -101,6 +79,7 @@ def _summary(validation: Validation) -> str:
     good = validation.rows - validation.bad - validation.skipped
     skipped = f", {validation.skipped:,} skipped" if validation.skipped else ""
     cut = f", {validation.truncated:,} cut to fit" if validation.truncated else ""
+    unread = "" if validation.tokenises else "; prompts were not tokenised: no --model was given"
     return f"{counted(validation.rows, 'row')}: {good:,} good, {validation.bad:,} bad" + (
-        (f" ({codes})" if codes else "") + skipped + cut
+        (f" ({codes})" if codes else "") + skipped + cut + unread
     )

@@ -9,42 +9,70 @@ from datetime import datetime
 
 from batchgen.job.input.reader import Reader
 from batchgen.job.model.files import ModelFiles, resolve_model
-from batchgen.job.run.stages import make_requests
+from batchgen.job.rows import InputRow
+from batchgen.job.run.stages import ECHO_LEN, make_requests
 from batchgen.job.spec import JobSpec
+from batchgen.job.text.overlong import too_long
+from batchgen.job.text.prepared import FailedRow, PreparedRow
 from batchgen.job.text.requests import Requests
 from batchgen.job.text.tokenizer import TextCodec, load_codec
 
-__all__ = ["OpenedJob", "opened", "resolved"]
+__all__ = ["OpenedJob", "open_reader", "opened", "resolved"]
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedJob:
-    """Rows to read once, and what makes prompts of them."""
+    """Rows to read once, and what makes prompts of them. `max_model_len`: tokens of prompt and
+    output together, as the engine will have it; None: nothing is too long."""
 
     spec: JobSpec
-    files: ModelFiles
+    files: ModelFiles | None
     reader: Reader
     codec: TextCodec
     requests: Requests
+    max_model_len: int | None
+
+    def prepare(self, rows: list[InputRow]) -> tuple[list[PreparedRow], list[FailedRow]]:
+        """Rows that the engine would take, and those that would become error rows."""
+        ready, failed = self.requests.prepare(rows)
+        limit = self.max_model_len
+        if limit is None:
+            return ready, failed
+        long = [row for row in ready if row.num_computed_tokens >= limit]
+        unfit = [_too_long(row, limit) for row in long]
+        return [row for row in ready if row.num_computed_tokens < limit], [*failed, *unfit]
 
 
-def resolved(spec: JobSpec) -> ModelFiles:
-    """The model's small files. Raises ModelRefusedError."""
-    files = resolve_model(spec.model, spec.revision, spec.allow_pickle)
+def _too_long(row: PreparedRow, limit: int) -> FailedRow:
+    return FailedRow(row.row, too_long(row.num_computed_tokens, limit), row.prompt)
+
+
+def resolved(spec: JobSpec) -> ModelFiles | None:
+    """The model's small files; None for the echo engine without one. Raises ModelRefusedError."""
+    if spec.engine == "echo" and spec.model is None:
+        return None
+    files = resolve_model(spec.model, spec.revision, spec.allow_pickle, spec.input.adapters)
     files.check_supported()
     return files
 
 
-@contextmanager
-def opened(spec: JobSpec, files: ModelFiles) -> Iterator[OpenedJob]:
-    """Raises what opening an input, a template or a tokenizer raises."""
-    given = spec.input
-    served = (*given.served_model_names, *files.served_names)
-    reader = Reader(
-        replace(given, served_model_names=served),
+def open_reader(spec: JobSpec, files: ModelFiles | None) -> Reader:
+    """The rows of the job. Raises what opening an input raises."""
+    names = () if files is None else files.served_names
+    served = (*spec.input.served_model_names, *names)
+    return Reader(
+        replace(spec.input, served_model_names=served),
+        output=spec.out,
         flags=spec.sampling,
-        generation_defaults=files.generation_defaults,
+        generation_defaults={} if files is None else files.generation_defaults,
+        shard=None if spec.shard is None else (spec.shard.index, spec.shard.count),
     )
+
+
+@contextmanager
+def opened(spec: JobSpec, files: ModelFiles | None) -> Iterator[OpenedJob]:
+    """Raises what opening an input, a template or a tokenizer raises."""
+    reader = open_reader(spec, files)
     codec = load_codec(
         files,
         spec.chat_template,
@@ -54,6 +82,12 @@ def opened(spec: JobSpec, files: ModelFiles) -> Iterator[OpenedJob]:
     )
     requests = make_requests(spec, files, codec)
     try:
-        yield OpenedJob(spec, files, reader, codec, requests)
+        yield OpenedJob(spec, files, reader, codec, requests, _longest(spec, files))
     finally:
         requests.close()
+
+
+def _longest(spec: JobSpec, files: ModelFiles | None) -> int | None:
+    if spec.max_model_len is not None:
+        return spec.max_model_len
+    return ECHO_LEN if spec.engine == "echo" or files is None else files.max_position

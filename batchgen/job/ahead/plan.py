@@ -16,7 +16,6 @@ from batchgen.job.ahead.cost import GPUS, ModelShape, seconds_of
 from batchgen.job.ahead.opening import OpenedJob
 from batchgen.job.flow.reader_thread import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
 from batchgen.job.input.estimate import estimated_rows
-from batchgen.job.text.overlong import too_long
 from batchgen.job.text.prepared import PreparedRow
 
 __all__ = ["Plan", "plan_of"]
@@ -63,7 +62,7 @@ class _Survey:
 
     def __init__(self, job: OpenedJob, plan: Plan, mean_output: int | None) -> None:
         self._job, self._plan, self._mean_output = job, plan, mean_output
-        self._limit = job.spec.max_model_len or job.files.max_position
+        self._limit = job.max_model_len
         self._blocks: set[int] = set()
         self._shared = 0
         self.lengths: list[tuple[int, int]] = []
@@ -72,12 +71,12 @@ class _Survey:
         rows = islice(self._job.reader, most)
         bad: Counter[str] = Counter()
         for chunk in chunks(rows, CHUNK_ROWS, CHUNK_CHARACTERS):
-            ready, failed = self._job.requests.prepare(chunk)
+            ready, failed = self._job.prepare(chunk)
             self._plan.rows_read += len(chunk)
             for row in failed:
                 self._fail(bad, row.error.code, row.row.origin)
             for prepared in ready:
-                self._take(prepared, bad)
+                self._take(prepared)
         self._plan.bad = dict(sorted(bad.items()))
         self._plan.truncated = self._job.requests.num_cut
         total = self._plan.prompt_tokens
@@ -92,11 +91,8 @@ class _Survey:
                 return
         bad[str(code)] += 1
 
-    def _take(self, row: PreparedRow, bad: Counter[str]) -> None:
+    def _take(self, row: PreparedRow) -> None:
         length, limit = row.num_computed_tokens, self._limit
-        if limit is not None and length >= limit:
-            self._fail(bad, too_long(length, limit).code, row.row.origin)
-            return
         plan, samples = self._plan, len(row.requests)
         room = row.row.params.max_tokens if limit is None else limit - length
         output = min(self._mean_output or row.row.params.max_tokens, room)

@@ -11,7 +11,6 @@ from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.ahead.opening import OpenedJob
 from batchgen.job.rows import InputRow
-from batchgen.job.text.overlong import too_long
 from batchgen.job.text.prepared import PreparedRow
 
 __all__ = ["RowPreview", "Setting", "Wanted", "previews"]
@@ -82,13 +81,10 @@ def previews(job: OpenedJob, wanted: Wanted, set_by: Mapping[str, str]) -> Itera
 
 def _preview(job: OpenedJob, row: InputRow, set_by: Mapping[str, str]) -> RowPreview:
     cut_before = job.requests.num_cut
-    ready, failed = job.requests.prepare([row])
+    ready, failed = job.prepare([row])
     cut = job.requests.num_cut > cut_before
     error, made = (None, ready[0]) if ready else (failed[0].error, None)
     ids = [] if made is None else list(made.prompt_token_ids)
-    limit = job.spec.max_model_len or job.files.max_position
-    if made is not None and limit is not None and made.num_computed_tokens >= limit:
-        error = too_long(made.num_computed_tokens, limit)
     return RowPreview(
         origin=row.origin,
         index=row.index,
@@ -114,7 +110,8 @@ def _text(made: PreparedRow | None, row: InputRow, error: RowError | None) -> st
 
 def _settings(job: OpenedJob, row: InputRow, set_by: Mapping[str, str]) -> dict[str, Setting]:
     """Sampling parameters and what the chat template reads, each with where it came from."""
-    base, model = job.reader.base_params, job.files.generation_defaults
+    base = job.reader.base_params
+    model = {} if job.files is None else job.files.generation_defaults
     found = {}
     for one in fields(SamplingParams):
         value = getattr(row.params, one.name)

@@ -17,9 +17,18 @@ from batchgen.job.text.row_template import RowTemplate
 from batchgen.job.text.tokenizer import TextCodec, load_codec
 from batchgen.startup.importing import importing
 
-__all__ = ["engine_config", "load_job_codec", "load_job_engine", "make_requests", "make_results"]
+__all__ = [
+    "ECHO_LEN",
+    "engine_config",
+    "load_job_codec",
+    "load_job_engine",
+    "make_requests",
+    "make_results",
+]
 
-_ECHO_SEQS, _ECHO_LEN = 256, 1 << 20
+_ECHO_SEQS = 256
+ECHO_LEN = 1 << 20
+"""Tokens that a row may have with the echo engine."""
 
 
 def load_job_codec(spec: JobSpec, files: ModelFiles | None, now: datetime) -> TextCodec:
@@ -89,7 +98,7 @@ def _load_fleet(spec: JobSpec, files: ModelFiles | None, devices: Sequence[Devic
 
 
 def _echo_sizes(spec: JobSpec) -> tuple[int, int]:
-    return spec.max_num_seqs or _ECHO_SEQS, spec.max_model_len or _ECHO_LEN
+    return spec.max_num_seqs or _ECHO_SEQS, spec.max_model_len or ECHO_LEN
 
 
 def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:

@@ -1,4 +1,4 @@
-"""What the other commands do: validate, status, merge, diff.
+"""What the other commands do: status, merge, diff.
 
 Imports every room but `run`.
 Read the file that the command is named for.
