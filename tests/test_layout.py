@@ -43,7 +43,7 @@ FLOORS = [
     ["batchgen.job.ahead"],
     ["batchgen.report", "batchgen.cluster"],
     ["batchgen.selftest"],
-    ["batchgen.cli.process"],
+    ["batchgen.cli.process", "batchgen.cli.screen"],
     ["batchgen.cli"],
     ["batchgen.api"],
     ["batchgen"],  # the public names, and the command

@@ -59,8 +59,8 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
     batchgen bench --workload nano --model Qwen/Qwen3-0.6B --device cuda
     batchgen bench --in prompts.jsonl --model ./my-model --static-batch 0
     """
-    from batchgen.cli.prepare import prepare_engine
     from batchgen.cli.process.logs import hush_libraries
+    from batchgen.cli.process.prepare import prepare_engine
     from batchgen.devices import check_device
     from batchgen.job.model.files import resolve_model
     from batchgen.startup.importing import importing

@@ -11,8 +11,7 @@ from typing import TextIO
 
 import click
 
-from batchgen.cli.flags import CONTEXT_SETTINGS, flag
-from batchgen.cli.place import PLACE
+from batchgen.cli.flags import CONTEXT_SETTINGS, PLACE, flag
 from batchgen.errors import OutputUnwritableError, UsageError
 from batchgen.job.stores.places import Place
 

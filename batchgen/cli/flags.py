@@ -1,14 +1,19 @@
-"""How flags look: grouped in the help, core ones on one screen, each with an environment name."""
+"""How flags look: grouped in the help, core ones on one screen, each with an environment name; and
+what they take."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-__all__ = ["CONTEXT_SETTINGS", "Decorated", "Flag", "GroupedCommand", "flag", "flag_group"]
+if TYPE_CHECKING:
+    from batchgen.job.stores.places import Place
+
+__all__ = ["CONTEXT_SETTINGS", "PLACE", "Decorated", "Flag", "GroupedCommand", "flag", "flag_group"]
 
 CONTEXT_SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -110,3 +115,21 @@ def _show_help_all(ctx: click.Context, _: click.Parameter, value: bool) -> None:
                 param.show_envvar = True
         click.echo(ctx.get_help(), color=ctx.color)
         ctx.exit()
+
+
+class _PlaceType(click.ParamType):  # type: ignore[type-arg]  # of later releases of click
+    """A local path, or an object in a store."""
+
+    name = "path"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Place:
+        """`s3://bucket/name`, `gs://`, `az://`; all else is a local path. Raises UsageError."""
+        from batchgen.job.stores.places import place_of
+        from batchgen.job.stores.remote_path import RemotePath
+
+        return value if isinstance(value, Path | RemotePath) else place_of(value)
+
+
+PLACE = _PlaceType()

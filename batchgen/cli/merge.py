@@ -7,8 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from batchgen.cli.flags import CONTEXT_SETTINGS, flag
-from batchgen.cli.place import PLACE
+from batchgen.cli.flags import CONTEXT_SETTINGS, PLACE, flag
 from batchgen.job.stores.places import Place
 
 __all__ = ["merge"]

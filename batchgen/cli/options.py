@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from batchgen.cli.flags import Decorated, flag, flag_group
+from batchgen.cli.flags import PLACE, Decorated, flag, flag_group
 from batchgen.cli.parser_options import reasoning_parser, tool_call_parser
-from batchgen.cli.place import PLACE
+from batchgen.cli.report_options import report_options
 from batchgen.errors import RowError
 from batchgen.job.decisions.settings import labels_in, read_labels
 from batchgen.job.input.settings import read_template_kwargs
@@ -28,7 +28,6 @@ __all__ = [
     "sampling_options",
 ]
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
 _FROM_MODEL = "the model's own, else {}"
 
 
@@ -274,20 +273,6 @@ resume_options = flag_group(
          help="Save and exit 75 by then: 60s, 10m, 2h, HH:MM:SS, D-HH:MM:SS."),
     flag("--on-signal", type=click.Choice(["exit", "wait"]), default="exit",
          help="After saving: exit with 75, or free the device and sleep until killed."),
-)  # fmt: skip
-
-report_options = flag_group(
-    "Report",
-    flag("--max-failures", default="0", metavar="N|P%", core=True,
-         help="More failed rows than this: exit code 3."),
-    flag("--row-timeout", type=click.FloatRange(min=0, min_open=True), metavar="S",
-         help="Give a row up that is in the engine for longer."),
-    flag("--summary", type=_FILE, metavar="FILE", core=True,
-         help="Write the summary JSON here too."),
-    flag("--progress", type=click.Choice(["auto", "bar", "lines", "none"]), default="auto",
-         help="A bar on a terminal, else a line every 30 s."),
-    flag("--quiet", "-q", is_flag=True, core=True, help="Say nothing on success."),
-    flag("--verbose", "-v", is_flag=True, help="Say what was decided, and why."),
 )  # fmt: skip
 
 

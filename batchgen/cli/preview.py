@@ -101,7 +101,7 @@ def spec_ahead(flags: dict[str, Any]) -> JobSpec:
 def prepared(files: ModelFiles | None, *, own_process: bool) -> None:
     """Quick imports, where the process is ours."""
     if own_process and files is not None:
-        from batchgen.cli.prepare import prepare_tokenizer
+        from batchgen.cli.process.prepare import prepare_tokenizer
 
         prepare_tokenizer(files)
 

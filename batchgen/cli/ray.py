@@ -11,7 +11,7 @@ import click
 from batchgen.cli import options
 from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand, flag, flag_group
 from batchgen.cli.process.logs import set_up_logs
-from batchgen.cli.run import job_spec
+from batchgen.cli.run import job_spec, summary_printer
 from batchgen.errors import StoppedError, UsageError
 from batchgen.job.spec import JobSpec
 
@@ -65,7 +65,7 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     check_name(spec.out)
     check_served(spec.out)
     if _is_complete(spec):
-        ctx.exit(_finished(spec))
+        ctx.exit(_finished(spec, as_json=flags["as_json"]))
     gpus = flags["num_gpus"]
     if gpus is None:
         gpus = 0.0 if spec.engine == "echo" or spec.device == "cpu" else 1.0
@@ -91,14 +91,11 @@ def _is_complete(spec: JobSpec) -> bool:
     return found is not None and found.state == "complete"
 
 
-def _finished(spec: JobSpec) -> int:
+def _finished(spec: JobSpec, *, as_json: bool) -> int:
     """Look here, without a cluster, that the output is this job's."""
     from batchgen.job.run.runner import run as run_job
 
-    def report(summary: Any) -> None:
-        if not spec.quiet:
-            click.echo(summary.to_json())
-
+    report = None if spec.quiet else summary_printer(as_json=as_json)
     return run_job(replace(spec, shard=None), report=report).exit_code
 
 

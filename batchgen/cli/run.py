@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -19,13 +20,14 @@ from batchgen.errors import StoppedError, UsageError
 from batchgen.job.flow import signals
 from batchgen.job.flow.last_resort import LastResort
 from batchgen.job.input.params import scoring
+from batchgen.job.redaction import redacted
 from batchgen.job.run.summary import Summary
 from batchgen.job.shard import Shard
 from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.job.verbs.shard_environment import chosen_shard
 from batchgen.startup import timeline
 
-__all__ = ["job_spec", "run"]
+__all__ = ["job_spec", "run", "summary_printer"]
 
 _SAMPLING = (
     "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
@@ -50,10 +52,10 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     timeline.begin(own_process=own_process)
     set_up_logs(quiet=flags["quiet"], verbose=flags["verbose"])
     spec = job_spec(flags)
-    report = None if spec.quiet else _print
+    report = None if spec.quiet else summary_printer(as_json=flags["as_json"])
     try:
         with stop.at_once("it started"):
-            from batchgen.cli.prepare import prepare
+            from batchgen.cli.process.prepare import prepare
             from batchgen.cluster.joined import run_joined
             from batchgen.job.run.runner import run as run_alone
 
@@ -84,8 +86,19 @@ def _wait_if_asked(spec: JobSpec, stop: signals.Stop, last_resort: LastResort | 
     signals.wait_to_be_killed()
 
 
-def _print(summary: Summary) -> None:
-    """The one line on stdout; a job that is done is done, whether or not it can be told there."""
+def summary_printer(*, as_json: bool) -> Callable[[Summary], None]:
+    """One line of JSON on stdout; where that is a terminal, a few lines for people on stderr."""
+    return _print_json if as_json or not sys.stdout.isatty() else _print_lines
+
+
+def _print_lines(summary: Summary) -> None:
+    from batchgen.cli.screen.run_summary import summary_lines
+
+    click.echo(redacted("\n".join(summary_lines(summary))), err=True)
+
+
+def _print_json(summary: Summary) -> None:
+    """A job that is done is done, whether or not it can be told there."""
     try:
         click.echo(summary.to_json())
     except OSError as error:

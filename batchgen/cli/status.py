@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchgen.cli.flags import CONTEXT_SETTINGS, flag
-from batchgen.cli.place import PLACE
+from batchgen.cli.flags import CONTEXT_SETTINGS, PLACE, flag
 from batchgen.counts import counted
 from batchgen.job.stores.places import Place
 

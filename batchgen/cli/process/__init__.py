@@ -1,5 +1,5 @@
-"""What the command's own process is: its streams, log, threads, allocator, and the way out.
+"""What the command's own process is: its streams, log, threads, what it begins early, the way out.
 
-Imports `job` and `startup`.
+Imports `engine`, `job` and `startup`.
 Read `streams.py` first.
 """

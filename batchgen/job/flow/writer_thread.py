@@ -8,6 +8,7 @@ from typing import Protocol
 
 from batchgen.job.flow.channel import Channel
 from batchgen.job.flow.engine_thread import Outcome
+from batchgen.job.flow.first_failures import FirstFailures
 from batchgen.job.flow.progress import Live
 from batchgen.job.flow.results import Results
 from batchgen.job.rows import OutputRow
@@ -67,6 +68,7 @@ class Write:
         self._checkpoint = checkpoint
         self._seconds = checkpoint_seconds
         self._live = live
+        self.failures = FirstFailures()
         self._due = 0.0
 
     def run(self) -> None:
@@ -85,6 +87,7 @@ class Write:
     def _append(self, outcomes: list[Outcome]) -> None:
         rows = self._results.output_rows(outcomes)
         self._sink.append(rows)
+        self.failures.note(outcomes, rows)
         live = self._live
         live.rows += len(outcomes)
         live.finished_tokens += sum(row.completion_tokens or 0 for row in rows)

@@ -5,17 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from batchgen.counts import counted
+from batchgen.job.row_advice import advice_for
 from batchgen.job.run.summary import Summary
-from batchgen.job.storage.manifest import FinalReport
 
-__all__ = ["closing_words", "failure_words"]
+__all__ = ["closing_words", "failure_words", "kinds_of_failures"]
+
+_KINDS_SHOWN = 3
 
 
-def failure_words(summary: Summary, totals: FinalReport) -> str:
-    """How many rows failed, and of what."""
-    codes = ", ".join(f"{n:,} {code}" for code, n in sorted(totals.error_codes.items()))
+def failure_words(summary: Summary) -> Iterator[str]:
+    """How many rows failed, and of what; the first of each kind, and what to do about it."""
     others = "the others are done" if summary.shard else f"the others are in {summary.out}"
-    return f"{summary.errors:,} of {counted(summary.rows, 'row')} failed ({codes}); {others}"
+    kinds = kinds_of_failures(summary)
+    yield (
+        f"batchgen: {summary.errors:,} of {counted(summary.rows, 'row')} failed ({kinds}); "
+        + (others if summary.ok else "none has a completion")
+    )
+    for failure in summary.failures[:_KINDS_SHOWN]:
+        yield f"  {failure.origin}: {failure.code}: {failure.message}"
+        yield f"    next: {advice_for(failure.code)}"
+    if not summary.failures and summary.error_codes:
+        code = max(summary.error_codes, key=lambda one: summary.error_codes[one])
+        yield f"  next: {advice_for(code)}"
+
+
+def kinds_of_failures(summary: Summary) -> str:
+    """`12 invalid_json, 1 oom`: the commonest first."""
+    ranked = sorted(summary.error_codes.items(), key=lambda one: (-one[1], one[0]))
+    return ", ".join(f"{number:,} {code}" for code, number in ranked)
 
 
 def closing_words(

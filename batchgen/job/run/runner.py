@@ -238,7 +238,7 @@ class _Job:
         summary = self._summary(totals, work)
         if self._limit.exceeded(summary.errors, summary.rows):
             summary = summary.updated({"exit_code": TOO_MANY_FAILURES})
-            print(f"batchgen: {failure_words(summary, totals)}", file=sys.stderr)
+            print(redacted("\n".join(failure_words(summary))), file=sys.stderr)
         plain_prompts = work is not None and work[1].plain_prompts_for_chat
         words = closing_words(
             summary,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from batchgen.errors import OutputUnwritableError, UsageError
+from batchgen.job.flow.first_failures import FirstFailure
 from batchgen.job.input.sources import Source, SourceKind, same_file
 from batchgen.job.redaction import redacted
 from batchgen.job.stores.places import Place
@@ -72,12 +73,16 @@ class Summary:
     """What this run's time went to: prefill, decode, host or input."""
     shard: str | None = None
     """`1/4` where rows and tokens are that shard's alone."""
+    error_codes: dict[str, int] = field(default_factory=dict)
+    """Of the failed rows, by code. For people, as is `failures`: not in the JSON."""
+    failures: tuple[FirstFailure, ...] = ()
+    """The first row of each kind that failed in this run, the commonest kind first."""
 
     def to_json(self) -> str:
         """One line."""
         values = asdict(self)
-        if self.shard is None:
-            del values["shard"]
+        for name in ("error_codes", "failures", *(["shard"] if self.shard is None else [])):
+            del values[name]
         return redacted(json.dumps(values, ensure_ascii=False))
 
     def updated(self, numbers: dict[str, Any]) -> Summary:

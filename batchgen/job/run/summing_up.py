@@ -37,6 +37,7 @@ def summary_of(
     computed = 0 if work is None else min(work[1].live.rows, totals.rows)
     counted = {
         "rows": totals.rows,
+        "error_codes": dict(totals.error_codes),
         "ok": totals.rows - totals.errors - totals.skipped,
         "errors": totals.errors,
         "skipped": totals.skipped,
@@ -48,15 +49,16 @@ def summary_of(
         "cached_tokens": totals.cached_tokens,
         "wall_s": round(time.monotonic() - started, 3),
     }
-    return base.updated(counted | ({} if work is None else _of_this_run(*work)))
+    return base.updated(counted | ({} if work is None else _of_this_run(*work, totals.error_codes)))
 
 
-def _of_this_run(ledger: Ledger, assembly: Assembly) -> dict[str, object]:
+def _of_this_run(ledger: Ledger, assembly: Assembly, counts: dict[str, int]) -> dict[str, object]:
     drive, live = assembly.drive, assembly.live
     stats, seconds = drive.stats, drive.engine_s
     output = live.finished_tokens
     where = {"device": stats.device} if stats.device else {}
     return where | {
+        "failures": tuple(assembly.write.failures.commonest(counts)),
         "recomputed": ledger.num_recomputed,
         "truncated": assembly.num_cut,
         "load_s": round(drive.load_s, 3),

@@ -1,0 +1,51 @@
+"""What to do about a failed row, by its error code: the next step beside the first error shown."""
+
+from __future__ import annotations
+
+from batchgen.errors import ErrorCode
+
+__all__ = ["advice_for"]
+
+_LOOK = "look at the row, mend it in the input, and run the same command again"
+_ADVICE = {
+    ErrorCode.INVALID_JSON: (
+        "write one JSON object a line; of a file with one prompt a line, "
+        "jq -Rc '{prompt: .}' FILE > rows.jsonl makes such rows"
+    ),
+    ErrorCode.INVALID_ROW: _LOOK,
+    ErrorCode.MISSING_PROMPT: (
+        "name the column that holds the prompt with --prompt-column (chats: --messages-column), "
+        "or make prompts of several columns with --template"
+    ),
+    ErrorCode.EMPTY_PROMPT: "fill the prompt in, or leave the row out",
+    ErrorCode.DUPLICATE_ID: (
+        "give each row an id of its own, or take another column with --id-column"
+    ),
+    ErrorCode.UNKNOWN_PARAM: "correct the parameter's name, or remove it from the row",
+    ErrorCode.INVALID_PARAM: "correct the parameter's value, or remove it from the row",
+    ErrorCode.INVALID_SCHEMA: "mend the schema: what cannot be enforced is refused before it runs",
+    ErrorCode.UNSUPPORTED_SETTING: (
+        "remove the setting, or keep the column as data with --keep-columns NAME"
+    ),
+    ErrorCode.TEMPLATE_ERROR: (
+        "`batchgen preview` shows how rows are rendered; mend the messages or the template"
+    ),
+    ErrorCode.PROMPT_TOO_LONG: (
+        "--overlong truncate-left (or truncate-right, skip) says what becomes of long prompts"
+    ),
+    ErrorCode.MODEL_MISMATCH: (
+        "--ignore-model accepts any name in body.model, --served-model-name NAME this one"
+    ),
+    ErrorCode.UNSUPPORTED_URL: "send the row to /v1/chat/completions or /v1/completions",
+    ErrorCode.ROW_TIMEOUT: "give rows more time with --row-timeout, then --retry failed",
+    ErrorCode.OOM: "a lower --max-num-seqs or --max-model-len needs less; then --retry failed",
+    ErrorCode.NAN_LOGITS: "try --dtype float32 into another --out; the weights may be damaged",
+    ErrorCode.ENGINE_CRASH: "--retry failed tries these rows again; `batchgen doctor` looks around",
+    ErrorCode.INTERNAL: "--retry failed tries these rows again; report it if it stays",
+}
+"""Each code has a line: a test holds that."""
+
+
+def advice_for(code: str) -> str:
+    """What to do about rows of this code."""
+    return _ADVICE.get(ErrorCode(code), _LOOK)

@@ -1,0 +1,109 @@
+"""What a run says at its end: lines for people on a terminal, one JSON object elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+from echo_runs import batchgen_command, environment, prompts, write_rows
+
+from batchgen.cli.command import main
+from batchgen.cli.run import summary_printer
+from batchgen.cli.screen.run_summary import summary_lines
+from batchgen.errors import ErrorCode
+from batchgen.job.flow.first_failures import FirstFailure
+from batchgen.job.row_advice import _ADVICE, advice_for
+from batchgen.job.run.summary import Summary
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def echo(source: Path, out: Path, *flags: object) -> int:
+    words = ["run", "-i", source, "-o", out, "--engine", "echo", *flags]
+    return main([str(word) for word in words])
+
+
+def test_a_terminal_gets_lines_on_stderr_and_no_json(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", prompts(5))
+    ours, theirs = pty.openpty()
+    out, summary = tmp_path / "o.parquet", tmp_path / "s.json"
+    words = ("run", "-i", source, "-o", out, "--engine", "echo", "--summary", summary)
+    process = subprocess.Popen(
+        batchgen_command(*words), env=environment(), stdout=theirs, stderr=subprocess.PIPE
+    )
+    os.close(theirs)
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 0, said
+    with pytest.raises(OSError):  # noqa: PT011  # nothing was written there: the end alone
+        os.read(ours, 1)
+    os.close(ours)
+    assert "o.parquet: complete" in said
+    assert "  rows    5 ok, 0 failed" in said
+    assert "{" not in said
+    assert json.loads(summary.read_text())["ok"] == 5
+
+
+def test_json_on_a_terminal_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", Terminal())
+    assert summary_printer(as_json=True).__name__ != summary_printer(as_json=False).__name__
+
+
+def test_the_lines_are_aligned_and_say_what_bounded_the_run() -> None:
+    summary = Summary(
+        "out.parquet", rows=12, ok=9, errors=3, length=2, computed=10, reused=2,
+        prompt_tokens=3000, completion_tokens=2000, cached_tokens=48, wall_s=30.0, load_s=5.0,
+        engine_s=20.0, output_tokens_per_s=100.0, total_tokens_per_s=250.0, device="cpu",
+        model="m", bound_by="decode", error_codes={"oom": 1, "invalid_json": 2},
+        failures=(FirstFailure("invalid_json", 3, "a.jsonl:4", "Expecting value"),),
+    )  # fmt: skip
+    lines = summary_lines(summary)
+    assert lines == [
+        "out.parquet: complete",
+        "  rows    9 ok, 3 failed, 2 cut by max_tokens, 2 from earlier runs",
+        "  failed  2 invalid_json, 1 oom",
+        "  first   a.jsonl:4: Expecting value",
+        "  tokens  3,000 read (48 from the cache), 2,000 written",
+        "  speed   100 tokens/s written, 250 with prompts, 0.5 rows/s",
+        "  time    30.0 s: loading 5.0, generating 20.0, the rest 5.0; "
+        "bound by generating tokens (decode)",
+        "  model   m on cpu",
+        "  next    batchgen inspect out.parquet --failed",
+    ]
+
+
+def test_failed_rows_are_told_with_their_place_the_first_of_each_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", ["", "nope", "{bad", {"text": "x"}, {"prompt": "y"}])
+    assert echo(source, tmp_path / "o.parquet") == 3
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert lines[0].startswith("batchgen: 3 of 4 rows failed (2 invalid_json, 1 missing_prompt); ")
+    assert lines[1].startswith(f"  {source}:2: invalid_json: ")
+    assert lines[3].startswith(f"  {source}:4: missing_prompt: ")
+    assert '["text"]' in lines[3]
+    assert all(line.startswith("    next: ") for line in (lines[2], lines[4]))
+    assert "failures" not in json.loads(said.out)
+
+
+def test_a_rerun_of_a_job_with_failed_rows_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", ["nope", {"prompt": "y"}])
+    echo(source, tmp_path / "o.parquet")
+    capsys.readouterr()
+    assert echo(source, tmp_path / "o.parquet") == 3
+    assert "next: " in capsys.readouterr().err
+
+
+def test_each_kind_of_failure_has_a_next_step() -> None:
+    assert set(_ADVICE) == set(ErrorCode)
+    assert all(advice_for(str(code)) for code in ErrorCode)
