@@ -39,18 +39,15 @@ def _indices(ctx: click.Context, param: click.Parameter, value: str | None) -> f
         raise click.BadParameter("write row indices, such as 5,17", ctx, param) from None
 
 
-_json = flag_group(
-    "Report", flag("--json", "as_json", is_flag=True, core=True, help="JSON, for programs.")
-)
-
-
 def ahead_options(command: Decorated) -> Decorated:
     """All the flags of `run`, so that of a command only the verb changes; those that say nothing
     of a row are taken and not shown."""
-    command = _json(options.job_options(command))
+    command = options.job_options(command)
     for param in command.__click_params__:  # type: ignore[attr-defined]
         if param.section in _OF_A_RUN and param.name not in _OF_ROWS:
             param.hidden, param.required = True, False
+        if param.name == "as_json":
+            param.core, param.help = True, "JSON, for programs."
     return command
 
 
