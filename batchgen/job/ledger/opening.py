@@ -97,7 +97,7 @@ def _nothing_to_lose(layout: Layout) -> bool:
 def discard_work(layout: Layout) -> None:
     """Remove parts, journals, saved tokens and all that shards had; the manifest and the output
     stay. Only for whoever holds the job while no shard is at work."""
-    remove_all([*list_parts(layout.parts), *layout.journals_and_tokens()])
+    remove_all([*list_parts(layout.parts), *layout.whole.own_journals_and_tokens()])
     remove_all(layout.damaged.glob("part-*"))
     for shard in layout.shards_begun():
         remove_tree(shard.work)

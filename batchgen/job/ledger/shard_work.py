@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from batchgen.counts import counted
@@ -19,6 +19,7 @@ __all__ = [
     "all_manifests",
     "finish_shard",
     "furthest_input",
+    "furthest_of",
     "is_still_complete",
     "manifest_to_use",
 ]
@@ -62,12 +63,13 @@ def furthest_input(layout: Layout, mine: Manifest) -> InputCheckpoint | None:
     job = mine if layout.shard is None else Manifest.read(layout.manifest)
     if job is None:
         return mine.input
-    seen = [manifest.input for manifest in (job, *all_manifests(layout, job).values())]
-    return max(
-        (found for found in seen if found is not None),
-        key=lambda found: found.rows_read,
-        default=None,
-    )
+    return furthest_of([job, *all_manifests(layout, job).values()])
+
+
+def furthest_of(manifests: Iterable[Manifest]) -> InputCheckpoint | None:
+    """The input as far as the run that read most of it read it."""
+    seen = (found for manifest in manifests if (found := manifest.input) is not None)
+    return max(seen, key=lambda found: found.rows_read, default=None)
 
 
 def is_still_complete(layout: Layout, manifest: Manifest, num_done: int) -> bool:

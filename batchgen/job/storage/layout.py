@@ -126,5 +126,9 @@ class Layout:
     def journals_and_tokens(self) -> Iterator[Place]:
         """What runs of every sharding noted of rows that were in flight."""
         for layout in (self.whole, *self.shards_begun()):
-            yield from layout.work.glob(JOURNALS)
-            yield from layout.work.glob(SAVED_TOKENS)
+            yield from layout.own_journals_and_tokens()
+
+    def own_journals_and_tokens(self) -> Iterator[Place]:
+        """The same of this run's own sharding."""
+        yield from self.work.glob(JOURNALS)
+        yield from self.work.glob(SAVED_TOKENS)

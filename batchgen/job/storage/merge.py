@@ -1,90 +1,45 @@
 """Parts into one ordered table stream: an external merge by (index, sample) in bounded memory.
 
-A piece is a row group: sorted, with known first and last index. Pieces are read in the order of
-their first index; rows below the first index of the next unread piece can be emitted. Memory is the
-pieces that overlap one place. Where too much overlaps (rows finished in an order unlike the
-input's), sources are first merged in groups into runs with small row groups, as often as needed.
+A piece is sorted and has a known first and last index. Pieces are read in the order of their
+first index; rows below the first index of the next unread piece can be emitted. Memory is the
+pieces that overlap one place. Where too much overlaps (shards of every Nth row, rows finished in an
+order unlike the input's), rows first go to disk by ranges (`spill`), as often as needed.
 Equal (index, sample) from two writers: the part committed first wins, the others are counted.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchgen.errors import BatchgenError
-from batchgen.job.schema import output_writer
 from batchgen.job.stop_check import Look, nothing
 from batchgen.job.storage.merge_rows import SortedRows, aligned, sorted_table, split
 from batchgen.job.storage.parts import Part, read_part
+from batchgen.job.storage.spill import Piece, SpillFile, bounds_of, spilled
 from batchgen.job.stores.files import temporary_path
-from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_path import RemotePath
 
-__all__ = ["DamagedPartError", "Merge", "Source", "peak_bytes", "ranked"]
+__all__ = ["DamagedPartError", "Merge", "Piece", "peak_bytes", "ranked"]
 
 MEMORY_BYTES = 256 << 20
 """Of rows held at once, as Arrow arrays; three times that when a batch is sorted."""
 EMIT_ROWS = 16_384
 EMIT_BYTES = 16 << 20
 """Of rows held before the first of them go on, whichever comes first: rows may be long."""
-_RUN_GROUP_ROWS = 2_048
-_MAX_OPEN_RUNS = 128
 _DECODERS = 2
 _FETCHERS = 4
 """In place of decoders, where parts come from a store: most of the time is waiting."""
+_SPILL_BYTES = 32 << 20
+"""Sorted together before they go to disk by ranges."""
 _MAX_AHEAD = 8
 _MAX_AHEAD_BYTES = 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One row group. `rank`: its source's place in the order of commits."""
-
-    path: Place
-    group: int
-    rank: int
-    first: int
-    last: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A sorted file: its row groups follow each other without overlap."""
-
-    pieces: tuple[Piece, ...]
-
-    @classmethod
-    def of_part(cls, part: Part, rank: int) -> Source:
-        """A part: one row group."""
-        return cls((Piece(part.path, -1, rank, part.first, part.last, part.size),))
-
-    @classmethod
-    def of_file(cls, path: Place, rank: int) -> Source:
-        """A sorted Parquet file with statistics: a run, or a finished output."""
-        metadata = pq.read_metadata(arrow_source(path))
-        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-        stats = [group.column(0).statistics for group in groups]
-        return cls(
-            tuple(
-                Piece(path, number, rank, stat.min, stat.max, group.total_byte_size * 2)
-                for number, (group, stat) in enumerate(zip(groups, stats, strict=True))
-            )
-        )
-
-    @property
-    def weight(self) -> int:
-        """Bytes of this source that a merge holds at once."""
-        return max((piece.size for piece in self.pieces), default=0)
 
 
 class DamagedPartError(BatchgenError):
@@ -99,75 +54,94 @@ class DamagedPartError(BatchgenError):
 
 
 class Merge:
-    """Merge `sources`, earlier ones winning, into tables of `schema`.
+    """Merge `pieces`, those of lower rank winning, into tables of `schema`.
 
-    `scratch` is an existing folder for runs; they are removed when the merge ends. `look` is called
-    for each table of a run; what it raises ends the merge.
+    `scratch` is an existing folder for what memory does not hold; nothing of it is there when the
+    merge ends. `look` is called for each piece that goes there; what it raises ends the merge.
     """
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        pieces: Sequence[Piece],
         schema: pa.Schema,
         scratch: Path,
         memory_bytes: int = MEMORY_BYTES,
         look: Look = nothing,
     ) -> None:
-        self._sources = list(sources)
+        self._pieces = list(pieces)
         self._look = look
         self._schema = schema
         self._scratch = scratch
         self._memory_bytes = memory_bytes
-        self._open: dict[Place, pq.ParquetFile] = {}
-        self._reading = threading.Lock()
-        self._runs: list[Path] = []
+        self._files: list[SpillFile] = []
         self.duplicates = 0
 
     def tables(self) -> Iterator[pa.Table]:
         """Sorted tables without duplicates, one after the other."""
         try:
-            while peak_bytes(self._sources) > self._memory_bytes and len(self._sources) > 1:
-                self._sources = self._consolidated()
-            yield from self._swept(self._sources)
+            yield from self._merged(self._pieces)
         finally:
-            self._close()
+            for file in self._files:
+                file.remove()
 
-    def _consolidated(self) -> list[Source]:
-        """Fewer sources: groups that fit in memory merged into runs, in the order of commits."""
-        runs: list[Source] = []
-        for group in _groups(self._sources, self._memory_bytes):
-            path = temporary_path(self._scratch / f"run-{len(self._runs):06d}")
-            self._runs.append(path)
-            with output_writer(path, self._schema, part=True) as writer:
-                for table in self._swept(group):
-                    self._look()
-                    writer.write_table(table, row_group_size=_RUN_GROUP_ROWS)
-            runs.append(Source.of_file(path, len(runs)))
-        self._open.clear()
-        return runs
+    def _merged(self, pieces: Sequence[Piece]) -> Iterator[pa.Table]:
+        """In memory where it holds what overlaps, else a range of rows after the other."""
+        bounds = bounds_of(pieces, self._memory_bytes) if self._is_too_much(pieces) else ()
+        if not len(bounds):  # also where one row has it all
+            yield from self._swept(pieces)
+            return
+        made = [self._new_file() for _ in range(len(bounds) + 1)]
+        in_ranges = spilled(self._gathered(pieces), bounds, made, self._look)
+        for file, found in zip(made, in_ranges, strict=True):
+            yield from self._merged(found)
+            file.remove()
 
-    def _swept(self, sources: Iterable[Source]) -> Iterator[pa.Table]:
-        pieces = sorted(
-            (piece for source in sources for piece in source.pieces),
-            key=lambda piece: (piece.first, piece.rank),
-        )
+    def _new_file(self) -> SpillFile:
+        name = temporary_path(self._scratch / f"range-{len(self._files):06d}")
+        self._files.append(SpillFile(name, self._schema))
+        return self._files[-1]
+
+    def _gathered(self, pieces: Sequence[Piece]) -> Iterator[SortedRows]:
+        """Rows of several pieces that were committed one after the other, sorted together."""
+        held: list[SortedRows] = []
+        for rows in self._loaded(pieces):
+            held.append(rows)
+            if sum(rows.size for rows in held) >= _SPILL_BYTES:
+                yield self._sorted(held)
+                held = []
+        if held:
+            yield self._sorted(held)
+
+    def _sorted(self, held: list[SortedRows]) -> SortedRows:
+        table, dropped = sorted_table(held)
+        self.duplicates += dropped
+        return SortedRows(table, held[0].rank)
+
+    def _is_too_much(self, pieces: Sequence[Piece]) -> bool:
+        return len(pieces) > 1 and peak_bytes(pieces) > self._memory_bytes
+
+    def _swept(self, pieces: Iterable[Piece]) -> Iterator[pa.Table]:
+        pieces = sorted(pieces, key=lambda piece: (piece.first, piece.rank))
         active: list[SortedRows] = []
         frontiers = [*(piece.first for piece in pieces[1:]), None][: len(pieces)]
+        kept = 0  # bytes that the last look found to be needed still: a look costs as much
         for rows, frontier in zip(self._loaded(pieces), frontiers, strict=True):
             active.append(rows)
-            if frontier is not None and not _is_enough(active):
+            if frontier is not None and not _is_enough(active, kept):
                 continue
-            ready, active = split(active, frontier)
-            if ready:
-                table, dropped = sorted_table(ready)
-                self.duplicates += dropped
-                yield table
+            for bound in (*_cuts(active, frontier), frontier):
+                ready, active = split(active, bound)
+                if ready:
+                    table, dropped = sorted_table(ready)
+                    self.duplicates += dropped
+                    yield table
+            kept = sum(rows.size for rows in active)
 
     def _loaded(self, pieces: Sequence[Piece]) -> Iterator[SortedRows]:
         """The rows of each piece, in this order; the next few are decoded meanwhile."""
         waiting: deque[tuple[Future[SortedRows], int]] = deque()
         ahead = 0
-        remote = any(isinstance(piece.path, RemotePath) for piece in pieces)
+        remote = any(isinstance(piece.place, RemotePath) for piece in pieces)
         pool = ThreadPoolExecutor(
             _FETCHERS if remote else _DECODERS, thread_name_prefix="batchgen-decode"
         )
@@ -188,43 +162,37 @@ class Merge:
             pool.shutdown(cancel_futures=True)
 
     def _load(self, piece: Piece) -> SortedRows:
-        if piece.group < 0:
-            table = read_part(piece.path)
-        else:
-            with self._reading:  # a reader serves one thread at a time
-                table = self._read_group(piece)
+        if isinstance(piece.place, SpillFile):
+            return SortedRows(piece.place.read(piece.batch), piece.rank)
+        table = read_part(piece.place)
         if table is None:
-            raise DamagedPartError(piece.path)
+            raise DamagedPartError(piece.place)
         return SortedRows(aligned(table, self._schema), piece.rank)
 
-    def _read_group(self, piece: Piece) -> pa.Table:
-        file = self._open.get(piece.path)
-        if file is None:
-            if len(self._open) >= _MAX_OPEN_RUNS:
-                self._open.pop(next(iter(self._open))).close()
-            file = self._open[piece.path] = pq.ParquetFile(arrow_source(piece.path))
-        return file.read_row_group(piece.group, use_threads=False)
 
-    def _close(self) -> None:
-        for file in self._open.values():
-            file.close()
-        self._open.clear()
-        for path in self._runs:
-            path.unlink(missing_ok=True)
+def _is_enough(active: Sequence[SortedRows], kept: int) -> bool:
+    """Whether what came since makes a table worth its work."""
+    size = sum(rows.size for rows in active) - kept
+    return size >= EMIT_BYTES or (not kept and sum(map(len, active)) >= EMIT_ROWS)
 
 
-def _is_enough(active: Sequence[SortedRows]) -> bool:
-    """Whether what is held makes a table worth its work."""
-    num_rows = sum(len(rows.index) for rows in active)
-    return num_rows >= EMIT_ROWS or sum(rows.size for rows in active) >= EMIT_BYTES
+def _cuts(active: Sequence[SortedRows], frontier: int | None) -> list[int]:
+    """Where to cut rows that are held so that each table made of them is of EMIT_BYTES or so."""
+    size = sum(rows.size for rows in active)
+    if size < 2 * EMIT_BYTES:
+        return []
+    index = np.sort(np.concatenate([rows.index for rows in active]))
+    if frontier is not None:
+        index = index[: int(np.searchsorted(index, frontier))]
+    step = max(1, EMIT_BYTES * sum(map(len, active)) // size)
+    return np.unique(index[step:-step:step]).tolist()
 
 
-def peak_bytes(sources: Iterable[Source]) -> int:
+def peak_bytes(pieces: Iterable[Piece]) -> int:
     """The most bytes of pieces that overlap one index."""
     events = [
         event
-        for source in sources
-        for piece in source.pieces
+        for piece in pieces
         for event in ((piece.first, 0, piece.size), (piece.last, 1, -piece.size))
     ]
     events.sort()
@@ -232,20 +200,10 @@ def peak_bytes(sources: Iterable[Source]) -> int:
     return int(held.max(initial=0))
 
 
-def _groups(sources: Sequence[Source], memory_bytes: int) -> Iterator[list[Source]]:
-    """Neighbouring sources that together fit in memory, at least two each where there are two."""
-    group: list[Source] = []
-    weight = 0
-    for source in sources:
-        if len(group) >= 2 and weight + source.weight > memory_bytes:
-            yield group
-            group, weight = [], 0
-        group.append(source)
-        weight += source.weight
-    yield group
-
-
-def ranked(parts: Sequence[Part]) -> list[Source]:
-    """Parts as sources, in the order of commits."""
+def ranked(parts: Sequence[Part]) -> list[Piece]:
+    """Parts to merge, in the order of commits."""
     in_order = sorted(parts, key=lambda part: part.order)
-    return [Source.of_part(part, rank) for rank, part in enumerate(in_order)]
+    return [
+        Piece(part.path, 0, rank, part.first, part.last, part.size)
+        for rank, part in enumerate(in_order)
+    ]

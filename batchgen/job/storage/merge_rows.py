@@ -17,15 +17,20 @@ class SortedRows:
 
     __slots__ = ("index", "rank", "size", "table")
 
-    def __init__(self, table: pa.Table, rank: int) -> None:
+    def __init__(self, table: pa.Table, rank: int, size: int | None = None) -> None:
         self.table = table
         self.rank = rank
-        self.size: int = table.nbytes
+        self.size: int = table.nbytes if size is None else size
         self.index: npt.NDArray[np.int64] = table["index"].to_numpy()
 
     def slice(self, start: int, stop: int) -> SortedRows:
-        """Rows start to stop, without a copy."""
-        return SortedRows(self.table.slice(start, stop - start), self.rank)
+        """Rows start to stop, without a copy; their bytes as if all rows were alike, since to
+        count them costs more than to cut them."""
+        size = self.size * (stop - start) // len(self)
+        return SortedRows(self.table.slice(start, stop - start), self.rank, size)
+
+    def __len__(self) -> int:
+        return len(self.index)
 
 
 def aligned(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -13,7 +13,7 @@ from batchgen.job.ledger.completion import complete_written, write_whole
 from batchgen.job.ledger.joining import join
 from batchgen.job.ledger.missing_rows import check_nothing_missing
 from batchgen.job.ledger.opening import decide, discard_work, has_leftovers, sweep
-from batchgen.job.ledger.shard_work import all_manifests, furthest_input
+from batchgen.job.ledger.shard_work import all_manifests, furthest_of
 from batchgen.job.ledger.survey import survey
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import FinalReport, InputCheckpoint, Manifest
@@ -88,7 +88,7 @@ def _settle(layout: Layout, job: Manifest, num_rows: int | None) -> None:
     grew = "incremental" in job.reopened
     everyone = {"the job": job} | {f"shard {name}": found for name, found in shards.items()}
     _check_inputs(everyone, sizes_too=not grew)
-    job.input = furthest_input(layout, job)
+    job.input = furthest_of(everyone.values())
     ended = {name: found for name, found in shards.items() if found.total_rows is not None}
     if ended:
         job.facts = next(iter(ended.values())).facts

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.errors import InputUnreadableError
-from batchgen.job.ledger.shard_work import all_manifests, furthest_input
+from batchgen.job.ledger.shard_work import all_manifests, furthest_of
 from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.journal import saved_tokens
 from batchgen.job.storage.layout import Layout
@@ -98,10 +98,10 @@ def _state(status: Status) -> str:
 
 def _look_at_shards(status: Status, layout: Layout, job: Manifest) -> None:
     """What the shards' own folders tell: owners, totals, saved tokens."""
-    seen = furthest_input(layout, job)
+    manifests = all_manifests(layout, job)
+    seen = furthest_of([job, *manifests.values()])
     status.rows_read = None if seen is None else seen.rows_read
     status.inflight_tokens_saved = saved_tokens(layout.folder)
-    manifests = all_manifests(layout, job)
     for other in layout.shards_begun():
         manifest = manifests.get(other.work)
         found = ShardStatus(str(other.shard), "stopped", owner=_owner(other))
