@@ -52,7 +52,7 @@ def keys(table: pa.Table) -> list[tuple[int, int]]:
     return list(zip(table["index"].to_pylist(), table["sample"].to_pylist(), strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     groups=st.lists(st.lists(st.integers(0, 40), unique=True, max_size=12), max_size=8),
     memory=st.sampled_from([1, 3_000, 1 << 28]),

@@ -15,7 +15,7 @@ from batchgen.job.storage.output import verified_totals
 from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.provenance import footer_manifest, output_identity, written_rows
 from batchgen.job.stores.files import is_there, remove_stale
-from batchgen.job.stores.places import Place, remove_all, remove_tree
+from batchgen.job.stores.places import Place, remove_all, remove_trees
 from batchgen.job.stores.remote_path import RemotePath
 from batchgen.job.stores.uploads import abort_uploads
 
@@ -99,8 +99,7 @@ def discard_work(layout: Layout) -> None:
     stay. Only for whoever holds the job while no shard is at work."""
     remove_all([*list_parts(layout.parts), *layout.whole.own_journals_and_tokens()])
     remove_all(layout.damaged.glob("part-*"))
-    for shard in layout.shards_begun():
-        remove_tree(shard.work)
+    remove_trees([shard.work for shard in layout.shards_begun()])
     for folder in (layout.shards, layout.damaged):
         with suppress(OSError):  # not there, or it holds what is somebody else's
             folder.rmdir()

@@ -86,8 +86,9 @@ class Merge:
 
     def _merged(self, pieces: Sequence[Piece]) -> Iterator[pa.Table]:
         """In memory where it holds what overlaps, else a range of rows after the other."""
-        bounds = bounds_of(pieces, self._memory_bytes) if self._is_too_much(pieces) else ()
-        if not len(bounds):  # also where one row has it all
+        much = peak_bytes(pieces) > self._memory_bytes
+        bounds = bounds_of(pieces, self._memory_bytes) if much else None
+        if bounds is None or not len(bounds):  # one row may have it all
             yield from self._swept(pieces)
             return
         made = [self._new_file() for _ in range(len(bounds) + 1)]
@@ -116,9 +117,6 @@ class Merge:
         table, dropped = sorted_table(held)
         self.duplicates += dropped
         return SortedRows(table, held[0].rank)
-
-    def _is_too_much(self, pieces: Sequence[Piece]) -> bool:
-        return len(pieces) > 1 and peak_bytes(pieces) > self._memory_bytes
 
     def _swept(self, pieces: Iterable[Piece]) -> Iterator[pa.Table]:
         pieces = sorted(pieces, key=lambda piece: (piece.first, piece.rank))
@@ -185,7 +183,7 @@ def _cuts(active: Sequence[SortedRows], frontier: int | None) -> list[int]:
     if frontier is not None:
         index = index[: int(np.searchsorted(index, frontier))]
     step = max(1, EMIT_BYTES * sum(map(len, active)) // size)
-    return np.unique(index[step:-step:step]).tolist()
+    return list(map(int, np.unique(index[step:-step:step])))
 
 
 def peak_bytes(pieces: Iterable[Piece]) -> int:

@@ -8,7 +8,7 @@ read once, moments later.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from batchgen.job.stop_check import Look
 from batchgen.job.storage.merge_rows import SortedRows
 from batchgen.job.stores.places import Place
 
@@ -92,15 +93,16 @@ def bounds_of(pieces: Sequence[Piece], memory_bytes: int) -> npt.NDArray[np.int6
     np.add.at(steps, ends, -rates)
     held = np.r_[0.0, np.cumsum(np.cumsum(steps)[:-1] * np.diff(edges))]
     cuts = np.interp(np.arange(1, wanted) / wanted * held[-1], held, edges)
-    inside = np.unique(np.ceil(cuts).astype(np.int64))
-    return inside[(inside > edges[0]) & (inside < edges[-1])]
+    inside: npt.NDArray[np.int64] = np.unique(np.ceil(cuts).astype(np.int64))
+    inside = inside[(inside > edges[0]) & (inside < edges[-1])]
+    return inside
 
 
 def spilled(
     sorted_rows: Iterable[SortedRows],
     bounds: npt.NDArray[np.int64],
     files: Sequence[SpillFile],
-    look: Callable[[], None],
+    look: Look,
 ) -> list[list[Piece]]:
     """What each range received of the rows. `files`: one a range, one more than bounds."""
     pieces: list[list[Piece]] = [[] for _ in files]
