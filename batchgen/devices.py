@@ -10,7 +10,6 @@ import ctypes
 import os
 import re
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
 from pathlib import Path
 
@@ -101,6 +100,8 @@ def _see_driver() -> str:
 
 def _build_of_torch() -> str:
     """`cpu`, `cu130`, `rocm7.1`; nothing where the version does not tell."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("torch").partition("+")[2]
     except PackageNotFoundError:

@@ -77,7 +77,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     driver = SimpleNamespace(gpus=2, cuInit=lambda flags: driver.begun, cuDeviceGetCount=count)
     driver.begun, driver.build = 0, "cu130"
     monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: driver)
-    monkeypatch.setattr(devices, "version", lambda name: f"2.13.0+{driver.build}")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"2.13.0+{driver.build}")
     monkeypatch.setattr(devices, "_NODES", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return driver

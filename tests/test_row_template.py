@@ -146,6 +146,15 @@ def test_odd_names_and_defaults_are_within_reach() -> None:
     assert template.render({"my column": 1, "c": None}, "f:1") == "1-"
 
 
+def test_nothing_is_told_of_a_system_message_that_is_put_before_a_prompt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"prompt": "x"}])
+    with caplog.at_level(logging.WARNING, "batchgen"):
+        CliRunner().invoke(validate, ["-i", str(source), "--as-chat", "--system", "yours"])
+    assert not caplog.records
+
+
 def test_a_system_message_of_the_row_stands_and_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

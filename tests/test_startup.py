@@ -14,7 +14,7 @@ from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
 import pytest
-from echo_runs import environment
+from echo_runs import environment, prompts, write_rows
 
 from batchgen.startup import (
     ahead,
@@ -125,6 +125,23 @@ def test_helpers_share_out_the_modules_that_lack_bytecode(tmp_path: Path) -> Non
     named = compile_worker.sources(names, [str(site)])
     expected = ["single.py", "functional.py", "__init__.py", "damaged.py"]
     assert [Path(name).name for name in named] == expected
+
+
+def test_what_a_start_compiles_ahead_names_every_room_that_a_run_imports(tmp_path: Path) -> None:
+    listed = set(Path(compile_worker.__file__).with_name("modules.txt").read_text().split())
+    code = (
+        "import sys; from batchgen.__main__ import main\n"
+        "main(sys.argv[1:]); import batchgen.engine.factory, batchgen.engine.cuda.graph_runner\n"
+        "print('\\n' + ' '.join(n for n in sys.modules if n.split('.')[0] == 'batchgen'))"
+    )
+    rows = write_rows(tmp_path / "in.jsonl", prompts(3))
+    loaded = child(
+        code, "run", "-i", str(rows), "-o", str(tmp_path / "o.parquet"), "--engine", "echo"
+    )
+    rooms = {
+        name.rpartition(".")[0] for name in loaded if name.startswith("batchgen.") and "." in name
+    }
+    assert {f"{room}.*" for room in rooms} <= listed
 
 
 def packages(folder: Path) -> Path:

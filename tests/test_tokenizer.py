@@ -17,8 +17,8 @@ from tokenizer_folders import CHATML, SPECIAL, TEXTS, make
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
 from batchgen.job.model.files import resolve_model
 from batchgen.job.rows import InputRow
+from batchgen.job.text.chat_shape import with_system
 from batchgen.job.text.requests import Requests
-from batchgen.job.text.template import as_messages, with_system
 from batchgen.job.text.tokenizer import NotCheckableError, TextCodec, load_codec
 
 KINDS = ["gpt2", "gpt2_class", "llama3", "llama_class", "qwen2", "truncating"]
@@ -202,9 +202,8 @@ def test_the_clock_of_a_template_is_the_jobs(tmp_path: Path) -> None:
     assert codec.render_text(CHATS[0]) == "2026-02-03"
 
 
-def test_system_and_as_chat_make_messages() -> None:
-    assert as_messages("p", None) == [{"role": "user", "content": "p"}]
-    assert [m["role"] for m in as_messages("p", "s")] == ["system", "user"]
+def test_a_system_message_goes_before_chats_that_have_none() -> None:
+    assert [m["role"] for m in with_system(CHATS[0], "s")] == ["system", "user"]
     assert [m["role"] for m in with_system(CHATS[1], "s")].count("system") == 1
 
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 import click
 
 from batchgen.cli.flags import flag
-from batchgen.job.parsing.call_formats import call_format
-from batchgen.job.parsing.thinking_formats import thinking_format
 
 __all__ = ["reasoning_parser", "tool_call_parser"]
 
 
 def _parser_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    (thinking_format if param.name == "reasoning_parser" else call_format)(value, None)
+    if value in ("auto", "none"):
+        return value
+    if param.name == "reasoning_parser":
+        from batchgen.job.parsing.thinking_formats import thinking_format
+
+        thinking_format(value, None)
+    else:
+        from batchgen.job.parsing.call_formats import call_format
+
+        call_format(value, None)
     return value
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,17 +15,19 @@ from batchgen.cli import options
 from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
 from batchgen.cli.process.logs import set_up_logs
 from batchgen.cli.process.streams import silence
-from batchgen.engine.processes.devices import own_device
 from batchgen.errors import StoppedError, UsageError
 from batchgen.job.flow import signals
 from batchgen.job.flow.last_resort import LastResort
-from batchgen.job.input.params import scoring
 from batchgen.job.redaction import redacted
-from batchgen.job.run.summary import Summary
 from batchgen.job.shard import Shard
 from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.job.verbs.shard_environment import chosen_shard
 from batchgen.startup import timeline
+
+if TYPE_CHECKING:
+    from batchgen.job.input.reader import Reader
+    from batchgen.job.model.files import ModelFiles
+    from batchgen.job.run.summary import Summary
 
 __all__ = ["job_spec", "run", "summary_printer"]
 
@@ -55,20 +57,32 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     report = None if spec.quiet else summary_printer(as_json=flags["as_json"])
     try:
         with stop.at_once("it started"):
-            from batchgen.cli.process.prepare import prepare
-            from batchgen.cluster.joined import run_joined
-            from batchgen.job.run.runner import run as run_alone
-
-        begun = prepare if own_process else None
-        code = (run_joined if spec.join else run_alone)(
-            spec, stop=stop, report=report, prepare=begun
-        ).exit_code
+            run_job = _runner(spec)
+        begun = _prepare if own_process else None
+        code = run_job(spec, stop=stop, report=report, prepare=begun).exit_code
     except StoppedError:
         _wait_if_asked(spec, stop, last_resort)
         raise
     if code == StoppedError.exit_code:
         _wait_if_asked(spec, stop, last_resort)
     ctx.exit(code)
+
+
+def _runner(spec: JobSpec) -> Callable[..., Summary]:
+    if spec.join:
+        from batchgen.cluster.joined import run_joined
+
+        return run_joined
+    from batchgen.job.run.runner import run as run_alone
+
+    return run_alone
+
+
+def _prepare(spec: JobSpec, files: ModelFiles | None, reader: Reader) -> None:
+    """As `prepare`, imported once rows are left to do."""
+    from batchgen.cli.process.prepare import prepare
+
+    prepare(spec, files, reader)
 
 
 def _wait_if_asked(spec: JobSpec, stop: signals.Stop, last_resort: LastResort | None) -> None:
@@ -109,6 +123,9 @@ def _print_json(summary: Summary) -> None:
 
 def job_spec(flags: dict[str, Any]) -> JobSpec:
     """The frozen job of these flags; only sampling flags that were given become defaults."""
+    from batchgen.engine.processes.devices import own_device
+    from batchgen.job.input.params import scoring
+
     input_names = {field.name for field in fields(InputSpec)}
     job_names = {field.name for field in fields(JobSpec)} - {"input", "sampling", "shard"}
     given = {name: flags[name] for name in _SAMPLING if flags[name] not in (None, ())}

@@ -12,22 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from batchgen.counts import counted
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, FingerprintMismatchError, RowError
-from batchgen.job.input.csv_rows import csv_rows
 from batchgen.job.input.duplicates import SeenIds
 from batchgen.job.input.file_kinds import HEAD_BYTES, is_array, refuse_text
-from batchgen.job.input.hub_rows import hub_rows
-from batchgen.job.input.json_array import JsonArrayRows
 from batchgen.job.input.jsonl import JsonlRows
 from batchgen.job.input.kept_columns import KeptColumns
 from batchgen.job.input.params import merge
-from batchgen.job.input.parquet_rows import parquet_rows
 from batchgen.job.input.row_parser import RowParser
 from batchgen.job.input.sources import Source, SourceKind, find_sources
 from batchgen.job.input_marks import Mark, Marks, mark_of
@@ -35,7 +31,9 @@ from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec, SamplingDefaults
 from batchgen.job.stores.places import Place
-from batchgen.job.text.row_template import RowTemplate
+
+if TYPE_CHECKING:
+    from batchgen.job.text.row_template import RowTemplate
 
 __all__ = ["Reader"]
 
@@ -75,7 +73,7 @@ class Reader:
         self.base_params: SamplingParams = merge({}, flags or {}, generation_defaults or {})
         self._spec = spec
         self._kept = KeptColumns(spec.keep_columns)
-        self.row_template = None if spec.template is None else RowTemplate.read(spec.template)
+        self.row_template = _row_template(spec)
         self._parser = RowParser(spec, self.base_params, self._kept, self.row_template)
         self._shard = shard
         self._done: Callable[[int], bool] | None = None
@@ -200,7 +198,7 @@ class Reader:
     def _open(self, source: Source) -> Any:
         if source.kind.is_jsonl:
             return _json_rows(source)
-        rows_of = _WITH_SCHEMA.get(source.kind, hub_rows)
+        rows_of = _with_schema(source.kind)
         return rows_of(source, self._spec, self._parser, self._kept)
 
     def _settle_jsonl_columns(self) -> None:
@@ -215,7 +213,19 @@ class Reader:
                         self._kept.settle([self._parser.extras(rows.decode(line))])
 
 
-_WITH_SCHEMA = {SourceKind.PARQUET: parquet_rows, SourceKind.CSV: csv_rows}
+def _with_schema(kind: SourceKind) -> Callable[..., Any]:
+    """Each kind's own libraries are imported where there is one of it."""
+    if kind is SourceKind.PARQUET:
+        from batchgen.job.input.parquet_rows import parquet_rows
+
+        return parquet_rows
+    if kind is SourceKind.CSV:
+        from batchgen.job.input.csv_rows import csv_rows
+
+        return csv_rows
+    from batchgen.job.input.hub_rows import hub_rows
+
+    return hub_rows
 
 
 def _json_rows(source: Source) -> JsonlRows:
@@ -223,7 +233,19 @@ def _json_rows(source: Source) -> JsonlRows:
     rows = JsonlRows(source)
     head = rows.head(HEAD_BYTES)
     refuse_text(source.name, head)
-    return JsonArrayRows(source) if is_array(head) else rows
+    if not is_array(head):
+        return rows
+    from batchgen.job.input.json_array import JsonArrayRows
+
+    return JsonArrayRows(source)
+
+
+def _row_template(spec: InputSpec) -> RowTemplate | None:
+    if spec.template is None:
+        return None
+    from batchgen.job.text.row_template import RowTemplate
+
+    return RowTemplate.read(spec.template)
 
 
 def _between(since: str, here: str) -> str:

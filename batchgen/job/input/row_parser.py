@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
@@ -32,8 +32,10 @@ from batchgen.job.parsing.tool_choice import choose_tools
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
-from batchgen.job.text.row_template import RowTemplate
-from batchgen.job.text.template import as_messages, with_system
+from batchgen.job.text.chat_shape import with_system
+
+if TYPE_CHECKING:
+    from batchgen.job.text.row_template import RowTemplate
 
 __all__ = ["PARAMS", "TEMPLATE_COLUMNS", "RowParser"]
 
@@ -219,13 +221,12 @@ class RowParser:
             raise RowError(ErrorCode.INVALID_ROW, text)
 
     def _make_chat(self, row: InputRow, own_system: Any) -> None:
-        """`--as-chat`: a plain prompt becomes a user message. A row's own `system` goes before
-        `--system`."""
+        """`--as-chat`: a plain prompt becomes a user message. A row's own `system` wins."""
         system = self._spec.system
         if own_system is not None:
             system = self._checked_system(row, own_system)
         if self._spec.as_chat and row.prompt is not None:
-            row.messages = as_messages(row.prompt, system)
+            row.messages = [{"role": "user", "content": row.prompt}]
             row.prompt = None
         self._add_system(row, system)
 

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import ModelRefusedError
-from batchgen.gguf.parts import part_paths
-from batchgen.gguf_header import read_gguf_header
-from batchgen.job.model import gguf_support, special_tokens
+from batchgen.job.model import special_tokens
 from batchgen.job.model.adapters import AdapterFiles, find_adapters, tell_other_bases
 from batchgen.job.model.chat_templates import (
     DEFAULT,
@@ -21,7 +19,6 @@ from batchgen.job.model.chat_templates import (
     gguf_templates,
 )
 from batchgen.job.model.generation_defaults import generation_defaults, ignored_generation_settings
-from batchgen.job.model.gguf_defaults import gguf_sampling, ignored_gguf_sampling
 from batchgen.job.model.identity import files_identity, folder_identity, text_digest
 from batchgen.job.model.json_files import ModelJson
 from batchgen.job.model.source import BUILTIN_NAME, ModelSource, locate
@@ -90,6 +87,9 @@ class ModelFiles:
         if self.commit is not None:
             return {"commit": self.commit} | self._template_identity()
         if self.kind is ModelKind.GGUF:
+            from batchgen.gguf.parts import part_paths
+            from batchgen.gguf_header import read_gguf_header
+
             parts = {"weights": files_identity(part_paths(self.path))}
             parts["metadata"] = read_gguf_header(self.path).digest[:32]
         else:
@@ -109,7 +109,10 @@ class ModelFiles:
         Raises ModelRefusedError.
         """
         if self.kind is ModelKind.GGUF:
-            gguf_support.check_tokenizer(self.path, read_gguf_header(self.path).metadata)
+            from batchgen.gguf_header import read_gguf_header
+            from batchgen.job.model.gguf_support import check_tokenizer
+
+            check_tokenizer(self.path, read_gguf_header(self.path).metadata)
         architectures = [str(name) for name in self.config.get("architectures") or ()]
         if self.config.get("is_encoder_decoder"):
             raise self._refused("an encoder-decoder", architectures)
@@ -122,7 +125,9 @@ class ModelFiles:
         Apart from `check_supported`: a job that is done needs none of them.
         """
         if self.kind is ModelKind.GGUF:
-            gguf_support.check_loadable(self.path)
+            from batchgen.job.model.gguf_support import check_loadable
+
+            check_loadable(self.path)
 
     def _refused(self, what: str, architectures: list[str]) -> ModelRefusedError:
         named = ", ".join([*architectures, str(self.config.get("model_type", "?"))])
@@ -189,6 +194,9 @@ def _from_folder(source: ModelSource) -> ModelFiles:
 
 
 def _from_gguf(source: ModelSource) -> ModelFiles:
+    from batchgen.gguf_header import read_gguf_header
+    from batchgen.job.model.gguf_defaults import gguf_sampling, ignored_gguf_sampling
+
     metadata = read_gguf_header(source.path).metadata
     tokens = special_tokens.from_gguf(metadata)
     architecture = str(metadata.get("general.architecture", "?"))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from batchgen.causes import first_line
 from batchgen.errors import ModelRefusedError
-from batchgen.gguf.parts import part_paths
 from batchgen.job.model.adapter import refuse_adapter
 
 __all__ = ["BUILTIN_NAME", "ModelSource", "locate"]
@@ -63,6 +62,8 @@ def _only_gguf(folder: Path) -> Path | None:
     """The GGUF file of a folder that holds nothing else to load."""
     if (folder / "config.json").is_file():
         return None
+    from batchgen.gguf.parts import part_paths
+
     found = sorted(folder.glob("*.gguf"))
     if found and (len(found) == 1 or tuple(found) == part_paths(found[0])):
         return found[0]

@@ -9,12 +9,11 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchgen.counts import counted
 from batchgen.errors import BatchgenError, FingerprintMismatchError, OutputHeldError, StoppedError
 from batchgen.job.flow.deadline import next_deadline
-from batchgen.job.flow.interpreter import tuned_interpreter
 from batchgen.job.flow.interruptible import interruptible
 from batchgen.job.flow.signals import Stop
 from batchgen.job.input.reader import Reader
@@ -22,7 +21,6 @@ from batchgen.job.ledger.fingerprint import facts_of, model_name
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.model.files import ModelFiles, resolve_model
 from batchgen.job.redaction import redacted
-from batchgen.job.run.assembly import Assembly
 from batchgen.job.run.closing_words import closing_words, failure_words
 from batchgen.job.run.input_check import check_finished_input
 from batchgen.job.run.kept_engine import Lend
@@ -44,6 +42,9 @@ from batchgen.job.storage.output import check_name, check_served
 from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.totals import totals_of_parts
 from batchgen.job.stores.places import Place
+
+if TYPE_CHECKING:
+    from batchgen.job.run.assembly import Assembly
 
 __all__ = ["Prepare", "Report", "run"]
 
@@ -192,6 +193,9 @@ class _Job:
             self._say(f"since the last run of this job: {line}")
 
     def _work(self, ledger: Ledger, reader: Reader) -> Summary:
+        from batchgen.job.flow.interpreter import tuned_interpreter
+        from batchgen.job.run.assembly import Assembly  # half of what a run imports before torch
+
         check_runnable(self._spec, self._files)
         if ledger.num_done or ledger.shard is not None:
             reader.skip_hint(ledger.is_done)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from batchgen.engine.bounds import bound_by
 from batchgen.engine.resident import peak_resident_bytes
 from batchgen.job.ledger.ledger import Ledger
-from batchgen.job.run.assembly import Assembly
 from batchgen.job.run.summary import Summary
 from batchgen.job.storage.manifest import FinalReport
 from batchgen.startup import timeline
+
+if TYPE_CHECKING:
+    from batchgen.job.run.assembly import Assembly
 
 __all__ = ["summary_of"]
 

@@ -10,7 +10,6 @@ from batchgen.job.stores.hub_input import hub_inputs, names_a_file
 from batchgen.job.stores.places import Place, place_of
 from batchgen.job.stores.remote_input import RemoteInput, object_input, reading
 from batchgen.job.stores.remote_path import RemotePath
-from batchgen.job.stores.web_input import web_input
 
 __all__ = ["find_remote", "is_remote"]
 
@@ -33,6 +32,8 @@ def find_remote(argument: str, wanted: Callable[[RemotePath], bool]) -> list[Rem
     """
     with reading(_shown(argument)):
         if _WEB.match(argument):
+            from batchgen.job.stores.web_input import web_input
+
             return [web_input(argument)]
         if names_a_file(argument):
             found = hub_inputs(argument)

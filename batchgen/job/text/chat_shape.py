@@ -12,12 +12,21 @@ from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
 
-__all__ = ["REASONING_KEYS", "ChatShape"]
+__all__ = ["REASONING_KEYS", "ChatShape", "with_system"]
 
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 _WORD, _KEY = "probeword", "probekey"
 _RENDERED_AS_DATA = ("'type':", '"type":', "'text':", '"text":')
 _Message = Mapping[str, Any]
+
+
+def with_system(messages: Sequence[_Message], system: str | None) -> list[dict[str, Any]]:
+    """The messages with `--system` in front, unless they begin with a system message."""
+    chat = [dict(message) for message in messages]
+    begins = chat[0].get("role") if chat else None
+    if system is None or begins in ("system", "developer"):
+        return chat
+    return [{"role": "system", "content": system}, *chat]
 
 
 class ChatShape:

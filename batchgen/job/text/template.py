@@ -22,7 +22,7 @@ from batchgen.errors import ErrorCode, RowError
 from batchgen.job.text.chat_shape import REASONING_KEYS, ChatShape
 from batchgen.job.text.sandbox import check_source, sandbox, variables_of
 
-__all__ = ["Chat", "ChatTemplate", "Messages", "as_messages", "with_system"]
+__all__ = ["Chat", "ChatTemplate", "Messages"]
 
 Messages = Sequence[Mapping[str, Any]]
 Chat = tuple[Messages, Mapping[str, Any]]
@@ -176,20 +176,6 @@ class _GenerationBlocks(jinja2.ext.Extension):
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return Scope(body, lineno=line)
-
-
-def as_messages(prompt: str, system: str | None) -> list[dict[str, Any]]:
-    """A plain prompt as a chat: `--as-chat`, with `--system` before it."""
-    return with_system([{"role": "user", "content": prompt}], system)
-
-
-def with_system(messages: Messages, system: str | None) -> list[dict[str, Any]]:
-    """The messages with `--system` in front, unless they begin with a system message."""
-    chat = [dict(message) for message in messages]
-    begins = chat[0].get("role") if chat else None
-    if system is None or begins in ("system", "developer"):
-        return chat
-    return [{"role": "system", "content": system}, *chat]
 
 
 def _plain(token: Any) -> Any:
