@@ -1,6 +1,6 @@
 """The house has rooms: imports run one way between them, and each can be held in the head.
 
-`python tests/test_layout.py` prints the import graph by folder.
+`python tests/test_layout.py` prints the import graph by folder, and the longest of each kind.
 """
 
 from __future__ import annotations
@@ -132,8 +132,46 @@ def test_a_room_says_what_it_owns_what_it_imports_and_where_to_begin(folder: Pat
     assert "Read" in text
 
 
+def _functions() -> list[tuple[int, str]]:
+    """(lines, name and place) of every function: signature and docstring included."""
+    return [
+        (node.end_lineno - node.lineno + 1, f"{module}.{node.name}")
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
+    ]
+
+
+def _longest() -> dict[str, tuple[int, str]]:
+    """What -> how long the longest is, and its name."""
+    files = [(len(path.read_text().splitlines()), name) for name, path in MODULES.items()]
+    folders = [
+        (len([path for path in room.glob("*.py") if path.name != "__init__.py"]), _module(room))
+        for room in ROOMS
+    ]
+    return {
+        "folder (files)": max(folders),
+        "file (lines)": max(files),
+        "function (lines)": max(_functions()),
+    }
+
+
+def test_the_longest_of_each_kind_are_told() -> None:
+    longest = _longest()
+    assert longest["folder (files)"][0] <= MOST_FILES
+    assert longest["file (lines)"][0] <= MOST_LINES
+    assert longest["function (lines)"][0] < longest["file (lines)"][0]
+
+
 if __name__ == "__main__":
     graph = _graph()
     for floor in reversed(FLOORS):
         for room in floor:
             print(room, "->", ", ".join(sorted(graph[room], key=lambda r: FLOOR[r])) or "nothing")
+    for what, (length, name) in _longest().items():
+        print(f"longest {what}: {length}, {name}")
+    kernels = "batchgen.engine.attention.triton", "batchgen.engine.sampling"
+    others = [found for found in _functions() if not found[1].startswith(kernels)]
+    lengths = sorted(length for length, _ in _functions())
+    print(f"longest function outside the kernels' rooms: {max(others)[0]}, {max(others)[1]}")
+    print(f"functions: {len(lengths):,}, median {lengths[len(lengths) // 2]} lines")
