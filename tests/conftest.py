@@ -40,6 +40,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _environment_is_left_as_it_was() -> Iterator[None]:
+    """A command that a test runs in this process settles variables, as for a process of its own."""
+    before = dict(os.environ)
+    yield
+    for name in before.keys() | os.environ.keys() - {"PYTEST_CURRENT_TEST"}:
+        if name not in before:
+            del os.environ[name]
+        elif os.environ.get(name) != before[name]:
+            os.environ[name] = before[name]
+
+
+@pytest.fixture(autouse=True)
 def _logs_reach_the_test() -> None:
     """A command that an earlier test ran in this process took batchgen's log for its terminal."""
     log = logging.getLogger("batchgen")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import warm_process
 
 CHANGING = (
     "queue_s", "prefill_s", "ttft_s", "decode_s", "tpot_s", "latency_s", "started_at",
@@ -43,8 +44,25 @@ def environment(**extra: str) -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1"} | extra
 
 
+def begin(*args: object, env: Mapping[str, str], **more: Any) -> subprocess.Popen[Any]:
+    """Start the command; `more` as for `subprocess.Popen`."""
+    return warm_process.start([*map(str, args)], env=env, **more)
+
+
 def batchgen(*args: object, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end as a user would."""
+    pipe, env = subprocess.PIPE, environment(**extra)
+    with begin(*args, env=env, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            said, told = process.communicate(timeout=120)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, said, told)
+
+
+def cold_batchgen(*args: object, **extra: str) -> subprocess.CompletedProcess[str]:
+    """As `batchgen`, from a start of Python: for what is about imports, or memory."""
     return subprocess.run(
         batchgen_command(*args),
         env=environment(**extra),

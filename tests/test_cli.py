@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import batchgen, batchgen_command, environment, prompts, summary_of, write_rows
+from echo_runs import (
+    batchgen,
+    batchgen_command,
+    begin,
+    environment,
+    prompts,
+    summary_of,
+    write_rows,
+)
 
 KEYS = [
     "out", "exit_code", "rows", "ok", "errors", "skipped", "length", "computed", "reused",
@@ -110,9 +118,7 @@ def test_another_jobs_output_is_refused_with_the_field_named(tmp_path: Path, row
 def test_an_output_held_by_another_run_is_5_or_skipped(tmp_path: Path, rows: Path) -> None:
     args = ["run", "-i", rows, "-o", tmp_path / "out.parquet", "--engine", "echo"]
     slow = environment(BATCHGEN_FAULT="slow:at=engine.step,seconds=30")
-    first = subprocess.Popen(
-        batchgen_command(*args), env=slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    first = begin(*args, env=slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         lock = tmp_path / "out.parquet.ckpt" / "owners"
         while not (lock.is_dir() and any(lock.glob("*.json"))):

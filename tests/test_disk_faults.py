@@ -20,6 +20,7 @@ import pytest
 from echo_runs import (
     batchgen,
     batchgen_command,
+    begin,
     environment,
     prompts,
     stable,
@@ -154,8 +155,8 @@ def test_a_folder_that_becomes_read_only_costs_nothing(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", prompts(400))
     with tmpfs(tmp_path / "disk", "20m") as disk:
         out = disk / "out.parquet"
-        process = subprocess.Popen(
-            batchgen_command(*args_of(source, out)),
+        process = begin(
+            *args_of(source, out),
             env=environment(BATCHGEN_FAULT=SLOW.replace("rows=8", "rows=1")),
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -202,8 +203,8 @@ def test_an_input_that_vanishes_ends_in_66_and_costs_nothing(tmp_path: Path) -> 
     args = ["run", "-i", tmp_path / "?.jsonl", "-o", out, "--engine", "echo"]
     content = second.read_bytes()
     fault = "stall:at=manifest.renamed,seconds=1"
-    process = subprocess.Popen(
-        batchgen_command(*args, "--max-num-seqs", 1),
+    process = begin(
+        *(*args, "--max-num-seqs", 1),
         env=environment(BATCHGEN_FAULT=f"{fault};slow:at=engine.load,seconds=2"),
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import batchgen, batchgen_command, environment, write_rows
+from echo_runs import batchgen, begin, environment, write_rows
 
 CHAT = [{"role": "user", "content": "Hi"}]
 URLS = {
@@ -86,11 +85,9 @@ def test_the_lines_are_of_the_types_of_the_openai_package(output: Path) -> None:
 def test_a_running_job_is_followed_in_order(tmp_path: Path) -> None:
     rows = [{"id": f"r{i}", "prompt": f"prompt {i}"} for i in range(40)]
     path, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet"
-    command = batchgen_command(
-        "run", "-i", path, "-o", out, "--engine", "echo", "-q", "--checkpoint-every", "5"
-    )
+    command = ["run", "-i", path, "-o", out, "--engine", "echo", "-q", "--checkpoint-every", "5"]
     faults = environment(BATCHGEN_FAULT="slow:at=engine.step,seconds=0.02,rows=2")
-    with subprocess.Popen(command, env=faults) as job:
+    with begin(*command, env=faults) as job:
         while not (tmp_path / "out.parquet.ckpt" / "manifest.json").exists():
             assert job.poll() is None
         result = batchgen("export", out, "--to", tmp_path / "a.jsonl", "--follow")

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from echo_runs import (
     batchgen,
-    batchgen_command,
+    begin,
     environment,
     prompts,
     stable,
@@ -37,9 +37,9 @@ def source(tmp_path: Path) -> Path:
 
 
 def start(source: Path, out: Path) -> subprocess.Popen[str]:
-    command = batchgen_command("run", "-i", source, "-o", out, *COMMON, "--max-failures", 1)
-    return subprocess.Popen(
-        command, env=environment(BATCHGEN_FAULT=SLOW), text=True,
+    command = ["run", "-i", source, "-o", out, *COMMON, "--max-failures", 1]
+    return begin(
+        *command, env=environment(BATCHGEN_FAULT=SLOW), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 

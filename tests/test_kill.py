@@ -16,6 +16,7 @@ import pytest
 from echo_runs import (
     batchgen,
     batchgen_command,
+    begin,
     environment,
     prompts,
     stable,
@@ -41,7 +42,9 @@ def mixed_rows() -> list[dict[str, object] | str]:
 def killed_run(args: list[object], ckpt: Path, moment: float, from_work: bool) -> int:
     """Start a slow run and kill it `moment` seconds after its start, or after it saved some rows;
     its exit code."""
-    process = subprocess.Popen(batchgen_command(*args), env=environment(BATCHGEN_FAULT=SLOW))
+    env = environment(BATCHGEN_FAULT=SLOW)
+    cold = subprocess.Popen(batchgen_command(*args), env=env) if not from_work else None
+    process = cold or begin(*args, env=env)  # the first moments are of Python's own start
     before = set(ckpt.glob("parts/*"))
     while from_work and not set(ckpt.glob("parts/*")) - before and process.poll() is None:
         time.sleep(0.005)

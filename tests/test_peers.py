@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from echo_runs import (
     batchgen,
-    batchgen_command,
+    begin,
     environment,
     prompts,
     stable,
@@ -132,8 +132,8 @@ def working(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, Path]
     rows[::10] = ["{broken"] * 10
     source, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet"
     args = ["run", "-i", source, "-o", out, "--engine", "echo", "--checkpoint-every", 10]
-    process = subprocess.Popen(
-        batchgen_command(*args), env=environment(BATCHGEN_FAULT=SLOWER),
+    process = begin(
+        *args, env=environment(BATCHGEN_FAULT=SLOWER),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     yield process, source, out

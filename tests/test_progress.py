@@ -12,7 +12,7 @@ import termios
 from pathlib import Path
 
 import pytest
-from echo_runs import batchgen_command, environment, prompts, write_rows
+from echo_runs import begin, environment, prompts, write_rows
 
 from batchgen.job.flow import progress
 from batchgen.job.flow.progress import Live, make_reporter
@@ -75,8 +75,8 @@ def terminal_run(tmp_path: Path, **extra: str) -> tuple[str, str]:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     fault = "slow:at=engine.step,seconds=0.02,rows=1"
-    process = subprocess.Popen(
-        batchgen_command("run", "-i", source, "-o", tmp_path / "o.parquet", "--engine", "echo"),
+    process = begin(
+        *("run", "-i", source, "-o", tmp_path / "o.parquet", "--engine", "echo"),
         env=environment(BATCHGEN_FAULT=fault, **extra),
         stdout=subprocess.PIPE,
         stderr=theirs,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from echo_runs import (
     batchgen,
-    batchgen_command,
+    begin,
     environment,
     prompts,
     stable,
@@ -195,7 +194,7 @@ def test_failed_rows_of_an_unfinished_job_are_computed_again(tmp_path: Path) -> 
     source, out = write_rows(tmp_path / "in.jsonl", prompts(400)), tmp_path / "out.parquet"
     args = ["run", "-i", source, "-o", out, "--engine", "echo", "--checkpoint-every", 10]
     slow = "slow:at=engine.step,seconds=0.01,rows=2;refuse:id=row-5"
-    process = subprocess.Popen(batchgen_command(*args), env=environment(BATCHGEN_FAULT=slow))
+    process = begin(*args, env=environment(BATCHGEN_FAULT=slow))
     parts = tmp_path / "out.parquet.ckpt" / "parts"
     while len(list(parts.glob("*.parquet"))) < 6 and process.poll() is None:
         time.sleep(0.02)

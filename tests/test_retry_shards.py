@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import batchgen_command, environment, prompts, stable, write_rows
+from echo_runs import begin, environment, prompts, stable, write_rows
 
 from batchgen import InputSpec, JobSpec, Summary, run
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, OutputHeldError
@@ -133,10 +132,7 @@ def test_an_array_asked_to_retry_may_start_all_at_once(hurt: Path, tmp_path: Pat
     for folder in (hurt, fresh):
         common = ["-i", folder / "in.jsonl", "-o", folder / "out.parquet", "--engine", "echo", "-q"]
         args = ["run", *common, "--max-failures", "100%", "--retry", "failed"]
-        array = [
-            subprocess.Popen(batchgen_command(*args, "--shard", f"{i}/3"), env=slow)
-            for i in range(3)
-        ]
+        array = [begin(*args, "--shard", f"{i}/3", env=slow) for i in range(3)]
         assert [process.wait(60) for process in array] == [0, 0, 0]
         assert merged(folder).equals(unsharded(folder))
 

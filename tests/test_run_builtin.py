@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import batchgen, batchgen_command, environment, stable, summary_of, write_rows
+from echo_runs import (
+    batchgen,
+    begin,
+    cold_batchgen,
+    environment,
+    stable,
+    summary_of,
+    write_rows,
+)
 from test_cli import loaded_modules
 
 ROWS = 40
@@ -46,8 +54,8 @@ def whole(source: Path, args: list[object]) -> Path:
 
 def begun(args: list[object], out: Path, fault: str) -> subprocess.Popen[str]:
     """A run whose first part is on disk."""
-    process = subprocess.Popen(
-        batchgen_command(*args, "-o", out, "--checkpoint-every", 4, "-q"),
+    process = begin(
+        *(*args, "-o", out, "--checkpoint-every", 4, "-q"),
         env=environment(BATCHGEN_FAULT=fault),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -89,7 +97,7 @@ def test_a_finished_run_loads_neither_torch_nor_transformers(
 
 
 def test_quiet_is_silent_with_a_real_model(tmp_path: Path, args: list[object]) -> None:
-    result = batchgen(*args, "-o", tmp_path / "out.parquet", "--limit", 2, "-q")
+    result = cold_batchgen(*args, "-o", tmp_path / "out.parquet", "--limit", 2, "-q")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 

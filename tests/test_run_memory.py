@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from echo_runs import batchgen, environment, summary_of, write_rows
+from echo_runs import cold_batchgen, environment, summary_of, write_rows
 from ledger_tools import make_row
 
 from batchgen.job.storage.part_writer import PartWriter
@@ -29,7 +29,9 @@ def peak(tmp_path: Path, rows: int) -> int:
     source = write_rows(
         tmp_path / f"{rows}.jsonl", ({"id": f"r{i}", "prompt": f"{PROMPT}{i}"} for i in range(rows))
     )
-    result = batchgen("run", "-i", source, "-o", tmp_path / f"{rows}.parquet", "--engine", "echo")
+    result = cold_batchgen(
+        "run", "-i", source, "-o", tmp_path / f"{rows}.parquet", "--engine", "echo"
+    )
     assert result.returncode == 0, result.stderr
     return int(summary_of(result)["peak_memory_bytes"])
 

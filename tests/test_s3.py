@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import CHANGING, batchgen_command, environment, prompts, write_rows
+from echo_runs import CHANGING, begin, environment, prompts, write_rows
 from s3_server import KEYS, Fault, Proxy, s3_behind_proxy
 
 from batchgen.cli.command import main
@@ -310,12 +310,12 @@ def test_kills_and_faults_at_random_end_in_the_unbroken_output(
     chosen = random.Random(11)
     kinds = ("busy", "reset", "lost", "slow", "stale")
     s3.faults += [Fault(kind, lambda m, p: chosen.random() < 0.01, 1e9) for kind in kinds]
-    command = batchgen_command("run", "-i", source, "-o", out, "--engine", "echo", "--max-tokens",
+    command = ("run", "-i", source, "-o", out, "--engine", "echo", "--max-tokens",
                                1000, "--checkpoint-every", 100)  # fmt: skip
     slow = environment(BATCHGEN_FAULT="slow:at=engine.step,seconds=0.02,rows=3")
     kills = 0
     while kills < 3:
-        child = subprocess.Popen(command, env=slow, stdout=subprocess.DEVNULL,
+        child = begin(*command, env=slow, stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL)  # fmt: skip
         known, deadline = s3.parts, time.monotonic() + 60
         while child.poll() is None and s3.parts < known + 1:

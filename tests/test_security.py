@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import batchgen, batchgen_command, environment, prompts, write_rows
+from echo_runs import batchgen, begin, environment, prompts, write_rows
 
 import batchgen as package
 from batchgen import InputSpec, JobSpec, run
@@ -184,14 +185,16 @@ def test_modes_of_files_follow_the_umask(
     tmp_path: Path, source: Path, umask: int, mode: int
 ) -> None:
     out = tmp_path / "o.parquet"
-    args = batchgen_command(
-        "run", "-i", source, "-o", out, "--engine", "echo", "--summary", tmp_path / "summary.json"
-    )
+    args = ["run", "-i", source, "-o", out, "--engine", "echo"]
+    args += ["--summary", tmp_path / "summary.json"]
     fault = "kill:at=final.rename"
-    subprocess.run(args, env=environment(BATCHGEN_FAULT=fault), umask=umask, capture_output=True)
+    killed = begin(
+        *args, env=environment(BATCHGEN_FAULT=fault), umask=umask, stderr=subprocess.DEVNULL
+    )
+    assert killed.wait() == -signal.SIGKILL
     assert list((tmp_path / "o.parquet.ckpt" / "parts").iterdir())
     _check_modes(tmp_path, source, umask, mode)
-    subprocess.run(args, env=environment(), umask=umask, check=True, capture_output=True)
+    assert begin(*args, env=environment(), umask=umask, stderr=subprocess.DEVNULL).wait() == 0
     assert stat.S_IMODE(out.stat().st_mode) == mode
     _check_modes(tmp_path, source, umask, mode)
 

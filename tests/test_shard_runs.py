@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from echo_runs import (
     batchgen,
-    batchgen_command,
+    begin,
     environment,
     prompts,
     stable,
@@ -38,10 +38,8 @@ def source(tmp_path: Path) -> Path:
 
 
 def start(source: Path, out: Path, shard: str, fault: str = SLOW) -> subprocess.Popen[bytes]:
-    command = batchgen_command("run", "-i", source, "-o", out, "--shard", shard, *COMMON, "-q")
-    return subprocess.Popen(
-        command, env=environment(BATCHGEN_FAULT=fault), stderr=subprocess.DEVNULL
-    )
+    command = ["run", "-i", source, "-o", out, "--shard", shard, *COMMON, "-q"]
+    return begin(*command, env=environment(BATCHGEN_FAULT=fault), stderr=subprocess.DEVNULL)
 
 
 def wait_for_parts(out: Path, process: subprocess.Popen[bytes], more: int = 1) -> None:
@@ -118,8 +116,8 @@ def test_status_and_merge_while_shards_run(source: Path, tmp_path: Path) -> None
         held = batchgen("merge", out)
         assert held.returncode == 5
         assert "/2) is being written by process" in held.stderr
-        patient = subprocess.Popen(
-            batchgen_command("merge", out, "--lock", "wait", "--rows", ROWS),
+        patient = begin(
+            *("merge", out, "--lock", "wait", "--rows", ROWS),
             env=environment(),
             stderr=subprocess.PIPE,
             text=True,
