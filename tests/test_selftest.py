@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import warm_process
+from click.testing import CliRunner
 from echo_runs import batchgen, prompts, summary_of, write_rows
 from ledger_tools import open_ledger, parts_of, rows_of
 
+from batchgen.cli.main import cli
 from batchgen.job.input.reader import Reader
 from batchgen.job.spec import InputSpec
 from batchgen.job.storage.parts import list_parts
@@ -24,12 +33,29 @@ from batchgen.selftest.child import Child, SelftestError
 from batchgen.selftest.fuzz import Fuzz
 
 
+@pytest.fixture
+def warm_children(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Processes of a selftest in this process start as those of tests do."""
+
+    def start(command: list[str], **more: Any) -> subprocess.Popen[Any]:
+        assert command[:3] == [sys.executable, "-m", "batchgen"]
+        return warm_process.start(command[3:], **more)
+
+    monkeypatch.setattr(
+        "batchgen.selftest.child.subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": start})
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize("faults", [[], ["--faults"]])
 def test_killed_runs_end_as_if_unbroken(tmp_path: Path, faults: list[str]) -> None:
     args = ["--kills", 5, "--rows", 120, "--model", "echo", "--seed", 5, "--folder", tmp_path]
-    result = batchgen("selftest", "crash", *args, *faults)
-    figures = summary_of(result)
-    assert result.returncode == 0, result.stderr + result.stdout
+    result = CliRunner().invoke(cli, ["selftest", "crash", *map(str, args), *faults])
+    figures = json.loads(result.stdout)
+    assert result.exit_code == 0, result.output
     assert figures["ok"]
     assert figures["kills"] == figures["exit_codes"]["-9"] == 5
     assert figures["recomputed"] <= figures["recomputed_bound"]

@@ -34,9 +34,12 @@ COMMAND = [sys.executable, "-m", "batchgen"]
 _READ_LATE = (
     *("BATCHGEN_", "SLURM_", "RANK", "WORLD_SIZE", "PYTEST_CURRENT_TEST"),
     *("ARROW_DEFAULT_MEMORY_POOL", "GOMP_SPINCOUNT"),  # settled by the server as by each command
+    *("TORCHINDUCTOR_CACHE_DIR", "_RJEM_MALLOC_CONF"),  # set by torch and polars for what comes
+    "PYTHONFAULTHANDLER",
 )
 """Variables that no import reads."""
 _TAKEN = {"stdin", "stdout", "stderr", "cwd", "env", "text", "umask"}
+_AT_FIRST = dict(os.environ)
 _ONE_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """Arrow's allocator starts a thread when it is imported; a forked process has it neither."""
 _ADOPT = 36  # PR_SET_CHILD_SUBREAPER, of <sys/prctl.h>
@@ -49,10 +52,15 @@ def start(words: list[str], *, env: Mapping[str, str], **more: Any) -> subproces
         and sys.platform == "linux"
         and "BATCHGEN_TESTS_COLD" not in os.environ
     ):
-        server = _server(_has_model(words, env))
-        if server.is_alike(env):
-            return Forked(server, words, env=env, **more)
+        if _is_alike(env):
+            return Forked(_server(_has_model(words, env)), words, env=env, **more)
     return subprocess.Popen(COMMAND + words, env=env, **more)
+
+
+def _is_alike(env: Mapping[str, str]) -> bool:
+    """Whether imports see the same in this environment as they saw in the server's."""
+    differ = {key for key, _ in _AT_FIRST.items() ^ dict(env).items()}
+    return all(key.startswith(_READ_LATE) for key in differ)
 
 
 def _has_model(words: list[str], env: Mapping[str, str]) -> bool:
@@ -70,8 +78,7 @@ class Server:
     def __init__(self, with_model: bool) -> None:
         self._socket, theirs = socket.socketpair()
         self._turn = threading.Lock()
-        self._environment = dict(os.environ)
-        settings = {k: v for k, v in os.environ.items() if not k.startswith("BATCHGEN_")}
+        settings = {k: v for k, v in _AT_FIRST.items() if not k.startswith("BATCHGEN_")}
         file = Path(__file__).with_name("warm_server.py")
         self._process = subprocess.Popen(
             [sys.executable, str(file), str(theirs.fileno()), "model" if with_model else "echo"],
@@ -79,11 +86,6 @@ class Server:
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
-
-    def is_alike(self, env: Mapping[str, str]) -> bool:
-        """Whether imports see the same in this environment as they saw in the server's."""
-        differ = {key for key, _ in self._environment.items() ^ dict(env).items()}
-        return all(key.startswith(_READ_LATE) for key in differ)
 
     def fork(self, request: Mapping[str, Any], streams: list[int]) -> int:
         """Its process id; it is a child of this process."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import os
@@ -105,6 +106,8 @@ def become(request: Mapping[str, Any], streams: list[int]) -> list[str]:
     os.chdir(request["folder"])
     if request["umask"] >= 0:
         os.umask(request["umask"])
+    if os.environ.get("PYTHONFAULTHANDLER"):
+        faulthandler.enable()
     sys.path[0] = request["folder"]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return list(request["words"])
