@@ -137,6 +137,7 @@ def test_a_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> 
     assert num_gpus({"CUDA_VISIBLE_DEVICES": "2, 3,-1,0"}) == 2, "those up to one that is none"
     assert own_device("cuda", four | {"LOCAL_RANK": "3"}) == "cuda:3"
     assert own_device("auto", four | {"SLURM_LOCALID": "1"}) == "cuda:1"
+    assert own_device("auto", four | {"SLURM_LOCALID": "1"}, each=2) == "cuda:2"
     assert own_device("cuda:0", four | {"LOCAL_RANK": "3"}) == "cuda:0"
     assert own_device("cuda", {"CUDA_VISIBLE_DEVICES": "2", "LOCAL_RANK": "3"}) == "cuda"
     assert own_device("auto", four) == "auto"

@@ -26,6 +26,7 @@ FLOORS = [
     ["batchgen.engine.scheduling"],
     ["batchgen.engine.attention.cpu", "batchgen.engine.attention.triton"],
     ["batchgen.engine.gguf"],
+    ["batchgen.engine.parallel"],
     ["batchgen.engine.sampling", "batchgen.engine.model"],
     ["batchgen.engine.execution"],
     ["batchgen.engine.cpu", "batchgen.engine.cuda"],
@@ -48,7 +49,15 @@ FLOORS = [
     ["batchgen.api"],
     ["batchgen"],  # the public names, and the command
 ]
-FACE = {"engine", "factory", "loader", "cache_size", "echo"}  # of the engine: they use every room
+FACE = {
+    "engine",
+    "factory",
+    "runners",
+    "tensor_parallel",
+    "loader",
+    "cache_size",
+    "echo",
+}  # of the engine: they use every room
 SINGLE = {
     "errors",
     "causes",

@@ -8,7 +8,6 @@ import pytest
 from echo_runs import batchgen, prompts, summary_of, write_rows
 
 from batchgen.errors import UsageError
-from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.job.storage.output import check_served
 
 
@@ -31,11 +30,6 @@ def test_a_place_or_format_that_is_not_served_is_refused(name: str, what: str) -
 @pytest.mark.parametrize("name", ["out.parquet", "out", "out.pq", "./a:b/out", "run-0.5", "/x/y.z"])
 def test_other_names_are_names(name: str) -> None:
     check_served(Path(name))
-
-
-def test_a_model_over_several_devices_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="--tensor-parallel 2: a model runs on one device"):
-        JobSpec(InputSpec(("in.jsonl",)), Path("out.parquet"), tensor_parallel=2)
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:

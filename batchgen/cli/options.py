@@ -140,7 +140,7 @@ model_options = flag_group(
     flag("--devices", metavar="0,1|all|cpu:0,cpu:1",
          help="A process a GPU (or CPU core), one output."),
     flag("--tensor-parallel", type=click.IntRange(min=1), default=1, metavar="N",
-         help="GPUs that one model is split over: only 1 is served yet."),
+         help="GPUs that one model is split over, from --device on."),
     flag(
         "--dtype", core=True, default="auto",
         type=click.Choice(["auto", "bfloat16", "float16", "float32"]),

@@ -27,7 +27,7 @@ ray_options = flag_group(
     flag("--ray-address", default="auto", core=True, metavar="ADDRESS",
          help="The cluster; auto: RAY_ADDRESS, or the one on this host."),
     flag("--num-gpus", type=click.FloatRange(min=0), core=True, metavar="N",
-         help="Of a task.", show_default="1; 0 with --device cpu and --engine echo"),
+         help="Of a task.", show_default="a model's; 0 with --device cpu and --engine echo"),
     flag("--num-cpus", type=click.FloatRange(min=0), default=1.0, metavar="N", help="Of a task."),
     flag("--max-retries", type=click.IntRange(min=-1), default=20, metavar="N",
          help="Restarts of a task whose worker died; -1: for ever."),
@@ -68,7 +68,8 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
         ctx.exit(_finished(spec, as_json=flags["as_json"]))
     gpus = flags["num_gpus"]
     if gpus is None:
-        gpus = 0.0 if spec.engine == "echo" or spec.device == "cpu" else 1.0
+        on_cpu = spec.engine == "echo" or spec.device == "cpu"
+        gpus = 0.0 if on_cpu else float(spec.tensor_parallel)
     asked = RayOptions(
         flags["shards"], flags["ray_address"], gpus, flags["num_cpus"], flags["max_retries"]
     )

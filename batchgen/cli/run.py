@@ -131,7 +131,7 @@ def job_spec(flags: dict[str, Any]) -> JobSpec:
     given = {name: flags[name] for name in _SAMPLING if flags[name] not in (None, ())}
     if flags["score"]:
         given |= scoring(given)
-    flags = flags | {"device": own_device(flags["device"], os.environ)}
+    flags = flags | {"device": own_device(flags["device"], os.environ, flags["tensor_parallel"])}
     return JobSpec(
         input=InputSpec(**{name: flags[name] for name in input_names}),
         sampling=given,

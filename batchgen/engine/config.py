@@ -30,6 +30,8 @@ class EngineConfig:
 
     model: Path
     device: str = "auto"
+    tensor_parallel: int = 1
+    """Devices that one model is split over, from `device` on; a process each."""
     dtype: str = "auto"
     eos_token_ids: tuple[int, ...] = ()
     """Every id that ends a sequence, found by the job (`model_files`): not the loader's guess."""

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from batchgen.causes import first_line
 from batchgen.engine.cache_size import decide_num_blocks
 from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
 from batchgen.engine.engine import LLMEngine
-from batchgen.engine.execution.step_runner import EagerRunner, ServedModel, StepRunner
+from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.failures import is_out_of_memory
 from batchgen.engine.loader import load_model
 from batchgen.engine.memory import device_name
 from batchgen.engine.model.load_failures import no_memory
 from batchgen.engine.model.model import Model
+from batchgen.engine.parallel.group import Group
+from batchgen.engine.runners import ResolvedConfig, make_runner
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.weights import Weights
@@ -25,14 +30,16 @@ from batchgen.errors import UsageError
 from batchgen.startup.folders import prepare_compilers
 
 __all__ = [
-    "ResolvedConfig",
     "build_engine",
     "load_engine",
+    "load_follower",
+    "load_over",
     "load_served",
     "resolve",
     "say_of_model",
 ]
 
+T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 _CPU_BLOCK_SIZE = 16
@@ -46,20 +53,6 @@ _RIDGE_TOKENS = 256
 """For so many tokens a Hopper GPU multiplies as long as it reads 16-bit weights."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ResolvedConfig:
-    """An EngineConfig without a None; `depth` is the number of steps in flight."""
-
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_num_mixed_tokens: int | None
-    max_model_len: int
-    block_size: int
-    num_blocks: int
-    reorder_window: int
-    depth: int
-
-
 def load_engine(config: EngineConfig) -> LLMEngine:
     """Load, prove and size; raises ModelRefusedError or UsageError before any row is touched."""
     return load_served(config)[1]
@@ -68,24 +61,40 @@ def load_engine(config: EngineConfig) -> LLMEngine:
 def load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
     """As `load_engine`, with the model beside its engine."""
     try:
-        return _load_served(config)
+        if config.tensor_parallel > 1:
+            from batchgen.engine.tensor_parallel import load_parallel
+
+            return load_parallel(config)
+        return load_over(config)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         raise no_memory(config.model, error) from error
 
 
-def _load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
+def load_over(
+    config: EngineConfig, group: Group | None = None, make: type[LLMEngine] = LLMEngine
+) -> tuple[Model, LLMEngine]:
+    """A model on one device, or the leader's part of it, and its engine."""
+    model, config = _load(config, group)
+    return model, _compiled(model, config, partial(build_engine, make=make))
+
+
+def load_follower(config: EngineConfig, group: Group) -> Any:
+    """Another rank's part: what runs the leader's steps, by `follow`."""
+    model, config = _load(config, group)
+    return _compiled(model, config, _build_follower)
+
+
+def _load(config: EngineConfig, group: Group | None) -> tuple[Model, EngineConfig]:
     if config.device != "cpu":
         prepare_compilers()
     if config.chooses_adapters and not config.enforce_eager:
         _logger.info("no graphs and no compiled layers: rows choose among adapters")
         config = dataclasses.replace(config, enforce_eager=True)
-    model = load_model(config)
+    model = load_model(config, group)
     say_of_model(model, config)
-    if model.device.type == "cuda" and not config.enforce_eager:
-        return model, _compiled_engine(model, config)
-    return model, build_engine(model, config)
+    return model, config
 
 
 def say_of_model(model: Model, config: EngineConfig) -> None:
@@ -97,27 +106,56 @@ def say_of_model(model: Model, config: EngineConfig) -> None:
         _logger.log(logging.INFO if config.max_model_len else logging.WARNING, "%s", caution)
 
 
-def _compiled_engine(model: Model, config: EngineConfig) -> LLMEngine:
-    """With compiled layers; with the layers as they are, if they do not compile."""
+def _compiled(model: Model, config: EngineConfig, build: Callable[[Model, EngineConfig], T]) -> T:
+    """On a GPU with compiled layers; with the layers as they are, if they do not compile."""
+    if model.device.type != "cuda" or config.enforce_eager:
+        return build(model, config)
     from torch._dynamo.exc import TorchDynamoException
 
     from batchgen.engine.cuda.compiled import compile_layers, uncompile_layers
 
     _decide("compiled layers", compile_layers(model), "fewer, larger kernels")
     try:
-        return build_engine(model, config)  # measures a step, which compiles
+        return build(model, config)  # measures a step, which compiles
     except TorchDynamoException as error:
         reason = first_line(error)
     _logger.warning("layers run as they are: compiling them failed: %s", reason)
     uncompile_layers(model)
-    return build_engine(model, config)
+    return build(model, config)
 
 
-def build_engine(model: ServedModel, config: EngineConfig) -> LLMEngine:
+def build_engine(
+    model: ServedModel, config: EngineConfig, make: type[LLMEngine] = LLMEngine
+) -> LLMEngine:
     """An engine over a loaded model."""
     resolved = resolve(model, config)
     model.allocate_cache(resolved.num_blocks, resolved.block_size)
-    scheduler = Scheduler(
+    scheduler = _scheduler(model, config, resolved)
+    return make(
+        scheduler,
+        make_runner(model, config, resolved, scheduler.num_slots),
+        max_model_len=resolved.max_model_len,
+        vocab_size=getattr(model, "input_vocab_size", None) or model.vocab_size,
+        eos_token_ids=config.eos_token_ids,
+        depth=resolved.depth,
+        device=_name_of_devices(model),
+        fold=config.fold,
+    )
+
+
+def _build_follower(model: Model, config: EngineConfig) -> Any:
+    resolved = resolve(model, config)
+    model.allocate_cache(resolved.num_blocks, resolved.block_size)
+    return make_runner(model, config, resolved, _scheduler(model, config, resolved).num_slots)
+
+
+def _name_of_devices(model: ServedModel) -> str:
+    name, group = device_name(model.device), getattr(model, "group", None)
+    return name if group is None else f"{group.size} x {name}"
+
+
+def _scheduler(model: ServedModel, config: EngineConfig, resolved: ResolvedConfig) -> Scheduler:
+    return Scheduler(
         BlockManager(resolved.num_blocks, resolved.block_size),
         resolved.max_num_seqs,
         resolved.max_num_batched_tokens,
@@ -126,36 +164,6 @@ def build_engine(model: ServedModel, config: EngineConfig) -> LLMEngine:
         max_num_mixed_tokens=resolved.max_num_mixed_tokens,
         prefix_caching=config.enable_prefix_caching,
         max_num_scored=max(1, _MOST_LOGITS // model.vocab_size),
-    )
-    runner = _make_runner(model, config, resolved, scheduler.num_slots)
-    return LLMEngine(
-        scheduler,
-        runner,
-        max_model_len=resolved.max_model_len,
-        vocab_size=getattr(model, "input_vocab_size", None) or model.vocab_size,
-        eos_token_ids=config.eos_token_ids,
-        depth=resolved.depth,
-        device=device_name(model.device),
-        fold=config.fold,
-    )
-
-
-def _make_runner(
-    model: ServedModel, config: EngineConfig, resolved: ResolvedConfig, num_slots: int
-) -> StepRunner:
-    max_model_len, block_size = resolved.max_model_len, resolved.block_size
-    if model.device.type != "cuda" or config.enforce_eager:
-        return EagerRunner(model, num_slots, max_model_len, block_size)
-    from batchgen.engine.cuda.graph_runner import GraphRunner
-
-    return GraphRunner(
-        model,
-        num_slots=num_slots,
-        max_num_seqs=resolved.max_num_seqs,
-        max_num_tokens=resolved.max_num_batched_tokens,
-        max_model_len=max_model_len,
-        block_size=block_size,
-        share_reads=config.share_reads,
     )
 
 
@@ -188,6 +196,9 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
         # finds. On a GPU the sequences' own share is many times that.
         num_remembered=reorder_window if config.enable_prefix_caching and not on_gpu else 0,
     )
+    group: Group | None = getattr(model, "group", None)
+    if group is not None:
+        num_blocks = group.smallest(num_blocks)
     max_model_len = min(longest, num_blocks * block_size)
     if max_model_len < longest:
         _decide("max_model_len", max_model_len, "what the KV cache holds")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from batchgen.errors import BatchgenError
+
 __all__ = ["is_fatal", "is_out_of_memory", "without_frames"]
 
 _MEMORY = (
@@ -24,7 +26,9 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_fatal(error: Exception) -> bool:
-    """Whether the device is lost to this process: every later call fails too."""
+    """Whether the device, or another that shares the model, is lost: every later call fails too."""
+    if isinstance(error, BatchgenError):
+        return True
     if is_out_of_memory(error):
         return False
     return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)

@@ -31,14 +31,24 @@ from batchgen.engine.model.limits import find_limits
 from batchgen.engine.model.load_failures import load_failure
 from batchgen.engine.model.model import Model, bind_model
 from batchgen.engine.model.placement import place
-from batchgen.engine.model.proof import check_copies, confirm, is_quantized, own_logits, prove
+from batchgen.engine.model.proof import (
+    check_copies,
+    check_same,
+    confirm,
+    is_quantized,
+    own_logits,
+    prove,
+)
 from batchgen.engine.model.quantized import Quantized
+from batchgen.engine.parallel.group import Group
+from batchgen.engine.parallel.split_model import make_local
+from batchgen.engine.parallel.splitting import check_config, check_devices, check_plan
 from batchgen.engine.weights import weigh
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.startup import timeline
 from batchgen.startup.kernels import wait_for_kernels
 
-__all__ = ["load_model", "load_model_from", "resolve_device", "resolve_dtype"]
+__all__ = ["check_splitting", "load_model", "load_model_from", "resolve_device", "resolve_dtype"]
 
 DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -47,15 +57,16 @@ DTYPES = {
 }
 
 
-def load_model(config: EngineConfig) -> Model:
-    """Load and prove the model. Raises ModelRefusedError before any row is touched."""
+def load_model(config: EngineConfig, group: Group | None = None) -> Model:
+    """Load and prove the model, or this rank's part of it. Raises ModelRefusedError before any row
+    is touched."""
     device = resolve_device(config.device)
     _check_quantization(config, device)
     check_kv_cache_dtype(config, device)
     with timeline.span("weights"):
         module, quantized = _load_module(config, device)
         kept = quantized is not None and not quantized.is_dense
-        module = module if kept else place(module, device)
+        module = module if kept or group is not None else place(module, device)
     with timeline.span("adapters"):
         adapters = _attach(module, config)
     with quietly() if kept else nullcontext():
@@ -64,6 +75,7 @@ def load_model(config: EngineConfig) -> Model:
             select_backend(device, config.attention_backend),
             max_model_len=config.max_model_len,
             optimize=_optimizer(config, device),
+            group=group,
             confirmed=config.quantization is None,
             rounded_cache=config.kv_cache_dtype != "auto",
         )
@@ -95,11 +107,13 @@ def load_model_from(
     optimize: Callable[[Any], object] | None = None,
     confirmed: bool = True,
     rounded_cache: bool = False,
+    group: Group | None = None,
 ) -> Model:
     """Discover, prove and bind a loaded causal LM, on the device where it lies.
 
     `optimize` swaps parts of the proven module for faster ones; `confirmed`: the whole is compared
-    once more after it. `rounded_cache`: keys and values in float8, once all is proven.
+    once more after it. `rounded_cache`: keys and values in float8, once all is proven. `group`:
+    transformers has split the module over these ranks.
     """
     module = module.eval().requires_grad_(False)
     model_type: str = module.config.model_type
@@ -108,6 +122,9 @@ def load_model_from(
     vocab_size: int = module.get_output_embeddings().weight.shape[0]
     input_vocab_size: int = module.get_input_embeddings().weight.shape[0]
     first = own_logits(module, vocab_size, copied=False) if is_quantized(module) else None
+    if group is not None:
+        with timeline.span("split"):
+            _make_local(module, vocab_size)
     with timeline.span("discover"):
         found = discover(module, model_type, vocab_size)
     limits = find_limits(module, found)
@@ -131,11 +148,27 @@ def load_model_from(
     if rounded_cache:
         with timeline.span("rounded cache"):
             round_cache(model)
+    model.group = group
     model.max_num_tokens = limits.max_num_tokens
     model.weights = weights
     model.input_vocab_size = input_vocab_size
     model.cautions += limits.notes
     return model
+
+
+def _make_local(module: Any, vocab_size: int) -> None:
+    """Take transformers' wrappers off, and compare: they are the word on how a model is split."""
+    before = own_logits(module, vocab_size, copied=False)
+    make_local(module)
+    check_same(module, own_logits(module, vocab_size), before, "split over several devices")
+
+
+def check_splitting(config: EngineConfig, device: torch.device) -> None:
+    """Raises UsageError or ModelRefusedError for what cannot be split over several devices."""
+    check_config(config)
+    check_devices(device, config.tensor_parallel)
+    own = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+    check_plan(own, config.tensor_parallel)
 
 
 def _check_quantization(config: EngineConfig, device: torch.device) -> None:
@@ -148,6 +181,8 @@ def _check_quantization(config: EngineConfig, device: torch.device) -> None:
 
 
 def _optimizer(config: EngineConfig, device: torch.device) -> Callable[[Any], object] | None:
+    if device.type == "cpu" and config.tensor_parallel > 1:
+        return None  # what is packed there knows of no other rank
     if device.type == "cpu":
         return lambda module: _optimize_for_cpu(module, config.quantization)
     if device.type == "cuda" and not config.enforce_eager:

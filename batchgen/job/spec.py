@@ -67,7 +67,7 @@ class JobSpec:
     devices: str | None = None
     """`0,1`, `cpu:0,cpu:1`, `all`: an engine process a device, rows given out from one queue."""
     tensor_parallel: int = 1
-    """GPUs that one model is split over; only 1 is served."""
+    """Devices that one model is split over, from `device` on."""
     dtype: str = "auto"
     engine: str = "auto"
     """`echo`: answers at once with the prompt's own tokens; for testing jobs."""
@@ -130,12 +130,7 @@ class JobSpec:
                 f"--out {self.out}: an object store gets one Parquet file, no other form",
                 "name it .parquet, without --rows-per-file; `batchgen export` converts it",
             )
-        if self.tensor_parallel != 1:
-            raise UsageError(
-                f"--tensor-parallel {self.tensor_parallel}: a model runs on one device yet",
-                "take a device that holds it, or --kv-cache-dtype fp8 or a quantised checkpoint; "
-                "--devices and --join run a whole model on each of several",
-            )
+        self._check_tensor_parallel()
         if self.devices is not None and self.device != "auto":
             raise UsageError("--device and --devices are both given", "leave one of them out")
         if self.deterministic and self.dtype not in ("auto", "float32"):
@@ -149,6 +144,18 @@ class JobSpec:
                 "--deterministic cannot hold",
                 "leave one of the two out",
             )
+
+    def _check_tensor_parallel(self) -> None:
+        """Raises UsageError for what does not go with a model on several devices."""
+        others = {
+            "--engine echo, which has no model": self.engine == "echo",
+            "--adapter: merge it into the model's folder (peft)": self.input.adapters,
+            f"--quantization {self.quantization}": self.quantization,
+        }
+        clash = next((what for what, given in others.items() if given), None)
+        if self.tensor_parallel > 1 and clash is not None:
+            text = f"--tensor-parallel {self.tensor_parallel} does not go with {clash}"
+            raise UsageError(text, "leave one of the two out")
 
     @property
     def form(self) -> Form:

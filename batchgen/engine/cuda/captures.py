@@ -9,15 +9,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchgen.engine.cuda.buckets import Bucket
 
-__all__ = ["Captures"]
+__all__ = ["DRAWN", "GREEDY", "MIXED", "Captures", "Choice"]
 
 _USES_OF_A_LARGER = 100
 _FLAT = 256
 """Up to so many tokens a decode step takes about as long with twice as many."""
+
+
+class Choice(NamedTuple):
+    """How a step's tokens are chosen; each has graphs of its own."""
+
+    kind: str
+    tables: tuple[bool, bool] = (False, False)
+    """Of `DeviceSampler`: those that a graph reads."""
+
+
+GREEDY = Choice("greedy")
+DRAWN = Choice("drawn")
+"""By temperature alone."""
+MIXED = "mixed"
+"""Any mix of rows: filters, penalties, masks, logprobs."""
 
 
 class Captures:

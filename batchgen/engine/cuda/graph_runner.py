@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from batchgen.causes import first_line
 from batchgen.engine.attention.interface import AttentionMetadata
 from batchgen.engine.cuda.buckets import Bucket, Buckets
-from batchgen.engine.cuda.captures import Captures
+from batchgen.engine.cuda.captures import DRAWN, GREEDY, MIXED, Captures, Choice
 from batchgen.engine.cuda.graph_inputs import Sections, StepPacker, section_lengths
 from batchgen.engine.cuda.host_syncs import WaitsForDeviceError, forbid_waiting
 from batchgen.engine.cuda.transfers import Transfer, make_transfer
@@ -42,21 +44,6 @@ logger = logging.getLogger(__name__)
 
 _RING = 3
 """Steps whose buffers are in use: one being packed, one running, one being collected."""
-
-
-class _Choice(NamedTuple):
-    """How a step's tokens are chosen; each has graphs of its own."""
-
-    kind: str
-    tables: tuple[bool, bool] = (False, False)
-    """Of `DeviceSampler`: those that a graph reads."""
-
-
-_GREEDY = _Choice("greedy")
-_DRAWN = _Choice("drawn")
-"""By temperature alone."""
-_MIXED = "mixed"
-"""Any mix of rows: filters, penalties, masks, logprobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +96,7 @@ class GraphRunner:
         self._ring = [make_transfer(size, seqs) for _ in range(_RING)]
         self._num_steps = 0
         self._captures = Captures()
-        self._waited: set[tuple[Bucket, _Choice]] = set()
+        self._waited: set[tuple[Bucket, Choice]] = set()
         self._pool = torch.cuda.graph_pool_handle()
         self._capture_stream = torch.cuda.Stream(device)
         self._may_capture = capture
@@ -117,8 +104,7 @@ class GraphRunner:
     @torch.inference_mode()
     def execute(self, step: ScheduledStep) -> _Launched:
         """Launch a step; nothing here waits for the device."""
-        transfer = self._ring[self._num_steps % _RING]
-        self._num_steps += 1
+        transfer = self._next_transfer()
         choice, draws = self._admit(step)
         bucket = self._buckets.find(step.total_tokens, len(step))
         shared = self._packer.plan_shared(step, self._sharing)
@@ -132,14 +118,18 @@ class GraphRunner:
             self._packer.pack_shared(shared, sections)
         if draws is not None:
             self._packer.pack_draws(step, draws, sections)
-        elif choice.kind == _MIXED:
+        elif choice.kind == MIXED:
             self._packer.pack_positions(step, sections)
+        places = scored_indices(step) if step.scored else None
+        self._announce(bucket, choice, more, places)
         size = sum(section_lengths(bucket, self._block_size))
         self._inputs[:size].copy_(transfer.inputs[:size], non_blocking=True)
-        scores = self._score(step, bucket, choice) if step.scored else None
-        if scores is None:
+        scores = None
+        if places is None:
             self._run(bucket, choice)
-        reported = self._sampler.report(step) if choice.kind == _MIXED else None
+        else:  # as many logits as there happen to be: it is no step to capture
+            scores = score(self._compute(bucket, choice, self._on_device(places)), step)
+        reported = self._sampler.report(step) if choice.kind == MIXED else None
         transfer.tokens[: len(step)].copy_(self._tokens[: len(step)], non_blocking=True)
         transfer.done.record()
         saved = 0 if shared is None else shared.saved
@@ -159,19 +149,19 @@ class GraphRunner:
             output.failures = {j: NAN_FAILURE for j, token in enumerate(tokens) if token < 0}
         return output
 
-    def _admit(self, step: ScheduledStep) -> tuple[_Choice, HostDraws | None]:
+    def _admit(self, step: ScheduledStep) -> tuple[Choice, HostDraws | None]:
         """Take over the sampling of new rows; how this step's tokens are chosen."""
         self._sampling.admit(step)
         self._sampler.admit(step)
         if self._sampling.is_plain(step):
-            return _GREEDY, None
+            return GREEDY, None
         draws = self._sampling.host_draws(step)
         if draws is not None:
-            return _DRAWN, draws
+            return DRAWN, draws
         self._sampler.prepare(step)
-        return _Choice(_MIXED, self._sampler.key), None
+        return Choice(MIXED, self._sampler.key), None
 
-    def _run(self, bucket: Bucket, choice: _Choice) -> None:
+    def _run(self, bucket: Bucket, choice: Choice) -> None:
         graph = self._captures.graphs.get((bucket, choice))
         if graph is None and self._may_capture and self._captures.is_due(bucket, choice):
             with timeline.span("capture"):
@@ -183,7 +173,7 @@ class GraphRunner:
         else:
             self._compute(bucket, choice)
 
-    def _rehearse(self, bucket: Bucket, choice: _Choice) -> None:
+    def _rehearse(self, bucket: Bucket, choice: Choice) -> None:
         """Run a step whose bucket may be captured when it comes again. One that waits for the
         device is run again as it is: nothing of a step counts before its end.
 
@@ -201,21 +191,30 @@ class GraphRunner:
             self._waited.add((bucket, choice))
             self._compute(bucket, choice)
 
-    def _score(self, step: ScheduledStep, bucket: Bucket, choice: _Choice) -> Scores:
-        """Run a step some of whose prompts are scored: their logits are as many as they happen to
-        be, so it is no step to capture."""
-        places = torch.from_numpy(scored_indices(step)).to(self._model.device)
-        return score(self._compute(bucket, choice, places), step)
+    def _next_transfer(self) -> Transfer:
+        self._num_steps += 1
+        return self._ring[self._num_steps % _RING]
+
+    def _on_device(self, places: npt.NDArray[np.int64]) -> torch.Tensor:
+        return torch.from_numpy(places).to(self._model.device)
+
+    def _announce(self, *order: Any) -> None:
+        """Other ranks are told here that a step comes (`ranks`)."""
+
+    def _share(self, x: torch.Tensor) -> torch.Tensor:
+        """Other ranks get it here."""
+        return x
 
     def _compute(
-        self, bucket: Bucket, choice: _Choice, scored: torch.Tensor | None = None
+        self, bucket: Bucket, choice: Choice, scored: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The whole step on the device: what is captured. Returns logits of the `scored` places."""
-        inputs = Sections.of(self._inputs, bucket, self._block_size)
+        size = sum(section_lengths(bucket, self._block_size))
+        inputs = Sections.of(self._share(self._inputs[:size]), bucket, self._block_size)
         self._table.view(-1).index_copy_(0, inputs.table_index.long(), inputs.table_value)
         ids = inputs.input_ids.long()
         # Decided on the device: the host packs this step before it knows what the last one sampled.
-        ids = torch.where(ids < 0, self._last_tokens[(-1 - ids).clamp_min(0)], ids)
+        ids = self._share(torch.where(ids < 0, self._last_tokens[(-1 - ids).clamp_min(0)], ids))
         places = inputs.logits_indices.long()
         logits = self._model.forward(
             ids,
@@ -229,12 +228,12 @@ class GraphRunner:
         return logits[len(places) :]
 
     def _choose(
-        self, logits: torch.Tensor, inputs: Sections, choice: _Choice
+        self, logits: torch.Tensor, inputs: Sections, choice: Choice
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens int64 [num_seqs], and whether each can be trusted."""
-        if choice.kind == _MIXED:
+        if choice.kind == MIXED:
             return self._sampler.choose(logits, inputs.token_slots, inputs.output_positions)
-        if choice is _GREEDY:
+        if choice is GREEDY:
             return greedy_tokens(logits)
         temperature = inputs.temperature.view(torch.float32)
         keys = inputs.keys.view(torch.int64)
@@ -255,7 +254,7 @@ class GraphRunner:
             shared=inputs.shared_reads() if bucket.shares else None,
         )
 
-    def _capture(self, bucket: Bucket, choice: _Choice) -> torch.cuda.CUDAGraph | None:
+    def _capture(self, bucket: Bucket, choice: Choice) -> torch.cuda.CUDAGraph | None:
         """Record the bucket's graph, not run by that; None where it cannot be."""
         try:
             graph = self._record(bucket, choice)
@@ -267,7 +266,7 @@ class GraphRunner:
         self._go_without(bucket, choice, failure)
         return None
 
-    def _record(self, bucket: Bucket, choice: _Choice) -> torch.cuda.CUDAGraph:
+    def _record(self, bucket: Bucket, choice: Choice) -> torch.cuda.CUDAGraph:
         """The bucket was run before, so everything is compiled and allocated."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._model.device)
@@ -279,7 +278,7 @@ class GraphRunner:
                 graph.capture_end()
         return graph
 
-    def _go_without(self, bucket: Bucket, choice: _Choice, failure: Exception) -> None:
+    def _go_without(self, bucket: Bucket, choice: Choice, failure: Exception) -> None:
         """A graph that memory has no room for is one bucket's loss: smaller ones may still fit."""
         said = first_line(failure)
         if not is_out_of_memory(failure):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["WaitsForDeviceError", "forbid_waiting"]
+__all__ = ["WaitsForDeviceError", "forbid_waiting", "notice_waiting"]
 
 _WORDS = "synchronizing CUDA operation"
 
@@ -30,6 +30,20 @@ def forbid_waiting() -> Iterator[None]:
         raise WaitsForDeviceError(str(error)) from error
     finally:
         _set(before)
+
+
+@contextlib.contextmanager
+def notice_waiting() -> Iterator[list[str]]:
+    """As `forbid_waiting`, but operators wait; after it the list says so."""
+    before, waits = torch.cuda.get_sync_debug_mode(), list[str]()
+    _set(1)
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            yield waits
+    finally:
+        _set(before)
+    waits += [str(one.message) for one in said if _WORDS in str(one.message)]
 
 
 def _set(mode: int) -> None:

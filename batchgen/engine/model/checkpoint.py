@@ -17,6 +17,7 @@ from batchgen.counts import counted
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.model.quantized import QUANTIZED_NAMES, Quantized, read_quantized
 from batchgen.engine.model.quiet import quiet_thread
+from batchgen.engine.parallel.splitting import split_arguments
 from batchgen.errors import ModelRefusedError
 
 __all__ = ["load_folder", "quietly"]
@@ -39,6 +40,15 @@ def load_folder(
     """
     path = config.model
     quantized = read_quantized(own.to_dict())
+    if config.tensor_parallel > 1:
+        if quantized is not None:
+            raise ModelRefusedError(
+                f"model {str(path)!r} has {quantized.method} weights, which are not split over "
+                "several devices",
+                "leave --tensor-parallel out, or name the weights that are not quantised",
+            )
+        with split_arguments(config.tensor_parallel, device) as more:
+            return _load(path, own, dtype, config, more), None
     if quantized is None:
         return _load(path, own, dtype, config, {}), None
     quantized.check(str(path), quantization=config.quantization, deterministic=config.deterministic)

@@ -13,6 +13,7 @@ from batchgen.engine.attention.interface import AttentionBackend, AttentionMetad
 from batchgen.engine.model.binding import AttentionCall, CallCursor, StepContext, bind
 from batchgen.engine.model.discovery import Discovery
 from batchgen.engine.model.limits import freeze_rope
+from batchgen.engine.parallel.group import Group
 from batchgen.engine.weights import Weights
 
 __all__ = ["Model", "bind_model"]
@@ -43,6 +44,8 @@ class Model:
     them and does not count."""
     input_vocab_size: int | None = None
     """Token ids that a prompt may hold, where the head answers for fewer; None = `vocab_size`."""
+    group: Group | None = None
+    """The ranks that share the model; its calls have this rank's heads."""
     adapters: Any = None
     """Told of each step before its forward, where rows choose among LoRA adapters."""
     weights: Weights | None = None

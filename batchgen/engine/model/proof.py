@@ -25,6 +25,7 @@ from batchgen.errors import ModelRefusedError
 __all__ = [
     "allowed_error",
     "check_copies",
+    "check_same",
     "compare",
     "confirm",
     "is_quantized",
@@ -90,11 +91,22 @@ def confirm(model: Model, expected: Sequence[torch.Tensor]) -> None:
 def check_copies(module: Any, copied: Sequence[torch.Tensor], own: Sequence[torch.Tensor]) -> None:
     """Raises ModelRefusedError unless copies of the module answer as it did before any was made:
     layers that keep weights outside their parameters may lose them."""
-    pairs = zip(copied, own, strict=True)
-    worst = max(float(_relative_error(one, other).max()) for one, other in pairs)
-    if not worst <= LOOSE:
+    if not _worst_error(copied, own) <= LOOSE:
         raise _refused(
             module.config.model_type, "its quantised layers answer differently after the first call"
+        )
+
+
+def check_same(
+    module: Any, logits: Sequence[torch.Tensor], own: Sequence[torch.Tensor], how: str
+) -> None:
+    """Raises ModelRefusedError unless a module that was changed answers as it did before."""
+    worst = _worst_error(logits, own)
+    if not worst <= allowed_error(module):
+        raise _refused(
+            module.config.model_type,
+            f"{how}, it answers otherwise than as transformers runs it so: the logits' relative "
+            f"error is {worst:.2g}",
         )
 
 
@@ -204,9 +216,13 @@ def _own_noise(module: nn.Module, vocab_size: int) -> float:
 
     jolted = clone_module(module)
     jolted.get_input_embeddings().register_forward_hook(jolt)
-    pairs = zip(own_logits(module, vocab_size), own_logits(jolted, vocab_size), strict=True)
-    noise = max(float(_relative_error(one, other).max()) for one, other in pairs)
+    noise = _worst_error(own_logits(module, vocab_size), own_logits(jolted, vocab_size))
     return min(noise, MAX_NOISE)
+
+
+def _worst_error(logits: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
+    pairs = zip(logits, wanted, strict=True)
+    return max(float(_relative_error(one, other).max()) for one, other in pairs)
 
 
 def _relative_error(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -21,8 +21,29 @@ class Device:
     core: int | None = None
 
 
-def parse_devices(text: str, environ: Mapping[str, str] = os.environ) -> list[Device]:
-    """`0,1` (GPUs), `cuda:0,cuda:1`, `cpu:0,cpu:1` (cores), `all` (GPUs). Raises UsageError."""
+def parse_devices(
+    text: str, environ: Mapping[str, str] = os.environ, *, each: int = 1
+) -> list[Device]:
+    """`0,1` (GPUs), `cuda:0,cuda:1`, `cpu:0,cpu:1` (cores), `all` (GPUs). Raises UsageError.
+
+    `each`: so many share a model; the first of each such group is returned.
+    """
+    devices = _all_named(text, environ)
+    if each == 1:
+        return devices
+    for start in range(0, len(devices), each):
+        names = [device.name for device in devices[start : start + each]]
+        kind, _, number = names[0].rpartition(":")
+        if kind != "cuda" or names != [f"cuda:{int(number) + i}" for i in range(each)]:
+            raise UsageError(
+                f"--devices: {', '.join(names)} are not {each} GPUs in a row, which share a model "
+                f"under --tensor-parallel {each}",
+                f"name the GPUs of each model together: {','.join(map(str, range(2 * each)))}",
+            )
+    return devices[::each]
+
+
+def _all_named(text: str, environ: Mapping[str, str]) -> list[Device]:
     if text.strip() == "all":
         gpus = num_gpus(environ)
         if not gpus:
@@ -54,11 +75,11 @@ def _device(text: str) -> Device:
     return Device(f"cpu:{number}", "cpu", int(number))
 
 
-def own_device(device: str, environ: Mapping[str, str] = os.environ) -> str:
+def own_device(device: str, environ: Mapping[str, str] = os.environ, each: int = 1) -> str:
     """The GPU of this rank under torchrun (LOCAL_RANK) or srun (SLURM_LOCALID), where `device`
-    names none and the rank sees more than its own."""
+    names none and the rank sees more than its own; the first one of `each` GPUs a rank."""
     rank = environ.get("LOCAL_RANK") or environ.get("SLURM_LOCALID")
     if device not in ("auto", "cuda") or rank is None or not rank.isdecimal():
         return device
     gpus = num_gpus(environ)
-    return f"cuda:{int(rank) % gpus}" if gpus > 1 else device
+    return f"cuda:{int(rank) * each % (gpus // each * each)}" if gpus > each else device

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import socket
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
+from batchgen.engine.children import ended_by, start_child
 from batchgen.engine.processes.devices import Device
 from batchgen.engine.processes.wire import Load, Loaded, Wire
 from batchgen.engine.request import EngineStats, Request
@@ -43,16 +41,8 @@ class EngineProcess:
         self._wire, self._process = self._start()
 
     def _start(self) -> tuple[Wire, subprocess.Popen[bytes]]:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # the command's own stdout is for its summary
-                env=_environment(self.device),
-            )
-        wire = Wire(Connection(ours.detach()))
+        connection, process = start_child(_MODULE, _environment(self.device))
+        wire = Wire(connection)
         with suppress(OSError):  # one that died at once is found by its socket
             wire.send(_on(self.device, self._load))
         return wire, process
@@ -97,7 +87,7 @@ class EngineProcess:
             self._process.kill()
             code = self._process.wait()
         self.connection.close()
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return ended_by(code)
 
 
 def _on(device: Device, load: Load) -> Load:

@@ -6,16 +6,14 @@ then. Signals of the terminal and the scheduler are its parent's to answer.
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
-import signal
 import sys
 import threading
 import time
-import warnings
 from multiprocessing.connection import Connection
 
+from batchgen.engine.processes.child import leave_signals_to_parent, portable, speak_as
 from batchgen.engine.processes.wire import (
     Abort,
     Add,
@@ -33,25 +31,20 @@ from batchgen.errors import RowError
 __all__ = ["main"]
 
 _REPORT_EVERY_S = 0.2
-_PARENTS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 def main(fd: int) -> None:
     """Load what the first message names, then serve until the parent closes or is gone."""
-    for name in _PARENTS:
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    leave_signals_to_parent()
     wire = Wire(Connection(fd))
     load: Load = wire.receive()
-    logging.basicConfig(format=f"batchgen: {load.name}: %(message)s", level=logging.ERROR)
-    logging.getLogger("batchgen").setLevel(load.log_level)
-    if load.log_level > logging.INFO and not sys.warnoptions:
-        warnings.simplefilter("ignore")  # as in the parent: all are of dependencies
+    speak_as(load.name, load.log_level)
     inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(wire, inbox), daemon=True).start()
     try:
         _Worker(_engine(load), wire, inbox).serve()
     except Exception as error:
-        wire.send(Failed(_portable(error)))
+        wire.send(Failed(portable(error)))
         sys.exit(1)
 
 
@@ -74,17 +67,6 @@ def _engine(load: Load) -> Engine:
     from batchgen.engine.factory import load_engine
 
     return load_engine(load.config)
-
-
-def _portable(error: Exception) -> Exception:
-    """As it is where it can be pickled and made again."""
-    import pickle
-
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 class _Worker:

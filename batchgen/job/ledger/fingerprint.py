@@ -44,6 +44,7 @@ def facts_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
         "model": model_name(spec, files),
         "revision": spec.revision,
         "device": spec.device,
+        **({"tensor_parallel": spec.tensor_parallel} if spec.tensor_parallel > 1 else {}),
         "limit": spec.input.limit,
         **({"adapters": list(spec.input.adapters)} if spec.input.adapters else {}),
         "versions": {"batchgen": __version__, "python": platform.python_version()}

@@ -76,7 +76,7 @@ def load_job_engine(spec: JobSpec, files: ModelFiles | None, *, apart: bool = Fa
     `apart`: in a process of its own in any case, as rows may kill it.
     """
     if spec.devices is not None:
-        return _load_fleet(spec, files, parse_devices(spec.devices))
+        return _load_fleet(spec, files, parse_devices(spec.devices, each=spec.tensor_parallel))
     if apart:
         return _load_fleet(spec, files, [Device(spec.device, spec.device)])
     if spec.engine == "echo":
@@ -106,6 +106,7 @@ def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
     return EngineConfig(
         model=files.path,
         device=spec.device,
+        tensor_parallel=spec.tensor_parallel,
         dtype=spec.numeric_dtype,
         eos_token_ids=files.eos_token_ids,
         max_num_seqs=spec.max_num_seqs,

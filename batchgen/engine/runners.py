@@ -1,0 +1,61 @@
+"""Which runner runs an engine's steps: eager or by graphs, on one device or on a rank of many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.execution.ranks import EagerFollower, EagerLeader
+from batchgen.engine.execution.step_runner import EagerRunner, ServedModel
+from batchgen.engine.parallel.group import Group
+
+__all__ = ["ResolvedConfig", "make_runner"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedConfig:
+    """An EngineConfig without a None; `depth` is the number of steps in flight."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_num_mixed_tokens: int | None
+    max_model_len: int
+    block_size: int
+    num_blocks: int
+    reorder_window: int
+    depth: int
+
+
+def make_runner(
+    model: ServedModel, config: EngineConfig, resolved: ResolvedConfig, num_slots: int
+) -> Any:
+    """A `StepRunner`; of a rank that does not lead, what follows the leader's."""
+    max_model_len, block_size = resolved.max_model_len, resolved.block_size
+    if model.device.type != "cuda" or config.enforce_eager:
+        sizes, group = (num_slots, max_model_len, block_size), getattr(model, "group", None)
+        if group is None:
+            return EagerRunner(model, *sizes)
+        return EagerLeader(model, group, *sizes) if group.leads else EagerFollower(model, group)
+    return _graph_runner(model)(
+        num_slots=num_slots,
+        max_num_seqs=resolved.max_num_seqs,
+        max_num_tokens=resolved.max_num_batched_tokens,
+        max_model_len=max_model_len,
+        block_size=block_size,
+        share_reads=config.share_reads,
+    )
+
+
+def _graph_runner(model: ServedModel) -> Callable[..., Any]:
+    """Imported where there is a GPU: triton comes with it."""
+    group: Group | None = getattr(model, "group", None)
+    if group is None:
+        from batchgen.engine.cuda.graph_runner import GraphRunner
+
+        return partial(GraphRunner, model)
+    from batchgen.engine.cuda.ranks import GraphFollower, GraphLeader
+
+    return partial(GraphLeader if group.leads else GraphFollower, model, group)

@@ -1,0 +1,36 @@
+"""Rank 1 of one model after the other, for `test_tensor_parallel`: torch is imported once.
+
+Reads (model folder, meeting place, EngineConfig) and then orders from its socket, None after each
+model, and ends where the socket does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from multiprocessing.connection import Connection
+
+
+def main(fd: int) -> None:
+    warnings.simplefilter("ignore")
+    connection = Connection(fd)
+    import torch
+
+    from batchgen.engine.parallel.followers import Start
+    from batchgen.engine.parallel.group import leave_group
+    from batchgen.engine.tensor_parallel import follow
+
+    connection.send("ready")
+    while True:
+        try:
+            start: Start = connection.recv()
+            follow(start, connection.recv)
+        except (EOFError, OSError):
+            os._exit(0)
+        leave_group()
+        torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
