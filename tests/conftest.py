@@ -6,10 +6,15 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+from s3_server import Proxy, s3_behind_proxy
 
 from batchgen.cli.process.threads import settle_waiting
+
+if TYPE_CHECKING:
+    from batchgen.job.stores.remote_path import RemotePath
 
 # Before torch is imported, here and in processes that tests start: on few cores the threads of a
 # tiny model's step wait for each other longer than they compute, and as long as they spin no other
@@ -69,3 +74,38 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Proxy]:
+    """One for all tests of this process."""
+    pytest.importorskip("obstore")
+    pytest.importorskip("moto")
+    with s3_behind_proxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3(s3_server: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The server without faults, for this test's environment."""
+    from batchgen.job.stores import clients, failures
+
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(clients, "RETRY_SECONDS", 20.0)
+    monkeypatch.setattr(failures, "_PAUSES_S", (0.01,) * 5)
+    clients._clients.clear()
+    s3_server.faults.clear()
+    s3_server.listings.clear()
+    s3_server.requests.clear()
+    yield s3_server
+    clients._clients.clear()
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest, s3: Proxy) -> RemotePath:
+    """A name of this test's own in the bucket."""
+    from batchgen.job.stores.places import place_of
+
+    found = place_of(f"s3://bucket/{abs(hash(request.node.nodeid)):x}")
+    return found  # type: ignore[return-value]

@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from echo_runs import CHANGING, begin, environment, prompts, write_rows
-from s3_server import KEYS, Fault, Proxy, s3_behind_proxy
+from s3_server import KEYS, Fault, Proxy
 
 from batchgen.cli.command import main
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, OutputHeldError
 from batchgen.job.storage.lock import OutputLock
-from batchgen.job.stores import clients, failures, uploads
-from batchgen.job.stores.places import place_of
+from batchgen.job.stores import clients, uploads
 from batchgen.job.stores.remote_path import RemotePath
 
 pytest.importorskip("obstore")
 pytest.importorskip("moto")
 ROWS = 600
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Proxy]:
-    with s3_behind_proxy() as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def s3(
-    server: Proxy, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[Proxy]:
-    """The server without faults, for this test's environment."""
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(clients, "RETRY_SECONDS", 20.0)
-    monkeypatch.setattr(failures, "_PAUSES_S", (0.01,) * 5)
-    clients._clients.clear()
-    server.faults.clear()
-    server.listings.clear()
-    server.requests.clear()
-    yield server
-    clients._clients.clear()
-
-
-@pytest.fixture
-def folder(request: pytest.FixtureRequest, s3: Proxy) -> RemotePath:
-    """A name of this test's own in the bucket."""
-    found = place_of(f"s3://bucket/{abs(hash(request.node.nodeid)):x}")
-    assert isinstance(found, RemotePath)
-    return found
 
 
 def put_rows(folder: RemotePath, count: int = ROWS, name: str = "in.jsonl") -> RemotePath:

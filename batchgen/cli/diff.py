@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+from batchgen.cli.flags import CONTEXT_SETTINGS, PLACE, flag
 from batchgen.counts import counted
+from batchgen.job.stores.places import Place
 
 if TYPE_CHECKING:
     from batchgen.job.verbs.compare import Comparison
 
 __all__ = ["diff"]
 
-_FILE = click.Path(path_type=Path)
+
 _SHOWN_CHARS = 72
 
 
 @click.command(context_settings=CONTEXT_SETTINGS)
-@click.argument("a", type=_FILE)
-@click.argument("b", type=_FILE)
+@click.argument("a", type=PLACE)
+@click.argument("b", type=PLACE)
 @flag("--on", default="index", help="Column that says which rows belong together: index or id.")
 @flag("--columns", help="Columns to compare, a,b. [default: all but times and run facts]")
 @flag("--show", type=click.IntRange(0), default=10, help="How many differences to print.")
 @flag("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def diff(
-    ctx: click.Context, a: Path, b: Path, on: str, columns: str | None, show: int, as_json: bool
+    ctx: click.Context, a: Place, b: Place, on: str, columns: str | None, show: int, as_json: bool
 ) -> None:
     """Compare two outputs row by row; exit 0 when they are equal, 1 when not.
 

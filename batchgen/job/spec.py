@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import UsageError
-from batchgen.job.form import DEFAULT_FORM, Form
+from batchgen.job.form import Form
 from batchgen.job.shard import Shard
 from batchgen.job.stores.places import Place
-from batchgen.job.stores.remote_path import RemotePath
 
 __all__ = ["OVERLONG", "InputSpec", "JobSpec", "SamplingDefaults"]
 
@@ -125,11 +124,7 @@ class JobSpec:
     allow_pickle: bool = False
 
     def __post_init__(self) -> None:
-        if self.form != DEFAULT_FORM and isinstance(self.out, RemotePath):
-            raise UsageError(
-                f"--out {self.out}: an object store gets one Parquet file, no other form",
-                "name it .parquet, without --rows-per-file; `batchgen export` converts it",
-            )
+        Form.of(self.out, self.format, self.rows_per_file)  # raises where they contradict
         self._check_tensor_parallel()
         if self.devices is not None and self.device != "auto":
             raise UsageError("--device and --devices are both given", "leave one of them out")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -56,8 +55,6 @@ def write_whole(
             layout.form.rows_per_file,
         )
     if layout.form.kind == "jsonl":
-        assert isinstance(layout.target, Path)
-        assert isinstance(layout.record, Path)
         job = manifest.job_id, manifest.total_rows
         write_json_lines(layout.target, layout.record, job, may_write, guard, look)
     report.duplicates_dropped = merge.duplicates
@@ -82,7 +79,7 @@ def complete(layout: Layout, manifest: Manifest, report: FinalReport, guard: Gua
     # between any two of these steps leaves either the parts or a manifest that knows the output.
     manifest.state, manifest.form = "complete", layout.form.to_dict()
     manifest.totals = report
-    manifest.output = output_identity(layout.target)
+    manifest.output = output_identity(layout.sign)
     manifest.write(layout.manifest, guard)
     discard_work(layout)
 

@@ -62,7 +62,7 @@ def decide(layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool) -> F
         if overwrite and not manifest.overwriting:
             return Found(None)
         return _unfinished(layout, manifest)
-    if overwrite or not layout.target.exists():
+    if overwrite or not layout.sign.exists():
         return Found(None)
     if manifest is None:
         return Found(_restored(layout, fingerprint), finished=True)
@@ -91,7 +91,7 @@ def check_folder(layout: Layout) -> None:
 def _nothing_to_lose(layout: Layout) -> bool:
     """No finished row, no saved token, no output: an earlier run was refused or stopped at once."""
     saved = any(path.match(SAVED_TOKENS) for path in layout.journals_and_tokens())
-    return not saved and not list_parts(layout.parts) and not layout.target.exists()
+    return not saved and not list_parts(layout.parts) and not layout.sign.exists()
 
 
 def discard_work(layout: Layout) -> None:
@@ -116,7 +116,7 @@ def _is_output_of(layout: Layout, manifest: Manifest) -> bool:
     if manifest.form:
         layout = replace(layout, form=Form(**manifest.form))
     with suppress(OSError):  # a folder that is no output
-        if manifest.output == output_identity(layout.target):
+        if manifest.output == output_identity(layout.sign):
             return True
     return written_rows(layout, manifest.job_id) == manifest.total_rows
 
@@ -135,7 +135,7 @@ def _check_form(layout: Layout, manifest: Manifest) -> None:
 
 def _restored(layout: Layout, fingerprint: Mapping[str, Any]) -> Manifest:
     """The manifest from the output's own footer, where somebody removed the checkpoint folder."""
-    manifest = None if layout.form.kind == "jsonl" else footer_manifest(layout.target)
+    manifest = None if layout.form.kind == "jsonl" else footer_manifest(layout.sign)
     if manifest is None or manifest.total_rows is None:
         raise _foreign(layout.out)
     manifest.form = layout.form.to_dict()
@@ -152,7 +152,7 @@ def _unfinished(layout: Layout, manifest: Manifest) -> Found:
 def check_target(layout: Layout, manifest: Manifest) -> int | None:
     """Raise FingerprintMismatchError where an output is there, while the job runs, that is neither
     its own nor one that it may replace. The rows of its own; None: it is not written yet."""
-    if not is_there(layout.target):
+    if not is_there(layout.sign):
         return None
     written = written_rows(layout, manifest.job_id)
     if written is not None:

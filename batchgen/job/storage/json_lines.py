@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,12 +15,13 @@ import pyarrow.parquet as pq
 
 from batchgen.job.form import compression_of
 from batchgen.job.stop_check import Look
-from batchgen.job.stores.files import AtomicFile, Guard, unwritable, write_atomic
-from batchgen.job.stores.places import Place
+from batchgen.job.stores.files import Guard, atomic_file, unwritable, write_atomic
+from batchgen.job.stores.places import Place, arrow_source, opened
 
 __all__ = ["json_line", "plain", "rendered_rows", "write_json_lines"]
 
 _BATCH_ROWS = 1024
+_BLOCK_BYTES = 8 << 20
 _RENDERED = "rendered.json"
 
 
@@ -43,13 +43,13 @@ def plain(value: Any) -> Any:
 
 
 def write_json_lines(
-    out: Path, record: Path, job: tuple[str, int], may_write: Guard, guard: Guard, look: Look
+    out: Place, record: Place, job: tuple[str, int], may_write: Guard, guard: Guard, look: Look
 ) -> None:
     """Write the rows of `record` as `out`. `job`: its id, and how many input rows it has;
     `may_write` looks at what has the name before it is replaced."""
-    with AtomicFile(out, "final") as file, unwritable("the output", out):
+    with atomic_file(out, "final") as file, unwritable("the output", out):
         with pa.output_stream(str(file.temporary), compression=compression_of(out)) as stream:
-            for batch in pq.ParquetFile(record).iter_batches(_BATCH_ROWS):
+            for batch in pq.ParquetFile(arrow_source(record)).iter_batches(_BATCH_ROWS):
                 look()
                 lines = [json_line(row) + "\n" for row in batch.to_pylist()]
                 stream.write("".join(lines).encode("utf-8", "replace"))
@@ -62,8 +62,6 @@ def write_json_lines(
 
 def rendered_rows(out: Place, record: Place, job_id: str) -> int | None:
     """Input rows of the lines at `out`; None where that job did not write them, or not these."""
-    if not isinstance(out, Path) or not isinstance(record, Path):
-        return None  # JobSpec refuses lines of JSON in an object store
     made = next((made for made in _made(record) if made["job_id"] == job_id), None)
     if made is None or not out.is_file():
         return None
@@ -73,7 +71,7 @@ def rendered_rows(out: Place, record: Place, job_id: str) -> int | None:
     return rows
 
 
-def _made(record: Path) -> list[dict[str, Any]]:
+def _made(record: Place) -> list[dict[str, Any]]:
     """The last file that was made, and the one before: it stands until a rename is through."""
     try:
         made: list[dict[str, Any]] = json.loads(record.with_name(_RENDERED).read_bytes())
@@ -82,7 +80,9 @@ def _made(record: Path) -> list[dict[str, Any]]:
     return [one for one in made if {"job_id", "rows", "size", "sha256"} <= one.keys()]
 
 
-def _content(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"size": path.stat().st_size, "sha256": digest}
+def _content(path: Place) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with opened(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}

@@ -17,11 +17,14 @@ from pathlib import Path
 from batchgen.job.form import DEFAULT_FORM, Form
 from batchgen.job.shard import Shard
 from batchgen.job.stores.places import Place, names_in
+from batchgen.job.stores.remote_path import RemotePath
 
-__all__ = ["JOURNALS", "SAVED_TOKENS", "Layout", "folder_of"]
+__all__ = ["FOLDER_MANIFEST", "JOURNALS", "SAVED_TOKENS", "Layout", "folder_of"]
 
 JOURNALS = "begun-*.log"
 SAVED_TOKENS = "inflight-*.json"
+FOLDER_MANIFEST = "_manifest.json"
+"""In an output that is a folder: the job, and the files with their rows."""
 
 
 def folder_of(out: Place, given: Place | None = None) -> Place:
@@ -42,6 +45,12 @@ class Layout:
     def target(self) -> Place:
         """What is really written: `out`, links followed."""
         return Path(os.path.realpath(self.out)) if isinstance(self.out, Path) else self.out
+
+    @property
+    def sign(self) -> Place:
+        """What is there once the output is: the output; of a folder in a store its manifest."""
+        is_folder = self.form.is_folder and isinstance(self.out, RemotePath)
+        return self.target / FOLDER_MANIFEST if is_folder else self.target
 
     @property
     def record(self) -> Place:

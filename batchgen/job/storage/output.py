@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,10 @@ from batchgen.errors import BatchgenError, OutputUnwritableError, UsageError
 from batchgen.job.form import Form
 from batchgen.job.prefetch import prefetched
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
+from batchgen.job.storage.layout import FOLDER_MANIFEST
 from batchgen.job.storage.manifest import FinalReport
-from batchgen.job.storage.output_folder import FOLDER_MANIFEST, OutputFolder, output_files
+from batchgen.job.storage.output_folder import OutputFolder, output_files
+from batchgen.job.storage.output_objects import OutputObjects
 from batchgen.job.stores import faults
 from batchgen.job.stores.clients import SCHEMES
 from batchgen.job.stores.files import Guard, atomic_file, unwritable
@@ -96,7 +97,7 @@ class OutputCheck:
     def __init__(self, num_rows: int) -> None:
         self.report = FinalReport()
         self._missing: list[tuple[int, int]] = []
-        self._num_rows = num_rows
+        self.num_rows = num_rows
         self._last_index = -1
         self._last_sample = 0
 
@@ -114,11 +115,11 @@ class OutputCheck:
 
     def finish(self) -> FinalReport:
         """Totals, once every row has passed; MissingRowsError where rows lack."""
-        if self._last_index + 1 < self._num_rows:
-            self._missing.append((self._last_index + 1, self._num_rows - 1))
+        if self._last_index + 1 < self.num_rows:
+            self._missing.append((self._last_index + 1, self.num_rows - 1))
         if self._missing:
             count = sum(last - first + 1 for first, last in self._missing)
-            rows = counted(self._num_rows, "row")
+            rows = counted(self.num_rows, "row")
             raise MissingRowsError(
                 f"{count:,} of {rows} missing: {shown_ranges(self._missing)}",
                 "run the job again: it computes what is missing",
@@ -129,12 +130,12 @@ class OutputCheck:
         sample_before = np.concatenate([[self._last_sample], sample[:-1]])
         follows = (index > before) & (sample == 0)
         continues = (index == before) & (sample == sample_before + 1)
-        bad = np.flatnonzero(~(follows | continues) | (index >= self._num_rows))
+        bad = np.flatnonzero(~(follows | continues) | (index >= self.num_rows))
         if len(bad):
             place = int(bad[0])
             raise BatchgenError(
                 f"row {index[place]} sample {sample[place]} is out of place in the output, "
-                f"which should have {counted(self._num_rows, 'row')}",
+                f"which should have {counted(self.num_rows, 'row')}",
                 "the input is not the one that was read before, or this is a bug in batchgen; "
                 "the old output, if any, and all finished rows were kept",
             )
@@ -185,8 +186,7 @@ def _write_folder(
     guard: Guard,
     rows_per_file: int,
 ) -> FinalReport:
-    assert isinstance(out, Path), "JobSpec refuses a folder in an object store"
-    with OutputFolder(out, *made_of, rows_per_file) as folder:
+    with _folder(out, made_of, rows_per_file, check.num_rows, guard) as folder:
         with unwritable("the output", out):
             for table in _row_groups(prefetched(tables)):
                 check.add(table)
@@ -195,6 +195,18 @@ def _write_folder(
         report = check.finish()
         folder.commit(guard)
     return report
+
+
+def _folder(
+    out: Place,
+    made_of: tuple[pa.Schema, Mapping[str, str]],
+    rows_per_file: int,
+    num_rows: int,
+    guard: Guard,
+) -> OutputFolder:
+    if isinstance(out, RemotePath):
+        return OutputObjects(out, *made_of, rows_per_file, num_rows, guard)
+    return OutputFolder(out, *made_of, rows_per_file)
 
 
 def verified_totals(path: Place, num_rows: int) -> FinalReport:

@@ -24,21 +24,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
+from batchgen.job.storage.layout import FOLDER_MANIFEST
 from batchgen.job.stores import faults
 from batchgen.job.stores.files import Guard, fsync_folder, temporary_path, unwritable
 from batchgen.job.stores.places import Place
+from batchgen.job.stores.remote_path import RemotePath
 
-__all__ = ["FOLDER_MANIFEST", "OutputFolder", "output_files", "replace_folder"]
+__all__ = ["OutputFolder", "files_listed", "output_files", "replace_folder"]
 
-FOLDER_MANIFEST = "_manifest.json"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def output_files(out: Place) -> list[Place]:
-    """The Parquet files of an output in the order of their rows; an object is one file."""
-    if isinstance(out, Path) and out.is_dir():
-        return sorted(out.glob("part-*.parquet"))
-    return [out]
+    """The Parquet files of an output in the order of their rows."""
+    if isinstance(out, RemotePath):
+        return [out] if out.is_file() else files_listed(out) or [out]
+    return sorted(out.glob("part-*.parquet")) if out.is_dir() else [out]
+
+
+def files_listed(out: RemotePath) -> list[Place]:
+    """The files that the manifest of a folder in a store names; [] where there is none."""
+    try:
+        found = json.loads((out / FOLDER_MANIFEST).read_bytes())
+        return [out / file["name"] for file in found["files"]]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return []
 
 
 class OutputFolder:
@@ -85,9 +95,7 @@ class OutputFolder:
                 self._path(number).rename(path)
                 file["bytes"] = path.stat().st_size
                 _fsync(path)
-            manifest = {"version": 1, "rows_per_file": self._rows_per_file, "files": self._files}
-            manifest |= {name: json.loads(text) for name, text in self._metadata.items()}
-            (self._temporary / FOLDER_MANIFEST).write_text(json.dumps(manifest, indent=1))
+            (self._temporary / FOLDER_MANIFEST).write_text(self._manifest())
             _fsync(self._temporary / FOLDER_MANIFEST)
             fsync_folder(self._temporary)
         guard()
@@ -101,6 +109,11 @@ class OutputFolder:
         if self._writer is not None:
             self._writer.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _manifest(self) -> str:
+        manifest = {"version": 1, "rows_per_file": self._rows_per_file, "files": self._files}
+        manifest |= {name: json.loads(text) for name, text in self._metadata.items()}
+        return json.dumps(manifest, indent=1)
 
     def _pieces(self, table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
         numbers = table["index"].to_numpy() // self._rows_per_file

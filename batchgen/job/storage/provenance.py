@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 from batchgen.job.hf_features import huggingface_metadata
 from batchgen.job.schema import SCHEMA_VERSION
 from batchgen.job.storage.json_lines import rendered_rows
-from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.layout import FOLDER_MANIFEST, Layout
 from batchgen.job.storage.manifest import Manifest
-from batchgen.job.storage.output_folder import FOLDER_MANIFEST
 from batchgen.job.storage.parts import Part
 from batchgen.job.stores.places import Place, arrow_source
 from batchgen.job.stores.remote_path import RemotePath
@@ -39,7 +38,9 @@ def footer_manifest(path: Place) -> Manifest | None:
     """The job that wrote an output, as its footer tells; None where batchgen did not write it."""
     try:
         if isinstance(path, Path) and path.is_dir():
-            held = json.loads((path / FOLDER_MANIFEST).read_bytes())
+            path = path / FOLDER_MANIFEST
+        if path.name == FOLDER_MANIFEST:
+            held = json.loads(path.read_bytes())
             return Manifest.from_json(json.dumps(held[MANIFEST_KEY]))
         metadata = pq.read_metadata(arrow_source(path)).metadata or {}
         return Manifest.from_json(metadata[MANIFEST_KEY.encode()].decode())
@@ -51,7 +52,7 @@ def written_rows(layout: Layout, job_id: str) -> int | None:
     """Input rows of a finished output; None where that job did not write it."""
     if layout.form.kind == "jsonl":
         return rendered_rows(layout.target, layout.record, job_id)
-    manifest = footer_manifest(layout.target)
+    manifest = footer_manifest(layout.sign)
     return manifest.total_rows if manifest is not None and manifest.job_id == job_id else None
 
 

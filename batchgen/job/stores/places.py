@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from batchgen.errors import UsageError
 from batchgen.job.stores.clients import SCHEMES, require_extra
@@ -23,6 +24,7 @@ __all__ = [
     "arrow_source",
     "move",
     "names_in",
+    "opened",
     "place_of",
     "remove_all",
     "remove_trees",
@@ -76,6 +78,13 @@ def arrow_source(place: Place) -> Any:
     """What pyarrow reads it by; of an object only the ranges that are needed. Raises
     FileNotFoundError where an object is missing."""
     return place.open_ranges() if isinstance(place, RemotePath) else place
+
+
+def opened(place: Place) -> IO[bytes]:
+    """Its bytes from the beginning. Raises FileNotFoundError."""
+    if isinstance(place, RemotePath):
+        return io.BufferedReader(place.open_ranges(ahead=1))
+    return place.open("rb")
 
 
 def move(place: Place, folder: Place) -> None:

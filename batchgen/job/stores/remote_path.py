@@ -185,12 +185,14 @@ class RemotePath:
         found = ask(self, lambda: obstore.list(self.store, self.key or None).collect())
         return iter([RemotePath(self.root, meta["path"]) for meta in found])
 
-    def open_ranges(self, stat: ObjectStat | None = None) -> RangedFile:
+    def open_ranges(self, stat: ObjectStat | None = None, *, ahead: int = 0) -> RangedFile:
         """A file that asks for the ranges that are read, of one version. Raises FileNotFoundError;
         reading raises ChangedError once the object is another."""
         stat = stat or self.stat()
         return RangedFile(
-            lambda start, stop: self.read_range(start, stop, stat.version), stat.st_size
+            lambda start, stop: self.read_range(start, stop, stat.version),
+            stat.st_size,
+            ahead=ahead,
         )
 
     def read_range(self, start: int, stop: int, version: Version | None = None) -> bytes:

@@ -160,9 +160,13 @@ def _aborted(path: RemotePath) -> int:
     bucket = path.root.removeprefix("s3://")
     s3 = clients.s3_session().client("s3", endpoint_url=clients.endpoint() or None)
     listed = s3.list_multipart_uploads(Bucket=bucket, Prefix=path.key)
-    mine = [upload for upload in listed.get("Uploads", ()) if upload["Key"] == path.key]
+    mine = [
+        upload
+        for upload in listed.get("Uploads", ())
+        if upload["Key"] == path.key or upload["Key"].startswith(f"{path.key}/part-")
+    ]
     for upload in mine:
-        s3.abort_multipart_upload(Bucket=bucket, Key=path.key, UploadId=upload["UploadId"])
+        s3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
     return len(mine)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from batchgen.errors import UsageError
+from batchgen.job.stores.places import Place
 from batchgen.job.verbs.row_files import RowFile, open_rows
 
 __all__ = ["VOLATILE_COLUMNS", "Comparison", "Difference", "compare"]
@@ -74,7 +74,7 @@ class _Digests:
 
 
 def compare(
-    a: Path, b: Path, on: str = "index", columns: Sequence[str] = (), show: int = 10
+    a: Place, b: Place, on: str = "index", columns: Sequence[str] = (), show: int = 10
 ) -> Comparison:
     """Match rows by (`on`, sample) and compare `columns` (default: all but volatile ones).
 

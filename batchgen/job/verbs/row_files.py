@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
 from batchgen.job.form import Form, compression_of
 from batchgen.job.storage.output_folder import output_files
-from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.stores.places import Place, arrow_source, opened
 
 __all__ = ["JsonFile", "ParquetFiles", "RowFile", "open_rows"]
 
@@ -68,7 +67,7 @@ class ParquetFiles:
 class JsonFile:
     """Lines of JSON, read anew for each question."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self._path = path
         first = next(self._lines(), {})
         self.names = list(first)
@@ -91,7 +90,8 @@ class JsonFile:
         """Nothing is open between questions."""
 
     def _lines(self) -> Iterator[Row]:
-        with pa.input_stream(str(self._path), compression=compression_of(self._path)) as stream:
+        packed = compression_of(self._path)
+        with opened(self._path) as file, pa.input_stream(file, compression=packed) as stream:
             for number, line in enumerate(io.BufferedReader(stream), 1):
                 row = json.loads(line)
                 if not isinstance(row, dict):
@@ -108,7 +108,7 @@ def open_rows(path: Place) -> RowFile:
     """Raises InputUnreadableError where it is no such file."""
     is_json = Form.of(path).kind == "jsonl"
     try:
-        if isinstance(path, Path) and is_json:
+        if is_json:
             return JsonFile(path)
         return ParquetFiles(path)
     except (OSError, pa.ArrowException, ValueError) as error:
