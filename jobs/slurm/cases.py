@@ -68,6 +68,17 @@ def time_limit(cluster: Cluster) -> str:
     return f"requeued {shown['Restarts']} times, " + cluster.check("limit.parquet")
 
 
+def node_time_limit(cluster: Cluster) -> str:
+    """the time limit, of two processes that share a node and a job (`node.sbatch`)"""
+    options = ("--time=1", "--signal=USR1@20", "--ntasks=2", "--gres=gpu:2")
+    [job] = cluster.submit("node.sbatch", "node.parquet", 1, *options)
+    shown = cluster.wait(job, 600)
+    expect(shown, JobState="COMPLETED")
+    assert int(shown["Restarts"]) >= 1, "the limit was not met"
+    assert "stopped by SIGUSR1" in cluster.log(job)
+    return f"requeued {shown['Restarts']} times, " + cluster.check("node.parquet")
+
+
 def no_requeue(cluster: Cluster) -> str:
     """USR1 in a job that may not be requeued (--no-requeue)"""
     [job] = cluster.submit("run.sbatch", "never.parquet", 10, "--no-requeue")
@@ -170,8 +181,8 @@ def _stopped_thrice(cluster: Cluster, out: str) -> str:
 CASES: dict[str, Callable[[Cluster], str]] = {
     call.__name__: call
     for call in (
-        normal, requeue, scancel, term, time_limit, no_requeue, requeue_exit, job_requeue_0, array,
-        array_requeue, array_scancel, array_time_limit,
+        normal, requeue, scancel, term, time_limit, node_time_limit, no_requeue, requeue_exit,
+        job_requeue_0, array, array_requeue, array_scancel, array_time_limit,
     )
 }  # fmt: skip
 """In the order of the table."""

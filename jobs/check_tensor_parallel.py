@@ -1,0 +1,126 @@
+"""One model over several GPUs: the tokens of one GPU, at what rate, and what a killed rank costs.
+
+    python jobs/check_tensor_parallel.py MODEL [--size 2] [--rows 200] [--device cuda]
+
+Runs the same job on one device, over `--size` of them with graphs and without (--enforce-eager),
+and once more with a rank killed in the middle, continued by the same command. In float32 every
+output must be the same; in bfloat16 (--dtype bfloat16) sums round otherwise, and the share of equal
+rows is told. Exit code 1 where a promise is not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from child_processes import children
+
+TEXT = "the small fox reads a long letter about rain and then walks home"
+
+
+def main() -> int:
+    args = parse_args()
+    check = Check(args)
+    one = check.run("one")
+    over = {
+        "graphs": ["--tensor-parallel", str(args.size)],
+        "eager": ["--tensor-parallel", str(args.size), "--enforce-eager"],
+    }
+    for name, flags in over.items():
+        summary = check.run(name, *flags)
+        rate = summary["output_tokens_per_s"] / one["output_tokens_per_s"]
+        print(f"{name}: {summary['device']}, {summary['output_tokens_per_s']:.0f} tokens/s, "
+              f"{rate:.2f} of one device's, loaded in {summary['load_s']:.0f} s, captured in "
+              f"{summary['capture_s']:.1f} s, peak {summary['peak_memory_bytes'] / 2**30:.1f} GiB "
+              f"of {one['peak_memory_bytes'] / 2**30:.1f}", flush=True)  # fmt: skip
+    code, said = check.run_and_kill("killed", *over["graphs"])
+    print(f"a rank killed: exit code {code}, {said}")
+    resumed = check.run("killed", *over["graphs"])
+    print(f"the same command again: {resumed['reused']} rows kept, {resumed['computed']} computed")
+    kept = code == 1 and resumed["reused"] > 0
+    for name in (*over, "killed"):
+        share = check.equal_share("one", name)
+        print(f"{name}: {share:.1%} of rows equal to one device's")
+        kept = kept and (share == 1 or args.dtype != "float32")
+    return 0 if kept else 1
+
+
+class Check:
+    """One input and model; each run has a name."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._folder = Path(tempfile.mkdtemp(prefix="batchgen-tp-"))
+        draws = random.Random(0)
+        words = TEXT.split()
+        head = " ".join(draws.choices(words, k=100))
+        with (self._folder / "rows.jsonl").open("w") as file:
+            for number in range(args.rows):
+                text = " ".join(draws.choices(words, k=draws.randint(4, 300)))
+                row = {"prompt": f"{head} {text}" if number % 2 else text}
+                file.write(json.dumps(row | {"max_tokens": draws.randint(16, 200)}) + "\n")
+
+    def run(self, name: str, *flags: str) -> dict[str, Any]:
+        """The summary of a whole run."""
+        done = subprocess.run(self._command(name, *flags), stdout=subprocess.PIPE, check=True)
+        summary: dict[str, Any] = json.loads(done.stdout)
+        return summary
+
+    def run_and_kill(self, name: str, *flags: str) -> tuple[int, str]:
+        """Exit code and last words of a run whose rank 1 is killed once rows are finished."""
+        process = subprocess.Popen(
+            self._command(name, *flags),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        parts = self._folder / f"{name}.parquet.ckpt" / "parts"
+        while process.poll() is None and not list(parts.glob("*.parquet")):
+            time.sleep(0.1)
+        os.kill(children(process.pid, "processes.rank")[0], signal.SIGKILL)
+        said = process.communicate(timeout=180)[1].strip().splitlines()
+        return process.returncode, " / ".join(said[-2:])
+
+    def equal_share(self, one: str, other: str) -> float:
+        """Share of rows whose completions are the same."""
+        import pyarrow.parquet as pq
+
+        files = [self._folder / f"{name}.parquet" for name in (one, other)]
+        texts = [pq.read_table(file, columns=["completion"])[0].to_pylist() for file in files]
+        same = sum(a == b for a, b in zip(*texts, strict=True))
+        return same / len(texts[0])
+
+    def _command(self, name: str, *flags: str) -> list[str]:
+        args = self._args
+        return [
+            sys.executable, "-m", "batchgen", "run", "--in", str(self._folder / "rows.jsonl"),
+            "--out", str(self._folder / f"{name}.parquet"), "--model", args.model,
+            "--device", args.device, "--dtype", args.dtype, "--progress", "none",
+            "--checkpoint-every", "20", *flags,
+        ]  # fmt: skip
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--size", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", default="float32")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
