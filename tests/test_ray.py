@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from echo_runs import batchgen, batchgen_command, environment, prompts, stable, write_rows
 
+from batchgen.job.spec import InputSpec, JobSpec
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 with warnings.catch_warnings():
@@ -156,6 +158,34 @@ def test_a_drained_nodes_shards_go_on_elsewhere(job: Job) -> None:
     job.cluster.remove_node(node, allow_graceful=True)  # as its cloud does at the deadline
     told("node, drained (2 s) and gone", job.ends_whole(driver))
     job.cluster.nodes.append(add_node(job.cluster))
+
+
+def test_a_task_gets_the_gpus_that_its_model_needs(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPUs are claimed, not there: Ray gives them out all the same."""
+    from batchgen.cli.ray import gpus_of
+    from batchgen.cluster import ray_shards
+
+    def look(spec: JobSpec, folder: str, path: list[str]) -> ray_shards.ShardResult:
+        time.sleep(1)  # so that one worker does not do both
+        return ray_shards.ShardResult(
+            str(spec.shard), 0, message=os.environ["CUDA_VISIBLE_DEVICES"]
+        )
+
+    monkeypatch.setattr(ray_shards, "_run_shard", look)
+    node = cluster.add_node(
+        num_cpus=2, num_gpus=2, resources={"gpus": 1}, object_store_memory=MEMORY
+    )
+    seen = {}
+    for size, shards in ((1, 2), (2, 1)):
+        spec = JobSpec(InputSpec(("in.jsonl",)), tmp_path / "out.parquet", tensor_parallel=size)
+        options = ray_shards.RayOptions(shards, cluster.address, gpus_of(spec))
+        results = ray_shards.run_shards(spec, options, lambda text: None)
+        seen[size] = sorted(result.message for result in results)
+    cluster.remove_node(node)
+    assert seen == {1: ["0", "1"], 2: ["0,1"]}
+    told("none; a node with two GPUs", "a task sees one; both with `--tensor-parallel 2`")
 
 
 def test_no_cluster_is_a_usage_error(tmp_path: Path) -> None:

@@ -68,13 +68,18 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
         ctx.exit(_finished(spec, as_json=flags["as_json"]))
     gpus = flags["num_gpus"]
     if gpus is None:
-        on_cpu = spec.engine == "echo" or spec.device == "cpu"
-        gpus = 0.0 if on_cpu else float(spec.tensor_parallel)
+        gpus = gpus_of(spec)
     asked = RayOptions(
         flags["shards"], flags["ray_address"], gpus, flags["num_cpus"], flags["max_retries"]
     )
     results = run_shards(spec, asked, lambda text: _say(spec, text))
     ctx.exit(_failure(results) or _merged(spec))
+
+
+def gpus_of(spec: JobSpec) -> float:
+    """What a task needs where `--num-gpus` does not say: those that its model is split over."""
+    on_cpu = spec.engine == "echo" or spec.device == "cpu"
+    return 0.0 if on_cpu else float(spec.tensor_parallel)
 
 
 def _say(spec: JobSpec, text: str) -> None:
