@@ -70,9 +70,9 @@ def time_limit(cluster: Cluster) -> str:
 
 def node_time_limit(cluster: Cluster) -> str:
     """the time limit, of two processes that share a node and a job (`node.sbatch`)"""
-    options = ("--time=1", "--signal=USR1@20", "--ntasks=2", "--gres=gpu:2")
+    options = ("--time=2", "--signal=USR1@20", "--ntasks=2", "--gres=gpu:2")
     [job] = cluster.submit("node.sbatch", "node.parquet", 1, *options)
-    shown = cluster.wait(job, 600)
+    shown = cluster.wait(job, 900)
     expect(shown, JobState="COMPLETED")
     assert int(shown["Restarts"]) >= 1, "the limit was not met"
     assert "stopped by SIGUSR1" in cluster.log(job)
