@@ -11,10 +11,12 @@ The pieces need no agreement: where two splits meet, rows are keyed by their ind
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import replace
 
+from batchgen.counts import counted
 from batchgen.errors import OutputHeldError, UsageError
 from batchgen.job.flow.signals import Stop
 from batchgen.job.run.kept_engine import KeptEngine
@@ -30,6 +32,7 @@ from batchgen.job.verbs.merge_job import merge_output
 
 __all__ = ["run_joined"]
 
+_log = logging.getLogger(__name__)
 _POLL_S = 0.5
 _STOPPED = 75
 
@@ -78,8 +81,7 @@ class _Joined:
                 continue
             summary = self._tried(piece)
             if summary is not None and summary.exit_code == _STOPPED:
-                self._report(summary)
-                return summary
+                return self._stopped(summary)
         if self._last is not None:
             return self._merged()  # its totals: another one wrote the output
         return run_job(replace(self._spec, join=False), stop=self._stop, report=self._report)
@@ -98,6 +100,16 @@ class _Joined:
             return None
         self._prepare, self._last = None, summary
         self._computed += summary.computed
+        return summary
+
+    def _stopped(self, piece: Summary) -> Summary:
+        """Say why, and what this process did: its last piece's own numbers tell nobody anything."""
+        if not self._spec.quiet:
+            rows = counted(self._computed, "row was", "rows were")
+            text = f"stopped by {self._stop.reason}: {rows} computed here; run the same command "
+            _log.warning("%sagain to continue", text)
+        summary = piece.updated({"computed": self._computed, "shard": None})
+        self._report(summary)
         return summary
 
     def _is_complete(self) -> bool:
