@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from echo_runs import batchgen, batchgen_command, environment, prompts, stable, write_rows
 
+from batchgen.cli.main import cli
 from batchgen.job.spec import InputSpec, JobSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,7 +31,7 @@ with warnings.catch_warnings():
 
 ROWS, SHARDS = 160, 4
 MEMORY = 100 * 1024 * 1024
-SLOW = "slow:at=engine.step,seconds=0.05,rows=1"
+SLOW = "slow:at=engine.step,seconds=0.15,rows=1"
 ENDS_S = 150.0
 
 
@@ -81,8 +83,8 @@ class Job:
 
     def running(self) -> list[dict[str, Any]]:
         """Shards at work that have finished some rows."""
-        found = batchgen("status", self.out, "--json")
-        if found.returncode:
+        found = CliRunner().invoke(cli, ["status", str(self.out), "--json"])
+        if found.exit_code:
             return []
         shards = json.loads(found.stdout)["shards"]
         return [s for s in shards if s["state"] == "running" and s["rows_written"] > 2]
