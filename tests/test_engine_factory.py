@@ -8,7 +8,7 @@ import pytest
 import torch
 from fake_model import FakeModel
 
-from batchgen.engine import cache_size
+from batchgen.engine import cache_size, factory
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.factory import build_engine, resolve
 from batchgen.engine.request import Request, SamplingParams
@@ -82,13 +82,33 @@ def test_a_model_that_is_exact_up_to_a_row_length_gets_shorter_steps() -> None:
     ("billions", "chosen", "bound"), [(8, None, 512), (1, None, None), (8, 4096, None)]
 )
 def test_on_a_gpu_a_large_model_computes_prompts_beside_decode(
-    billions: int, chosen: int | None, bound: int | None
+    billions: int, chosen: int | None, bound: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(factory, "device_memory", lambda _device: 80 << 30)
     model = FakeModel()
     model.device = torch.device("cuda")
     model.weights = Weights(billions * 10**9, 0, 0)  # type: ignore[attr-defined]
     config = _config(num_blocks=99, max_num_batched_tokens=chosen)
     assert resolve(model, config).max_num_mixed_tokens == bound
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "chosen", "slots"),
+    [
+        (24, None, (256, 256)),
+        (48, None, (256, 512)),
+        (80, None, (256, 1024)),
+        (80, 300, (300, 300)),
+    ],
+)
+def test_a_gpu_with_memory_has_slots_to_add_where_they_pay(
+    gigabytes: int, chosen: int | None, slots: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factory, "device_memory", lambda _device: gigabytes << 30)
+    model = FakeModel()
+    model.device = torch.device("cuda")
+    resolved = resolve(model, _config(num_blocks=99, max_num_seqs=chosen))
+    assert (resolved.fewest_slots, resolved.max_num_seqs) == slots
 
 
 def test_a_built_engine_says_where_it_runs_and_runs() -> None:

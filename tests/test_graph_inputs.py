@@ -47,12 +47,21 @@ def test_a_short_job_captures_few_buckets_and_a_long_one_all() -> None:
     assert captures.bucket_for(Bucket(240, 240), "drawn") == Bucket(240, 240), (
         "graphs of another kind"
     )
-    assert captures.bucket_for(Bucket(100, 64), "greedy") == Bucket(100, 64), (
-        "a chunk is not padded so"
-    )
     captures.graphs[Bucket(1024, 1024), "greedy"] = object()
     assert captures.bucket_for(Bucket(896, 896), "greedy").num_seqs == 1024
     assert captures.bucket_for(Bucket(640, 640), "greedy").num_seqs == 640, "too much to compute"
+
+
+def test_steps_with_prompts_are_padded_a_little_until_they_prove_common() -> None:
+    captures = Captures()
+    captures.graphs[Bucket(640, 256), "greedy"] = object()
+    chunk = Bucket(512, 64)
+    assert captures.bucket_for(Bucket(320, 64), "greedy") == Bucket(320, 64), (
+        "half of it is padding"
+    )
+    assert captures.bucket_for(Bucket(512, 512), "greedy") == Bucket(512, 512), "no chunk"
+    used = [captures.bucket_for(chunk, "greedy") for _ in range(20)]
+    assert used == [Bucket(640, 256)] * 16 + [chunk] * 4
 
 
 @given(st.integers(1, 3000), st.integers(1, 700), st.data())

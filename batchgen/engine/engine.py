@@ -18,7 +18,7 @@ from batchgen.engine.bounds import StepClock
 from batchgen.engine.execution.step_runner import StepRunner
 from batchgen.engine.memory import peak_memory_bytes, release_memory
 from batchgen.engine.prefix.folding import Folding
-from batchgen.engine.prompt_check import check_prompt
+from batchgen.engine.prompt_check import with_checked_prompt
 from batchgen.engine.request import Completion, EngineStats, FinishReason, Request, Timings
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.scheduling.sequence import Sequence
@@ -86,7 +86,7 @@ class LLMEngine:
         """Queue a request. Raises RowError: prompt_too_long, empty_prompt, invalid_row."""
         if request.request_id in self._sequences or request.request_id in self._folding:
             raise ValueError(f"request {request.request_id} is not finished yet")
-        check_prompt(request.prompt_token_ids, self._max_model_len, self._vocab_size)
+        request = with_checked_prompt(request, self._max_model_len, self._vocab_size)
         now = time.monotonic()
         if self._folding.join(request, now):
             return
@@ -196,15 +196,14 @@ class LLMEngine:
         self._stats.shared_read_tokens += output.shared_read_tokens
         self._num_crashes_in_a_row = 0
         is_first = not self._stats.output_tokens
-        for j, row in enumerate(step.sampled):
-            sequence = step.sequences[row]
-            if not sequence.is_finished and j not in output.failures:
-                self._stats.output_tokens += not sequence.is_scored_alone
-                if not sequence.timings.first_token:
-                    sequence.timings.first_token = now
+        finished = self._scheduler.update(step, output)
+        self._stats.output_tokens += len(step.sampled) - step.num_ignored
+        for sequence in step.first:
+            if not sequence.timings.first_token and sequence.error_code is None:
+                sequence.timings.first_token = now
         if is_first and self._stats.output_tokens and timeline.mark(timeline.FIRST_TOKEN):
             _logger.info("start-up, in seconds: %s", timeline.text())
-        return self._scheduler.update(step, output)
+        return finished
 
     def _recover(self, step: ScheduledStep, error: Exception) -> list[Sequence]:
         """Run a failed step's rows again in halves, down to the row that is to blame.

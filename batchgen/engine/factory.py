@@ -18,13 +18,14 @@ from batchgen.engine.engine import LLMEngine
 from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.failures import is_out_of_memory
 from batchgen.engine.loader import load_model
-from batchgen.engine.memory import device_name
+from batchgen.engine.memory import device_memory, device_name
 from batchgen.engine.model.load_failures import no_memory
 from batchgen.engine.model.model import Model
 from batchgen.engine.parallel.group import Group
 from batchgen.engine.runners import ResolvedConfig, make_runner
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
+from batchgen.engine.scheduling.slots import Slots
 from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
 from batchgen.startup.folders import prepare_compilers
@@ -44,6 +45,10 @@ _logger = logging.getLogger(__name__)
 
 _CPU_BLOCK_SIZE = 16
 _WATERMARK = 0.01
+_GPU_SLOTS = 256
+_CPU_SLOTS = 64
+_STEP_BYTES = 8 << 30
+"""What an H200 reads in 2 ms: a small model's step apart from its keys, with the host's part."""
 _MOST_LOGITS = 64 << 20
 """Of a step's scored positions: 256 MiB in float32."""
 _REORDER_WINDOW = 1024
@@ -164,17 +169,15 @@ def _scheduler(model: ServedModel, config: EngineConfig, resolved: ResolvedConfi
         max_num_mixed_tokens=resolved.max_num_mixed_tokens,
         prefix_caching=config.enable_prefix_caching,
         max_num_scored=max(1, _MOST_LOGITS // model.vocab_size),
+        slots=Slots(resolved.fewest_slots, resolved.max_num_seqs, resolved.most_own_tokens),
     )
 
 
 def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
     """Decide what the config leaves open. Raises UsageError for what cannot be."""
     on_gpu = model.device.type == "cuda"
-    max_num_seqs = config.max_num_seqs or _decide(
-        "max_num_seqs",
-        256 if on_gpu else 64,
-        "keeps a GPU busy" if on_gpu else "a CPU gains little from more",
-    )
+    fewest = config.max_num_seqs or (_GPU_SLOTS if on_gpu else _CPU_SLOTS)
+    max_num_seqs = config.max_num_seqs or _most_slots(model, on_gpu)
     max_num_batched_tokens = _batched_tokens(model, config, max_num_seqs, on_gpu)
     block_size = config.block_size or _decide(
         "block_size",
@@ -204,14 +207,32 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
         _decide("max_model_len", max_model_len, "what the KV cache holds")
     return ResolvedConfig(
         max_num_seqs=max_num_seqs,
+        fewest_slots=fewest,
+        most_own_tokens=_most_own_tokens(model) if max_num_seqs > fewest else 0,
         max_num_batched_tokens=max_num_batched_tokens,
-        max_num_mixed_tokens=_mixed_tokens(model, config, max_num_seqs, on_gpu),
+        max_num_mixed_tokens=_mixed_tokens(model, config, fewest, on_gpu),
         max_model_len=max_model_len,
         block_size=block_size,
         num_blocks=num_blocks,
         reorder_window=reorder_window,
         depth=1 if on_gpu else 0,
     )
+
+
+def _most_slots(model: ServedModel, on_gpu: bool) -> int:
+    if not on_gpu:
+        return _decide("max_num_seqs", _CPU_SLOTS, "a CPU gains little from more")
+    memory = device_memory(model.device)
+    most = _GPU_SLOTS * (1 if memory < 32 << 30 else 2 if memory < 64 << 30 else 4)
+    reason = f"{_GPU_SLOTS} keep a GPU busy; more while rows have few keys of their own"
+    return _decide("max_num_seqs", most, reason)
+
+
+def _most_own_tokens(model: ServedModel) -> int:
+    """Keys and values that are read in the time that a step takes without them."""
+    weights: Weights | None = getattr(model, "weights", None)
+    read = _STEP_BYTES + (weights.num_bytes if weights else 0)
+    return read // max(1, model.bytes_per_block(1))
 
 
 def _batched_tokens(

@@ -8,7 +8,13 @@ import torch
 
 from batchgen.engine.resident import peak_resident_bytes
 
-__all__ = ["device_name", "peak_memory_bytes", "release_memory"]
+__all__ = ["device_memory", "device_name", "peak_memory_bytes", "release_memory"]
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory."""
+    total: int = torch.cuda.get_device_properties(device).total_memory
+    return total
 
 
 def device_name(device: torch.device) -> str:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from dataclasses import replace
+
+import numpy as np
 
 from batchgen.counts import counted
+from batchgen.engine.request import Request
 from batchgen.errors import ErrorCode, RowError
 
-__all__ = ["check_prompt"]
+__all__ = ["with_checked_prompt"]
 
 
-def check_prompt(prompt: Sequence[int], max_model_len: int, vocab_size: int) -> None:
-    """Raises RowError: empty_prompt, prompt_too_long, invalid_row."""
+def with_checked_prompt(request: Request, max_model_len: int, vocab_size: int) -> Request:
+    """The request, its prompt made int32 once for all who read it. Raises RowError: empty_prompt,
+    prompt_too_long, invalid_row."""
+    prompt = request.prompt_token_ids
     if not len(prompt):
         raise RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no tokens")
     if len(prompt) >= max_model_len:
@@ -20,9 +26,19 @@ def check_prompt(prompt: Sequence[int], max_model_len: int, vocab_size: int) -> 
             f"the prompt has {counted(len(prompt), 'token')}; prompt and output together "
             f"may have {max_model_len:,} (max_model_len): shorten it to {max_model_len - 1:,}",
         )
-    for token in (min(prompt), max(prompt)):
+    try:
+        tokens = prompt if isinstance(prompt, array) else array("i", prompt)
+    except OverflowError:
+        raise _outside(max(prompt, key=abs), vocab_size) from None
+    ids = np.frombuffer(tokens, dtype=np.int32)
+    for token in (int(ids.min()), int(ids.max())):
         if not 0 <= token < vocab_size:
-            raise RowError(
-                ErrorCode.INVALID_ROW,
-                f"token id {token} is outside the model's vocabulary of {vocab_size}",
-            )
+            raise _outside(token, vocab_size)
+    return replace(request, prompt_token_ids=tokens)
+
+
+def _outside(token: int, vocab_size: int) -> RowError:
+    return RowError(
+        ErrorCode.INVALID_ROW,
+        f"token id {token} is outside the model's vocabulary of {vocab_size}",
+    )

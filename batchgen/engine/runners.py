@@ -20,6 +20,10 @@ class ResolvedConfig:
     """An EngineConfig without a None; `depth` is the number of steps in flight."""
 
     max_num_seqs: int
+    fewest_slots: int
+    """So many sequences run always; more, up to `max_num_seqs`, where they pay."""
+    most_own_tokens: int
+    """Of the sequences that run beyond `fewest_slots`, together."""
     max_num_batched_tokens: int
     max_num_mixed_tokens: int | None
     max_model_len: int
@@ -46,6 +50,7 @@ def make_runner(
         max_model_len=max_model_len,
         block_size=block_size,
         share_reads=config.share_reads,
+        fine_buckets=resolved.max_num_mixed_tokens is not None,
     )
 
 

@@ -26,13 +26,16 @@ class Bucket(NamedTuple):
 
 
 class Buckets:
-    """Finer for decode steps, which are many; coarser for steps with prompt chunks."""
+    """Sizes of decode steps, which are many, and of steps with prompt chunks.
 
-    def __init__(self, max_num_tokens: int, max_num_seqs: int) -> None:
+    `fine`: a token costs much, since the model is large, so that padding does too.
+    """
+
+    def __init__(self, max_num_tokens: int, max_num_seqs: int, *, fine: bool = False) -> None:
         self._decode = _sizes(max_num_seqs, steps_per_octave=4)
         self._seqs = _sizes(max_num_seqs, steps_per_octave=1, first=64)
         most_tokens = max(max_num_tokens, self._seqs[-1] + 1)  # a mixed step has more tokens
-        self._tokens = _sizes(most_tokens, steps_per_octave=2, first=64)
+        self._tokens = _sizes(most_tokens, steps_per_octave=8 if fine else 4, first=64)
 
     def find(self, num_tokens: int, num_seqs: int) -> Bucket:
         """The smallest bucket with room for a step."""

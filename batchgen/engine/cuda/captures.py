@@ -16,6 +16,8 @@ from batchgen.engine.cuda.buckets import Bucket
 __all__ = ["DRAWN", "GREEDY", "MIXED", "Captures", "Choice"]
 
 _USES_OF_A_LARGER = 100
+_MIXED_USES_OF_A_LARGER = 16
+"""Every padded token of a step with prompts costs its products."""
 _FLAT = 256
 """Up to so many tokens a decode step takes about as long with twice as many."""
 
@@ -24,7 +26,7 @@ class Choice(NamedTuple):
     """How a step's tokens are chosen; each has graphs of its own."""
 
     kind: str
-    tables: tuple[bool, bool] = (False, False)
+    tables: tuple[bool, ...] = ()
     """Of `DeviceSampler`: those that a graph reads."""
 
 
@@ -52,16 +54,15 @@ class Captures:
         if key in self.graphs:
             return wanted
         self._uses[key] += 1
-        if not wanted.is_decode or self._uses[key] > _USES_OF_A_LARGER:
+        if self._uses[key] > (_USES_OF_A_LARGER if wanted.is_decode else _MIXED_USES_OF_A_LARGER):
             return wanted
-        most = max(wanted.num_seqs * 5 // 4, min(wanted.num_seqs * 2, _FLAT))
         # Only one that has a graph already: to capture it would cost as much as the right one.
         larger = (
             bucket
             for bucket, chosen in self.graphs
-            if (chosen, bucket.shares) == (choice, wanted.shares)
-            and bucket.is_decode
-            and wanted.num_seqs < bucket.num_seqs <= most
+            if (chosen, bucket.shares, bucket.is_decode)
+            == (choice, wanted.shares, wanted.is_decode)
+            and _stands_in(bucket, wanted)
         )
         return min(larger, default=wanted)
 
@@ -69,3 +70,12 @@ class Captures:
         """Whether a bucket that runs without a graph is to be captured now."""
         key = (bucket, choice)
         return key in self.rehearsed and key not in self.refused
+
+
+def _stands_in(larger: Bucket, wanted: Bucket) -> bool:
+    """Whether a step of the wanted size takes little longer in the larger bucket."""
+    if larger.num_seqs < wanted.num_seqs or larger.num_tokens <= wanted.num_tokens:
+        return False
+    if wanted.is_decode:
+        return larger.num_seqs <= max(wanted.num_seqs * 5 // 4, min(wanted.num_seqs * 2, _FLAT))
+    return larger.num_tokens <= wanted.num_tokens * 3 // 2

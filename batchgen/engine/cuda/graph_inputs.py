@@ -172,7 +172,7 @@ class StepPacker:
         sampled = np.array(step.sampled, dtype=np.int32)
         sampling = np.full(rows, self._trash_slot, dtype=np.int32)
         sampling[sampled] = slots[sampled]
-        _fill(sections.input_ids, self._input_ids(step), 0)
+        _fill(sections.input_ids, self._input_ids(step, slots, ends), 0)
         _fill(sections.positions, positions, 0)
         _fill(sections.slot_mapping, self._slot_mapping(token_slots, positions), -1)
         _fill(sections.cu_seqlens_q[:1], np.zeros(1, np.int32), 0)
@@ -207,17 +207,21 @@ class StepPacker:
         positions[step.sampled] = step.output_positions
         _fill(sections.output_positions, positions, 0)
 
-    def _input_ids(self, step: ScheduledStep) -> _Ints:
-        ids: list[int] = []
-        for sequence, start, count in zip(
-            step.sequences, step.starts, step.num_tokens, strict=True
-        ):
-            known = sequence.token_ids
-            if count == 1:
-                ids.append(known[start] if start < len(known) else -1 - sequence.slot)
-            else:  # a pending token is always scheduled alone
-                ids.extend(known[start : start + count])
-        return np.array(ids, dtype=np.int32)
+    @staticmethod
+    def _input_ids(step: ScheduledStep, slots: _Ints, ends: _Ints) -> _Ints:
+        """A row that is not known has one token, pending."""
+        ids = np.empty(step.total_tokens, dtype=np.int32)
+        ids[ends - 1] = -1 - slots
+        for row in step.known:
+            known, start, count = (
+                step.sequences[row].token_ids,
+                step.starts[row],
+                step.num_tokens[row],
+            )
+            if start < len(known):
+                end = int(ends[row])
+                ids[end - count : end] = known[start : start + count]
+        return ids
 
     def _slot_mapping(self, token_slots: _Ints, positions: _Ints) -> _Ints:
         blocks, offsets = np.divmod(positions, self._block_size)

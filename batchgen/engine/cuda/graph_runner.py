@@ -76,13 +76,14 @@ class GraphRunner:
         block_size: int,
         capture: bool = True,
         share_reads: bool = True,
+        fine_buckets: bool = False,
     ) -> None:
         device = model.device
         max_blocks = -(-max_model_len // block_size)
         self._model = model
         self._block_size = block_size
         self._max_model_len = max_model_len
-        self._buckets = Buckets(max_num_tokens, max_num_seqs)
+        self._buckets = Buckets(max_num_tokens, max_num_seqs, fine=fine_buckets)
         self._packer = StepPacker(num_slots, max_blocks, block_size)
         self._sampling = SamplingTable(num_slots, model.vocab_size, device)
         self._sharing = sharing_shape_of(model, block_size) if share_reads else None

@@ -106,7 +106,8 @@ class Folding:
 
 def _key(request: Request) -> Hashable:
     """Equal for requests that have the same answer."""
-    tokens = blake2b(array("i", request.prompt_token_ids).tobytes(), digest_size=16)
+    prompt = request.prompt_token_ids
+    tokens = blake2b(prompt if isinstance(prompt, array) else array("i", prompt), digest_size=16)
     tokens.update(b"|")
     tokens.update(array("i", request.output_token_ids).tobytes())
     params, targets = request.params, request.targets

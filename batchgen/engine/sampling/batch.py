@@ -257,7 +257,7 @@ class SamplingTable:
         rows: list[int] = []
         ids: list[int] = []
         for row in short.tolist():
-            stops = {t for t in sequences[row].stop_ids() if 0 <= t < self._vocab_size}
+            stops = {t for t in sequences[row].stop_ids if 0 <= t < self._vocab_size}
             rows += [row] * len(stops)
             ids += sorted(stops)
         return self._tensor(np.array(rows, np.int64)), self._tensor(np.array(ids, np.int64))

@@ -21,6 +21,8 @@ from batchgen.engine.sampling.filter_kernel import CANDIDATES, filter_kernel
 from batchgen.engine.sampling.rules import BegunWords, TokenRules, Words, is_bare, num_words
 from batchgen.engine.sampling.score_kernel import BLOCK, SUB, score_kernel
 from batchgen.engine.sampling.token_kernel import settle_kernel, token_kernel
+from batchgen.engine.sampling.wide_kernel import NUM_PASSES
+from batchgen.engine.sampling.wide_search import WideSearch
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
 
@@ -69,9 +71,11 @@ class DeviceSampler:
         self._scratch: _Scratch | None = None
 
     @property
-    def key(self) -> tuple[bool, bool]:
-        """What a captured step is bound to: whether there are counts, and biases."""
-        return self.tables.counts is not None, self.tables.bias is not None
+    def key(self) -> tuple[bool, ...]:
+        """What a captured step is bound to: whether there are counts, biases, and rows under top-p
+        or min-p alone."""
+        tables = self.tables
+        return tables.counts is not None, tables.bias is not None, tables.may_be_wide
 
     def admit(self, step: ScheduledStep) -> None:
         """Take over the sequences that a step admits."""
@@ -178,6 +182,7 @@ class _Scratch:
         self.part_ids = empty(rows, self.width, dtype=torch.int32)
         self.candidates = empty(rows, CANDIDATES)
         self.candidate_ids = empty(rows, CANDIDATES, dtype=torch.int32)
+        self.wide = WideSearch(rows, self.tiles, device)
         self.tokens = empty(rows, dtype=torch.int64)
         self.usable = empty(rows, dtype=torch.bool)
         self.logprobs = empty(rows)
@@ -211,15 +216,21 @@ class _Scratch:
         tiles = triton.next_power_of_2(self.tiles)
         token_kernel[(rows,)](
             logits, self.scores, slots, positions, records, floats, keys, self.best, self.where,
-            self.mass, self.tokens, self.usable, self.row_best, self.row_mass, vocab_size, stride,
-            self.tiles, TILES=tiles, BLOCK=BLOCK, num_warps=8,
+            self.mass, self.tokens, self.usable, self.row_best, self.row_mass, self.wide.count,
+            vocab_size, stride, self.tiles, TILES=tiles, BLOCK=BLOCK, num_warps=8,
         )  # fmt: skip
         filter_kernel[(rows,)](
             logits, self.scores, slots, positions, records, floats, doubles, keys, self.maxima,
             self.row_best, self.row_mass, self.part_ids, self.candidates, self.candidate_ids,
-            self.tokens, self.usable, vocab_size, stride, self.num_parts, PARTS=self.width,
-            SUB=SUB, CANDIDATES=CANDIDATES, WIDE=_WIDE, num_warps=8,
+            self.tokens, self.usable, self.wide.count, self.wide.rows, self.wide.bounds,
+            vocab_size, stride, self.num_parts, PARTS=self.width, SUB=SUB, CANDIDATES=CANDIDATES,
+            WIDE=_WIDE, BOUNDS=2 * NUM_PASSES, num_warps=8,
         )  # fmt: skip
+        if tables.may_be_wide:
+            self.wide.launch(
+                (logits, self.scores, slots, positions, records, floats, doubles, self.row_best,
+                 self.row_mass), keys, self.tokens, vocab_size, stride,
+            )  # fmt: skip
         settle_kernel[(rows,)](
             logits, slots, records, counts, self.tokens, self.usable, self.raw_best, self.raw_mass,
             self.raw_maxima, self.logprobs, self.top_ids, self.top_logprobs, vocab_size, stride,

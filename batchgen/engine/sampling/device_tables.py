@@ -34,6 +34,8 @@ class DeviceTables:
         self.stops = torch.zeros((self._size, width), dtype=torch.int32, device=device)
         self.counts: torch.Tensor | None = None  # int32: times sampled << 1 | was seen
         self.bias: torch.Tensor | None = None  # float32
+        self.may_be_wide = False
+        """Whether a row had top-p or min-p without a top-k: any number of tokens may be left."""
 
     def admit(self, sequences: Rows[Sequence]) -> None:
         """Write all that sampling these takes. Nothing waits for the device."""
@@ -44,7 +46,10 @@ class DeviceTables:
             )
             for s, words in zip(sequences, fixed, strict=True)
         ]
-        words = np.concatenate(records).view(np.int32).reshape(-1, 16)
+        table = np.concatenate(records)
+        filtered = (table["flags"] & device_params.FILTER) != 0
+        self.may_be_wide |= bool((filtered & (table["top_k"] == 0)).any())
+        words = table.view(np.int32).reshape(-1, 16)
         self.records.index_copy_(0, self._slots(sequences), self._send(words))
         self.write_masks(
             [s for s, w in zip(sequences, fixed, strict=True) if w is not None],
@@ -71,7 +76,7 @@ class DeviceTables:
     def _write_stops(self, sequences: Rows[Sequence]) -> None:
         if not sequences:
             return
-        words = [bits_of(s.stop_ids(), self._vocab_size) for s in sequences]
+        words = [bits_of(s.stop_ids, self._vocab_size) for s in sequences]
         self.stops.index_copy_(0, self._slots(sequences), self._send(np.stack(words)))
 
     def _write_bias(self, sequences: Rows[Sequence]) -> None:

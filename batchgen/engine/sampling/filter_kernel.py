@@ -5,8 +5,9 @@ a mass (top-p): found by halving between integers that order as floats do, witho
 equal scores at the border all are kept.
 
 The largest scores of a row lie in the parts with the largest maxima, so a few hundred parts, often
-fifty, are read instead of the vocabulary. Where they do not hold the floor (a flat distribution
-under top-p alone), whole rows are searched, eight pivots a pass.
+fifty, are read instead of the vocabulary. Where they do not hold the floor, whole rows are
+searched: under a large top-k here, eight pivots a pass; under top-p or min-p alone over a flat
+distribution by all programs together (`wide_kernel`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import triton.language as tl
 
 from batchgen.engine.sampling import device_params as flag
 from batchgen.engine.sampling.cuda_ops import uniform_draw
+from batchgen.engine.sampling.row_scores import draw_above, ordered, score_of
 
 __all__ = ["CANDIDATES", "filter_kernel"]
 
@@ -27,13 +29,6 @@ _LOG2E = tl.constexpr(1.4426950408889634)
 _TOUCHED = tl.constexpr(flag.COUNTS | flag.BIAS | flag.MASK)
 _FILTER = tl.constexpr(flag.FILTER)
 _LOW = tl.constexpr(-2147483648)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _ordered(z: tl.tensor) -> tl.tensor:
-    """int32 that order as float32 do; both zeros are one."""
-    bits = tl.where(z == 0, 0.0, z).to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -52,16 +47,6 @@ def _floor(keys: tl.tensor, weights: tl.tensor, wanted: tl.tensor, high: tl.tens
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _score(
-    logits: tl.tensor, scores: tl.tensor, ids: tl.tensor, there: tl.tensor, touched: tl.tensor
-) -> tl.tensor:
-    """A row's scores: logits where no processor touched it. One of the two loads is masked out."""
-    x = tl.load(logits + ids, mask=there & (touched == 0), other=float("-inf")).to(tl.float32)
-    y = tl.load(scores + ids, mask=there & (touched != 0), other=float("-inf"))
-    return tl.where(touched != 0, y, x)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
 def _wide_floor(
     logits: tl.tensor,
     scores: tl.tensor,
@@ -76,8 +61,8 @@ def _wide_floor(
 ) -> tl.tensor:
     """`_floor` over a whole row; keys below `floor` weigh nothing."""
     lane = tl.arange(0, 8)
-    low = (_ordered(top) * 0 + _LOW).to(tl.int64)
-    high = _ordered(top).to(tl.int64)
+    low = (ordered(top) * 0 + _LOW).to(tl.int64)
+    high = ordered(top).to(tl.int64)
     while high - low > 1:
         step = (high - low + 7) // 8
         pivots = tl.minimum(low + (lane + 1) * step, high)
@@ -85,8 +70,8 @@ def _wide_floor(
         sums = tl.zeros([WIDE, 8], tl.float32)
         for start in range(0, vocab_size, WIDE):
             ids = start + tl.arange(0, WIDE)
-            z = tl.div_rn(_score(logits, scores, ids, ids < vocab_size, touched), temperature)
-            keys = _ordered(z)
+            z = tl.div_rn(score_of(logits, scores, ids, ids < vocab_size, touched), temperature)
+            keys = ordered(z)
             weights = tl.where(counting != 0, 1.0, tl.exp2((z - top) * _LOG2E))
             weights = tl.where(keys >= floor, weights, 0.0)
             sums += tl.where(keys[:, None] > narrow[None, :], weights[:, None], 0.0)
@@ -115,6 +100,9 @@ def filter_kernel(
     candidate_ids: tl.tensor,
     tokens: tl.tensor,
     usable: tl.tensor,
+    num_wide: tl.tensor,
+    wide_rows: tl.tensor,
+    wide_bounds: tl.tensor,
     vocab_size: tl.tensor,
     stride: tl.tensor,
     num_parts: tl.tensor,
@@ -122,6 +110,7 @@ def filter_kernel(
     SUB: tl.constexpr,
     CANDIDATES: tl.constexpr,
     WIDE: tl.constexpr,
+    BOUNDS: tl.constexpr,
 ) -> None:
     """Overwrite the tokens of rows with a filter; others leave at once."""
     row = tl.program_id(0)
@@ -137,7 +126,7 @@ def filter_kernel(
         top_k = tl.load(words + slot * 16 + 9)
         top_p = tl.load(doubles + slot * 8)
         top = tl.div_rn(tl.load(row_best + row), temperature)
-        high = _ordered(top)
+        high = ordered(top)
         lowest = top + tl.load(floats + slot * 16 + 13)  # of min-p
 
         # a score that at least `rank` tokens reach
@@ -146,7 +135,7 @@ def filter_kernel(
         part_there = part < num_parts
         begin = maxima + row.to(tl.int64) * num_parts
         highest = tl.load(begin + part, mask=part_there, other=float("-inf"))
-        part_keys = _ordered(tl.div_rn(highest, temperature))
+        part_keys = ordered(tl.div_rn(highest, temperature))
         reached = _floor(part_keys, part_there.to(tl.float32), rank.to(tl.float32), high)
         chosen = part_there & (part_keys >= reached)
         num_chosen = tl.sum(chosen.to(tl.int32), 0)
@@ -164,8 +153,8 @@ def filter_kernel(
             known = place < num_chosen
             ids = tl.load(parts + place, mask=known, other=0) * SUB + lane % SUB
             inside = known & (ids < vocab_size)
-            z = tl.div_rn(_score(source, changed, ids, inside, touched), temperature)
-            keep = inside & (_ordered(z) >= reached)
+            z = tl.div_rn(score_of(source, changed, ids, inside, touched), temperature)
+            keep = inside & (ordered(z) >= reached)
             target = num_kept + tl.cumsum(keep.to(tl.int32), 0) - 1
             fits = keep & (target < CANDIDATES)
             tl.store(kept_scores + target, z, mask=fits)
@@ -176,7 +165,7 @@ def filter_kernel(
         count = tl.arange(0, CANDIDATES)
         held = count < num_kept
         z = tl.load(kept_scores + count, mask=held, other=float("-inf"))
-        keys = _ordered(z)
+        keys = ordered(z)
         weights = tl.where(held, tl.exp2((z - top) * _LOG2E), 0.0).to(tl.float64)
         floor = (num_kept * 0 + _LOW).to(tl.int32)
         complete = num_kept <= CANDIDATES
@@ -191,7 +180,7 @@ def filter_kernel(
             if complete:
                 inner = _floor(keys, weights, top_p * mass, high)
                 floor = tl.maximum(floor, inner)
-        floor = tl.maximum(floor, _ordered(lowest))
+        floor = tl.maximum(floor, ordered(lowest))
         complete = complete & (floor >= reached)
         uniform = uniform_draw(tl.load(draw_keys + slot * 8 + 3), position.to(tl.int64))
         token = tl.load(tokens + row)
@@ -201,34 +190,38 @@ def filter_kernel(
             last = tl.max(tl.where(shares > 0, count, 0), 0)
             index = tl.minimum(tl.min(tl.where(passed, count, CANDIDATES - 1), 0), last)
             token = tl.load(kept_ids + index).to(tl.int64)
-        else:
-            floor = _ordered(lowest)
+        elif top_k > 0:
+            floor = ordered(lowest)
             mass = tl.load(row_mass + row)
-            if top_k > 0:
-                of_k = _wide_floor(
-                    source, changed, touched, vocab_size, temperature, top, 1, _LOW,
-                    top_k.to(tl.float64), WIDE,
-                )  # fmt: skip
-                mass = _wide_mass(
-                    source, changed, touched, vocab_size, temperature, top, of_k, WIDE
-                )
-                floor = tl.maximum(floor, of_k)
-                if top_p < 1.0:
-                    floor = tl.maximum(floor, _wide_floor(
-                        source, changed, touched, vocab_size, temperature, top, 0, of_k,
-                        top_p * mass, WIDE,
-                    ))  # fmt: skip
-            else:
-                if top_p < 1.0:
-                    floor = tl.maximum(floor, _wide_floor(
-                        source, changed, touched, vocab_size, temperature, top, 0, _LOW,
-                        top_p * mass, WIDE,
-                    ))  # fmt: skip
+            of_k = _wide_floor(
+                source, changed, touched, vocab_size, temperature, top, 1, _LOW,
+                top_k.to(tl.float64), WIDE,
+            )  # fmt: skip
+            mass = _wide_mass(source, changed, touched, vocab_size, temperature, top, of_k, WIDE)
+            floor = tl.maximum(floor, of_k)
+            if top_p < 1.0:
+                floor = tl.maximum(floor, _wide_floor(
+                    source, changed, touched, vocab_size, temperature, top, 0, of_k,
+                    top_p * mass, WIDE,
+                ))  # fmt: skip
             mass = _wide_mass(source, changed, touched, vocab_size, temperature, top, floor, WIDE)
-            token = _wide_draw(
-                source, changed, touched, vocab_size, temperature, top, floor, uniform * mass,
+            token = draw_above(
+                source, changed, touched, 0, vocab_size, temperature, top, floor, uniform * mass,
                 token, WIDE,
             )  # fmt: skip
+        else:  # all programs together look for its floor
+            entry = tl.atomic_add(num_wide, 1)
+            tl.store(wide_rows + entry, row)
+            mass = tl.load(row_mass + row)
+            below = ordered(lowest).to(tl.int64)
+            above = below
+            if top_p < 1.0:
+                # tokens up to here weigh no more than what top-p leaves out, were all of them here
+                least = tl.log((1.0 - top_p) * mass / vocab_size).to(tl.float32) - 0.01
+                above = high.to(tl.int64)
+                below = tl.minimum(ordered(top + least).to(tl.int64), above - 1)
+            tl.store(wide_bounds + entry * BOUNDS, below.to(tl.int32))
+            tl.store(wide_bounds + entry * BOUNDS + 1, above.to(tl.int32))
         tl.store(tokens + row, token)
 
 
@@ -247,38 +240,7 @@ def _wide_mass(
     total = tl.zeros([WIDE], tl.float64)
     for start in range(0, vocab_size, WIDE):
         ids = start + tl.arange(0, WIDE)
-        z = tl.div_rn(_score(logits, scores, ids, ids < vocab_size, touched), temperature)
+        z = tl.div_rn(score_of(logits, scores, ids, ids < vocab_size, touched), temperature)
         weights = tl.exp2((z - top) * _LOG2E).to(tl.float64)
-        total += tl.where(_ordered(z) >= floor, weights, 0.0)
+        total += tl.where(ordered(z) >= floor, weights, 0.0)
     return tl.sum(total, 0)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _wide_draw(
-    logits: tl.tensor,
-    scores: tl.tensor,
-    touched: tl.tensor,
-    vocab_size: tl.tensor,
-    temperature: tl.tensor,
-    top: tl.tensor,
-    floor: tl.tensor,
-    target: tl.tensor,
-    token: tl.tensor,
-    WIDE: tl.constexpr,
-) -> tl.tensor:
-    """The token where the running mass of the scores from the floor on passes the target."""
-    found = 0
-    for start in range(0, vocab_size, WIDE):
-        if found == 0:
-            ids = start + tl.arange(0, WIDE)
-            z = tl.div_rn(_score(logits, scores, ids, ids < vocab_size, touched), temperature)
-            shares = tl.exp2((z - top) * _LOG2E).to(tl.float64)
-            shares = tl.where(_ordered(z) >= floor, shares, 0.0)
-            passed = tl.cumsum(shares, 0) > target
-            last = tl.max(tl.where(shares > 0, ids, -1), 0)
-            token = tl.where(last >= 0, last.to(tl.int64), token)
-            if tl.max(passed.to(tl.int32), 0) > 0:
-                token = tl.min(tl.where(passed, ids, 2147483647), 0).to(tl.int64)
-                found = 1
-            target -= tl.sum(shares, 0)
-    return token

@@ -32,6 +32,7 @@ def token_kernel(
     usable: tl.tensor,
     row_best: tl.tensor,
     row_mass: tl.tensor,
+    num_wide: tl.tensor,
     vocab_size: tl.tensor,
     stride: tl.tensor,
     tiles: tl.tensor,
@@ -40,6 +41,8 @@ def token_kernel(
 ) -> None:
     """The most likely token, or a drawn one; a row's largest score and mass for the filters."""
     row = tl.program_id(0)
+    if row == 0:
+        tl.store(num_wide, 0)  # of the step before
     slot = tl.load(slots + row).to(tl.int64)
     flags = tl.load(words + slot * 16 + 8)
     position = tl.load(positions + row)

@@ -25,12 +25,14 @@ Blocks of a sequence that left `running` *drain*: they return when no launched s
 
 from __future__ import annotations
 
-from batchgen.engine.prefix.block_hashes import extend_block_hashes
 from batchgen.engine.request import FinishReason
 from batchgen.engine.scheduling.admission import AdmissionQueue
 from batchgen.engine.scheduling.block_manager import BlockManager
+from batchgen.engine.scheduling.decoding import add_decodes, append_tokens
+from batchgen.engine.scheduling.prefixes import PrefixCache
 from batchgen.engine.scheduling.scoring import num_fitting
 from batchgen.engine.scheduling.sequence import Sequence, SequenceStatus
+from batchgen.engine.scheduling.slots import Slots
 from batchgen.engine.scheduling.step import BlockUpdate, ScheduledStep, StepOutput
 from batchgen.engine.scheduling.step_size import StepSize
 
@@ -53,15 +55,16 @@ class Scheduler:
         max_num_mixed_tokens: int | None = None,
         prefix_caching: bool = False,
         max_num_scored: int = 1024,
+        slots: Slots | None = None,
     ) -> None:
         self.block_manager = block_manager
         self._max_num_scored = max_num_scored
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
-        self._step_size = StepSize(max_num_mixed_tokens, max_num_seqs)
-        self._prefix_caching = prefix_caching
+        self._slots = slots or Slots(max_num_seqs, max_num_seqs, 0)
+        self._step_size = StepSize(max_num_mixed_tokens)
+        self._prefixes = PrefixCache(block_manager, enabled=prefix_caching)
         self._num_alike = 0
-        self._fresh: set[int] = set()  # blocks that the step being made computes
         self._budget = max_num_batched_tokens  # of the step that is being made
         self.waiting = AdmissionQueue(reorder_window)
         self.running: dict[Sequence, None] = {}
@@ -81,7 +84,7 @@ class Scheduler:
         capacity = self.block_manager.num_blocks * self.block_manager.block_size
         if sequence.max_num_tokens > capacity:
             raise ValueError(f"{sequence.max_num_tokens} tokens exceed a cache of {capacity}")
-        self._name_blocks(sequence)
+        self._prefixes.name(sequence)
         self._step_size.wait(sequence)
         self.waiting.push(sequence)
 
@@ -89,9 +92,9 @@ class Scheduler:
         """The next step, its tokens counted as computed; empty if nothing can be scheduled now."""
         step = ScheduledStep()
         self._budget = self._step_size.budget(
-            self.max_num_batched_tokens, self.running, len(self.running)
+            self.max_num_batched_tokens, self.running, len(self.running), self._slots.wanted
         )
-        self._fresh.clear()
+        self._prefixes.begin_step()
         if self._schedule_running(step):
             self._admit_waiting(step)
         step.num_alike = self._num_alike
@@ -104,11 +107,8 @@ class Scheduler:
         for (row, begin, end), scores in zip(step.scored, output.scores, strict=True):
             step.sequences[row].take_scores(begin, end, *scores)
         finished: list[Sequence] = []
-        for j, row in enumerate(step.sampled):
-            sequence = step.sequences[row]
-            sequence.num_pending -= 1
-            if sequence.is_finished:
-                continue  # it ended a step ago: its extra token is ignored
+        for j, sequence in append_tokens(step, output.tokens, plainly=not output.failures):
+            step.num_ignored += sequence.is_scored_alone or j in output.failures
             if output.deliver(j, sequence):
                 self._step_size.finish(sequence)
                 self._leave(sequence)
@@ -143,8 +143,9 @@ class Scheduler:
         """Add rows of running sequences; whether blocks were left for all of them."""
         enough_blocks = True
         # Over a copy: to make room for an old one, new ones are preempted meanwhile.
-        for sequence in list(self.running):
-            if self._is_full(step) or sequence.status is not SequenceStatus.RUNNING:
+        running = list(self.running)
+        for sequence in add_decodes(running, step, self.max_num_seqs, self._budget):
+            if sequence.status is not SequenceStatus.RUNNING:
                 break  # not running any more: preempted in this pass, as is every newer one
             if not sequence.num_uncomputed_tokens:
                 continue
@@ -159,13 +160,17 @@ class Scheduler:
 
     def _admit_waiting(self, step: ScheduledStep) -> None:
         num_held = 0
+        running, outputs = self.running, self._step_size.waiting_outputs
+        most_rows = min(self.max_num_seqs, self._slots.now(running, len(running), outputs))
         for sequence in self.waiting.candidates():
-            if self._is_full(step) or not self._free_slots or num_held >= self.max_num_seqs:
+            if len(step) >= most_rows or step.total_tokens >= self._budget:
+                break
+            if not self._free_slots or num_held >= self.max_num_seqs:
                 break
             if sequence.num_in_flight:
                 break  # nobody overtakes it
-            cached = self._cached_blocks(sequence)
-            if self._fresh and not self._fresh.isdisjoint(cached):
+            cached = self._prefixes.find(sequence)
+            if self._prefixes.is_fresh(cached):
                 num_held += 1  # this step computes what it begins with
             elif sequence.request.targets and step.num_scored >= self._max_num_scored:
                 num_held += 1  # this step has all the scores that it may have
@@ -176,7 +181,10 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence, cached: list[int], step: ScheduledStep) -> None:
         self._step_size.leave(sequence)
-        self._step_size.admit(sequence.num_tokens, len(cached) * self.block_manager.block_size)
+        num_cached = len(cached) * self.block_manager.block_size
+        self._step_size.admit(sequence.num_tokens, num_cached)
+        self._slots.admit(sequence.num_tokens - num_cached)
+        sequence.num_shared_tokens = num_cached
         self.waiting.take(sequence)
         sequence.status = SequenceStatus.RUNNING
         sequence.slot = self._free_slots.pop()
@@ -186,7 +194,7 @@ class Scheduler:
             sequence.begins_alike = True
             self._num_alike += 1
             sequence.block_table += self.block_manager.share(cached)
-            sequence.num_computed_tokens = len(cached) * self.block_manager.block_size
+            sequence.num_computed_tokens = num_cached
             step.block_updates.append(BlockUpdate(sequence.slot, 0, cached))
             if not sequence.num_preemptions:
                 known = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
@@ -201,42 +209,20 @@ class Scheduler:
             return num_tokens
         return num_fitting(targets, sequence.num_computed_tokens, num_tokens, room)
 
-    def _cached_blocks(self, sequence: Sequence) -> list[int]:
-        """Blocks that hold its beginning already, what it needs computed left out."""
-        names = sequence.block_names
-        if not names:
-            return []
-        most = sequence.first_needed // self.block_manager.block_size
-        return self.block_manager.cached(names if len(names) <= most else names[:most])
-
-    def _name_blocks(self, sequence: Sequence) -> None:
-        """Name the full blocks of all its known tokens."""
-        if self._prefix_caching:
-            size = self.block_manager.block_size
-            adapter = sequence.request.params.adapter
-            extend_block_hashes(sequence.block_names, sequence.token_ids, size, adapter)
-
-    def _note_computed(self, sequence: Sequence, start: int, end: int) -> None:
-        """Its tokens from `start` to `end` are as good as computed: let their blocks be found."""
-        size, names = self.block_manager.block_size, sequence.block_names
-        first, last = start // size, min(end // size, len(names))
-        blocks = sequence.block_table[first:last]
-        if blocks:
-            self.block_manager.name(blocks, names[first:last])
-            self._fresh.update(blocks)
-
     def _launch(self, sequence: Sequence, num_tokens: int, step: ScheduledStep) -> None:
         end = sequence.num_computed_tokens + num_tokens
         blocks = self.block_manager.append(sequence.block_table, end)
         if blocks:
             first = len(sequence.block_table) - len(blocks)
             step.block_updates.append(BlockUpdate(sequence.slot, first, blocks))
-        if len(sequence.block_names) * self.block_manager.block_size > end - num_tokens:
-            self._note_computed(sequence, end - num_tokens, end)
+        self._prefixes.note_computed(sequence, end - num_tokens, end)
+        num_sampled = len(step.sampled)
         step.add(sequence, num_tokens)
         if sequence.is_complete:  # its last token is on its way
             del self.running[sequence]
             self.draining.add(sequence)
+        elif len(step.sampled) > num_sampled:
+            sequence.note_decoding(self.block_manager.block_size)
 
     def _make_room(self, sequence: Sequence, num_tokens: int, step: ScheduledStep) -> bool:
         """Preempt newest first until the tokens have blocks; False: not in this step."""
@@ -266,11 +252,11 @@ class Scheduler:
         return needed <= self.block_manager.num_free
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._name_blocks(sequence)  # what it generated, too
-        self._note_computed(sequence, 0, sequence.num_computed_tokens)
+        self._prefixes.name(sequence)  # what it generated, too
+        self._prefixes.note_computed(sequence, 0, sequence.num_computed_tokens)
         self._leave(sequence)
         sequence.status = SequenceStatus.WAITING
-        sequence.num_computed_tokens = 0
+        sequence.num_computed_tokens = sequence.plain_until = 0
         sequence.num_preemptions += 1
         self.num_preemptions += 1
         self._step_size.wait(sequence)
@@ -294,6 +280,3 @@ class Scheduler:
             sequence.slot = -1
             self._num_alike -= sequence.begins_alike
             sequence.begins_alike = False
-
-    def _is_full(self, step: ScheduledStep) -> bool:
-        return len(step.slots) >= self.max_num_seqs or step.total_tokens >= self._budget

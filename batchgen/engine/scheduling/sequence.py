@@ -63,6 +63,8 @@ class Sequence:
     """What its full blocks hold, for the prefix cache; empty where there is none."""
     begins_alike: bool = False
     """Its first blocks were another sequence's."""
+    num_shared_tokens: int = 0
+    """In blocks that were another sequence's when it was last admitted."""
     num_cached_tokens: int = 0
     """Of its prompt, found in the cache when it was first admitted."""
     finish_reason: FinishReason | None = None
@@ -76,6 +78,12 @@ class Sequence:
     n-grams, phrases): never scheduled while a token is pending."""
     counts_tokens: bool = field(init=False)
     """Penalties: sampling reads how often each token was seen."""
+    plain_until: int = 0
+    """While it has computed fewer tokens than this, a step does nothing for it but decode."""
+    plain_length: int = field(init=False)
+    """While it has fewer tokens than this, one that is no stop is appended and that is all."""
+    stop_ids: frozenset[int] = field(init=False)
+    """Tokens that end it, and may not come before `min_tokens`."""
     constraint: Constraint | None = None
     """Begun with the first look at what it allows."""
     num_constrained: int = 0
@@ -88,8 +96,9 @@ class Sequence:
     def __post_init__(self) -> None:
         request = self.request
         self.output_token_ids = list(request.output_token_ids)
-        self.num_prompt_tokens = len(request.prompt_token_ids)
-        self.token_ids = array("i", request.prompt_token_ids)
+        prompt = request.prompt_token_ids
+        self.num_prompt_tokens = len(prompt)
+        self.token_ids = prompt[:] if isinstance(prompt, array) else array("i", prompt)
         self.token_ids.extend(self.output_token_ids)
         params = request.params
         self.counts_tokens = (
@@ -103,6 +112,12 @@ class Sequence:
             or params.no_repeat_ngram_size > 0
             or any(len(word) > 1 for word in params.bad_words)
         )
+        stops = frozenset(params.stop_token_ids)
+        self.stop_ids = stops if params.ignore_eos else stops | self.eos_token_ids
+        checked = request.stop_checker is not None or request.constraint is not None
+        reports = params.logprobs is not None or params.top_logprobs > 0
+        plain = not (checked or reports or self.is_scored_alone) and request.targets is None
+        self.plain_length = self.max_num_tokens - 1 if plain else 0
 
     @property
     def num_tokens(self) -> int:
@@ -177,6 +192,11 @@ class Sequence:
             return False
         self.num_pending += 1
         return True
+
+    def note_decoding(self, block_size: int) -> None:
+        """What it computed last sampled a token: how long it only decodes from here on."""
+        if self.request.targets is None and not self.needs_known_tokens:
+            self.plain_until = min(len(self.block_table) * block_size, self.max_num_tokens - 2)
 
     def deliver(
         self,
@@ -263,12 +283,6 @@ class Sequence:
         except RowError as error:
             self.fail(error.code, error.message)
             return False
-
-    def stop_ids(self) -> set[int]:
-        """Tokens that end it, and may not come before `min_tokens`."""
-        params = self.request.params
-        stops = set(params.stop_token_ids)
-        return stops if params.ignore_eos else stops | self.eos_token_ids
 
     def _matched_stop(self) -> str | None:
         checker = self.request.stop_checker

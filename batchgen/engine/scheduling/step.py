@@ -61,6 +61,12 @@ class ScheduledStep:
     """Positions of `scored` together."""
     output_positions: list[int] = field(default_factory=list)
     total_tokens: int = 0
+    known: list[int] = field(default_factory=list)
+    """Rows whose tokens the host knows; of the others one is computed, the last one sampled."""
+    first: list[Sequence] = field(default_factory=list)
+    """Of those that sample, who has no token of this run yet."""
+    num_ignored: int = 0
+    """Sampled rows whose token counts for nothing, once it is there."""
     num_alike: int = 0
     """Running sequences that begin with blocks of another one, or did when they were admitted."""
     admitted: list[Sequence] = field(default_factory=list)
@@ -73,7 +79,11 @@ class ScheduledStep:
     def add(self, sequence: Sequence, num_tokens: int) -> None:
         """Append a row and advance the sequence by it."""
         start = sequence.num_computed_tokens
+        if num_tokens > 1 or start < len(sequence.token_ids):
+            self.known.append(len(self.sequences))
         if sequence.advance(num_tokens):
+            if not sequence.timings.first_token:
+                self.first.append(sequence)
             self.sampled.append(len(self.sequences))
             end = start + num_tokens  # all that is known or pending
             self.output_positions.append(end - sequence.num_prompt_tokens)
@@ -87,6 +97,13 @@ class ScheduledStep:
         self.num_tokens.append(num_tokens)
         self.starts.append(start)
         self.total_tokens += num_tokens
+
+    def count_decodes(self, begun: int) -> None:
+        """Rows from `begun` on were appended by `decoding.add_decodes`: one token each, sampled."""
+        rows = range(begun, len(self.sequences))
+        self.sampled += rows
+        self.num_tokens += [1] * len(rows)
+        self.total_tokens += len(rows)
 
     def split(self) -> Iterator[ScheduledStep]:
         """Two steps of half the rows each: rows are independent, so their order is free."""
@@ -109,6 +126,8 @@ class ScheduledStep:
             scored=scored,
             num_scored=sum(one.end - one.begin for one in scored),
             output_positions=[self.output_positions[j] for j in picked],
+            known=list(range(end - start)),  # every step before it was delivered
+            first=self.first,
             total_tokens=sum(self.num_tokens[start:end]),
             num_alike=self.num_alike,
             admitted=self.admitted,

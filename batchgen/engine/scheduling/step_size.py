@@ -23,9 +23,8 @@ _FEW_SEQUENCES = 16
 class StepSize:
     """`least`: tokens of a mixed step that cost no more than its decoding; None: never a bound."""
 
-    def __init__(self, least: int | None, max_num_seqs: int) -> None:
+    def __init__(self, least: int | None) -> None:
         self._least = least
-        self._max_num_seqs = max_num_seqs
         self._waiting: dict[Sequence, tuple[int, int]] = {}
         self._waiting_tokens = 0
         self._waiting_outputs = 0
@@ -57,11 +56,18 @@ class StepSize:
         self._outputs += len(sequence.output_token_ids)
         self._limits += max(1, sequence.max_num_tokens - sequence.num_prompt_tokens)
 
-    def budget(self, most: int, running: Iterable[Sequence], num_running: int) -> int:
-        """Tokens that the next step may have."""
+    @property
+    def waiting_outputs(self) -> float:
+        """Tokens that waiting sequences may get, as far as limits are used."""
+        return self._waiting_outputs * self._outputs / self._limits
+
+    def budget(
+        self, most: int, running: Iterable[Sequence], num_running: int, num_slots: int
+    ) -> int:
+        """Tokens that the next step may have, where `num_slots` sequences may run."""
         if self._least is None or num_running <= _FEW_SEQUENCES:
             return most
         outputs = self._waiting_outputs + sum(sequence.num_remaining for sequence in running)
-        steps = outputs * self._outputs / self._limits / self._max_num_seqs
+        steps = outputs * self._outputs / self._limits / num_slots
         uncached = self._waiting_tokens * (1 - self._cached / self._prompts)
         return min(most, max(self._least, num_running + int(uncached / max(1.0, steps))))

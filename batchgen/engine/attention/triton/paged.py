@@ -1,9 +1,10 @@
 """The CUDA attention backend: paged cache, one Triton kernel for prompt chunks and decode.
 
 A step makes at most two launches a layer besides the cache write: sequences whose rows fit one
-small tile (decode), then those with more (chunks). The second is launched only where the bucket's
-`max_seqlen_q` allows for chunks. Lengths and tables are read on the device and grids depend on
-bucket sizes alone, so a captured step may be replayed with any other lengths.
+small tile (decode), and beside it, on a stream of its own, those with more (chunks). The second is
+launched only where the bucket's `max_seqlen_q` allows for chunks. Lengths and tables are read on
+the device and grids depend on bucket sizes alone, so a captured step may be replayed with any other
+lengths.
 
 The workspace of split entries is shared by all layers: run one step at a time on a device.
 """
@@ -123,11 +124,16 @@ class TritonBackend:
         """`new`: keys and values for the kernel to write first (decode only)."""
         out = query.new_empty((query.shape[0], spec.num_heads, spec.v_head_dim))
         query = _unit(query)
+        space = self._workspace(query.device)
+        decode, *chunk = needed(self.launches(spec, cache), metadata)
+        if chunk:
+            with space.beside():  # chunks wait for products, decodes for memory
+                self.launch(chunk[0], query, cache, spec, metadata, out, sinks, lse, new)
         if metadata.shared is not None and spec.sliding_window is None:
-            tile = self._shared_tile(spec, cache)
-            read_shared(query, cache, spec, metadata, tile, self._workspace(query.device))
-        for launch in needed(self.launches(spec, cache), metadata):
-            self.launch(launch, query, cache, spec, metadata, out, sinks, lse, new)
+            read_shared(query, cache, spec, metadata, self._shared_tile(spec, cache), space)
+        self.launch(decode, query, cache, spec, metadata, out, sinks, lse, new)
+        if chunk:
+            space.join()
         return out
 
     def launch(
@@ -151,6 +157,7 @@ class TritonBackend:
         plan_key, tile = _plan_key(launch.key, metadata), launch.tile
         plan = _plan(plan_key, metadata)
         space, shared = self._workspace(query.device), metadata.shared
+        acc, stats = space.pieces(chunks=launch.key.min_rows > 0)
         softcap = spec.softcap or 0.0
         attention_kernel[(plan.max_items * spec.num_kv_heads,)](
             query,
@@ -166,8 +173,8 @@ class TritonBackend:
             plan.items,
             plan.counters,
             metadata.block_tables,
-            space.acc,
-            space.stats,
+            acc,
+            stats,
             metadata.seq_lens if shared is None else shared.rows,
             space.shared_acc,
             space.shared_stats,
@@ -241,8 +248,8 @@ class TritonBackend:
             make_launch(spec, chunk, decode.block_m, None, device),
         )
         self._launches[(spec, dtype, cache.block_size)] = launches
-        rows = max(workspace_rows(launch.key) for launch in launches)
-        self._workspace(device).grow(rows, spec.v_head_dim)
+        decode_rows, chunk_rows = (workspace_rows(launch.key) for launch in launches)
+        self._workspace(device).grow(decode_rows, chunk_rows, spec.v_head_dim)
         return launches
 
     def _workspace(self, device: torch.device) -> Workspace:

@@ -1,0 +1,48 @@
+"""As many sequences run at once as make the steps that are left cheaper."""
+
+from __future__ import annotations
+
+from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.scheduling.sequence import Sequence
+from batchgen.engine.scheduling.slots import Slots
+
+
+def running(count: int, output: int, prompt: int = 8, shared: int = 0) -> list[Sequence]:
+    params = SamplingParams(max_tokens=output)
+    sequences = [Sequence(Request(i, [1] * prompt, params), prompt + output) for i in range(count)]
+    for sequence in sequences:
+        sequence.num_shared_tokens = shared
+    return sequences
+
+
+def wanted(sequences: list[Sequence], waiting_outputs: float, own: int = 10**9) -> int:
+    return Slots(256, 1024, own).now(sequences, len(sequences), waiting_outputs)
+
+
+def test_short_answers_of_many_rows_run_a_thousand_at_a_time() -> None:
+    assert wanted(running(256, 40), waiting_outputs=40 * 5000) == 1024
+    assert wanted(running(256, 40), waiting_outputs=40 * 400) == 656, "all that are left"
+
+
+def test_no_more_run_than_the_longest_row_leaves_steps_for() -> None:
+    long = running(255, 40) + running(1, 400)
+    assert wanted(long, waiting_outputs=40 * 3000) == (255 * 40 + 400 + 40 * 3000) // 400
+    assert wanted(long, waiting_outputs=0) == 256
+
+
+def test_rows_with_long_texts_of_their_own_do_not_crowd() -> None:
+    rows = running(256, 40, prompt=100)
+    assert wanted(rows, waiting_outputs=40 * 5000, own=256 * 100) == 256
+    shared = running(256, 40, prompt=100, shared=90)
+    assert wanted(shared, waiting_outputs=40 * 5000, own=256 * 100) == 1024, "what is their own"
+
+
+def test_what_was_admitted_since_the_last_look_counts() -> None:
+    slots, rows = Slots(256, 1024, 5000), running(256, 40, prompt=10)
+    assert slots.now(rows, 256, 40 * 5000) == 1024
+    slots.admit(3000)
+    assert slots.now(rows, 256, 40 * 5000) == 256
+
+
+def test_a_number_that_was_chosen_stays() -> None:
+    assert Slots(300, 300, 0).now(running(300, 4), 300, 10**6) == 300
