@@ -21,12 +21,12 @@ def wanted(sequences: list[Sequence], waiting_outputs: float, own: int = 10**9) 
 
 def test_short_answers_of_many_rows_run_a_thousand_at_a_time() -> None:
     assert wanted(running(256, 40), waiting_outputs=40 * 5000) == 1024
-    assert wanted(running(256, 40), waiting_outputs=40 * 400) == 656, "all that are left"
+    assert wanted(running(256, 40), waiting_outputs=40 * 244) == 750, "half more than are left"
 
 
 def test_no_more_run_than_the_longest_row_leaves_steps_for() -> None:
     long = running(255, 40) + running(1, 400)
-    assert wanted(long, waiting_outputs=40 * 3000) == (255 * 40 + 400 + 40 * 3000) // 400
+    assert wanted(long, waiting_outputs=40 * 3000) == int((255 * 40 + 400 + 40 * 3000) * 1.5) // 400
     assert wanted(long, waiting_outputs=0) == 256
 
 
@@ -42,6 +42,16 @@ def test_what_was_admitted_since_the_last_look_counts() -> None:
     assert slots.now(rows, 256, 40 * 5000) == 1024
     slots.admit(3000)
     assert slots.now(rows, 256, 40 * 5000) == 256
+
+
+def test_the_last_ones_need_not_wait_for_slots() -> None:
+    slots, rows = Slots(256, 1024, 10**9), running(256, 40)
+    assert slots.now(rows, 256, 40 * 244) == 750
+    for _ in range(40):
+        assert slots.now(rows, 256, 40 * 44) == 750
+    slots.arrive()
+    seen = {slots.now(rows, 256, 40 * 44) for _ in range(40)}
+    assert seen == {750, 450}, "looked at again, now that others come"
 
 
 def test_a_number_that_was_chosen_stays() -> None:

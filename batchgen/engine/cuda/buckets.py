@@ -33,7 +33,7 @@ class Buckets:
 
     def __init__(self, max_num_tokens: int, max_num_seqs: int, *, fine: bool = False) -> None:
         self._decode = _sizes(max_num_seqs, steps_per_octave=4)
-        self._seqs = _sizes(max_num_seqs, steps_per_octave=1, first=64)
+        self._seqs = _sizes(max_num_seqs, steps_per_octave=2, first=64)
         most_tokens = max(max_num_tokens, self._seqs[-1] + 1)  # a mixed step has more tokens
         self._tokens = _sizes(most_tokens, steps_per_octave=8 if fine else 4, first=64)
 

@@ -1,9 +1,9 @@
 """Floors of rows whose few hundred largest scores do not hold them: top-p or min-p alone over a
 flat distribution. All programs search together, each a tile of a row at a time.
 
-A pass sums the mass above 64 pivots between the bounds of the floor; the next one adds the tiles'
-sums in a fixed order and has bounds 64 times as close. Pivots lie evenly between values at first,
-then between the integers that order as floats do. Five passes find the floor among the scores of
+A pass sums the mass above 16 pivots between the bounds of the floor; the next one adds the tiles'
+sums in a fixed order and has bounds 16 times as close. Pivots lie evenly between values at first,
+then between the integers that order as floats do. Seven passes find the floor among the scores of
 any usual row; what is not found by then is searched by each program for itself. Then the mass of
 each tile above the floor, and one program a row draws.
 """
@@ -19,9 +19,10 @@ from batchgen.engine.sampling.row_scores import draw_above, ordered, score_of, u
 
 __all__ = ["NUM_PASSES", "NUM_PIVOTS", "wide_draw_kernel", "wide_mass_kernel", "wide_pass_kernel"]
 
-NUM_PASSES = 5
-NUM_PIVOTS = 64
-_VALUE_PASSES = tl.constexpr(3)
+NUM_PASSES = 7
+NUM_PIVOTS = 16
+"""More of them, and a tile takes longer than the pass that they save."""
+_VALUE_PASSES = tl.constexpr(4)
 _PIVOTS = tl.constexpr(NUM_PIVOTS)
 _PASSES = tl.constexpr(NUM_PASSES)
 _BOUNDS = tl.constexpr(2 * NUM_PASSES)

@@ -16,9 +16,10 @@ from batchgen.engine.sampling.wide_kernel import (
 
 __all__ = ["WideSearch"]
 
-_WIDE = 256
+_WIDE = 512
 """Scores that a program compares with all pivots at a time."""
-_PROGRAMS_PER_SM = 2
+_PROGRAMS_PER_SM = 8
+"""A program mostly waits: for its row, its bounds, its tile, one after the other."""
 
 
 class WideSearch:

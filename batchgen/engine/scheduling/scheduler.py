@@ -86,6 +86,7 @@ class Scheduler:
             raise ValueError(f"{sequence.max_num_tokens} tokens exceed a cache of {capacity}")
         self._prefixes.name(sequence)
         self._step_size.wait(sequence)
+        self._slots.arrive()
         self.waiting.push(sequence)
 
     def schedule(self) -> ScheduledStep:

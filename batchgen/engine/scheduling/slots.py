@@ -18,6 +18,8 @@ __all__ = ["Slots"]
 
 _STEPS = 16
 """Between two looks at all running sequences."""
+_UNEVEN = 1.5
+"""Rows that begin alike are admitted together, so that some long ones begin late."""
 
 
 class Slots:
@@ -32,6 +34,11 @@ class Slots:
         """How many were found to pay, last."""
         self._own_tokens = 0
         self._age = _STEPS
+        self._arrived = True
+
+    def arrive(self) -> None:
+        """A sequence waits from now on."""
+        self._arrived = True
 
     def admit(self, num_own_tokens: int) -> None:
         """A sequence runs from now on."""
@@ -41,7 +48,7 @@ class Slots:
         """How many may run in the next step. `waiting_outputs`: tokens that waiting ones may get,
         about."""
         self._age += 1
-        if self._most <= self._fewest or num_running < self._fewest:
+        if self._most <= self._fewest or num_running < self._fewest // 2:
             return self._fewest
         if self._age >= _STEPS:
             self._look(running, waiting_outputs)
@@ -55,5 +62,9 @@ class Slots:
             longest = max(longest, remaining)
             outputs += remaining
             self._own_tokens += sequence.num_tokens - sequence.num_shared_tokens
-        steps_of_all = int((outputs + waiting_outputs) / longest)
-        self.wanted = max(self._fewest, min(self._most, steps_of_all))
+        steps_of_all = int((outputs + waiting_outputs) * _UNEVEN / longest)
+        wanted = max(self._fewest, min(self._most, steps_of_all))
+        # Who is left when nobody else comes is few, and the sooner the last of them begins the
+        # better.
+        self.wanted = wanted if self._arrived else max(wanted, self.wanted)
+        self._arrived = False
