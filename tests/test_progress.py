@@ -6,6 +6,7 @@ import fcntl
 import io
 import os
 import pty
+import re
 import struct
 import subprocess
 import termios
@@ -42,21 +43,43 @@ def test_a_log_gets_a_plain_line_every_thirty_seconds(clock: Clock) -> None:
         clock.now = 1000 + second
         live.rows, live.running = second * 5, 8
         live.generated_tokens = live.finished_tokens = second * 50
+        for _ in range(5):
+            live.lengths.add(10)
         reporter.update()
     reporter.close()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2
     assert "\r" not in stream.getvalue()
-    assert lines[0] == "batchgen: 150 of 1,000 rows, ETA 2:50, 5.0 rows/s, 50 tok/s, 8 live"
+    shown = re.fullmatch(
+        r"batchgen: 150 of 1,000 rows, ETA (\d):(\d\d), 5\.\d rows/s, 5\d tok/s, 8 live", lines[0]
+    )
+    assert shown, lines
+    assert 150 <= 60 * int(shown[1]) + int(shown[2]) <= 190  # 850 rows, five a second
 
 
-def test_the_time_left_counts_tokens_and_leaves_out_rows_of_earlier_runs(clock: Clock) -> None:
+def test_the_time_left_leaves_out_rows_of_earlier_runs(clock: Clock) -> None:
     live = Live(stage="running", total_rows=200, reused=100)
     rates = progress._Rates(live)
+    for _ in range(10):
+        clock.now += 1
+        live.rows += 1
+        live.lengths.add(100)
+        live.finished_tokens, live.generated_tokens = live.rows * 100, live.rows * 100
+        shown = rates.describe()
+    assert re.match(r"ETA 1:(2|3)\d, ", shown), shown  # 90 rows, one a second
+
+
+def test_the_finished_bar_shows_no_time_left(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, live = io.StringIO(), Live(stage="running", total_rows=10, rows=10, running=1)
+    live.began, live.generated_tokens = clock.now, 1000
+    reporter = make_reporter(live, "bar", quiet=False, stream=stream)
     clock.now += 10
-    live.rows, live.finished_tokens, live.generated_tokens = 10, 1000, 2000
-    # 100 rows of 100 tokens are expected, 2,000 tokens are there, 200 a second come.
-    assert rates.describe().startswith("ETA 0:40, ")
+    reporter.close()
+    last = stream.getvalue().rstrip().rpartition("\r")[2]
+    assert "10/10 rows" in last
+    assert "1.0 rows/s, 100 tok/s" in last
+    assert "ETA" not in last
+    assert "live" not in last
 
 
 @pytest.mark.parametrize(("mode", "quiet"), [("none", False), ("bar", True), ("lines", True)])

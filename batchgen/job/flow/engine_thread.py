@@ -125,12 +125,12 @@ class Drive:
         engine = self._load_engine()
         self.load_s = time.monotonic() - started
         self._engine = engine
-        self._live.stage = "running"
+        self._live.stage, self._live.began = "running", started + self.load_s
         try:
             self._loop(engine, first)
         finally:
-            self.engine_s = time.monotonic() - started - self.load_s
-            self.stats = engine.stats()
+            self.engine_s, self.stats = time.monotonic() - started - self.load_s, engine.stats()
+            self._live.running, self._live.generated_tokens = 0, self.stats.output_tokens
             engine.close()
 
     def _loop(self, engine: Engine, first: list[PreparedRow]) -> None:
@@ -255,8 +255,9 @@ class Drive:
             return
         self._next_stats = now + _STATS_EVERY_S
         stats = engine.stats()
-        self._live.generated_tokens = stats.output_tokens
-        self._live.running = stats.num_running
+        live = self._live
+        live.generated_tokens, live.running = stats.output_tokens, stats.num_running
+        live.begun, live.device = self._waiting.begun(), stats.device
         if self._options.pace is not None:
             self._leave_hopeless(engine, self._options.pace)
         if self._options.row_timeout is not None:
@@ -296,5 +297,4 @@ def _abort(engine: Engine, prepared: PreparedRow) -> None:
 
 
 def _index(outcome: Outcome) -> int:
-    row = outcome.row if isinstance(outcome, FailedRow) else outcome.prepared.row
-    return row.index
+    return (outcome if isinstance(outcome, FailedRow) else outcome.prepared).row.index

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TextIO
 
 from batchgen.counts import counted
+from batchgen.job.flow.eta import BegunRow, Lengths, Progress, SecondsLeft
 
 __all__ = ["Live", "Reporter", "make_reporter"]
 
 LINES_EVERY_S = 30.0
 BAR_EVERY_S = 0.25
 _RATE_WINDOW_S = 20.0
+_LOOK_EVERY_S = 2.0
 
 
 @dataclass(slots=True)
@@ -33,6 +35,12 @@ class Live:
     generated_tokens: int = 0
     running: int = 0
     total_rows: int | None = None
+    began: float = 0.0
+    """When the engine was there, in monotonic seconds; 0.0 before."""
+    device: str = ""
+    begun: tuple[BegunRow, ...] = ()
+    """Rows in the engine's hands."""
+    lengths: Lengths = field(default_factory=Lengths)
 
 
 class Reporter(Protocol):
@@ -61,9 +69,11 @@ class _Rates:
     def __init__(self, live: Live) -> None:
         self._live = live
         self._seen: list[tuple[float, int, int]] = [(time.monotonic(), 0, 0)]
+        self._left: SecondsLeft | None = None
 
     def describe(self) -> str:
-        """`ETA 0:12, 12.0 rows/s, 345 tok/s, 64 live`: a narrow terminal cuts the end."""
+        """`ETA 0:12, 12.0 rows/s, 345 tok/s, 64 live`: a narrow terminal cuts the end. No ETA
+        before enough is known, and none once nothing is left."""
         live, now = self._live, time.monotonic()
         self._seen.append((now, live.rows, live.generated_tokens))
         while len(self._seen) > 2 and now - self._seen[0][0] > _RATE_WINDOW_S:
@@ -73,16 +83,31 @@ class _Rates:
         row_rate = (live.rows - rows) / elapsed
         token_rate = (live.generated_tokens - tokens) / elapsed
         text = f"{row_rate:,.1f} rows/s, {token_rate:,.0f} tok/s, {live.running:,} live"
-        left = self._seconds_left(token_rate)
+        left = self._seconds_left(now)
         return text if left is None else f"ETA {_clock(left)}, {text}"
 
-    def _seconds_left(self, token_rate: float) -> float | None:
-        """Tokens still expected, by the mean length of the rows finished so far, over the rate."""
+    def finished(self) -> str:
+        """Of the whole run, once it is over: its mean rates."""
+        live, elapsed = self._live, max(time.monotonic() - self._began, 1e-6)
+        return f"{live.rows / elapsed:,.1f} rows/s, {live.generated_tokens / elapsed:,.0f} tok/s"
+
+    @property
+    def _began(self) -> float:
+        return self._live.began or time.monotonic()
+
+    def _seconds_left(self, now: float) -> float | None:
+        """Of this run: what earlier ones did, and loading, say nothing of its rate."""
         live = self._live
-        if live.total_rows is None or live.rows == 0 or token_rate <= 0:
+        if live.total_rows is None:
             return None
-        expected = live.finished_tokens / live.rows * (live.total_rows - live.reused)
-        return max(expected - live.generated_tokens, 0.0) / token_rate
+        if self._left is None:
+            self._left = SecondsLeft(now, on_cpu=not live.device.startswith("cuda"))
+        begun = live.begun
+        rows_left = live.total_rows - live.reused - live.rows - len(begun)
+        made = max(live.generated_tokens, live.finished_tokens)
+        return self._left.estimate(
+            Progress(now, live.rows, max(rows_left, 0), made, begun, live.lengths)
+        )
 
 
 class _Lines:
@@ -92,8 +117,12 @@ class _Lines:
         self._live, self._stream, self._every_s = live, stream, every_s
         self._rates = _Rates(live)
         self._next = time.monotonic() + every_s
+        self._next_look = 0.0
 
     def update(self) -> None:
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_EVERY_S
+            self._rates.describe()  # which learns from each look
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._every_s
@@ -139,6 +168,8 @@ class _Bar:
     def close(self) -> None:
         self._next = 0.0
         self.update()
+        if self._live.stage == "running":
+            self._bar.set_postfix_str(self._rates.finished())
         self._bar.close()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from batchgen.engine.request import Completion
+from batchgen.job.flow.eta import BegunRow
 from batchgen.job.text.requests import SAMPLE_BITS, PreparedRow
 
 __all__ = ["WaitingRow", "Window"]
@@ -63,6 +64,18 @@ class Window:
     def begun_before(self, moment: float) -> list[PreparedRow]:
         """Rows that have been in the engine's hands since before that moment."""
         return [row.prepared for row in self if 0.0 < row.begun_at < moment]
+
+    def begun(self) -> tuple[BegunRow, ...]:
+        """Rows in the engine's hands, with what bounds their length."""
+        return tuple(
+            BegunRow(
+                row.begun_at,
+                len(row.prepared.requests) - len(row.completions),
+                row.prepared.row.params.max_tokens,
+            )
+            for row in self
+            if row.begun_at
+        )
 
     def finished_samples(self) -> dict[tuple[int, int], list[int]]:
         """(index, sample) -> all but the last token of each finished sample of an unfinished row: a

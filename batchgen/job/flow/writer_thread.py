@@ -90,6 +90,9 @@ class Write:
         self.failures.note(outcomes, rows)
         live = self._live
         live.rows += len(outcomes)
+        for row in rows:
+            if row.completion_tokens is not None:
+                live.lengths.add(row.completion_tokens)
         live.finished_tokens += sum(row.completion_tokens or 0 for row in rows)
         live.prompt_tokens += sum(row.prompt_tokens or 0 for row in rows if row.sample == 0)
 
