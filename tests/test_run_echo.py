@@ -95,7 +95,8 @@ def test_an_empty_input_gives_an_empty_output_with_every_column(
 ) -> None:
     write_rows(tmp_path / "in.jsonl", [])
     assert echo(quiet=False).exit_code == 0
-    assert capsys.readouterr().err == "batchgen: the input has no rows: nothing was generated\n"
+    said = capsys.readouterr().err
+    assert said.startswith("batchgen: the input has no rows: nothing was generated (is it ")
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.num_rows == 0
     assert table.column_names[:4] == ["index", "sample", "id", "status"]

@@ -50,6 +50,7 @@ def _call(argv: Sequence[str] | None) -> int:
         return error.exit_code
     except click.ClickException as error:
         error.show(sys.stderr)
+        _show_way_out(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         print("batchgen: interrupted", file=sys.stderr)
@@ -62,6 +63,15 @@ def _call(argv: Sequence[str] | None) -> int:
         print(text, file=sys.stderr)
         print("  next: finished rows are kept; run the same command again", file=sys.stderr)
         return 1
+
+
+def _show_way_out(error: click.ClickException) -> None:
+    """What to do next about wrong words, beside click's own message."""
+    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+    if isinstance(error, click.MissingParameter) and command.endswith(" run"):
+        print(f"  next: {command} --in prompts.jsonl --out out.parquet", file=sys.stderr)
+    elif isinstance(error, click.BadParameter) and command.endswith((" run", "validate")):
+        print(f"  next: {command} --help-all says what each flag takes", file=sys.stderr)
 
 
 def _explain(error: BatchgenError) -> None:

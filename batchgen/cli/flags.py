@@ -3,12 +3,15 @@ what they take."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from batchgen.cli.other_names import OTHER_NAMES, tell_near_variables
 
 if TYPE_CHECKING:
     from batchgen.job.stores.places import Place
@@ -76,11 +79,26 @@ def flag_group(
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists flags by section; `--help` the core ones, `--help-all` all."""
+    """A command whose help lists flags by section; `--help` the core ones, `--help-all` all.
+
+    A flag under another program's name is answered with ours, and a variable whose name is nearly
+    a flag's is told.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.append(_help_all_option())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, with help for flags and variables that are nearly right."""
+        tell_near_variables(self, os.environ)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            ours = OTHER_NAMES.get(error.option_name.replace("_", "-"))
+            if ours is not None:
+                error.possibilities = [ours]
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one block a section."""
@@ -118,7 +136,8 @@ def _show_help_all(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 class _PlaceType(click.ParamType):  # type: ignore[type-arg]  # of later releases of click
-    """A local path, or an object in a store."""
+    """A local path, or an object in a store. Whether it was written as a folder is kept in the
+    context's `meta`: a Path forgets its last slash."""
 
     name = "path"
 
@@ -127,6 +146,9 @@ class _PlaceType(click.ParamType):  # type: ignore[type-arg]  # of later release
     ) -> Place:
         """`s3://bucket/name`, `gs://`, `az://`; all else is a local path. Raises UsageError."""
         from batchgen.job.stores.places import place_of
+
+        if ctx is not None and param is not None and isinstance(value, str):
+            ctx.meta[f"batchgen.folder.{param.name}"] = value.endswith("/")
         from batchgen.job.stores.remote_path import RemotePath
 
         return value if isinstance(value, Path | RemotePath) else place_of(value)

@@ -131,6 +131,7 @@ def job_spec(flags: dict[str, Any]) -> JobSpec:
     given = {name: flags[name] for name in _SAMPLING if flags[name] not in (None, ())}
     if flags["score"]:
         given |= scoring(given)
+    _refuse_folder(flags)
     flags = flags | {"device": own_device(flags["device"], os.environ, flags["tensor_parallel"])}
     return JobSpec(
         input=InputSpec(**{name: flags[name] for name in input_names}),
@@ -138,6 +139,15 @@ def job_spec(flags: dict[str, Any]) -> JobSpec:
         shard=_shard(flags),
         **{name: flags[name] for name in job_names if name in flags},
     )
+
+
+def _refuse_folder(flags: dict[str, Any]) -> None:
+    ctx, out = click.get_current_context(silent=True), flags["out"]
+    if ctx is not None and ctx.meta.get("batchgen.folder.out") and not flags["rows_per_file"]:
+        raise UsageError(
+            f"--out {out}/ names a folder, and the output is one file",
+            f"name it, such as {out}/out.parquet; or --rows-per-file N for a folder of files",
+        )
 
 
 def _shard(flags: dict[str, Any]) -> Shard | None:

@@ -37,6 +37,8 @@ def status(out: Place, checkpoint_dir: Place | None, as_json: bool) -> None:
 
 def _as_text(found: Status) -> str:
     total = "" if found.rows_total is None else f" of {found.rows_total:,}"
+    if not total and found.rows_expected:
+        total = f" of about {found.rows_expected:,}"
     lines = [f"{found.out}: {found.state}", f"  rows done   {found.rows_done:,}{total}"]
     if found.errors:
         named = ", ".join(f"{code} {count:,}" for code, count in sorted(found.errors.items()))

@@ -10,7 +10,7 @@ from typing import Any
 from batchgen.errors import UsageError
 from batchgen.job.form import Form
 from batchgen.job.shard import Shard
-from batchgen.job.stores.places import Place
+from batchgen.job.stores.places import Place, place_of
 
 __all__ = ["OVERLONG", "InputSpec", "JobSpec", "SamplingDefaults"]
 
@@ -48,6 +48,10 @@ class InputSpec:
     """Of a `datasets` source."""
     adapters: tuple[str, ...] = ()
     """`NAME=DIR`, a folder or a hub id each: LoRA adapters that rows may name."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inputs, str):
+            object.__setattr__(self, "inputs", (self.inputs,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,9 @@ class JobSpec:
     allow_pickle: bool = False
 
     def __post_init__(self) -> None:
+        given: object = self.out
+        if isinstance(given, str):  # whom no type checker told
+            object.__setattr__(self, "out", place_of(given))
         Form.of(self.out, self.format, self.rows_per_file)  # raises where they contradict
         self._check_tensor_parallel()
         if self.devices is not None and self.device != "auto":

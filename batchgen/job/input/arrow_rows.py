@@ -24,6 +24,7 @@ from batchgen.job.input.arrow_values import (
 )
 from batchgen.job.input.kept_columns import KeptColumns
 from batchgen.job.input.row_parser import PARAMS, TEMPLATE_COLUMNS, RowParser
+from batchgen.job.named_columns import few
 from batchgen.job.spec import InputSpec
 from batchgen.job.stored_types import stored_type
 from batchgen.job.text.row_template import WHOLE_ROW, RowTemplate
@@ -176,7 +177,7 @@ def _check_content(
 ) -> None:
     if not any(name in present for name in columns):
         hint = "name the column with --prompt-column or --messages-column"
-        text = f"{where} has none of the columns {', '.join(columns)}; it has {_few(present)}"
+        text = f"{where} has none of the columns {', '.join(columns)}; it has {few(present)}"
         raise InvalidDataError(text, hint)
     prompt, messages, token_ids = columns
     for name, fits, what in (
@@ -194,7 +195,7 @@ def _check_id_column(
     present: dict[str, pa.DataType], where: str, spec: InputSpec, names: Sequence[str]
 ) -> None:
     if spec.id_column is not None and spec.id_column not in present:
-        text = f"{where} has no column {spec.id_column}; it has {_few(present)}"
+        text = f"{where} has no column {spec.id_column}; it has {few(present)}"
         raise InvalidDataError(text, "name the column of ids with --id-column, or give none")
     _check_ids(present, where, names)
 
@@ -265,8 +266,3 @@ def _value(scalar: pa.Scalar) -> Any:
         return _Unreadable.TEXT
     except (ValueError, OverflowError):
         return _Unreadable.DATE
-
-
-def _few(names: Iterable[str]) -> str:
-    shown = list(names)
-    return ", ".join(shown[:12]) + (", ..." if len(shown) > 12 else "") if shown else "no column"

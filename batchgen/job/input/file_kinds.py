@@ -37,6 +37,8 @@ _WIDE = (
     (re.compile(rb"\x00[\[{]\x00[\s\"}{]"), "UTF-16BE"),
 )
 _BOM = b"\xef\xbb\xbf"
+_LINES_LOOKED_AT = 5
+_HEADER = re.compile(rb'"?[\w ]+"?( , "?[\w ]+"?)+')
 _ARRAY = re.compile(rb"\[\s*(\{|\]\s*\Z|\Z)")
 
 
@@ -54,6 +56,11 @@ def refuse_text(name: str, head: bytes) -> None:
     for begin, encoding in _WIDE:
         if begin.match(head):
             raise _invalid(name, f"text in {encoding}, not UTF-8", f"iconv -f {encoding} -t UTF-8")
+    if _is_table(head.removeprefix(_BOM)):
+        raise InvalidDataError(
+            f"input {name} looks like CSV, not one JSON object a line",
+            f"name it .csv (mv {name} {name.rpartition('.')[0] or name}.csv), and run again",
+        )
     if _is_pretty(head.removeprefix(_BOM)):
         raise _invalid(name, "JSON over several lines, not one object a line", "jq -c .")
 
@@ -61,6 +68,18 @@ def refuse_text(name: str, head: bytes) -> None:
 def is_array(head: bytes) -> bool:
     """Whether the text is one JSON array of objects, in place of a line for each."""
     return _ARRAY.match(head.removeprefix(_BOM).lstrip()) is not None
+
+
+def _is_table(head: bytes) -> bool:
+    """Whether the first lines have equal numbers of commas or tabs, and a header of plain names."""
+    lines = head.split(b"\n")[:-1] or [head]
+    lines = [line.strip() for line in lines[:_LINES_LOOKED_AT] if line.strip()]
+    if len(lines) < 2 or any(line.startswith((b"{", b"[", b'"{')) for line in lines):
+        return False
+    for mark in (b",", b"\t"):
+        if _HEADER.fullmatch(lines[0].replace(mark, b" , ")) and lines[0].count(mark):
+            return all(line.count(mark) >= lines[0].count(mark) for line in lines[1:])
+    return False
 
 
 def _is_pretty(head: bytes) -> bool:

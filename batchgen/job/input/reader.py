@@ -27,6 +27,7 @@ from batchgen.job.input.params import merge
 from batchgen.job.input.row_parser import RowParser
 from batchgen.job.input.sources import Source, SourceKind, find_sources
 from batchgen.job.input_marks import Mark, Marks, mark_of
+from batchgen.job.named_columns import check_names
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec, SamplingDefaults
@@ -205,12 +206,21 @@ class Reader:
         """Fix the columns that the first rows of the JSONL sources bring."""
         limit = self._spec.limit
         left = _SAMPLE_ROWS if limit is None else min(limit, _SAMPLE_ROWS)
+        met: dict[str, None] = {}  # in order
+        rows_before: list[dict[str, Any]] = []
         for rows in self._rows:
             if isinstance(rows, JsonlRows):
                 for _, line in islice(rows, left):
                     left -= 1
                     with suppress(RowError):
-                        self._kept.settle([self._parser.extras(rows.decode(line))])
+                        raw = rows.decode(line)
+                        met |= dict.fromkeys(raw)
+                        rows_before.append(raw)
+        if all(isinstance(rows, JsonlRows) for rows in self._rows):
+            check_names(self._spec, met, every_row=left > 0 and limit is None)
+        for raw in rows_before:
+            with suppress(RowError):
+                self._kept.settle([self._parser.extras(raw)])
 
 
 def _with_schema(kind: SourceKind) -> Callable[..., Any]:

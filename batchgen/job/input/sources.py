@@ -7,6 +7,7 @@ folder. Kinds are told by magic bytes, then by suffix.
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
+from batchgen.counts import counted
 from batchgen.errors import InputUnreadableError, OutputUnwritableError, UsageError
 from batchgen.job.input.file_kinds import HEAD_BYTES, refuse_container
 from batchgen.job.stores.places import Place
@@ -24,6 +26,7 @@ from batchgen.job.stores.remote_path import RemotePath
 
 __all__ = ["Source", "SourceKind", "find_sources", "same_file"]
 
+_log = logging.getLogger(__name__)
 _ROW_SUFFIXES = (".jsonl", ".ndjson")
 _COMPRESSED = ("", ".gz", ".zst", ".bz2", ".xz", ".lz4")
 _FOLDER_SUFFIXES = (*(row + zip for row in _ROW_SUFFIXES for zip in _COMPRESSED), ".parquet")
@@ -162,8 +165,14 @@ def _folder(path: Path, output: Place | None) -> Iterator[Source]:
     except OSError as error:
         raise InputUnreadableError(f"folder {path}: {error.strerror}", "check its rights") from None
     files = [p for p in inside if p.name.endswith(_FOLDER_SUFFIXES) and _wanted(p, output)]
+    others = [p.name for p in inside if _TABLES.search(p.name.lower()) and _wanted(p, output)]
+    if others and files:
+        text = "folder %s: %s left out; to read such files too, name them: --in '%s/*.csv'"
+        _log.warning(text, path, counted(len(others), "table is", "tables are"), path)
     if not files:
         hint = f"write '{path}/**/*.jsonl' to look into subfolders"
+        if others:
+            hint = f"it holds {', '.join(others[:5])}: name tables with a pattern, '{path}/*.csv'"
         raise InputUnreadableError(f"folder {path} holds no {', '.join(_FOLDER_SUFFIXES)}", hint)
     for file in files:
         yield _file(file)

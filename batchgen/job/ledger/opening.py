@@ -12,7 +12,7 @@ from batchgen.job.form import Form
 from batchgen.job.storage.layout import JOURNALS, SAVED_TOKENS, Layout
 from batchgen.job.storage.manifest import Manifest, fingerprint_diff
 from batchgen.job.storage.output import verified_totals
-from batchgen.job.storage.parts import list_parts
+from batchgen.job.storage.parts import list_parts, part_summary
 from batchgen.job.storage.provenance import footer_manifest, output_identity, written_rows
 from batchgen.job.stores.files import is_there, remove_stale
 from batchgen.job.stores.places import Place, remove_all, remove_trees
@@ -27,6 +27,7 @@ __all__ = [
     "decide",
     "discard_work",
     "has_leftovers",
+    "holds_no_completion",
     "sweep",
 ]
 
@@ -92,6 +93,20 @@ def _nothing_to_lose(layout: Layout) -> bool:
     """No finished row, no saved token, no output: an earlier run was refused or stopped at once."""
     saved = any(path.match(SAVED_TOKENS) for path in layout.journals_and_tokens())
     return not saved and not list_parts(layout.parts) and not layout.sign.exists()
+
+
+def holds_no_completion(layout: Layout) -> bool:
+    """Whether all that runs of the whole job left are failed rows: nothing is lost with them."""
+    manifest = Manifest.read(layout.manifest)
+    if manifest is None or layout.shards_begun():
+        return False
+    if manifest.state == "complete":
+        totals = manifest.totals
+        return totals is not None and totals.ok == 0 and _is_output_of(layout, manifest)
+    if layout.target.exists() or any(p.match(SAVED_TOKENS) for p in layout.journals_and_tokens()):
+        return False
+    found = [part_summary(path) for path in list_parts(layout.parts)]
+    return all(sum(part.errors.values()) >= part.rows for part in found)
 
 
 def discard_work(layout: Layout) -> None:

@@ -190,6 +190,8 @@ class Assembly:
         """So many rows the input has; of them this run has to do its shard's."""
         shard = self._spec.shard
         self.live.total_rows = rows if rows is None or shard is None else shard.num_rows(rows)
+        if self._ledger.manifest.runs:  # so that `status` knows about how far it is
+            self._ledger.manifest.runs[-1]["rows_expected"] = rows
 
     def _checkpoint_input(self) -> None:
         """On the writing thread, which alone writes the manifest."""

@@ -42,7 +42,7 @@ def closing_words(
     go through its template. `time_in_chats`: the moment that the template told of itself."""
     if summary.rows == 0:
         whose = f" for shard {summary.shard}" if summary.shard else ""
-        yield f"the input has no rows{whose}: nothing was generated"
+        yield f"the input has no rows{whose}: nothing was generated (is it the one you meant?)"
     if worked and summary.shard is not None:
         yield f"shard {summary.shard} is done; once all are: batchgen merge {summary.out}"
     if summary.length:

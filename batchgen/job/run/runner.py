@@ -19,12 +19,14 @@ from batchgen.job.flow.signals import Stop
 from batchgen.job.input.reader import Reader
 from batchgen.job.ledger.fingerprint import facts_of, model_name
 from batchgen.job.ledger.ledger import Ledger
+from batchgen.job.ledger.opening import holds_no_completion
 from batchgen.job.model.files import ModelFiles, resolve_model
 from batchgen.job.redaction import redacted
 from batchgen.job.run.closing_words import closing_words, failure_words
 from batchgen.job.run.input_check import check_finished_input
 from batchgen.job.run.kept_engine import Lend
 from batchgen.job.run.ledger_access import Entrance
+from batchgen.job.run.opening_words import opening_words, recorded_facts
 from batchgen.job.run.retry import check_words
 from batchgen.job.run.runnable import check_runnable
 from batchgen.job.run.summary import (
@@ -37,7 +39,7 @@ from batchgen.job.run.summary import (
 from batchgen.job.run.summing_up import summary_of
 from batchgen.job.spec import JobSpec
 from batchgen.job.storage.layout import Layout, folder_of
-from batchgen.job.storage.manifest import FinalReport, Manifest, fingerprint_diff
+from batchgen.job.storage.manifest import FinalReport, fingerprint_diff
 from batchgen.job.storage.output import check_name, check_served
 from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.totals import totals_of_parts
@@ -73,7 +75,14 @@ def run(
         job.lend = lend
         reader = job.reader()
         check_served(spec.out)
-    return job.run(reader)
+    try:
+        return job.run(reader)
+    except FingerprintMismatchError:
+        if spec.overwrite or spec.retry or spec.incremental or not job.has_no_completion():
+            raise
+        job._say("what earlier runs left has no completion: it is replaced")
+        again = replace(spec, overwrite=True)
+    return run(again, stop=stop, report=report, prepare=prepare, lend=lend)
 
 
 class _Job:
@@ -103,7 +112,7 @@ class _Job:
         """The whole job; see `runner.run`."""
         spec, files = self._spec, self._files
         entrance = Entrance(spec, files, reader, self._folder, self._run_id, self._stop, self._say)
-        facts_before = self._recorded_facts()
+        facts_before = recorded_facts(spec, self._folder)
         if not spec.overwrite:
             entrance.check_untouched()
         if spec.overwrite or not (self._folder.exists() or spec.out.exists()):
@@ -128,6 +137,10 @@ class _Job:
                 return self._work(ledger, reader)
         with entrance.open_ledger() as ledger:
             return self._work(ledger, reader)
+
+    def has_no_completion(self) -> bool:
+        """Whether nothing of worth is lost if the job begins afresh."""
+        return holds_no_completion(Layout(self._folder, self._spec.out, None, self._spec.form))
 
     def _is_of_this_input(self, ledger: Ledger, reader: Reader, entrance: Entrance) -> bool:
         """Whether earlier runs read the same; with --overwrite their work is given up, if not."""
@@ -177,14 +190,6 @@ class _Job:
         """What of the output this run is to make."""
         return "the output" if ledger.shard is None else f"shard {ledger.shard}"
 
-    def _recorded_facts(self) -> dict[str, Any]:
-        """Device and versions of the run before this one; {} where there was none."""
-        with suppress(BatchgenError):  # the ledger will say what is wrong with a manifest
-            layout = Layout(self._folder, self._spec.out, self._spec.shard, self._spec.form)
-            before = Manifest.read(layout.own_manifest)
-            return {} if before is None else before.facts
-        return {}
-
     def _tell_changes(self, before: dict[str, Any]) -> None:
         """Say what is recorded, not compared, and other than before; Assembly does of devices."""
         self._device_before: str | None = before.get("device")
@@ -199,11 +204,8 @@ class _Job:
         check_runnable(self._spec, self._files)
         if ledger.num_done or ledger.shard is not None:
             reader.skip_hint(ledger.is_done)
-        if ledger.num_done:
-            self._say(f"continuing: {counted(ledger.num_done, 'row is', 'rows are')} done")
-        if self._files is not None and self._files.ignored_settings:
-            named = ", ".join(self._files.ignored_settings)
-            self._say(f"not served, and ignored, of the model's generation_config: {named}")
+        for text in opening_words(ledger.num_done, self._files, reader.base_params):
+            self._say(text)
         if self._prepare is not None:
             self._prepare(self._spec, self._files, reader)
         assembly = Assembly(

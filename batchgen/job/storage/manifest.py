@@ -156,6 +156,10 @@ class Manifest:
     def check_fingerprint(self, fingerprint: Mapping[str, Any], where: Place) -> None:
         """Raise FingerprintMismatchError naming every field that differs."""
         lines = fingerprint_diff(self.fingerprint, fingerprint)
+        rest = [line for line in lines if not line.startswith("model.")]
+        if len(rest) < len(lines):  # two digests tell nobody anything
+            name = self.facts.get("model", "another")
+            lines = [f"model: was {name}; its files are not those of this one", *rest]
         if lines:
             raise FingerprintMismatchError(
                 f"{where} was begun with other settings:\n  " + "\n  ".join(lines),

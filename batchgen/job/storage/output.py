@@ -56,6 +56,12 @@ def check_name(out: Place) -> None:
     """Raise OutputUnwritableError where what has that name is no output, or can be none."""
     if isinstance(out, RemotePath):
         return
+    if str(out) == "-":
+        raise OutputUnwritableError(
+            "--out -: the output appears whole, by a rename, so it cannot go to stdout",
+            "name a file, such as out.parquet; `batchgen export out.parquet --format jsonl --to -` "
+            "prints it afterwards",
+        )
     if out.exists() and not out.is_file() and not out.is_dir():
         raise OutputUnwritableError(
             f"the output {out} is a device or a pipe: it must appear whole, by a rename",

@@ -50,6 +50,8 @@ class Status:
     rows_done: int = 0
     rows_total: int | None = None
     """None until a run has read the input to its end."""
+    rows_expected: int | None = None
+    """Before that: about so many, by the sizes of its files; None where nobody can tell."""
     rows_read: int | None = None
     errors: dict[str, int] = field(default_factory=dict)
     owner: dict[str, Any] | None = None
@@ -74,6 +76,8 @@ def status_of(out: Place, ckpt_dir: Place) -> Status:
         )
     status = Status(str(out), manifest.state, rows_total=manifest.total_rows)
     status.runs = len(manifest.runs)
+    if status.rows_total is None and manifest.runs:
+        status.rows_expected = manifest.runs[-1].get("rows_expected")
     status.model = manifest.fingerprint.get("model.name", manifest.fingerprint.get("model"))
     status.owner = _owner(layout)
     if manifest.state == "complete" and manifest.totals is not None:
