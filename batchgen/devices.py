@@ -16,11 +16,12 @@ from pathlib import Path
 from batchgen.counts import counted
 from batchgen.errors import UsageError
 
-__all__ = ["check_device", "check_device_name", "num_gpus"]
+__all__ = ["check_device", "check_device_name", "gpu_names", "num_gpus"]
 
 _DRIVER = "libcuda.so.1"
 _NAME = re.compile(r"auto|cpu(:\d+)?|cuda(:\d+)?")
 _NODES = Path("/dev")
+_DRIVER_FILES = Path("/proc/driver/nvidia")
 _TAKE_ANOTHER = "leave --device out to take what is there, or take --device cpu"
 
 
@@ -55,6 +56,19 @@ def num_gpus(environ: Mapping[str, str] = os.environ) -> int:
     """GPUs that CUDA will show to this process, without asking CUDA."""
     visible = _visible(environ)
     return _num_nodes() if visible is None else len(visible)
+
+
+def gpu_names() -> list[str]:
+    """What NVIDIA's driver calls the machine's GPUs, and itself last; [] where it does not say."""
+    names = []
+    for file in sorted(_DRIVER_FILES.glob("gpus/*/information")):
+        found = re.search(r"^Model:\s*(.+)$", file.read_text(), re.MULTILINE)
+        names += [found[1].strip()] if found else []
+    version_file = _DRIVER_FILES / "version"
+    if version_file.exists():
+        found = re.search(r"Module\s+(?:for \S+\s+)?([\d.]+)", version_file.read_text())
+        names += [f"driver {found[1]}"] if found else []
+    return names
 
 
 def _visible(environ: Mapping[str, str]) -> list[str] | None:

@@ -42,6 +42,7 @@ FLOORS = [
     ["batchgen.job.ledger"],
     ["batchgen.job.run", "batchgen.job.verbs"],
     ["batchgen.job.ahead"],
+    ["batchgen.report.machine", "batchgen.report.page"],
     ["batchgen.report", "batchgen.cluster"],
     ["batchgen.selftest"],
     ["batchgen.cli.process", "batchgen.cli.screen"],

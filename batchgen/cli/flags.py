@@ -95,10 +95,11 @@ class GroupedCommand(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            ours = OTHER_NAMES.get(error.option_name.replace("_", "-"))
-            if ours is not None:
-                error.possibilities = [ours]
-            raise
+            name = error.option_name
+            ours = OTHER_NAMES.get(name.replace("_", "-"))
+            if ours is None:
+                raise
+            raise click.NoSuchOption(name, possibilities=[ours], ctx=ctx) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one block a section."""

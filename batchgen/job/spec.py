@@ -50,8 +50,9 @@ class InputSpec:
     """`NAME=DIR`, a folder or a hub id each: LoRA adapters that rows may name."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.inputs, str):
-            object.__setattr__(self, "inputs", (self.inputs,))
+        given: object = self.inputs
+        if isinstance(given, str):  # whom no type checker told
+            object.__setattr__(self, "inputs", (given,))
 
 
 @dataclass(frozen=True, slots=True)
