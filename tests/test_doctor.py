@@ -15,7 +15,7 @@ from echo_runs import environment
 from batchgen.cli.command import main
 from batchgen.report.machine import doctor, versions
 from batchgen.report.machine.finding import State
-from batchgen.report.machine.versions import EXTRAS, tested_versions, version_findings
+from batchgen.report.machine.versions import EXTRAS, version_findings
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -24,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def test_its_table_is_that_of_the_tested_versions() -> None:
     runs = [json.loads(line) for line in (ROOT / "jobs/versions.jsonl").read_text().splitlines()]
     least = dict(re.match(r"([\w-]+)>=(.+)", one).groups() for one in PROJECT["dependencies"])  # type: ignore[union-attr]
-    table = tested_versions()
+    table = versions.tested_versions()
     assert table.keys() == least.keys()
     for name, (low, high) in table.items():
         numbers = versions._numbers

@@ -99,7 +99,8 @@ class GroupedCommand(click.Command):
             ours = OTHER_NAMES.get(name.replace("_", "-"))
             if ours is None:
                 raise
-            raise click.NoSuchOption(name, possibilities=[ours], ctx=ctx) from None
+            text = f"No such option {name!r}. Did you mean {ours}?"
+            raise click.NoSuchOption(name, text, ctx=ctx) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one block a section."""

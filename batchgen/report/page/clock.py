@@ -1,0 +1,70 @@
+"""The time line of a job: its runs one after the other, the pauses between them left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from batchgen.report.page.table import Floats, Table
+
+__all__ = ["Run", "TimeLine", "time_line"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`begin` and `end` on the time line, in seconds; `at`: when it began, in UTC."""
+
+    run_id: str
+    at: str
+    begin: float
+    end: float
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLine:
+    """Moments of the rows that the engine finished, in seconds on the line, [num_finished]."""
+
+    came: Floats
+    began: Floats
+    first_token: Floats
+    ended: Floats
+    tokens: Floats
+    runs: tuple[Run, ...]
+
+    @property
+    def seconds(self) -> float:
+        """From the first run's beginning to the last one's end, pauses left out."""
+        return self.runs[-1].end if self.runs else 0.0
+
+
+def time_line(table: Table) -> TimeLine:
+    """Rows without times, as failed ones are, are not on it."""
+    came, latency = table.moments(), table.floats("latency_s")
+    timed = np.flatnonzero(~np.isnan(came) & ~np.isnan(latency))
+    came, latency = came[timed], latency[timed]
+    queue = np.nan_to_num(table.floats("queue_s")[timed])
+    prefill = np.nan_to_num(table.floats("prefill_s")[timed])
+    names = table.texts("run_id")[timed]
+    line, runs = np.zeros(len(timed)), []
+    offset = 0.0
+    for name in _in_order(names, came):
+        mine = names == name
+        begin, end = float(came[mine].min()), float((came + latency)[mine].max())
+        line[mine] = came[mine] - begin + offset
+        at = datetime.fromtimestamp(begin, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        distinct = len(np.unique(table.ints("index")[timed][mine]))
+        runs.append(Run(str(name), at, offset, offset + end - begin, distinct))
+        offset += end - begin
+    began = line + queue
+    return TimeLine(
+        line, began, began + prefill, line + latency,
+        table.ints("completion_tokens")[timed].astype(float), tuple(runs),
+    )  # fmt: skip
+
+
+def _in_order(names: Floats, came: Floats) -> list[str]:
+    first = {name: float(came[names == name].min()) for name in set(names.tolist())}
+    return sorted(first, key=lambda name: first[name])

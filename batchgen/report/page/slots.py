@@ -1,0 +1,80 @@
+"""Which slot held which sequence when: as it was, and as batches of the same rows would have been.
+
+Static batching takes as many rows as there are slots, in the input's order, and waits for the
+longest of them. Each row is given the time that it took here; where a step gets shorter with fewer
+rows, as on a CPU, a draining batch would be quicker than that.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+
+from batchgen.report.page.clock import TimeLine
+from batchgen.report.page.table import Floats
+
+__all__ = ["Bar", "Slots", "slots_of"]
+
+MOST_BARS, MOST_SLOTS = 1500, 48
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One sequence: its slot, when it began, had its first token and ended."""
+
+    slot: int
+    begin: float
+    first: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """`bars` and `static_bars` are of the first sequences and slots; the seconds are of all."""
+
+    num_slots: int
+    num_sequences: int
+    bars: list[Bar]
+    static_bars: list[Bar]
+    seconds: float
+    static_seconds: float
+
+
+def slots_of(line: TimeLine) -> Slots:
+    """Sequences get the lowest free slot as they begin."""
+    order = np.argsort(line.began, kind="stable")
+    began, first, ended = line.began[order], line.first_token[order], line.ended[order]
+    bars: list[Bar] = []
+    free: list[int] = []
+    busy: list[tuple[float, int]] = []
+    num_slots = 0
+    for begin, token, end in zip(began.tolist(), first.tolist(), ended.tolist(), strict=True):
+        while busy and busy[0][0] <= begin:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        if free:
+            slot = heapq.heappop(free)
+        else:
+            slot, num_slots = num_slots, num_slots + 1
+        heapq.heappush(busy, (end, slot))
+        if len(bars) < MOST_BARS and slot < MOST_SLOTS:
+            bars.append(Bar(slot, begin, token, end))
+    static, seconds = _static(line, num_slots)
+    return Slots(num_slots, len(began), bars, static, line.seconds, seconds)
+
+
+def _static(line: TimeLine, num_slots: int) -> tuple[list[Bar], float]:
+    if not num_slots:
+        return [], 0.0
+    taken: Floats = line.ended - line.began
+    waits: Floats = line.first_token - line.began
+    bars, now = [], 0.0
+    for start in range(0, len(taken), num_slots):
+        batch = slice(start, start + num_slots)
+        if len(bars) < MOST_BARS:
+            for slot, (wait, long) in enumerate(zip(waits[batch], taken[batch], strict=True)):
+                if slot < MOST_SLOTS:
+                    bars.append(Bar(slot, now, now + float(wait), now + float(long)))
+        now += float(taken[batch].max())
+    return bars[:MOST_BARS], now
