@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from batchgen.cli.other_names import OTHER_NAMES, tell_near_variables
+from batchgen.cli.screen.other_names import OTHER_NAMES, tell_near_variables
 
 if TYPE_CHECKING:
     from batchgen.job.stores.places import Place

@@ -1,42 +1,45 @@
-"""`batchgen inspect`: what a model is, and which model types this installation can serve."""
+"""`batchgen inspect`: rows of an output; what a model is, and which types can be served."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli.flags import CONTEXT_SETTINGS, flag
-from batchgen.errors import ModelRefusedError
+from batchgen.cli.flags import CONTEXT_SETTINGS, PLACE, GroupedCommand, flag, flag_group
+from batchgen.errors import ModelRefusedError, UsageError
 
 if TYPE_CHECKING:
     from batchgen.report.model_types import TypesReport, Verdict
 
 __all__ = ["inspect"]
 
-_DEFAULT = "model"
+_DEFAULT, _OF_MODELS = "rows", "model"
 
 
 class _PathGroup(click.Group):
-    """Words that are commands, and any other first argument a path: `inspect model PATH`."""
+    """Words that are commands, and any other first argument a path: of a model where it ends so,
+    else of an output."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The word's command, else the one that takes a path."""
-        if args and args[0] not in self.commands and _DEFAULT in self.commands:
-            args = [_DEFAULT, *args]
+        if args and args[0] not in self.commands:
+            is_model = any(word.lower().endswith(".gguf") for word in args)
+            args = [_OF_MODELS if is_model else _DEFAULT, *args]
         return super().resolve_command(ctx, args)
 
 
 @click.group(cls=_PathGroup, context_settings=CONTEXT_SETTINGS)
 def inspect() -> None:
-    """Say what can be served.
+    """Show rows of an output, or say what can be served.
 
     \b
+    batchgen inspect OUT --failed   # rows by id, by what they hold, beside another output's
     batchgen inspect MODEL.gguf     # what of the file is applied, and what would be refused
     batchgen inspect types          # each causal language model type of the installed transformers
     """
@@ -76,6 +79,84 @@ def model(path: Path, as_json: bool) -> None:
     click.echo(json.dumps(asdict(found)) if as_json else "\n".join(lines_of(found)))
     if found.refused is not None:
         raise SystemExit(ModelRefusedError.exit_code)
+
+
+@inspect.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
+@click.argument("out", type=PLACE)
+@flag_group(
+    "Rows",
+    flag("--id", "ids", multiple=True, metavar="ID", core=True, help="The row with this id."),
+    flag(
+        "--rows",
+        "indices",
+        multiple=True,
+        type=int,
+        metavar="N",
+        core=True,
+        help="The row of this index; repeats, as --id does.",
+    ),
+    flag(
+        "--where",
+        "conditions",
+        multiple=True,
+        metavar="COLUMN=VALUE",
+        core=True,
+        help="Rows that hold this (also != < > <= >=, ~ for a regular expression); repeats.",
+    ),
+    flag("--failed", is_flag=True, core=True, help="Failed rows: --where status=error."),
+    flag(
+        "-n",
+        "--count",
+        "count",
+        type=click.IntRange(min=1),
+        default=10,
+        metavar="N",
+        core=True,
+        help="At most so many.",
+    ),
+    flag("--columns", metavar="a,b", core=True, show_default="the usual ones", help="To show."),
+    flag(
+        "--beside",
+        type=PLACE,
+        metavar="OTHER",
+        core=True,
+        help="Another output: the rows of the same ids side by side.",
+    ),
+    flag("--json", "as_json", is_flag=True, core=True, help="A JSON object a row, all columns."),
+)
+@click.pass_context
+def rows(ctx: click.Context, /, **flags: Any) -> None:
+    """Show rows of an output. The exit code is 1 where none is found.
+
+    \b
+    batchgen inspect out.parquet --id row-7
+    batchgen inspect out.parquet --where finish_reason=length --beside other.parquet
+    """
+    from batchgen.cli.screen.rows import columns_to_show, row_lines, side_by_side
+    from batchgen.report.row_search import Condition, Wanted, beside, find_rows
+
+    texts = [*flags["conditions"], *(["status=error"] if flags["failed"] else [])]
+    conditions = tuple(Condition.parse(text) for text in texts)
+    wanted = Wanted(frozenset(flags["ids"]), frozenset(flags["indices"]), conditions)
+    named = [name.strip() for name in flags["columns"].split(",")] if flags["columns"] else None
+    columns = named if named or flags["as_json"] else columns_to_show()
+    other = flags["beside"]
+    found = find_rows(flags["out"], wanted, columns, flags["count"])
+    if other is not None:
+        kept = list(found)
+        pairs = zip(kept, beside(kept, other, columns or columns_to_show()), strict=True)
+        shown = [side_by_side(row, twin) for row, twin in pairs]
+        if flags["as_json"]:
+            raise UsageError("--json and --beside are both given", "leave one of them out")
+    elif flags["as_json"]:
+        shown = [iter([json.dumps(row, default=str, ensure_ascii=False)]) for row in found]
+    else:
+        shown = [row_lines(row) for row in found]
+    for lines in shown:
+        click.echo("\n".join(lines))
+    if not shown:
+        click.echo("batchgen: no such row", err=True)
+        ctx.exit(1)
 
 
 def _say(verdict: Verdict) -> None:

@@ -20,7 +20,7 @@ COMMANDS = {
     "plan": "Say what a run would cost.",
     "preview": "Show prompts as the model will see them.",
     "status": "Say how far a run is.",
-    "inspect": "Say what can be served.",
+    "inspect": "Show rows of an output; say what can be served.",
     "diff": "Compare two outputs.",
     "ray": "Run a job on a Ray cluster.",
     "merge": "Join the shards of an output.",

@@ -58,7 +58,8 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     from batchgen.cluster.ray_shards import RayOptions, run_shards
     from batchgen.job.storage.output import check_name, check_served
 
-    set_up_logs(quiet=flags["quiet"], verbose=flags["verbose"])
+    as_json = flags["log_format"] == "json"
+    set_up_logs(quiet=flags["quiet"], verbose=flags["verbose"], as_json=as_json)
     if flags["shard"] is not None:
         raise UsageError("--shard is one shard's, and ray runs all of them", "give --shards N")
     spec = job_spec(flags | {"shard": "none"})

@@ -41,10 +41,13 @@ def report(
     batchgen report out.parquet
     batchgen report out.parquet --text
     """
+    from batchgen.cli.process.no_pandas import keep_pandas_out
     from batchgen.report.page.figures import figures_of
     from batchgen.report.page.html import embedded_figures, page_of
     from batchgen.report.page.table import read_table
 
+    if ctx.obj is True:
+        keep_pandas_out()
     table = read_table(out)
     page = to or Path(f"{out}.html" if isinstance(out, Path) else f"{out.name}.html")
     if check:

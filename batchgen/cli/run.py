@@ -52,7 +52,8 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     own_process: bool = ctx.obj is True
     last_resort = LastResort(stop, flags["grace"]) if own_process else None
     timeline.begin(own_process=own_process)
-    set_up_logs(quiet=flags["quiet"], verbose=flags["verbose"])
+    as_json = flags["log_format"] == "json"
+    set_up_logs(quiet=flags["quiet"], verbose=flags["verbose"], as_json=as_json)
     spec = job_spec(flags)
     report = None if spec.quiet else summary_printer(as_json=flags["as_json"])
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -22,17 +24,28 @@ __all__ = ["status"]
 @click.argument("out", type=PLACE)
 @flag("--checkpoint-dir", type=PLACE, help="As given to the run. [default: OUT.ckpt]")
 @flag("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(out: Place, checkpoint_dir: Place | None, as_json: bool) -> None:
+@flag("--watch", is_flag=True, help="Go on saying so until nobody is at work on it.")
+@flag("--every", type=click.FloatRange(min=0.1), default=2.0, metavar="S", help="With --watch.")
+def status(
+    out: Place, checkpoint_dir: Place | None, as_json: bool, watch: bool, every: float
+) -> None:
     """Say how far the work on OUT is; changes nothing.
 
     \b
     batchgen status out.parquet --json
+    batchgen status out.parquet --watch
     """
     from batchgen.job.storage.layout import folder_of
     from batchgen.job.verbs.status import status_of
 
-    found = status_of(out, folder_of(out, checkpoint_dir))
-    click.echo(json.dumps(asdict(found), default=str) if as_json else _as_text(found))
+    while True:
+        found = status_of(out, folder_of(out, checkpoint_dir))
+        if watch and not as_json and sys.stdout.isatty():
+            click.clear()
+        click.echo(json.dumps(asdict(found), default=str) if as_json else _as_text(found))
+        if not watch or found.state != "running":
+            return
+        time.sleep(every)
 
 
 def _as_text(found: Status) -> str:

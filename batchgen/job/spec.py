@@ -108,6 +108,8 @@ class JobSpec:
     """Seconds in the engine after which a row becomes an error row."""
     max_failures: str = "0"
     summary: Path | None = None
+    metrics_file: Path | None = None
+    """Progress for Prometheus' node_exporter, replaced every five seconds."""
     quiet: bool = False
     progress: str = "auto"
     max_num_seqs: int | None = None

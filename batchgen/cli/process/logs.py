@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 
+from batchgen.cli.process.json_log import JsonFormatter, begin_json_log
 from batchgen.job.redaction import RedactingFormatter
 
 __all__ = ["hear_warnings", "hush_libraries", "hush_warnings", "set_up_logs"]
@@ -22,10 +23,13 @@ _LEVELS = {
 stays."""
 
 
-def set_up_logs(*, quiet: bool, verbose: bool) -> None:
+def set_up_logs(*, quiet: bool, verbose: bool, as_json: bool = False) -> None:
     """`-v` shows every decision and its reason, and lets libraries talk; `-q` keeps to errors."""
+    if as_json:
+        begin_json_log()
     handler = logging.StreamHandler()
-    handler.setFormatter(RedactingFormatter("batchgen: %(message)s"))
+    text = RedactingFormatter("batchgen: %(message)s")
+    handler.setFormatter(JsonFormatter("%(message)s") if as_json else text)
     log = logging.getLogger("batchgen")
     log.addHandler(handler)
     log.propagate = False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from batchgen.cli.process.no_pandas import keep_pandas_out
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.cuda.kernel_shapes import kernel_shapes
 from batchgen.job.input.reader import Reader
@@ -33,7 +33,7 @@ def prepare(spec: JobSpec, files: ModelFiles | None, reader: Reader) -> None:
     """Start importing, and what can be done beside it. Never raises: whoever needs the result
     does the work again and says what is wrong."""
     if all(source.kind is not SourceKind.HUB for source in reader.sources):
-        _keep_pandas_out()
+        keep_pandas_out()
     if spec.engine != "echo" and files is not None and spec.devices is None:
         prepare_engine(engine_config(spec, files), files)
 
@@ -61,30 +61,6 @@ def _begin(name: str, work: Callable[[], object]) -> None:
 
 def _is_more_than_text(files: ModelFiles) -> bool:
     return any(key in files.config for key in _OTHER_SENSES)
-
-
-def _keep_pandas_out() -> None:
-    """pyarrow imports pandas with the first list it is given, to ask whether it is a Series: 300
-    modules for nothing in a run, which has none. It asks once."""
-    if "pandas" in sys.modules:
-        return
-    import pyarrow as pa
-
-    sys.meta_path.insert(0, _NoPandas)
-    try:
-        pa.array([0])
-    finally:
-        sys.meta_path.remove(_NoPandas)
-
-
-class _NoPandas:
-    """A finder in whose presence pandas cannot be imported."""
-
-    @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        """Refuse pandas, know nothing of others."""
-        if name == "pandas":
-            raise ModuleNotFoundError("not needed here", name=name)
 
 
 def _import(

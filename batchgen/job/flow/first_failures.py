@@ -28,11 +28,11 @@ class FirstFailures:
     def __init__(self) -> None:
         self._first: dict[str, FirstFailure] = {}
 
-    def note(self, outcomes: Sequence[Outcome], rows: Sequence[OutputRow]) -> None:
-        """Take the error rows among those that these outcomes became."""
+    def note(self, outcomes: Sequence[Outcome], rows: Sequence[OutputRow]) -> int:
+        """Take the error rows among those that these outcomes became; how many they are."""
         failed = [row for row in rows if row.error_code is not None]
         if not failed:
-            return
+            return 0
         origins = {row.index: row.origin for row in map(_input_of, outcomes)}
         for row in failed:
             code = row.error_code or ""
@@ -40,6 +40,7 @@ class FirstFailures:
             if known is None or row.index < known.index:
                 origin = origins.get(row.index, f"row {row.index}")
                 self._first[code] = FirstFailure(code, row.index, origin, row.error_message or "")
+        return len(failed)
 
     def commonest(self, counts: dict[str, int]) -> list[FirstFailure]:
         """The first of each kind, the commonest kind before the others."""

@@ -30,6 +30,7 @@ class Live:
     stage: str = "loading"
     reused: int = 0
     rows: int = 0
+    failed: int = 0
     prompt_tokens: int = 0
     finished_tokens: int = 0
     generated_tokens: int = 0

@@ -87,8 +87,8 @@ class Write:
     def _append(self, outcomes: list[Outcome]) -> None:
         rows = self._results.output_rows(outcomes)
         self._sink.append(rows)
-        self.failures.note(outcomes, rows)
         live = self._live
+        live.failed += self.failures.note(outcomes, rows)
         live.rows += len(outcomes)
         for row in rows:
             if row.completion_tokens is not None:

@@ -11,7 +11,7 @@ from batchgen.job.flow.engine_faults import engine_faults
 from batchgen.job.flow.engine_thread import Drive, DriveOptions
 from batchgen.job.flow.pace import Pace
 from batchgen.job.flow.pipeline import Pipeline
-from batchgen.job.flow.progress import Live, make_reporter
+from batchgen.job.flow.progress import Live, Reporter, make_reporter
 from batchgen.job.flow.quarantine import SUSPECT, Suspects
 from batchgen.job.flow.reader_thread import Feed
 from batchgen.job.flow.signals import Stop
@@ -22,7 +22,9 @@ from batchgen.job.input.reader import Reader
 from batchgen.job.input_marks import Mark
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.model.files import ModelFiles
+from batchgen.job.redaction import redacted
 from batchgen.job.run.kept_engine import Lend
+from batchgen.job.run.metrics_file import MetricsFile, Reporters
 from batchgen.job.run.stages import load_job_codec, load_job_engine, make_requests, make_results
 from batchgen.job.spec import JobSpec
 from batchgen.job.text.requests import FailedRow, Requests
@@ -100,8 +102,18 @@ class Assembly:
             self._finished,
             stop=stop,
             grace=spec.grace,
-            reporter=make_reporter(self.live, spec.progress, quiet=spec.quiet),
+            reporter=self._reporter(),
         )
+
+    def _reporter(self) -> Reporter:
+        spec = self._spec
+        shown = make_reporter(self.live, spec.progress, quiet=spec.quiet)
+        if spec.metrics_file is None:
+            return shown
+        labels = {"out": redacted(str(spec.out))} | (
+            {"shard": str(spec.shard)} if spec.shard else {}
+        )
+        return Reporters([shown, MetricsFile(self.live, spec.metrics_file, labels)])
 
     def save(self) -> None:
         """What is finished becomes durable, and what is in flight is kept for the next run."""

@@ -26,6 +26,7 @@ from batchgen.job.run.closing_words import closing_words, failure_words
 from batchgen.job.run.input_check import check_finished_input
 from batchgen.job.run.kept_engine import Lend
 from batchgen.job.run.ledger_access import Entrance
+from batchgen.job.run.metrics_file import check_metrics_file
 from batchgen.job.run.opening_words import opening_words, recorded_facts
 from batchgen.job.run.retry import check_words
 from batchgen.job.run.runnable import check_runnable
@@ -182,6 +183,7 @@ class _Job:
             generation_defaults={} if files is None else files.generation_defaults,
             shard=None if shard is None else (shard.index, shard.count),
         )
+        check_metrics_file(self._spec.metrics_file)
         if self._spec.summary is not None:
             check_summary(self._spec.summary, self._spec.out, reader.sources)
         return reader

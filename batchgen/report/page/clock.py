@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
+import numpy.typing as npt
 
 from batchgen.report.page.table import Floats, Table
 
@@ -65,6 +66,6 @@ def time_line(table: Table) -> TimeLine:
     )  # fmt: skip
 
 
-def _in_order(names: Floats, came: Floats) -> list[str]:
+def _in_order(names: npt.NDArray[np.object_], came: Floats) -> list[str]:
     first = {name: float(came[names == name].min()) for name in set(names.tolist())}
     return sorted(first, key=lambda name: first[name])

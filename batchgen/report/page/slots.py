@@ -69,7 +69,8 @@ def _static(line: TimeLine, num_slots: int) -> tuple[list[Bar], float]:
         return [], 0.0
     taken: Floats = line.ended - line.began
     waits: Floats = line.first_token - line.began
-    bars, now = [], 0.0
+    bars: list[Bar] = []
+    now = 0.0
     for start in range(0, len(taken), num_slots):
         batch = slice(start, start + num_slots)
         if len(bars) < MOST_BARS:
