@@ -75,7 +75,9 @@ def test_a_log_in_json_is_an_object_a_line(tmp_path: Path) -> None:
     assert all(json.loads(line)["message"] for line in refused.stderr.splitlines())
 
 
-def test_status_knows_about_how_far_a_run_is_and_watches_it_to_its_end(tmp_path: Path) -> None:
+def test_status_knows_about_how_far_a_run_is_and_watches_it_to_its_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, out = write_rows(tmp_path / "in.jsonl", prompts(12)), tmp_path / "o.parquet"
     words = ("run", "-i", source, "-o", out, "--engine", "echo", "--checkpoint-seconds", "0.1")
     process = subprocess.Popen(
@@ -89,11 +91,11 @@ def test_status_knows_about_how_far_a_run_is_and_watches_it_to_its_end(tmp_path:
         manifest = tmp_path / "o.parquet.ckpt" / "manifest.json"
         while not manifest.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        watched = batchgen("status", out, "--watch", "--every", "0.2", "--json")
+        assert main(["status", str(out), "--watch", "--every", "0.2", "--json"]) == 0
         assert process.wait(30) == 0
     finally:
         process.kill()
-    seen = [json.loads(line) for line in watched.stdout.splitlines()]
+    seen = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert seen[-1]["state"] == "complete"
     assert seen[-1]["rows_done"] == 12
     running = [one for one in seen if one["state"] == "running"]

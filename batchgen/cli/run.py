@@ -54,6 +54,8 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     timeline.begin(own_process=own_process)
     as_json = flags["log_format"] == "json"
     set_up_logs(quiet=flags["quiet"], verbose=flags["verbose"], as_json=as_json)
+    if as_json and flags["progress"] == "bar":
+        flags["progress"] = "lines"
     spec = job_spec(flags)
     report = None if spec.quiet else summary_printer(as_json=flags["as_json"])
     try:
