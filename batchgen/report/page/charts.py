@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from batchgen.counts import counted
 from batchgen.report.page import svg
 from batchgen.report.page.figures import Figures, Histogram
 from batchgen.report.page.slots import Bar
@@ -42,7 +43,9 @@ def _over_time(
         _resumes(figures),
         svg.x_axis(_times(figures.seconds), "seconds of work, pauses between runs left out"),
     ]
-    resumed = f" Dashed: {len(figures.runs) - 1} resumes." if len(figures.runs) > 1 else ""
+    resumed = (
+        f" Dashed: {counted(len(figures.runs) - 1, 'resume')}." if len(figures.runs) > 1 else ""
+    )
     return title, svg.chart(name, title, text + resumed, body), text + resumed
 
 

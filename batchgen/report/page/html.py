@@ -35,7 +35,7 @@ p,figcaption{color:var(--dim);margin:.2rem 0}
 .cards li{color:var(--dim)}
 figure{margin:0}svg{width:100%;height:auto;display:block}
 svg:focus-visible{outline:2px solid var(--a);outline-offset:2px}
-text{font:11px system-ui,sans-serif;fill:var(--dim)}.m{text-anchor:middle}.r{text-anchor:end}
+text{font:13px system-ui,sans-serif;fill:var(--dim)}.m{text-anchor:middle}.r{text-anchor:end}
 .a{fill:var(--a)}.s0{opacity:.2}.s1{opacity:.4}.s2{opacity:.6}.s3{opacity:.8}
 .g,.x{stroke:var(--line);fill:none}.d{stroke:var(--fg);stroke-dasharray:4 3;stroke-width:1.5}
 .p{stroke:var(--p)}.w{stroke:var(--a)}
