@@ -9,13 +9,15 @@ from batchgen.counts import counted
 from batchgen.devices import check_device_name
 from batchgen.errors import UsageError
 from batchgen.job.input.reader import Reader
+from batchgen.job.ledger.opening import holds_no_completion
 from batchgen.job.ledger.reopen import Reopening, reopen
 from batchgen.job.ledger.reopen_shard import reopen_shard
 from batchgen.job.run.input_check import check_finished_input, has_grown
 from batchgen.job.spec import JobSpec
+from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.storage.manifest import Manifest
 
-__all__ = ["check_words", "grown_input", "reopened"]
+__all__ = ["check_words", "grown_input", "has_nothing_to_lose", "reopened"]
 
 
 def check_words(spec: JobSpec) -> None:
@@ -24,6 +26,14 @@ def check_words(spec: JobSpec) -> None:
     flag = "--retry" if spec.retry is not None else "--incremental" if spec.incremental else None
     if flag is not None and spec.overwrite:
         raise UsageError(f"{flag} keeps finished rows and --overwrite discards them", "give one")
+
+
+def has_nothing_to_lose(spec: JobSpec) -> bool:
+    """Whether a job that is refused as another one may begin afresh: no row has a completion."""
+    if spec.overwrite or spec.retry is not None or spec.incremental:
+        return False
+    folder = folder_of(spec.out, spec.checkpoint_dir)
+    return holds_no_completion(Layout(folder, spec.out, None, spec.form))
 
 
 def grown_input(spec: JobSpec, reader: Reader) -> Callable[[Manifest], bool]:

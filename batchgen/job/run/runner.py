@@ -19,7 +19,6 @@ from batchgen.job.flow.signals import Stop
 from batchgen.job.input.reader import Reader
 from batchgen.job.ledger.fingerprint import facts_of, model_name
 from batchgen.job.ledger.ledger import Ledger
-from batchgen.job.ledger.opening import holds_no_completion
 from batchgen.job.model.files import ModelFiles, resolve_model
 from batchgen.job.redaction import redacted
 from batchgen.job.run.closing_words import closing_words, failure_words
@@ -28,7 +27,7 @@ from batchgen.job.run.kept_engine import Lend
 from batchgen.job.run.ledger_access import Entrance
 from batchgen.job.run.metrics_file import check_metrics_file
 from batchgen.job.run.opening_words import opening_words, recorded_facts
-from batchgen.job.run.retry import check_words
+from batchgen.job.run.retry import check_words, has_nothing_to_lose
 from batchgen.job.run.runnable import check_runnable
 from batchgen.job.run.summary import (
     TOO_MANY_FAILURES,
@@ -39,7 +38,7 @@ from batchgen.job.run.summary import (
 )
 from batchgen.job.run.summing_up import summary_of
 from batchgen.job.spec import JobSpec
-from batchgen.job.storage.layout import Layout, folder_of
+from batchgen.job.storage.layout import folder_of
 from batchgen.job.storage.manifest import FinalReport, fingerprint_diff
 from batchgen.job.storage.output import check_name, check_served
 from batchgen.job.storage.parts import list_parts
@@ -79,11 +78,11 @@ def run(
     try:
         return job.run(reader)
     except FingerprintMismatchError:
-        if spec.overwrite or spec.retry or spec.incremental or not job.has_no_completion():
+        if not has_nothing_to_lose(spec):
             raise
         job._say("what earlier runs left has no completion: it is replaced")
-        again = replace(spec, overwrite=True)
-    return run(again, stop=stop, report=report, prepare=prepare, lend=lend)
+    anew = replace(spec, overwrite=True)
+    return run(anew, stop=stop, report=report, prepare=prepare, lend=lend)
 
 
 class _Job:
@@ -138,10 +137,6 @@ class _Job:
                 return self._work(ledger, reader)
         with entrance.open_ledger() as ledger:
             return self._work(ledger, reader)
-
-    def has_no_completion(self) -> bool:
-        """Whether nothing of worth is lost if the job begins afresh."""
-        return holds_no_completion(Layout(self._folder, self._spec.out, None, self._spec.form))
 
     def _is_of_this_input(self, ledger: Ledger, reader: Reader, entrance: Entrance) -> bool:
         """Whether earlier runs read the same; with --overwrite their work is given up, if not."""
