@@ -13,8 +13,6 @@ from batchgen.cli.flags import PLACE, Decorated, flag, flag_group
 from batchgen.cli.parser_options import reasoning_parser, tool_call_parser
 from batchgen.cli.report_options import report_options
 from batchgen.errors import RowError
-from batchgen.job.decisions.settings import labels_in, read_labels
-from batchgen.job.input.settings import read_template_kwargs
 from batchgen.job.spec import OVERLONG
 
 __all__ = [
@@ -37,6 +35,8 @@ def _template_kwargs(
     """A JSON object, fit to be a row's chat_template_kwargs."""
     if not value:
         return {}
+    from batchgen.job.input.settings import read_template_kwargs
+
     try:
         given = json.loads(value)
         if not isinstance(given, dict):
@@ -168,6 +168,10 @@ def _token_ids(ctx: click.Context, param: click.Parameter, value: str | None) ->
 
 def _labels(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     """`a,b` and `["a, b", "c"]`, each of which may repeat."""
+    if not value:
+        return ()
+    from batchgen.job.decisions.settings import labels_in, read_labels
+
     try:
         given = [label for text in value for label in labels_in("--choices", text)]
         return read_labels("--choices", given) if given else ()

@@ -6,17 +6,18 @@ import io
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from batchgen.errors import UsageError
 from batchgen.job.stores.clients import SCHEMES, require_extra
 from batchgen.job.stores.remote_path import RemotePath
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = [
     "Place",
@@ -142,7 +143,7 @@ def _side_by_side(remove: Callable[[Path], None], paths: Sequence[Path]) -> None
         for path in paths:
             remove(path)
         return
-    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="batchgen-remove") as pool:
+    with _workers("remove") as pool:
         list(pool.map(remove, paths))
 
 
@@ -152,8 +153,16 @@ def scratch(folder: Place) -> Iterator[Path]:
     if isinstance(folder, Path):
         yield folder
         return
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="batchgen-") as name:
         yield Path(name)
+
+
+def _workers(name: str) -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(_WORKERS, thread_name_prefix=f"batchgen-{name}")
 
 
 def all_of(work: Callable[[T], R], places: Iterable[T]) -> Iterator[R]:
@@ -162,6 +171,6 @@ def all_of(work: Callable[[T], R], places: Iterable[T]) -> Iterator[R]:
     if not any(isinstance(place, RemotePath) for place in listed):
         yield from map(work, listed)
         return
-    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="batchgen-ask") as pool:
+    with _workers("ask") as pool:
         for start in range(0, len(listed), 4 * _WORKERS):  # so much is held at once, not all
             yield from pool.map(work, listed[start : start + 4 * _WORKERS])

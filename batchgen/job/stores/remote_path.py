@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.job.stores.clients import client
 from batchgen.job.stores.failures import ChangedError, ask
-from batchgen.job.stores.ranged_file import RangedFile
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+
+    from batchgen.job.stores.ranged_file import RangedFile
 
 __all__ = ["ObjectStat", "RemotePath", "Version"]
 
@@ -188,6 +189,8 @@ class RemotePath:
     def open_ranges(self, stat: ObjectStat | None = None, *, ahead: int = 0) -> RangedFile:
         """A file that asks for the ranges that are read, of one version. Raises FileNotFoundError;
         reading raises ChangedError once the object is another."""
+        from batchgen.job.stores.ranged_file import RangedFile
+
         stat = stat or self.stat()
         return RangedFile(
             lambda start, stop: self.read_range(start, stop, stat.version),
