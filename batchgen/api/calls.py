@@ -18,6 +18,7 @@ from batchgen.cluster.joined import run_joined
 from batchgen.errors import StoppedError, UsageError
 from batchgen.job.flow.signals import Stop
 from batchgen.job.run import runner
+from batchgen.job.run.published import run_published
 from batchgen.job.run.runner import Prepare, Report
 from batchgen.job.run.summary import Summary
 from batchgen.job.spec import JobSpec
@@ -77,11 +78,11 @@ def run(
         )
     job = run_joined if spec.join else runner.run
     if stop is not None:
-        return job(spec, stop=stop, report=report, prepare=prepare)
+        return run_published(job, spec, stop=stop, report=report, prepare=prepare)
     stop = Stop()
     try:
         with _polite_interrupt(stop):
-            summary = job(spec, stop=stop, report=report, prepare=prepare)
+            summary = run_published(job, spec, stop=stop, report=report, prepare=prepare)
     except StoppedError:
         if stop.signum is None:
             raise

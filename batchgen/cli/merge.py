@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -33,15 +34,20 @@ def merge(
     \b
     batchgen merge out.parquet
     """
+    from batchgen.job.run.published import local_copy, send
     from batchgen.job.run.summary import TOO_MANY_FAILURES, FailureLimit
     from batchgen.job.storage.layout import folder_of
     from batchgen.job.storage.output import check_name, check_served
+    from batchgen.job.stores.hub_output import HubOutput
     from batchgen.job.verbs.merge_job import merge_output
 
+    hub, (out, checkpoint_dir) = HubOutput.of(out), local_copy(out, checkpoint_dir)
     limit = FailureLimit.parse(max_failures)
     check_name(out)
     check_served(out)
     report = merge_output(out, folder_of(out, checkpoint_dir), num_rows=rows, lock=lock)
+    if hub is not None and isinstance(out, Path) and isinstance(checkpoint_dir, Path):
+        send(hub, out, checkpoint_dir)
     code = TOO_MANY_FAILURES if limit.exceeded(report.errors, report.rows) else 0
-    click.echo(json.dumps({"out": str(out), "exit_code": code} | asdict(report)))
+    click.echo(json.dumps({"out": str(hub or out), "exit_code": code} | asdict(report)))
     ctx.exit(code)

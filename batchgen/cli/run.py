@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -72,6 +73,14 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
 
 
 def _runner(spec: JobSpec) -> Callable[..., Summary]:
+    if str(spec.out).startswith("hf:"):
+        from batchgen.job.run.published import run_published
+
+        return partial(run_published, _local_runner(spec))
+    return _local_runner(spec)
+
+
+def _local_runner(spec: JobSpec) -> Callable[..., Summary]:
     if spec.join:
         from batchgen.cluster.joined import run_joined
 

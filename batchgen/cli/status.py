@@ -35,9 +35,11 @@ def status(
     batchgen status out.parquet --json
     batchgen status out.parquet --watch
     """
+    from batchgen.job.run.published import local_copy
     from batchgen.job.storage.layout import folder_of
     from batchgen.job.verbs.status import status_of
 
+    out, checkpoint_dir = local_copy(out, checkpoint_dir)
     while True:
         found = status_of(out, folder_of(out, checkpoint_dir))
         if watch and not as_json and sys.stdout.isatty():
