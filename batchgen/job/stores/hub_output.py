@@ -17,7 +17,6 @@ from typing import TypeVar
 
 from batchgen.causes import first_line
 from batchgen.errors import UsageError
-from batchgen.job.redaction import redacted
 from batchgen.job.stores.failures import StoreError
 
 __all__ = ["HubOutput", "content_ids"]
@@ -174,4 +173,8 @@ def _reason(error: Exception) -> str:
         return "there is no such repository or branch, or the token may not see it (404)"
     if status is not None and status >= 500:
         return f"the hub answers {status}"
-    return redacted(": ".join(first_line(cause) for cause in _causes(error)))
+    from huggingface_hub import get_token
+
+    said = ": ".join(first_line(cause) for cause in _causes(error))
+    token = get_token()
+    return said.replace(token, "***") if token else said
