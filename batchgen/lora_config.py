@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
@@ -16,7 +16,16 @@ from typing import Any
 
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["CONFIG_NAME", "WEIGHT_NAMES", "LoraConfig", "read_lora_config", "refused"]
+__all__ = [
+    "CONFIG_NAME",
+    "WEIGHT_NAMES",
+    "LoraConfig",
+    "objections",
+    "read_adapter_json",
+    "read_key",
+    "read_lora_config",
+    "refused",
+]
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -46,6 +55,13 @@ _MEANINGS = {
     "use_bdlora": "block-diagonal LoRA",
     "arrow_config": "a choice between adapters (Arrow)",
     "megatron_config": "Megatron's parallel layers",
+}
+_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
+_OTHER_KEYS = {
+    "lora_embedding": "a low-rank product beside an embedding",
+    "lora_magnitude_vector": "DoRA's magnitudes",
+    "modules_to_save": "whole modules that were trained too",
+    "bias": "trained biases",
 }
 _NEUTRAL: tuple[Any, ...] = (None, False, "none", "", [], {})
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -106,19 +122,40 @@ class LoraConfig:
 
 def read_lora_config(folder: Path) -> LoraConfig:
     """The config in a folder. Raises ModelRefusedError, naming what is not applied."""
-    config = _read(folder / CONFIG_NAME)
+    config = read_adapter_json(folder)
+    for what in objections(config):
+        raise refused(folder, what)
+    return _checked(folder, config)
+
+
+def read_adapter_json(folder: Path) -> dict[str, Any]:
+    """The config's object as it stands. Raises ModelRefusedError."""
+    return _read(folder / CONFIG_NAME)
+
+
+def objections(config: Mapping[str, Any]) -> Iterator[str]:
+    """What the adapter is, has or was begun with that cannot be applied as it was trained."""
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise refused(folder, f"is of type {kind or '?'}, and LORA is served")
+        yield f"is of type {kind or '?'}, and LORA is served"
+        return
     for name in sorted(config.keys() - _APPLIED - _OF_TRAINING):
         if config[name] not in _NEUTRAL:
             what = _MEANINGS.get(name, "a setting that is not known here")
-            raise refused(folder, f"has {name}={_short(config[name])}: {what} cannot be applied")
+            yield f"has {name}={_short(config[name])}: {what} cannot be applied"
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
-        text = f"began with init_lora_weights={start!r}, which changes the base model's weights too"
-        raise refused(folder, text)
-    return _checked(folder, config)
+        yield f"began with init_lora_weights={start!r}, which changes the base model's weights too"
+
+
+def read_key(folder: Path, key: str) -> tuple[str, str]:
+    """Of a weight's name the layer's dotted name, and `A` or `B`. Raises ModelRefusedError for
+    weights that are no such half."""
+    match = _KEY.fullmatch(key)
+    if match is not None:
+        return match[1], match[2]
+    what = next((text for part, text in _OTHER_KEYS.items() if part in key), "other weights")
+    raise refused(folder, f"holds {key!r}: {what} cannot be applied")
 
 
 def refused(folder: Path, what: str) -> ModelRefusedError:

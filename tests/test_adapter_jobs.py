@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from echo_runs import write_rows
+from echo_runs import batchgen, stable, write_rows
 from lora_folders import lora_folder
 from transformers import AutoModelForCausalLM
 
@@ -146,3 +147,76 @@ def test_an_adapter_named_as_the_model_points_to_the_flag(folders: Path) -> None
     with pytest.raises(ModelRefusedError) as refused:
         resolve_model(str(folders / "a"))
     assert f"--model me/tiny --adapter {folders / 'a'}" in (refused.value.hint or "")
+
+
+def job_of(folders: Path, source: Path, out: Path, **more: Any) -> Any:
+    adapters = [f"a={folders / 'a'}", f"b={folders / 'b'}"]
+    options = {**OPTIONS, "max_tokens": 5, "checkpoint_every": 6, "max_num_seqs": 8, "quiet": True}
+    return run(inputs=source, out=out, adapter=adapters, **options | more)
+
+
+def many(folder: Path) -> Path:
+    """Rows of all ways to use an adapter, under one instruction that fills blocks."""
+    long = f"{TEXT} and reads it again, and again, and then once more to the bird. " * 3
+    rows: list[dict[str, Any]] = []
+    for number, name in enumerate(["a", None, "b", "base"] * 6):
+        row: dict[str, Any] = {
+            "id": f"r{number}",
+            "prompt": f"{long}{number // 4}",
+            "adapter": name,
+        }
+        kind = number // 4
+        if kind == 1:
+            row |= {"choices": ["good", "bad"]}
+        if kind == 2:
+            row |= {"max_tokens": 0, "prompt_logprobs": 1}
+        if kind == 3:
+            row |= {"temperature": 1.0, "n": 2}
+        rows.append(row)
+    return write_rows(folder / "many.jsonl", rows)
+
+
+def test_adapters_with_the_prefix_cache_give_what_they_give_without_it(
+    tmp_path: Path, folders: Path
+) -> None:
+    source = many(tmp_path)
+    summary = job_of(folders, source, tmp_path / "with.parquet")
+    assert summary.cached_tokens > 0
+    job_of(folders, source, tmp_path / "without.parquet", enable_prefix_caching=False)
+    cached = stable(tmp_path / "with.parquet").to_pylist()
+    for one, other in zip(cached, stable(tmp_path / "without.parquet").to_pylist(), strict=True):
+        for name in ("completion", "choice", "finish_reason", "status"):
+            assert one[name] == other[name], one["id"]
+        scored = one["prompt_logprob_sum"], other["prompt_logprob_sum"]
+        assert scored[0] == pytest.approx(scored[1], abs=1e-3)
+    for kind in range(6):  # neighbours have one prompt, and answers of their own
+        told = [r for r in cached if r["sample"] == 0][4 * kind : 4 * kind + 4]
+        a, none, b, base = [
+            (r["completion"], str(r["choice_probs"]), r["prompt_logprob_sum"]) for r in told
+        ]
+        assert none == base
+        assert len({a, none, b}) == 3
+
+
+def test_a_killed_job_with_adapters_goes_on_to_the_same_file(tmp_path: Path, folders: Path) -> None:
+    copies = tmp_path / "adapters"
+    shutil.copytree(folders, copies)
+    source, out, whole = many(tmp_path), tmp_path / "out.parquet", tmp_path / "whole.parquet"
+    killed = batchgen(
+        "run", "--in", source, "--out", out, "--adapter", f"a={copies / 'a'}", "--adapter",
+        f"b={copies / 'b'}", "--device", "cpu", "--dtype", "float32", "--max-tokens", 5,
+        "--checkpoint-every", 6, "--max-num-seqs", 8, BATCHGEN_FAULT="kill:at=part.rename,nth=2",
+    )  # fmt: skip
+    assert killed.returncode == -9, killed.stderr
+    weights = copies / "b" / "adapter_model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-4] + bytes(4))
+    with pytest.raises(FingerprintMismatchError, match=r"adapters\.b: ") as refused:
+        job_of(copies, source, out)
+    assert refused.value.exit_code == 4
+    assert "adapters.a" not in str(refused.value)
+    weights.write_bytes(kept)
+    resumed = job_of(copies, source, out)
+    assert 0 < resumed.reused < resumed.rows
+    job_of(copies, source, whole)
+    assert stable(out) == stable(whole)

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from echo_runs import batchgen, begin, environment, write_rows
 
+from batchgen.job.verbs.openai_lines import batch_line
+
 CHAT = [{"role": "user", "content": "Hi"}]
 URLS = {
     "chat": ("/v1/chat/completions", {"messages": CHAT, "n": 2}),
@@ -107,3 +109,22 @@ def test_json_lines_and_csv_have_every_column(output: Path, tmp_path: Path) -> N
         read = list(csv.DictReader(file))
     assert [row["id"] for row in read] == table["id"].to_pylist()
     assert batchgen("export", output, "--to", output).returncode == 73
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("/v1/chat/completions", ("completion_tokens_details", "reasoning_tokens")),
+        ("/v1/responses", ("output_tokens_details", "reasoning_tokens")),
+    ],
+)
+def test_tokens_of_thinking_are_those_of_the_rows(url: str, path: tuple[str, str]) -> None:
+    row = {
+        "index": 0, "sample": 0, "id": "a", "status": "ok", "completion": "Yes", "reasoning": "hm",
+        "reasoning_tokens": 7, "finish_reason": "stop", "prompt_tokens": 3, "completion_tokens": 12,
+        "cached_tokens": 0, "finished_at": None, "run_id": "r", "url": url,
+    }  # fmt: skip
+    usage = batch_line([row], "m")["response"]["body"]["usage"]
+    assert usage[path[0]] == {path[1]: 7}
+    usage = batch_line([row | {"reasoning_tokens": None}], "m")["response"]["body"]["usage"]
+    assert usage[path[0]] == {path[1]: 0}

@@ -89,6 +89,34 @@ def test_thinking_is_told_from_the_answer(
     assert columns(answered(codec, output)) == expected
 
 
+@pytest.mark.parametrize("tags", ["special", "other", "text"])
+@pytest.mark.parametrize(
+    ("template", "output", "thought"),
+    [
+        (QWEN, "<think>{}</think>Yes", "why not"),
+        (OPENS, "{}</think>Yes", "why not"),
+        (OPENS, "{}", "cut in the middle"),
+        (QWEN, "Yes", ""),
+    ],
+    ids=["begins", "was begun", "cut", "none"],
+)
+def test_tokens_of_thinking_are_counted(
+    tags: str, template: str, output: str, thought: str
+) -> None:
+    known = {} if tags == "text" else {tags: ["<think>", "</think>"]}
+    row = answered(tag_codec(**known, template=template), output.format(thought))
+    assert row.reasoning_tokens == (len(thought) or None)  # every byte is a token
+
+
+def test_tokens_of_harmonys_thinking_are_counted() -> None:
+    output = "<|channel|>analysis<|message|>why<|end|><|start|>assistant<|channel|>final<|message|>"
+    row = answered(tag_codec(HARMONY_TAGS, template=HARMONY), output + "Because")
+    assert (row.completion, row.reasoning_tokens) == ("Because", 3)
+    codec = tag_codec(other=["<think>", "</think>"], template=QWEN)
+    ended = answered(codec, "nobody began</think>Yes")
+    assert (ended.reasoning, ended.reasoning_tokens) == ("nobody began", len("nobody began"))
+
+
 @pytest.mark.parametrize("kind", ["special", "other"])
 def test_text_that_looks_like_a_tag_is_text(kind: str) -> None:
     codec = tag_codec(**{kind: ["<think>", "</think>"]}, template=OPENS)
@@ -173,6 +201,20 @@ def test_harmonys_channels_are_thinking_preamble_and_answer() -> None:
     header = text[: text.index("commentary") + 4]
     assert columns(answered(codec, header)) == ("One.", "")
     assert columns(answered(codec, "<|channel|>final<|message|>Hi")) == (None, "Hi")
+
+
+def test_harmonys_answer_can_end_anywhere() -> None:
+    codec = tag_codec(HARMONY_TAGS, template=HARMONY)
+    output = (
+        "<|channel|>analysis<|message|>why<|end|><|start|>assistant<|channel|>final<|message|>Yes"
+    )
+    ids = codec.encode_plain([output])[0]
+    for length in range(len(ids) + 1):
+        row = answered(codec, ids[:length], finish=FinishReason.LENGTH)
+        assert row.status == "ok"
+        assert row.reasoning in (None, "w", "wh", "why")
+    assert (row.reasoning, row.completion) == ("why", "Yes")
+    assert answered(codec, "No channel at all").completion == "No channel at all"
 
 
 @pytest.mark.parametrize(

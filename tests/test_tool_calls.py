@@ -95,6 +95,8 @@ WHOLE: list[tuple[str, str, str, Any]] = [
     ("qwen3_coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\nline 1\n  line 2\n"
      "</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=get_time>\n</function>\n"
      "</tool_call>", "", [("get_weather", {"city": "line 1\n  line 2"}), ("get_time", {})]),
+    ("qwen3_coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n<parameter=days>"
+     "\n3\n</parameter>\n</function>\n</tool_call>", "", ONE),
     ("seed_oss", "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Paris</parameter>\n"
      "<parameter=days>3</parameter>\n</function>\n</seed:tool_call>", "", ONE),
     ("glm45", "Sure.\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>"
@@ -124,6 +126,11 @@ WHOLE: list[tuple[str, str, str, Any]] = [
      f"{P}<|call|>", "", ONE),
     ("harmony", "<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant to=functions."
      f"get_weather<|channel|>commentary json<|message|>{P}", "Let me see.", ONE),
+    ("harmony", f" to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>{P}"
+     "<|call|>", "", ONE),
+    ("harmony", f"<|channel|>commentary to=functions.get_weather code<|message|>{P}<|call|>"
+     "<|start|>assistant<|channel|>commentary to=functions.get_time<|message|>{}<|call|>", "", TWO),
+    ("harmony", f"<|channel|>analysis to=functions.get_weather<|message|>{P}<|call|>", "", ONE),
     ("deepseek_v3", deepseek(f"function<{BAR}tool▁sep{BAR}>get_weather\n```json\n{P}\n```",
      f"function<{BAR}tool▁sep{BAR}>get_time\n```json\n{{}}\n```"), "", TWO),
     ("deepseek_v31", "Right. " + deepseek(f"get_weather<{BAR}tool▁sep{BAR}>{P}"), "Right.", ONE),
@@ -132,6 +139,9 @@ WHOLE: list[tuple[str, str, str, Any]] = [
     ("pythonic", "[get_weather(city='Paris', days=3), get_time()]", "", TWO),
     ("lfm2", '<|tool_call_start|>[get_weather(city="Paris", days=3)]<|tool_call_end|>Looking.',
      "Looking.", ONE),
+    ("lfm2", f'<|tool_call_start|>[{{"name": "get_weather", "arguments": {P}}}]<|tool_call_end|>',
+     "", ONE),
+    ("pythonic", "<|python_start|>[get_weather(city='Paris', days=3)]<|python_end|>", "", ONE),
     ("olmo3", "<function_calls>\nget_weather(city=\"Paris\", days=3)\nget_time()\n"
      "</function_calls>", "", TWO),
     ("pythonic", "[get_weather(city='Paris', brief=true, units=['a'])]", "",
@@ -158,6 +168,13 @@ def test_calls_are_read_as_their_models_write_them(
     if tokens and "a</tool_call>b" in answer:
         pytest.skip("within a string a model writes it in pieces")
     assert read(name, answer, tokens) == (said, calls)
+
+
+@pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "text"])
+def test_an_answer_that_ends_anywhere_can_be_read(tokens: bool) -> None:
+    for name, answer, _, _ in WHOLE:
+        for length in range(0, len(answer), 3):
+            read(name, answer[:length], tokens)
 
 
 @pytest.mark.parametrize("case", WHOLE, ids=lambda case: case[0])
@@ -328,7 +345,7 @@ def test_a_job_has_the_column_where_a_row_has_tools_and_exports_it(tmp_path: Pat
     ran = CliRunner().invoke(cli, [*map(str, command), "--save-token-ids"])
     assert ran.exit_code == 3, ran.output
     table = pq.read_table(out)
-    assert table.column_names[-2:] == ["token_ids", "tool_calls"]
+    assert table.column_names[-3:] == ["token_ids", "tool_calls", "reasoning_tokens"]
     assert [calls is not None for calls in table["tool_calls"].to_pylist()] == [
         True,
         False,

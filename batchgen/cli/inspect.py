@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,11 @@ import click
 
 from batchgen.cli.flags import CONTEXT_SETTINGS, PLACE, GroupedCommand, flag, flag_group
 from batchgen.errors import ModelRefusedError, UsageError
+from batchgen.lora_config import CONFIG_NAME
 
 if TYPE_CHECKING:
+    from batchgen.report.adapter_folder import AdapterReport
+    from batchgen.report.gguf_file import GgufReport
     from batchgen.report.model_types import TypesReport, Verdict
 
 __all__ = ["inspect"]
@@ -22,16 +26,20 @@ _DEFAULT, _OF_MODELS = "rows", "model"
 
 class _PathGroup(click.Group):
     """Words that are commands, and any other first argument a path: of a model where it ends so,
-    else of an output."""
+    of an adapter where it holds one's config, else of an output."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The word's command, else the one that takes a path."""
         if args and args[0] not in self.commands:
-            is_model = any(word.lower().endswith(".gguf") for word in args)
+            is_model = any(word.lower().endswith(".gguf") or _is_adapter(word) for word in args)
             args = [_OF_MODELS if is_model else _DEFAULT, *args]
         return super().resolve_command(ctx, args)
+
+
+def _is_adapter(word: str) -> bool:
+    return (Path(word) / CONFIG_NAME).is_file()
 
 
 @click.group(cls=_PathGroup, context_settings=CONTEXT_SETTINGS)
@@ -41,6 +49,7 @@ def inspect() -> None:
     \b
     batchgen inspect OUT --failed   # rows by id, by what they hold, beside another output's
     batchgen inspect MODEL.gguf     # what of the file is applied, and what would be refused
+    batchgen inspect ADAPTER_DIR    # the same of a LoRA adapter
     batchgen inspect types          # each causal language model type of the installed transformers
     """
 
@@ -66,19 +75,31 @@ def types(names: tuple[str, ...], as_json: bool) -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @flag("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def model(path: Path, as_json: bool) -> None:
-    """Say what a .gguf file is, what of it is applied, and why a run would refuse it.
+    """Say what a .gguf file or a LoRA adapter's folder is, what of it is applied, and why a run
+    would refuse it.
 
     Without loading weights; the exit code is 2 where a run would refuse it.
 
     \b
     batchgen inspect MODEL.gguf
+    batchgen inspect ADAPTER_FOLDER
     """
-    from batchgen.report.gguf_file import describe_gguf, lines_of
-
-    found = describe_gguf(path)
-    click.echo(json.dumps(asdict(found)) if as_json else "\n".join(lines_of(found)))
-    if found.refused is not None:
+    report, lines = _described(path)
+    click.echo(json.dumps(asdict(report)) if as_json else "\n".join(lines))
+    if report.refused:
         raise SystemExit(ModelRefusedError.exit_code)
+
+
+def _described(path: Path) -> tuple[GgufReport | AdapterReport, Iterator[str]]:
+    if path.is_dir():
+        from batchgen.report import adapter_folder
+
+        adapter = adapter_folder.describe_adapter(path)
+        return adapter, adapter_folder.lines_of(adapter)
+    from batchgen.report import gguf_file
+
+    file = gguf_file.describe_gguf(path)
+    return file, gguf_file.lines_of(file)
 
 
 @inspect.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)

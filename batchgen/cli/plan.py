@@ -48,11 +48,11 @@ def plan(ctx: click.Context, /, **flags: Any) -> None:
     files = resolved(spec)
     if files is None:
         raise UsageError("the echo engine computes nothing that could be planned", "name a --model")
-    shape = shape_of(files, spec.numeric_dtype)
+    shape = shape_of(files, spec.numeric_dtype, spec.kv_cache_dtype)
     prepared(files, own_process=ctx.obj is True)
-    slots, whole, mean = flags["max_num_seqs"], flags["whole"], flags["mean_output"]
+    whole, mean = flags["whole"], flags["mean_output"]
     with opened(spec, files) as job:
-        found = plan_of(job, shape, flags["gpu"], slots=slots, whole=whole, mean_output=mean)
+        found = plan_of(job, shape, flags["gpu"], whole=whole, mean_output=mean)
     click.echo(json.dumps(asdict(found)) if flags["as_json"] else _text(found))
 
 
@@ -64,8 +64,10 @@ def _text(plan: Plan) -> str:
     lines = [
         f"{rows} rows, {plan.rows_read:,} read; bad: {bad}; {plan.skipped:,} skipped, "
         f"{plan.truncated:,} cut to fit{listed}",
-        f"of these: {counted(plan.prompt_tokens, 'prompt token')}, {plan.shared_share:.0%} shared "
-        f"with an earlier row; at most {plan.max_output_tokens:,} to generate",
+        f"of these: {counted(plan.prompt_tokens, 'prompt token')}, "
+        f"{plan.computed_prompt_tokens:,} to compute ({plan.shared_share:.0%} shared with an "
+        f"earlier row, {counted(plan.folded, 'equal row')} computed once); at most "
+        f"{plan.max_output_tokens:,} to generate",
         f"prompts by tokens:\n{bins}",
         f"{plan.gpu}: weights {plan.weight_bytes / 1e9:.1f} GB, room for {plan.cache_tokens:,} "
         f"tokens of cache, {plan.live_sequences:,} rows at once",
@@ -80,6 +82,6 @@ def _cost(plan: Plan) -> str:
     if plan.seconds is None:
         return "no time: the number of rows is not known without reading them (--all)"
     return (
-        f"about {plan.seconds:,.0f} s of the engine, {plan.gpu_hours:,.2f} GPU-hours if every row "
-        f"generates all it may; shards: {plan.shards}"
+        f"about {plan.seconds:,.0f} s of the engine on one, {plan.gpu_hours:,.2f} GPU-hours if "
+        f"every row generates all it may; shards: {plan.shards}"
     )

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Weights", "weigh"]
+from batchgen.engine.experts import expert_share
 
-_NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_NUM_CHOSEN = ("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts")
+__all__ = ["Weights", "weigh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,8 @@ def weigh(module: Any) -> Weights:
     """Count the parameters of a causal LM before anything is packed or released."""
     head = module.get_output_embeddings().weight
     tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
-    share = _expert_share(module.config.get_text_config())
+    config = module.config.get_text_config()
+    share = expert_share(lambda name: getattr(config, name, None))  # they lie in 3-D parameters
     active = layers = num_bytes = 0
     for parameter in module.parameters():
         if id(parameter) in tables and parameter is not head:
@@ -40,13 +40,6 @@ def weigh(module: Any) -> Weights:
         layers += count if parameter.ndim == 2 and parameter is not head else 0
         num_bytes += _bytes(parameter)
     return Weights(active, layers, num_bytes)
-
-
-def _expert_share(config: Any) -> float:
-    """The share of a layer's experts that one token is sent to; experts lie in 3-D parameters."""
-    experts = next((n for name in _NUM_EXPERTS if (n := getattr(config, name, None))), None)
-    chosen = next((n for name in _NUM_CHOSEN if (n := getattr(config, name, None))), None)
-    return chosen / experts if experts and chosen else 1.0
 
 
 def _count(parameter: Any) -> int:

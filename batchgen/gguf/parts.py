@@ -10,7 +10,7 @@ from typing import Any
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf_header import GgufHeader, TensorInfo, read_gguf_header
 
-__all__ = ["GgufFile", "num_bytes", "part_paths", "read_gguf"]
+__all__ = ["GgufFile", "num_bytes", "own_dtype", "part_paths", "read_gguf"]
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 # ggml's number of a type -> (values of a block, bytes of a block): ggml/src/ggml.c, type_traits.
@@ -20,6 +20,8 @@ _BLOCKS |= {9: (32, 36), 20: (32, 18), 39: (32, 17), 10: (256, 84), 11: (256, 11
 _BLOCKS |= {12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 16: (256, 66)}
 _BLOCKS |= {17: (256, 74), 18: (256, 98), 19: (256, 50), 21: (256, 110), 22: (256, 82)}
 _BLOCKS |= {23: (256, 136), 29: (256, 56), 34: (256, 54), 35: (256, 66)}
+_OWN_DTYPES = {0: "float32", 1: "float16"}
+"""By the ggml type of matrices, where all are alike (or some are float32)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +139,10 @@ def num_bytes(home: Path, name: str, info: TensorInfo) -> int:
             "Fetch the file again.",
         )
     return count // values * size
+
+
+def own_dtype(file: GgufFile) -> str:
+    """What the matrices are stored in; bfloat16 for all that is quantised or mixed."""
+    kinds = {info.kind for info in file.tensors.values() if len(info.shape) > 1}
+    kinds = kinds - {0} or kinds
+    return _OWN_DTYPES.get(kinds.pop(), "bfloat16") if len(kinds) == 1 else "bfloat16"

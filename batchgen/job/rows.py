@@ -90,6 +90,7 @@ class OutputRow:
     prompt_top_logprobs: list[list[dict[str, Any]]] | None = None
     tool_calls: str | None = None
     """JSON text of OpenAI's list."""
+    reasoning_tokens: int | None = None
     choice: str | None = None
     choice_probs: list[dict[str, Any]] | None = None
     decisions: list[dict[str, Any]] | None = None

@@ -86,6 +86,7 @@ OPTIONAL_FIELDS = {
         ("prompt_token_texts", pa.list_(pa.string())),
         ("prompt_top_logprobs", pa.list_(pa.list_(_LIKELY_TOKEN))),
         ("tool_calls", pa.string()),
+        ("reasoning_tokens", pa.int32()),
         ("choice", pa.string()),
         ("choice_probs", pa.list_(_LABEL)),
         ("decisions", pa.list_(_DECISION)),

@@ -7,7 +7,6 @@ y = x W^T + scale * (x A^T) B^T, with A [rank, num_inputs] and B [num_outputs, r
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,11 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from batchgen.counts import counted
-from batchgen.lora_config import LoraConfig, read_lora_config, refused
+from batchgen.lora_config import LoraConfig, read_key, read_lora_config, refused
 
 __all__ = ["Lora", "LoraLayer", "load_lora"]
 
-_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-_OTHERS = {
-    "lora_embedding": "a low-rank product beside an embedding",
-    "lora_magnitude_vector": "DoRA's magnitudes",
-    "modules_to_save": "whole modules that were trained too",
-    "bias": "trained biases",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +61,11 @@ def load_lora(name: str, folder: Path, weights: Path, module: nn.Module) -> Lora
     config = read_lora_config(folder)
     halves: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in _read(weights).items():
-        match = _KEY.fullmatch(key)
-        if match is None:
-            what = next((text for part, text in _OTHERS.items() if part in key), "other weights")
-            raise refused(folder, f"holds {key!r}: {what} cannot be applied")
-        halves.setdefault(match[1], {})[match[2]] = tensor.float()
+        layer, half = read_key(folder, key)
+        halves.setdefault(layer, {})[half] = tensor.float()
     if not halves:
         raise refused(folder, "holds no weights")
-    layers = {layer: _layer(config, module, layer, pair) for layer, pair in halves.items()}
+    layers = {name: _layer(config, module, name, pair) for name, pair in halves.items()}
     _check_targets(config, module, layers)
     return Lora(name, layers)
 

@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 from batchgen.engine.request import Completion, Request, Timings
 
-__all__ = ["Folding"]
+__all__ = ["Folding", "fold_key"]
 
 
 class Folding:
@@ -39,11 +39,9 @@ class Folding:
 
     def join(self, request: Request, now: float) -> bool:
         """Whether it takes the answer of an equal unfinished one; else it leads from now on."""
-        if not self._enabled or request.constraint is not None:
+        key = fold_key(request) if self._enabled else None
+        if key is None:
             return False
-        if request.stop_checker is not None and not request.params.stop:
-            return False  # a checker that the parameters do not describe
-        key = _key(request)
         leader = self._leaders.setdefault(key, request.request_id)
         if leader == request.request_id:
             self._keys[leader] = key
@@ -104,8 +102,12 @@ class Folding:
         return [completion, *(_copy(completion, *pair) for pair in followers.values())]
 
 
-def _key(request: Request) -> Hashable:
-    """Equal for requests that have the same answer."""
+def fold_key(request: Request) -> Hashable | None:
+    """Equal for requests that have the same answer; None for one that is never folded."""
+    if request.constraint is not None:
+        return None
+    if request.stop_checker is not None and not request.params.stop:
+        return None  # a checker that the parameters do not describe
     prompt = request.prompt_token_ids
     tokens = blake2b(prompt if isinstance(prompt, array) else array("i", prompt), digest_size=16)
     tokens.update(b"|")

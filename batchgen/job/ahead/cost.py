@@ -1,10 +1,11 @@
 """What a job costs on a GPU, by a model simple enough to check by hand.
 
-A step takes a fixed time, plus reading the weights and the live rows' keys and values once, plus
-the products of every token computed. Steps are counted row by row: `slots` rows run, a finished one
-gives its place to the next. The three factors were fitted to the figures that README measured on an
-H200 (Qwen3-0.6B and Llama-3-8B, nano and sharegpt); `tests/test_plan.py` holds their error. Experts
-count as dense, windows and shared prefixes as nothing saved.
+Every step takes a fixed time and reads the weights once; a row takes a fixed time to begin; prompt
+tokens are multiplied with the weights and attend to what is before them; every token generated
+reads the row's keys and values, where rows begin alike once for all of them. Steps are counted row
+by row: `slots` rows run, a finished one gives its place to the next. The factors were fitted to the
+figures that README measured on an H200 and an H100; `tests/test_plan.py` holds their error. Windows
+count as nothing saved.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["GPUS", "Gpu", "ModelShape", "seconds_of"]
+__all__ = ["GPUS", "Gpu", "ModelShape", "Work", "num_steps", "seconds_of"]
 
-_READ, _COMPUTED, _STEP_S = 1.0, 0.8, 0.0014
-"""Shares of the data sheet's bandwidth and products that are reached; seconds of any step."""
+_STEP_S, _ROW_S = 0.0003, 0.00045
+_PRODUCTS, _EXPERTS, _CACHE = 0.45, 0.5, 0.78
+"""Shares that are reached: of the data sheet's products in prompts; of its bandwidth where experts,
+and where keys and values are read (the weights between them are read at all of it)."""
+_QUERIES = 8.5
+"""Tokens of a prompt that share one reading of the keys before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +52,54 @@ class ModelShape:
 
     num_parameters: int
     weight_bytes: int
+    """All of them, in memory."""
+    active_parameters: int
+    """That a token is multiplied with: of experts those it is sent to, no table of embeddings."""
+    dense_bytes: int
+    """Of weights that every step reads."""
     kv_bytes_per_token: int
+    expert_bytes: int = 0
+    expert_share: float = 1.0
+    """Of a layer's experts, those that one token is sent to."""
 
 
-def seconds_of(rows: Sequence[tuple[int, int]], shape: ModelShape, gpu: Gpu, slots: int) -> float:
-    """Seconds for rows of (prompt tokens, output tokens), long outputs first as batchgen runs them.
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Rows that are computed. `outputs`: tokens that each generates."""
 
-    The rows' order in time is followed with a heap of when, in steps, each live one ends.
-    """
-    bandwidth, flops = gpu.bandwidth * 1e12 * _READ, gpu.flops * 1e12 * _COMPUTED
-    step = _STEP_S + shape.weight_bytes / bandwidth
-    prompt = sum(one for one, _ in rows)
-    output = sum(two for _, two in rows)
-    products = 2 * shape.num_parameters * (prompt + output) / flops
-    context = sum(two * (one + two / 2) for one, two in rows)
-    return num_steps(rows, slots) * step + products + context * shape.kv_bytes_per_token / bandwidth
+    outputs: Sequence[int]
+    prompt_tokens: int
+    """Computed, not taken from the cache."""
+    attended: float
+    """Over these: tokens at or before each."""
+    read_tokens: float
+    """Of the cache, over all tokens generated."""
 
 
-def num_steps(rows: Sequence[tuple[int, int]], slots: int) -> int:
-    """Steps until the last row ends."""
+def seconds_of(work: Work, shape: ModelShape, gpu: Gpu, slots: int) -> float:
+    """Seconds of the engine, long outputs first as batchgen runs them."""
+    bandwidth, flops = gpu.bandwidth * 1e12, gpu.flops * 1e12
+    steps, generated = num_steps(work.outputs, slots), sum(work.outputs)
+    live = generated / max(steps, 1)
+    missed: float = (1 - shape.expert_share) ** live
+    experts = shape.expert_bytes * (1 - missed) / _EXPERTS
+    reading = steps * (shape.dense_bytes + experts) / bandwidth
+    products = 2 * shape.active_parameters / flops / _PRODUCTS
+    cache = shape.kv_bytes_per_token / bandwidth
+    return (
+        steps * _STEP_S
+        + len(work.outputs) * _ROW_S
+        + max(reading, generated * products * _PRODUCTS)
+        + work.prompt_tokens * products
+        + work.attended / _QUERIES * cache
+        + work.read_tokens / _CACHE * cache
+    )
+
+
+def num_steps(outputs: Sequence[int], slots: int) -> int:
+    """Steps until the last row ends: with a heap of when each live one does."""
     ends: list[int] = []
-    for _, output in sorted(rows, key=lambda row: -row[1]):
+    for output in sorted(outputs, reverse=True):
         begin = heapq.heappop(ends) if len(ends) >= max(slots, 1) else 0
         heapq.heappush(ends, begin + output)
     return max(ends, default=0)

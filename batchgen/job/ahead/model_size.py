@@ -1,49 +1,155 @@
-"""A model's size from its small files: parameters, bytes of weights, bytes of cache a token."""
+"""A model's size from its small files: parameters, bytes of weights, bytes of cache a token.
+
+Weights are counted as they are loaded: quantised checkpoints that are dequantised then, GGUF files
+among them, at their full size; bitsandbytes and torchao as they are stored.
+"""
 
 from __future__ import annotations
 
-import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from batchgen.engine.experts import expert_share
 from batchgen.errors import ModelRefusedError
+from batchgen.gguf.architectures.plan import plan_gguf
+from batchgen.gguf.parts import own_dtype, read_gguf
 from batchgen.job.ahead.cost import ModelShape
 from batchgen.job.model.files import ModelFiles, ModelKind
+from batchgen.job.model.safetensors_header import read_tensors
 
 __all__ = ["shape_of"]
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_STORED = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_PACKED = {"U8": 2, "I32": 8}
+"""Numbers of four bits in one of a quantised checkpoint's."""
+_KEPT_PACKED = ("bitsandbytes", "torchao")
+_SCALES = re.compile(
+    r"_(scale|scales|scale_inv|zero_point|shape|absmax|quant_map)$|\.quant_state\."
+)
+_TABLE = re.compile(r"(embed_tokens|wte|wpe|word_embeddings|embed_in|tok_embeddings)(\.weight)?$")
+_HEAD = re.compile(r"(^|\.)(lm_head|output|embed_out)\.weight$")
+_EXPERT = re.compile(r"\.experts\.|_exps\.")
+_OTHER_SENSES = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|mm)[\w-]*\.")
+_GGUF_TABLES = ("token_embd.weight", "position_embd.weight")
+_ALIASES = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """`count`: numbers that it stands for. `num_bytes`: as stored, in the dtype named `stored`."""
+
+    name: str
+    count: int
+    num_bytes: int
+    stored: str
 
 
 def shape_of(files: ModelFiles, dtype: str, kv_cache_dtype: str = "auto") -> ModelShape:
     """`dtype` auto is the checkpoint's own. Raises ModelRefusedError where the files do not say."""
-    config = files.config.get("text_config") or files.config
-    named = dtype if dtype != "auto" else str(config.get("dtype") or config.get("torch_dtype"))
-    width = _BYTES.get(named.removeprefix("torch."), 2)
-    parameters = _parameters(files.path)
-    layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
-    if files.kind is not ModelKind.FOLDER or not parameters or not layers or not heads:
+    if files.kind is ModelKind.GGUF:
+        config, own, tensors = _of_gguf(files.path)
+    else:
+        config = files.config.get("text_config") or files.config
+        tensors = [one for one in _of_folder(files) if not _SCALES.search(one.name)]
+        own = _own_dtype(config, tensors)
+    layers, heads = _read(config, "num_hidden_layers"), _read(config, "num_attention_heads")
+    if not tensors or not layers or not heads:
         raise ModelRefusedError(
-            f"{files.name}: its size cannot be told from safetensors headers and config.json",
-            "preview and validate work with it; plan knows folders with safetensors weights",
+            f"{files.name}: its size cannot be told from its weights' headers and config.json",
+            "preview and validate work with it",
         )
+    width = _BYTES[own if dtype == "auto" else dtype]
     cached = 1 if kv_cache_dtype == "fp8" else width
-    return ModelShape(parameters, parameters * width, _cached_values(config, layers) * cached)
+    extra = sum(one.weights.stat().st_size for one in files.adapters if not one.is_merged)
+    return _weighed(config, tensors, width, _cached_values(config) * cached, extra)
 
 
-def _cached_values(config: dict[str, Any], layers: int) -> int:
+def _weighed(
+    config: dict[str, Any], tensors: list[_Tensor], width: int, kv_bytes: int, extra: int
+) -> ModelShape:
+    kept = _method(config) in _KEPT_PACKED
+    sizes = {one.name: one.num_bytes if kept else one.count * width for one in tensors}
+    tied = config.get("tie_word_embeddings") or not any(_HEAD.search(one.name) for one in tensors)
+    counts: Counter[str] = Counter()
+    num_bytes: Counter[str] = Counter()
+    for one in tensors:
+        kind = _kind(one.name, bool(tied))
+        counts[kind] += one.count
+        num_bytes[kind] += sizes[one.name]
+    share = expert_share(config.get)
+    return ModelShape(
+        num_parameters=sum(n for kind, n in counts.items() if kind != "double"),
+        weight_bytes=sum(n for kind, n in num_bytes.items() if kind != "double") + extra,
+        active_parameters=counts["dense"] + int(counts["expert"] * share),
+        dense_bytes=num_bytes["dense"],
+        kv_bytes_per_token=kv_bytes,
+        expert_bytes=num_bytes["expert"],
+        expert_share=share,
+    )
+
+
+def _kind(name: str, tied: bool) -> str:
+    """dense, expert; unread: looked up, or of pictures and sounds; double: the head of a table."""
+    if tied and _HEAD.search(name):
+        return "double"
+    if _OTHER_SENSES.search(name):
+        return "unread"
+    if _EXPERT.search(name):
+        return "expert"
+    is_table = _TABLE.search(name) or name in _GGUF_TABLES
+    return "unread" if is_table and not tied else "dense"
+
+
+def _cached_values(config: dict[str, Any]) -> int:
     """Numbers that the cache holds of one token."""
-    heads = config["num_attention_heads"]
-    size = config.get("head_dim") or config.get("hidden_size", 0) // heads
+    layers, heads = _read(config, "num_hidden_layers"), _read(config, "num_attention_heads")
+    if config.get("qk_nope_head_dim"):  # latent attention: the cache holds whole heads
+        key = config["qk_nope_head_dim"] + config.get("qk_rope_head_dim", 0)
+        return int(layers * heads * (key + config.get("v_head_dim", key)))
+    size = config.get("head_dim") or (config.get("hidden_size") or config["n_embd"]) // heads
     return int(2 * layers * (config.get("num_key_value_heads") or heads) * size)
 
 
-def _parameters(folder: Path) -> int:
-    """Of all safetensors files, from their headers."""
-    total = 0
-    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        total += sum(prod(one["shape"]) for name, one in header.items() if name != "__metadata__")
-    return total
+def _read(config: dict[str, Any], name: str) -> Any:
+    return config.get(name) or config.get(_ALIASES[name])
+
+
+def _method(config: dict[str, Any]) -> str | None:
+    return (config.get("quantization_config") or {}).get("quant_method")
+
+
+def _own_dtype(config: dict[str, Any], tensors: list[_Tensor]) -> str:
+    """As transformers finds it: the config's, else that of the weights."""
+    named = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
+    if named in _BYTES:
+        return named
+    stored = Counter(_STORED[one.stored] for one in tensors if one.stored in _STORED)
+    return stored.most_common(1)[0][0] if stored else "bfloat16"
+
+
+def _of_gguf(path: Path) -> tuple[dict[str, Any], str, list[_Tensor]]:
+    """Raises ModelRefusedError for what a run would refuse."""
+    file = read_gguf(path)
+    found = [(name, prod(info.shape)) for name, info in file.tensors.items()]
+    config = plan_gguf(file).layout.config
+    return config, own_dtype(file), [_Tensor(name, count, 0, "") for name, count in found]
+
+
+def _of_folder(files: ModelFiles) -> Iterator[_Tensor]:
+    """From the headers of safetensors files; of pickles their sizes alone are known."""
+    folder = files.path
+    names = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    packed = _method(files.config) is not None
+    for path in names:
+        for one in read_tensors(path):
+            held = _PACKED.get(one.dtype, 1) if packed else 1
+            yield _Tensor(one.name, one.count * held, one.num_bytes, one.dtype)
+    for path in () if names else sorted(folder.glob("pytorch_model*.bin")):
+        size = path.stat().st_size
+        yield _Tensor(path.name, size // 2, size, "")

@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 from itertools import islice
 from math import ceil
 
+from batchgen.engine.request import Request
 from batchgen.errors import ErrorCode
-from batchgen.job.ahead.cost import GPUS, ModelShape, seconds_of
+from batchgen.job.ahead.cost import GPUS, ModelShape, Work, seconds_of
 from batchgen.job.ahead.opening import OpenedJob
+from batchgen.job.ahead.survey import Survey
 from batchgen.job.flow.reader_thread import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
 from batchgen.job.input.estimate import estimated_rows
+from batchgen.job.spec import JobSpec
 from batchgen.job.text.prepared import PreparedRow
 
 __all__ = ["Plan", "plan_of"]
 
 SAMPLE_ROWS = 10_000
-_BLOCK = 16
 _MOST_LISTED = 1000
 _SHARD_HOURS = 4
 _WORKSPACE_BYTES = 2 << 30
@@ -45,6 +47,10 @@ class Plan:
     """Prompts of at most so many tokens, and of more than the one before."""
     shared_share: float = 0.0
     """Of the prompt tokens, those in blocks that an earlier row begins with too."""
+    folded: int = 0
+    """Requests that take the answer of an equal one."""
+    computed_prompt_tokens: int = 0
+    """Of `prompt_tokens`, after both."""
     max_output_tokens: int = 0
     weight_bytes: int = 0
     kv_bytes_per_token: int = 0
@@ -57,15 +63,14 @@ class Plan:
     shards: int = 1
 
 
-class _Survey:
+class _Rows:
     """Reads rows into a plan."""
 
     def __init__(self, job: OpenedJob, plan: Plan, mean_output: int | None) -> None:
         self._job, self._plan, self._mean_output = job, plan, mean_output
-        self._limit = job.max_model_len
-        self._blocks: set[int] = set()
-        self._shared = 0
-        self.lengths: list[tuple[int, int]] = []
+        spec = job.spec
+        self.survey = Survey(prefix_caching=spec.enable_prefix_caching, fold=spec.fold)
+        self.longest = 1
 
     def read(self, most: int | None) -> None:
         rows = islice(self._job.reader, most)
@@ -79,8 +84,11 @@ class _Survey:
                 self._take(prepared)
         self._plan.bad = dict(sorted(bad.items()))
         self._plan.truncated = self._job.requests.num_cut
-        total = self._plan.prompt_tokens
-        self._plan.shared_share = round(self._shared / total, 4) if total else 0.0
+        survey = self.survey
+        self._plan.folded = survey.num_folded
+        self._plan.computed_prompt_tokens = survey.computed_tokens
+        shared = 1 - survey.computed_tokens / max(survey.prompt_tokens, 1)
+        self._plan.shared_share = round(shared, 4)
 
     def _fail(self, bad: Counter[str], code: ErrorCode, origin: str) -> None:
         if code is ErrorCode.PROMPT_TOO_LONG:
@@ -92,23 +100,22 @@ class _Survey:
         bad[str(code)] += 1
 
     def _take(self, row: PreparedRow) -> None:
-        length, limit = row.num_computed_tokens, self._limit
-        plan, samples = self._plan, len(row.requests)
-        room = row.row.params.max_tokens if limit is None else limit - length
-        output = min(self._mean_output or row.row.params.max_tokens, room)
-        self.lengths += [(length if not n else 0, output) for n in range(samples)]
+        plan, first = self._plan, row.requests[0]
+        for request in row.requests:
+            output = self._output_of(request)
+            sibling = request is not first and request.prompt_token_ids == first.prompt_token_ids
+            self.survey.add(request, output, sibling=sibling)
+            self.longest = max(self.longest, len(request.prompt_token_ids) + output)
+            plan.max_output_tokens += output
+        length = row.num_computed_tokens
         plan.prompt_tokens += length
-        plan.max_output_tokens += output * samples
         bin_ = 1 << max(length - 1, 0).bit_length()
         plan.histogram[bin_] = plan.histogram.get(bin_, 0) + 1
-        self._share(list(row.prompt_token_ids))
 
-    def _share(self, ids: list[int]) -> None:
-        key = 0
-        for start in range(0, len(ids) - _BLOCK + 1, _BLOCK):
-            key = hash((key, *ids[start : start + _BLOCK]))
-            self._shared += _BLOCK * (key in self._blocks)
-            self._blocks.add(key)
+    def _output_of(self, request: Request) -> int:
+        limit, most = self._job.max_model_len, request.params.max_tokens
+        expected = min(self._mean_output or most, most)
+        return expected if limit is None else min(expected, limit - len(request.prompt_token_ids))
 
 
 def plan_of(
@@ -116,41 +123,36 @@ def plan_of(
     shape: ModelShape,
     gpu: str,
     *,
-    slots: int | None = None,
     whole: bool = False,
     mean_output: int | None = None,
 ) -> Plan:
     """`gpu`: of `GPUS`. `whole`: read all rows. `mean_output`: tokens expected of a row."""
     plan = Plan(gpu)
-    survey = _Survey(job, plan, mean_output)
-    survey.read(None if whole else SAMPLE_ROWS)
+    rows = _Rows(job, plan, mean_output)
+    rows.read(None if whole else SAMPLE_ROWS)
     at_end = whole or plan.rows_read < SAMPLE_ROWS
     limit = job.spec.input.limit
     plan.rows = plan.rows_read if at_end else estimated_rows(job.reader.sources, limit)
     plan.histogram = dict(sorted(plan.histogram.items()))
-    _fit(plan, survey.lengths, shape, job.spec.gpu_memory_utilization, slots or _SLOTS)
-    if plan.fits:
-        _predict(plan, survey.lengths, shape)
+    _fit(plan, rows, shape, job.spec)
+    if plan.fits and plan.rows is not None:
+        _predict(plan, rows.survey.work(max(plan.live_sequences, 1)), shape, plan.rows)
     return plan
 
 
-def _fit(
-    plan: Plan, lengths: list[tuple[int, int]], shape: ModelShape, share: float, slots: int
-) -> None:
-    memory = int(GPUS[plan.gpu].memory_gb * 1e9 * share)
+def _fit(plan: Plan, rows: _Rows, shape: ModelShape, spec: JobSpec) -> None:
+    memory = int(GPUS[plan.gpu].memory_gb * 1e9 * spec.gpu_memory_utilization)
     plan.weight_bytes, plan.kv_bytes_per_token = shape.weight_bytes, shape.kv_bytes_per_token
     room = memory - shape.weight_bytes - _WORKSPACE_BYTES
     plan.cache_tokens = max(room // max(shape.kv_bytes_per_token, 1), 0)
-    longest = max((one + two for one, two in lengths), default=1)
-    mean = sum(one + two for one, two in lengths) / max(len(lengths), 1)
-    plan.live_sequences = min(slots, int(plan.cache_tokens // max(mean, 1)))
-    plan.fits = plan.cache_tokens >= longest
+    survey = rows.survey
+    mean = survey.own_tokens / max(survey.num_computed, 1)
+    plan.live_sequences = min(spec.max_num_seqs or _SLOTS, int(plan.cache_tokens // max(mean, 1)))
+    plan.fits = plan.cache_tokens >= rows.longest
 
 
-def _predict(plan: Plan, lengths: list[tuple[int, int]], shape: ModelShape) -> None:
-    if plan.rows is None:
-        return
-    seconds = seconds_of(lengths, shape, GPUS[plan.gpu], max(plan.live_sequences, 1))
-    plan.seconds = round(seconds * plan.rows / max(plan.rows_read, 1), 3)
+def _predict(plan: Plan, work: Work, shape: ModelShape, rows: int) -> None:
+    seconds = seconds_of(work, shape, GPUS[plan.gpu], max(plan.live_sequences, 1))
+    plan.seconds = round(seconds * rows / max(plan.rows_read, 1), 3)
     plan.gpu_hours = round(plan.seconds / 3600, 4)
     plan.shards = max(ceil(plan.gpu_hours / _SHARD_HOURS), 1)

@@ -157,6 +157,7 @@ class Results:
             completion=answer.completion,
             reasoning=answer.reasoning,
             tool_calls=answer.tool_calls,
+            reasoning_tokens=answer.reasoning_tokens,
             finish_reason=completion.finish_reason.value,
             stop_reason=None if reason is None else str(reason),
             prompt_tokens=prepared.num_prompt_tokens,

@@ -15,6 +15,7 @@ from batchgen.job.parsing.marks import Decoder, Marks, Wish
 from batchgen.job.parsing.thinking import Begin, ThinkingFormat, begin_in_chat, begin_in_text
 from batchgen.job.parsing.thinking_formats import thinking_format
 from batchgen.job.parsing.tool_choice import ForcedCalls
+from batchgen.job.parsing.tracking import num_thinking_tokens
 from batchgen.job.rows import InputRow
 
 __all__ = ["Answer", "AnswerParsers", "Reading", "guided"]
@@ -27,6 +28,8 @@ class Answer:
     completion: str
     reasoning: str | None = None
     tool_calls: str | None = None
+    reasoning_tokens: int | None = None
+    """Of the thinking; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +53,16 @@ class Reading:
             split = self.thinking.split(marked, self.begin, marks)
             marked, thought = split.answer, split.thought
         reasoning = None if thought is None else marks.plain(thought, wish).strip() or None
+        count = None if reasoning is None else self._num_thinking(token_ids)
         calls = None if self.calls is None else self.calls.read(marked, marks, self.tools)
         if calls is None:
-            return Answer(marks.plain(marked, wish), reasoning)
+            return Answer(marks.plain(marked, wish), reasoning, reasoning_tokens=count)
         column = calls_column(calls.calls, key)
-        return Answer(marks.plain(calls.content, wish), reasoning, column)
+        return Answer(marks.plain(calls.content, wish), reasoning, column, count)
+
+    def _num_thinking(self, token_ids: Sequence[int]) -> int:
+        assert self.thinking is not None, "without a format there is no thinking"
+        return num_thinking_tokens(self.thinking, self.begin, self.marks, token_ids)
 
 
 def guided(

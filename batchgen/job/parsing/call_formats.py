@@ -111,7 +111,12 @@ _FORMATS: tuple[CallFormat, ...] = (
         ("<|python_tag|>",),
         ("<|python_tag|>", '{"name": function name, "parameters"', "Environment: ipython"),
     ),
-    PythonicCalls("pythonic", clues=("[func_name1(params_name1=params_value1",)),
+    PythonicCalls(
+        "pythonic",
+        ("<|python_start|>",),
+        ("<|python_end|>",),
+        ("[func_name1(params_name1=params_value1",),
+    ),
 )
 _NAMED = {form.name: form for form in _FORMATS}
 _ALIASES = {

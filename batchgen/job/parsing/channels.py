@@ -22,6 +22,7 @@ _ENDS = ("<|end|>", "<|call|>", "<|return|>")
 _TAGS = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>", *_ENDS)
 _CHANNEL = re.compile(r"\s*([a-z]*)")
 _RECIPIENT = re.compile(r"\bto=([^\s<\ufdd0]+)")
+_ADDRESSED = re.compile(r"\s*to=[^\s<\ufdd0]+\s*")
 _ANALYSIS, _FINAL = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"
 
 
@@ -65,14 +66,17 @@ def messages_of(marked: str, marks: Marks, *, inside: bool = False) -> Iterator[
     (`inside`: its thinking), or the answer; a header that was cut is nothing."""
     headers = list(_header(marks).finditer(marked))
     before = _body(marked[: headers[0].start() if headers else len(marked)], marks)
-    if before:
+    # The prompt ends with the role of the first one, whose header may begin with whom it is to.
+    to = before if headers and not inside and _ADDRESSED.fullmatch(before) else ""
+    if before and not to:
         yield Message("", "analysis" if inside else "final", None, before)
-    ends = [header.start() for header in headers[1:]] + [len(marked)]
-    for header, end in zip(headers, ends, strict=True):
+    for number, header in enumerate(headers):
+        end = headers[number + 1].start() if number + 1 < len(headers) else len(marked)
         channel = _CHANNEL.match(header["channel"])
-        recipient = _RECIPIENT.search(header[0])
+        whole = header[0] if number else to + header[0]
+        recipient = _RECIPIENT.search(whole)
         yield Message(
-            header[0],
+            whole,
             channel[1] if channel else "",
             recipient[1] if recipient else None,
             _body(marked[header.end() : end], marks),

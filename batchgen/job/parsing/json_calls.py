@@ -11,7 +11,7 @@ from typing import Any
 from batchgen.job.parsing.calls import Call, Calls, Tools, json_value, no_constant
 from batchgen.job.parsing.marks import Marks, Wish
 
-__all__ = ["BareJsonCalls", "MistralCalls", "NamedJsonCalls", "TaggedJsonCalls"]
+__all__ = ["BareJsonCalls", "MistralCalls", "NamedJsonCalls", "TaggedJsonCalls", "read_json_calls"]
 
 _DECODER = json.JSONDecoder(strict=False, parse_constant=no_constant)
 _NAMES = ("name", "tool_name", "function")
@@ -163,6 +163,13 @@ class MistralCalls:
             else:
                 return None
         return Calls(said.strip(), tuple(calls)) if calls else None
+
+
+def read_json_calls(text: str, marks: Marks) -> tuple[Call, ...] | None:
+    """Of a text that is one JSON value, whose every part is a call."""
+    read = _value(text, 0)
+    calls = None if read is None or text[read[1] :].strip() else _calls(read[0], marks)
+    return tuple(calls) if calls else None
 
 
 def _value(text: str, at: int) -> tuple[Any, int] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchgen.job.parsing.calls import Call, Calls, Tools
+from batchgen.job.parsing.json_calls import read_json_calls
 from batchgen.job.parsing.marks import Marks, Wish
 
 __all__ = ["PythonicCalls"]
@@ -45,6 +46,8 @@ class PythonicCalls:
         if not text or len(text) > _MOST:
             return None
         calls = _calls(text if text.startswith("[") else f"[{','.join(text.splitlines())}]")
+        if calls is None and self.begins:  # on request LFM2 writes JSON between its tags
+            calls = read_json_calls(text, marks)
         if not calls or not all(tools.knows(call.name) for call in calls):
             return None
         return Calls(said.strip(), calls)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from batchgen.job.parsing.calls import Call, Calls, Tools, json_value
@@ -30,6 +31,8 @@ class TaggedCalls:
     """What every call begins with."""
     clues: tuple[str, ...]
     tags: tuple[str, ...]
+    unclosed: tuple[str, str] = ("", "")
+    """What begins and ends an argument, where its end may be missing before the next one."""
 
     def is_of(self, template: str) -> bool:
         """See `CallFormat.is_of`."""
@@ -46,18 +49,25 @@ class TaggedCalls:
             return None
         calls: list[Call] = []
         for match in found:
-            if not match["name"].strip() or argument.sub("", match["body"]).strip():
+            body = self._closed(match["body"])
+            if not match["name"].strip() or argument.sub("", body).strip():
                 return None  # something that is no argument: it was cut, or is no call
-            calls.append(self._call(match, argument, marks, tools))
+            calls.append(self._call(match["name"], argument.finditer(body), marks, tools))
         said = re.sub(outer, "", one.sub("", answer))
         return Calls(said.strip(), tuple(calls))
 
-    def _call(
-        self, match: re.Match[str], argument: re.Pattern[str], marks: Marks, tools: Tools
-    ) -> Call:
-        name = match["name"].strip()
+    def _closed(self, body: str) -> str:
+        """The arguments of a call, each with its end."""
+        begin, end = self.unclosed
+        if not begin or body.count(begin) == body.count(end):
+            return body
+        first, *others = body.split(begin)
+        return first + "".join(begin + one + ("" if end in one else end) for one in others)
+
+    def _call(self, name: str, found: Iterable[re.Match[str]], marks: Marks, tools: Tools) -> Call:
+        name = name.strip()
         arguments = {}
-        for one in argument.finditer(match["body"]):
+        for one in found:
             key, text = one["key"].strip(), marks.plain(one["value"], _RAW)
             text = text.removeprefix("\n").removesuffix("\n")
             says = one.groupdict().get("text")
@@ -92,6 +102,7 @@ CODER = TaggedCalls(
     r"<function=",
     ("<function=", "<parameter="),
     ("<tool_call>", "</tool_call>"),
+    ("<parameter=", "</parameter>"),
 )
 SEED = TaggedCalls(
     "seed_oss",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -10,7 +11,7 @@ from batchgen.job.parsing.channels import HARMONY, messages_of
 from batchgen.job.parsing.marks import Marks, Wish
 from batchgen.job.parsing.thinking import Begin, ThinkingFormat
 
-__all__ = ["Phase", "Tracker", "tracker"]
+__all__ = ["Phase", "Tracker", "num_thinking_tokens", "tracker"]
 
 _CONTEXT_TOKENS = 6
 """Tokens before a tag that a decoder may need, as for stop strings."""
@@ -50,6 +51,25 @@ def tracker(form: ThinkingFormat, begin: Begin, marks: Marks) -> Tracker:
     if form.name == HARMONY.name:
         return _Channels(begin, marks)
     return _Tags(form, begin, marks)
+
+
+def num_thinking_tokens(
+    form: ThinkingFormat, begin: Begin, marks: Marks, token_ids: Sequence[int]
+) -> int:
+    """How many tokens of an answer that has thinking are of it, without those of its tags."""
+    watched, count = tracker(form, begin, marks), 0
+    for token in token_ids:
+        before = watched.phase
+        watched.push(token)
+        count += before is Phase.THINKING and watched.phase is Phase.THINKING
+    if form.name == HARMONY.name:
+        return count
+    if count and watched.phase is Phase.ANSWER and marks.token(form.ends[0]) is None:
+        count -= len(marks.ids(form.ends[0])) - 1  # the tag is text: known by its last token
+    if count:
+        return max(count, 1)
+    ends = {marks.token(tag) for tag in form.ends}  # one ended it that nothing had begun
+    return next((place for place, token in enumerate(token_ids) if token in ends), 0)
 
 
 class _Tags:

@@ -86,9 +86,12 @@ class _ChatCodec(Shared):
             ids.insert(0, bos)
         return ids
 
-    def _never_empty(self, ids: list[int]) -> list[int]:
-        """An empty prompt is the BOS alone, where the model has one."""
-        return ids if ids or self.bos_token_id is None else [self.bos_token_id]
+    def _raw(self, ids: list[int]) -> list[int]:
+        """Raw text that begins with the BOS's own text has it once all the same; an empty prompt
+        is the BOS alone, where the model has one."""
+        if not ids and self.bos_token_id is not None:
+            return [self.bos_token_id]
+        return self._one_bos(ids) if self._begins_with_bos else ids
 
 
 class BackendCodec(_ChatCodec):
@@ -116,7 +119,7 @@ class BackendCodec(_ChatCodec):
             encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=True)
         except TypeError as error:
             raise _no_text(error) from error
-        return [self._never_empty(one.ids) for one in encoded]
+        return [self._raw(one.ids) for one in encoded]
 
     def decode_batch(
         self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
@@ -173,7 +176,7 @@ class TransformersCodec(_ChatCodec):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """See `TextCodec.encode_batch`."""
         try:
-            return [self._never_empty(self._ids(text, special=True)) for text in texts]
+            return [self._raw(self._ids(text, special=True)) for text in texts]
         except (TypeError, UnicodeEncodeError) as error:
             raise _no_text(error) from error
 

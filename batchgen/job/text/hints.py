@@ -19,6 +19,7 @@ class Hints:
     def __init__(self, codec: TextCodec) -> None:
         self._codec = codec
         self._told_two_bos = False
+        self._bos_text = _added_bos(codec)
         self._told_unread: set[str] = set()
 
     def unread_settings(self, row: InputRow) -> None:
@@ -32,14 +33,21 @@ class Hints:
                 text = "%s: %s changes nothing: the chat template does not read it (said once)"
                 _log.warning(text, row.origin, name)
 
-    def two_bos(self, row: InputRow, token_ids: list[int]) -> None:
-        """Raw text is encoded as transformers encodes it; only chats are brought to one BOS."""
-        bos = self._codec.bos_token_id
-        if bos is None or self._told_two_bos or token_ids[:2] != [bos, bos]:
+    def two_bos(self, row: InputRow, text: str) -> None:
+        """Say once that a raw prompt's BOS is taken for the one that the tokenizer adds."""
+        if self._told_two_bos or not self._bos_text or not text.startswith(self._bos_text):
             return
         self._told_two_bos = True
-        text = (
-            "%s: the prompt begins with the model's BOS token, and the tokenizer adds one, so that "
-            "it has two; leave it out of the text (said once)"
+        message = (
+            "%s: the prompt begins with the model's BOS token, which the tokenizer adds: it gets "
+            "one, not two (said once)"
         )
-        _log.warning(text, row.origin)
+        _log.warning(message, row.origin)
+
+
+def _added_bos(codec: TextCodec) -> str:
+    """The text of the BOS that this tokenizer puts before raw text; empty where it puts none."""
+    bos = codec.bos_token_id
+    if bos is None or codec.encode_batch(["a"])[0][:1] != [bos]:
+        return ""
+    return codec.token_bytes(bos).decode("utf-8", "replace")

@@ -186,7 +186,8 @@ class Requests:
                 self._encode([pair], encode, ready, failed)
             return
         for (row, text), token_ids in zip(pairs, encoded, strict=True):
-            self._hints.two_bos(row, token_ids)
+            if row.prompt is not None:
+                self._hints.two_bos(row, text)
             self._finish(row, text, token_ids, ready, failed)
 
     def _finish(

@@ -26,6 +26,7 @@ COLUMNS = (
     "status",
     "completion",
     "reasoning",
+    "reasoning_tokens",
     "finish_reason",
     "error_code",
     "error_message",
@@ -152,7 +153,7 @@ def _response(row: Row, model: str, key: str) -> dict[str, Any]:
                 "cache_write_tokens": 0,
             },
             "output_tokens": usage["completion_tokens"],
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": usage["completion_tokens_details"],
             "total_tokens": usage["total_tokens"],
         },
     }
@@ -178,7 +179,7 @@ def _items(row: Row, key: str, status: str) -> list[dict[str, Any]]:
     return items
 
 
-def _usage(samples: Sequence[Row]) -> dict[str, int]:
+def _usage(samples: Sequence[Row]) -> dict[str, Any]:
     """The prompt counts once, whatever the number of samples."""
     prompt = samples[0]["prompt_tokens"] or 0
     completion = sum(row["completion_tokens"] or 0 for row in samples)
@@ -186,6 +187,9 @@ def _usage(samples: Sequence[Row]) -> dict[str, int]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(row.get("reasoning_tokens") or 0 for row in samples)
+        },
     }
 
 
