@@ -354,3 +354,17 @@ def test_the_examples_in_docstrings_run(
     failures, tried = doctest.testmod(module, raise_on_error=True)
     assert failures == 0
     assert tried or module is source
+
+
+@pytest.mark.parametrize("params", ["greedy", 5, ["greedy"], [None, 7]])
+def test_parameters_that_are_none_are_refused_by_name(echo: LLM, params: Any) -> None:
+    with pytest.raises(UsageError, match="SamplingParams"):
+        list(echo.generate(["a", "b"], params))
+
+
+def test_one_message_in_place_of_a_chat_is_told(echo: LLM) -> None:
+    (result,) = echo.generate([{"role": "user", "content": "Hi"}])
+    assert result.error_code == "invalid_row"
+    assert "a list of them" in (result.error_message or "")
+    with pytest.raises(UsageError, match="max_in_flight"):
+        echo.generate(["a"], max_in_flight=0)

@@ -145,7 +145,7 @@ class LLM:
     ) -> Stream:
         self._check_free()
         num_seqs = self._room.engine.max_num_seqs
-        most = max_in_flight or _ROWS_PER_SEQUENCE * num_seqs
+        most = _ROWS_PER_SEQUENCE * num_seqs if max_in_flight is None else max_in_flight
         if most < 1:
             raise UsageError(f"max_in_flight must be above 0, not {most}", "leave it out")
         return Stream(self._stages(params, num_seqs), source, in_order=in_order, max_in_flight=most)
@@ -213,6 +213,9 @@ def _reader(
     """What reads the rows of one call, one after the other."""
     if params is None or isinstance(params, SamplingParams | Mapping):
         return RowReading(spec, base_params(params, default)).read
+    if isinstance(params, str | bytes) or not isinstance(params, Iterable):
+        text = f"sampling_params must be a SamplingParams, a dict or a list of them, not {params!r}"
+        raise UsageError(text, 'write {"temperature": 0.7}, say')
     reading, each = RowReading(spec, default), iter(params)
 
     def read(given: Any) -> InputRow:

@@ -9,6 +9,7 @@ from typing import Any
 from batchgen.engine.request import MAX_TOP_LOGPROBS, SamplingParams, StructuredOutput
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.input.params import apply, read_params
+from batchgen.job.quoting import shown
 
 __all__ = ["ParamsLike", "base_params", "checked"]
 
@@ -25,6 +26,9 @@ def base_params(given: ParamsLike | None, default: SamplingParams) -> SamplingPa
             return default
         if isinstance(given, SamplingParams):
             return checked(given)
+        if not isinstance(given, Mapping):
+            text = f"it must be a SamplingParams or a dict, not {shown(given)}"
+            raise RowError(ErrorCode.INVALID_PARAM, text)
         return apply(default, read_params(given))
     except RowError as error:
         hint = "sampling parameters take the names and values that a row's do"

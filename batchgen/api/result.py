@@ -58,6 +58,7 @@ class Result:
     choice_probs: list[dict[str, Any]] | None = None
     decisions: list[dict[str, Any]] | None = None
     tool_calls: str | None = None
+    reasoning_tokens: int | None = None
     columns: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -23,6 +23,8 @@ __all__ = ["RowReading"]
 
 _JSON_SCALARS = (str, int, float, bool, type(None))
 _WANTED = "a row is a dict, a string, a list of messages or a list of token ids"
+_OF_A_MESSAGE = {"role", "content", "name", "tool_calls", "tool_call_id"}
+_ONE_MESSAGE = "this is one message of a chat; a chat is one row, a list of them: [[{...}], ...]"
 
 
 class RowReading:
@@ -63,6 +65,8 @@ class RowReading:
         if isinstance(given, str):
             return {self._spec.prompt_column: given}
         if isinstance(given, Mapping):
+            if given.keys() <= _OF_A_MESSAGE and "role" in given:
+                raise RowError(ErrorCode.INVALID_ROW, _ONE_MESSAGE)
             return {str(name): _plain(value) for name, value in given.items()}
         content = _plain(given)
         if not isinstance(content, list):
