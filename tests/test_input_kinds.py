@@ -147,6 +147,11 @@ REFUSED = {
     "tar archive": packed("rows.jsonl", "tar"),
     "a tar archive": packed("rows.jsonl", "tgz"),
     "encrypted footer": b"PARE" + bytes(100) + b"PARE",
+    "looks like CSV": b'id,prompt\n1,"a, b"\n',
+    "HTML": b"<!DOCTYPE html>\n<html><body>not found</body></html>\n",
+    "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
+    "CR alone": TEXT.replace(b"\n", b"\r"),
+    "picture": b"\x89PNG\r\n\x1a\n" + bytes(40),
     "Arrow or Feather": b"ARROW1\x00\x00" + bytes(40),
 }
 
@@ -164,8 +169,36 @@ def test_it_is_refused_by_its_kind_with_the_command_that_mends_it(
     assert refused.value.hint
 
 
+def test_a_table_in_utf_16_is_refused_by_its_encoding(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,prompt\n1,a\n", encoding="utf-16")
+    with pytest.raises(InvalidDataError, match="UTF-16"):
+        read(tmp_path / "t.csv")
+
+
+def test_what_a_folder_s_rows_leave_out_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(TEXT)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(TEXT))
+    for name in ("notes.md", ".hidden.csv"):
+        (tmp_path / name).write_text("nothing")
+    assert len(read(tmp_path)) == 80
+    assert not caplog.messages
+    (tmp_path / "c.csv").write_text("id,prompt\n1,a\n")
+    assert len(read(tmp_path)) == 80
+    (said,) = caplog.messages
+    assert "c.csv" in said
+
+
 def test_a_bad_first_line_does_not_make_a_file_another_kind(tmp_path: Path) -> None:
-    for first in (b'{"prompt": "a\n', b"{\n", b'{"prompt": "cut off\n', b"\x00{}\n"):
+    for first in (
+        b'{"prompt": "a\n',
+        b"{\n",
+        b'{"prompt": "cut off\n',
+        b"\x00{}\n",
+        b"oops\n",
+        b'"a", 5\n',
+    ):
         (tmp_path / "rows.jsonl").write_bytes(first + TEXT)
         found = read(tmp_path / "rows.jsonl")
         assert [row.error is None for row in found] == [False] + [True] * 40

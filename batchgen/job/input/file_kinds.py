@@ -11,7 +11,7 @@ import re
 
 from batchgen.errors import BatchgenError, InputUnreadableError, InvalidDataError
 
-__all__ = ["HEAD_BYTES", "is_array", "refuse_container", "refuse_text"]
+__all__ = ["HEAD_BYTES", "is_array", "refuse_container", "refuse_text", "refuse_wide"]
 
 HEAD_BYTES = 1 << 16
 _CONTAINERS: tuple[tuple[bytes, int, str, str], ...] = (
@@ -29,6 +29,9 @@ _CONTAINERS: tuple[tuple[bytes, int, str, str], ...] = (
     (b"\x93NUMPY", 0, "a NumPy array", "write it as Parquet"),
     (b"%PDF-", 0, "a PDF document", "write its text as JSONL"),
     (b"GGUF", 0, "a model", "name it with --model"),
+    (b"\x89PNG\r\n", 0, "a picture", "write its text as JSONL"),
+    (b"\xff\xd8\xff", 0, "a picture", "write its text as JSONL"),
+    (b"version https://git-lfs.github.com/spec/", 0, "a pointer of Git LFS", "git lfs pull"),
 )
 _WIDE = (
     (re.compile(rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff"), "UTF-32"),
@@ -36,6 +39,7 @@ _WIDE = (
     (re.compile(rb"[\[{]\x00[\s\"}{]\x00"), "UTF-16LE"),
     (re.compile(rb"\x00[\[{]\x00[\s\"}{]"), "UTF-16BE"),
 )
+_PAGE = re.compile(rb"\s*<(!doctype html|html|\?xml)\b", re.IGNORECASE)
 _BOM = b"\xef\xbb\xbf"
 _LINES_LOOKED_AT = 5
 _HEADER = re.compile(rb'"?[\w ]+"?( , "?[\w ]+"?)+')
@@ -53,16 +57,26 @@ def refuse_text(name: str, head: bytes) -> None:
     """The same of text, once it is decompressed. Raises InvalidDataError too, where the text is one
     that a single command makes rows of."""
     refuse_container(name, head)
-    for begin, encoding in _WIDE:
-        if begin.match(head):
-            raise _invalid(name, f"text in {encoding}, not UTF-8", f"iconv -f {encoding} -t UTF-8")
-    if _is_table(head.removeprefix(_BOM)):
+    refuse_wide(name, head)
+    text = head.removeprefix(_BOM)
+    if _PAGE.match(text):
+        raise _unreadable(name, "a page of HTML or XML", "fetch the file itself")
+    if text.startswith(b"{") and b"\r" in text and b"\n" not in text:
+        raise _invalid(name, "text whose lines end with CR alone", "tr '\\r' '\\n' <")
+    if _is_table(text):
         raise InvalidDataError(
             f"input {name} looks like CSV, not one JSON object a line",
             f"name it .csv (mv {name} {name.rpartition('.')[0] or name}.csv), and run again",
         )
-    if _is_pretty(head.removeprefix(_BOM)):
+    if _is_pretty(text):
         raise _invalid(name, "JSON over several lines, not one object a line", "jq -c .")
+
+
+def refuse_wide(name: str, head: bytes) -> None:
+    """Raises InvalidDataError for text of two or four bytes a character."""
+    for begin, encoding in _WIDE:
+        if begin.match(head):
+            raise _invalid(name, f"text in {encoding}, not UTF-8", f"iconv -f {encoding} -t UTF-8")
 
 
 def is_array(head: bytes) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from batchgen.counts import counted
 from batchgen.errors import InputUnreadableError, OutputUnwritableError, UsageError
-from batchgen.job.input.file_kinds import HEAD_BYTES, refuse_container
+from batchgen.job.input.file_kinds import HEAD_BYTES, refuse_container, refuse_wide
 from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_find import find_remote, is_remote
 from batchgen.job.stores.remote_input import RemoteInput
@@ -29,6 +29,7 @@ __all__ = ["Source", "SourceKind", "find_sources", "same_file"]
 _log = logging.getLogger(__name__)
 _ROW_SUFFIXES = (".jsonl", ".ndjson")
 _COMPRESSED = ("", ".gz", ".zst", ".bz2", ".xz", ".lz4")
+_log = logging.getLogger(__name__)
 _FOLDER_SUFFIXES = (*(row + zip for row in _ROW_SUFFIXES for zip in _COMPRESSED), ".parquet")
 _DATA_SUFFIXES = (
     *_FOLDER_SUFFIXES, *_COMPRESSED[1:], ".json", ".pq", ".csv", ".tsv", ".txt", ".zip", ".tar",
@@ -174,6 +175,10 @@ def _folder(path: Path, output: Place | None) -> Iterator[Source]:
         if others:
             hint = f"it holds {', '.join(others[:5])}: name tables with a pattern, '{path}/*.csv'"
         raise InputUnreadableError(f"folder {path} holds no {', '.join(_FOLDER_SUFFIXES)}", hint)
+    others = [p for p in inside if p.name.endswith(_DATA_SUFFIXES) and _wanted(p, output)]
+    left = [p.name for p in others if p not in files]
+    if left:
+        _log.warning("folder %s: not read, --in names such files: %s", path, ", ".join(left[:10]))
     for file in files:
         yield _file(file)
 
@@ -234,6 +239,7 @@ def _kind(path: Path) -> SourceKind:
 def _kind_of(path: PurePath, head: bytes) -> SourceKind:
     refuse_container(str(path), head)
     if _TABLES.search("".join(path.suffixes).lower()):
+        refuse_wide(str(path), head)
         return SourceKind.CSV
     head = _without_skippable(head)
     for magic, kind in _MAGIC:
