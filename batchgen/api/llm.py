@@ -17,7 +17,7 @@ from batchgen.api.async_stream import AsyncStream, Pump
 from batchgen.api.engine_room import EngineRoom
 from batchgen.api.keywords import spec_of_llm
 from batchgen.api.lent_engine import LentEngine
-from batchgen.api.params import ParamsLike, base_params
+from batchgen.api.params import ParamsLike, base_params, each_of
 from batchgen.api.row_reading import RowReading
 from batchgen.api.source import PulledRows, PushedRows, Source
 from batchgen.api.stream import Stages, Stream
@@ -213,10 +213,7 @@ def _reader(
     """What reads the rows of one call, one after the other."""
     if params is None or isinstance(params, SamplingParams | Mapping):
         return RowReading(spec, base_params(params, default)).read
-    if isinstance(params, str | bytes) or not isinstance(params, Iterable):
-        text = f"sampling_params must be a SamplingParams, a dict or a list of them, not {params!r}"
-        raise UsageError(text, 'write {"temperature": 0.7}, say')
-    reading, each = RowReading(spec, default), iter(params)
+    reading, each = RowReading(spec, default), each_of(params)
 
     def read(given: Any) -> InputRow:
         for own in each:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -11,7 +11,7 @@ from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.input.params import apply, read_params
 from batchgen.job.quoting import shown
 
-__all__ = ["ParamsLike", "base_params", "checked"]
+__all__ = ["ParamsLike", "base_params", "checked", "each_of"]
 
 ParamsLike = SamplingParams | Mapping[str, Any]
 """A `SamplingParams` says everything; a mapping only what it names, as a row's `params` do."""
@@ -26,13 +26,22 @@ def base_params(given: ParamsLike | None, default: SamplingParams) -> SamplingPa
             return default
         if isinstance(given, SamplingParams):
             return checked(given)
-        if not isinstance(given, Mapping):
-            text = f"it must be a SamplingParams or a dict, not {shown(given)}"
+        own: Any = given
+        if not isinstance(own, Mapping):
+            text = f"it must be a SamplingParams or a dict, not {shown(own)}"
             raise RowError(ErrorCode.INVALID_PARAM, text)
-        return apply(default, read_params(given))
+        return apply(default, read_params(own))
     except RowError as error:
         hint = "sampling parameters take the names and values that a row's do"
         raise UsageError(f"sampling_params: {error.message}", hint) from None
+
+
+def each_of(given: Any) -> Iterator[ParamsLike | None]:
+    """One for each row. UsageError for what holds none."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        text = f"sampling_params must be a SamplingParams, a dict or a list of them, not {given!r}"
+        raise UsageError(text, 'write {"temperature": 0.7}, say')
+    return iter(given)
 
 
 def checked(given: SamplingParams) -> SamplingParams:
