@@ -278,3 +278,25 @@ def test_the_longest_sequence_is_found_in_every_spelling(tmp_path: Path) -> None
     for number, config in enumerate(configs):
         folder = model_folder(tmp_path / str(number), config=config)
         assert resolve_model(str(folder)).max_position == 5
+
+
+def test_a_rope_that_depends_on_its_neighbours_bounds_a_row(tmp_path: Path) -> None:
+    """As the engine does, so that a cut prompt fits and `validate` knows what does not."""
+    own = {"max_position_embeddings": 131_072}
+    longrope = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
+    configs: dict[int, list[dict[str, Any]]] = {
+        4096: [
+            own | {"rope_parameters": longrope},
+            own | {"rope_scaling": {"type": "su"}, "original_max_position_embeddings": 4096},
+            own | {"rope_parameters": {"full_attention": longrope, "sliding_attention": {}}},
+            {"text_config": own | {"rope_parameters": longrope}},
+        ],
+        131_072: [
+            own | {"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 4096}},
+            own | {"rope_scaling": None},
+        ],
+    }
+    for expected, some in configs.items():
+        for number, config in enumerate(some):
+            folder = model_folder(tmp_path / f"{expected}-{number}", config=config)
+            assert resolve_model(str(folder)).max_position == expected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +26,7 @@ from batchgen.job.model.source import BUILTIN_NAME, ModelSource, locate
 __all__ = ["BUILTIN_NAME", "ModelFiles", "ModelKind", "resolve_model"]
 
 _POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
+_NO_LIMIT = 1 << 62
 _NOT_CAUSAL = (
     "ForMaskedLM",
     "ForSequenceClassification",
@@ -221,5 +222,15 @@ def _max_position(config: dict[str, Any]) -> int | None:
     for source in (config, nested if isinstance(nested, dict) else {}):
         for key in _POSITION_KEYS:
             if isinstance(source.get(key), int):
-                return int(source[key])
+                return min(int(source[key]), *_exact_lengths(source))
     return None
+
+
+def _exact_lengths(config: dict[str, Any]) -> Iterator[int]:
+    """Up to which a row's rope does not depend on the rows beside it: the engine serves no more."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    yield _NO_LIMIT
+    for one in (rope, *(inner for inner in rope.values() if isinstance(inner, dict))):
+        if (one.get("rope_type") or one.get("type")) in ("longrope", "su"):
+            key = "original_max_position_embeddings"
+            yield int(one.get(key) or config.get(key) or _NO_LIMIT)
