@@ -18,25 +18,28 @@ BARE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
 TWICE = "{{ bos_token }}" + WITH_BOS
 CHAT = {"messages": [{"role": "user", "content": "Hello"}]}
 QUESTIONS = [{"name": "a", "question": "Which?", "choices": ["yes", "no"]}]
-WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "plain": ({"prompt": "Hello"}, {}),
-    "own BOS": ({"prompt": "<s>Hello"}, {}),
-    "two of its own": ({"prompt": "<s><s>Hello"}, {}),
-    "empty": ({"prompt": ""}, {}),
-    "template": ({"word": "Hello"}, {"template": "Say {{ word }}"}),
-    "template with BOS": ({"word": "Hello"}, {"template": "<s>Say {{ word }}"}),
-    "template as chat": ({"word": "Hi"}, {"template": "Say {{ word }}", "as_chat": True}),
-    "as chat": ({"prompt": "Hello"}, {"as_chat": True}),
-    "system": ({"prompt": "Hello"}, {"as_chat": True, "system": "Be brief."}),
-    "chat": (CHAT, {"system": "Be brief."}),
-    "labels": ({"prompt": "Hello", "choices": ["yes", "no"]}, {}),
-    "labels of own BOS": ({"prompt": "<s>Hello", "choices": ["yes", "no"]}, {}),
-    "labels of a chat": (CHAT | {"choices": ["yes", "no"]}, {}),
-    "questions": ({"prompt": "Hello", "questions": QUESTIONS}, {}),
-    "questions of a chat": (CHAT | {"questions": QUESTIONS}, {}),
-    "scored": ({"prompt": "<s>Hello", "max_tokens": 0, "prompt_logprobs": 0}, {}),
-    "cut": ({"prompt": "Hello " * 60}, {"overlong": "truncate-left"}),
-}
+WAYS: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
+    (
+        {},
+        [
+            {"prompt": "Hello"},
+            {"prompt": "<s>Hello"},
+            {"prompt": "<s><s>Hello"},
+            {"prompt": ""},
+            {"prompt": "Hello", "choices": ["yes", "no"]},
+            {"prompt": "<s>Hello", "choices": ["yes", "no"]},
+            CHAT | {"choices": ["yes", "no"]},
+            {"prompt": "Hello", "questions": QUESTIONS},
+            CHAT | {"questions": QUESTIONS},
+            {"prompt": "<s>Hello", "max_tokens": 0, "prompt_logprobs": 0},
+        ],
+    ),
+    ({"as_chat": True, "system": "Be brief."}, [{"prompt": "Hello"}, CHAT]),
+    ({"template": "{{ word }}"}, [{"word": "Hello"}, {"word": "<s>Hello"}]),
+    ({"template": "{{ word }}", "as_chat": True}, [{"word": "Hello"}]),
+    ({"overlong": "truncate-left"}, [{"prompt": "Hello " * 60}]),
+]
+"""Settings of a job, and its rows."""
 
 
 @pytest.fixture(scope="module", params=["llama3", "llama_class"])
@@ -57,11 +60,19 @@ def prompts(
     return [list(one.prompt_token_ids) for row in ready for one in row.requests]
 
 
-@pytest.mark.parametrize("chat", [BARE, WITH_BOS, TWICE], ids=["bare", "with", "twice"])
-def test_every_prompt_has_exactly_one_bos(tmp_path: Path, files: ModelFiles, chat: str) -> None:
-    for name, (row, settings) in WAYS.items():
-        for ids in prompts(tmp_path, files, [row], chat, **settings):
-            assert (ids[0], ids.count(BOS)) == (BOS, 1), name
+def test_every_prompt_has_exactly_one_bos(tmp_path: Path, files: ModelFiles) -> None:
+    for number, (settings, rows) in enumerate(WAYS):
+        chat = (BARE, WITH_BOS, TWICE)[number % 3]
+        for ids in prompts(tmp_path, files, rows, chat, **settings):
+            assert (ids[0], ids.count(BOS)) == (BOS, 1), (settings, ids)
+
+
+@pytest.mark.parametrize("chat", [BARE, TWICE], ids=["bare", "twice"])
+def test_a_chat_has_one_whatever_its_template_writes(
+    tmp_path: Path, files: ModelFiles, chat: str
+) -> None:
+    (ids,) = prompts(tmp_path, files, [CHAT], chat)
+    assert (ids[0], ids.count(BOS)) == (BOS, 1)
 
 
 def test_ids_stay_as_they_are(tmp_path: Path, files: ModelFiles) -> None:
@@ -72,8 +83,7 @@ def test_ids_stay_as_they_are(tmp_path: Path, files: ModelFiles) -> None:
 
 def test_a_tokenizer_that_adds_none_adds_none(tmp_path: Path) -> None:
     files = resolve_model(str(make(tmp_path / "m", "gpt2")))
-    for row, settings in ({"prompt": "Hello"}, {}), ({"prompt": "Hello"}, {"as_chat": True}):
-        (ids,) = prompts(tmp_path, files, [row], BARE, **settings)
-        assert BOS not in ids
-    (ids,) = prompts(tmp_path, files, [{"prompt": "<s><s>Hello"}], BARE)
-    assert ids[:2] == [BOS, BOS]
+    given = [{"prompt": "Hello"}, CHAT, {"prompt": "<s><s>Hello"}]
+    plain, chat, twice = prompts(tmp_path, files, given, BARE)
+    assert BOS not in plain + chat
+    assert twice[:2] == [BOS, BOS]
