@@ -57,6 +57,7 @@ def prompts(
     with opened(spec, files) as job:
         ready, failed = job.prepare(list(job.reader))
     assert not failed, failed[0].error
+    ready.sort(key=lambda row: row.row.index)
     return [list(one.prompt_token_ids) for row in ready for one in row.requests]
 
 
