@@ -175,21 +175,6 @@ def test_a_table_in_utf_16_is_refused_by_its_encoding(tmp_path: Path) -> None:
         read(tmp_path / "t.csv")
 
 
-def test_what_a_folder_s_rows_leave_out_is_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "a.jsonl").write_bytes(TEXT)
-    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(TEXT))
-    for name in ("notes.md", ".hidden.csv"):
-        (tmp_path / name).write_text("nothing")
-    assert len(read(tmp_path)) == 80
-    assert not caplog.messages
-    (tmp_path / "c.csv").write_text("id,prompt\n1,a\n")
-    assert len(read(tmp_path)) == 80
-    (said,) = caplog.messages
-    assert "c.csv" in said
-
-
 def test_a_bad_first_line_does_not_make_a_file_another_kind(tmp_path: Path) -> None:
     for first in (
         b'{"prompt": "a\n',

@@ -29,7 +29,6 @@ __all__ = ["Source", "SourceKind", "find_sources", "same_file"]
 _log = logging.getLogger(__name__)
 _ROW_SUFFIXES = (".jsonl", ".ndjson")
 _COMPRESSED = ("", ".gz", ".zst", ".bz2", ".xz", ".lz4")
-_log = logging.getLogger(__name__)
 _FOLDER_SUFFIXES = (*(row + zip for row in _ROW_SUFFIXES for zip in _COMPRESSED), ".parquet")
 _DATA_SUFFIXES = (
     *_FOLDER_SUFFIXES, *_COMPRESSED[1:], ".json", ".pq", ".csv", ".tsv", ".txt", ".zip", ".tar",
@@ -175,10 +174,6 @@ def _folder(path: Path, output: Place | None) -> Iterator[Source]:
         if others:
             hint = f"it holds {', '.join(others[:5])}: name tables with a pattern, '{path}/*.csv'"
         raise InputUnreadableError(f"folder {path} holds no {', '.join(_FOLDER_SUFFIXES)}", hint)
-    others = [p for p in inside if p.name.endswith(_DATA_SUFFIXES) and _wanted(p, output)]
-    left = [p.name for p in others if p not in files]
-    if left:
-        _log.warning("folder %s: not read, --in names such files: %s", path, ", ".join(left[:10]))
     for file in files:
         yield _file(file)
 
