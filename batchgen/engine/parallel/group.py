@@ -75,6 +75,7 @@ def join_group(rank: int, size: int, device: torch.device, meeting_place: str) -
     """Meet the others at a file that only they know. Returns once all are there."""
     on_gpu = device.type == "cuda"
     if on_gpu:
+        device = torch.device("cuda", device.index or 0)  # `cuda` alone names none
         torch.cuda.set_device(device)
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
