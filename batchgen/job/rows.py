@@ -9,7 +9,7 @@ from typing import Any
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import RowError
 
-__all__ = ["InputRow", "OutputRow"]
+__all__ = ["FirstFailure", "InputRow", "OutputRow"]
 
 
 @dataclass(slots=True)
@@ -95,3 +95,13 @@ class OutputRow:
     choice_probs: list[dict[str, Any]] | None = None
     decisions: list[dict[str, Any]] | None = None
     kept: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFailure:
+    """The first failed row of its kind. `origin`: `file:line`; the rest is as in its output row."""
+
+    code: str
+    index: int
+    origin: str
+    message: str

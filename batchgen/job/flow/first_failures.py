@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from batchgen.job.flow.engine_thread import Outcome
-from batchgen.job.rows import InputRow, OutputRow
+from batchgen.job.rows import FirstFailure, InputRow, OutputRow
 from batchgen.job.text.prepared import FailedRow
 
-__all__ = ["FirstFailure", "FirstFailures"]
-
-
-@dataclass(frozen=True, slots=True)
-class FirstFailure:
-    """`origin`: `file:line` of the row; `code` and `message` as in its output row."""
-
-    code: str
-    index: int
-    origin: str
-    message: str
+__all__ = ["FirstFailures"]
 
 
 class FirstFailures:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.errors import OutputUnwritableError, UsageError
 from batchgen.job.input.sources import Source, SourceKind, same_file
 from batchgen.job.redaction import redacted
+from batchgen.job.rows import FirstFailure
 from batchgen.job.stores.places import Place
 
 if TYPE_CHECKING:
