@@ -17,7 +17,10 @@ from echo_runs import begin, environment, prompts, stable, write_rows
 from s3_server import Fault, Proxy
 
 from batchgen.cli.command import main
+from batchgen.errors import OutputHeldError
 from batchgen.job.form import compression_of
+from batchgen.job.storage.layout import folder_of
+from batchgen.job.storage.lease import LeasedLock
 from batchgen.job.stores import uploads
 from batchgen.job.stores.remote_path import RemotePath
 from batchgen.job.verbs.compare import compare
@@ -166,3 +169,29 @@ def test_processes_that_join_in_a_store_and_are_killed_write_each_row_once(
     copy.write_bytes(out.read_bytes())
     assert stable(copy).equals(stable(whole))
     assert pq.read_table(copy)["index"].to_pylist() == [*range(rows)]
+
+
+def test_a_second_machine_with_a_folder_of_its_own_is_refused_and_a_silent_first_one_fenced(
+    folder: RemotePath,
+    s3: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, out = put_rows(folder), folder / "out.parquet"
+    first = LeasedLock(tmp_path / "one", folder_of(out), out, "first")
+    first.acquire()
+    asked = ("-i", source, "-o", out, "--checkpoint-dir", tmp_path / "two")
+    assert run(*asked) == 5
+    assert "is being written by" in capsys.readouterr().err
+    claim = folder_of(out) / "owners-lease" / "1.json"
+    claim.write_bytes(json.dumps(json.loads(claim.read_bytes()) | {"host": "far"}).encode())
+    assert run(*asked) == 5
+    time.sleep(1.1)
+    monkeypatch.setattr("batchgen.job.storage.lock.STALE_SECONDS", 1.0)
+    assert run(*asked) == 0
+    first.check()
+    monkeypatch.setattr("batchgen.job.storage.lease._CHECK_SECONDS", 0.0)
+    with pytest.raises(OutputHeldError, match="lost"):
+        first.check()
+    first.release()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from azurite import azurite, is_installed
 from ledger_tools import (
     FINGERPRINT,
     Crash,
@@ -26,11 +28,25 @@ obstore_store = pytest.importorskip("obstore.store")
 OTHER = {"model": {"name": "m"}, "sampling": {"temperature": 0.9}}
 
 
-@pytest.fixture(params=["disk", "store"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """A folder on the disk, and one in a store that keeps its objects in memory."""
+@pytest.fixture(scope="module")
+def azure() -> Iterator[dict[str, str]]:
+    if not is_installed():
+        pytest.skip("needs azurite-blob (npm install -g azurite)")
+    with azurite() as settings:
+        yield settings
+
+
+@pytest.fixture(params=["disk", "store", "azurite"])
+def folder(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Place:
+    """A folder on the disk, one in a store that keeps its objects in memory, and one of Azure's."""
     if request.param == "disk":
         return tmp_path
+    if request.param == "azurite":
+        for name, value in request.getfixturevalue("azure").items():
+            monkeypatch.setenv(name, value)
+        return RemotePath("az://bucket", tmp_path.name)
     clients._clients["s3://memory"] = obstore_store.MemoryStore()
     return RemotePath("s3://memory", "folder")
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from batchgen.errors import OutputHeldError
 from batchgen.job.ledger.opening import Found, check_folder, decide, discard_work
 from batchgen.job.stop_check import Look, nothing
-from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.layout import Layout, folder_of
+from batchgen.job.storage.lease import LeasedLock
 from batchgen.job.storage.lock import OutputLock, current_owner
 from batchgen.job.storage.manifest import Manifest, flatten
 from batchgen.job.stores.files import make_folder
+from batchgen.job.stores.remote_path import RemotePath
 
 __all__ = ["at_door", "begin_where_none", "enter", "join"]
 
@@ -101,9 +104,17 @@ def enter(layout: Layout, run_id: str, settle: Callable[[], object] = nothing) -
         _refuse_or_fence(layout.whole)
     settle()
     make_folder(layout.parts)
-    held = _lock_of(layout, run_id)
+    held = _leased(layout, run_id) or _lock_of(layout, run_id)
     held.acquire()
     return held
+
+
+def _leased(layout: Layout, run_id: str) -> OutputLock | None:
+    """Where this run writes an output in a store, and works on a disk."""
+    out = layout.out
+    if isinstance(out, RemotePath) and isinstance(layout.folder, Path) and layout.shard is None:
+        return LeasedLock(layout.work, folder_of(out), out, run_id)
+    return None
 
 
 def _refuse_live_shards(layout: Layout) -> None:

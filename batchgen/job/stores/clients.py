@@ -55,6 +55,9 @@ def _made(root: str) -> ObjectStore:
     if scheme == "s3":
         options["allow_http"] = endpoint().startswith("http://")
         given = _s3_settings()
+    elif scheme == "az":
+        emulated = os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() in ("1", "true")
+        options["allow_http"] = emulated  # Azurite's, on this machine
     retry = {"max_retries": 30, "retry_timeout": timedelta(seconds=RETRY_SECONDS)}
     make = getattr(obstore.store, SCHEMES[scheme])
     try:
