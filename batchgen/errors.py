@@ -39,6 +39,7 @@ class ErrorCode(StrEnum):
     ROW_TIMEOUT = "row_timeout"
     OOM = "oom"
     NAN_LOGITS = "nan_logits"
+    NO_ALLOWED_TOKEN = "no_allowed_token"
     ENGINE_CRASH = "engine_crash"
     INTERNAL = "internal"
 

@@ -1,10 +1,12 @@
 """Completions under generated JSON Schemas, judged by another library.
 
-    python jobs/check_schemas.py --model SmolLM2-135M-Instruct.Q4_1.gguf --count 300
+    python jobs/check_schemas.py --model SmolLM2-135M-Instruct.Q4_1.gguf --count 300 --keep DIR
 
 Runs `batchgen run` over one row a schema and checks each completion that ended by itself with
 `jsonschema`, formats included. A schema may be refused by name (`invalid_schema`) before its row
-runs; one accepted may only be kept, or cut short by max_tokens. Exit code 1 for any other end.
+runs; of one accepted the completion must be valid. Those that max_tokens cut are computed again
+with `--most-tokens`. Exit code 1 for any other end, 75 where `--time-limit` stopped it: with
+`--keep` the same command goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,34 +133,60 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--max-tokens", type=int, default=400)
     parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first schema")
+    parser.add_argument("--most-tokens", type=int, default=4000)
+    parser.add_argument("--time-limit", default="100d")
+    parser.add_argument("--keep", type=Path, help="folder of the run, which goes on there")
     asked = parser.parse_args()
-    schemas = [random_schema(seed) for seed in range(asked.count)]
-    with tempfile.TemporaryDirectory() as folder:
-        rows = _run(Path(folder), schemas, asked)
+    seeds = range(asked.first, asked.first + asked.count)
+    schemas = [random_schema(seed) for seed in seeds]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = asked.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        longer = folder / "longer"  # is there once all rows have had a first run
+        stopped = 0 if longer.exists() else _run(folder, schemas, asked)
+        if not stopped:
+            longer.touch()
+            stopped = _run(folder, schemas, asked, longer=True)
+        if stopped:
+            return stopped
+        rows = pq.read_table(folder / "out.parquet").to_pylist()
+    return _report(seeds, schemas, rows)
+
+
+def _report(seeds: Sequence[int], schemas: list[Schema], rows: list[dict[str, Any]]) -> int:
     ends = [judge(schema, row) for schema, row in zip(schemas, rows, strict=True)]
-    for seed, (end, row) in enumerate(zip(ends, rows, strict=True)):
+    for seed, schema, end, row in zip(seeds, schemas, ends, rows, strict=True):
         if end == "refused":
             print(f"seed {seed}: {row['error_message']}")
-        elif end not in ("valid", "cut"):
-            print(f"seed {seed}: {end}\n  {json.dumps(schemas[seed])}\n  {row['completion']!r}")
+        elif end != "valid":
+            print(f"seed {seed}: {end}\n  {json.dumps(schema)}\n  {row['completion']!r}")
     print(dict(Counter(end.split(":")[0] for end in ends)))
-    return int(any(end not in ("valid", "cut", "refused") for end in ends))
+    return int(any(end not in ("valid", "refused") for end in ends))
 
 
-def _run(folder: Path, schemas: list[Schema], asked: argparse.Namespace) -> list[dict[str, Any]]:
+def _run(
+    folder: Path, schemas: list[Schema], asked: argparse.Namespace, longer: bool = False
+) -> int:
+    """`longer`: those that were cut, with more tokens. 75: stopped, to be continued."""
     ask = "Make up an example as JSON."
     lines = [
         {"messages": [{"role": "user", "content": ask}], "guided_json": schema}
         for schema in schemas
     ]
     source, out = folder / "in.jsonl", folder / "out.parquet"
-    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    if not source.exists() or source.read_text() != text:
+        source.write_text(text)
     command = [sys.executable, "-m", "batchgen", "run", "-i", source, "-o", out, "-q"]
-    command += ["--model", asked.model, "--max-tokens", asked.max_tokens]
-    command += ["--temperature", asked.temperature, "--max-failures", "100%"]
-    subprocess.run([str(word) for word in command], check=True)
-    rows: list[dict[str, Any]] = pq.read_table(out).to_pylist()
-    return rows
+    command += ["--model", asked.model, "--max-failures", "100%"]
+    command += ["--temperature", asked.temperature, "--time-limit", asked.time_limit]
+    command += ["--max-tokens", asked.most_tokens if longer else asked.max_tokens]
+    command += ["--retry", "truncated"] * longer
+    done = subprocess.run([str(word) for word in command])
+    if done.returncode not in (0, 75):
+        raise SystemExit(f"batchgen run ended with {done.returncode}")
+    return done.returncode
 
 
 if __name__ == "__main__":

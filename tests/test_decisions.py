@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from batchgen.cli.main import cli
 from batchgen.engine.request import Question, SamplingParams
 from batchgen.errors import ErrorCode, FingerprintMismatchError, RowError, UsageError
 from batchgen.job.decisions.question_texts import asked_chat
-from batchgen.job.decisions.settings import read_labels
+from batchgen.job.decisions.settings import read_labels, unheeded
 from batchgen.job.input.params import apply, merge, read_params
 from batchgen.job.input.reader import Reader
 
@@ -239,6 +240,39 @@ def test_labels_come_from_any_kind_of_input_and_rows_win_over_flags(tmp_path: Pa
         assert read == [("x", "y"), ("q", "r")]
     kept = InputSpec((str(tmp_path / "in.csv"),), keep_columns="choices")
     assert [row.params.decides for row in Reader(kept)] == [False, False]
+
+
+def test_settings_that_no_label_heeds_are_told_once_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [
+        {"prompt": "a", "choices": ["x", "y"], "temperature": 0.7, "stop": "z", "seed": 3},
+        {"prompt": "b", "choices": ["x", "y"], "temperature": 0.2, "max_tokens": 1},
+        {"prompt": "c", "temperature": 0.9, "min_p": 0.1},
+        {"prompt": "d", "choices": ["x", "y"], "temperature": 0, "top_p": 1, "max_tokens": 256},
+    ]
+    answers(tmp_path, rows, engine="echo", dtype="auto", sampling={"presence_penalty": 0.5})
+    said = [text for text in caplog.messages if "changes nothing in rows with choices" in text]
+    assert sorted(text.split()[1] for text in said) == [
+        *("max_tokens", "presence_penalty", "stop", "temperature")
+    ]
+    assert all("out.jsonl:1:" in text or "out.jsonl:2:" in text for text in said)
+
+
+def test_what_the_model_itself_sets_is_not_told() -> None:
+    model = SamplingParams(temperature=0.6, top_p=0.95, max_tokens=100)
+    own = dataclasses.replace(model, choices=("x", "y"))
+    assert unheeded(own, model) == []
+    assert unheeded(dataclasses.replace(own, top_p=0.5), model) == ["top_p"]
+    assert unheeded(dataclasses.replace(own, temperature=0.0, choices=()), model) == []
+
+
+def test_a_call_of_a_tool_and_a_choice_exclude_each_other(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    rows = [{"messages": CHAT, "tools": [tool], "tool_choice": "required", "choices": ["x", "y"]}]
+    (found,) = answers(tmp_path, rows, engine="echo", dtype="auto")
+    assert found["error_code"] == "invalid_param"
+    assert "tool_choice and choices" in found["error_message"]
 
 
 def test_flags_that_exclude_each_other_are_a_usage_error() -> None:

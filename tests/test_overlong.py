@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ from tokenizer_folders import make
 
 from batchgen.cli.run import run
 from batchgen.cli.validate import validate
-from batchgen.engine.request import SamplingParams
+from batchgen.engine.request import Question, Request, SamplingParams
 from batchgen.errors import FingerprintMismatchError, RowError
 from batchgen.job.model.files import resolve_model
 from batchgen.job.rows import InputRow
 from batchgen.job.text.codecs import ByteCodec
 from batchgen.job.text.overlong import OverlongPolicy
+from batchgen.job.text.prepared import PreparedRow
 from batchgen.job.text.requests import Requests
 from batchgen.job.text.template import ChatTemplate
 from batchgen.job.text.tokenizer import TextCodec, load_codec
@@ -166,3 +169,86 @@ def test_bos_stays_and_no_character_is_broken(tmp_path: Path) -> None:
         assert ids[0] == bos
         assert len(ids) <= 20
         assert "\ufffd" not in text
+
+
+def decided(codec: TextCodec, policy: str, limit: int, row: InputRow) -> PreparedRow:
+    """Every request fits: with its labels it has a token less than prompt and output may."""
+    with closing(Requests(codec, overlong=OverlongPolicy(policy, limit))) as requests:
+        ready, failed = requests.prepare([row])
+    if failed:
+        raise failed[0].error
+    assert all(len(request.prompt_token_ids) < limit for request in ready[0].requests)
+    return ready[0]
+
+
+def text_of(request: Request) -> str:
+    return bytes(request.prompt_token_ids).decode()
+
+
+LABELS = SamplingParams(choices=("yes", "perhaps"))
+ASKED = SamplingParams(
+    choices=("a", "b"), questions=(Question("one", "Is it?"), Question("two", "Is it long?"))
+)
+
+
+@pytest.mark.parametrize(
+    ("side", "kept"), [("left", "0123456789"), ("right", "abcdefghij")], ids=("left", "right")
+)
+def test_a_row_that_decides_is_cut_so_far_that_its_longest_label_fits(side: str, kept: str) -> None:
+    text = "abcdefghij" + "-" * 40 + "0123456789"
+    rows = [InputRow(0, "f:1", prompt=text), InputRow(0, "f:1", prompt_token_ids=[*text.encode()])]
+    for row in rows:
+        found = decided(ByteCodec(), f"truncate-{side}", 30, replace(row, params=LABELS))
+        longest = max(found.requests, key=lambda one: len(one.prompt_token_ids))
+        assert len(longest.prompt_token_ids) == 29  # "perhap", whose next token is scored
+        assert text_of(longest).removesuffix("perhap") == (
+            text[-23:] if side == "left" else text[:23]
+        )
+        assert kept in text_of(longest)
+        assert found.num_prompt_tokens == 23
+        assert found.prompt == row.prompt
+
+
+def test_what_fits_is_not_cut() -> None:
+    row = InputRow(0, "f:1", prompt="x" * 23, params=LABELS)
+    requests = Requests(ByteCodec(), overlong=OverlongPolicy("truncate-left", 30))
+    assert requests.prepare([row])[0][0].num_prompt_tokens == 23
+    assert requests.num_cut == 0
+    requests.prepare([replace(row, prompt="x" * 24)])
+    assert requests.num_cut == 1
+
+
+def test_questions_come_after_what_is_cut_and_share_one_text() -> None:
+    row = InputRow(0, "f:1", prompt="D" * 90, params=ASKED)
+    found = [text_of(one) for one in decided(ByteCodec(), "truncate-right", 40, row).requests]
+    assert found == ["D" * 26 + "\n\nIs it?", "D" * 26 + "\n\nIs it long?"]
+    asked = replace(chat(("system", "S"), ("user", "u" * 90)), params=ASKED)
+    codec = ByteCodec(ChatTemplate(CHAT, {}))
+    texts = [text_of(one) for one in decided(codec, "truncate-left", 80, asked).requests]
+    assert [text.count("u<") + text.count("\n\nIs it") for text in texts] == [1, 1]
+    assert len({text.split("\n\n")[0] for text in texts}) == 1
+    assert texts[1].startswith("<system>S</><user>uuu")
+
+
+def test_a_row_whose_labels_leave_no_room_is_too_long() -> None:
+    for row in (InputRow(0, "f:1", prompt="x" * 30), chat(("user", "x" * 30))):
+        with pytest.raises(RowError, match="labels fit") as raised:
+            decided(
+                ByteCodec(ChatTemplate(CHAT, {})),
+                "truncate-left",
+                20,
+                replace(row, params=SamplingParams(choices=("y" * 20, "z" * 25))),
+            )
+        assert raised.value.code == "prompt_too_long"
+
+
+def test_rows_with_choices_are_cut_skipped_or_errors_by_the_flag(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": "0123456789" * 3, "choices": ["yes", "no"]}]
+    assert generate(tmp_path, "truncate-left", rows).exit_code == 0
+    assert column(tmp_path, "choice") == ["yes"]
+    assert column(tmp_path, "prompt_tokens") == [17]
+    assert summary(tmp_path)["truncated"] == 1
+    assert generate(tmp_path, "skip", rows, "--overwrite").exit_code == 0
+    assert column(tmp_path, "status") == ["skipped"]
+    assert generate(tmp_path, "error", rows, "--overwrite").exit_code == 3
+    assert column(tmp_path, "error_code") == ["prompt_too_long"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from batchgen.engine.engine import LLMEngine
 from batchgen.engine.execution.step_runner import EagerRunner
 from batchgen.engine.request import Completion, Request, SamplingParams
 from batchgen.engine.sampling.batch import SamplingTable
-from batchgen.engine.sampling.rules import TokenRules, bits_of
+from batchgen.engine.sampling.filters import keep_allowed
+from batchgen.engine.sampling.rules import AllowedTokens, TokenRules, bits_of
 from batchgen.engine.sampling.sampler import SampledTokens, sample
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
@@ -112,6 +114,24 @@ def test_allowed_tokens_are_the_only_ones_and_neighbours_keep_theirs() -> None:
     assert tokens.tolist() == [5 if logits[0, 5] > logits[0, 69] else 69, 11, 5]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 100), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_a_mask_bans_what_a_fill_over_copies_bans(vocab: int, count: int, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count + 1, vocab, generator=draw)
+    bits = torch.rand(count, vocab, generator=draw) < 0.5
+    logits[:, 0] = torch.tensor([torch.nan, torch.inf, -torch.inf])[seed % 3]
+    expected = logits.clone()
+    expected[1:] = expected[1:].masked_fill(~bits, -torch.inf)
+    rows = list(range(1, count + 1))
+    words = np.stack([bits_of(row.nonzero()[:, 0].tolist(), vocab) for row in bits])
+    keep_allowed(logits, AllowedTokens(rows, words))
+    assert logits[0].equal(expected[0]) or logits[0, 0].isnan()
+    finite = expected[1:].isfinite() | (expected[1:] == -torch.inf)
+    assert logits[1:][finite].equal(expected[1:][finite])
+    assert logits[1:].amax(1).isfinite().equal(expected[1:].amax(1).isfinite())  # NaN is told
+
+
 def test_a_row_that_may_take_nothing_is_unusable_alone() -> None:
     none = SamplingParams(allowed_token_ids=(5,), bad_words=((5,),), temperature=1.0)
     result = sampled([sequence_of(none), sequence_of(SamplingParams())], torch.zeros(2, VOCAB))
@@ -152,6 +172,13 @@ class Alternating:
         return True
 
 
+def small_engine(model: FakeModel, depth: int) -> LLMEngine:
+    model.allocate_cache(50, 4)
+    scheduler = Scheduler(BlockManager(50, 4), 4, 32)
+    runner = EagerRunner(model, scheduler.num_slots, 64, 4)
+    return LLMEngine(scheduler, runner, max_model_len=64, vocab_size=VOCAB_SIZE, depth=depth)
+
+
 def finish(engine: LLMEngine, requests: list[Request]) -> dict[int, Completion]:
     for request in requests:
         engine.add(request)
@@ -163,11 +190,7 @@ def finish(engine: LLMEngine, requests: list[Request]) -> dict[int, Completion]:
 
 @pytest.mark.parametrize("depth", [0, 1])
 def test_a_grammar_masks_its_own_row_at_every_place(depth: int) -> None:
-    model = FakeModel()
-    model.allocate_cache(50, 4)
-    scheduler = Scheduler(BlockManager(50, 4), 4, 32)
-    runner = EagerRunner(model, scheduler.num_slots, 64, 4)
-    engine = LLMEngine(scheduler, runner, max_model_len=64, vocab_size=VOCAB_SIZE, depth=depth)
+    engine = small_engine(FakeModel(), depth)
     mask = Alternating([])
     params = SamplingParams(max_tokens=9, top_logprobs=2)
     plain = Request(0, [1, 2, 3], SamplingParams(max_tokens=9))
@@ -180,3 +203,46 @@ def test_a_grammar_masks_its_own_row_at_every_place(depth: int) -> None:
     assert top is not None
     assert [len(place) for place in top] == [2] * 9
     assert done[0].top_logprobs is None
+
+
+ONLY_FIVE = {"allowed_token_ids": (5,), "bad_words": ((5,),)}
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (ONLY_FIVE, "allowed_token_ids and bad_words together allow no token to begin with"),
+        (
+            {"allowed_token_ids": (5, 6), "no_repeat_ngram_size": 1},
+            "allowed_token_ids and no_repeat_ngram_size together allow no token at the 3. token",
+        ),
+        ({"allowed_token_ids": (9,), "stop_token_ids": (9,), "min_tokens": 2}, "min_tokens"),
+    ],
+    ids=("banned", "ngrams", "min_tokens"),
+)
+def test_settings_that_leave_no_token_are_named_and_fail_their_row_alone(
+    params: dict[str, Any], said: str, depth: int
+) -> None:
+    engine = small_engine(FakeModel(), depth)
+    given = SamplingParams(max_tokens=9, **params)
+    plain = Request(0, [1, 2, 3], SamplingParams(max_tokens=9))
+    done = finish(engine, [plain, Request(1, [1, 2, 3], given)])
+    assert (done[0].error_code, len(done[0].token_ids)) == (None, 9)
+    assert done[1].error_code == "no_allowed_token"
+    assert said in str(done[1].error_message)
+
+
+class NanModel(FakeModel):
+    def forward(self, *given: Any) -> torch.Tensor:
+        return super().forward(*given).fill_(torch.nan)
+
+
+def test_nan_is_called_nan_where_settings_leave_some_token() -> None:
+    requests = [
+        Request(i, [1, 2], SamplingParams(max_tokens=3, **params))
+        for i, params in enumerate([{}, {"allowed_token_ids": (5, 6)}, ONLY_FIVE])
+    ]
+    done = finish(small_engine(NanModel(), 0), requests)
+    codes = [str(done[i].error_code) for i in range(3)]
+    assert codes == ["nan_logits", "nan_logits", "no_allowed_token"]

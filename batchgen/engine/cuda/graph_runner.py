@@ -28,12 +28,13 @@ from batchgen.engine.cuda.host_syncs import WaitsForDeviceError, forbid_waiting
 from batchgen.engine.cuda.transfers import Transfer, make_transfer
 from batchgen.engine.execution.packing import scored_indices
 from batchgen.engine.execution.shared_reads import sharing_shape_of
-from batchgen.engine.execution.step_runner import NAN_FAILURE, ServedModel
+from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.failures import is_out_of_memory, without_frames
 from batchgen.engine.memory import release_memory
 from batchgen.engine.sampling.batch import HostDraws, SamplingTable
 from batchgen.engine.sampling.cuda_ops import greedy_tokens, sampled_tokens
 from batchgen.engine.sampling.device_sampler import DeviceSampler, Reported
+from batchgen.engine.sampling.no_choice import failures_of
 from batchgen.engine.sampling.scores import Scores, score
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 from batchgen.startup import timeline
@@ -48,10 +49,10 @@ _RING = 3
 
 @dataclass(frozen=True, slots=True)
 class _Launched:
-    """A step on the device; the tokens of its sampled `rows` come through `transfer`."""
+    """A step on the device; the tokens of its sampled rows come through `transfer`."""
 
     transfer: Transfer
-    rows: list[int]
+    step: ScheduledStep
     reported: Reported | None
     scores: Scores | None
     shared_read_tokens: int
@@ -134,20 +135,22 @@ class GraphRunner:
         transfer.tokens[: len(step)].copy_(self._tokens[: len(step)], non_blocking=True)
         transfer.done.record()
         saved = 0 if shared is None else shared.saved
-        return _Launched(transfer, step.sampled, reported, scores, saved)
+        return _Launched(transfer, step, reported, scores, saved)
 
     def collect(self, handle: _Launched) -> StepOutput:
         """Wait for a launched step's tokens; -1 stands for a row without one."""
         handle.transfer.done.synchronize()
-        tokens: list[int] = handle.transfer.tokens[handle.rows].tolist()
+        rows = handle.step.sampled
+        tokens: list[int] = handle.transfer.tokens[rows].tolist()
         output = StepOutput(tokens, shared_read_tokens=handle.shared_read_tokens)
         if handle.reported is not None:
-            output.logprobs = handle.reported.logprobs[handle.rows].tolist()
-            output.top_logprobs = handle.reported.top_lists(handle.rows)
+            output.logprobs = handle.reported.logprobs[rows].tolist()
+            output.top_logprobs = handle.reported.top_lists(rows)
         if handle.scores is not None:
             output.scores = handle.scores.to_lists()
         if -1 in tokens:
-            output.failures = {j: NAN_FAILURE for j, token in enumerate(tokens) if token < 0}
+            missing = [j for j, token in enumerate(tokens) if token < 0]
+            output.failures = failures_of(handle.step, missing, self._model.vocab_size)
         return output
 
     def _admit(self, step: ScheduledStep) -> tuple[Choice, HostDraws | None]:

@@ -15,17 +15,12 @@ import torch
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.execution.packing import Batch, BatchBuilder
 from batchgen.engine.sampling.batch import SamplingTable
+from batchgen.engine.sampling.no_choice import failures_of
 from batchgen.engine.sampling.sampler import TopTokens, sample
 from batchgen.engine.sampling.scores import Scores, score
-from batchgen.engine.scheduling.step import RowFailure, ScheduledStep, StepOutput
-from batchgen.errors import ErrorCode
+from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 
-__all__ = ["NAN_FAILURE", "EagerRunner", "LaunchedStep", "ServedModel", "StepRunner"]
-
-NAN_FAILURE = RowFailure(
-    ErrorCode.NAN_LOGITS,
-    "the model's logits hold NaN or leave no token to choose; try --dtype float32",
-)
+__all__ = ["EagerRunner", "LaunchedStep", "ServedModel", "StepRunner"]
 
 
 class ServedModel(Protocol):
@@ -72,6 +67,7 @@ class StepRunner(Protocol):
 class LaunchedStep:
     """Results on their way to the host."""
 
+    step: ScheduledStep
     tokens: torch.Tensor  # int64 [num_sampled], host memory
     usable: torch.Tensor  # bool [num_sampled], host memory
     logprobs: torch.Tensor | None  # float32 [num_sampled], host memory
@@ -115,7 +111,7 @@ class EagerRunner:
         logprobs = None if sampled.logprobs is None else self._to_host(sampled.logprobs)
         tokens, usable = self._to_host(sampled.tokens), self._to_host(sampled.usable)
         top = self._top(sampled.top)
-        return LaunchedStep(tokens, usable, logprobs, top, scores, self._event())
+        return LaunchedStep(step, tokens, usable, logprobs, top, scores, self._event())
 
     def collect(self, handle: LaunchedStep) -> StepOutput:
         """Tokens of a launched step as host numbers."""
@@ -130,7 +126,7 @@ class EagerRunner:
             output.scores = handle.scores.to_lists()
         if not handle.usable.all():
             unusable = (~handle.usable).nonzero()[:, 0].tolist()
-            output.failures = dict.fromkeys(unusable, NAN_FAILURE)
+            output.failures = failures_of(handle.step, unusable, self._model.vocab_size)
         return output
 
     def _forward(self, batch: Batch) -> torch.Tensor:

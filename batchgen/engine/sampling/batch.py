@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from batchgen.engine.sampling.rules import (
+    AllowedTokens,
     BegunWords,
     TokenRules,
     Words,
@@ -69,7 +70,7 @@ class Processing:
 
     bias: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None  # rows, ids, what is added
     penalties: Penalties | None
-    allowed: tuple[torch.Tensor, torch.Tensor] | None  # rows, bool [num_allowed, vocab_size]
+    allowed: AllowedTokens | None
     masked: tuple[torch.Tensor, torch.Tensor] | None  # rows, ids of logits that become -inf
     drawing: torch.Tensor  # int64 [num_drawing]: the rows that are not greedy
     temperature: torch.Tensor  # float32 [num_drawing]
@@ -240,16 +241,13 @@ class SamplingTable:
             self._tensor(np.array(values, np.float32)),
         )
 
-    def _allowed(self, sequences: list[Sequence]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def _allowed(self, sequences: list[Sequence]) -> AllowedTokens | None:
         begun = self._begin(sequences) if self._begun is None else self._begun
         self._begun = None
         ruled = [(row, words) for row, words in begun.result() if words is not None]
         if not ruled:
             return None
-        words = np.stack([words for _, words in ruled])
-        bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
-        rows = np.array([row for row, _ in ruled], np.int64)
-        return self._tensor(rows), self._tensor(bits[:, : self._vocab_size].astype(np.bool_))
+        return AllowedTokens([row for row, _ in ruled], np.stack([words for _, words in ruled]))
 
     def _masked(
         self, short: npt.NDArray[np.int64], sequences: list[Sequence]

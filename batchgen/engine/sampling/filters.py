@@ -7,12 +7,14 @@ floor depends on that row alone.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from batchgen.engine.sampling.batch import Penalties
 from batchgen.engine.sampling.row_search import largest
+from batchgen.engine.sampling.rules import AllowedTokens
 
-__all__ = ["apply_penalties", "min_p_floor", "top_k_floor", "top_p_floor"]
+__all__ = ["apply_penalties", "keep_allowed", "min_p_floor", "top_k_floor", "top_p_floor"]
 
 _NUCLEUS_SIZES = (64, 1024)
 """Candidates tried before the whole vocabulary is sorted; a nucleus rarely holds more."""
@@ -24,6 +26,29 @@ def apply_penalties(logits: torch.Tensor, penalties: Penalties) -> None:
     seen = logits[penalties.rows, penalties.ids]
     seen = torch.where(seen < 0, seen * penalties.repetition, seen / penalties.repetition)
     logits[penalties.rows, penalties.ids] = seen - penalties.subtract
+
+
+_BYTES = np.arange(256, dtype=np.uint8)[:, None]
+_LIMITS = np.where(np.unpackbits(_BYTES, axis=1, bitorder="little"), np.inf, -np.inf)
+_LIMITS = _LIMITS.astype(np.float32)  # [256, 8]: of the eight tokens of a byte of a mask
+
+
+def keep_allowed(logits: torch.Tensor, allowed: AllowedTokens) -> None:
+    """In place: what a row may not take becomes -inf."""
+    vocab_size = logits.shape[1]
+    masks = allowed.words.view(np.uint8)
+    if logits.device.type != "cpu":
+        bits = np.unpackbits(masks, axis=1, bitorder="little")[:, :vocab_size]
+        rows = torch.tensor(allowed.rows, device=logits.device)
+        banned = torch.from_numpy(bits == 0).to(logits.device)
+        logits[rows] = logits[rows].masked_fill(banned, -torch.inf)
+        return
+    # Minima with -inf or inf, row by row in place, are a fifth of the time of a mask over copies.
+    limits = np.empty((masks.shape[1], 8), np.float32)
+    for row, mask in zip(allowed.rows, masks, strict=True):
+        np.take(_LIMITS, mask, axis=0, out=limits, mode="clip")
+        values = logits[row].numpy()
+        np.fmin(values, limits.reshape(-1)[:vocab_size], out=values)
 
 
 def top_k_floor(scores: torch.Tensor, top_k: torch.Tensor, most: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ import os
 from array import array
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from batchgen.engine.request import Request
 from batchgen.engine.scheduling.sequence import Sequence
 
 __all__ = [
+    "AllowedTokens",
     "BegunWords",
     "TokenRules",
     "Words",
@@ -28,6 +30,14 @@ __all__ = [
 ]
 
 Words = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedTokens:
+    """What some rows may take, on the host: a bit a token, as `Constraint.fill` has them."""
+
+    rows: list[int]
+    words: Words  # [num_rows, ceil(vocab_size / 32)]
 
 
 def num_words(vocab_size: int) -> int:

@@ -70,8 +70,7 @@ def _process(scores: torch.Tensor, processing: Processing) -> None:
     if processing.penalties is not None:
         filters.apply_penalties(scores, processing.penalties)
     if processing.allowed is not None:
-        rows, allowed = processing.allowed
-        scores[rows] = scores[rows].masked_fill(~allowed, -math.inf)
+        filters.keep_allowed(scores, processing.allowed)
     if processing.masked is not None:
         scores[processing.masked] = -math.inf
 

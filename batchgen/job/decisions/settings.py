@@ -10,7 +10,14 @@ from batchgen.engine.request import Question, SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.quoting import shown
 
-__all__ = ["DECISION_NAMES", "check_decision", "labels_in", "read_decisions", "read_labels"]
+__all__ = [
+    "DECISION_NAMES",
+    "check_decision",
+    "labels_in",
+    "read_decisions",
+    "read_labels",
+    "unheeded",
+]
 
 DECISION_NAMES = ("choices", "questions")
 _MOST_LABELS = 1024
@@ -28,6 +35,37 @@ _UNHEEDED = {
 }
 """Fields of SamplingParams that ask for another choice than the model's own: no label heeds them,
 so they must be as they are here."""
+
+_OF_SAMPLING = (
+    "max_tokens",
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "stop",
+    "stop_token_ids",
+    "ignore_eos",
+    "logprobs",
+    "thinking_token_budget",
+)
+"""Fields that jobs and OpenAI's bodies often set for all rows: a row that decides heeds none."""
+_NEUTRAL = SamplingParams()
+
+
+def unheeded(params: SamplingParams, default: SamplingParams) -> list[str]:
+    """What a row that decides is told of: settings that would change a sampled text, and are not
+    what the model gives to rows that set nothing."""
+    if not params.decides:
+        return []
+    return [
+        name
+        for name in _OF_SAMPLING
+        if getattr(params, name) not in (getattr(_NEUTRAL, name), getattr(default, name))
+    ]
 
 
 def read_decisions(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,8 +58,9 @@ def choose_tools(row: InputRow, given: Mapping[str, Any]) -> None:
     if row.forced_tool is None:
         return
     wanted = forced_output(row.forced_tool, Tools.of(given["tools"]))
-    if row.params.structured_outputs not in (None, wanted):
-        text = "tool_choice and a format ask for different outputs: keep one of them"
+    other = "choices" if row.params.decides else "a format"
+    if row.params.decides or row.params.structured_outputs not in (None, wanted):
+        text = f"tool_choice and {other} ask for different outputs: keep one of them"
         raise RowError(ErrorCode.INVALID_PARAM, text)
     row.params = replace(row.params, structured_outputs=wanted)
 

@@ -9,6 +9,7 @@ from batchgen.engine.config import Adapter, EngineConfig
 from batchgen.engine.processes.devices import Device, parse_devices
 from batchgen.engine.request import Engine
 from batchgen.job.flow.results import Results, ResultsOptions
+from batchgen.job.input.params import merge
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.spec import JobSpec
 from batchgen.job.text.overlong import OverlongPolicy
@@ -51,6 +52,7 @@ def make_requests(
         overlong=overlong_policy(spec, files),
         row_template=None if template is None else RowTemplate.read(template),
         parsers=answer_parsers(codec, spec.reasoning_parser, spec.tool_call_parser),
+        default_params=merge({}, {}, {} if files is None else files.generation_defaults),
     )
 
 

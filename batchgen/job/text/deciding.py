@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from batchgen.engine.request import Question, Request, SamplingParams
 from batchgen.errors import ErrorCode, RowError
@@ -11,6 +11,7 @@ from batchgen.job.decisions.answers import Decisions
 from batchgen.job.decisions.labels import Ways, plan_labels
 from batchgen.job.decisions.question_texts import asked_chat, asked_text, labels_of, questions_of
 from batchgen.job.rows import InputRow
+from batchgen.job.text.overlong import PromptCut
 from batchgen.job.text.prepared import FailedRow, PreparedRow, as_row_error, request_id
 from batchgen.job.text.template import Chat
 from batchgen.job.text.tokenizer import TextCodec
@@ -26,41 +27,75 @@ _NOT_CUT = (
 )
 _NEAR = 64
 """Tokens at a chat's end, of the header that opens the assistant's turn."""
+_CUTS = 64
+"""A cut text may have more tokens than were counted off."""
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is known of a row so far. `prompt`: the ids of all its questions."""
+
+    text: str | None
+    prompt: list[int] = field(default_factory=list)
+    ways: list[Ways] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of its longest request."""
+        return max(len(ids) for way in self.ways for ids, _ in way.requests)
 
 
 class Deciding:
-    """`render`: chats as the template's texts, or what it refused."""
+    """`render`: chats as the template's texts, or what it refused. `cut`: what is too long."""
 
     def __init__(
         self,
         codec: TextCodec,
         end_token_ids: Sequence[int],
         render: Callable[[Sequence[Chat]], list[str | RowError]],
+        cut: PromptCut,
     ) -> None:
         self._codec = codec
         self._end_token_ids = end_token_ids
         self._render = render
+        self._cut = cut
 
     def prepare(self, row: InputRow) -> PreparedRow | FailedRow:
         """Never raises for a row's content."""
-        text: str | None = row.prompt
-        prompts: list[int] = []
-        ways: list[Ways] = []
+        plan = _Plan(row.prompt)
         try:
             if row.truncate_prompt_tokens is not None:
                 raise RowError(ErrorCode.INVALID_PARAM, _NOT_CUT)
-            for asked, encoded, labels in self._encoded(row):
-                text = asked if text is None else text
-                if not encoded[0]:
-                    raise RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no token")
-                prompts += encoded[0]
-                ways.append(plan_labels(labels, encoded[0], encoded[1:], self._end_token_ids))
+            self._fill(plan, row)
+            if self._cut.excess(plan.num_tokens):
+                self._cut_to_fit(plan, row)
         except Exception as error:
             problem = as_row_error(error, ErrorCode.INTERNAL, "the tokenizer failed")
-            return FailedRow(row, problem, text, len(prompts) or None)
+            return FailedRow(row, problem, plan.text, len(plan.prompt) or None)
         names = tuple(question.name for question in row.params.questions)
-        decisions = Decisions(tuple(ways), names)
-        return PreparedRow(row, text, prompts, _requests(row, ways), decisions)
+        decisions = Decisions(tuple(plan.ways), names)
+        return PreparedRow(row, plan.text, plan.prompt, _requests(row, plan.ways), decisions)
+
+    def _fill(self, plan: _Plan, row: InputRow) -> None:
+        plan.prompt, plan.ways = [], []
+        for asked, encoded, labels in self._encoded(row):
+            if row.messages is not None and not plan.ways:
+                plan.text = asked  # of raw prompts it is the row's own text
+            if not encoded[0]:
+                raise RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no token")
+            plan.prompt += encoded[0]
+            plan.ways.append(plan_labels(labels, encoded[0], encoded[1:], self._end_token_ids))
+
+    def _cut_to_fit(self, plan: _Plan, row: InputRow) -> None:
+        """All questions are put to the same text: what fits the longest of them."""
+        self._cut.num_cut += 1
+        for _ in range(_CUTS):
+            excess = self._cut.excess(plan.num_tokens)
+            if not excess:
+                return
+            row = self._cut.without(row, excess)
+            self._fill(plan, row)
+        raise RowError(ErrorCode.PROMPT_TOO_LONG, "the prompt cannot be cut to fit its labels")
 
     def _encoded(
         self, row: InputRow

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from batchgen.engine.request import SamplingParams
+from batchgen.job.decisions.settings import unheeded
 from batchgen.job.rows import InputRow
 from batchgen.job.text.tokenizer import TextCodec
 
@@ -14,13 +16,15 @@ _log = logging.getLogger(__name__)
 
 
 class Hints:
-    """Remembers what it has said."""
+    """Remembers what it has said. `default`: what rows have that set nothing, nor do flags."""
 
-    def __init__(self, codec: TextCodec) -> None:
+    def __init__(self, codec: TextCodec, default: SamplingParams) -> None:
         self._codec = codec
+        self._default = default
         self._told_two_bos = False
         self._bos_text = _added_bos(codec)
         self._told_unread: set[str] = set()
+        self._told_unheeded: set[str] = set()
 
     def unread_settings(self, row: InputRow) -> None:
         """Say once of a name that the chat template does not read it."""
@@ -31,6 +35,17 @@ class Hints:
             if name not in self._told_unread and len(self._told_unread) < _MOST_TOLD:
                 self._told_unread.add(name)
                 text = "%s: %s changes nothing: the chat template does not read it (said once)"
+                _log.warning(text, row.origin, name)
+
+    def unheeded_settings(self, row: InputRow) -> None:
+        """Say once of a name that it changes nothing where a label is chosen."""
+        for name in unheeded(row.params, self._default):
+            if name not in self._told_unheeded:
+                self._told_unheeded.add(name)
+                text = (
+                    "%s: %s changes nothing in rows with choices: of their labels the one is taken "
+                    "that the model itself finds likeliest (said once)"
+                )
                 _log.warning(text, row.origin, name)
 
     def two_bos(self, row: InputRow, text: str) -> None:

@@ -4,13 +4,14 @@ What is cut. Of a plain prompt and of token ids: tokens at the left or the right
 stays. Of a chat: the beginning or the end of the text of its longest message, and of the next when
 that is used up; never a system message, an answer that is to be continued, or what the template
 writes around the messages, so that the prompt stays a chat. A row's `truncate_prompt_tokens` is
-vLLM's: the last k tokens of the rendered prompt, whatever they are; text keeps its BOS.
+vLLM's: the last k tokens of the rendered prompt, whatever they are; text keeps its BOS. Of a row
+that decides, what is cut comes before its questions, and room is left for the longest label.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from batchgen.counts import counted
@@ -91,11 +92,8 @@ class PromptCut:
         for _ in range(_ROUNDS):
             if len(token_ids) <= most:
                 return text, token_ids
-            place = max(places, key=lambda one: len(_read(messages, one)), default=None)
-            if place is None or not _read(messages, place):
+            if not self._shorten_longest(messages, places, len(token_ids) - most, side):
                 break
-            content = _read(messages, place)
-            _write(messages, place, self._shorter(content, len(token_ids) - most, side))
             text = self._render(messages, row.template_kwargs)
             token_ids = self._codec.encode_rendered([text])[0]
         raise RowError(
@@ -103,6 +101,45 @@ class PromptCut:
             f"the chat cannot be cut to {counted(most, 'token')}: it has {len(token_ids):,} without"
             " the texts that may be cut",
         )
+
+    def excess(self, num_tokens: int) -> int:
+        """How many tokens of a request that generates nothing have to go; 0: nothing is cut."""
+        if self._policy.side is None or self._policy.max_model_len is None:
+            return 0
+        return max(0, num_tokens + 1 - self._policy.max_model_len)
+
+    def without(self, row: InputRow, num_tokens: int) -> InputRow:
+        """The row with about so many tokens less of its own text. RowError PROMPT_TOO_LONG where
+        none of it is left to cut."""
+        side = self._policy.side or "left"
+        is_cut = False
+        if row.messages is not None:
+            messages = [dict(message) for message in row.messages]
+            places = _places(messages, bool(row.template_kwargs.get("continue_final_message")))
+            is_cut = self._shorten_longest(messages, places, num_tokens, side)
+            row = replace(row, messages=messages)
+        elif row.prompt:
+            row = replace(row, prompt=self._shorter(row.prompt, num_tokens, side))
+            is_cut = bool(row.prompt)
+        elif row.prompt_token_ids is not None and len(row.prompt_token_ids) > num_tokens:
+            ids = row.prompt_token_ids
+            ids = self._ends(ids, len(ids) - num_tokens, side, keep_bos=True)
+            is_cut, row = True, replace(row, prompt_token_ids=ids)
+        if not is_cut:
+            text = "the prompt cannot be cut so far that its questions and labels fit; all share"
+            limit = counted(self._policy.max_model_len or 0, "token")
+            raise RowError(ErrorCode.PROMPT_TOO_LONG, f"{text} {limit}")
+        return row
+
+    def _shorten_longest(
+        self, messages: list[dict[str, Any]], places: list[_Place], num_tokens: int, side: str
+    ) -> bool:
+        """In place; False: no text is left that may be cut."""
+        place = max(places, key=lambda one: len(_read(messages, one)), default=None)
+        if place is None or not _read(messages, place):
+            return False
+        _write(messages, place, self._shorter(_read(messages, place), num_tokens, side))
+        return True
 
     def _shorter(self, content: str, num_tokens: int, side: str) -> str:
         cut = self._codec.without_tokens(content, num_tokens, side)

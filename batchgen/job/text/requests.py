@@ -70,6 +70,7 @@ class Requests:
         row_template: RowTemplate | None = None,
         overlong: OverlongPolicy | None = None,
         parsers: AnswerParsers | None = None,
+        default_params: SamplingParams | None = None,
     ) -> None:
         self._codec = codec
         self._parsers = parsers or answer_parsers(codec)
@@ -78,9 +79,9 @@ class Requests:
         self._cut = PromptCut(overlong or OverlongPolicy(), codec, self._rendered_again)
         self._inflight_tokens = inflight_tokens
         self._grammars = GrammarCompiler(codec.vocabulary, codec.vocab_size, eos_token_ids)
-        self._deciding = Deciding(codec, eos_token_ids, self._texts_of)
+        self._deciding = Deciding(codec, eos_token_ids, self._texts_of, self._cut)
         self.saw_plain_prompt = self.saw_chat = False
-        self._hints = Hints(codec)
+        self._hints = Hints(codec, default_params or SamplingParams())
 
     def prepare(self, rows: Sequence[InputRow]) -> tuple[list[PreparedRow], list[FailedRow]]:
         """Split rows into those ready for the engine and those that failed. Never raises for a
@@ -149,6 +150,7 @@ class Requests:
 
     def _decide(self, row: InputRow, ready: list[PreparedRow], failed: list[FailedRow]) -> None:
         self._hints.unread_settings(row)
+        self._hints.unheeded_settings(row)
         error = self._outside_vocabulary(row.prompt_token_ids) if row.prompt_token_ids else None
         made = FailedRow(row, error) if error else self._deciding.prepare(row)
         if isinstance(made, FailedRow):
