@@ -3,9 +3,11 @@
     python jobs/check_mixed.py --count 400
 
 Runs generated rows (sampling, seeds, stops, bias, bad words, n-grams, n, logprobs, grammars,
-choices, chats, prefills, token ids and adapters, drawn anew for each row) on one model in float32,
-packed with all others, and again one by one, without prefix cache and folding. Every sample's
-tokens, text, end and error must be the same. Exit code 1 where one is not, naming it.
+choices, questions, chats, templates' settings, prefills, token ids and adapters, drawn anew for
+each row) on one model in float32, packed with all others, and again one by one, without prefix
+cache and folding. Every sample's tokens, text and end must be the same, and no row may fail. Two
+random adapters are made, unless `--adapter a=DIR --adapter b=DIR` names some. Exit code 1 where a
+row differs or fails, naming it.
 """
 
 from __future__ import annotations
@@ -39,6 +41,14 @@ _SCHEMA = {
     "required": ["name", "old"],
 }
 ADAPTERS = ("a", "b")
+TEMPLATE = (
+    "{{ bos_token }}{% if mood is defined %}<|system|>Be {{ mood }}.<|end|>{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""For all models: one that reads a setting of the row."""
+_CONTRADICTORY = ("allowed_token_ids", "no_repeat_ngram_size")
+"""Beside a grammar they often leave no token at all."""
 
 
 def random_row(number: int, adapters: Sequence[str] = ADAPTERS, most_tokens: int = 12) -> Row:
@@ -57,6 +67,7 @@ def random_row(number: int, adapters: Sequence[str] = ADAPTERS, most_tokens: int
     if "min_tokens" in row:
         row["min_tokens"] = min(row["min_tokens"], row["max_tokens"])
     if draw.random() < 0.2:
+        row = {name: value for name, value in row.items() if name not in _CONTRADICTORY}
         row |= _grammar(draw)
     return row
 
@@ -77,7 +88,7 @@ def _content(draw: random.Random) -> Row:
             "continue_final_message": True,
             "add_generation_prompt": False,
         }
-    kwargs = {"chat_template_kwargs": {"mood": draw.choice(["glad", "calm"])}}
+    kwargs = {"chat_template_kwargs": {"mood": draw.choice(["glad", "calm", "brief", "kind"])}}
     return {"messages": messages, **(kwargs if kind == 5 else {})}
 
 
@@ -97,6 +108,9 @@ def _settings(draw: random.Random) -> Row:
         "bad_words": [draw.choice(_WORDS)],
         "allowed_token_ids": list(range(draw.randint(0, 50), 4000, draw.randint(1, 5))),
         "no_repeat_ngram_size": draw.randint(1, 3),
+        "prompt_logprobs": 1,
+        "skip_special_tokens": False,
+        "truncate_prompt_tokens": draw.randint(2, 9),
     }
 
 
@@ -112,7 +126,9 @@ def _grammar(draw: random.Random) -> Row:
 
 
 def _decision(draw: random.Random) -> Row:
-    return {"choices": draw.sample(["yes", "no", "perhaps", "never"], 3)}
+    labels = {"choices": draw.sample(["yes", "no", "perhaps", "never"], 3)}
+    asked = {"questions": [{"question": "Is it old?"}, {"question": "Who?", "choices": _WORDS[:3]}]}
+    return labels if draw.random() < 0.5 else labels | asked
 
 
 def _some(draw: random.Random, settings: Row, share: float) -> Row:
@@ -140,6 +156,13 @@ def random_adapter(folder: Path, model: Path, endings: Sequence[str], seed: int)
     return folder
 
 
+def mood_template(folder: Path) -> Path:
+    """`TEMPLATE` as a file."""
+    path = folder / "mood.jinja"
+    path.write_text(TEMPLATE, encoding="utf-8")
+    return path
+
+
 def differences(mixed: Sequence[Result], alone: Sequence[Result]) -> list[str]:
     """What a result says otherwise in company than alone, a line each."""
     found = [] if len(mixed) == len(alone) else [f"{len(mixed)} results, {len(alone)} alone"]
@@ -163,14 +186,21 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--max-num-seqs", type=int, default=32)
+    parser.add_argument("--adapter", action="append", help="a=DIR, then b=DIR")
     given = parser.parse_args()
     rows = [random_row(number) for number in range(given.first, given.first + given.count)]
-    options: dict[str, Any] = {"device": given.device, "dtype": "float32"}
+    options: dict[str, Any] = {
+        "device": given.device,
+        "dtype": "float32",
+        "adapter": given.adapter,
+    }
     with tempfile.TemporaryDirectory() as folder:
-        model = resolve_model(given.model).path
-        first = random_adapter(Path(folder) / "a", model, ["q_proj", "v_proj", "down_proj"], 1)
-        second = random_adapter(Path(folder) / "b", model, ["k_proj", "up_proj"], 2)
-        options["adapter"] = [str(first), str(second)]
+        options["chat_template"] = str(mood_template(Path(folder)))
+        if given.adapter is None:
+            model = resolve_model(given.model).path
+            first = random_adapter(Path(folder) / "a", model, ["q_proj", "v_proj", "down_proj"], 1)
+            second = random_adapter(Path(folder) / "b", model, ["k_proj", "up_proj"], 2)
+            options["adapter"] = [str(first), str(second)]
         started = time.monotonic()
         with LLM(given.model, max_num_seqs=given.max_num_seqs, **options) as llm:
             mixed = list(llm.generate(rows, max_in_flight=given.count))
@@ -181,10 +211,12 @@ def main() -> int:
     # A row alone is the first of its call; its place is no part of what it says.
     places = {row["id"]: number for number, row in enumerate(rows)}
     found = differences(mixed, [_at(result, places[result.id]) for result in alone])
+    failed = [one for one in mixed if not one.ok]
+    found += [f"{one.id}: {one.error_code}: {one.error_message}" for one in failed]
     print("\n".join(found))
     counts = Counter(result.error_code or "ok" for result in mixed)
     ended = time.monotonic()
-    print(f"{len(rows)} rows, {len(mixed)} results ({dict(counts)}): {len(found)} differences; "
+    print(f"{len(rows)} rows, {len(mixed)} results ({dict(counts)}): {len(found)} differ or fail; "
           f"{between - started:.0f} s together, {ended - between:.0f} s alone")  # fmt: skip
     return 1 if found else 0
 

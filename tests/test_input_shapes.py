@@ -16,6 +16,7 @@ import pytest
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, InvalidDataError
 from batchgen.job.input.kept_columns import KeptColumns
+from batchgen.job.input.params import near_miss
 from batchgen.job.input.reader import Reader
 from batchgen.job.input.row_parser import RowParser
 from batchgen.job.rows import InputRow, OutputRow
@@ -94,6 +95,11 @@ def test_tool_arguments_as_json_text_come_out_as_json_once(writes: str, text: st
             [{"role": "assistant", "content": "No."}],
         ),
         ([{"role": "user", "content": "Hi", "tool_calls": []}], HI),
+        ([{"role": "user", "content": "Hi", "tool_calls": ""}], HI),
+        (
+            [{"role": "assistant", "tool_calls": '[{"function": {"name": "f"}}]'}],
+            [{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}],
+        ),
         ([{"role": "user", "content": "Hi", "tool_calls": None}], HI),
         (
             [{"role": "function", "name": "f", "content": "1"}],
@@ -120,6 +126,8 @@ def test_a_chat_whose_meaning_is_plain_is_read(messages: Any, read: Any) -> None
         ([{"from": "alien", "value": "Hi"}], "from must be one of system"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], 'not "image_url"'),
         ("Hi", "no JSON list"),
+        ([{"role": "assistant", "tool_calls": "f(x)"}], "must be a list of calls"),
+        ([{"role": "assistant", "content": "", "tool_calls": [3]}], "must be a list of calls"),
     ],
 )
 def test_any_other_chat_is_refused_with_its_place(messages: Any, word: str) -> None:
@@ -300,6 +308,8 @@ def test_a_value_that_changes_nothing_is_accepted(neutral: dict[str, Any]) -> No
         {"generation_config": {"max_new_tokens": 3}}, {"no_stop_trim": True}, {"max_length": 20},
         {"suffix": "x"}, {"repetition_detection": 1}, {"best_of": 2},
         {"system": "Be brief"}, {"enable_thinking": False}, {"documents": [{"text": "x"}]},
+        {"chat_template": "x"}, {"eos_token_id": 3}, {"dola_layers": "high"},
+        {"lora_request": {"name": "a"}}, {"force_words_ids": [[3]]},
     ],
 )  # fmt: skip
 def test_a_setting_is_served_or_refused_and_never_a_column(setting: dict[str, Any]) -> None:
@@ -309,6 +319,30 @@ def test_a_setting_is_served_or_refused_and_never_a_column(setting: dict[str, An
     (name,) = setting
     kept = parse({"prompt": "Hi", **setting}, keep_columns=name)
     assert (kept.error, list(kept.kept)) == (None, [name])
+
+
+def test_parameters_are_read_under_every_tool_s_name_and_holder() -> None:
+    rows = [
+        {"max_output_tokens": 5, "min_new_tokens": 2},
+        {"extra_body": {"max_tokens": 5, "min_tokens": 2}},
+        {"extra_body": '{"max_tokens": 5}', "sampling_params": {"min_tokens": 2}},
+    ]
+    read = [parse({"prompt": "Hi", **row}) for row in rows]
+    assert [row.error for row in read] == [None] * 3
+    assert {(row.params.max_tokens, row.params.min_tokens) for row in read} == {(5, 2)}
+    wrong = parse({"prompt": "Hi", "max_output_tokens": 5, "max_tokens": 6}).error
+    assert wrong is not None
+    assert wrong.code is ErrorCode.INVALID_PARAM
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("stop_sequences", "stop"), ("num_predict", "max_tokens"), ("maxTokens", "max_tokens"),
+     ("system_prompt", "system"), ("gen_kwargs", "params"), ("frequency_penality",
+     "frequency_penalty")],
+)  # fmt: skip
+def test_another_tool_s_name_of_a_setting_is_said_to_be_none(name: str, ours: str) -> None:
+    assert near_miss(name) == ours
 
 
 def test_what_the_template_reads_comes_with_the_row() -> None:
@@ -327,6 +361,8 @@ def test_what_the_template_reads_comes_with_the_row() -> None:
     assert row.template_kwargs == {"enable_thinking": False, "tools": tools, "x": 1}
     assert row.messages == [{"role": "system", "content": "Short."}, *HI]
     assert row.params.max_tokens == 3
+    text = {"tools": json.dumps(tools), "chat_template_kwargs": '{"x": 1}', "tool_choice": "auto"}
+    assert parse({"messages": HI, **text}).template_kwargs == {"tools": tools, "x": 1}
     wrong = parse({"messages": HI, "tools": "f"}).error
     assert wrong is not None
     assert wrong.code is ErrorCode.INVALID_PARAM

@@ -35,7 +35,9 @@ def model(job: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
         str(job.random_adapter(folder / "a", path, ["q_proj", "down_proj"], 1)),
         str(job.random_adapter(folder / "b", path, ["v_proj", "up_proj"], 2)),
     ]
-    with LLM(device="cpu", dtype="float32", adapter=adapters, max_num_seqs=16) as loaded:
+    chats = str(job.mood_template(folder))
+    given: dict[str, Any] = {"adapter": adapters, "chat_template": chats, "max_num_seqs": 16}
+    with LLM(device="cpu", dtype="float32", **given) as loaded:
         yield loaded
 
 
@@ -50,4 +52,7 @@ def test_each_row_of_a_mixed_batch_equals_the_row_alone(job: Any, model: LLM) ->
         for result in model.generate([row])
     ]
     assert job.differences(mixed, alone) == []
+    assert [(one.id, one.error_message) for one in mixed if not one.ok] == []
+    moods = {one.prompt.count("Be ") for one in mixed if one.prompt}
+    assert moods == {0, 1}
     assert len({result.completion for result in mixed if result.ok}) > COUNT // 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -159,3 +161,59 @@ def test_a_stop_in_a_run_of_byte_tokens_is_found_wherever_the_window_begins(
     ids = [2 + byte for byte in text.encode()]
     end = text.index(stop) + len(stop)
     assert first_stop(byte_fallback_codec(), ids, [stop]) == (len(text[:end].encode()), stop)
+
+
+def pieces_of(codec: TextCodec) -> dict[bytes, int]:
+    """The vocabulary by bytes; special tokens and those of no byte are left out."""
+    texts = {token: codec.token_bytes(token) for token in range(codec.vocab_size)}
+    special = {t for t, b in texts.items() if codec.special_token_id(b.decode("utf-8", "replace"))}
+    return {data: token for token, data in texts.items() if data and token not in special}
+
+
+def random_split(pieces: dict[bytes, int], data: bytes, draw: Random) -> list[int]:
+    """Tokens of these bytes, cut anywhere: most are none that the tokenizer would choose."""
+    ids: list[int] = []
+    while data:
+        fitting = [size for size in range(1, 12) if data[:size] in pieces]
+        assert fitting, data
+        size = draw.choice(fitting)
+        ids.append(pieces[data[:size]])
+        data = data[size:]
+    return ids
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "bytes", "fallback"])
+@settings(max_examples=60, deadline=None)
+@given(
+    text=st.text(alphabet="ab \nhello é日🎉.", min_size=1, max_size=24),
+    stops=st.lists(st.text(alphabet="ab \nheloé日🎉.", min_size=1, max_size=4), max_size=3),
+    cut=st.tuples(st.integers(0, 23), st.integers(1, 6)),
+    random=st.randoms(use_true_random=False),
+    spoilt=st.one_of(st.none(), st.tuples(st.integers(0, 40), st.integers(128, 255))),
+)
+def test_a_stop_is_found_in_any_split_as_in_the_whole_text(
+    codecs: dict[str, TextCodec],
+    kind: str,
+    text: str,
+    stops: list[str],
+    cut: tuple[int, int],
+    random: Random,
+    spoilt: tuple[int, int] | None,
+) -> None:
+    """As a search of all that is decoded so far, after each token, would find it. Byte fallback's
+    decoder takes a whole run back for one wrong byte, however late: such runs are left out."""
+    codec = byte_fallback_codec() if kind == "fallback" else codecs[kind]
+    data = text.encode()
+    if spoilt is not None and kind in ("gpt2", "bytes"):  # a byte that is no character's
+        data = data[: spoilt[0]] + bytes([spoilt[1]]) + data[spoilt[0] :]
+    ids = random_split(pieces_of(codec), data, random)
+    wanted = [stop for stop in (*stops, text[cut[0] : cut[0] + cut[1]]) if stop]
+    if not wanted:
+        return
+    texts = [codec.decode_batch([ids[:count]])[0] for count in range(1, len(ids) + 1)]
+    counts = (n for n, whole in enumerate(texts, 1) if any(stop in whole for stop in wanted))
+    expected = next(counts, None)
+    count, found = first_stop(codec, ids, wanted)
+    assert (count if found else None) == expected
+    if found is not None:
+        assert found in texts[count - 1]

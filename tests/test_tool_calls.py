@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from answer_tokenizers import tag_codec
+from builtin_oracle import answers
 from click.testing import CliRunner
 from echo_runs import write_rows
 
@@ -319,6 +320,46 @@ def test_a_forced_call_is_held_to_the_tools_schemas(function: str) -> None:
     assert json.loads(json.loads(out.tool_calls)[0]["function"]["arguments"]) == PARIS
     cut = row_of(answer[:-3], HERMES, params=params, forced_tool=function)
     assert (cut.completion, cut.tool_calls) == (answer[:-3], None)
+
+
+FORECAST = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Paris", "Genève", 'the "old" town']},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+        "hourly": {"$ref": "#/$defs/flag"},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+    "$defs": {"flag": {"type": "boolean"}},
+}
+
+
+def test_a_real_model_makes_the_calls_that_a_choice_of_tools_asks_for(tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    pytest.importorskip("llguidance")
+    schemas = {"forecast": FORECAST, "ping": {}}
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": schema}}
+        for name, schema in schemas.items()
+    ]
+    named = {"type": "function", "function": {"name": "forecast"}}
+    rows = [
+        {"messages": USER, "tools": tools, "tool_choice": choice, "seed": seed, "temperature": 1.0}
+        for choice in ("required", named)
+        for seed in range(6)
+    ]
+    found = answers(tmp_path, [*rows, {"messages": USER, "max_tokens": 4}])
+    assert found[-1]["tool_calls"] is None
+    ended = [row for row in found[:-1] if row["finish_reason"] == "stop"]
+    assert len(ended) > len(rows) // 2
+    for row in ended:
+        assert (row["status"], row["completion"]) == ("ok", "")
+        calls = [call["function"] for call in json.loads(row["tool_calls"])]
+        assert calls
+        assert row["index"] < 6 or [call["name"] for call in calls] == ["forecast"]
+        for call in calls:
+            jsonschema.validate(json.loads(call["arguments"]), schemas[call["name"]])
 
 
 def test_a_job_has_the_column_where_a_row_has_tools_and_exports_it(tmp_path: Path) -> None:

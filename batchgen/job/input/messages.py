@@ -83,6 +83,8 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(role, str) or not role:
         raise _invalid(f"{where}.role must be a non-empty string")
     plain: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
+    if "tool_calls" in plain:
+        plain["tool_calls"] = _read_calls(plain["tool_calls"], where)
     if plain.get("tool_calls") == []:
         del plain["tool_calls"]
     if "function_call" in plain or role == "function":
@@ -94,6 +96,19 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
     elif not isinstance(content, str):
         raise _invalid(f"{where}.content must be a string or a list of text parts")
     return plain
+
+
+def _read_calls(value: Any, where: str) -> list[dict[str, Any]]:
+    """A list of calls, or JSON text of one, as tables have it."""
+    calls = value
+    if isinstance(value, str):
+        try:
+            calls = json.loads(value) if value.strip() else []
+        except (ValueError, RecursionError):
+            calls = None
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise _invalid(f"{where}.tool_calls must be a list of calls, not {shown(value)}")
+    return calls
 
 
 def _fill_content(message: dict[str, Any], where: str) -> None:

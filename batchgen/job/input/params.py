@@ -9,13 +9,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.decisions.settings import DECISION_NAMES, check_decision, read_decisions
-from batchgen.job.input.settings import SETTING_NAMES, TEMPLATE_NAMES, TRUNCATE, check_setting
+from batchgen.job.input.settings import (
+    SETTING_NAMES,
+    TEMPLATE_NAMES,
+    TRUNCATE,
+    check_setting,
+    nearest,
+)
 from batchgen.job.input.structured import STRUCTURED_NAMES, read_structured
 from batchgen.job.input.token_rules import TOKEN_RULE_NAMES, read_token_rules
 from batchgen.job.model.adapter_choice import ADAPTER, read_adapter
@@ -35,10 +40,6 @@ __all__ = [
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
 _MAX_STOPS = 128
-_ALIKE = 0.85
-"""Of a column's name and a parameter's: `temprature`, not `step`."""
-_MAX_GUESSED = 40
-"""Characters of a misspelt name: no parameter's is longer, and comparing costs their square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +92,14 @@ _TOKEN_ID = _Number(int, 0, _INT32_MAX)
 _ALIASES = {
     "max_completion_tokens": "max_tokens",
     "max_new_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
     "reasoning_budget": "thinking_token_budget",
     "thinking_budget": "thinking_token_budget",
 }
 _BOOLS = ("ignore_eos", "echo", "skip_special_tokens", "spaces_between_special_tokens")
 _LISTS = ("stop", "stop_token_ids", *_BOOLS, "top_logprobs", ADAPTER, *TOKEN_RULE_NAMES)
 _OR_BOOL = ("logprobs", "prompt_logprobs")
-_LENGTHS = ("max_tokens", "max_completion_tokens", "max_new_tokens")
 _OF_OUTPUT = ("max_tokens", "min_tokens", "n")
 
 _READ_APART = frozenset((*STRUCTURED_NAMES, *TOKEN_RULE_NAMES, *DECISION_NAMES))
@@ -196,11 +198,9 @@ def _job_params(flags: SamplingDefaults, model: Mapping[str, Any]) -> SamplingPa
         raise UsageError(error.message, hint) from None
 
 
-def near_miss(name: str, likeness: float = _ALIKE) -> str | None:
-    """The parameter that a name is likely a misspelling of."""
-    names = PARAMETER_NAMES - frozenset(DECISION_NAMES)  # `question` is no slip of the pen
-    near = get_close_matches(name[:_MAX_GUESSED], names, 1, likeness)
-    return near[0] if near else None
+def near_miss(name: str, likeness: float | None = None) -> str | None:
+    """The parameter that a name is likely a misspelling of, or another tool's name of."""
+    return nearest(name, PARAMETER_NAMES - {*DECISION_NAMES}, likeness)  # `question` is no slip
 
 
 def _guess(name: str) -> str:
@@ -224,12 +224,13 @@ def _read(name: str, value: Any) -> Any:
             return _read_stops(name, value)
         if name in _BOOLS or (name in _OR_BOOL and type(value) is bool):
             return _read_bool(value)
-        if name in _LENGTHS and type(value) is int and value == 0:
+        ours = _ALIASES.get(name, name)
+        if ours == "max_tokens" and type(value) is int and value == 0:
             return 0  # of a prompt that is scored: `_settle_scoring`
-        number = _NUMBERS["logprobs" if name == "top_logprobs" else _ALIASES.get(name, name)]
+        number = _NUMBERS["logprobs" if name == "top_logprobs" else ours]
         read = number.read(value)
-        if number is _NUMBERS["thinking_token_budget"]:
-            return None if read < 0 else read  # -1: no bound, as llama.cpp has it
+        if number is _NUMBERS["thinking_token_budget"] and read < 0:
+            return None  # no bound, as llama.cpp has it
         return max(read, 0) if name == "top_k" else read
     except ValueError as allowed:
         text = f"{name} must be {allowed}, not {shown(value)}"

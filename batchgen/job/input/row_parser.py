@@ -23,6 +23,7 @@ from batchgen.job.input.settings import (
     TEXT_SETTINGS,
     TRUNCATE,
     read_template_kwargs,
+    read_texts,
     read_truncation,
     with_default_kwargs,
 )
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["PARAMS", "TEMPLATE_COLUMNS", "RowParser"]
 
 TOKEN_IDS = "prompt_token_ids"
-PARAMS = ("params", "sampling_params")
-"""Where a row may hold its parameters together; the second is Ray's and vLLM's name."""
+PARAMS = ("params", "sampling_params", "extra_body")
+"""Where a row may hold its parameters together: Ray's and vLLM's name, OpenAI's client's."""
 SYSTEM = "system"
 TEMPLATE_COLUMNS = "\0template"
 """Where a source with a schema puts what `--template` reads; without it, that is the row."""
@@ -70,9 +71,7 @@ class RowParser:
         read: frozenset[str] = frozenset() if template is None else template.variables
         self.id_columns = (spec.id_column,) if spec.id_column else ("id", "custom_id")
         self.content_columns = (spec.prompt_column, spec.messages_column, TOKEN_IDS)
-        names = (
-            PARAMETER_NAMES | TEXT_SETTINGS | set(TEMPLATE_NAMES) | {SYSTEM, TRUNCATE, PARAMS[1]}
-        )
+        names = PARAMETER_NAMES | TEXT_SETTINGS | {*TEMPLATE_NAMES, SYSTEM, TRUNCATE, *PARAMS[1:]}
         self.param_columns = names - set(self.content_columns) - set(self.id_columns) - kept.named
         self._tell_columns(self.param_columns & read)
         self.param_columns -= read
@@ -185,6 +184,7 @@ class RowParser:
             self._set_params(row, own)
 
     def _set_params(self, row: InputRow, own: Mapping[str, Any]) -> None:
+        own = read_texts(own)
         row.params = settled_adapter(apply(self._base, read_params(own)), self._adapters)
         row.truncate_prompt_tokens = read_truncation(own)
         row.template_kwargs = read_template_kwargs(own)

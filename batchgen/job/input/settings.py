@@ -7,7 +7,9 @@ the row `unsupported_setting`. Who serves a name takes it out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
@@ -19,7 +21,9 @@ __all__ = [
     "TEXT_SETTINGS",
     "TRUNCATE",
     "check_setting",
+    "nearest",
     "read_template_kwargs",
+    "read_texts",
     "read_truncation",
     "with_default_kwargs",
 ]
@@ -49,11 +53,15 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "return_token_ids": _off(False),
     "cache_salt": _ANY,
     "background": _ANY,
+    "background_options": _ANY,
+    "moderation": _ANY,
+    "prompt_cache_options": _ANY,
     "include": _ANY,
     "prediction": _ANY,
     "stream": _off(False),
     # OpenAI: settings of the text
     "audio": _off(),
+    "context_management": _off(),
     "conversation": _off(),
     "previous_response_id": _off(),
     "best_of": _off(1),
@@ -71,6 +79,7 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "add_special_tokens": _off(),
     "allowed_token_ids": _off(),
     "bad_words": _off(),
+    "chat_template": _off(),
     "detokenize": _off(True),
     "generation_config": _off(),
     "guided_choice": _off(),
@@ -85,6 +94,9 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "length_penalty": _off(1, 1.0, 0, 0.0),
     "logit_bias": _off(),
     "logits_processors": _off(),
+    "lora_request": _off(),
+    "media_io_kwargs": _off(),
+    "prompt_embeds": _off(),
     "mm_processor_kwargs": _off(),
     "repetition_detection": _off(),
     "response_format": _off({"type": "text"}),
@@ -93,6 +105,8 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "vllm_xargs": _off(),
     # SGLang
     "custom_logit_processor": _off(),
+    "custom_params": _off(),
+    "session_params": _off(),
     "ebnf": _off(),
     "json_schema": _off(),
     "lora_path": _off(),
@@ -106,17 +120,24 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "assistant_early_exit": _off(),
     "bad_words_ids": _off(),
     "begin_suppress_tokens": _off(),
+    "constraints": _off(),
     "diversity_penalty": _off(0, 0.0),
+    "dola_layers": _off(),
+    "early_stopping": _ANY,  # of beams
+    "eos_token_id": _off(),
     "do_sample": _off(),
     "encoder_no_repeat_ngram_size": _off(0),
     "encoder_repetition_penalty": _off(1, 1.0),
     "epsilon_cutoff": _off(0, 0.0),
     "eta_cutoff": _off(0, 0.0),
     "exponential_decay_length_penalty": _off(),
+    "force_words_ids": _off(),
     "forced_bos_token_id": _off(),
+    "forced_decoder_ids": _off(),
     "forced_eos_token_id": _off(),
     "guidance_scale": _off(1, 1.0),
     "max_length": _off(),
+    "max_time": _off(),
     "min_length": _off(0),
     "no_repeat_ngram_size": _off(0),
     "num_beam_groups": _off(1),
@@ -126,6 +147,7 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "sequence_bias": _off(),
     "stop_strings": _off(),
     "suppress_tokens": _off(),
+    "token_healing": _off(False),
     "top_h": _off(),
     "typical_p": _off(1, 1.0),
     "watermarking_config": _off(),
@@ -145,11 +167,41 @@ TEMPLATE_NAMES = (
 )
 """Settings that the chat template reads."""
 
+_ELSEWHERE = {
+    "extra_args": "params",
+    "gen_kwargs": "params",
+    "generation_kwargs": "params",
+    "instructions": "system",
+    "llm_kwargs": "params",
+    "max_thinking_tokens": "thinking_token_budget",
+    "maxtokens": "max_tokens",
+    "num_predict": "max_tokens",
+    "repeat_penalty": "repetition_penalty",
+    "stop_sequences": "stop",
+    "stop_words": "stop",
+    "system_prompt": "system",
+}
+"""What other tools (Ollama, llama.cpp, Anthropic, lm-eval, TRL) call it, in small letters."""
+_ALIKE = 0.85
+"""Of a column's name and a parameter's: `temprature`, not `step`."""
+_MAX_GUESSED = 40
+"""Characters of a misspelt name: no parameter's is longer, and comparing costs their square."""
+
 TRUNCATE = "truncate_prompt_tokens"
 """vLLM's: a row's prompt is cut to its last tokens."""
 
+_MAY_BE_TEXT = ("tools", "tool_choice", "documents", "chat_template_kwargs")
 _ENDINGS = ("continue_final_message", "add_generation_prompt")
 """They exclude each other."""
+
+
+def nearest(name: str, names: Collection[str], likeness: float | None = None) -> str | None:
+    """Which of `names` is likely meant by a name that is none."""
+    known = _ELSEWHERE.get(name.lower())
+    if known is not None:
+        return known
+    near = get_close_matches(name[:_MAX_GUESSED], names, 1, likeness or _ALIKE)
+    return near[0] if near else None
 
 
 def check_setting(name: str, value: Any) -> None:
@@ -161,6 +213,22 @@ def check_setting(name: str, value: Any) -> None:
         f"column of yours, keep it with --keep-columns {name}"
     )
     raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
+
+
+def read_texts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with lists and objects for the template that are JSON text, as tables have them."""
+    return {
+        name: _of_text(value) if name in _MAY_BE_TEXT else value for name, value in given.items()
+    }
+
+
+def _of_text(value: Any) -> Any:
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value  # whoever reads it says what it has to be
 
 
 def read_template_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,11 @@ _NEUTRAL: dict[str, Any] = {
     "forced_eos_token_id": None,
     "penalty_alpha": None,
     "guidance_scale": None,
+    "constraints": None,
+    "force_words_ids": None,
+    "dola_layers": None,
+    "token_healing": False,
+    "max_time": None,
 }
 _OLD_MAX_LENGTH = 20
 """What transformers wrote where nobody had chosen one."""
