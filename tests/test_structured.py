@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_model import FakeModel
 from test_engine import _engine, _run, _tokens
@@ -260,6 +261,30 @@ def test_a_form_that_is_none_is_refused_by_name(given: dict[str, Any], code: str
     with pytest.raises(RowError) as caught:
         read_params(given)
     assert caught.value.code == code
+
+
+def test_whitespace_ends_unless_a_pattern_allows_more(grammars: GrammarCompiler) -> None:
+    schema = {"type": "array", "items": {"enum": [1]}, "minItems": 1, "maxItems": 1}
+    bound = grammars.constraint(_wanted(guided_json=schema))
+    for text, num_taken in [
+        (b"[1]", 3), (b"[ 1]", 4), (b"[\n    1\n]", 9), (b"[\r\n\t1]", 6), (b"[\n\n1]", 2),
+        (b"[   1]", 3), (b"[\n" + b" " * 40 + b"1]", 22),
+    ]:  # fmt: skip
+        assert _num_taken(bound, text) == num_taken
+    free = {"guided_json": schema, "guided_whitespace_pattern": r"[ \n]*"}
+    assert _num_taken(grammars.constraint(_wanted(**free)), b"[\n\n\n     1]") == 11
+
+
+def _num_taken(begin: Any, text: bytes) -> int:
+    """How many bytes follow the grammar."""
+    constraint = begin()
+    for count, byte in enumerate(text):
+        mask = np.zeros(VOCAB // 32 + 1, dtype=np.int32)
+        constraint.fill(mask)
+        if not mask.view(np.uint8)[byte // 8] >> byte % 8 & 1:
+            return count
+        constraint.advance(byte)
+    return len(text)
 
 
 def test_whitespace_can_be_forbidden(grammars: GrammarCompiler) -> None:

@@ -80,8 +80,8 @@ class GrammarKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StructuredOutput:
-    """What a whole completion must match. `whitespace`: between the tokens of JSON, None = any,
-    "" = none, else a regular expression."""
+    """What a whole completion must match. `whitespace`: between the tokens of JSON, None = two
+    spaces or a line break with its indentation at most, "" = none, else a regular expression."""
 
     kind: GrammarKind
     text: str

@@ -29,6 +29,9 @@ _MOST_KEPT = 256
 _MOST_KEPT_TEXT = 8_000_000
 _MAX_STATES = 50_000
 """Lexer states of one grammar, 1-2 kB each; llguidance's own bound is five times that."""
+_WHITESPACE = r"[ \t]{1,2}|\r?\n[ \t]{0,20}"
+"""Between tokens of JSON: a line break once, and indented. Where any is allowed, small models write
+line breaks until max_tokens."""
 
 
 class GrammarCompiler(Shared):
@@ -135,8 +138,8 @@ def _json_schema(wanted: StructuredOutput) -> str:
     options: dict[str, Any] = {"lenient": False}  # over a schema's own wish, `x-guidance`
     if wanted.whitespace == "":
         options["whitespace_flexible"] = False
-    elif wanted.whitespace is not None:
-        options["whitespace_pattern"] = wanted.whitespace
+    else:
+        options["whitespace_pattern"] = wanted.whitespace or _WHITESPACE
     schema = json.loads(wanted.text)
     if schema is False:
         raise ValueError("false allows no value at all")
