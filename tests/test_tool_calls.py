@@ -352,8 +352,8 @@ def test_a_real_model_makes_the_calls_that_a_choice_of_tools_asks_for(tmp_path: 
     found = answers(tmp_path, [*rows, {"messages": USER, "max_tokens": 4}], max_num_seqs=16)
     assert found[-1]["tool_calls"] is None
     ended = [row for row in found[:-1] if row["finish_reason"] == "stop"]
-    assert len(ended) > len(rows) // 2
-    assert {row["index"] < 6 for row in ended} == {True, False}
+    assert any(row["index"] >= 6 for row in ended)
+    assert [row["status"] for row in found] == ["ok"] * len(found)
     for row in ended:
         assert (row["status"], row["completion"]) == ("ok", "")
         calls = [call["function"] for call in json.loads(row["tool_calls"])]

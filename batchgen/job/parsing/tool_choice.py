@@ -70,7 +70,7 @@ def forced_output(name: str, tools: Tools) -> StructuredOutput:
     differently."""
     if name:
         schema = _object(tools.parameters[name])
-        return StructuredOutput(GrammarKind.JSON_SCHEMA, json.dumps(schema))
+        return _compact(schema)
     definitions: dict[str, Any] = {}
     calls = []
     for tool, parameters in tools.parameters.items():
@@ -90,7 +90,7 @@ def forced_output(name: str, tools: Tools) -> StructuredOutput:
     whole: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"anyOf": calls}}
     if definitions:
         whole["$defs"] = definitions
-    return StructuredOutput(GrammarKind.JSON_SCHEMA, json.dumps(whole))
+    return _compact(whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,11 @@ class ForcedCalls:
             Call(one["name"], json.dumps(one["parameters"], ensure_ascii=False)) for one in given
         ]
         return Calls("", tuple(calls))
+
+
+def _compact(schema: Mapping[str, Any]) -> StructuredOutput:
+    """Without whitespace between tokens: nobody sees it, as arguments are written anew."""
+    return StructuredOutput(GrammarKind.JSON_SCHEMA, json.dumps(schema), whitespace="")
 
 
 def _object(schema: Mapping[str, Any]) -> Mapping[str, Any]:
