@@ -9,7 +9,15 @@ from batchgen.gguf.reading import Reading
 from batchgen.gguf.ropes import Rope, read_rope
 from batchgen.gguf.tensors import Table
 
-__all__ = ["Layout", "Sizes", "base_config", "read_sizes", "rope_config", "window_or_none"]
+__all__ = [
+    "Layout",
+    "Sizes",
+    "base_config",
+    "one_rope",
+    "read_sizes",
+    "rope_config",
+    "window_or_none",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from batchgen.gguf.architectures.llama import DENSE
 from batchgen.gguf.layout import (
     Layout,
     Sizes,
@@ -15,6 +14,7 @@ from batchgen.gguf.layout import (
     rope_config,
     window_or_none,
 )
+from batchgen.gguf.names import DENSE
 from batchgen.gguf.reading import Reading
 from batchgen.gguf.tensors import To
 

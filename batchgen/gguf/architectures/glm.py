@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchgen.gguf.architectures.llama import TOP
 from batchgen.gguf.architectures.phi import split_qkv
 from batchgen.gguf.layout import Layout, base_config, one_rope, read_sizes, rope_config
+from batchgen.gguf.names import ATTENTION, TOP
 from batchgen.gguf.reading import Reading
 
 __all__ = ["chatglm", "glm4"]
@@ -21,13 +21,8 @@ def _glm(read: Reading, model_type: str, norms: dict[str, str]) -> Layout:
         "rope_parameters": rope_config(ropes[""], sizes.head_dim),
     }
     config["rope_parameters"]["partial_rotary_factor"] = ropes[""].dims / sizes.head_dim
-    layer: dict[str, Any] = {
-        "attn_norm": "input_layernorm",
+    layer: dict[str, Any] = ATTENTION | {
         "attn_qkv": split_qkv(sizes),
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
         "ffn_norm": "post_attention_layernorm",
         "ffn_up": "mlp.gate_up_proj",
         "ffn_down": "mlp.down_proj",

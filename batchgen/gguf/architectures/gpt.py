@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchgen.gguf.architectures.llama import DENSE, TOP, bias_config
+from batchgen.gguf.architectures.llama import bias_config
 from batchgen.gguf.layout import Layout, base_config, one_rope, read_sizes, rope_config
+from batchgen.gguf.names import DENSE, TOP
 from batchgen.gguf.reading import Reading
 from batchgen.gguf.tensors import To
 

@@ -6,21 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from batchgen.gguf.architectures import moe
-from batchgen.gguf.layout import (
-    Layout,
-    Sizes,
-    base_config,
-    one_rope,
-    read_sizes,
-    rope_config,
-)
+from batchgen.gguf.layout import Layout, Sizes, base_config, one_rope, read_sizes, rope_config
+from batchgen.gguf.names import DENSE, TOP
 from batchgen.gguf.reading import Reading
 from batchgen.gguf.ropes import Rope, read_rope
 from batchgen.gguf.tensors import To
 
 __all__ = [
-    "DENSE",
-    "TOP",
     "arcee",
     "bias_config",
     "ernie4_5",
@@ -30,18 +22,6 @@ __all__ = [
     "smollm3",
 ]
 
-TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-DENSE = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 NO_WINDOW = {"attention.sliding_window": "llama.cpp does not read it for this architecture"}
 
 

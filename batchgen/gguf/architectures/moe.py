@@ -5,29 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from batchgen.gguf.layout import (
-    Layout,
-    Sizes,
-    base_config,
-    one_rope,
-    read_sizes,
-    rope_config,
-)
+from batchgen.gguf.layout import Layout, Sizes, base_config, one_rope, read_sizes, rope_config
+from batchgen.gguf.names import ATTENTION, TOP
 from batchgen.gguf.reading import Reading
 from batchgen.gguf.ropes import Rope
 from batchgen.gguf.tensors import To
 
 __all__ = ["gpt_oss", "granite_scales", "granitemoe", "mixtral", "olmoe", "qwen2moe", "qwen3moe"]
 
-TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-ATTENTION = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-}
+BESIDE_EXPERTS = ATTENTION | {"ffn_norm": "post_attention_layernorm"}
 QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 
 
@@ -62,7 +48,7 @@ def _config(read: Reading, sizes: Sizes, rope: Rope, model_type: str) -> dict[st
 def mixtral(read: Reading, sizes: Sizes, rope: Rope) -> Layout:
     """A `llama` file with experts."""
     config = _config(read, sizes, rope, "mixtral")
-    layer = _halves(ATTENTION, sizes) | _experts()
+    layer = _halves(BESIDE_EXPERTS, sizes) | _experts()
     reason = {"attention.sliding_window": "llama.cpp does not read it for this architecture"}
     return Layout(config, TOP, layer, {"": rope}, pairs=True, harmless=reason)
 
@@ -81,7 +67,7 @@ def qwen2moe(read: Reading) -> Layout:
         "mlp_only_layers": [],
     }
     layer = (
-        ATTENTION
+        BESIDE_EXPERTS
         | _experts()
         | {
             "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
@@ -105,7 +91,7 @@ def qwen3moe(read: Reading) -> Layout:
         "norm_topk_prob": True,
         "mlp_only_layers": [],
     }
-    return Layout(config, TOP, ATTENTION | QK_NORMS | _experts(), ropes)
+    return Layout(config, TOP, BESIDE_EXPERTS | QK_NORMS | _experts(), ropes)
 
 
 def olmoe(read: Reading) -> Layout:
@@ -114,7 +100,7 @@ def olmoe(read: Reading) -> Layout:
     ropes = one_rope(read, sizes)
     config = _config(read, sizes, ropes[""], "olmoe")
     config |= {"norm_topk_prob": False, "clip_qkv": None}
-    return Layout(config, TOP, ATTENTION | QK_NORMS | _experts(), ropes)
+    return Layout(config, TOP, BESIDE_EXPERTS | QK_NORMS | _experts(), ropes)
 
 
 def granitemoe(read: Reading) -> Layout:
@@ -123,7 +109,7 @@ def granitemoe(read: Reading) -> Layout:
     ropes = one_rope(read, sizes)
     read.only("expert_shared_feed_forward_length", (0,))
     config = _config(read, sizes, ropes[""], "granitemoe") | granite_scales(read, sizes)
-    layer = _halves(ATTENTION, sizes) | _experts("block_sparse_moe", "router")
+    layer = _halves(BESIDE_EXPERTS, sizes) | _experts("block_sparse_moe", "router")
     return Layout(config, TOP, layer, ropes, pairs=True)
 
 
@@ -152,7 +138,7 @@ def gpt_oss(read: Reading) -> Layout:
         "attention_bias": True,
     }
     joined = To("mlp.experts.gate_up_proj", "interleave", place=0, bare=True)
-    layer: dict[str, Any] = ATTENTION | {
+    layer: dict[str, Any] = BESIDE_EXPERTS | {
         "post_attention_norm": "post_attention_layernorm",
         "attn_sinks": To("self_attn.sinks", bare=True),
         "ffn_gate_inp": "mlp.router",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from batchgen.gguf.architectures.llama import TOP
 from batchgen.gguf.floats import read_floats
 from batchgen.gguf.layout import Layout, Sizes, base_config, one_rope, read_sizes, rope_config
+from batchgen.gguf.names import ATTENTION, TOP
 from batchgen.gguf.reading import Reading, refused
 from batchgen.gguf.ropes import Rope
 from batchgen.gguf.tensors import To
@@ -30,12 +30,8 @@ def phi2(read: Reading) -> Layout:
         "rope_parameters": rope_config(ropes[""], sizes.head_dim),
     }
     config["rope_parameters"]["partial_rotary_factor"] = ropes[""].dims / sizes.head_dim
-    layer: dict[str, Any] = {
-        "attn_norm": "input_layernorm",
+    layer: dict[str, Any] = ATTENTION | {
         "attn_qkv": split_qkv(sizes),
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
         "attn_output": "self_attn.dense",
         "ffn_up": "mlp.fc1",
         "ffn_down": "mlp.fc2",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from batchgen.engine.request import Engine
+from batchgen.job.flow.wrapped_engine import WrappedEngine
 
 __all__ = ["KeptEngine", "Lend"]
 
@@ -36,19 +37,8 @@ class KeptEngine:
             self._engine = None
 
 
-class _Lent:
+class _Lent(WrappedEngine):
     """The engine, but that closing it only takes back what is unfinished."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    @property
-    def on_admission(self) -> Callable[[list[int]], None] | None:
-        return self._engine.on_admission
-
-    @on_admission.setter
-    def on_admission(self, call: Callable[[list[int]], None] | None) -> None:
-        self._engine.on_admission = call
 
     def close(self) -> None:
         for request_id in self._engine.unfinished_outputs():

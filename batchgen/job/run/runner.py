@@ -23,7 +23,6 @@ from batchgen.job.model.files import ModelFiles, resolve_model
 from batchgen.job.redaction import redacted
 from batchgen.job.run.closing_words import closing_words, failure_words
 from batchgen.job.run.input_check import check_finished_input
-from batchgen.job.run.kept_engine import Lend
 from batchgen.job.run.ledger_access import Entrance
 from batchgen.job.run.metrics_file import check_metrics_file
 from batchgen.job.run.opening_words import opening_words, recorded_facts
@@ -47,6 +46,7 @@ from batchgen.job.stores.places import Place
 
 if TYPE_CHECKING:
     from batchgen.job.run.assembly import Assembly
+    from batchgen.job.run.kept_engine import Lend
 
 __all__ = ["Prepare", "Report", "run"]
 

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
 from batchgen.job.storage.layout import FOLDER_MANIFEST
 from batchgen.job.stores import faults
-from batchgen.job.stores.files import Guard, fsync_folder, temporary_path, unwritable
+from batchgen.job.stores.files import Guard, fsync, fsync_folder, temporary_path, unwritable
 from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_path import RemotePath
 
@@ -94,9 +94,9 @@ class OutputFolder:
                 path = self._temporary / file["name"]
                 self._path(number).rename(path)
                 file["bytes"] = path.stat().st_size
-                _fsync(path)
+                fsync(path)
             (self._temporary / FOLDER_MANIFEST).write_text(self._manifest())
-            _fsync(self._temporary / FOLDER_MANIFEST)
+            fsync(self._temporary / FOLDER_MANIFEST)
             fsync_folder(self._temporary)
         guard()
         with unwritable("the output", self._out):
@@ -165,11 +165,3 @@ def _exchanged(one: Path, other: Path) -> bool:
     if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
         return False
     raise OSError(number, os.strerror(number), str(other))
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 
 from batchgen.errors import OutputUnwritableError
 from batchgen.job.stores import faults
@@ -28,6 +27,7 @@ __all__ = [
     "Guard",
     "atomic_file",
     "checked_name",
+    "fsync",
     "fsync_folder",
     "is_there",
     "make_folder",
@@ -99,7 +99,7 @@ class AtomicFile:
         """Make the content durable, then visible under the final name, then that name durable."""
         with unwritable(self.kind, self.path):
             faults.reach(f"{self.kind}.fsync", self.temporary)
-            _fsync(self.temporary)
+            fsync(self.temporary)
         if guard is not None:
             guard()
         with unwritable(self.kind, self.path):
@@ -117,12 +117,7 @@ class AtomicFile:
                 guard()  # a new owner swept the temporary file away
             raise
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if not self._committed:
             with suppress(OSError):
                 self.temporary.unlink()
@@ -207,7 +202,8 @@ def remove_stale(folder: Place, name_prefix: str = "") -> int:
     return len(stale)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Its content on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -14,7 +14,6 @@ import tempfile
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from batchgen.errors import OutputHeldError
@@ -122,12 +121,7 @@ class UploadedFile:
             raise
         _noted.pop(self.path, None)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         with suppress(OSError):
             self.temporary.unlink(missing_ok=True)
 
