@@ -3,11 +3,20 @@ the paged cache: a wrong block, slot, position or order changes what it says."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.engine import LLMEngine
+from batchgen.engine.factory import build_engine
+from batchgen.engine.request import Completion, Engine, Request
 
 VOCAB_SIZE = 97
+EOS = 0
 
 
 class FakeModel:
@@ -63,3 +72,31 @@ class FakeModel:
             raise AssertionError("the cache holds something else than this row's context")
         digest = int(((context[:, 0] + 3) * (places * 7919 + 104729) % 1_000_003).sum()) % 1_000_003
         return (torch.sin(self._frequencies * digest) * 3).float()
+
+
+def engine_over(model: FakeModel | None = None, depth: int = 0, **config: Any) -> LLMEngine:
+    """An engine of small blocks and steps. `depth`: how many steps' tokens may be outstanding."""
+    settings: dict[str, Any] = {"max_num_seqs": 16, "max_num_batched_tokens": 64, "block_size": 4}
+    settings |= {"num_blocks": 400, "eos_token_ids": (EOS,)} | config
+    engine = build_engine(model or FakeModel(), EngineConfig(Path("fake"), **settings))
+    engine._depth = depth
+    return engine
+
+
+def completions_of(engine: Engine, requests: Iterable[Request]) -> dict[int, Completion]:
+    """Of all requests, run to their end; each must finish once."""
+    for request in requests:
+        engine.add(request)
+    completions: dict[int, Completion] = {}
+    for _ in range(20_000):
+        if not engine.num_unfinished:
+            return completions
+        for completion in engine.step():
+            assert completion.request_id not in completions, "finished twice"
+            completions[completion.request_id] = completion
+    raise AssertionError("the engine does not finish")
+
+
+def tokens_of(completions: dict[int, Completion]) -> dict[int, list[int]]:
+    """In the order of the requests' ids."""
+    return {index: c.token_ids for index, c in sorted(completions.items())}

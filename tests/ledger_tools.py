@@ -63,6 +63,14 @@ def open_ledger(folder: Place, **changes: Any) -> Ledger:
     return Ledger.open(folder / "out.parquet.ckpt", folder / "out.parquet", **options)
 
 
+def finished_job(folder: Place, num_rows: int = 5) -> Place:
+    """A job of so many rows, run to its end: its output."""
+    with open_ledger(folder) as ledger:
+        ledger.append(rows_of(range(num_rows)))
+        ledger.finalize(num_rows)
+    return folder / "out.parquet"
+
+
 def die(ledger: Ledger) -> None:
     """End as a killed process does: nothing flushed, nothing released, descriptors closed."""
     lock, journal = ledger._lock, ledger._journal

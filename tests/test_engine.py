@@ -2,33 +2,19 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fake_model import VOCAB_SIZE, FakeModel
+from fake_model import EOS, VOCAB_SIZE, FakeModel, completions_of, engine_over, tokens_of
 
-from batchgen.engine.config import EngineConfig
 from batchgen.engine.draws import draw_key
-from batchgen.engine.engine import LLMEngine
-from batchgen.engine.factory import build_engine
 from batchgen.engine.failures import is_fatal, is_out_of_memory
-from batchgen.engine.request import Completion, Engine, FinishReason, Request, SamplingParams
+from batchgen.engine.request import Completion, FinishReason, Request, SamplingParams
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 from batchgen.errors import ErrorCode, RowError
 
-EOS = 0
 NUM_ROWS = 40
-
-
-def _engine(model: FakeModel | None = None, depth: int = 0, **config: Any) -> LLMEngine:
-    settings: dict[str, Any] = {"max_num_seqs": 16, "max_num_batched_tokens": 64, "block_size": 4}
-    settings |= {"num_blocks": 400, "eos_token_ids": (EOS,)} | config
-    engine = build_engine(model or FakeModel(), EngineConfig(Path("fake"), **settings))
-    engine._depth = depth
-    return engine
 
 
 def _requests(temperature: float = 1.0, **params: Any) -> list[Request]:
@@ -44,27 +30,10 @@ def _requests(temperature: float = 1.0, **params: Any) -> list[Request]:
     ]
 
 
-def _run(engine: Engine, requests: Iterable[Request]) -> dict[int, Completion]:
-    for request in requests:
-        engine.add(request)
-    completions: dict[int, Completion] = {}
-    for _ in range(20_000):
-        if not engine.num_unfinished:
-            return completions
-        for completion in engine.step():
-            assert completion.request_id not in completions, "finished twice"
-            completions[completion.request_id] = completion
-    raise AssertionError("the engine does not finish")
-
-
-def _tokens(completions: dict[int, Completion]) -> dict[int, list[int]]:
-    return {index: c.token_ids for index, c in sorted(completions.items())}
-
-
 @pytest.fixture(scope="module")
 def unbroken() -> dict[int, list[int]]:
     """One row at a time, whole prompts at once: what every other run must equal."""
-    return _tokens(_run(_engine(max_num_seqs=1), _requests()))
+    return tokens_of(completions_of(engine_over(max_num_seqs=1), _requests()))
 
 
 @pytest.mark.parametrize("depth", [0, 1])
@@ -74,8 +43,8 @@ def test_tokens_at_temperature_1_do_not_depend_on_batch_size_order_or_late_token
 ) -> None:
     requests = _requests()
     random.Random(max_num_seqs).shuffle(requests)
-    completions = _run(_engine(max_num_seqs=max_num_seqs, depth=depth), requests)
-    assert _tokens(completions) == unbroken
+    completions = completions_of(engine_over(max_num_seqs=max_num_seqs, depth=depth), requests)
+    assert tokens_of(completions) == unbroken
     assert {c.finish_reason for c in completions.values()} == {
         FinishReason.STOP,
         FinishReason.LENGTH,
@@ -84,11 +53,11 @@ def test_tokens_at_temperature_1_do_not_depend_on_batch_size_order_or_late_token
 
 @pytest.mark.parametrize("depth", [0, 1])
 def test_forced_preemption_changes_no_token(unbroken: dict[int, list[int]], depth: int) -> None:
-    engine = _engine(num_blocks=30, depth=depth)
-    completions = _run(engine, _requests())
+    engine = engine_over(num_blocks=30, depth=depth)
+    completions = completions_of(engine, _requests())
     assert engine.stats().preemptions > 10
     assert sum(c.preemptions for c in completions.values()) == engine.stats().preemptions
-    assert _tokens(completions) == unbroken
+    assert tokens_of(completions) == unbroken
 
 
 @pytest.mark.parametrize("depth", [0, 1])
@@ -97,23 +66,23 @@ def test_prompts_cut_at_any_offset_change_no_token(
     unbroken: dict[int, list[int]], budget: int, depth: int
 ) -> None:
     model = FakeModel()
-    engine = _engine(model, max_num_batched_tokens=budget, depth=depth)
-    assert _tokens(_run(engine, _requests())) == unbroken
+    engine = engine_over(model, max_num_batched_tokens=budget, depth=depth)
+    assert tokens_of(completions_of(engine, _requests())) == unbroken
     assert max(model.num_tokens_of_steps) == budget
 
 
 @pytest.mark.parametrize("depth", [0, 1])
 def test_late_tokens_equal_early_ones_with_penalties_and_min_tokens(depth: int) -> None:
     params = {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "min_tokens": 5}
-    early = _tokens(_run(_engine(max_num_seqs=1), _requests(**params)))
-    assert _tokens(_run(_engine(depth=depth), _requests(**params))) == early
+    early = tokens_of(completions_of(engine_over(max_num_seqs=1), _requests(**params)))
+    assert tokens_of(completions_of(engine_over(depth=depth), _requests(**params))) == early
 
 
 @pytest.mark.parametrize("depth", [0, 1])
 def test_an_earlier_runs_tokens_are_continued_to_the_same_end(
     unbroken: dict[int, list[int]], depth: int
 ) -> None:
-    interrupted = _engine()
+    interrupted = engine_over()
     for request in _requests():
         interrupted.add(request)
     done = [completion for _ in range(25) for completion in interrupted.step()]
@@ -124,17 +93,17 @@ def test_an_earlier_runs_tokens_are_continued_to_the_same_end(
         for r in _requests()
         if r.request_id in outputs
     ]
-    completions = _run(_engine(depth=depth), resumed)
+    completions = completions_of(engine_over(depth=depth), resumed)
     completions |= {c.request_id: c for c in done}
-    assert _tokens(completions) == unbroken
+    assert tokens_of(completions) == unbroken
 
 
 def test_an_output_that_was_complete_already_comes_back_as_it_is() -> None:
     params = SamplingParams(max_tokens=4)
     full = Request(1, [5], params, output_token_ids=[9, 9, 9, 9])
     ended = Request(2, [5], params, output_token_ids=[9, EOS])
-    completions = _run(_engine(), [full, ended])
-    assert _tokens(completions) == {1: [9, 9, 9, 9], 2: [9, EOS]}
+    completions = completions_of(engine_over(), [full, ended])
+    assert tokens_of(completions) == {1: [9, 9, 9, 9], 2: [9, EOS]}
     assert completions[1].finish_reason is FinishReason.LENGTH
     assert completions[2].finish_reason is FinishReason.STOP
 
@@ -155,8 +124,8 @@ class FailingModel(FakeModel):
 @pytest.mark.parametrize("depth", [0, 1])
 def test_running_out_of_memory_twice_heals(unbroken: dict[int, list[int]], depth: int) -> None:
     model = FailingModel(torch.OutOfMemoryError("injected"), at=(5, 9))
-    engine = _engine(model, depth=depth)
-    assert _tokens(_run(engine, _requests())) == unbroken
+    engine = engine_over(model, depth=depth)
+    assert tokens_of(completions_of(engine, _requests())) == unbroken
     assert engine.stats().oom_events == 2
     assert engine.stats().token_budget == 16
     assert max(model.num_tokens_of_steps[-10:]) <= 16, "the budget is remembered"
@@ -167,9 +136,9 @@ def test_a_row_that_runs_out_of_memory_alone_is_an_error_and_the_rest_is_not(dep
     poison = VOCAB_SIZE - 1
     requests = [Request(i, [1 + i] * 9, SamplingParams(max_tokens=6)) for i in range(20)]
     requests[7] = Request(7, [poison] * 40, SamplingParams(max_tokens=6))
-    clean = _tokens(_run(_engine(), requests))
-    engine = _engine(FailingModel(torch.OutOfMemoryError("full"), poison=poison), depth=depth)
-    completions = _run(engine, requests)
+    clean = tokens_of(completions_of(engine_over(), requests))
+    engine = engine_over(FailingModel(torch.OutOfMemoryError("full"), poison=poison), depth=depth)
+    completions = completions_of(engine, requests)
     failed = {i: c for i, c in completions.items() if c.finish_reason is FinishReason.ERROR}
     assert failed[7].error_code is ErrorCode.OOM
     assert "full" in (failed[7].error_message or "")
@@ -184,9 +153,9 @@ def test_a_row_that_crashes_the_step_loses_no_other_row(depth: int) -> None:
     poison = VOCAB_SIZE - 1
     requests = [Request(i, [1 + i] * 9, SamplingParams(max_tokens=6)) for i in range(20)]
     requests[7] = Request(7, [poison] * 40, SamplingParams(max_tokens=6))
-    clean = _tokens(_run(_engine(), requests))
-    engine = _engine(FailingModel(ValueError("bad row"), poison=poison), depth=depth)
-    completions = _run(engine, requests)
+    clean = tokens_of(completions_of(engine_over(), requests))
+    engine = engine_over(FailingModel(ValueError("bad row"), poison=poison), depth=depth)
+    completions = completions_of(engine, requests)
     failed = {i: c for i, c in completions.items() if c.finish_reason is FinishReason.ERROR}
     assert {c.error_code for c in failed.values()} == {ErrorCode.ENGINE_CRASH}
     assert 7 in failed
@@ -196,15 +165,15 @@ def test_a_row_that_crashes_the_step_loses_no_other_row(depth: int) -> None:
 
 
 def test_an_engine_that_always_crashes_raises_instead_of_failing_every_row() -> None:
-    engine = _engine(FailingModel(ValueError("broken"), at=tuple(range(10_000))))
+    engine = engine_over(FailingModel(ValueError("broken"), at=tuple(range(10_000))))
     with pytest.raises(ValueError, match="broken"):
-        _run(engine, _requests())
+        completions_of(engine, _requests())
 
 
 def test_a_lost_device_raises_at_once() -> None:
     model = FailingModel(RuntimeError("CUDA error: an illegal memory access"), at=(4,))
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        _run(_engine(model), _requests())
+        completions_of(engine_over(model), _requests())
     assert model.num_calls == 4
 
 
@@ -250,9 +219,9 @@ class FlakyRunner:
 def test_a_step_that_fails_before_packing_or_after_launching_changes_no_token(
     unbroken: dict[int, list[int]], depth: int, execute: tuple[int, ...], collect: tuple[int, ...]
 ) -> None:
-    engine = _engine(depth=depth)
+    engine = engine_over(depth=depth)
     engine._runner = FlakyRunner(engine._runner, execute, collect)
-    assert _tokens(_run(engine, _requests())) == unbroken
+    assert tokens_of(completions_of(engine, _requests())) == unbroken
     assert engine.stats().oom_events == len(execute) + len(collect)
     engine.close()
     assert engine._scheduler.block_manager.num_free == 400
@@ -272,7 +241,7 @@ class NanModel(FakeModel):
 def test_nan_logits_fail_their_own_row(depth: int) -> None:
     requests = [Request(i, [1 + i] * 3, SamplingParams(max_tokens=6)) for i in range(8)]
     requests[3] = Request(3, [VOCAB_SIZE - 1] * 3, SamplingParams(max_tokens=6))
-    completions = _run(_engine(NanModel(), depth=depth), requests)
+    completions = completions_of(engine_over(NanModel(), depth=depth), requests)
     failed = [i for i, c in completions.items() if c.error_code is not None]
     assert failed == [3]
     assert completions[3].error_code is ErrorCode.NAN_LOGITS
@@ -281,7 +250,7 @@ def test_nan_logits_fail_their_own_row(depth: int) -> None:
 
 def test_the_parts_of_a_latency_add_up_and_follow_each_other() -> None:
     before = time.monotonic()
-    completions = _run(_engine(), _requests())
+    completions = completions_of(engine_over(), _requests())
     for completion in completions.values():
         t = completion.timings
         assert before <= t.enqueued <= t.first_scheduled <= t.first_token <= t.finished
@@ -291,14 +260,14 @@ def test_the_parts_of_a_latency_add_up_and_follow_each_other() -> None:
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_with_its_numbers() -> None:
-    engine = _engine(num_blocks=5)
+    engine = engine_over(num_blocks=5)
     assert engine.max_model_len == 20
     with pytest.raises(
         RowError, match=r"the prompt has 20 tokens; .* 20 \(max_model_len\)"
     ) as info:
         engine.add(Request(1, [1] * 20, SamplingParams()))
     assert info.value.code is ErrorCode.PROMPT_TOO_LONG
-    completions = _run(engine, [Request(2, [1] * 19, SamplingParams(max_tokens=100))])
+    completions = completions_of(engine, [Request(2, [1] * 19, SamplingParams(max_tokens=100))])
     assert len(completions[2].token_ids) == 1
     assert completions[2].finish_reason is FinishReason.LENGTH
 
@@ -312,7 +281,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_its_numbers() -> None:
     ],
 )
 def test_what_no_model_can_embed_is_refused(tokens: list[int], code: ErrorCode) -> None:
-    engine = _engine()
+    engine = engine_over()
     with pytest.raises(RowError) as info:
         engine.add(Request(1, tokens, SamplingParams()))
     assert info.value.code is code
@@ -321,7 +290,7 @@ def test_what_no_model_can_embed_is_refused(tokens: list[int], code: ErrorCode) 
 
 def _greedy(**params: Any) -> Completion:
     request = Request(0, [4, 5, 6], SamplingParams(max_tokens=12, **params))
-    return _run(_engine(), [request])[0]
+    return completions_of(engine_over(), [request])[0]
 
 
 def test_a_stop_token_ends_the_output_and_is_its_reason() -> None:
@@ -335,7 +304,7 @@ def test_a_stop_token_ends_the_output_and_is_its_reason() -> None:
 def test_the_models_end_is_a_stop_without_reason_unless_ignored() -> None:
     tokens = _greedy(ignore_eos=True).token_ids
     request = Request(0, [4, 5, 6], SamplingParams(max_tokens=12))
-    completion = _run(_engine(eos_token_ids=(tokens[3],)), [request])[0]
+    completion = completions_of(engine_over(eos_token_ids=(tokens[3],)), [request])[0]
     assert completion.token_ids == tokens[: tokens.index(tokens[3]) + 1]
     assert (completion.finish_reason, completion.stop_reason) == (FinishReason.STOP, None)
 
@@ -349,7 +318,7 @@ def test_a_stop_string_is_asked_for_after_each_token_once_min_tokens_exist() -> 
 
     params = SamplingParams(max_tokens=12, min_tokens=3, ignore_eos=True)
     request = Request(0, [4, 5, 6], params, stop_checker=checker)
-    completion = _run(_engine(), [request])[0]
+    completion = completions_of(engine_over(), [request])[0]
     assert seen == [3, 4, 5]
     assert (completion.finish_reason, completion.stop_reason) == (FinishReason.STOP, "END")
     assert len(completion.token_ids) == 5
@@ -361,7 +330,7 @@ def test_a_stop_check_that_raises_fails_its_own_row() -> None:
 
     bad = Request(0, [4], SamplingParams(max_tokens=5), stop_checker=checker)
     good = Request(1, [4], SamplingParams(max_tokens=5))
-    completions = _run(_engine(), [bad, good])
+    completions = completions_of(engine_over(), [bad, good])
     assert completions[0].error_code is ErrorCode.INTERNAL
     assert "cannot decode" in (completions[0].error_message or "")
     assert completions[1].error_code is None
@@ -377,15 +346,15 @@ def test_logprobs_come_with_every_token_when_asked_for() -> None:
 
 @pytest.mark.parametrize("depth", [0, 1])
 def test_aborted_requests_never_come_back_and_free_their_blocks(depth: int) -> None:
-    engine = _engine(depth=depth)
-    expected = _tokens(_run(_engine(), _requests()))
+    engine = engine_over(depth=depth)
+    expected = tokens_of(completions_of(engine_over(), _requests()))
     for request in _requests():
         engine.add(request)
     completions = [c for _ in range(6) for c in engine.step()]
     aborted = [i for i in range(0, NUM_ROWS, 3) if i in engine.unfinished_outputs()]
     for request_id in aborted:
         engine.abort(request_id)
-    completions += _run(engine, []).values()
+    completions += completions_of(engine, []).values()
     assert {c.request_id for c in completions} == set(range(NUM_ROWS)) - set(aborted)
     assert all(c.token_ids == expected[c.request_id] for c in completions)
     engine.close()
@@ -394,7 +363,7 @@ def test_aborted_requests_never_come_back_and_free_their_blocks(depth: int) -> N
 
 @pytest.mark.parametrize("depth", [0, 1])
 def test_closing_in_the_middle_leaves_nothing_behind(depth: int) -> None:
-    engine = _engine(depth=depth)
+    engine = engine_over(depth=depth)
     for request in _requests():
         engine.add(request)
     engine.step()
@@ -404,9 +373,9 @@ def test_closing_in_the_middle_leaves_nothing_behind(depth: int) -> None:
 
 
 def test_the_counters_count() -> None:
-    engine = _engine()
+    engine = engine_over()
     requests = _requests()
-    completions = _run(engine, requests)
+    completions = completions_of(engine, requests)
     stats = engine.stats()
     assert stats.prompt_tokens == sum(len(r.prompt_token_ids) for r in requests)
     assert stats.output_tokens == sum(len(c.token_ids) for c in completions.values())
@@ -417,7 +386,7 @@ def test_the_counters_count() -> None:
 
 
 def test_a_request_id_in_use_is_refused() -> None:
-    engine = _engine()
+    engine = engine_over()
     engine.add(Request(1, [1], SamplingParams()))
     with pytest.raises(ValueError, match="request 1 is not finished"):
         engine.add(Request(1, [1], SamplingParams()))

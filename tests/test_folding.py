@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fake_model import FakeModel
-from test_prefix_cache import completions_of, engine_over, tokens_of
+from fake_model import FakeModel, completions_of, engine_over, tokens_of
 
 from batchgen.engine.request import Request, SamplingParams
 

@@ -17,6 +17,7 @@ import pytest
 from ledger_tools import (
     FINGERPRINT,
     expected_keys,
+    finished_job,
     hooked,
     keys_of,
     make_row,
@@ -30,13 +31,6 @@ from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.storage.bitmap import Bitmap
 
 OTHER = {"model": {"name": "m"}, "sampling": {"temperature": 0.9}}
-
-
-def finished_job(folder: Path, num_rows: int = 5) -> Path:
-    with open_ledger(folder) as ledger:
-        ledger.append(rows_of(range(num_rows)))
-        ledger.finalize(num_rows)
-    return folder / "out.parquet"
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -4,53 +4,23 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fake_model import VOCAB_SIZE, FakeModel
+from fake_model import VOCAB_SIZE, FakeModel, completions_of, engine_over, tokens_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_oracle import run_engine
 from tiny_models import tiny_model
 
 from batchgen.engine.attention.reference import ReferenceBackend
-from batchgen.engine.config import EngineConfig
 from batchgen.engine.draws import draw_key
-from batchgen.engine.engine import LLMEngine
-from batchgen.engine.factory import build_engine
 from batchgen.engine.loader import load_model_from
 from batchgen.engine.prefix.block_hashes import extend_block_hashes
 from batchgen.engine.prefix.block_index import BlockIndex
 from batchgen.engine.prefix.ordering import Row, admission_order
-from batchgen.engine.request import Completion, Request, SamplingParams
-
-EOS = 0
-
-
-def engine_over(model: FakeModel | None = None, depth: int = 0, **config: Any) -> LLMEngine:
-    settings: dict[str, Any] = {"max_num_seqs": 16, "max_num_batched_tokens": 64, "block_size": 4}
-    settings |= {"num_blocks": 400, "eos_token_ids": (EOS,)} | config
-    engine = build_engine(model or FakeModel(), EngineConfig(Path("fake"), **settings))
-    engine._depth = depth
-    return engine
-
-
-def completions_of(engine: LLMEngine, requests: Iterable[Request]) -> dict[int, Completion]:
-    for request in requests:
-        engine.add(request)
-    completions: dict[int, Completion] = {}
-    for _ in range(20_000):
-        if not engine.num_unfinished:
-            return completions
-        completions |= {c.request_id: c for c in engine.step()}
-    raise AssertionError("the engine does not finish")
-
-
-def tokens_of(completions: dict[int, Completion]) -> dict[int, list[int]]:
-    return {index: c.token_ids for index, c in sorted(completions.items())}
+from batchgen.engine.request import Request, SamplingParams
 
 
 def labelling(num_rows: int, num_instructions: int = 1, length: int = 40) -> list[Request]:

@@ -10,7 +10,7 @@ import torch
 from tiny_models import tiny_model
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
-from batchgen.engine.attention.reference import ReferenceBackend, ReferenceCache
+from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.loader import load_model_from
 from batchgen.engine.model.discovery import clone_module, discover
 from batchgen.engine.model.proof import confirm, prove
@@ -24,18 +24,9 @@ class BrokenBackend(ReferenceBackend):
     def __init__(self, breakage: Callable[[AttentionMetadata, AttentionSpec], AttentionSpec]):
         self.breakage = breakage
 
-    def forward(  # type: ignore[override]
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        cache: ReferenceCache,
-        spec: AttentionSpec,
-        metadata: AttentionMetadata,
-        sinks: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        spec = self.breakage(metadata, spec)
-        return super().forward(query, key, value, cache, spec, metadata, sinks)
+    def forward(self, *call: Any) -> torch.Tensor:  # type: ignore[override]
+        *tensors, spec, metadata, sinks = call
+        return super().forward(*tensors, self.breakage(metadata, spec), metadata, sinks)
 
 
 def respecified(spec: AttentionSpec, **changes: Any) -> AttentionSpec:

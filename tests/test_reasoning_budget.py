@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from answer_tokenizers import tag_codec
-from fake_model import FakeModel
-from test_engine import _engine, _run, _tokens
+from fake_model import FakeModel, completions_of, engine_over, tokens_of
 from test_reasoning import HARMONY, HARMONY_TAGS, OPENS, QWEN, USER
 
 from batchgen.engine.engine import LLMEngine
@@ -56,11 +55,11 @@ def prepared(
 def engine_of(codec: BackendCodec, **config: Any) -> LLMEngine:
     eos = codec.special_token_id("<eos>")
     model = FakeModel(vocab_size=codec.vocab_size)
-    return _engine(model, eos_token_ids=(eos,), **config)
+    return engine_over(model, eos_token_ids=(eos,), **config)
 
 
 def completions(codec: BackendCodec, requests: list[Request], **config: Any) -> dict[int, Any]:
-    return _run(engine_of(codec, **config), requests)
+    return completions_of(engine_of(codec, **config), requests)
 
 
 def answer_of(codec: BackendCodec, row: PreparedRow, done: Completion) -> tuple[str | None, str]:
@@ -121,11 +120,11 @@ def test_a_row_is_the_same_alone_in_a_batch_preempted_and_resumed(template: str)
     engine = engine_of(codec)
     alone: dict[int, list[int]] = {}
     for request in requests():
-        alone |= _tokens(_run(engine, [request]))
+        alone |= tokens_of(completions_of(engine, [request]))
     for depth, config in ((0, {}), (1, {}), (1, {"num_blocks": 50})):
         engine = engine_of(codec, **config)
         engine._depth = depth
-        assert _tokens(_run(engine, requests())) == alone
+        assert tokens_of(completions_of(engine, requests())) == alone
         assert "num_blocks" not in config or engine.stats().preemptions
     for part in (1, 5, 12):
         begun = [
@@ -133,11 +132,11 @@ def test_a_row_is_the_same_alone_in_a_batch_preempted_and_resumed(template: str)
             for r in requests()
             if len(alone[r.request_id]) > part
         ]
-        assert _tokens(completions(codec, begun)) == {
+        assert tokens_of(completions(codec, begun)) == {
             r.request_id: alone[r.request_id] for r in begun
         }
     crossed = [pickle.loads(pickle.dumps(request)) for request in requests()[:4]]
-    assert _tokens(completions(codec, crossed)) == {
+    assert tokens_of(completions(codec, crossed)) == {
         r.request_id: alone[r.request_id] for r in crossed
     }
 

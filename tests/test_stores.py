@@ -12,6 +12,7 @@ from ledger_tools import (
     Crash,
     die,
     expected_keys,
+    finished_job,
     hooked,
     keys_of,
     open_ledger,
@@ -49,13 +50,6 @@ def folder(
         return RemotePath("az://bucket", tmp_path.name)
     clients._clients["s3://memory"] = obstore_store.MemoryStore()
     return RemotePath("s3://memory", "folder")
-
-
-def finished_job(folder: Place, num_rows: int = 5) -> Place:
-    with open_ledger(folder) as ledger:
-        ledger.append(rows_of(range(num_rows)))
-        ledger.finalize(num_rows)
-    return folder / "out.parquet"
 
 
 def snapshot(folder: Place) -> dict[str, bytes]:

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_model import FakeModel
-from test_engine import _engine, _run, _tokens
+from fake_model import FakeModel, completions_of, engine_over, tokens_of
 
 from batchgen.engine.draws import draw_key
 from batchgen.engine.engine import LLMEngine
@@ -50,7 +49,7 @@ def grammars() -> GrammarCompiler:
 
 
 def _byte_engine(**config: Any) -> LLMEngine:
-    return _engine(FakeModel(vocab_size=VOCAB), eos_token_ids=(EOS,), **config)
+    return engine_over(FakeModel(vocab_size=VOCAB), eos_token_ids=(EOS,), **config)
 
 
 def _request(
@@ -102,12 +101,12 @@ def test_every_completion_matches_its_schema_and_none_depends_on_its_neighbours(
     assert len(schemas) > 10
     engine = _byte_engine()
     for request in requests:
-        alone |= _tokens(_run(engine, [request]))
+        alone |= tokens_of(completions_of(engine, [request]))
     for depth, config in ((0, {}), (1, {}), (1, {"num_blocks": 90})):
         engine = _byte_engine(**config)
         engine._depth = depth
-        completions = _run(engine, _mixed(grammars)[0])
-        assert _tokens(completions) == alone
+        completions = completions_of(engine, _mixed(grammars)[0])
+        assert tokens_of(completions) == alone
         assert "num_blocks" not in config or engine.stats().preemptions
     for index, schema in schemas.items():
         done = completions[index]
@@ -120,12 +119,12 @@ def test_what_an_earlier_run_had_begun_goes_on_in_the_same_grammar(
     grammars: GrammarCompiler,
 ) -> None:
     requests, _ = _mixed(grammars)
-    whole = _tokens(_run(_byte_engine(), requests[:8]))
+    whole = tokens_of(completions_of(_byte_engine(), requests[:8]))
     again = [
         dataclasses.replace(r, output_token_ids=whole[r.request_id][: r.request_id * 3 + 1])
         for r in requests[:8]
     ]
-    assert _tokens(_run(_byte_engine(), again)) == whole
+    assert tokens_of(completions_of(_byte_engine(), again)) == whole
 
 
 @pytest.mark.parametrize(
@@ -143,7 +142,7 @@ def test_regex_choice_grammar_and_json_object_hold(
     grammars: GrammarCompiler, given: dict[str, Any], pattern: str
 ) -> None:
     requests = [_request(grammars, i, _wanted(**given), max_tokens=60) for i in range(20)]
-    completions = _run(_byte_engine(), requests)
+    completions = completions_of(_byte_engine(), requests)
     ended = [c for c in completions.values() if c.finish_reason is FinishReason.STOP]
     assert ended
     assert all(re.fullmatch(pattern, _text(c)) for c in ended)
@@ -156,7 +155,7 @@ def test_a_grammars_end_ends_the_row_whatever_its_other_settings(
     two = StructuredOutput(GrammarKind.REGEX, "[a-z]{1,2}")
     engine = _byte_engine()
     engine._depth = depth
-    done = _run(
+    done = completions_of(
         engine,
         [
             _request(grammars, 0, two, min_tokens=9),
@@ -212,7 +211,7 @@ def test_a_grammar_that_passes_its_limits_while_it_runs_fails_its_row_alone(
             raise RowError(ErrorCode.INVALID_SCHEMA, "too many states")
 
     broken = dataclasses.replace(_request(grammars, 0, LETTERS), constraint=Beyond)
-    done = _run(_byte_engine(), [broken, _request(grammars, 1, LETTERS)])
+    done = completions_of(_byte_engine(), [broken, _request(grammars, 1, LETTERS)])
     assert (done[0].error_code, done[0].error_message) == ("invalid_schema", "too many states")
     assert done[1].finish_reason is FinishReason.STOP
 
@@ -290,5 +289,5 @@ def _num_taken(begin: Any, text: bytes) -> int:
 def test_whitespace_can_be_forbidden(grammars: GrammarCompiler) -> None:
     schema = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 3, "maxItems": 3}
     wanted = _wanted(structured_outputs={"json": schema, "disable_any_whitespace": True})
-    done = _run(_byte_engine(), [_request(grammars, i, wanted) for i in range(5)])
+    done = completions_of(_byte_engine(), [_request(grammars, i, wanted) for i in range(5)])
     assert all(re.fullmatch(r"\[[12],[12],[12]\]", _text(c)) for c in done.values())

@@ -56,19 +56,12 @@ SMALL: dict[str, Any] = {
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 MLA = {"num_key_value_heads": 4}
 
-TEXT = {
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "num_local_experts": 4,
-    "sliding_window": WINDOW,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-}
+_OF_TEXT = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "num_local_experts", "sliding_window",
+    "max_position_embeddings", "pad_token_id",
+)  # fmt: skip
+TEXT = {name: SMALL[name] for name in _OF_TEXT}
 VISION = {
     "hidden_size": 32,
     "num_hidden_layers": 1,
