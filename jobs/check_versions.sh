@@ -3,7 +3,8 @@
 # Usage, in the repository's root: bash jobs/check_versions.sh [lowest|newest|PINS]...   (default: lowest newest)
 # A set's line below is what pip is given. Each run is added to jobs/versions.jsonl; `python jobs/versions.py table`
 # makes README's table of it.
-# BATCHGEN_VENVS keeps the venvs (default: a temporary folder). BATCHGEN_TORCH takes another torch in all sets, where
+# BATCHGEN_VENVS keeps the venvs (default: a temporary folder); BATCHGEN_VENV is one that is there already, to be
+# looked at as it is, under the name of the one set given. BATCHGEN_TORCH takes another torch in all sets, where
 # a set's own comes as GBs of CUDA alone; the data names what ran.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,12 +19,12 @@ tests=(test_own_cache test_models test_proof test_refusals test_schema test_inpu
 
 check() {
   local name=$1 wanted=${pins[$1]:-$1}
-  local folder=$venvs/${name//[^A-Za-z0-9.]/_} code=0
+  local folder=${BATCHGEN_VENV:-$venvs/${name//[^A-Za-z0-9.]/_}} code=0
   local python=$folder/bin/python paths=("${tests[@]/#/tests/}")
   wanted=$(sed -E "s/^torch[^ ]*/${BATCHGEN_TORCH:-&}/" <<<"$wanted")
   [ -x "$python" ] || python3 -m venv "$folder"
   # shellcheck disable=SC2086  # words
-  "$python" -m pip install -q $wanted $helpers
+  [ -n "${BATCHGEN_VENV:-}" ] || "$python" -m pip install -q $wanted $helpers
   PYTHONPATH=$PWD "$python" -m pytest -q -p no:cacheprovider --junitxml "$folder/junit.xml" \
     "${paths[@]/%/.py}" >"$folder/log" 2>&1 || code=$?
   [ "$code" -le 1 ] || { tail -n 30 "$folder/log"; return "$code"; }
@@ -31,6 +32,7 @@ check() {
 }
 
 [[ $# -gt 0 ]] || set -- lowest newest
+[[ $# -eq 1 || -z ${BATCHGEN_VENV:-} ]] || { echo "BATCHGEN_VENV goes with one set" >&2; exit 2; }
 failed=0
 for name in "$@"; do check "$name" || failed=1; done
 exit "$failed"
