@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,15 +45,32 @@ def environment(**extra: str) -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1"} | extra
 
 
-def begin(*args: object, env: Mapping[str, str], **more: Any) -> subprocess.Popen[Any]:
-    """Start the command; `more` as for `subprocess.Popen`."""
-    return warm_process.start([*map(str, args)], env=env, **more)
+def begin(*args: object, fault: str = "", heard: bool = True, **more: Any) -> subprocess.Popen[Any]:
+    """Start the command, with a fault. What it says waits for `communicate`, or is lost where it is
+    not `heard`; `more` as for `subprocess.Popen`."""
+    stream = subprocess.PIPE if heard else subprocess.DEVNULL
+    env = environment(BATCHGEN_FAULT=fault)
+    given = {"env": env, "stdout": stream, "stderr": stream, "text": True}
+    return warm_process.start([*map(str, args)], **(given | more))
+
+
+def parts_of(out: Path) -> list[Path]:
+    """The files of finished rows beside an output."""
+    return list((Path(f"{out}.ckpt") / "parts").glob("part-*.parquet"))
+
+
+def wait_for_parts(process: subprocess.Popen[str], out: Path, count: int = 1) -> list[Path]:
+    """Until that many parts of `out` lie there, or the process has ended: all of them."""
+    deadline = time.monotonic() + 120
+    while len(found := parts_of(out)) < count and process.poll() is None:
+        assert time.monotonic() < deadline, "no part came"
+        time.sleep(0.005)
+    return found
 
 
 def batchgen(*args: object, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end as a user would."""
-    pipe, env = subprocess.PIPE, environment(**extra)
-    with begin(*args, env=env, stdout=pipe, stderr=pipe, text=True) as process:
+    with begin(*args, env=environment(**extra)) as process:
         try:
             said, told = process.communicate(timeout=120)
         except BaseException:

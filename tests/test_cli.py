@@ -117,8 +117,7 @@ def test_another_jobs_output_is_refused_with_the_field_named(tmp_path: Path, row
 
 def test_an_output_held_by_another_run_is_5_or_skipped(tmp_path: Path, rows: Path) -> None:
     args = ["run", "-i", rows, "-o", tmp_path / "out.parquet", "--engine", "echo"]
-    slow = environment(BATCHGEN_FAULT="slow:at=engine.step,seconds=30")
-    first = begin(*args, env=slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    first = begin(*args, fault="slow:at=engine.step,seconds=30")
     try:
         lock = tmp_path / "out.parquet.ckpt" / "owners"
         while not (lock.is_dir() and any(lock.glob("*.json"))):

@@ -25,6 +25,7 @@ from echo_runs import (
     prompts,
     stable,
     summary_of,
+    wait_for_parts,
     write_rows,
 )
 
@@ -155,16 +156,8 @@ def test_a_folder_that_becomes_read_only_costs_nothing(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", prompts(400))
     with tmpfs(tmp_path / "disk", "20m") as disk:
         out = disk / "out.parquet"
-        process = begin(
-            *args_of(source, out),
-            env=environment(BATCHGEN_FAULT=SLOW.replace("rows=8", "rows=1")),
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        while not list(disk.glob("out.parquet.ckpt/parts/*.parquet")):
-            assert process.poll() is None
-            time.sleep(0.01)
+        process = begin(*args_of(source, out), fault=SLOW.replace("rows=8", "rows=1"))
+        assert wait_for_parts(process, out)
         remount_when_nobody_writes(disk)
         _, stderr = process.communicate(timeout=30)
         assert process.returncode == 73, stderr
@@ -203,13 +196,8 @@ def test_an_input_that_vanishes_ends_in_66_and_costs_nothing(tmp_path: Path) -> 
     args = ["run", "-i", tmp_path / "?.jsonl", "-o", out, "--engine", "echo"]
     content = second.read_bytes()
     fault = "stall:at=manifest.renamed,seconds=1"
-    process = begin(
-        *(*args, "--max-num-seqs", 1),
-        env=environment(BATCHGEN_FAULT=f"{fault};slow:at=engine.load,seconds=2"),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    fault += ";slow:at=engine.load,seconds=2"
+    process = begin(*args, "--max-num-seqs", 1, fault=fault)
     while not (tmp_path / "out.parquet.ckpt" / "owners").exists():
         assert process.poll() is None
         time.sleep(0.01)

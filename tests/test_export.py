@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import batchgen, begin, environment, write_rows
+from echo_runs import batchgen, begin, write_rows
 
 from batchgen.job.verbs.openai_lines import batch_line
 
@@ -88,8 +88,8 @@ def test_a_running_job_is_followed_in_order(tmp_path: Path) -> None:
     rows = [{"id": f"r{i}", "prompt": f"prompt {i}"} for i in range(40)]
     path, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet"
     command = ["run", "-i", path, "-o", out, "--engine", "echo", "-q", "--checkpoint-every", "5"]
-    faults = environment(BATCHGEN_FAULT="slow:at=engine.step,seconds=0.02,rows=2")
-    with begin(*command, env=faults) as job:
+    fault = "slow:at=engine.step,seconds=0.02,rows=2"
+    with begin(*command, fault=fault, heard=False) as job:
         while not (tmp_path / "out.parquet.ckpt" / "manifest.json").exists():
             assert job.poll() is None
         result = batchgen("export", out, "--to", tmp_path / "a.jsonl", "--follow")

@@ -11,15 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from echo_runs import (
-    batchgen,
-    begin,
-    environment,
-    prompts,
-    stable,
-    summary_of,
-    write_rows,
-)
+from echo_runs import batchgen, begin, prompts, stable, summary_of, write_rows
 
 from batchgen.cli.main import cli
 from batchgen.errors import UsageError
@@ -37,11 +29,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def start(source: Path, out: Path) -> subprocess.Popen[str]:
-    command = ["run", "-i", source, "-o", out, *COMMON, "--max-failures", 1]
-    return begin(
-        *command, env=environment(BATCHGEN_FAULT=SLOW), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    return begin("run", "-i", source, "-o", out, *COMMON, "--max-failures", 1, fault=SLOW)
 
 
 def test_one_process_that_joins_writes_the_output_of_any_run(tmp_path: Path, source: Path) -> None:

@@ -44,7 +44,8 @@ def killed_run(args: list[object], ckpt: Path, moment: float, from_work: bool) -
     its exit code."""
     env = environment(BATCHGEN_FAULT=SLOW)
     cold = subprocess.Popen(batchgen_command(*args), env=env) if not from_work else None
-    process = cold or begin(*args, env=env)  # the first moments are of Python's own start
+    # The first moments are of Python's own start.
+    process = cold or begin(*args, fault=SLOW, heard=False)
     before = set(ckpt.glob("parts/*"))
     while from_work and not set(ckpt.glob("parts/*")) - before and process.poll() is None:
         time.sleep(0.005)

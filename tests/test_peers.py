@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import (
-    batchgen,
-    begin,
-    environment,
-    prompts,
-    stable,
-    summary_of,
-    write_rows,
-)
+from echo_runs import batchgen, begin, prompts, stable, summary_of, wait_for_parts, write_rows
 
 from batchgen.engine.draws import draw_key, uniform
 
@@ -118,13 +109,6 @@ def test_rows_of_one_seed_draw_apart(tmp_path: Path) -> None:
     assert abs(correlation - np.eye(10)[:, :5]).max() < 0.07
 
 
-def wait_for_parts(process: subprocess.Popen[str], out: Path, count: int) -> list[Path]:
-    while len(found := list(Path(f"{out}.ckpt").glob("parts/part-*.parquet"))) < count:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    return found
-
-
 @pytest.fixture
 def working(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, Path]]:
     """A slow run at work, 1 row in 10 of which is bad: process, input, output."""
@@ -132,10 +116,7 @@ def working(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, Path]
     rows[::10] = ["{broken"] * 10
     source, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet"
     args = ["run", "-i", source, "-o", out, "--engine", "echo", "--checkpoint-every", 10]
-    process = begin(
-        *args, env=environment(BATCHGEN_FAULT=SLOWER),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = begin(*args, fault=SLOWER)
     yield process, source, out
     process.kill()
     process.communicate()

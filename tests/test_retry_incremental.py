@@ -5,22 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import (
-    batchgen,
-    begin,
-    environment,
-    prompts,
-    stable,
-    summary_of,
-    write_rows,
-)
+from echo_runs import batchgen, begin, prompts, stable, summary_of, wait_for_parts, write_rows
 
 from batchgen import InputSpec, JobSpec, Summary, run
 from batchgen.errors import FingerprintMismatchError, UsageError
@@ -194,10 +185,8 @@ def test_failed_rows_of_an_unfinished_job_are_computed_again(tmp_path: Path) -> 
     source, out = write_rows(tmp_path / "in.jsonl", prompts(400)), tmp_path / "out.parquet"
     args = ["run", "-i", source, "-o", out, "--engine", "echo", "--checkpoint-every", 10]
     slow = "slow:at=engine.step,seconds=0.01,rows=2;refuse:id=row-5"
-    process = begin(*args, env=environment(BATCHGEN_FAULT=slow))
-    parts = tmp_path / "out.parquet.ckpt" / "parts"
-    while len(list(parts.glob("*.parquet"))) < 6 and process.poll() is None:
-        time.sleep(0.02)
+    process = begin(*args, fault=slow, heard=False)
+    wait_for_parts(process, out, 6)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 75
     last = batchgen(*args, "--retry", "failed")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import begin, environment, prompts, stable, write_rows
+from echo_runs import begin, prompts, stable, write_rows
 
 from batchgen import InputSpec, JobSpec, Summary, run
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, OutputHeldError
@@ -125,14 +125,14 @@ def test_a_changed_input_is_refused_by_every_shard(hurt: Path) -> None:
 
 def test_an_array_asked_to_retry_may_start_all_at_once(hurt: Path, tmp_path: Path) -> None:
     """Also where the job is new: rows that fail in a first shard are not taken up by a second."""
-    slow = environment(BATCHGEN_FAULT="slow:at=engine.step,seconds=0.05,rows=1")
+    slow = "slow:at=engine.step,seconds=0.05,rows=1"
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     write_rows(fresh / "in.jsonl", [*prompts(20), "broken", "broken", "broken"])
     for folder in (hurt, fresh):
         common = ["-i", folder / "in.jsonl", "-o", folder / "out.parquet", "--engine", "echo", "-q"]
         args = ["run", *common, "--max-failures", "100%", "--retry", "failed"]
-        array = [begin(*args, "--shard", f"{i}/3", env=slow) for i in range(3)]
+        array = [begin(*args, "--shard", f"{i}/3", fault=slow, heard=False) for i in range(3)]
         assert [process.wait(60) for process in array] == [0, 0, 0]
         assert merged(folder).equals(unsharded(folder))
 

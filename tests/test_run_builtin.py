@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import (
-    batchgen,
-    begin,
-    cold_batchgen,
-    environment,
-    stable,
-    summary_of,
-    write_rows,
-)
+from echo_runs import batchgen, begin, cold_batchgen, stable, summary_of, wait_for_parts, write_rows
 from test_cli import loaded_modules
 
 ROWS = 40
@@ -54,16 +45,8 @@ def whole(source: Path, args: list[object]) -> Path:
 
 def begun(args: list[object], out: Path, fault: str) -> subprocess.Popen[str]:
     """A run whose first part is on disk."""
-    process = begin(
-        *(*args, "-o", out, "--checkpoint-every", 4, "-q"),
-        env=environment(BATCHGEN_FAULT=fault),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not list(Path(f"{out}.ckpt").glob("parts/*.parquet")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    process = begin(*args, "-o", out, "--checkpoint-every", 4, "-q", fault=fault)
+    assert wait_for_parts(process, out), process.communicate()
     return process
 
 

@@ -8,7 +8,6 @@ import pickle
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import batchgen, begin, environment, prompts, write_rows
+from echo_runs import batchgen, begin, prompts, write_rows
 
 import batchgen as package
 from batchgen import InputSpec, JobSpec, run
@@ -188,13 +187,11 @@ def test_modes_of_files_follow_the_umask(
     args = ["run", "-i", source, "-o", out, "--engine", "echo"]
     args += ["--summary", tmp_path / "summary.json"]
     fault = "kill:at=final.rename"
-    killed = begin(
-        *args, env=environment(BATCHGEN_FAULT=fault), umask=umask, stderr=subprocess.DEVNULL
-    )
+    killed = begin(*args, fault=fault, heard=False, umask=umask)
     assert killed.wait() == -signal.SIGKILL
     assert list((tmp_path / "o.parquet.ckpt" / "parts").iterdir())
     _check_modes(tmp_path, source, umask, mode)
-    assert begin(*args, env=environment(), umask=umask, stderr=subprocess.DEVNULL).wait() == 0
+    assert begin(*args, heard=False, umask=umask).wait() == 0
     assert stat.S_IMODE(out.stat().st_mode) == mode
     _check_modes(tmp_path, source, umask, mode)
 

@@ -14,10 +14,11 @@ import pytest
 from echo_runs import (
     batchgen,
     begin,
-    environment,
+    parts_of,
     prompts,
     stable,
     summary_of,
+    wait_for_parts,
     write_rows,
 )
 
@@ -37,19 +38,9 @@ def source(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "in.jsonl", rows)
 
 
-def start(source: Path, out: Path, shard: str, fault: str = SLOW) -> subprocess.Popen[bytes]:
+def start(source: Path, out: Path, shard: str, fault: str = SLOW) -> subprocess.Popen[str]:
     command = ["run", "-i", source, "-o", out, "--shard", shard, *COMMON, "-q"]
-    return begin(*command, env=environment(BATCHGEN_FAULT=fault), stderr=subprocess.DEVNULL)
-
-
-def wait_for_parts(out: Path, process: subprocess.Popen[bytes], more: int = 1) -> None:
-    """Until that many more parts lie there, or the process has ended."""
-    folder = Path(f"{out}.ckpt") / "parts"
-    before = len(list(folder.glob("part-*")))
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("part-*"))) < before + more and process.poll() is None:
-        assert time.monotonic() < deadline, "no part came"
-        time.sleep(0.005)
+    return begin(*command, fault=fault, heard=False)
 
 
 def whole_run(source: Path, tmp_path: Path) -> Path:
@@ -67,9 +58,9 @@ def test_shards_of_random_numbers_killed_and_stopped_end_as_one_run(
 ) -> None:
     out, chosen = tmp_path / "out.parquet", random.Random(11)
     for turn in range(7):
-        count = chosen.choice([1, 2, 3, 5])
+        count, before = chosen.choice([1, 2, 3, 5]), len(parts_of(out))
         process = start(source, out, f"{chosen.randrange(count)}/{count}")
-        wait_for_parts(out, process)
+        wait_for_parts(process, out, before + 1)
         time.sleep(chosen.uniform(0, 0.1))
         polite = turn % 3 == 2
         process.send_signal(signal.SIGTERM if polite else signal.SIGKILL)
@@ -92,7 +83,7 @@ def test_an_unsharded_run_completes_killed_shards(source: Path, tmp_path: Path) 
     out = tmp_path / "out.parquet"
     for shard in ("0/4", "3/4"):
         process = start(source, out, shard)
-        wait_for_parts(out, process, 2)
+        wait_for_parts(process, out, 2)
         process.kill()
         process.wait()
     last = batchgen("run", "-i", source, "-o", out, *COMMON)
@@ -105,7 +96,7 @@ def test_an_unsharded_run_completes_killed_shards(source: Path, tmp_path: Path) 
 def test_status_and_merge_while_shards_run(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     shards = [start(source, out, f"{i}/2") for i in range(2)]
-    wait_for_parts(out, shards[0], 2)
+    wait_for_parts(shards[0], out, 2)
     try:
         seen = json.loads(batchgen("status", out, "--json").stdout)
         assert seen["state"] == "running"
@@ -116,12 +107,7 @@ def test_status_and_merge_while_shards_run(source: Path, tmp_path: Path) -> None
         held = batchgen("merge", out)
         assert held.returncode == 5
         assert "/2) is being written by process" in held.stderr
-        patient = begin(
-            *("merge", out, "--lock", "wait", "--rows", ROWS),
-            env=environment(),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        patient = begin("merge", out, "--lock", "wait", "--rows", ROWS)
         shards[1].kill()
         shards[0].send_signal(signal.SIGTERM)
         assert shards[0].wait() == 75

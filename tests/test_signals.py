@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from echo_runs import batchgen, begin, environment, prompts, stable, write_rows
+from echo_runs import batchgen, begin, prompts, stable, write_rows
 
 from batchgen.errors import StoppedError
 from batchgen.job.flow.signals import Stop
@@ -21,13 +21,7 @@ STUCK = "slow:at=engine.step,seconds=60"
 
 def start(source: Path, out: Path, fault: str, *more: object) -> subprocess.Popen[str]:
     """A run that holds its output and is at work."""
-    process = begin(
-        *("run", "-i", source, "-o", out, "--engine", "echo", *more),
-        env=environment(BATCHGEN_FAULT=fault),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = begin("run", "-i", source, "-o", out, "--engine", "echo", *more, fault=fault)
     wait_for(process, Path(f"{out}.ckpt"), "manifest.json")
     return process
 
@@ -151,8 +145,7 @@ def test_a_signal_ends_the_waiting_at_the_door_of_a_job(tmp_path: Path, source: 
     door = OutputLock(Path(f"{out}.ckpt"), out, "somebody else", "-door")
     door.acquire()
     for more in ([], ["--shard", "0/2"], ["--lock", "wait"], ["--shard", "0/2", "--incremental"]):
-        command = ["run", "-i", source, "-o", out, "--engine", "echo", *more]
-        process = begin(*command, env=environment(), stderr=subprocess.PIPE, text=True)
+        process = begin("run", "-i", source, "-o", out, "--engine", "echo", *more)
         time.sleep(1.2)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)

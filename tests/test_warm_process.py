@@ -22,10 +22,9 @@ def test_a_command_is_a_process_of_its_own(
         monkeypatch.setenv("BATCHGEN_TESTS_COLD", "1")
     write_rows(tmp_path / "in.jsonl", prompts(3))
     args = ["run", "-i", "in.jsonl", "-o", "out.parquet", "--engine", "echo"]
-    env = environment(BATCHGEN_FAULT=WAITS)
-    begin("--help", env=env, stdout=subprocess.DEVNULL).wait()
+    begin("--help", heard=False).wait()
     before = len(os.listdir("/proc/self/fd"))
-    process = begin(*args, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = begin(*args, fault=WAITS, cwd=tmp_path)
     assert isinstance(process, warm_process.Forked) != cold
     while not (tmp_path / "out.parquet.ckpt" / "manifest.json").exists():
         assert process.poll() is None
@@ -36,7 +35,7 @@ def test_a_command_is_a_process_of_its_own(
     links = [os.readlink(file) for file in (about / "fd").iterdir()]
     assert not [link for link in links[3:] if link.startswith("socket")]
     process.send_signal(signal.SIGKILL)
-    assert process.communicate() == (b"", b"")
+    assert process.communicate() == ("", "")
     assert process.returncode == -signal.SIGKILL
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -47,14 +46,15 @@ def test_it_has_what_the_environment_says_and_nothing_of_the_one_before(tmp_path
         given = {"BATCHGEN_MAX_TOKENS": tokens} if tokens else {}
         process = begin(
             *("run", "-i", "in.jsonl", "-o", f"{tokens}.parquet", "--engine", "echo"),
-            env=environment(**given), cwd=tmp_path, text=True, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            env=environment(**given),
+            cwd=tmp_path,
+        )
         said, _ = process.communicate()
         summary = summary_of(subprocess.CompletedProcess((), 0, said, ""))
         assert (summary["completion_tokens"] == 6) == (tokens == "2")
 
 
 def test_one_whose_imports_would_differ_is_started_anew(tmp_path: Path) -> None:
-    process = begin("--help", env=environment(HF_HOME=str(tmp_path)), stdout=subprocess.PIPE)
+    process = begin("--help", env=environment(HF_HOME=str(tmp_path)))
     assert not isinstance(process, warm_process.Forked)
-    assert process.communicate()[0].startswith(b"Usage:")
+    assert process.communicate()[0].startswith("Usage:")
