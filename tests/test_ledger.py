@@ -37,15 +37,6 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_finished_job_is_recognised_without_a_write(tmp_path: Path) -> None:
-    finished_job(tmp_path)
-    before = snapshot(tmp_path)
-    with open_ledger(tmp_path) as again:
-        assert again.finished is not None
-        assert again.finished.rows == 5
-    assert snapshot(tmp_path) == before
-
-
 def test_other_settings_are_refused_and_nothing_is_touched(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as ledger:
         ledger.append(rows_of([0, 1]))

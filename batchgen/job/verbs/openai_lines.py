@@ -87,14 +87,8 @@ def _chat_completion(samples: Sequence[Row], model: str, key: str) -> dict[str, 
         }
         for row in samples
     ]
-    return {
-        "id": f"chatcmpl-{key}",
-        "object": "chat.completion",
-        "created": _created(samples),
-        "model": model,
-        "choices": choices,
-        "usage": _usage(samples),
-    }
+    head = {"id": f"chatcmpl-{key}", "object": "chat.completion"}
+    return head | _of_choices(samples, model, choices)
 
 
 def _message(row: Row) -> dict[str, Any]:
@@ -117,9 +111,14 @@ def _completion(samples: Sequence[Row], model: str, key: str) -> dict[str, Any]:
         }
         for row in samples
     ]
+    head = {"id": f"cmpl-{key}", "object": "text_completion"}
+    return head | _of_choices(samples, model, choices)
+
+
+def _of_choices(
+    samples: Sequence[Row], model: str, choices: list[dict[str, Any]]
+) -> dict[str, Any]:
     return {
-        "id": f"cmpl-{key}",
-        "object": "text_completion",
         "created": _created(samples),
         "model": model,
         "choices": choices,
