@@ -13,7 +13,8 @@ from echo_runs import batchgen, prompts, stable, summary_of, write_rows
 from batchgen.devices import num_gpus
 from batchgen.engine.processes.devices import own_device, parse_devices
 from batchgen.engine.processes.fleet import Fleet, start_fleet
-from batchgen.engine.request import Completion, Request, SamplingParams
+from batchgen.engine.processes.wire import Load, Loaded
+from batchgen.engine.request import Completion, EngineStats, Request, SamplingParams
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
 
 CORE = min(os.sched_getaffinity(0))
@@ -34,8 +35,8 @@ def finish(fleet: Fleet) -> dict[int, Completion]:
     return done
 
 
-def request(number: int, prompt: Sequence[int] | None = None) -> Request:
-    return Request(number, prompt or [number, 1, 2], SamplingParams(max_tokens=5))
+def request(number: int, prompt: Sequence[int] | None = None, max_tokens: int = 5) -> Request:
+    return Request(number, prompt or [number, 1, 2], SamplingParams(max_tokens=max_tokens))
 
 
 def test_every_request_is_answered_once_with_its_own_tokens(fleet: Fleet) -> None:
@@ -90,6 +91,31 @@ def test_what_a_process_refuses_is_its_requests_error(fleet: Fleet) -> None:
         fleet.add(request(1, list(range(100))))
     assert refused.value.code is ErrorCode.PROMPT_TOO_LONG
     assert fleet.num_unfinished == 0
+
+
+class Idle:
+    """A process that was given requests and did nothing yet."""
+
+    def __init__(self, max_num_seqs: int) -> None:
+        self.loaded = Loaded(1 << 20, max_num_seqs, EngineStats())
+        self.assigned: dict[int, Request] = {}
+        self.begun: set[int] = set()
+
+    def send(self, message: object) -> None:
+        """Nobody listens."""
+
+
+def test_few_requests_are_dealt_evenly_and_the_longest_come_first() -> None:
+    one, two = Idle(64), Idle(64)
+    fleet = Fleet([one, two], Load(None))  # type: ignore[list-item]
+    for number in range(10):
+        fleet.add(request(number, max_tokens=number + 1))
+    fleet._give_out()
+    assert [list(one.assigned), list(two.assigned)] == [[9, 7, 5, 3, 1], [8, 6, 4, 2, 0]]
+    for number in range(10, 300):
+        fleet.add(request(number, max_tokens=5))
+    fleet._give_out()
+    assert len(one.assigned) == len(two.assigned) == 64 + 16
 
 
 def test_an_aborted_request_is_never_answered(fleet: Fleet) -> None:

@@ -161,23 +161,25 @@ class Fleet:
         return None
 
     def _give_out(self) -> None:
+        self._deal()
         for process in self._processes:
-            if process.loaded is None:
-                continue
-            if process not in self._trials:
-                self._fill(process, process.loaded.max_num_seqs)
-            if not process.assigned:
+            if process.loaded is not None and not process.assigned:
                 self._find_work(process)
 
-    def _fill(self, process: EngineProcess, num_seqs: int) -> None:
-        """Up to what it computes at once, and some to go on with while the next come."""
-        batch: list[int] = []
-        while len(process.assigned) + len(batch) < num_seqs + max(2, num_seqs // 4):
-            request_id = self._pop()
-            if request_id is None:
-                break
-            batch.append(request_id)
-        self._give(process, batch)
+    def _deal(self) -> None:
+        """Each to who has most room: for what it computes at once, and some while the next come."""
+        room = {
+            p: p.loaded.max_num_seqs + max(2, p.loaded.max_num_seqs // 4) - len(p.assigned)
+            for p in self._processes
+            if p.loaded is not None and p not in self._trials
+        }
+        hands: dict[EngineProcess, list[int]] = {process: [] for process in room}
+        while max(room.values(), default=0) > 0 and (request_id := self._pop()) is not None:
+            process = max(room, key=lambda process: room[process])
+            hands[process].append(request_id)
+            room[process] -= 1
+        for process, batch in hands.items():
+            self._give(process, batch)
 
     def _find_work(self, idle: EngineProcess) -> None:
         """For a process that has none: half of what another has not begun, or a suspect alone."""
@@ -194,8 +196,7 @@ class Fleet:
             self._try_suspect(idle)
 
     def _try_suspect(self, idle: EngineProcess) -> None:
-        suspect = self._trials.take(idle)
-        if suspect is not None:
+        if (suspect := self._trials.take(idle)) is not None:
             self._give(idle, [suspect])
 
     def _give(self, process: EngineProcess, request_ids: Sequence[int]) -> None:
