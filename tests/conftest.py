@@ -32,7 +32,17 @@ for _number, _handler in (
         signal.signal(_number, _handler)
 
 
+_LONGEST = (
+    *("test_a_longer_input_takes", "in_the_interpreter", "test_the_first_command_runs"),
+    *("test_no_warning_of_a_dependency", "test_kills_and_faults_at_random", "test_killed_anywhere"),
+    *("test_killed_at_a_dozen", "test_shards_of_random_numbers", "test_any_sequence_of_shardings"),
+    *("test_processes_that_compile_at_once", "test_code_beside_a_model"),
+)
+"""Begun first: at the end, one of them would keep a worker after the others have gone."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not any(name in item.nodeid for name in _LONGEST))
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,21 @@ def steady(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in CHANGING} for row in rows]
 
 
-@pytest.fixture
-def whole(tmp_path: Path) -> Path:
-    """The same rows as one Parquet file."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input, and its rows as one Parquet file."""
+    folder = tmp_path_factory.mktemp("whole")
     rows = prompts(300)
     rows[7] = {"id": "bad"}
-    write_rows(tmp_path / "in.jsonl", [{**row, "n": 2} for row in rows])
-    assert run(tmp_path / "whole.parquet").exit_code == 3
+    write_rows(folder / "in.jsonl", [{**row, "n": 2} for row in rows])
+    assert run(folder / "whole.parquet").exit_code == 3
+    return folder
+
+
+@pytest.fixture
+def whole(made: Path, tmp_path: Path) -> Path:
+    """The rows as one Parquet file, in a folder of the test's own."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path / "whole.parquet"
 
 

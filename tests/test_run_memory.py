@@ -14,7 +14,7 @@ from ledger_tools import make_row
 from batchgen.job.storage.part_writer import PartWriter
 from batchgen.job.storage.parts import Columns
 
-FEW, MANY = 200_000, 320_000  # past most of what the final merge holds at once
+FEW, MANY = 150_000, 270_000  # past most of what the final merge holds at once
 PROMPT = "a prompt of about a hundred characters, as people write them when they are in a hurry, "
 POOL = "ARROW_DEFAULT_MEMORY_POOL"
 POOL_OF_A_COMMAND = """

@@ -9,8 +9,10 @@ import shutil
 import signal
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -149,18 +151,39 @@ def test_a_token_of_the_environment_is_cut_out_too(monkeypatch: pytest.MonkeyPat
     assert redacted("header not-like-a-token end") == "header *** end"
 
 
+class Empty(BaseHTTPRequestHandler):
+    """A server without files."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    """The address of a server near by, with a password."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Empty) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://somebody:s3cret-word@127.0.0.1:{server.server_port}/data"
+        server.shutdown()
+
+
 @pytest.mark.parametrize(
     "args",
-    [["-i", f"{URL}/x.jsonl", "--engine", "echo"], ["--model", URL], ["--model", f"x/{SECRET}"]],
+    [["-i", "WEB/x.jsonl", "--engine", "echo"], ["--model", URL], ["--model", f"x/{SECRET}"]],
 )
 def test_no_secret_of_the_command_line_is_repeated(
-    tmp_path: Path, source: Path, args: list[str]
+    tmp_path: Path, source: Path, web: str, args: list[str]
 ) -> None:
-    given = args if "-i" in args else ["-i", str(source), *args]
+    given = [arg.replace("WEB", web) for arg in args]
+    given = given if "-i" in args else ["-i", str(source), *args]
     result = batchgen(
         "run", *given, "-o", tmp_path / "o.parquet", "-v", HF_TOKEN=SECRET, HF_HUB_OFFLINE="1"
     )
     assert result.returncode in (2, 66)
+    assert "-i" not in args or "/data/x.jsonl" in result.stderr
     assert "s3cret-word" not in result.stdout + result.stderr
     assert SECRET not in result.stdout + result.stderr
 

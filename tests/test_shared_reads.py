@@ -165,7 +165,7 @@ def check(
     dtype: torch.dtype,
     cache_dtype: torch.dtype,
     block_size: int = 16,
-    num_rows: int = 16,
+    num_rows: int = 12 if INTERPRETED else 16,
     trunk: int = 4,
     page: int = 4,
 ) -> None:

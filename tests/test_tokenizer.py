@@ -108,28 +108,31 @@ def test_an_empty_prompt_is_the_bos_alone_or_nothing(tmp_path: Path) -> None:
     assert codec_of(make(tmp_path / "b", "qwen2")).encode_batch([""]) == [[]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_without_torch_the_ids_are_the_same(tmp_path: Path, kind: str) -> None:
-    folder = make(tmp_path / "m", kind)
-    program = """
+WITHOUT_TORCH = """
 import json, sys
 from batchgen.job.model.files import resolve_model
 from batchgen.job.text.tokenizer import load_codec
-codec = load_codec(resolve_model(sys.argv[1]), hide_torch=True)
-ids = codec.encode_batch(json.loads(sys.argv[2])) + [codec.render(json.loads(sys.argv[3]))]
-assert "torch" not in sys.modules and "transformers" not in sys.modules
-print(json.dumps([ids, codec.decode_batch(ids)]))
+for folder in sys.argv[3:]:
+    codec = load_codec(resolve_model(folder), hide_torch=True)
+    ids = codec.encode_batch(json.loads(sys.argv[1])) + [codec.render(json.loads(sys.argv[2]))]
+    assert "torch" not in sys.modules and "transformers" not in sys.modules
+    print(json.dumps([ids, codec.decode_batch(ids)]))
 """
-    arguments = [str(folder), json.dumps(TEXTS), json.dumps(CHATS[1])]
+
+
+def test_without_torch_the_ids_are_the_same(tmp_path: Path) -> None:
+    folders = [make(tmp_path / kind, kind) for kind in KINDS]
+    arguments = [json.dumps(TEXTS), json.dumps(CHATS[1]), *map(str, folders)]
     ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, *arguments],
+        [sys.executable, "-W", "error", "-c", WITHOUT_TORCH, *arguments],
         capture_output=True,
         text=True,
         check=True,
     )
-    codec = codec_of(folder)
-    ids = [*codec.encode_batch(TEXTS), codec.render(CHATS[1])]
-    assert json.loads(ran.stdout) == [ids, codec.decode_batch(ids)]
+    for kind, folder, line in zip(KINDS, folders, ran.stdout.splitlines(), strict=True):
+        codec = codec_of(folder)
+        ids = [*codec.encode_batch(TEXTS), codec.render(CHATS[1])]
+        assert json.loads(line) == [ids, codec.decode_batch(ids)], kind
     assert ran.stderr == ""
 
 
