@@ -14,6 +14,7 @@ What is about imports or the very start of a command calls `subprocess` itself.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import inspect
@@ -88,6 +89,12 @@ class Server:
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """It ends when nobody can ask any more."""
+        self._socket.close()
+        self._process.wait()
 
     def fork(self, request: Mapping[str, Any], streams: list[int]) -> int:
         """Its process id; it is a child of this process."""
