@@ -35,7 +35,7 @@ def _failure_of(sequence: Sequence, vocab_size: int) -> RowFailure:
     names = _names(params, sequence.request.constraint is not None)
     if words.any() and num_tokens < params.min_tokens:
         names.append("min_tokens")
-        words &= ~bits_of(sequence.stop_ids(), vocab_size)
+        words &= ~bits_of(sequence.stop_ids, vocab_size)
     if words.any():
         return NAN_FAILURE
     text = f"{' and '.join(names)} together" if len(names) > 1 else names[0]
