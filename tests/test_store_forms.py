@@ -140,7 +140,7 @@ def test_a_folder_s_large_files_leave_no_upload_that_is_billed(
 def test_processes_that_join_in_a_store_and_are_killed_write_each_row_once(
     folder: RemotePath, s3: Proxy, tmp_path: Path
 ) -> None:
-    rows = 400
+    rows = 240
     source, out = put_rows(folder, rows), folder / "out.parquet"
     whole = tmp_path / "whole.parquet"
     assert run("-i", write_rows(tmp_path / "in.jsonl", prompts(rows)), "-o", whole) == 0
