@@ -6,16 +6,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batchgen.errors import OutputUnwritableError, UsageError
 from batchgen.job.input.sources import Source, SourceKind, same_file
 from batchgen.job.redaction import redacted
 from batchgen.job.rows import FirstFailure
 from batchgen.job.stores.places import Place
-
-if TYPE_CHECKING:
-    from batchgen.job.flow.first_failures import FirstFailure
 
 __all__ = ["TOO_MANY_FAILURES", "FailureLimit", "Summary", "check_summary", "write_summary"]
 
