@@ -176,15 +176,21 @@ def many(folder: Path) -> Path:
     return write_rows(folder / "many.jsonl", rows)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, folders: Path) -> Path:
+    """These rows, and the output of an unbroken job."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert job_of(folders, many(folder), folder / "out.parquet").cached_tokens > 0
+    return folder
+
+
 def test_adapters_with_the_prefix_cache_give_what_they_give_without_it(
-    tmp_path: Path, folders: Path
+    tmp_path: Path, folders: Path, whole: Path
 ) -> None:
-    source = many(tmp_path)
-    summary = job_of(folders, source, tmp_path / "with.parquet")
-    assert summary.cached_tokens > 0
-    job_of(folders, source, tmp_path / "without.parquet", enable_prefix_caching=False)
-    cached = stable(tmp_path / "with.parquet").to_pylist()
-    for one, other in zip(cached, stable(tmp_path / "without.parquet").to_pylist(), strict=True):
+    plain = tmp_path / "without.parquet"
+    job_of(folders, whole / "many.jsonl", plain, enable_prefix_caching=False)
+    cached = stable(whole / "out.parquet").to_pylist()
+    for one, other in zip(cached, stable(plain).to_pylist(), strict=True):
         for name in ("completion", "choice", "finish_reason", "status"):
             assert one[name] == other[name], one["id"]
         scored = one["prompt_logprob_sum"], other["prompt_logprob_sum"]
@@ -198,10 +204,12 @@ def test_adapters_with_the_prefix_cache_give_what_they_give_without_it(
         assert len({a, none, b}) == 3
 
 
-def test_a_killed_job_with_adapters_goes_on_to_the_same_file(tmp_path: Path, folders: Path) -> None:
+def test_a_killed_job_with_adapters_goes_on_to_the_same_file(
+    tmp_path: Path, folders: Path, whole: Path
+) -> None:
     copies = tmp_path / "adapters"
     shutil.copytree(folders, copies)
-    source, out, whole = many(tmp_path), tmp_path / "out.parquet", tmp_path / "whole.parquet"
+    source, out = whole / "many.jsonl", tmp_path / "out.parquet"
     killed = batchgen(
         "run", "--in", source, "--out", out, "--adapter", f"a={copies / 'a'}", "--adapter",
         f"b={copies / 'b'}", "--device", "cpu", "--dtype", "float32", "--max-tokens", 5,
@@ -218,5 +226,4 @@ def test_a_killed_job_with_adapters_goes_on_to_the_same_file(tmp_path: Path, fol
     weights.write_bytes(kept)
     resumed = job_of(copies, source, out)
     assert 0 < resumed.reused < resumed.rows
-    job_of(copies, source, whole)
-    assert stable(out) == stable(whole)
+    assert stable(out) == stable(whole / "out.parquet")
