@@ -93,6 +93,7 @@ class Server:
 
     def close(self) -> None:
         """It ends when nobody can ask any more."""
+        self._socket.shutdown(socket.SHUT_RDWR)  # whoever else has it open
         self._socket.close()
         self._process.wait()
 
