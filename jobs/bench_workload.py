@@ -1,7 +1,7 @@
 """What the CPU benchmarks share: rows of fixed lengths, a batchgen run, and a look at the machine.
 
 Lengths are seeded and skewed to short ones: 64 rows, prompts of 20 to 300 and outputs of 8 to 256
-tokens. The text is sample_data/prompts.jsonl; EOS is ignored, so every run does the same work.
+tokens. The text is sample_data/general.jsonl; EOS is ignored, so every run does the same work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batchgen.job.model.files import resolve_model
 from batchgen.job.text.tokenizer import load_codec
 from batchgen.report.workloads import WorkItem
 
-PROMPTS = Path(__file__).parent.parent / "sample_data" / "prompts.jsonl"
+PROMPTS = Path(__file__).parent.parent / "sample_data" / "general.jsonl"
 BUSY_CORES = 0.35
 SIX_VARIED = ((12, 20), (30, 40), (8, 60), (45, 100), (20, 30), (60, 500))
 

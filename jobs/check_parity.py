@@ -28,7 +28,7 @@ from batchgen.engine.request import Request, SamplingParams
 
 NEAR_TIE = 1e-4
 SAMPLES = Path(__file__).parent.parent / "sample_data"
-PROMPTS = [SAMPLES / "prompts.jsonl", SAMPLES / "questions.jsonl"]
+PROMPTS = [SAMPLES / "general.jsonl", SAMPLES / "questions.jsonl"]
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,8 @@ def _words(options: argparse.Namespace) -> None:
     from builtin.messages import Writer
     from builtin.words import common_words, make_words, save_words
 
-    texts = [one.text for one in islice(Writer(options.seed).messages(), 60_000)]
-    words = make_words(options.teacher, texts, common_words(6000), options.size, options.seed)
+    texts = [one.text for one in islice(Writer(options.seed).messages(), 15_000)]
+    words = make_words(options.teacher, texts, common_words(7000), options.size, options.seed)
     save_words(words, options.out)
 
 
@@ -98,18 +98,17 @@ def _judge(folder: Path, name: str, device: str) -> None:
 
 
 def _answers(folder: Path, prompts: list[str], device: str) -> list[str]:
-    """transformers' own greedy answers, a prompt at a time."""
+    """transformers' own greedy answers, all prompts in one batch padded on the left."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
-    found = []
-    for prompt in prompts:
-        chat = [{"role": "user", "content": prompt}]
-        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
-        out = model.generate(torch.tensor([ids], device=device), max_new_tokens=80, do_sample=False)
-        found.append(tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True))
-    return found
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    rows = [tokenizer.apply_chat_template(c, add_generation_prompt=True)["input_ids"] for c in chats]
+    width = max(map(len, rows))
+    ids = torch.tensor([[2] * (width - len(row)) + row for row in rows], device=device)
+    out = model.generate(ids, attention_mask=(ids != 2).long(), max_new_tokens=80, do_sample=False)
+    return tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
 
 
 def _read(text: str) -> dict[str, object]:

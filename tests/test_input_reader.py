@@ -212,7 +212,7 @@ def test_extras_of_the_first_rows_are_settled_and_late_ones_come_with_their_row(
 def test_the_sample_files_say_the_same(tmp_path: Path) -> None:
     folder = Path(__file__).parent.parent / "sample_data"
     lines, table = (
-        list(Reader(InputSpec((str(folder / f"prompts.{suffix}"),))))
+        list(Reader(InputSpec((str(folder / f"general.{suffix}"),))))
         for suffix in ("jsonl", "parquet")
     )
     assert len(lines) >= 60

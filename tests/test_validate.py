@@ -25,7 +25,7 @@ def call(*arguments: str) -> Result:
 
 
 def test_a_good_file_exits_0() -> None:
-    for name in ("prompts.jsonl", "prompts.parquet", "chat.jsonl"):
+    for name in ("prompts.jsonl", "general.jsonl", "general.parquet", "chat.jsonl"):
         result = call("--in", str(SAMPLES / name))
         assert result.exit_code == 0, result.output
         assert "0 bad" in result.stdout

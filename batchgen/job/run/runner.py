@@ -164,7 +164,10 @@ class _Job:
         )
         files.check_supported()
         if files.builtin:
-            self._say(f"no --model given: using the built-in model {files.name}")
+            self._say(
+                f"no --model given: using the built-in model {files.name} "
+                "(reads support messages; for anything else give --model)"
+            )
         return files
 
     def reader(self) -> Reader:
