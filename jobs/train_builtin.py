@@ -88,7 +88,9 @@ def _judge(folder: Path, name: str, device: str) -> None:
     lines = (_SAMPLES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     gold = [json.loads(line) for line in lines]
     said = [_read(text) for text in _answers(folder, [one["prompt"] for one in gold], device)]
-    right = [[one.get(f) == row.get(f) for f in _FIELDS] for one, row in zip(said, gold, strict=True)]
+    right = [
+        [one.get(f) == row.get(f) for f in _FIELDS] for one, row in zip(said, gold, strict=True)
+    ]
     counts = ", ".join(f"{f} {sum(r[at] for r in right)}" for at, f in enumerate(_FIELDS))
     print(f"{name}: {sum(map(all, right))} of {len(gold)} wholly right; {counts}", flush=True)
     if name.endswith("dev"):
@@ -104,7 +106,9 @@ def _answers(folder: Path, prompts: list[str], device: str) -> list[str]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    rows = [tokenizer.apply_chat_template(c, add_generation_prompt=True)["input_ids"] for c in chats]
+    rows = [
+        tokenizer.apply_chat_template(c, add_generation_prompt=True)["input_ids"] for c in chats
+    ]
     width = max(map(len, rows))
     ids = torch.tensor([[2] * (width - len(row)) + row for row in rows], device=device)
     out = model.generate(ids, attention_mask=(ids != 2).long(), max_new_tokens=80, do_sample=False)

@@ -26,7 +26,7 @@ _ORDER, _AMOUNT = "\ue000", "\ue100"
 """Marks of values while the text around them is written; amounts count up from theirs."""
 _NOUN = re.compile(r"\b(?:my|the|this|our) (?:order|parcel|package|delivery|shipment|purchase)\b")
 _VALUES_APART = re.compile(f"[{_ORDER}{_AMOUNT}-\ue1ff]")
-_LONG = 0.02
+_LONG, _SPLICED = 0.02, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Writer:
 
     def _any_name(self, slot: Slot) -> Slot:
         def draw(rng: random.Random) -> str:
-            if self._names and rng.random() < 0.12:
+            if self._names and rng.random() < 0.15:
                 return rng.choice(self._names)
             return slot(rng)
 
@@ -123,19 +123,30 @@ class Writer:
 
     def _parts(self, label: str, rng: random.Random) -> list[str]:
         """The message's sentences, without case or final points."""
-        core = self._with_order(self._cores[label].draw(rng, self._slots), label)
+        core = self._with_order(self._core(label), label)
         if label == "other":
             return self._other(core, rng)
         parts = [core]
         before = _BEFORE.get(label)
         if before and rng.random() < 0.35:
-            parts.insert(0, self._cores[rng.choice(before)].draw(rng, self._slots))
+            parts.insert(0, self._core(rng.choice(before)))
         elif rng.random() < 0.3:
-            parts.insert(rng.randrange(2), self._cores[label].draw(rng, self._slots))
+            parts.insert(rng.randrange(2), self._core(label))
+        elif label != "praise":
+            self._insert(parts, "kind", 0.06, first=True)
         return self._framed(parts, label, rng)
 
+    def _core(self, label: str) -> str:
+        """A phrase that carries the label; now and then the two halves of two such."""
+        rng = self._rng
+        core = self._cores[label].draw(rng, self._slots)
+        if rng.random() < _SPLICED:
+            first, second = core.split(" "), self._cores[label].draw(rng, self._slots).split(" ")
+            return " ".join(first[: len(first) // 2 + 1] + second[len(second) // 2 :])
+        return core
+
     def _framed(self, parts: list[str], label: str, rng: random.Random) -> list[str]:
-        plain = rng.random() < 0.3
+        plain = rng.random() < 0.45
         self._insert(parts, "amountsentence", 0.1 if label not in ("account", "delivery") else 0.03)
         if not any(_ORDER in part for part in parts):
             self._insert(parts, "order", 0.45 if label not in ("account", "praise") else 0.22)
@@ -152,9 +163,11 @@ class Writer:
         self._insert(parts, "closing", 0.1 if plain else 0.3, last=True)
         return parts
 
-    def _insert(self, parts: list[str], section: str, chance: float, last: bool = False) -> None:
+    def _insert(
+        self, parts: list[str], section: str, chance: float, last: bool = False, first: bool = False
+    ) -> None:
         if self._rng.random() < chance:
-            at = len(parts) if last else self._rng.randint(0, len(parts))
+            at = len(parts) if last else 0 if first else self._rng.randint(0, len(parts))
             parts.insert(at, self._draw(section))
 
     def _other(self, core: str, rng: random.Random) -> list[str]:
@@ -180,7 +193,9 @@ class Writer:
         if found and rng.random() < 0.25:
             return core[: found.start()] + self._draw("orderword") + core[found.end() :]
         if rng.random() < 0.08:
-            joint = rng.choice((" (order {})", ", order {}", " from order {}", " #{}", ", #{}", " ({})"))
+            joint = rng.choice(
+                (" (order {})", ", order {}", " from order {}", " #{}", ", #{}", " ({})")
+            )
             return core + joint.format(_ORDER)
         return core
 
@@ -191,14 +206,18 @@ def _joined(parts: list[str], style: Style, rng: random.Random) -> str:
     ends = rng.choice((".", ".", ".", "!", "?", "!!", "?!", "..."))
     text = ""
     for at, part in enumerate(parts):
-        asks = re.match(r"(?i)(what|who|where|when|why|how|can|could|do|does|is|are|will|which)\b", part)
+        asks = re.match(
+            r"(?i)(what|who|where|when|why|how|can|could|do|does|is|are|will|which)\b", part
+        )
         if not style.lower or rng.random() < 0.2:
             part = part[:1].upper() + part[1:]
         if at == len(parts) - 1:
             return text + part + ("" if not style.points else "?" if asks else ends)
         end = "?" if asks and rng.random() < 0.8 else rng.choice((".", ".", ".", ends, ",", ":"))
         chosen = joint if joint is not None else f"{end} "
-        text += part + (chosen if style.points or joint is not None else rng.choice((" ", ", ", ". ")))
+        text += part + (
+            chosen if style.points or joint is not None else rng.choice((" ", ", ", ". "))
+        )
     return text
 
 

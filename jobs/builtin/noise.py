@@ -52,6 +52,7 @@ _LITTLE = (
     "apparently so then finally obviously sadly unfortunately somehow kindly well"
 ).split()
 _WORD = re.compile(r"[A-Za-z']+")
+_CAREFUL = 0.4
 
 
 class Style:
@@ -62,13 +63,18 @@ class Style:
         self.lower = kind < 0.24
         self.upper = 0.24 <= kind < 0.27
         self.contract = rng.choice((0.0, 0.5, 1.0))
-        self.short = rng.choice((0.0, 0.0, 0.0, 0.1, 0.5)) if not self.lower else rng.choice((0, 0.2, 0.6))
+        self.short = (
+            rng.choice((0.0, 0.0, 0.0, 0.1, 0.5)) if not self.lower else rng.choice((0, 0.2, 0.6))
+        )
         self.synonym = rng.choice((0.0, 0.1, 0.4))
         self.little = rng.choice((0.0, 0.0, 0.0, 0.1, 0.3))
         self.drop = rng.choice((0.0, 0.0, 0.0, 0.0, 0.02, 0.06))
         self.slips = rng.choice((0, 0, 0, 0, 1, 1, 2, 3))
         self.apostrophes = rng.random() > (0.5 if self.lower else 0.1)
         self.points = rng.random() > (0.5 if self.lower else 0.03)
+        if rng.random() < _CAREFUL:
+            self.short = self.little = self.drop = 0.0
+            self.slips = 0
 
 
 def write(text: str, style: Style, rng: random.Random) -> str:

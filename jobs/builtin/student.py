@@ -48,7 +48,10 @@ def finish_tokenizer(teacher: dict[str, Any], kept: list[str]) -> Tokenizer:
     pieces["normalizer"] = None
     pieces["post_processor"] = {
         "type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": BOS, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "single": [
+            {"SpecialToken": {"id": BOS, "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {BOS: {"id": BOS, "ids": [0], "tokens": [BOS]}},
     }

@@ -24,10 +24,14 @@ _SYSTEMS = [
     "Read the customer's message and return its label and fields as JSON.", "You label support messages.",
 ]  # fmt: skip
 _RAW, _SYSTEM, _MOST_TOKENS = 0.1, 0.08, 900
-_WARMUP, _WEIGHT_DECAY, _FLOOR = 0.02, 0.05, 0.02
-_SWAPS = (0.0, 0.0, 0.08, 0.2)
-"""How often a word of a row is swapped for a near one, drawn a row."""
-_WORDS_SLOWER = 0.2
+_WARMUP, _WEIGHT_DECAY, _FLOOR = 0.02, 0.1, 0.02
+_SWAPS, _STRAYS = (0.0, 0.05, 0.15, 0.3), (0.0, 0.0, 0.05, 0.12)
+"""How often a word of a row is swapped for a near one, or for any word, drawn a row."""
+_WORDS_SLOWER = 0.1
+_DROPOUT, _BLUR = 0.1, 0.25
+"""Of a block's output and of the words' vectors; noise on these, in parts of their own size."""
+_MEAN_FROM, _MEAN = 0.5, 0.998
+"""The weights kept are a running mean over this last share of the time: how much of it stays a step."""
 
 
 class Rows:
@@ -49,7 +53,9 @@ class Rows:
         inside = at < lengths[:, None]
         places = np.where(inside, self.bounds[picked][:, None] + at, 0)
         ids = np.where(inside, self.ids[places], 2)
-        return torch.from_numpy(ids), torch.from_numpy(inside & (at >= self.answers[picked][:, None]))
+        return torch.from_numpy(ids), torch.from_numpy(
+            inside & (at >= self.answers[picked][:, None])
+        )
 
 
 def make_rows(tokenizer: Tokenizer, count: int, seed: int, names: list[str], workers: int) -> Rows:
@@ -103,10 +109,14 @@ def train(
     model.to(device).train()
     words = model.model.embed_tokens.weight
     others = [weight for weight in model.parameters() if weight is not words]
-    groups = [{"params": others, "scale": 1.0}, {"params": [words], "scale": _WORDS_SLOWER, "weight_decay": 0.0}]
+    groups = [
+        {"params": others, "scale": 1.0},
+        {"params": [words], "scale": _WORDS_SLOWER, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=peak_lr, betas=(0.9, 0.95), weight_decay=_WEIGHT_DECAY,
                                   fused=device == "cuda")  # fmt: skip
-    near = neighbours.to(device)
+    near, mean = neighbours.to(device), []
+    hooks = _roughen(model)
     begin, losses = time.monotonic(), []
     for step, picked in enumerate(_batches(rows, tokens, seed)):
         gone = (time.monotonic() - begin) / seconds
@@ -121,8 +131,16 @@ def train(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.detach())
+        if gone >= _MEAN_FROM:
+            _keep_mean(mean, list(model.parameters()))
         if step % 200 == 0:
-            print(f"step {step} {time.monotonic() - begin:.0f} s loss {loss.item():.4f}", flush=True)
+            print(
+                f"step {step} {time.monotonic() - begin:.0f} s loss {loss.item():.4f}", flush=True
+            )
+    for hook in hooks:
+        hook.remove()
+    for weight, kept in zip(model.parameters(), mean, strict=False):
+        weight.data.copy_(kept)
     model.eval()
     return float(torch.stack(losses[-100:]).mean())
 
@@ -137,19 +155,50 @@ def _batches(rows: Rows, tokens: int, seed: int) -> Iterator[np.ndarray]:
         ahead = np.maximum.accumulate(lengths[order])
         while ends[-1] < len(order):
             start = ends[-1]
-            wide = -(-int(ahead[min(start + tokens // int(ahead[start]), len(order)) - 1]) // 16) * 16
+            wide = (
+                -(-int(ahead[min(start + tokens // int(ahead[start]), len(order)) - 1]) // 16) * 16
+            )
             ends.append(min(start + max(1, tokens // wide), len(order)))
         for at in rng.permutation(len(ends) - 1):
             yield order[ends[at] : ends[at + 1]]
 
 
+def _roughen(model: LlamaForCausalLM) -> list[torch.utils.hooks.RemovableHandle]:
+    """Drop-out behind every block and noise on the words' vectors while the model trains."""
+
+    def drop(module: torch.nn.Module, given: object, out: torch.Tensor) -> torch.Tensor:
+        return F.dropout(out, _DROPOUT)
+
+    def blur(module: torch.nn.Module, given: object, out: torch.Tensor) -> torch.Tensor:
+        size = out.detach().pow(2).mean(-1, keepdim=True).sqrt()
+        return F.dropout(out + _BLUR * size * torch.randn_like(out), _DROPOUT)
+
+    blocks = [b for layer in model.model.layers for b in (layer.mlp, layer.self_attn.o_proj)]
+    hooks = [block.register_forward_hook(drop) for block in blocks]
+    return [*hooks, model.model.embed_tokens.register_forward_hook(blur)]
+
+
+@torch.no_grad()
+def _keep_mean(mean: list[torch.Tensor], weights: list[torch.nn.Parameter]) -> None:
+    if not mean:
+        mean.extend(weight.detach().clone() for weight in weights)
+    torch._foreach_lerp_(mean, [weight.detach() for weight in weights], 1 - _MEAN)
+
+
 def _swapped(ids: torch.Tensor, answered: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
-    """Some words of the prompts replaced by words like them. ids: [num_rows, width]"""
-    chances = torch.tensor(_SWAPS, device=ids.device)
-    chance = chances[torch.randint(len(_SWAPS), (len(ids), 1), device=ids.device)]
-    swap = (torch.rand(ids.shape, device=ids.device) < chance) & ~answered
+    """Some words of the prompts replaced by words like them, a few by any. ids: [num_rows, width]"""
+    words = torch.nonzero(near[:, 0] != torch.arange(len(near), device=ids.device))[:, 0]
     which = torch.randint(near.shape[1], ids.shape, device=ids.device)
-    return torch.where(swap, near[ids, which], ids)
+    ids = torch.where(_chosen(_SWAPS, ids) & ~answered, near[ids, which], ids)
+    stray = _chosen(_STRAYS, ids) & ~answered & torch.isin(ids, words)
+    return torch.where(stray, words[torch.randint(len(words), ids.shape, device=ids.device)], ids)
+
+
+def _chosen(chances: tuple[float, ...], ids: torch.Tensor) -> torch.Tensor:
+    """[num_rows, width], bool: each row draws its chance"""
+    drawn = torch.tensor(chances, device=ids.device)
+    chance = drawn[torch.randint(len(chances), (len(ids), 1), device=ids.device)]
+    return torch.rand(ids.shape, device=ids.device) < chance
 
 
 def _schedule(gone: float) -> float:
@@ -158,7 +207,9 @@ def _schedule(gone: float) -> float:
     return min(gone / _WARMUP, _FLOOR + (1 - _FLOOR) * cosine)
 
 
-def _loss(model: LlamaForCausalLM, ids: torch.Tensor, answered: torch.Tensor, device: str) -> torch.Tensor:
+def _loss(
+    model: LlamaForCausalLM, ids: torch.Tensor, answered: torch.Tensor, device: str
+) -> torch.Tensor:
     """Over the answers' tokens; padding lies behind them, so causal attention needs no mask."""
     with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]

@@ -94,7 +94,9 @@ def _with_currency(rng: random.Random, number: str, code: str) -> str:
     if code in _WORDS and kind < 0.75:
         return f"{number} {rng.choice(_WORDS[code])}"
     code = code.lower() if rng.random() < 0.08 else code
-    return f"{code} {number}" if rng.random() < 0.2 else f"{number}{rng.choice((' ', ' ', ''))}{code}"
+    return (
+        f"{code} {number}" if rng.random() < 0.2 else f"{number}{rng.choice((' ', ' ', ''))}{code}"
+    )
 
 
 def _phone(rng: random.Random) -> str:
@@ -131,7 +133,9 @@ def _code(rng: random.Random) -> str:
 
 def _email(rng: random.Random) -> str:
     name = "".join(rng.choice(_CONSONANTS).lower() + rng.choice("aeiou") for _ in range(3))
-    return f"{name}{rng.choice(('', '.', '_', '7', '22'))}@example.{rng.choice(('com', 'org', 'net'))}"
+    return (
+        f"{name}{rng.choice(('', '.', '_', '7', '22'))}@example.{rng.choice(('com', 'org', 'net'))}"
+    )
 
 
 other_numbers = {

@@ -27,7 +27,7 @@ _PLAIN = re.compile(r"Ġ?[A-Z]?[a-z]*|Ġ?[^\w\s]{1,4}")
 _WORD = re.compile(r"Ġ[a-z]{3,}")
 _OFTEN = 10
 """In 15,000 messages: slips of the pen are no words."""
-_RANDOM, _RMS, _EVEN, _NEIGHBOURS = 0.3, 0.06, 0.5, 4
+_RANDOM, _RMS, _EVEN, _NEIGHBOURS = 0.3, 0.06, 0.5, 6
 
 _TELLING = frozenset(
     """refund refunded return returns returned returning cancel cancelled login password account
@@ -48,7 +48,7 @@ class Words:
         return sorted(t[1:] for t in self.tokenizer.get_vocab() if _WORD.fullmatch(t))
 
     def neighbours(self) -> torch.Tensor:
-        """[vocab_size, 4]: of a lower-case word the nearest ones, of all else itself."""
+        """[vocab_size, 6]: of a lower-case word the nearest ones, of all else itself."""
         found = torch.arange(len(self.vectors))[:, None].repeat(1, _NEIGHBOURS)
         vocabulary = self.tokenizer.get_vocab()
         words = {i for t, i in vocabulary.items() if _WORD.fullmatch(t) and t[1:] not in _TELLING}
@@ -69,7 +69,9 @@ def choose_vocabulary(
         left, right = merge.split(" ") if isinstance(merge, str) else merge
         parents.setdefault(left + right, (left, right))
     teacher = Tokenizer.from_str(json.dumps(pieces))
-    counts = Counter(t for e in teacher.encode_batch(list(texts), add_special_tokens=False) for t in e.tokens)
+    counts = Counter(
+        t for e in teacher.encode_batch(list(texts), add_special_tokens=False) for t in e.tokens
+    )
     wanted = [token for token, count in counts.most_common() if count >= _OFTEN]
     wanted += [f"Ġ{word}" for word in words]
     kept: dict[str, None] = {t: None for t in sorted(model["vocab"]) if len(t) == 1}
@@ -89,7 +91,9 @@ def _ancestors(token: str, parents: dict[str, tuple[str, str]]) -> list[str]:
     return [*_ancestors(left, parents), *_ancestors(right, parents), token]
 
 
-def make_words(teacher: Path, texts: Iterable[str], words: Iterable[str], size: int, seed: int) -> Words:
+def make_words(
+    teacher: Path, texts: Iterable[str], words: Iterable[str], size: int, seed: int
+) -> Words:
     """`teacher`: SmolLM2's GGUF file. `size`: tokens, the special ones included."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
