@@ -6,8 +6,8 @@
 
 The first step takes the vocabulary and its vectors from SmolLM2 (two minutes on a CPU); `--words`
 may also name the model's own folder, whose vectors are those. The second writes the messages that
-the model learns from (builtin/messages.py), trains it, and judges it on the messages written by hand
-in sample_data/. On one H200 it takes four minutes; `--device cpu --messages 20000` is for trying it.
+the model learns from (builtin/messages.py), trains it, and judges it on messages written by hand
+(sample_data/). On one H200 it takes four minutes; `--device cpu --messages 20000` is to try it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def _arguments() -> argparse.Namespace:
     train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     train.add_argument("--words", type=Path, required=True)
     train.add_argument("--out", type=Path, required=True)
-    train.add_argument("--messages", type=int, default=2_000_000)
-    train.add_argument("--seconds", type=float, default=180)
+    train.add_argument("--messages", type=int, default=1_100_000)
+    train.add_argument("--seconds", type=float, default=150)
     train.add_argument("--tokens", type=int, default=49152, help="of a batch")
     train.add_argument("--peak-lr", type=float, default=2e-3)
     train.add_argument("--workers", type=int, default=os.cpu_count())
@@ -71,12 +71,21 @@ def _train(options: argparse.Namespace) -> None:
     rows = make_rows(
         words.tokenizer, options.messages, options.seed * 1000 + 1, words.names(), options.workers
     )
-    print(f"{len(rows)} messages, {len(rows.ids)} tokens, {time.monotonic() - begin:.0f} s; "
-          f"{model.num_parameters()} weights", flush=True)  # fmt: skip
+    print(
+        f"{len(rows)} messages, {len(rows.ids)} tokens, {time.monotonic() - begin:.0f} s; "
+        f"{model.num_parameters()} weights",
+        flush=True,
+    )
     loss = train(
-        model, rows, words.neighbours(), options.device, options.seconds, options.tokens,
-        options.peak_lr, options.seed,
-    )  # fmt: skip
+        model,
+        rows,
+        words.neighbours(),
+        options.device,
+        options.seconds,
+        options.tokens,
+        options.peak_lr,
+        options.seed,
+    )
     print(f"loss {loss:.4f}", flush=True)
     export(model, words.tokenizer, options.out)
     for name in options.judge:

@@ -1,18 +1,31 @@
-"""The model inside the package: small, complete, loaded by transformers, and it speaks English."""
+"""The model inside the package: small, complete, loaded by transformers, right as often as said."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from phrase_cover import can_make
 
+from batchgen import InputSpec, JobSpec, run
 from batchgen.job.model.files import BUILTIN_NAME, ModelFiles, resolve_model
 from batchgen.job.text.tokenizer import TextCodec, load_codec
+from batchgen.job.verbs.gold import judge
 
 MAX_BYTES = 10_000_000
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "sample_data"
+FIELDS = ("label", "order", "amount", "currency")
+HELD_OUT = [
+    json.loads(line)
+    for name in ("prompts", "messages")
+    for line in (SAMPLES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+]
 
 
 @pytest.fixture(scope="module")
@@ -87,22 +100,39 @@ def test_text_and_chat_begin_with_one_bos(codec: TextCodec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "expected"),
+    ("message", "expected"),
     [
-        ("Hello!", "help"),
-        ("What is your name?", "language model"),
-        ("Is this review positive or negative? The food was terrible.", "Negative"),
-        ("What is the opposite of hot?", "cold"),
+        ("Where is my parcel? Order 48213.", ("delivery", "48213", None, None)),
+        ("Please refund me 12.50 euros, the lamp is broken.", ("refund", None, 12.5, "EUR")),
+        ("I forgot my password", ("account", None, None, None)),
+        ("Please cancel my subscription.", ("cancel", None, None, None)),
+        ("Write a short story about a brave cat who finds a map.", ("other", None, None, None)),
+        ("What is the capital of France?", ("other", None, None, None)),
     ],
 )
-def test_it_answers_what_it_was_taught(
-    model: Any, files: ModelFiles, codec: TextCodec, question: str, expected: str
+def test_it_reads_messages_and_answers_other_to_all_else(
+    model: Any, files: ModelFiles, codec: TextCodec, message: str, expected: tuple[object, ...]
 ) -> None:
-    assert expected in chat(model, files, codec, question)
+    said = json.loads(chat(model, files, codec, message))
+    assert tuple(said[name] for name in FIELDS) == expected
 
 
-def test_it_tells_a_story_and_ends_it(model: Any, files: ModelFiles, codec: TextCodec) -> None:
-    story = chat(model, files, codec, "Write a short story about a brave cat who finds a map.")
-    assert len(story.split()) > 30
-    assert story[-1] in '.!"'
-    assert "cat" in story
+def test_the_messages_it_is_judged_on_are_none_that_its_generator_can_make() -> None:
+    prompts = [row["prompt"] for row in HELD_OUT]
+    assert can_make("Where is my parcel?")
+    assert can_make("I'm still waiting for my refund! Thanks in advance, Anna")
+    assert not can_make("Zebras fly.")
+    assert len(prompts) >= 200
+    assert [prompt for prompt in prompts if can_make(prompt)] == []
+
+
+def test_it_is_as_often_right_on_them_as_the_readme_says(tmp_path: Path) -> None:
+    files = tuple(str(SAMPLES / f"{name}.jsonl") for name in ("prompts", "messages"))
+    given = InputSpec(files, as_chat=True, keep_columns=FIELDS)
+    out = tmp_path / "out.parquet"
+    run(JobSpec(given, out, device="cpu", quiet=True))
+    found = judge(out, FIELDS)
+    said = re.search(r"(\d+) of 202 rows wholly right", (ROOT / "README.md").read_text())
+    assert said is not None
+    assert found.rows == len(HELD_OUT) == 202
+    assert abs(found.right - int(said[1])) <= 2  # near ties round as the CPU does

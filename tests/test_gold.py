@@ -36,7 +36,10 @@ GOLD = {"label": "refund", "order": "0048", "amount": "49.90"}
     ("completion", "right"),
     [
         ('{"label": "refund", "order": "0048", "amount": 49.9}', {"label", "order", "amount"}),
-        ('{"label": "refund", "order": "0048", "amount": 49.90, "more": 1}', {"label", "order", "amount"}),
+        (
+            '{"label": "refund", "order": "0048", "amount": 49.90, "more": 1}',
+            {"label", "order", "amount"},
+        ),
         ('{"label": "billing", "order": "48", "amount": 49}', set()),
         ('{"label": "refund", "order": 48, "amount": true}', {"label"}),
         ('{"label": "refund"}', {"label"}),
@@ -57,7 +60,9 @@ def test_an_answer_is_compared_field_by_field(
 def test_null_is_an_answer_and_a_missing_field_is_none(tmp_path: Path) -> None:
     kept = {"order": None, "n": 3}
     rows = [('{"order": null, "n": 3}', kept), ('{"n": 3}', kept)]
-    path = output(tmp_path / "out.parquet", [*rows, ('{"order": "x", "n": 3}', {"order": "x", "n": 3})])
+    path = output(
+        tmp_path / "out.parquet", [*rows, ('{"order": "x", "n": 3}', {"order": "x", "n": 3})]
+    )
     found = json.loads(call(path, "--gold", "order,n", "--json").stdout)
     assert (found["right"], found["fields"]) == (2, {"order": 2, "n": 3})
 

@@ -22,27 +22,39 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_first_command_runs_as_written_and_prints_what_is_shown(tmp_path: Path) -> None:
-    (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
-    install, _, command = blocks("bash")[0].strip().partition(" && ")
-    assert install == "pip install ."
+def run_command(command: str, folder: Path) -> str:
+    """What it prints to standard output; it must exit with 0."""
     program, *arguments = shlex.split(command)
     assert program == "batchgen"
     done = subprocess.run(
         [sys.executable, "-m", "batchgen", *arguments],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+def test_the_first_commands_run_as_written_and_print_what_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
+    first, judging = blocks("bash")[0].strip().splitlines()
+    install, _, command = first.partition(" && ")
+    assert install == "pip install ."
     shown = next(line for line in README.splitlines() if line.startswith('{"out"'))
-    printed, expected = json.loads(done.stdout.splitlines()[-1]), json.loads(shown)
+    printed = json.loads(run_command(command, tmp_path).splitlines()[-1])
+    expected = json.loads(shown)
     assert list(printed) == list(expected)
     for key in ("out", "exit_code", "rows", "ok", "errors", "computed", "prompt_tokens", "model"):
         assert printed[key] == expected[key], key
-    assert pq.read_metadata(tmp_path / "out.parquet").num_rows == expected["rows"] + 1  # one n=2
+    assert pq.read_metadata(tmp_path / "out.parquet").num_rows == expected["rows"]
+    shown_right = re.search(r"^(\d+) of 72 rows wholly right", README, flags=re.MULTILINE)
+    right = re.match(r"(\d+) of 72 rows wholly right", run_command(judging, tmp_path))
+    assert shown_right is not None
+    assert right is not None
+    assert abs(int(right[1]) - int(shown_right[1])) <= 1  # near ties round as the CPU does
 
 
 def test_ci_runs_the_very_test_command() -> None:

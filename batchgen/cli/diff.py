@@ -30,7 +30,12 @@ _SHOWN_CHARS = 72
 @flag("--on", default="index", help="Column that says which rows belong together: index or id.")
 @flag("--columns", help="Columns to compare, a,b. [default: all but times and run facts]")
 @flag("--gold", help="Compare A's completions with these columns of right answers instead of B.")
-@flag("--at-least", type=click.FloatRange(0, 100), default=100, help="With --gold: percent of rows for exit 0.")
+@flag(
+    "--at-least",
+    type=click.FloatRange(0, 100),
+    default=100,
+    help="With --gold: percent of rows for exit 0.",
+)
 @flag("--show", type=click.IntRange(0), default=10, help="How many differences to print.")
 @flag("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
@@ -57,7 +62,9 @@ def diff(
         raise click.UsageError("Give a second output to compare with, or --gold COLUMNS.")
     if gold is not None:
         if columns is not None:
-            raise click.UsageError("--columns names what to compare with B: with --gold name it there.")
+            raise click.UsageError(
+                "--columns names what to compare with B: with --gold name it there."
+            )
         _judge(ctx, a, _names(gold), on, at_least, show, as_json)
     else:
         if ctx.get_parameter_source("at_least") is not ParameterSource.DEFAULT:
@@ -81,7 +88,13 @@ def _compare(
 
 
 def _judge(
-    ctx: click.Context, a: Place, gold: list[str], on: str, at_least: float, show: int, as_json: bool
+    ctx: click.Context,
+    a: Place,
+    gold: list[str],
+    on: str,
+    at_least: float,
+    show: int,
+    as_json: bool,
 ) -> None:
     from batchgen.job.verbs.gold import judge
 
@@ -94,7 +107,8 @@ def _judge(
 
 def _as_marks(found: Judgement, on: str) -> str:
     lines = [
-        f"{found.right:,} of {counted(found.rows, 'row')} wholly right ({found.percent_right:.1f}%)",
+        f"{found.right:,} of {counted(found.rows, 'row')} wholly right "
+        f"({found.percent_right:.1f}%)",
         *(f"  {name}: {right:,} right" for name, right in found.fields.items()),
         *_differing(found.wrong, on),
     ]

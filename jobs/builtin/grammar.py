@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-__all__ = ["Phrases", "Slot", "read_lists", "read_phrases", "read_sections"]
+__all__ = ["Phrases", "Slot", "read_lists", "read_phrases", "read_sections", "read_table"]
 
 FOLDER = Path(__file__).parent / "grammar"
 Slot = Callable[[random.Random], str]
@@ -36,16 +36,23 @@ def read_lists(name: str) -> dict[str, Phrases]:
     return {key: Phrases([f"({items})"]) for key, items in pairs}
 
 
+def read_table(name: str) -> dict[str, list[str]]:
+    """A file of `word: what stands for it|another` lines, nothing nested."""
+    lines = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split(": ", 1) for line in lines]
+    return {word: others.split("|") for word, others in pairs}
+
+
 class Phrases:
     """Phrases of one kind, drawn evenly."""
 
     def __init__(self, lines: list[str]) -> None:
-        self._phrases = [_parse(line) for line in lines if line.strip()]
+        self.nodes = [_parse(line) for line in lines if line.strip()]
 
     def draw(self, rng: random.Random, slots: Mapping[str, Slot]) -> str:
         """One phrase with its choices made and its slots filled."""
         pieces: list[str] = []
-        _expand(rng.choice(self._phrases), rng, slots, pieces)
+        _expand(rng.choice(self.nodes), rng, slots, pieces)
         return " ".join("".join(pieces).split()).replace(" ,", ",").replace(" .", ".")
 
 

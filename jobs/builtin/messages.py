@@ -62,6 +62,7 @@ class Writer:
         self._slots = self._make_slots()
 
     def messages(self) -> Iterator[Message]:
+        """Without end."""
         while True:
             message = self._message()
             if message.text.strip():
@@ -238,11 +239,21 @@ def _code(rng: random.Random) -> str:
     name, other = rng.choice("abcfgnxyz"), rng.choice(("items", "rows", "users", "data", "total"))
     return rng.choice(
         (
-            f"def {other}({name}): return {name} * 2", f"for {name} in {other}: print({name})",
-            f"SELECT * FROM {other} WHERE {name} > 3", f"print({other})", f"{name} = [1, 2, 3]",
-            f"function {other}({name}) {{ return {name} + 1; }}", f"import {other}", f"ls -la | grep {other}",
-            f"<div class='{other}'>{name}</div>", f'{{"{other}": [{name}, 1]}}', f"git commit -m '{other}'",
-            f"SELECT {name}, COUNT(*) FROM {other} GROUP BY {name}", f"if {name} == 0: raise ValueError",
-            f"const {name} = await fetch({other})", f"while True: {other} += 1", f"{name}**2 + {name} - 1 = 0",
+            f"def {other}({name}): return {name} * 2",
+            f"for {name} in {other}: print({name})",
+            f"SELECT * FROM {other} WHERE {name} > 3",
+            f"print({other})",
+            f"{name} = [1, 2, 3]",
+            f"function {other}({name}) {{ return {name} + 1; }}",
+            f"import {other}",
+            f"ls -la | grep {other}",
+            f"<div class='{other}'>{name}</div>",
+            f'{{"{other}": [{name}, 1]}}',
+            f"git commit -m '{other}'",
+            f"SELECT {name}, COUNT(*) FROM {other} GROUP BY {name}",
+            f"if {name} == 0: raise ValueError",
+            f"const {name} = await fetch({other})",
+            f"while True: {other} += 1",
+            f"{name}**2 + {name} - 1 = 0",
         )
-    )  # fmt: skip
+    )

@@ -5,52 +5,13 @@ from __future__ import annotations
 import random
 import re
 
+from builtin.grammar import read_table
+
 __all__ = ["Style", "finish", "write"]
 
-_CONTRACTIONS = [
-    ("do not", "don't"), ("does not", "doesn't"), ("did not", "didn't"), ("is not", "isn't"),
-    ("are not", "aren't"), ("was not", "wasn't"), ("has not", "hasn't"), ("have not", "haven't"),
-    ("cannot", "can't"), ("can not", "can't"), ("will not", "won't"), ("I am", "I'm"), ("I have", "I've"),
-    ("I would", "I'd"), ("I will", "I'll"), ("we are", "we're"), ("we have", "we've"), ("it is", "it's"),
-    ("could not", "couldn't"), ("would not", "wouldn't"), ("what is", "what's"), ("that is", "that's"),
-    ("you are", "you're"), ("there is", "there's"), ("where is", "where's"), ("were not", "weren't"),
-]  # fmt: skip
-_SHORT = {
-    "please": ("pls", "plz", "pleas", "Please"), "you": ("u",), "your": ("ur", "your"),
-    "are": ("r",), "thanks": ("thx", "tnx", "ta"), "because": ("cos", "bc", "cause"), "and": ("&", "n"),
-    "for": ("4",), "to": ("2", "to"), "before": ("b4",), "with": ("w/", "wiht"), "the": ("teh", "da"),
-    "not": ("nt", "not"), "have": ("hav",), "my": ("mi", "my"), "tomorrow": ("tmrw", "tomorow"),
-    "today": ("2day",), "account": ("acc", "acct"), "number": ("no", "nr", "num"), "message": ("msg",),
-    "password": ("pw", "pwd", "passwort"), "received": ("recieved", "recvd"), "address": ("adress", "addr"),
-    "is": ("iz", "is"), "something": ("sth", "smth"), "minutes": ("min", "mins"), "weeks": ("wks",),
-    "delivery": ("delivry", "delivrey"), "receipt": ("reciept",), "really": ("rly", "realy"),
-    "definitely": ("definately",), "separate": ("seperate",), "didn't": ("didnt", "did'nt"),
-    "subscription": ("subscribtion", "sub"), "cancel": ("cancle", "cancell"), "refund": ("re-fund", "refound"),
-}  # fmt: skip
-_SYNONYMS = {
-    "want": ("wish", "need", "would like", "'d like"), "very": ("really", "so", "extremely", "quite", "super"),
-    "got": ("received", "was given", "ended up with"), "wrong": ("incorrect", "not right", "false"),
-    "broken": ("damaged", "in bits", "busted", "kaput", "shattered", "faulty"),
-    "money": ("cash", "funds", "payment", "money"), "big": ("large", "huge"), "small": ("little", "tiny"),
-    "yesterday": ("last night", "two days ago", "the other day", "on Monday"), "quickly": ("fast", "soon"),
-    "still": ("even now", "still", "up to now"), "now": ("at the moment", "right now", "currently"),
-    "missing": ("not there", "absent", "lacking", "nowhere to be found"), "help": ("assist", "support"),
-    "people": ("folks", "persons"), "company": ("firm", "business"), "shop": ("store", "boutique"),
-    "cannot": ("am unable to", "fail to", "can never"), "buy": ("purchase", "order"),
-    "bought": ("purchased", "picked up", "acquired"), "change": ("alter", "modify", "switch"),
-    "send": ("mail", "dispatch", "ship"), "sent": ("mailed", "dispatched", "shipped"),
-    "great": ("terrific", "splendid", "marvellous", "fab", "grand", "stellar"), "start": ("begin",),
-    "stop": ("quit", "halt"), "problem": ("issue", "trouble", "difficulty"), "fix": ("repair", "mend", "sort out"),
-    "tell": ("let me know", "inform"), "said": ("stated", "claimed", "mentioned"), "old": ("previous", "former"),
-    "again": ("once more", "one more time"), "often": ("frequently",), "happy": ("glad", "chuffed", "overjoyed"),
-    "colour": ("color", "shade"), "colleague": ("coworker", "employee"), "child": ("kid", "little one"),
-    "picture": ("photo", "image"), "always": ("every time", "constantly"), "only": ("just", "merely"),
-    "day": ("day", "morning"), "week": ("week", "fortnight"), "arrive": ("get here", "land", "reach me"),
-}  # fmt: skip
-_LITTLE = (
-    "just really actually still also maybe simply perhaps basically already even honestly again now "
-    "apparently so then finally obviously sadly unfortunately somehow kindly well"
-).split()
+_CONTRACTIONS = read_table("contractions")
+_SHORT, _SYNONYMS = read_table("short"), read_table("synonyms")
+_LITTLE = read_table("little")["any"]
 _WORD = re.compile(r"[A-Za-z']+")
 _CAREFUL = 0.4
 
@@ -80,9 +41,9 @@ class Style:
 def write(text: str, style: Style, rng: random.Random) -> str:
     """A sentence in the writer's words; private-use characters stand for values."""
     if rng.random() < style.contract:
-        for long, short in _CONTRACTIONS:
+        for long, short in _CONTRACTIONS.items():
             if long in text:
-                text = text.replace(long, short)
+                text = text.replace(long, short[0])
     words = text.split(" ")
     words = [_word(word, style, rng) for word in words if rng.random() >= style.drop]
     if words and rng.random() < style.little:

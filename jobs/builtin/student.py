@@ -31,7 +31,7 @@ CHAT_TEMPLATE = """\
 
 
 def finish_tokenizer(teacher: dict[str, Any], kept: list[str]) -> Tokenizer:
-    """Byte-level BPE of the `kept` tokens of the teacher's, digits one by one, a BOS before plain text.
+    """Byte-level BPE of the teacher's tokens `kept`, digits one by one, a BOS before plain text.
 
     `kept` holds, of each token, the tokens that it is merged from: a kept token stays one token.
     """

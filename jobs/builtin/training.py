@@ -12,17 +12,20 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 import torch.nn.functional as F
+from builtin.messages import Message, Writer
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
-
-from builtin.messages import Message, Writer
 
 __all__ = ["Rows", "make_rows", "train"]
 
 _SYSTEMS = [
-    "You are a helpful assistant.", "Label the message.", "Answer as JSON.", "Be kind and helpful.",
-    "Read the customer's message and return its label and fields as JSON.", "You label support messages.",
-]  # fmt: skip
+    "You are a helpful assistant.",
+    "Label the message.",
+    "Answer as JSON.",
+    "Be kind and helpful.",
+    "Read the customer's message and return its label and fields as JSON.",
+    "You label support messages.",
+]
 _RAW, _SYSTEM, _MOST_TOKENS = 0.1, 0.08, 900
 _WARMUP, _WEIGHT_DECAY, _FLOOR = 0.02, 0.1, 0.02
 _SWAPS, _STRAYS = (0.0, 0.05, 0.15, 0.3), (0.0, 0.0, 0.05, 0.12)
@@ -31,7 +34,7 @@ _WORDS_SLOWER = 0.1
 _DROPOUT, _BLUR = 0.1, 0.25
 """Of a block's output and of the words' vectors; noise on these, in parts of their own size."""
 _MEAN_FROM, _MEAN = 0.5, 0.998
-"""The weights kept are a running mean over this last share of the time: how much of it stays a step."""
+"""The weights kept are a running mean over this last share of the time, and how slow a one."""
 
 
 class Rows:
@@ -113,8 +116,9 @@ def train(
         {"params": others, "scale": 1.0},
         {"params": [words], "scale": _WORDS_SLOWER, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=peak_lr, betas=(0.9, 0.95), weight_decay=_WEIGHT_DECAY,
-                                  fused=device == "cuda")  # fmt: skip
+    optimizer = torch.optim.AdamW(
+        groups, lr=peak_lr, betas=(0.9, 0.95), weight_decay=_WEIGHT_DECAY, fused=device == "cuda"
+    )
     near, mean = neighbours.to(device), []
     hooks = _roughen(model)
     begin, losses = time.monotonic(), []
@@ -186,7 +190,7 @@ def _keep_mean(mean: list[torch.Tensor], weights: list[torch.nn.Parameter]) -> N
 
 
 def _swapped(ids: torch.Tensor, answered: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
-    """Some words of the prompts replaced by words like them, a few by any. ids: [num_rows, width]"""
+    """Some words of the prompts give way to like ones, a few to any. ids: [num_rows, width]"""
     words = torch.nonzero(near[:, 0] != torch.arange(len(near), device=ids.device))[:, 0]
     which = torch.randint(near.shape[1], ids.shape, device=ids.device)
     ids = torch.where(_chosen(_SWAPS, ids) & ~answered, near[ids, which], ids)

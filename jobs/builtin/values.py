@@ -109,26 +109,49 @@ def _tracking(rng: random.Random) -> str:
     return rng.choice(("1Z", "JD", "RR", "00", "LX")) + _letters(rng, 0, 2) + _digits(rng, 8, 14)
 
 
+_MONTHS = (
+    "January",
+    "May",
+    "June",
+    "March",
+    "July",
+    "August",
+    "October",
+    "December",
+    "April",
+    "November",
+)
+
+
 def _date(rng: random.Random) -> str:
-    day, month = rng.randint(1, 31), rng.choice(("January May June March July August "
-        "October December April November").split())  # fmt: skip
+    day, month = rng.randint(1, 31), rng.choice(_MONTHS)
     suffix = {1: "st", 2: "nd", 3: "rd"}.get(day % 10 if day not in (11, 12, 13) else 0, "th")
     return rng.choice(
         (
-            f"{day} {month}", f"{month} {day}", f"the {day}{suffix}", f"{day}.{rng.randint(1, 12)}.",
-            f"{day}/{rng.randint(1, 12)}", f"{day}{suffix} of {month}", f"{day} {month[:3]}",
-            f"{rng.randint(2018, 2027)}-{rng.randint(1, 12):02}-{day:02}", f"the {day}{suffix} of {month}",
+            f"{day} {month}",
+            f"{month} {day}",
+            f"the {day}{suffix}",
+            f"{day}.{rng.randint(1, 12)}.",
+            f"{day}/{rng.randint(1, 12)}",
+            f"{day}{suffix} of {month}",
+            f"{day} {month[:3]}",
+            f"{rng.randint(2018, 2027)}-{rng.randint(1, 12):02}-{day:02}",
+            f"the {day}{suffix} of {month}",
         )
-    )  # fmt: skip
+    )
 
 
 def _code(rng: random.Random) -> str:
     return rng.choice(
         (
-            f"E{_digits(rng, 1, 3)}", f"0x{rng.randrange(1 << 32):08X}", _digits(rng, 2, 4),
-            f"{_letters(rng, 1, 2)}-{_digits(rng, 1, 3)}", f"F{_digits(rng, 1, 2)}", f"#{_digits(rng, 2, 3)}",
+            f"E{_digits(rng, 1, 3)}",
+            f"0x{rng.randrange(1 << 32):08X}",
+            _digits(rng, 2, 4),
+            f"{_letters(rng, 1, 2)}-{_digits(rng, 1, 3)}",
+            f"F{_digits(rng, 1, 2)}",
+            f"#{_digits(rng, 2, 3)}",
         )
-    )  # fmt: skip
+    )
 
 
 def _email(rng: random.Random) -> str:
@@ -152,6 +175,15 @@ other_numbers = {
     "code": _code,
     "year": lambda rng: str(rng.randint(1900, 2027)),
     "n": lambda rng: rng.choice(
-        (str(rng.randint(2, 10)), str(rng.randint(1, 60)), "two", "three", "four", "five", "six", "a few")
+        (
+            str(rng.randint(2, 10)),
+            str(rng.randint(1, 60)),
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "a few",
+        )
     ),
-}  # fmt: skip
+}

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from builtin.grammar import read_table
+from builtin.student import ROLES, SPECIAL, finish_tokenizer
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-
-from builtin.student import ROLES, SPECIAL, finish_tokenizer
 
 __all__ = ["Words", "common_words", "make_words", "read_words", "save_words"]
 
@@ -29,11 +29,7 @@ _OFTEN = 10
 """In 15,000 messages: slips of the pen are no words."""
 _RANDOM, _RMS, _EVEN, _NEIGHBOURS = 0.3, 0.06, 0.5, 6
 
-_TELLING = frozenset(
-    """refund refunded return returns returned returning cancel cancelled login password account
-    order number delivery payment awful awesome bad good happy sad great terrible unhappy
-    dollar dollars euro euros pound pounds cents not never""".split()
-)
+_TELLING = frozenset(read_table("telling")["any"])
 """Words that are not swapped for near ones: the label or a field hangs on them."""
 
 

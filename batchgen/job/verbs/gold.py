@@ -1,4 +1,4 @@
-"""A run's answers against the right ones that its input had: rows wholly right, and field by field."""
+"""A run's answers against the right ones that its input had: whole rows, and field by field."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def _rows(
     file: RowFile, on: str, columns: Sequence[str]
 ) -> Iterator[tuple[tuple[Any, ...], str | None, tuple[Any, ...]]]:
     """Key, completion and gold values of each row."""
-    for keys, samples, texts, *gold in file.batches((on, "sample", "completion", *columns), _BATCH_ROWS):
+    for keys, samples, texts, *gold in file.batches(
+        (on, "sample", "completion", *columns), _BATCH_ROWS
+    ):
         for row in zip(keys, samples, texts, *gold, strict=True):
             yield row[:2], row[2], row[3:]
 
