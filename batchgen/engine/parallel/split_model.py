@@ -74,13 +74,10 @@ def _colwise(part: Any, style: Any, widths: _Widths) -> None:
         _gathered(part, widths["weight"][0])
 
 
-def _rowwise(part: nn.Module, style: Any, widths: _Widths) -> None:
+def _rowwise(part: Any, style: Any, widths: _Widths) -> None:
     """The bias is added once, by the first rank."""
-    if not isinstance(part, nn.Linear):  # an embedding, in some transformers
-        raise ModelRefusedError(
-            f"{type(part).__name__} is split by rows, which is served of linear layers alone",
-            "leave --tensor-parallel out, or update transformers",
-        )
+    if isinstance(part, nn.Embedding):  # in some releases of transformers: along the hidden size
+        return _gathered(part, widths["weight"][1])
     part.in_features = part.weight.shape[1]
     if dist.get_rank() and part.bias is not None:
         part.register_parameter("bias", None)
