@@ -23,7 +23,9 @@ from batchgen.job.model.identity import files_identity, folder_identity, text_di
 from batchgen.job.model.json_files import ModelJson
 from batchgen.job.model.source import BUILTIN_NAME, ModelSource, locate
 
-__all__ = ["BUILTIN_NAME", "ModelFiles", "ModelKind", "resolve_model"]
+__all__ = ["BUILTIN_NAME", "BUILTIN_TASK", "ModelFiles", "ModelKind", "resolve_model"]
+
+BUILTIN_TASK = "(reads support messages; for anything else give --model)"
 
 _POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 _NO_LIMIT = 1 << 62

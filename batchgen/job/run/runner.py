@@ -19,7 +19,7 @@ from batchgen.job.flow.signals import Stop
 from batchgen.job.input.reader import Reader
 from batchgen.job.ledger.fingerprint import facts_of, model_name
 from batchgen.job.ledger.ledger import Ledger
-from batchgen.job.model.files import ModelFiles, resolve_model
+from batchgen.job.model.files import BUILTIN_TASK, ModelFiles, resolve_model
 from batchgen.job.redaction import redacted
 from batchgen.job.run.closing_words import closing_words, failure_words
 from batchgen.job.run.input_check import check_finished_input
@@ -164,10 +164,7 @@ class _Job:
         )
         files.check_supported()
         if files.builtin:
-            self._say(
-                f"no --model given: using the built-in model {files.name} "
-                "(reads support messages; for anything else give --model)"
-            )
+            self._say(f"no --model given: using the built-in model {files.name} {BUILTIN_TASK}")
         return files
 
     def reader(self) -> Reader:
