@@ -230,7 +230,7 @@ engine_options = flag_group(
         help="echo answers at once with the prompt's own tokens: for testing jobs.",
     ),
     flag("--max-num-seqs", type=click.IntRange(min=1), metavar="N", core=True,
-         show_default="GPU 256, CPU 64", help="Most rows generated at once."),
+         show_default="GPU 256 to 1024, CPU 64", help="Most rows at once."),
     flag("--max-num-batched-tokens", type=click.IntRange(min=1), metavar="N",
          show_default="by device and model", help="Most tokens computed in one step."),
     flag("--max-model-len", type=click.IntRange(min=2), metavar="N",
