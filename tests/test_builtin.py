@@ -128,7 +128,7 @@ def test_the_messages_it_is_judged_on_are_none_that_its_generator_can_make() -> 
 
 def test_it_is_as_often_right_on_them_as_the_readme_says(tmp_path: Path) -> None:
     files = tuple(str(SAMPLES / f"{name}.jsonl") for name in ("prompts", "messages"))
-    given = InputSpec(files, as_chat=True, keep_columns=FIELDS)
+    given = InputSpec(files, as_chat=True, keep_columns=",".join(FIELDS))
     out = tmp_path / "out.parquet"
     run(JobSpec(given, out, device="cpu", quiet=True))
     found = judge(out, FIELDS)
