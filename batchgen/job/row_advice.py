@@ -40,6 +40,9 @@ _ADVICE = {
     ErrorCode.ROW_TIMEOUT: "give rows more time with --row-timeout, then --retry failed",
     ErrorCode.OOM: "a lower --max-num-seqs or --max-model-len needs less; then --retry failed",
     ErrorCode.NAN_LOGITS: "try --dtype float32 into another --out; the weights may be damaged",
+    ErrorCode.NO_ALLOWED_TOKEN: (
+        "loosen what the row forbids: its schema, allowed tokens, bad words and biases leave none"
+    ),
     ErrorCode.ENGINE_CRASH: "--retry failed tries these rows again; `batchgen doctor` looks around",
     ErrorCode.INTERNAL: "--retry failed tries these rows again; report it if it stays",
 }
