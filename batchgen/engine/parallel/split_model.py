@@ -76,8 +76,8 @@ def _colwise(part: Any, style: Any, widths: _Widths) -> None:
 
 def _rowwise(part: Any, style: Any, widths: _Widths) -> None:
     """The bias is added once, by the first rank."""
-    if isinstance(part, nn.Embedding):  # in some releases of transformers: along the hidden size
-        return _gathered(part, widths["weight"][1])
+    if isinstance(part, nn.Embedding):  # transformers 5.17 names so what 5.24 has a style for
+        return _own_rows(part, widths["weight"][0])
     part.in_features = part.weight.shape[1]
     if dist.get_rank() and part.bias is not None:
         part.register_parameter("bias", None)
@@ -90,6 +90,11 @@ def _embedding(part: Any, style: Any, widths: _Widths) -> None:
     rows, width = widths["weight"]
     if style.shard_dim == 1:
         return _gathered(part, width)
+    _own_rows(part, rows)
+
+
+def _own_rows(part: Any, rows: int) -> None:
+    """Of the table of an embedding."""
     setattr(part, _ROWS, dist.get_rank() * -(-rows // dist.get_world_size()))
     part.register_forward_pre_hook(_look_up_own)
     part.register_forward_hook(_sum_own)
