@@ -106,4 +106,4 @@ def test_the_manifest_has_the_fields_that_are_promised(killed: Path) -> None:
     assert promised <= set(re.findall(r"`(\w+)`", text))
     assert promised <= set(manifest)
     assert manifest["version"] == 1
-    assert set(manifest["runs"][0]) == {"attempt", "run_id", "started_at"}
+    assert set(manifest["runs"][0]) == {"attempt", "run_id", "started_at", "rows_expected"}
