@@ -12,6 +12,7 @@ import pytest
 from s3_server import Proxy, s3_behind_proxy
 
 from batchgen.cli.process.threads import settle_waiting
+from batchgen.job.flow.signals import POLITE_SIGNALS
 
 if TYPE_CHECKING:
     from batchgen.job.stores.remote_path import RemotePath
@@ -64,6 +65,16 @@ def _environment_is_left_as_it_was() -> Iterator[None]:
             del os.environ[name]
         elif os.environ.get(name) != before[name]:
             os.environ[name] = before[name]
+
+
+@pytest.fixture(autouse=True)
+def _signals_do_what_they_did() -> Iterator[None]:
+    """A command that a test runs in this process takes them, as for a process of its own; kept, the
+    next Ctrl-C that a test sends would ask a job for a stop that ended long ago."""
+    before = {number: signal.getsignal(number) for number in POLITE_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
