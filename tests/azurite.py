@@ -44,7 +44,7 @@ def azurite(container: str = "bucket") -> Iterator[dict[str, str]]:
         }
     finally:
         server.terminate()
-        server.wait()
+        server.wait(60)
 
 
 def _create(address: str, container: str) -> None:

@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from s3_server import Proxy, s3_behind_proxy
+from time_limits import (  # noqa: F401
+    pytest_configure,
+    pytest_runtest_call,
+    pytest_runtest_setup,
+    pytest_runtest_teardown,
+    pytest_unconfigure,
+)
 
 from batchgen.cli.process.threads import settle_waiting
 from batchgen.job.flow.signals import POLITE_SIGNALS

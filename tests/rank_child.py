@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from datetime import timedelta
 from multiprocessing.connection import Connection
 
 
@@ -17,10 +18,11 @@ def main(fd: int) -> None:
     connection = Connection(fd)
     import torch
 
+    from batchgen.engine.parallel import group
     from batchgen.engine.parallel.followers import Start
-    from batchgen.engine.parallel.group import leave_group
     from batchgen.engine.tensor_parallel import follow
 
+    group._TIMEOUT = timedelta(seconds=100)
     connection.send("ready")
     while True:
         try:
@@ -28,7 +30,7 @@ def main(fd: int) -> None:
             follow(start, connection.recv)
         except (EOFError, OSError):
             os._exit(0)
-        leave_group()
+        group.leave_group()
         torch.set_num_threads(1)
 
 

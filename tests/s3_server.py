@@ -1,6 +1,7 @@
 """A bucket on a real S3 server (moto's), behind a proxy that counts requests and breaks them.
 
-Run as a program it serves moto alone: `python tests/s3_server.py` prints its port.
+Run as a program it serves moto alone: `python tests/s3_server.py PARENT` prints its port
+and ends with the process PARENT, which started it.
 """
 
 from __future__ import annotations
@@ -170,7 +171,10 @@ def handler_of(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
 def s3_behind_proxy(bucket: str = "bucket") -> Iterator[Proxy]:
     """moto in a process of its own, with a bucket, behind a proxy in this one."""
     server = subprocess.Popen(
-        [sys.executable, __file__], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, __file__, str(os.getpid())],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     assert server.stdout is not None
     try:
@@ -182,7 +186,7 @@ def s3_behind_proxy(bucket: str = "bucket") -> Iterator[Proxy]:
             yield proxy
     finally:
         server.kill()
-        server.communicate()
+        server.communicate(timeout=60)
 
 
 AUTHORIZATION = (
@@ -213,8 +217,7 @@ def serve() -> None:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     print(server.get_host_and_port()[1], flush=True)
-    parent = os.getppid()
-    while os.getppid() == parent:
+    while os.getppid() == int(sys.argv[1]):
         time.sleep(0.5)
 
 

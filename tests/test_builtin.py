@@ -83,7 +83,9 @@ chat = codec.render([{"role": "user", "content": "Hi"}])
 print(json.dumps([codec.encode_batch(["Hello 123"]), chat]))
 assert "torch" not in sys.modules
 """
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, timeout=120
+    )
     chat_ids = codec.render([{"role": "user", "content": "Hi"}])
     assert json.loads(ran.stdout) == [codec.encode_batch(["Hello 123"]), chat_ids]
 

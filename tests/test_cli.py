@@ -43,7 +43,9 @@ def loaded_modules(*args: object) -> set[str]:
         "print('\\n' + ' '.join(sorted(sys.modules)))"
     )
     command = [sys.executable, "-c", code, *map(str, args)]
-    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=True, timeout=120
+    )
     return set(result.stdout.splitlines()[-1].split())
 
 
@@ -127,7 +129,7 @@ def test_an_output_held_by_another_run_is_5_or_skipped(tmp_path: Path, rows: Pat
         assert batchgen(*args, "--lock", "skip", "-q").returncode == 0
     finally:
         first.kill()
-        first.communicate()
+        first.communicate(timeout=60)
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
@@ -168,6 +170,7 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly() -> None:
         env=environment(),
         capture_output=True,
         text=True,
+        timeout=120,
     )
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -182,7 +185,12 @@ def test_a_run_outlives_the_streams_it_speaks_to(tmp_path: Path, rows: Path, str
     run = batchgen_command("run", "-i", rows, "-o", "out.parquet", "--engine", "echo", "-v")
     script = f"set -o pipefail; {shlex.join(run)} {streams}"
     result = subprocess.run(
-        ["bash", "-c", script], env=environment(), capture_output=True, text=True, cwd=tmp_path
+        ["bash", "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
     )
     assert result.returncode == 3, result.stderr
     assert "Traceback" not in result.stderr

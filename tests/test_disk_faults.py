@@ -38,7 +38,9 @@ def tmpfs(folder: Path, size: str) -> Iterator[Path]:
     """A file system of its own; the test is skipped where none may be mounted."""
     folder.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+        capture_output=True,
+        timeout=120,
     )
     if made.returncode:
         pytest.skip(f"mounting is not permitted here: {made.stderr.decode().strip()}")
@@ -46,11 +48,11 @@ def tmpfs(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         while os.path.ismount(folder):  # a test may have put one over the other
-            subprocess.run(["umount", "-l", str(folder)], check=True)
+            subprocess.run(["umount", "-l", str(folder)], check=True, timeout=120)
 
 
 def remount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True, timeout=120)
 
 
 def noise(count: int) -> list[dict[str, str]]:
@@ -125,6 +127,7 @@ def test_a_limit_on_file_sizes_ends_in_73_and_costs_nothing(tmp_path: Path) -> N
         capture_output=True,
         text=True,
         preexec_fn=limit,
+        timeout=120,
     )
     assert result.returncode == 73, result.stderr
     assert f"cannot write the output {out}: File too large" in result.stderr
@@ -171,8 +174,8 @@ def test_a_folder_that_becomes_read_only_costs_nothing(tmp_path: Path) -> None:
 
 def remount_when_nobody_writes(disk: Path) -> None:
     """A file system turns read-only only while no file is open for writing: force it by a bind."""
-    subprocess.run(["mount", "-o", "bind", str(disk), str(disk)], check=True)
-    subprocess.run(["mount", "-o", "remount,bind,ro", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "bind", str(disk), str(disk)], check=True, timeout=120)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(disk)], check=True, timeout=120)
 
 
 def test_the_checkpoint_folder_may_lie_on_another_file_system(tmp_path: Path) -> None:

@@ -75,5 +75,7 @@ def test_it_imports_no_torch() -> None:
         "import sys; from batchgen.__main__ import main; main(['doctor']);"
         "assert not {'torch', 'transformers', 'pyarrow', 'numpy'} & sys.modules.keys()"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr.decode()

@@ -93,7 +93,7 @@ def test_a_running_job_is_followed_in_order(tmp_path: Path) -> None:
         while not (tmp_path / "out.parquet.ckpt" / "manifest.json").exists():
             assert job.poll() is None
         result = batchgen("export", out, "--to", tmp_path / "a.jsonl", "--follow")
-        assert job.wait() == 0
+        assert job.wait(60) == 0
     assert result.returncode == 0, result.stderr
     assert [line["custom_id"] for line in lines_of(tmp_path / "a.jsonl")] == [
         row["id"] for row in rows

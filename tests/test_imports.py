@@ -101,7 +101,12 @@ def test_what_starts_a_process_needs_the_standard_library_alone(path: Path) -> N
 def test_importing_batchgen_imports_nothing_heavy() -> None:
     code = "import batchgen, sys; print(' '.join(sys.modules))"
     result = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     assert not set(result.stdout.split()) & {"torch", "pyarrow", "transformers", "click", "numpy"}
 

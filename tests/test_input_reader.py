@@ -249,5 +249,6 @@ def test_reading_any_source_imports_no_torch(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
+        timeout=120,
     )
     assert done.stdout.split() == ["43", "False", "False"]

@@ -51,7 +51,7 @@ def killed_run(args: list[object], ckpt: Path, moment: float, from_work: bool) -
         time.sleep(0.005)
     time.sleep(moment)
     process.kill()
-    return process.wait()
+    return process.wait(60)
 
 
 def test_killed_at_a_dozen_random_moments_it_ends_as_if_unbroken(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_killed_launcher_costs_no_row_and_none_is_computed_twice(
         os.killpg(launcher.pid, signal.SIGKILL)
     else:
         launcher.kill()
-    launcher.wait()
+    launcher.wait(60)
     if together:
         wait_for_death(pid)
     assert is_running(pid) != together

@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_the_output(tmp_path: Path) 
 def test_the_ledger_imports_no_torch() -> None:
     modules = "batchgen.job.ledger.ledger, batchgen.job.verbs.status"
     code = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
 def test_memory_is_one_bit_a_row() -> None:

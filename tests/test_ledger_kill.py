@@ -43,7 +43,7 @@ def start(folder: Path, fault: str = "", pause: float = 0.0) -> subprocess.Popen
 def finish(folder: Path) -> None:
     """One more run without a fault: the output is whole and nothing else is left."""
     child = start(folder)
-    child.communicate()
+    child.communicate(timeout=60)
     assert child.returncode == 0
     assert keys_of(folder / "out.parquet") == expected_keys(NUM_ROWS)
     assert temporary_files(folder) == []
@@ -71,7 +71,7 @@ def test_a_run_broken_at_any_point_is_continued_to_the_same_output(
     tmp_path: Path, fault: str, code: int
 ) -> None:
     child = start(tmp_path, fault)
-    child.communicate()
+    child.communicate(timeout=60)
     assert child.returncode == code
     finish(tmp_path)
 
@@ -86,7 +86,7 @@ def test_kills_at_random_moments_lose_no_committed_row(tmp_path: Path) -> None:
             reused.append(int(line.split()[1]))
         time.sleep(chosen.uniform(0.0, 0.15))
         child.kill()
-        child.communicate()
+        child.communicate(timeout=60)
     assert reused == sorted(reused), "a later run found fewer rows than an earlier one"
     assert len(reused) > 2
     finish(tmp_path)
@@ -94,7 +94,7 @@ def test_kills_at_random_moments_lose_no_committed_row(tmp_path: Path) -> None:
 
 def test_a_kill_costs_no_more_rows_than_the_checkpoint_interval(tmp_path: Path) -> None:
     child = start(tmp_path, "kill:at=journal.write,nth=9")
-    child.communicate()
+    child.communicate(timeout=60)
     with open_ledger(tmp_path) as ledger:
         # Before the ninth batch of 4 begins 32 rows were appended (2 samples each on average);
         # not durable are at most 6 lines and one batch.
@@ -114,4 +114,4 @@ def test_a_zombie_owner_is_dead(tmp_path: Path) -> None:
         time.sleep(0.01)
     with open_ledger(tmp_path) as ledger:
         assert not ledger.finished
-    child.communicate()
+    child.communicate(timeout=60)

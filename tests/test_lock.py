@@ -88,7 +88,7 @@ def test_a_held_output_is_refused_and_its_owner_named(tmp_path: Path, mode: str)
         assert held.value.exit_code == 5
     finally:
         child.kill()
-        child.communicate()
+        child.communicate(timeout=60)
 
 
 def test_waiting_ends_when_the_owner_releases(tmp_path: Path) -> None:
@@ -97,13 +97,13 @@ def test_waiting_ends_when_the_owner_releases(tmp_path: Path) -> None:
     lock.acquire("wait", timeout=20)
     assert lock.attempt == 2
     lock.release()
-    child.communicate()
+    child.communicate(timeout=60)
 
 
 def test_a_killed_owner_is_succeeded_at_once(tmp_path: Path) -> None:
     child = hold(tmp_path)
     child.kill()
-    child.communicate()
+    child.communicate(timeout=60)
     lock = make_lock(tmp_path)
     lock.acquire()
     assert lock.attempt == 2
@@ -112,9 +112,11 @@ def test_a_killed_owner_is_succeeded_at_once(tmp_path: Path) -> None:
 
 def test_an_orphan_of_the_owner_that_inherited_the_lock_does_not_hold_it(tmp_path: Path) -> None:
     child = hold(tmp_path, "fork")
-    orphans = subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True, text=True)
+    orphans = subprocess.run(
+        ["pgrep", "-P", str(child.pid)], capture_output=True, text=True, timeout=120
+    )
     child.kill()
-    child.wait()
+    child.wait(60)
     assert child.stdout is not None
     child.stdout.close()
     lock = make_lock(tmp_path)
@@ -155,14 +157,14 @@ def test_claims_are_unique_under_a_race(tmp_path: Path) -> None:
     barrier = threading.Barrier(len(locks))
 
     def claim(lock: OutputLock) -> None:
-        barrier.wait()
+        barrier.wait(60)
         lock._claim()
 
-    threads = [threading.Thread(target=claim, args=(lock,)) for lock in locks]
+    threads = [threading.Thread(target=claim, args=(lock,), daemon=True) for lock in locks]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     attempts = sorted(lock.attempt for lock in locks)
     assert len(set(attempts)) == len(locks)
     assert [lock.attempt for lock in locks if owns(lock)] == attempts[-1:]

@@ -119,7 +119,7 @@ def working(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, Path]
     process = begin(*args, fault=SLOWER)
     yield process, source, out
     process.kill()
-    process.communicate()
+    process.communicate(timeout=60)
 
 
 def test_answers_are_on_disk_and_readable_while_the_run_works(working: Any) -> None:
@@ -153,7 +153,7 @@ def test_the_last_part_torn_by_a_crash_is_computed_again(working: Any) -> None:
     process, source, out = working
     wait_for_parts(process, out, 4)
     process.kill()
-    process.communicate()
+    process.communicate(timeout=60)
     last = sorted(Path(f"{out}.ckpt").glob("parts/part-*.parquet"))[-1]
     last.write_bytes(last.read_bytes()[:-7])
     summary = summary_of(echo(source, out, "--max-failures", 10))

@@ -236,5 +236,6 @@ def test_what_looks_ahead_imports_no_torch(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(calls)],
         capture_output=True, text=True, env=environment(),
+        timeout=120,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "[0, 0, 0, 0, 0, 0] False", done.stderr

@@ -86,7 +86,11 @@ def test_it_is_readable_and_imports_no_torch(tmp_path: Path, model: Path) -> Non
     )
     args = ["preview", "--in", str(source), "--model", str(model)]
     done = subprocess.run(
-        [sys.executable, "-c", code, *args], capture_output=True, text=True, env=environment()
+        [sys.executable, "-c", code, *args],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=120,
     )
     assert done.stdout.splitlines()[-1] == "0 False", done.stderr
     assert "temperature = 0.5 (row)" in done.stdout

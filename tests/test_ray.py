@@ -92,7 +92,7 @@ class Job:
     def wait_until(self, ready: Callable[[], Any], driver: subprocess.Popen[str]) -> Any:
         deadline = time.monotonic() + ENDS_S
         while not (found := ready()):
-            assert driver.poll() is None, driver.communicate()
+            assert driver.poll() is None, driver.communicate(timeout=60)
             assert time.monotonic() < deadline
             time.sleep(0.1)
         return found
@@ -130,7 +130,7 @@ def test_a_killed_driver_is_continued_by_the_same_command(job: Job) -> None:
     driver = job.start()
     job.wait_until(job.running, driver)
     driver.kill()
-    driver.communicate()
+    driver.communicate(timeout=60)
     parts = len(list((job.out.parent / "out.parquet.ckpt" / "parts").iterdir()))
     assert parts
     told("driver, kill -9, then the same command", job.ends_whole(job.start()))
@@ -154,6 +154,7 @@ def test_a_drained_nodes_shards_go_on_elsewhere(job: Job) -> None:
          "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test",
          "--deadline-remaining-seconds", "2"],
         capture_output=True, text=True, env=environment(),
+        timeout=120,
     )  # fmt: skip
     assert drained.returncode == 0, drained.stderr + drained.stdout
     time.sleep(2)

@@ -159,9 +159,9 @@ def test_a_quiet_thread_silences_no_other(capsys: pytest.CaptureFixture[str]) ->
 
     with quiet_thread() as outer, quiet_thread() as inner:
         print("a bar", file=sys.stderr)
-        thread = threading.Thread(target=tell)
+        thread = threading.Thread(target=tell, daemon=True)
         thread.start()
-        thread.join()
+        thread.join(60)
     assert (outer.getvalue(), inner.getvalue()) == ("", "a bar\n")
     assert capsys.readouterr().err == "the error\n"
     assert sys.stderr is before

@@ -96,7 +96,9 @@ def test_the_process_ends_with_the_one_that_began_it() -> None:
         "print(process._process.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    died = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True)
+    died = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, timeout=120
+    )
     pid, deadline = int(died.stdout), time.monotonic() + 10
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         if Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] == "Z":

@@ -232,6 +232,8 @@ def test_it_imports_no_torch(tmp_path: Path) -> None:
         "import atexit; atexit.register(lambda: print(*sys.modules));"
         "from batchgen.__main__ import main; sys.exit(main())"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr.decode()
     assert not {"torch", "transformers", "pandas"} & set(done.stdout.decode().split())

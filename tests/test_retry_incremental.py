@@ -188,7 +188,7 @@ def test_failed_rows_of_an_unfinished_job_are_computed_again(tmp_path: Path) -> 
     process = begin(*args, fault=slow, heard=False)
     wait_for_parts(process, out, 6)
     process.send_signal(signal.SIGTERM)
-    assert process.wait() == 75
+    assert process.wait(60) == 75
     last = batchgen(*args, "--retry", "failed")
     assert last.returncode == 0, last.stderr
     assert "--retry failed: 1 row is computed again" in last.stderr

@@ -46,7 +46,7 @@ def whole(source: Path, args: list[object]) -> Path:
 def begun(args: list[object], out: Path, fault: str) -> subprocess.Popen[str]:
     """A run whose first part is on disk."""
     process = begin(*args, "-o", out, "--checkpoint-every", 4, "-q", fault=fault)
-    assert wait_for_parts(process, out), process.communicate()
+    assert wait_for_parts(process, out), process.communicate(timeout=60)
     return process
 
 

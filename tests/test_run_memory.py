@@ -63,7 +63,7 @@ def test_long_texts_wait_for_the_disk_in_bounded_memory(tmp_path: Path) -> None:
     """A part on a disk that stalls and one behind it: who would add to them waits."""
     disk = threading.Event()
     writer = PartWriter(
-        tmp_path, "job", 1, Columns(), lambda: disk.wait() and None, every=10**6, seconds=60
+        tmp_path, "job", 1, Columns(), lambda: disk.wait(60) and None, every=10**6, seconds=60
     )
     taken: list[int] = []
 
@@ -72,12 +72,12 @@ def test_long_texts_wait_for_the_disk_in_bounded_memory(tmp_path: Path) -> None:
             writer.append([make_row(number, prompt="x" * (3 << 20))])
             taken.append(number)
 
-    adding = threading.Thread(target=add)
+    adding = threading.Thread(target=add, daemon=True)
     adding.start()
     adding.join(1.0)
     held = len(taken)
     disk.set()
-    adding.join()
+    adding.join(60)
     writer.close()
     assert held <= 12  # of 16 MiB and 3 more each
     assert sum(part.rows for part in writer.parts) == 40

@@ -134,7 +134,7 @@ def test_a_channel_hands_over_in_order_and_holds_back_a_fast_sender(bounds: Any)
             channel.put([number])
         channel.close()
 
-    sender = threading.Thread(target=send)
+    sender = threading.Thread(target=send, daemon=True)
     sender.start()
     taken = []
     while not channel.drained:
@@ -142,7 +142,7 @@ def test_a_channel_hands_over_in_order_and_holds_back_a_fast_sender(bounds: Any)
         item = channel.get()
         if item is not None:
             taken += item
-    sender.join()
+    sender.join(60)
     assert taken == list(range(100))
     assert most_waiting <= 2
 
@@ -172,13 +172,13 @@ def num_sent(channel: Channel[Any], batch: Sequence[object]) -> int:
                 channel.put(batch)
                 sent.append(1)
 
-    sender = threading.Thread(target=send)
+    sender = threading.Thread(target=send, daemon=True)
     sender.start()
     while not channel._is_full():
         sender.join(0.01)
     sender.join(0.1)
     channel.cancel()
-    sender.join()
+    sender.join(60)
     return len(sent)
 
 
@@ -193,7 +193,7 @@ def test_a_cancelled_channel_frees_both_sides() -> None:
         except Cancelled:
             freed.append(True)
 
-    sender = threading.Thread(target=send)
+    sender = threading.Thread(target=send, daemon=True)
     sender.start()
     channel.cancel()
     sender.join(timeout=5)

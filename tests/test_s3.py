@@ -292,7 +292,7 @@ def test_kills_and_faults_at_random_end_in_the_unbroken_output(
         if child.poll() is not None:
             break
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.wait(60)
         kills += 1
     assert kills >= 2
     s3.faults.clear()

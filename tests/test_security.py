@@ -165,7 +165,7 @@ class Empty(BaseHTTPRequestHandler):
 def web() -> Iterator[str]:
     """The address of a server near by, with a password."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Empty) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://somebody:s3cret-word@127.0.0.1:{server.server_port}/data"
         server.shutdown()
 
@@ -211,10 +211,10 @@ def test_modes_of_files_follow_the_umask(
     args += ["--summary", tmp_path / "summary.json"]
     fault = "kill:at=final.rename"
     killed = begin(*args, fault=fault, heard=False, umask=umask)
-    assert killed.wait() == -signal.SIGKILL
+    assert killed.wait(60) == -signal.SIGKILL
     assert list((tmp_path / "o.parquet.ckpt" / "parts").iterdir())
     _check_modes(tmp_path, source, umask, mode)
-    assert begin(*args, heard=False, umask=umask).wait() == 0
+    assert begin(*args, heard=False, umask=umask).wait(60) == 0
     assert stat.S_IMODE(out.stat().st_mode) == mode
     _check_modes(tmp_path, source, umask, mode)
 

@@ -64,9 +64,9 @@ def test_shards_of_random_numbers_killed_and_stopped_end_as_one_run(
         time.sleep(chosen.uniform(0, 0.1))
         polite = turn % 3 == 2
         process.send_signal(signal.SIGTERM if polite else signal.SIGKILL)
-        assert process.wait() in ((0, 75) if polite else (0, -signal.SIGKILL))
+        assert process.wait(60) in ((0, 75) if polite else (0, -signal.SIGKILL))
     last = [start(source, out, f"{i}/3", fault="") for i in range(3)]
-    assert [process.wait() for process in last] == [0, 0, 0]
+    assert [process.wait(60) for process in last] == [0, 0, 0]
     assert not out.exists()
     merged = batchgen("merge", out, "--max-failures", ROWS)
     assert merged.returncode == 0, merged.stderr
@@ -85,7 +85,7 @@ def test_an_unsharded_run_completes_killed_shards(source: Path, tmp_path: Path) 
         process = start(source, out, shard)
         wait_for_parts(process, out, 2)
         process.kill()
-        process.wait()
+        process.wait(60)
     last = batchgen("run", "-i", source, "-o", out, *COMMON)
     assert last.returncode == 0, last.stderr
     assert summary_of(last)["reused"] >= 4
@@ -110,12 +110,12 @@ def test_status_and_merge_while_shards_run(source: Path, tmp_path: Path) -> None
         patient = begin("merge", out, "--lock", "wait", "--rows", ROWS)
         shards[1].kill()
         shards[0].send_signal(signal.SIGTERM)
-        assert shards[0].wait() == 75
+        assert shards[0].wait(60) == 75
         _, told = patient.communicate(timeout=60)
     finally:
         for process in shards:
             process.kill()
-            process.wait()
+            process.wait(60)
     assert patient.returncode == 66
     assert "--shard 0/2 (" in told
     assert "--shard 1/2 (" in told

@@ -29,7 +29,7 @@ def start(source: Path, out: Path, fault: str, *more: object) -> subprocess.Pope
 def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None:
     """Until a file with content is there."""
     while not any(path.stat().st_size for path in folder.glob(pattern)):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate(timeout=60)
         time.sleep(0.02)
 
 

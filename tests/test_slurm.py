@@ -52,7 +52,7 @@ def begun(script: str, tmp_path: Path, site: dict[str, str]) -> subprocess.Popen
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while not list(tmp_path.glob("out.parquet.ckpt/parts/*.parquet")):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate(timeout=60)
         time.sleep(0.02)
     return process
 
@@ -98,7 +98,9 @@ def test_the_merge_waits_for_all_tasks_whatever_became_of_them(
     )
     (scripts / "array.sbatch").write_text(edited)
     command = [str(scripts / "submit.sh"), "in.jsonl", "my out.parquet", "--max-tokens", "5"]
-    done = subprocess.run(command, cwd=tmp_path, env=site, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=site, capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.split() == ["41", "41"], done.stderr
     array, merge = asked(tmp_path).splitlines()
     assert array.endswith("array.sbatch in.jsonl my out.parquet --max-tokens 5")
@@ -127,6 +129,7 @@ def test_the_shards_are_the_tasks_of_the_arrays_own_line(
     subprocess.run(
         ["bash", "array.sbatch", str(source), "out.parquet", "--engine", "echo"], cwd=tmp_path,
         env=site | {"SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "5"}, check=True,
+        timeout=120,
     )  # fmt: skip
     assert [p.name for p in (tmp_path / "out.parquet.ckpt" / "shards").iterdir()] == ["5of7"]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from batchgen.engine.children import start_child
 from batchgen.engine.config import Adapter, EngineConfig
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.factory import load_engine, load_over
+from batchgen.engine.parallel import group
 from batchgen.engine.parallel.followers import Followers, Start
 from batchgen.engine.parallel.group import Group, join_group, leave_group
 from batchgen.engine.request import EngineStats, Request, SamplingParams
@@ -49,6 +51,7 @@ class Pair:
 
     def load(self, config: EngineConfig) -> LLMEngine:
         if not self._count:
+            assert self._connection.poll(100), "the other process says nothing"
             assert self._connection.recv() == "ready"
         self._count += 1
         place = str(self._folder / f"meeting{self._count}")
@@ -64,15 +67,17 @@ class Pair:
     def close(self) -> None:
         self._connection.close()
         self._process.kill()
-        self._process.wait()
+        self._process.wait(60)
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     before = os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    usual, group._TIMEOUT = group._TIMEOUT, timedelta(seconds=100)
     both = Pair(tmp_path_factory.mktemp("meetings"))
     yield both
     both.close()
+    group._TIMEOUT = usual
     if before == "lo":
         os.environ.pop("GLOO_SOCKET_IFNAME")
 

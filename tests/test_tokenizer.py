@@ -128,6 +128,7 @@ def test_without_torch_the_ids_are_the_same(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
+        timeout=120,
     )
     for kind, folder, line in zip(KINDS, folders, ran.stdout.splitlines(), strict=True):
         codec = codec_of(folder)
@@ -223,13 +224,13 @@ def test_batches_may_be_encoded_from_a_thread(tmp_path: Path) -> None:
     codec = codec_of(make(tmp_path / "m", "llama3"))
     results: list[list[list[int]]] = []
     threads = [
-        threading.Thread(target=lambda: results.append(codec.encode_batch(TEXTS * 50)))
+        threading.Thread(target=lambda: results.append(codec.encode_batch(TEXTS * 50)), daemon=True)
         for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert len(results) == 4
     assert all(result == codec.encode_batch(TEXTS) * 50 for result in results)
 

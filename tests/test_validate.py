@@ -81,7 +81,10 @@ def test_thousands_of_bad_rows_are_all_listed(tmp_path: Path) -> None:
 )
 def test_other_mistakes_have_their_own_exit_codes(arguments: list[str], code: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "batchgen", "validate", *arguments], capture_output=True, text=True
+        [sys.executable, "-m", "batchgen", "validate", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == code
     assert done.stdout == ""
@@ -98,6 +101,7 @@ def test_validating_imports_no_torch() -> None:
         capture_output=True,
         text=True,
         check=True,
+        timeout=120,
     )
     assert done.stdout.splitlines()[-1] == "0 False"
 

@@ -22,7 +22,7 @@ def test_a_command_is_a_process_of_its_own(
         monkeypatch.setenv("BATCHGEN_TESTS_COLD", "1")
     write_rows(tmp_path / "in.jsonl", prompts(3))
     args = ["run", "-i", "in.jsonl", "-o", "out.parquet", "--engine", "echo"]
-    begin("--help", heard=False).wait()
+    begin("--help", heard=False).wait(60)
     before = len(os.listdir("/proc/self/fd"))
     process = begin(*args, fault=WAITS, cwd=tmp_path)
     assert isinstance(process, warm_process.Forked) != cold
@@ -35,7 +35,7 @@ def test_a_command_is_a_process_of_its_own(
     links = [os.readlink(file) for file in (about / "fd").iterdir()]
     assert not [link for link in links[3:] if link.startswith("socket")]
     process.send_signal(signal.SIGKILL)
-    assert process.communicate() == ("", "")
+    assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == -signal.SIGKILL
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -49,7 +49,7 @@ def test_it_has_what_the_environment_says_and_nothing_of_the_one_before(tmp_path
             env=environment(**given),
             cwd=tmp_path,
         )
-        said, _ = process.communicate()
+        said, _ = process.communicate(timeout=60)
         summary = summary_of(subprocess.CompletedProcess((), 0, said, ""))
         assert (summary["completion_tokens"] == 6) == (tokens == "2")
 
@@ -57,4 +57,4 @@ def test_it_has_what_the_environment_says_and_nothing_of_the_one_before(tmp_path
 def test_one_whose_imports_would_differ_is_started_anew(tmp_path: Path) -> None:
     process = begin("--help", env=environment(HF_HOME=str(tmp_path)))
     assert not isinstance(process, warm_process.Forked)
-    assert process.communicate()[0].startswith("Usage:")
+    assert process.communicate(timeout=60)[0].startswith("Usage:")

@@ -30,5 +30,6 @@ def run_interpreted(file: str, *options: str) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=200,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

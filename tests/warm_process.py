@@ -45,6 +45,8 @@ _TAKEN = {"stdin", "stdout", "stderr", "cwd", "env", "text", "umask"}
 _AT_FIRST = dict(os.environ)
 _ONE_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """Arrow's allocator starts a thread when it is imported; a forked process has it neither."""
+_SERVER_S = 100.0
+"""The server's first answer comes once it has imported all."""
 _ADOPT = 36  # PR_SET_CHILD_SUBREAPER, of <sys/prctl.h>
 
 
@@ -80,6 +82,7 @@ class Server:
 
     def __init__(self, with_model: bool) -> None:
         self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(_SERVER_S)
         self._turn = threading.Lock()
         settings = {k: v for k, v in _AT_FIRST.items() if not k.startswith("BATCHGEN_")}
         file = Path(__file__).with_name("warm_server.py")
@@ -95,7 +98,11 @@ class Server:
         """It ends when nobody can ask any more."""
         self._socket.shutdown(socket.SHUT_RDWR)  # whoever else has it open
         self._socket.close()
-        self._process.wait()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(20)
 
     def fork(self, request: Mapping[str, Any], streams: list[int]) -> int:
         """Its process id; it is a child of this process."""
