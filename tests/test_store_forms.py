@@ -74,6 +74,22 @@ def test_lines_of_json_are_an_object_and_read_by_the_other_verbs(
     assert (tmp_path / "o.csv").read_text().count("prompt number") == 2 * ROWS
 
 
+@pytest.mark.parametrize("flags", [("out.parquet", "--rows-per-file", 9), ("out.jsonl",)])
+def test_an_output_in_a_store_becomes_a_folder_that_datasets_loads(
+    folder: RemotePath, tmp_path: Path, flags: tuple[object, ...]
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    out, to = folder / str(flags[0]), tmp_path / "folder"
+    assert run("-i", put_rows(folder, 20), "-o", out, *flags[1:]) == 0
+    asked = ["export", str(out), "--format", "hf", "--to"]
+    assert main([*asked, str(to)]) == 0
+    rows = datasets.load_from_disk(str(to))
+    assert rows["completion"][:] == [row["prompt"] for row in prompts(20)]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert main([*asked, f"{folder}/there"]) == 2
+    assert main(["export", f"{folder}/gone", *asked[2:], str(tmp_path / "other")]) == 66
+
+
 def test_a_crash_between_the_lines_and_the_manifest_writes_nothing_twice(
     folder: RemotePath, s3: Proxy
 ) -> None:
