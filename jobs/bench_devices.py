@@ -1,14 +1,13 @@
-"""One process on one core against one process a core (`--devices`), in turns, on rows of all sizes.
+"""One process pinned to a core against one process a core (`--devices`), on rows of all sizes.
 
-    python jobs/bench_devices.py [--devices cpu:0,cpu:1] [--rows 240] [--rounds 3] [--model MODEL]
+    python jobs/bench_devices.py [--devices cpu:0,cpu:1] [--rows 480] [--rounds 3] [--model MODEL]
 
-Both run the same job from a new folder; the outputs must be equal, rows and order, and one of which
-a process is killed in the middle must equal them too. Rates are output tokens per second of the
-engine, without imports and loading, that a job of hours does not notice. On a machine that others
-use they say little, so there is a second ratio: the time on its core of the one process over that
-of the busiest of several, less that of a job of one row. It is what the first ratio would be if
-nobody else ran. Prints the machine's load beside each round, and medians; exit code 1 where files
-differ.
+The one process is `batchgen run --device cpu` under `taskset -c 0`, all of its work on that core.
+Both run the same job from a new folder, in turns; the outputs must be equal, rows and order, and
+one of which an engine process is killed in the middle must equal them too. Two ratios: of output
+tokens a second of the engine, without start and loading, which a job of hours does not notice; and
+of the whole command's seconds, beside the share of them that went by before the engine had loaded.
+Exit code 1 where files differ.
 """
 
 from __future__ import annotations
@@ -17,53 +16,88 @@ import argparse
 import json
 import os
 import random
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from child_processes import children
-
-Row = dict[str, Any]
+from child_processes import batchgen, equal_share, run_and_kill, summary_of
 
 TEXT = "the small fox reads a long letter about rain and then walks home"
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Of one run: output tokens a second of its engine, all seconds, those before it worked."""
+
+    rate: float
+    seconds: float
+    start_s: float
+
+
 def main() -> int:
     args = parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="batchgen-devices-"))
-    rows = folder / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in mixed_rows(args.rows)))
-    job = Job(rows, args.model, folder)
-    first = args.devices.split(",")[0]
-    loading = max(Job(one_row(folder), args.model, folder).run("loading", first)["cpu_s"])
-    ratios, on_cores = [], []
+    job = Job(args)
+    rates, walls = [], []
     for number in range(args.rounds):
         load = os.getloadavg()[0]
-        one = job.run(f"one{number}", first)
-        many = job.run(f"many{number}", args.devices)
-        ratios.append(many["output_tokens_per_s"] / one["output_tokens_per_s"])
-        times = [[round(seconds - loading, 1) for seconds in run["cpu_s"]] for run in (one, many)]
-        on_cores.append(max(times[0]) / max(times[1]))
-        rates = [run["output_tokens_per_s"] for run in (one, many)]
-        print(f"round {number}: {rates[0]:.1f} and {rates[1]:.1f} tokens/s, ratio {ratios[-1]:.2f}"
-              f" (load {load:.1f} before, {os.getloadavg()[0]:.1f} after)", flush=True)  # fmt: skip
-        print(f"  seconds on cores {times[0]} and {times[1]}, ratio {on_cores[-1]:.2f}", flush=True)
-    job.run_and_kill("killed", args.devices)
-    print(f"median ratio of {args.devices} to {first}: {statistics.median(ratios):.2f}")
-    print(f"median ratio of seconds on cores: {statistics.median(on_cores):.2f}")
-    names = [f"{kind}{n}" for n in range(args.rounds) for kind in ("one", "many")] + ["killed"]
-    different = [name for name in names[1:] if not job.equal(names[0], name)]
-    print("outputs differ: " + ", ".join(different) if different else "all outputs are equal")
-    return 1 if different else 0
+        one, many = job.run(f"one{number}", pinned=True), job.run(f"many{number}", pinned=False)
+        rates.append(many.rate / one.rate)
+        walls.append(one.seconds / many.seconds)
+        print(f"round {number} (load {load:.1f}): {one.rate:.0f} and {many.rate:.0f} tokens/s, "
+              f"ratio {rates[-1]:.2f}; {one.seconds:.1f} and {many.seconds:.1f} s, ratio "
+              f"{walls[-1]:.2f}; before the engine {one.start_s / one.seconds:.0%} and "
+              f"{many.start_s / many.seconds:.0%} of them", flush=True)  # fmt: skip
+    print(f"medians: {statistics.median(rates):.2f} of tokens/s, {statistics.median(walls):.2f} of "
+          "seconds")  # fmt: skip
+    return 0 if job.outputs_are_equal() else 1
 
 
-def mixed_rows(count: int) -> list[Row]:
+class Job:
+    """One input, run in several ways."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._folder = Path(tempfile.mkdtemp(prefix="batchgen-devices-"))
+        with (self._folder / "rows.jsonl").open("w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in mixed_rows(args.rows))
+        self._outputs: list[Path] = []
+
+    def run(self, name: str, *, pinned: bool) -> Measured:
+        """One process on the first core, or one on each."""
+        core = self._args.devices.partition(",")[0].removeprefix("cpu:")
+        began = time.monotonic()
+        if pinned:
+            command = self._command(name, "--device", "cpu")
+            summary = summary_of(["taskset", "-c", core, *command])
+        else:
+            summary = summary_of(self._command(name, "--devices", self._args.devices))
+        seconds = time.monotonic() - began
+        working = summary["output_tokens"] / summary["output_tokens_per_s"]
+        return Measured(summary["output_tokens_per_s"], seconds, seconds - working)
+
+    def outputs_are_equal(self) -> bool:
+        """Whether all runs so far, and one that loses an engine process, wrote the same rows."""
+        command = self._command("killed", "--devices", self._args.devices)
+        code, said = run_and_kill(command, self._outputs[-1], "processes.worker")
+        print(f"an engine process killed: exit code {code}, {said}")
+        shares = [equal_share(self._outputs[0], other) for other in self._outputs[1:]]
+        print(f"rows of the other outputs that are equal: {min(shares):.1%}")
+        return code == 0 and min(shares) == 1
+
+    def _command(self, name: str, *flags: str) -> list[str]:
+        self._outputs.append(self._folder / f"{name}.parquet")
+        given = ["--model", self._args.model] if self._args.model else []
+        return batchgen(
+            "run", "--in", self._folder / "rows.jsonl", "--out", self._outputs[-1], "--dtype",
+            "float32", "--checkpoint-every", "10", "--progress", "none", *flags, *given,
+        )  # fmt: skip
+
+
+def mixed_rows(count: int) -> list[dict[str, Any]]:
     """Prompts of 4 to 200 words, 8 to 96 tokens each, every third row drawn at random."""
     draws = random.Random(0)
     words = TEXT.split()
@@ -79,73 +113,13 @@ def mixed_rows(count: int) -> list[Row]:
     ]
 
 
-def one_row(folder: Path) -> Path:
-    """An input that costs little more than loading does."""
-    path = folder / "one_row.jsonl"
-    path.write_text(json.dumps({"prompt": "the small fox", "max_tokens": 1}) + "\n")
-    return path
-
-
-def cpu_seconds(pid: int) -> float:
-    """That a process had so far, all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-class Job:
-    """One input, run in several ways."""
-
-    def __init__(self, rows: Path, model: str | None, folder: Path) -> None:
-        self._rows, self._model, self._folder = rows, model, folder
-
-    def run(self, name: str, devices: str) -> Row:
-        """The summary of a run on these devices, and `cpu_s` of its engine processes."""
-        process = subprocess.Popen(self._command(name, devices), stdout=subprocess.PIPE, text=True)
-        used: dict[int, float] = {}
-        while process.poll() is None:
-            with suppress(FileNotFoundError, ProcessLookupError):  # one that ends meanwhile
-                for pid in children(process.pid, "processes.worker"):
-                    used[pid] = max(cpu_seconds(pid), used.get(pid, 0.0))
-            time.sleep(0.05)
-        assert process.stdout is not None
-        summary: Row = json.loads(process.stdout.read())
-        return summary | {"cpu_s": list(used.values())}
-
-    def run_and_kill(self, name: str, devices: str) -> None:
-        """As `run`, and the newest engine process is killed once there are finished rows."""
-        process = subprocess.Popen(self._command(name, devices), stdout=subprocess.DEVNULL)
-        parts = self._folder / f"{name}.parquet.ckpt" / "parts"
-        while process.poll() is None and not list(parts.glob("*.parquet")):
-            time.sleep(0.1)
-        os.kill(children(process.pid, "processes.worker")[-1], signal.SIGKILL)
-        assert process.wait() == 0, "a killed engine process ended the job"
-
-    def equal(self, one: str, other: str) -> bool:
-        """Whether two outputs hold the same rows in the same order."""
-        files = [str(self._folder / f"{name}.parquet") for name in (one, other)]
-        return subprocess.run(batchgen("diff", *files), stdout=subprocess.DEVNULL).returncode == 0
-
-    def _command(self, name: str, devices: str) -> list[str]:
-        given = ["--model", self._model] if self._model else []
-        return batchgen(
-            "run", "--in", str(self._rows), "--out", str(self._folder / f"{name}.parquet"),
-            "--devices", devices, "--dtype", "float32", "--checkpoint-every", "10",
-            "--progress", "none", *given,
-        )  # fmt: skip
-
-
-def batchgen(*args: str) -> list[str]:
-    """The command of this checkout."""
-    return [sys.executable, "-m", "batchgen", *args]
-
-
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--devices", default="cpu:0,cpu:1")
-    parser.add_argument("--rows", type=int, default=240)
+    parser.add_argument("--rows", type=int, default=480)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", help="default: the built-in one")
     return parser.parse_args()

@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from child_processes import children
+from child_processes import batchgen, equal_share, run_and_kill, summary_of
 
 TEXT = "the small fox reads a long letter about rain and then walks home"
 
@@ -71,42 +67,26 @@ class Check:
 
     def run(self, name: str, *flags: str) -> dict[str, Any]:
         """The summary of a whole run."""
-        done = subprocess.run(self._command(name, *flags), stdout=subprocess.PIPE, check=True)
-        summary: dict[str, Any] = json.loads(done.stdout)
-        return summary
+        return summary_of(self._command(name, *flags))
 
     def run_and_kill(self, name: str, *flags: str) -> tuple[int, str]:
-        """Exit code and last words of a run whose rank 1 is killed once rows are finished."""
-        process = subprocess.Popen(
-            self._command(name, *flags),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        parts = self._folder / f"{name}.parquet.ckpt" / "parts"
-        while process.poll() is None and not list(parts.glob("*.parquet")):
-            time.sleep(0.1)
-        os.kill(children(process.pid, "processes.rank")[0], signal.SIGKILL)
-        said = process.communicate(timeout=180)[1].strip().splitlines()
-        return process.returncode, " / ".join(said[-2:])
+        """Exit code and last words of a run that loses a rank once rows are finished."""
+        return run_and_kill(self._command(name, *flags), self._output(name), "processes.rank")
 
     def equal_share(self, one: str, other: str) -> float:
-        """Share of rows whose completions are the same."""
-        import pyarrow.parquet as pq
+        """Share of rows that two runs have the same."""
+        return equal_share(self._output(one), self._output(other))
 
-        files = [self._folder / f"{name}.parquet" for name in (one, other)]
-        texts = [pq.read_table(file, columns=["completion"])[0].to_pylist() for file in files]
-        same = sum(a == b for a, b in zip(*texts, strict=True))
-        return same / len(texts[0])
+    def _output(self, name: str) -> Path:
+        return self._folder / f"{name}.parquet"
 
     def _command(self, name: str, *flags: str) -> list[str]:
         args = self._args
-        return [
-            sys.executable, "-m", "batchgen", "run", "--in", str(self._folder / "rows.jsonl"),
-            "--out", str(self._folder / f"{name}.parquet"), "--model", args.model,
-            "--device", args.device, "--dtype", args.dtype, "--progress", "none",
+        return batchgen(
+            "run", "--in", self._folder / "rows.jsonl", "--out", self._output(name), "--model",
+            args.model, "--device", args.device, "--dtype", args.dtype, "--progress", "none",
             "--checkpoint-every", "20", *flags,
-        ]  # fmt: skip
+        )  # fmt: skip
 
 
 def parse_args() -> argparse.Namespace:

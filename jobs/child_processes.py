@@ -1,13 +1,61 @@
-"""Processes that a command has started, for scripts that kill one."""
+"""Runs of batchgen as processes, for scripts that measure them, kill one of their children and
+compare what they wrote."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ["children"]
+import pyarrow.parquet as pq
+
+__all__ = ["batchgen", "equal_share", "run_and_kill", "summary_of"]
+
+_LONGEST_S = 3600.0
+_MOMENT_S = 0.1
+_SAME = ["index", "sample", "id", "status", "completion", "finish_reason", "completion_tokens"]
 
 
-def children(parent: int, module: str) -> list[int]:
+def batchgen(*words: object) -> list[str]:
+    """The command of this checkout."""
+    return [sys.executable, "-m", "batchgen", *map(str, words)]
+
+
+def summary_of(command: Sequence[str]) -> dict[str, Any]:
+    """What a run that must succeed prints when it ends."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=_LONGEST_S)
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
+
+
+def run_and_kill(command: Sequence[str], out: Path, module: str) -> tuple[int, str]:
+    """Exit code and last words of a run whose newest child of that module is killed once rows are
+    finished."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    parts = Path(f"{out}.ckpt", "parts")
+    while process.poll() is None and not list(parts.glob("*.parquet")):
+        time.sleep(_MOMENT_S)
+    os.kill(_children(process.pid, module)[-1], signal.SIGKILL)
+    said = process.communicate(timeout=_LONGEST_S)[1].strip().splitlines()
+    return process.returncode, " / ".join(said[-2:])
+
+
+def equal_share(one: Path, other: Path) -> float:
+    """Share of the rows of an output, in order, that another one has the same."""
+    rows, others = (pq.read_table(path, columns=_SAME).to_pylist() for path in (one, other))
+    same = sum(a == b for a, b in zip(rows, others, strict=False))
+    return same / max(len(rows), len(others))
+
+
+def _children(parent: int, module: str) -> list[int]:
     """Process ids of those that run `module`, in the order of their start."""
     found = []
     for task in Path(f"/proc/{parent}/task").iterdir():

@@ -171,6 +171,7 @@ def test_a_task_gets_the_gpus_that_its_model_needs(
     from batchgen.cluster import ray_shards
 
     def look(spec: JobSpec, folder: str, path: list[str]) -> ray_shards.ShardResult:
+        assert spec.shard is not None
         meeting = tmp_path / str(spec.tensor_parallel)
         meeting.mkdir(exist_ok=True)
         (meeting / str(spec.shard.index)).touch()
