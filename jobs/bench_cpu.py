@@ -14,35 +14,20 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import sys
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_workload import Measured, make_engine, make_rows, measure, mixed_lengths, run_rows
+from bench_workload import make_engine, make_rows, mixed_lengths, run_rows
+from contenders import Contender, measure
 
 from batchgen.report.static_baseline import generate_static, load_baseline
 from batchgen.report.workloads import WorkItem
 
 STATIC_BATCH = 8
 NEAR_TIE = 1e-4
-
-
-@dataclass
-class Contender:
-    """One way to run the rows, and its runs."""
-
-    name: str
-    run: Any
-    runs: list[Measured] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        """Output tokens per second, of the quiet runs where there are any."""
-        quiet = [run for run in self.runs if run.quiet] or self.runs
-        return statistics.median(run.output_tokens_per_s for run in quiet)
 
 
 def main() -> int:
@@ -55,7 +40,7 @@ def main() -> int:
         contenders = make_contenders(path, rows, dtype, args.int8)
         for repeat in range(args.repeats):
             for contender in contenders[repeat and args.once :]:
-                contender.runs.append(measure(contender.run))
+                contender.runs.append(contender.run())
                 show_run(dtype, contender)
         report[dtype] = summarize(contenders)
         if dtype == "float32":
@@ -89,12 +74,11 @@ def make_contenders(path: Path, rows: list[WorkItem], dtype: str, int8: bool) ->
         )
     short = [WorkItem(row.prompt_token_ids[:20], 4) for row in rows[:STATIC_BATCH]]
     generate_static(model, short, STATIC_BATCH)
-    found = [
-        Contender(f"transformers {dtype}", lambda: generate_static(model, rows, STATIC_BATCH)[1])
-    ]
+    static = partial(measure, lambda: generate_static(model, rows, STATIC_BATCH)[1])
+    found = [Contender(f"transformers {dtype}", static)]
     for name, engine in engines.items():
         run_rows(engine, short)
-        found.append(Contender(name, lambda engine=engine: run_rows(engine, rows)))
+        found.append(Contender(name, partial(measure, partial(run_rows, engine, rows))))
     return found
 
 

@@ -12,20 +12,21 @@ The peer has an environment of its own, PEER; FOLDER is a model as transformers 
 64 rows of fixed lengths (see bench_workload.py), all added at once, 64 slots, greedy, EOS ignored,
 one short warm-up; loading is left out, prompts are counted in. Each OpenVINO run is a process of
 its own. Its KV cache grows as needed (the default, faster here than a size given beforehand), and
-a step takes up to 8,192 tokens (in bf16 faster than the default of 256).
+a step takes up to 8,192 tokens (in bf16 faster than the default of 256). `--neighbour`: each runs a
+second time beside a process that takes so much of a core.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench_workload import Measured, make_engine, make_rows, measure, mixed_lengths, run_rows
+from bench_workload import make_engine, make_rows, mixed_lengths, run_rows
+from contenders import THREADS, Contender, ask_peer, measure, report, take_turns
 
 from batchgen.report.workloads import WorkItem
 
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--ir", required=True, type=Path, help="where fp32 and int8 were exported")
     parser.add_argument("--only", default="", help="only precisions whose names start so")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--neighbour", type=float, default=0.0, metavar="CORES")
     parser.add_argument("--serve", help=argparse.SUPPRESS)  # what the peer's process is to run
     args = parser.parse_args()
     serve_peer(args.ir, *PEERS[args.serve]) if args.serve else compare(args)
@@ -59,34 +61,17 @@ def main() -> None:
 def compare(args: argparse.Namespace) -> None:
     """Take turns, then print a line of JSON for each contender."""
     path, rows = make_rows(args.model, mixed_lengths())
-    chosen = [name for name in ENGINES if name.startswith(args.only)]
-    engines = {name: make_engine(path, max_num_seqs=len(rows), **ENGINES[name]) for name in chosen}
-    for engine in engines.values():
+    given = [(list(row.prompt_token_ids), row.max_tokens) for row in rows]
+    chosen = []
+    for name in (name for name in ENGINES if name.startswith(args.only)):
+        engine = make_engine(path, max_num_seqs=len(rows), **ENGINES[name])
         run_rows(engine, [WorkItem(row.prompt_token_ids[:20], 4) for row in rows[:8]])
-    runs: dict[str, list[Measured]] = {}
-    for _ in range(args.repeats):
-        for name, engine in engines.items():
-            done = measure(lambda engine=engine: run_rows(engine, rows))
-            runs.setdefault(f"batchgen {name}", []).append(done)
-        for name in (name for name in PEERS if name.startswith(args.only)):
-            runs.setdefault(f"OpenVINO {name}", []).append(ask_peer(args, name, rows))
-    for contender, measured in runs.items():
-        quiet = [run for run in measured if run.quiet] or measured
-        speed = statistics.median(run.output_tokens_per_s for run in quiet)
-        seconds = [round(run.seconds, 2) for run in measured]
-        others = [round(run.others, 2) for run in measured]
-        equal = sum(map(list.__eq__, measured[0].tokens, next(iter(runs.values()))[0].tokens))
-        line = {"contender": contender, "output_tokens_per_s": round(speed, 1), "seconds": seconds}
-        print(json.dumps(line | {"others_cores": others, "rows_equal_to_first": equal}))
-
-
-def ask_peer(args: argparse.Namespace, name: str, rows: list[WorkItem]) -> Measured:
-    """One run in a process of the peer's Python, which times it itself."""
-    command = [args.peer, __file__, args.model, "--peer", "", "--ir", args.ir, "--serve", name]
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    given = json.dumps([[row.prompt_token_ids, row.max_tokens] for row in rows])
-    said = subprocess.run(command, input=given, env=env, check=True, text=True, stdout=-1).stdout
-    return Measured(**json.loads(said.splitlines()[-1]))
+        run = partial(measure, partial(run_rows, engine, rows))
+        chosen.append(Contender(f"batchgen {name}", run))
+    for name in (name for name in PEERS if name.startswith(args.only)):
+        command = [args.peer, __file__, args.model, "--peer", "", "--ir", args.ir, "--serve", name]
+        chosen.append(Contender(f"OpenVINO {name}", partial(ask_peer, command, given)))
+    report(take_turns(chosen, args.repeats, args.neighbour))
 
 
 def serve_peer(folder: Path, weights: str, properties: dict[str, str]) -> None:
@@ -98,7 +83,7 @@ def serve_peer(folder: Path, weights: str, properties: dict[str, str]) -> None:
     rows = json.loads(input())
     scheduler = genai.SchedulerConfig()
     scheduler.max_num_seqs, scheduler.max_num_batched_tokens = len(rows), 8192
-    given = properties | {"INFERENCE_NUM_THREADS": os.cpu_count()}
+    given = properties | {"INFERENCE_NUM_THREADS": THREADS}
     pipe = genai.ContinuousBatchingPipeline(folder / weights, scheduler, "CPU", given)
 
     def run(rows: list[tuple[list[int], int]]) -> list[list[int]]:
@@ -111,8 +96,7 @@ def serve_peer(folder: Path, weights: str, properties: dict[str, str]) -> None:
         return [list(handle.read_all()[0].generated_ids) for handle in handles]
 
     run([(prompt[:20], 4) for prompt, _ in rows[:8]])
-    done = measure(lambda: run(rows))
-    print(json.dumps({"seconds": done.seconds, "others": done.others, "tokens": done.tokens}))
+    print(json.dumps(asdict(measure(lambda: run(rows)))))
 
 
 if __name__ == "__main__":

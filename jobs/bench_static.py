@@ -24,15 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_workload import (
-    SIX_VARIED,
-    Measured,
-    make_engine,
-    make_rows,
-    measure,
-    mixed_lengths,
-    run_rows,
-)
+from bench_workload import SIX_VARIED, make_engine, make_rows, mixed_lengths, run_rows
+from contenders import Measured, measure
 from transformers import GPT2Config
 
 from batchgen.engine.request import Engine

@@ -1,4 +1,4 @@
-"""What the CPU benchmarks share: rows of fixed lengths, a batchgen run, and a look at the machine.
+"""What the CPU benchmarks share: rows of fixed lengths, and a batchgen run.
 
 Lengths are seeded and skewed to short ones: 64 rows, prompts of 20 to 300 and outputs of 8 to 256
 tokens. The text is sample_data/general.jsonl; EOS is ignored, so every run does the same work.
@@ -7,13 +7,11 @@ tokens. The text is sample_data/general.jsonl; EOS is ignored, so every run does
 from __future__ import annotations
 
 import json
-import os
 import random
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from batchgen.cli.process.threads import settle_waiting
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.factory import load_engine
 from batchgen.engine.request import Engine, Request, SamplingParams
@@ -21,53 +19,9 @@ from batchgen.job.model.files import resolve_model
 from batchgen.job.text.tokenizer import load_codec
 from batchgen.report.workloads import WorkItem
 
+settle_waiting()  # as the command does; read when the first thread waits
 PROMPTS = Path(__file__).parent.parent / "sample_data" / "general.jsonl"
-BUSY_CORES = 0.35
 SIX_VARIED = ((12, 20), (30, 40), (8, 60), (45, 100), (20, 30), (60, 500))
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One timed run. `others` is the CPU that other processes took meanwhile, in cores."""
-
-    seconds: float
-    others: float
-    tokens: list[list[int]]
-
-    @property
-    def quiet(self) -> bool:
-        """Whether others left the machine alone."""
-        return self.others <= BUSY_CORES
-
-    @property
-    def output_tokens_per_s(self) -> float:
-        """All output tokens over the wall time, prompts included."""
-        return sum(map(len, self.tokens)) / self.seconds
-
-
-class Watch:
-    """Wall time, and the CPU time that others took while it ran (from /proc/stat)."""
-
-    def __enter__(self) -> Watch:
-        self._busy, self._own, self._start = busy_seconds(), own_seconds(), time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self._start
-        spent = busy_seconds() - self._busy - (own_seconds() - self._own)
-        self.others = max(0.0, spent / self.seconds)
-
-
-def busy_seconds() -> float:
-    """CPU time of the whole machine but niced processes: user, system, interrupts, steal."""
-    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    user, _nice, system, _idle, _wait, irq, softirq, steal = map(int, fields[:8])
-    return (user + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def own_seconds() -> float:
-    times = os.times()
-    return times.user + times.system
 
 
 def mixed_lengths(count: int = 64, seed: int = 165) -> list[tuple[int, int]]:
@@ -111,10 +65,3 @@ def run_rows(engine: Engine, rows: list[WorkItem], first_id: int = 0) -> list[li
         for done in engine.step():
             tokens[done.request_id - first_id] = done.token_ids
     return [tokens[index] for index in range(len(rows))]
-
-
-def measure(run: Any) -> Measured:
-    """Time one call that returns all rows' tokens."""
-    with Watch() as watch:
-        tokens = run()
-    return Measured(watch.seconds, watch.others, tokens)

@@ -14,10 +14,16 @@ import torch
 from torch.nn import functional as F
 
 from batchgen.engine.attention.cpu.paged import CpuAttention
-from batchgen.engine.cpu.int8_linear import pack_int8
-from batchgen.engine.cpu.linear import JoinedLinear, JoinedMember, equals_linear, pack_weight
+from batchgen.engine.cpu.int8_linear import Int8Rows, pack_int8
+from batchgen.engine.cpu.linear import (
+    JoinedLinear,
+    JoinedMember,
+    PackedLinear,
+    equals_linear,
+    pack_weight,
+)
 from batchgen.engine.kernels.build import load_kernels
-from batchgen.engine.kernels.ops import Operators
+from batchgen.engine.kernels.ops import Operators, Weight, WeightKind
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 needs_compiler = pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
@@ -129,13 +135,50 @@ def test_joined_layers_give_each_member_its_own_output() -> None:
     torch.testing.assert_close(members[1](first), first @ parts[1].t())
 
 
+def int8_kernel() -> Operators:
+    if not operators().can_pack_int8(1):
+        pytest.skip("oneDNN has the 8-bit product here")
+    return operators()
+
+
+def in_whole_numbers(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What int8.c does to rows: levels as large as their products with 127 allow, and a scale."""
+    limit = min((2**31 - 1) // 127 // (x.shape[1] + x.shape[1] % 2), 32767)
+    top = x.float().abs().amax(1, keepdim=True)
+    inverse = torch.where(top > 1e-30, torch.full_like(top, limit) / top, 0.0)
+    levels = (x.double() * inverse.double()).round().long()  # one rounding, as with FMA
+    return levels, torch.where(top > 1e-30, top / limit, 0.0)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(1, 1), (47, 5), (33, 700), (16, 4099)])
+def test_the_eight_bit_product_is_exact_in_whole_numbers_for_every_number_of_rows(
+    num_outputs: int, num_inputs: int, dtype: torch.dtype
+) -> None:
+    levels = torch.randint(-127, 128, (num_outputs, num_inputs), dtype=torch.int8)
+    levels[0] = 127
+    scale, bias = torch.rand(num_outputs), torch.randn(num_outputs)
+    packed = int8_kernel().pack_int8(levels)
+    pointers = (packed.data_ptr(), scale.data_ptr(), bias.data_ptr())
+    for rows in [*range(1, 9), 13, 239, 241, 490]:
+        x = torch.randn(rows, num_inputs).to(dtype)
+        x[0] = 3.0  # with the first output: the largest sum there is
+        x[-1] = 0.0
+        whole, row_scale = in_whole_numbers(x)
+        expected = (whole @ levels.long().T).float() * row_scale * scale + bias
+        got = int8_kernel().int8_linear(x, Weight(*pointers, WeightKind.INT8), num_outputs)
+        bound = 1e-6 if dtype == torch.float32 else 4e-3
+        torch.testing.assert_close(got.float(), expected, atol=1e-5, rtol=bound)
+
+
 @needs_compiler
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_eight_bits_scale_each_row_by_itself(dtype: torch.dtype) -> None:
     weight = torch.randn(32, 128).to(dtype)
     packed = pack_int8(weight, None)
     if packed is None:
-        pytest.skip("oneDNN has no 8-bit product here")
+        pytest.skip("no 8-bit product here")
     x = torch.randn(6, 128).to(dtype)
     x[0] *= 1000
     x[1] = 0
@@ -143,6 +186,26 @@ def test_eight_bits_scale_each_row_by_itself(dtype: torch.dtype) -> None:
     error = (got - expected).norm(dim=1) / expected.norm(dim=1).clamp(min=1e-9)
     assert error[1] == 0
     assert (error < 0.02).all()
+    assert torch.equal(packed(x[2:3]), packed(x)[2:3])
+    x[3, 5], x[4, 5] = float("nan"), float("inf")
+    assert packed(x)[3:5].isnan().all()
+    assert torch.equal(packed(x)[2], packed(x[2:3])[0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_embedding_in_eight_bits_is_the_weight_but_for_half_a_level(dtype: torch.dtype) -> None:
+    int8_kernel()
+    weight = torch.randn(77, 33).to(dtype)
+    packed = pack_int8(weight, None)
+    assert isinstance(packed, PackedLinear)
+    rows = Int8Rows(packed, dtype)
+    ids = torch.tensor([[0, 76, 5], [15, 16, 17]])
+    level = weight.float().abs().amax(1)[ids] / 127
+    slack = 0.5 if dtype == torch.float32 else 1.0  # and a rounding to bfloat16
+    assert ((rows(ids) - weight[ids]).float().abs() <= level[..., None] * slack + 1e-6).all()
+    assert rows.equals(weight)
+    assert not rows.equals(weight * 1.1)
 
 
 def test_turned_off_kernels_leave_torch_and_one_line_in_the_log(

@@ -67,14 +67,23 @@ def test_bfloat16_stays_near() -> None:
 
 
 @pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
-def test_eight_bits_stay_near_and_leave_the_head_alone() -> None:
+@pytest.mark.parametrize("tied", [True, False])
+def test_eight_bits_stay_near_and_hold_the_embedding_and_the_head_too(tied: bool) -> None:
     model = tiny_model("llama")
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    head.weight = embedding.weight if tied else nn.Parameter(head.weight.detach().clone())
     ids = torch.arange(3, 33)[None]
     before = logits(model, ids)
     optimize_for_cpu(model, torch.float32, "int8")
     after = logits(model, ids)
     assert not torch.equal(after, before)
     assert (after - before).norm() <= 0.1 * before.norm()
+    operators = Operators.load()
+    if operators is not None and operators.can_pack_int8(1):
+        assert head.weight.isnan().all()
+        assert embedding.weight.isnan().all()
+        shared = head.forward.weight is embedding.forward.packed.weight
+        assert shared == tied
 
 
 def test_other_dtypes_are_left_as_they_are() -> None:

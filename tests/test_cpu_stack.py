@@ -24,9 +24,17 @@ LLAMA_SHAPED = ("llama", "mistral", "qwen2", "qwen3")
 needs_compiler = pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
 
 
-def load(model_type: str, dtype: torch.dtype = torch.float32) -> Model:
+def load(
+    model_type: str, dtype: torch.dtype = torch.float32, quantization: str | None = None
+) -> Model:
     module = tiny_model(model_type).to(dtype)
-    return load_model_from(module, optimize=partial(optimize_for_cpu, dtype=dtype))
+    optimize = partial(optimize_for_cpu, dtype=dtype, quantization=quantization)
+    return load_model_from(module, optimize=optimize, confirmed=quantization is None)
+
+
+def has_int8_kernel() -> bool:
+    operators = Operators.load()
+    return operators is not None and operators.can_pack_int8(1)
 
 
 def runs_as_one(model: Model) -> bool:
@@ -36,10 +44,15 @@ def runs_as_one(model: Model) -> bool:
     )
 
 
-def without_stack(model_type: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Model:
+def without_stack(
+    model_type: str,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+    quantization: str | None = None,
+) -> Model:
     with monkeypatch.context() as patch:
         patch.setattr(cpu_stack, "_make_stack", lambda model: None)
-        return load(model_type, dtype)
+        return load(model_type, dtype, quantization)
 
 
 @needs_compiler
@@ -66,9 +79,28 @@ def test_bfloat16_stays_near_layer_by_layer(
     assert (got - expected).norm() <= 0.03 * expected.norm()
 
 
+@pytest.mark.skipif(not has_int8_kernel(), reason="oneDNN has the 8-bit product here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+def test_eight_bits_run_as_one_as_they_do_layer_by_layer(
+    model_type: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(model_type, dtype, "int8")
+    plain = without_stack(model_type, dtype, monkeypatch, "int8")
+    assert runs_as_one(model)
+    assert not runs_as_one(plain)
+    got, expected, exact = (
+        logits_at(one, one.max_position) for one in (model, plain, load(model_type))
+    )
+    bound = 1e-3 if dtype == torch.float32 else 0.03
+    assert (got - expected).norm() <= bound * expected.norm()
+    assert 0 < (got - exact).norm() <= 0.05 * exact.norm()
+
+
 @needs_compiler
-def test_a_row_answers_bit_for_bit_alike_whatever_comes_along() -> None:
-    model = load("llama")
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_a_row_answers_bit_for_bit_alike_whatever_comes_along(quantization: str | None) -> None:
+    model = load("llama", quantization=quantization)
     model.allocate_cache(64, 16)
     ids = torch.arange(3, 33)
 

@@ -16,6 +16,7 @@ from torch import nn
 from batchgen.engine.cpu.linear import JoinedMember, PackedLinear
 from batchgen.engine.cpu.mlp import GatedMlp
 from batchgen.engine.cpu.norm import RmsNorm
+from batchgen.engine.kernels.ops import Weight, WeightKind
 from batchgen.engine.model.binding import CALL_ATTRIBUTE, AttentionCall
 
 __all__ = ["LayerParts", "layer_parts"]
@@ -36,8 +37,7 @@ class Block(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("input_norm", "post_norm", "q_norm", "k_norm")),
-        *((name, ctypes.c_void_p) for name in ("qkv", "o", "gate_up", "down")),
-        *((f"{name}_bias", ctypes.c_void_p) for name in ("qkv", "o", "gate_up", "down")),
+        *((name, Weight) for name in ("qkv", "o", "gate_up", "down")),
         *((f"{name}_eps", ctypes.c_double) for name in ("input", "post", "q", "k")),
         *((f"{name}_round", ctypes.c_int64) for name in ("input", "post", "q", "k")),
     )
@@ -53,6 +53,8 @@ class LayerParts:
     intermediate: int
     block: Block
     held: tuple[Any, ...]
+    rounds: bool
+    """Whether a product rounds its rows: an unlike last bit before it can be a level after it."""
 
 
 def layer_parts(layer: nn.Module, dtype: torch.dtype) -> LayerParts | None:
@@ -101,12 +103,12 @@ def _assemble(
         return None
     block = Block(
         *(None if norm is None else norm.weight.data_ptr() for norm in norms),
-        *(linear.weight.data_ptr() for linear in linears),
-        *(None if linear.bias is None else linear.bias.data_ptr() for linear in linears),
+        *(linear.parts for linear in linears),
         *(0.0 if norm is None else norm.eps for norm in norms),
         *(0 if norm is None else int(norm.round_first) for norm in norms),
     )
-    return LayerParts(layer, call, hidden, intermediate, block, (norms, linears))
+    rounds = any(linear.kind == WeightKind.INT8 for linear in linears)
+    return LayerParts(layer, call, hidden, intermediate, block, (norms, linears), rounds)
 
 
 def _plain_attention(attention: Any) -> bool:

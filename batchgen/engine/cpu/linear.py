@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from batchgen.engine.kernels.ops import Operators
+from batchgen.engine.kernels.ops import Operators, Weight, WeightKind
 
 __all__ = [
     "JoinedLinear",
@@ -37,15 +37,27 @@ class PackedLinear:
     """A layer computed by the project's own kernel."""
 
     weight: torch.Tensor
-    """As `Operators.pack` laid it out."""
+    """As `Operators.pack` or `pack_int8` laid it out."""
     num_inputs: int
     num_outputs: int
     bias: torch.Tensor | None  # float32 [num_outputs]
-    run: Callable[..., torch.Tensor]
+    kind: WeightKind
+    run: Callable[[torch.Tensor, PackedLinear], torch.Tensor]
+    scale: torch.Tensor | None = None  # float32 [num_outputs], of INT8
+
+    @property
+    def parts(self) -> Weight:
+        """As the C kernels take it; the tensors must outlive it."""
+        return Weight(
+            self.weight.data_ptr(),
+            None if self.scale is None else self.scale.data_ptr(),
+            None if self.bias is None else self.bias.data_ptr(),
+            self.kind,
+        )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., num_inputs] -> [..., num_outputs]."""
-        return self.run(x, self.weight, self.num_outputs, self.bias)
+        return self.run(x, self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +136,15 @@ def _own_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFuncti
         return None
     num_outputs, num_inputs = weight.shape
     kept = None if bias is None else bias.detach().float().contiguous()
-    packed = operators.pack(weight)
-    return PackedLinear(packed, num_inputs, num_outputs, kept, operators.linear)
+    packed, is_float = operators.pack(weight), weight.dtype == torch.float32
+    kind = WeightKind.FLOAT32 if is_float else WeightKind.TILES
+    return PackedLinear(packed, num_inputs, num_outputs, kept, kind, _run)
+
+
+def _run(x: torch.Tensor, layer: PackedLinear) -> torch.Tensor:
+    operators = Operators.load()
+    assert operators is not None
+    return operators.linear(x, layer.weight, layer.num_outputs, layer.bias)
 
 
 def _onednn(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFunction | None:

@@ -15,8 +15,14 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from batchgen.engine.cpu.int8_linear import pack_int8
-from batchgen.engine.cpu.linear import JoinedLinear, JoinedMember, LinearFunction, pack_weight
+from batchgen.engine.cpu.int8_linear import Int8Rows, pack_int8
+from batchgen.engine.cpu.linear import (
+    JoinedLinear,
+    JoinedMember,
+    LinearFunction,
+    PackedLinear,
+    pack_weight,
+)
 from batchgen.engine.cpu.linear_calls import LinearCall, is_plain, record_calls, siblings
 from batchgen.engine.cpu.mlp import fast_gated_mlp
 from batchgen.engine.cpu.norm import fast_rms_norm
@@ -36,7 +42,8 @@ Pack = Callable[[torch.Tensor, torch.Tensor | None], LinearFunction | None]
 def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | None = None) -> int:
     """Bind faster forwards to the parts of a causal LM on the CPU, in place.
 
-    `quantization="int8"` packs linear layers, the last one excepted, in 8 bits: other numbers.
+    `quantization="int8"` packs linear layers, and with the project's own kernel the embedding too,
+    in 8 bits: other numbers.
     Layers that a small forward does not call stay as they are: their weights may be read directly.
     Returns how many parts now compute with packed weights.
     """
@@ -44,9 +51,8 @@ def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | N
         return 0
     calls = record_calls(model, lambda: _small_forward(model))
     called = {id(call.module) for call in calls}
-    head: Any = model.get_output_embeddings()  # type: ignore[operator]
-    if quantization is not None and _packable(head):
-        _bind_linear(head, pack_weight)  # the choice of a token keeps the model's own precision
+    if quantization is not None:
+        _bind_ends(model)
     pack = pack_weight if quantization is None else pack_int8
     counts = {
         "mlp": _bind_mlps(model, called, pack),
@@ -142,6 +148,29 @@ def _bind_joined(group: Sequence[LinearCall], pack: Pack) -> bool:
         _bind(module, JoinedMember(joined, index))
         _release(module)
     return True
+
+
+def _bind_ends(model: nn.Module) -> None:
+    """The head and the embedding in 8 bits, once where they are tied; where the project's own
+    kernel cannot, they keep the model's precision: rows in 8 bits are too coarse for a choice."""
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    tied = getattr(head, "weight", None) is embedding.weight
+    shared = pack_int8(embedding.weight, None) if type(embedding) is nn.Embedding else None
+    if isinstance(shared, PackedLinear):
+        rows = Int8Rows(shared, embedding.weight.dtype)
+        if rows.equals(embedding.weight):
+            _bind(embedding, rows)
+    if not _packable(head):
+        return
+    whole = shared if tied and head.bias is None else _pack([head], pack_int8)
+    if isinstance(whole, PackedLinear):
+        _bind(head, whole)
+        _release(head)
+    else:
+        _bind_linear(head, pack_weight)
+    if isinstance(embedding.__dict__.get("forward"), Int8Rows):
+        _release(embedding)
 
 
 def _bind_linear(module: Any, pack: Pack) -> bool:

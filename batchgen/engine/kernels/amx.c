@@ -42,8 +42,8 @@ static void configure(int64_t top, int64_t low) {
 /* Two tiles of sums beside each other: `rows` rows of 32 outputs from `first`. */
 INLINE void write_whole(const Linear *A, float (*sums)[TILE_ROWS * LANES], int64_t row,
                         int64_t rows, int64_t first) {
-    vf left = A->bias ? load(A->bias, first, 0) : splat(0.0f);
-    vf right = A->bias ? load(A->bias, first + LANES, 0) : splat(0.0f);
+    vf left = A->weight.bias ? load(A->weight.bias, first, 0) : splat(0.0f);
+    vf right = A->weight.bias ? load(A->weight.bias, first + LANES, 0) : splat(0.0f);
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = (row + r) * A->out_stride + first;
         vf a = load(sums[0], r * LANES, 0) + left, b = load(sums[1], r * LANES, 0) + right;
@@ -62,7 +62,7 @@ INLINE void write_edge(const Linear *A, float (*sums)[TILE_ROWS * LANES], int64_
         for (int64_t c = 0; c < A->num_outputs - first; c++) {
             int64_t at = (row + r) * A->out_stride + first + c;
             float value = sums[c / LANES][r * LANES + c % LANES];
-            if (A->bias) value += A->bias[first + c];
+            if (A->weight.bias) value += A->weight.bias[first + c];
             if (A->residual) value += load1(A->residual, at, 1);
             store1(A->out, at, value, 1);
         }
@@ -112,7 +112,7 @@ INLINE void multiply(const Linear *A, const uint16_t *panel, int64_t row, int64_
 }
 
 static void panel_rows(const Linear *A, int64_t p, int64_t row, int64_t end, int64_t shape[2]) {
-    const uint16_t *panel = (const uint16_t *)A->weight + p * A->num_inputs * PANEL;
+    const uint16_t *panel = (const uint16_t *)A->weight.data + p * A->num_inputs * PANEL;
     int fetch = 1;
     for (; row < end; row += 2 * TILE_ROWS, fetch = 0) {
         int64_t top = end - row < TILE_ROWS ? end - row : TILE_ROWS;
@@ -158,8 +158,8 @@ EXPORT void amx_pack(const uint16_t *weight, uint16_t *packed, int64_t num_outpu
     for (int64_t p = 0; p < panels; p++)
         for (int64_t i = 0; i < num_inputs; i++)
             for (int64_t o = 0; o < PANEL; o++) {
-                int64_t from = p * PANEL + o, tile = i / TILE_INPUTS * 2 + o / LANES;
-                int64_t at = tile * 512 + i % TILE_INPUTS / 2 * 32 + o % LANES * 2 + i % 2;
+                int64_t from = p * PANEL + o, tile = i / TILE_INPUTS * 2 + o / TILE_ROWS;
+                int64_t at = tile * 512 + i % TILE_INPUTS / 2 * 32 + o % TILE_ROWS * 2 + i % 2;
                 packed[p * num_inputs * PANEL + at] =
                     from < num_outputs ? weight[from * num_inputs + i] : 0;
             }
@@ -169,8 +169,8 @@ EXPORT void amx_pack(const uint16_t *weight, uint16_t *packed, int64_t num_outpu
 EXPORT void amx_gemm(const void *x, const void *packed, const float *bias, void *out,
                      int64_t num_rows, int64_t num_inputs, int64_t num_outputs, int64_t x_stride,
                      int64_t out_stride, int64_t threads) {
-    const Linear layer = {x, packed, bias, 0, out, num_rows, num_inputs, num_outputs, x_stride,
-                          out_stride, threads};
+    const Linear layer = {x, 0, {packed, 0, bias, TILES}, 0, out, num_rows, num_inputs,
+                          num_outputs, x_stride, out_stride, threads, 1};
 #pragma omp parallel num_threads((int)threads)
     amx_share(&layer);
 }

@@ -28,7 +28,7 @@ __all__ = ["load_kernels"]
 
 _LOG = logging.getLogger(__name__)
 _SOURCE_DIR = Path(__file__).parent
-_SOURCES = ("paged.c", "gemm.c", "amx.c", "ops.c", "stack.c")
+_SOURCES = ("paged.c", "gemm.c", "amx.c", "int8.c", "ops.c", "stack.c")
 _HEADERS = ("common.h", "linear.h", "paged.h", "rows.h", "tile.h")
 _BASE_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w")
 _TIMEOUT_S = 300

@@ -13,17 +13,32 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
-#define LANES 16
 
-typedef float vf __attribute__((vector_size(64)));
-typedef int32_t vi __attribute__((vector_size(64)));
-typedef uint32_t vu __attribute__((vector_size(64)));
-typedef uint16_t vh __attribute__((vector_size(32)));
-typedef float vf_any __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t vh_any __attribute__((vector_size(32), aligned(2), may_alias));
+/* A vector is one register, never more: GCC keeps accumulators of wider types in memory. Caches and
+   tables are laid out in sixteens, of which LANES is a divisor. */
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+typedef float vf __attribute__((vector_size(LANES * 4)));
+typedef int32_t vi __attribute__((vector_size(LANES * 4)));
+typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
+typedef uint16_t vh __attribute__((vector_size(LANES * 2)));
+typedef float vf_any __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint16_t vh_any __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 
 INLINE vf splat(float x) {
+#if LANES == 16
     return (vf){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#elif LANES == 8
+    return (vf){x, x, x, x, x, x, x, x};
+#else
+    return (vf){x, x, x, x};
+#endif
 }
 
 INLINE vf vselect(vi mask, vf yes, vf no) {
@@ -47,7 +62,7 @@ INLINE uint16_t float_to_bf16(float x) {
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
 
-/* Sixteen values of a float32 (bf16 = 0) or bfloat16 (bf16 = 1) array from index i. */
+/* LANES values of a float32 (bf16 = 0) or bfloat16 (bf16 = 1) array from index i. */
 INLINE vf load(const void *p, int64_t i, int bf16) {
     if (!bf16) return *(const vf_any *)((const float *)p + i);
     return (vf)(__builtin_convertvector(*(const vh_any *)((const uint16_t *)p + i), vu) << 16);

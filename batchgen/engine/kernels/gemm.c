@@ -5,19 +5,23 @@
    Every output is one sum over the inputs in their order, whatever the number of rows. */
 #include "linear.h"
 
+/* ROWS * WIDE accumulators, WIDE weights and one input fit the registers: 32, or AVX2's 16. */
 #if defined(__AVX512F__)
 #define ROWS 8
-#define WIDE 3 /* ROWS * WIDE accumulators, WIDE weights and one input fit 32 registers */
+#define WIDE 3
+#elif defined(__aarch64__)
+#define ROWS 6
+#define WIDE 4
 #else
 #define ROWS 6
-#define WIDE 1
+#define WIDE 2
 #endif
 #define PANEL (WIDE * LANES)
 #define LINE 64
 #define ROW_BLOCK 240 /* rows kept in the second-level cache while a panel passes */
 #define MANY_ROWS 80  /* from here on arithmetic hides memory: fewer, longer chunks */
-#define FEW_CHUNK (192 / WIDE)  /* inputs */
-#define MANY_CHUNK (576 / WIDE) /* inputs */
+#define FEW_CHUNK (3072 / PANEL)  /* inputs: 12 KiB of weights */
+#define MANY_CHUNK (9216 / PANEL) /* inputs */
 #define FETCH_EVERY 4 /* inputs between two bursts of prefetches */
 
 EXPORT int64_t gemm_panel(void) { return PANEL; }
@@ -72,8 +76,8 @@ INLINE void write_out(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t 
         int64_t count = A->num_outputs - first < PANEL ? A->num_outputs - first : PANEL;
         float *to = count == PANEL && !A->residual ? out : edge;
         for (int c = 0; c < WIDE; c++) store(to, c * LANES, acc[r][c], 0);
-        if (A->bias)
-            for (int64_t o = 0; o < count; o++) to[o] += A->bias[first + o];
+        if (A->weight.bias)
+            for (int64_t o = 0; o < count; o++) to[o] += A->weight.bias[first + o];
         if (A->residual) {
             const float *residual = (const float *)A->residual + at;
             for (int64_t o = 0; o < count; o++) to[o] += residual[o];
@@ -82,27 +86,15 @@ INLINE void write_out(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t 
     }
 }
 
-#define EACH_ROW_COUNT(COUNT, CALL) \
-    switch (COUNT) {                \
-        case 1: CALL(1); break;     \
-        case 2: CALL(2); break;     \
-        case 3: CALL(3); break;     \
-        case 4: CALL(4); break;     \
-        case 5: CALL(5); break;     \
-        case 6: CALL(6); break;     \
-        case 7: CALL((ROWS < 7 ? ROWS : 7)); break; \
-        default: CALL(ROWS); break; \
-    }
-
 /* One chunk of a panel, inputs [from, from + count), against rows [row, end) in tiles of
    near-equal height. `sums` [end - row, PANEL] holds what earlier chunks gave. */
 INLINE void chunk_rows(const Linear *A, int64_t p, int64_t from, int64_t count, int64_t row,
                        int64_t end, float *sums) {
-    const float *chunk = (const float *)A->weight + (p * A->num_inputs + from) * PANEL;
+    const float *chunk = (const float *)A->weight.data + (p * A->num_inputs + from) * PANEL;
     const char *next = (const char *)(chunk + count * PANEL);
     const char *fetched = next + count * PANEL * (int64_t)sizeof(float);
     int64_t tiles = (end - row + ROWS - 1) / ROWS;
-    int64_t burst = (FETCH_EVERY * WIDE + tiles - 1) / tiles;
+    int64_t burst = (FETCH_EVERY * PANEL * 4 / LINE + tiles - 1) / tiles;
     int64_t bursts = (count + FETCH_EVERY - 1) / FETCH_EVERY;
     for (int64_t t = 0; t < tiles; t++) {
         int64_t height = (end - row + (tiles - t) - 1) / (tiles - t);
@@ -113,7 +105,7 @@ INLINE void chunk_rows(const Linear *A, int64_t p, int64_t from, int64_t count, 
         multiply(x, A->x_stride, chunk, count, next, next < fetched ? burst : 0, acc, R);      \
         if (from + count == A->num_inputs) write_out(A, acc, row, p * PANEL, R);               \
         else keep_sums(acc, sums, R)
-        EACH_ROW_COUNT(height, TILE_OF)
+        EACH_HEIGHT(height, TILE_OF)
         row += height;
         sums += height * PANEL;
         next += bursts * burst * LINE;
@@ -145,8 +137,8 @@ void gemm_share(const Linear *A) {
 EXPORT void gemm(const float *x, const float *packed, const float *bias, float *out,
                  int64_t num_rows, int64_t num_inputs, int64_t num_outputs, int64_t x_stride,
                  int64_t out_stride, int64_t threads) {
-    const Linear layer = {x, packed, bias, 0, out, num_rows, num_inputs, num_outputs, x_stride,
-                          out_stride, threads};
+    const Linear layer = {x, 0, {packed, 0, bias, FLOAT32}, 0, out, num_rows, num_inputs,
+                          num_outputs, x_stride, out_stride, threads, 0};
 #pragma omp parallel num_threads((int)threads)
     gemm_share(&layer);
 }

@@ -3,18 +3,84 @@
 #ifndef BATCHGEN_CPU_LINEAR_H
 #define BATCHGEN_CPU_LINEAR_H
 
-#include "common.h"
+#include "rows.h"
+
+enum { FLOAT32 = 0, TILES = 1, INT8 = 2 }; /* which kernel packed a weight */
 
 typedef struct {
-    const void *x;        /* [num_rows, num_inputs], row stride x_stride */
-    const void *weight;   /* packed by the kernel that reads it */
-    const float *bias;    /* [num_outputs] or null */
+    const void *data;   /* packed by its kernel */
+    const float *scale; /* [num_outputs] of INT8, else null */
+    const float *bias;  /* [num_outputs] or null */
+    int64_t kind;
+} Weight;
+
+typedef struct {
+    const void *x;        /* [num_rows, num_inputs], row stride x_stride; INT8: levels */
+    const float *x_scale; /* INT8: [num_rows], what a row's levels are to be multiplied with */
+    Weight weight;
     const void *residual; /* added to the answer, laid out like it (may be it); or null */
     void *out;            /* [num_rows, num_outputs], row stride out_stride */
     int64_t num_rows, num_inputs, num_outputs, x_stride, out_stride, threads;
+    int64_t bf16;         /* of the answer and what is added */
 } Linear;
 
 void gemm_share(const Linear *A); /* float32 */
 void amx_share(const Linear *A);  /* bfloat16, where amx_start() said 1 */
+void int8_share(const Linear *A); /* where int8_panel() is not 0 */
+
+INLINE void linear_share(const Linear *A) {
+    if (A->weight.kind == INT8)
+        int8_share(A);
+    else if (A->weight.kind == TILES)
+        amx_share(A);
+    else
+        gemm_share(A);
+}
+
+/* Levels of a row: whole numbers whose products with 8 bits never leave 32, in pairs. */
+INLINE int64_t level_stride(int64_t num_inputs) { return (num_inputs + 1) / 2 * 2; }
+
+INLINE float level_limit(int64_t num_inputs) {
+    int64_t most = INT32_MAX / 127 / level_stride(num_inputs);
+    return most < INT16_MAX ? (float)most : (float)INT16_MAX;
+}
+
+/* Row `row` of x [.., size] as levels; a row with a NaN gets NaN as its scale. */
+INLINE void level_row(const void *x, int16_t *levels, float *scale, int64_t row, int64_t size,
+                      const int bf16) {
+    int64_t from = row * size, to = row * level_stride(size);
+    float limit = level_limit(size), top = 0.0f;
+    vf most = splat(0.0f), odd = splat(0.0f);
+    for (int64_t i = 0; i < size; i += LANES) {
+        vf value = load_n(x, from + i, size - i, bf16);
+        most = vmax(vmax(value, -value), most);
+        odd += value * 0.0f; /* NaN where one is, or an infinity */
+    }
+    for (int c = 0; c < LANES; c++) top = most[c] > top ? most[c] : top;
+    float inverse = top > 1e-30f ? limit / top : 0.0f, spoilt = 0.0f;
+    for (int c = 0; c < LANES; c++) spoilt += odd[c];
+    scale[row] = (inverse > 0.0f ? top / limit : 0.0f) + spoilt;
+    for (int64_t i = 0; i < size; i += LANES) {
+        int64_t left = size - i;
+        vi near = (vi)(load_n(x, from + i, left, bf16) * inverse + 12582912.0f) - 0x4b400000;
+        if (left >= LANES)
+            *(vh_any *)(levels + to + i) = __builtin_convertvector(near, vh);
+        else
+            for (int64_t c = 0; c < left; c++) levels[to + i + c] = (int16_t)near[c];
+    }
+    if (size % 2) levels[to + size] = 0;
+}
+
+#define EACH_HEIGHT(COUNT, CALL) \
+    switch (COUNT) {                \
+        case 1: CALL(1); break;     \
+        case 2: CALL(2); break;     \
+        case 3: CALL(3); break;     \
+        case 4: CALL(4); break;     \
+        case 5: CALL(5); break;     \
+        case 6: CALL(6); break;     \
+        case 7: CALL((ROWS < 7 ? ROWS : 7)); break; \
+        default: CALL(ROWS); break; \
+    }
 
 #endif

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from enum import IntEnum
 from typing import Any
 
 import torch
 
 from batchgen.engine.kernels.build import load_kernels
 
-__all__ = ["Operators"]
+__all__ = ["Operators", "Weight", "WeightKind"]
 
 _POINTER, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _SIGNATURES = {
@@ -22,6 +23,9 @@ _SIGNATURES = {
     "gemm": [_POINTER] * 4 + [_INT] * 6,
     "amx_pack": [_POINTER] * 2 + [_INT] * 3,
     "amx_gemm": [_POINTER] * 4 + [_INT] * 6,
+    "int8_pack": [_POINTER] * 2 + [_INT] * 3,
+    "int8_linear": [_POINTER] * 5 + [_INT] * 5,
+    "int8_rows": [_POINTER] * 4 + [_INT] * 4,
     "run_stack": [_POINTER] * 3,
     "rms_norm": [_POINTER] * 3 + [_INT] * 2 + [_DOUBLE] + [_INT] * 3,
     "silu_mul": [_POINTER] * 2 + [_INT] * 5,
@@ -30,22 +34,44 @@ _SIGNATURES = {
     "rope": [_POINTER] * 4 + [_INT] * 8,
 }
 _TILE_INPUTS = 32
+_MOST_INT8_INPUTS = 1 << 17
+"""Of a layer whose rows keep 7 bits at least: see `level_limit` in linear.h."""
+
+
+class WeightKind(IntEnum):
+    """Which kernel packed a weight: see linear.h."""
+
+    FLOAT32 = 0
+    TILES = 1
+    INT8 = 2
+
+
+class Weight(ctypes.Structure):
+    """`Weight` of kernels/linear.h."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("data", "scale", "bias")),
+        ("kind", _INT),
+    )
 
 
 class Operators:
     """The compiled operators. One instance serves the process."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        for count in (library.gemm_panel, library.amx_panel, library.amx_start):
-            count.restype = ctypes.c_int64
+        for name in ("gemm_panel", "amx_panel", "amx_start", "int8_panel"):
+            getattr(library, name).restype = ctypes.c_int64
         self._panels = {torch.float32: library.gemm_panel(), torch.bfloat16: library.amx_panel()}
         self._has_amx = bool(library.amx_start())
+        self._int8_panel: int = library.int8_panel()
         for name, arguments in _SIGNATURES.items():
             function: Any = getattr(library, name)
             function.restype, function.argtypes = None, arguments
         self._packs = {torch.float32: library.gemm_pack, torch.bfloat16: library.amx_pack}
         self._gemms = {torch.float32: library.gemm, torch.bfloat16: library.amx_gemm}
         self.run_stack = library.run_stack
+        self._int8_pack, self._int8_rows = library.int8_pack, library.int8_rows
+        self._int8_linear = library.int8_linear
         self._rms_norm, self._silu_mul = library.rms_norm, library.silu_mul
         self._rope = library.rope
         self._quantize_rows, self._scale_rows = library.quantize_rows, library.scale_rows
@@ -99,6 +125,55 @@ class Operators:
             num_outputs,
             torch.get_num_threads(),
         )
+        return out
+
+    def can_pack_int8(self, num_inputs: int) -> bool:
+        """Whether `pack_int8` is for this processor: with AMX, oneDNN is faster."""
+        return bool(self._int8_panel) and not self._has_amx and num_inputs <= _MOST_INT8_INPUTS
+
+    def pack_int8(self, weight: torch.Tensor) -> torch.Tensor:
+        """Weight int8 [num_outputs, num_inputs] as panels for `int8_linear` and `int8_rows`."""
+        num_outputs, num_inputs = weight.shape
+        panels = -(-num_outputs // self._int8_panel)
+        size = panels * self._int8_panel * _even(num_inputs)
+        packed = torch.empty(size, dtype=torch.int8)
+        weight, threads = weight.contiguous(), torch.get_num_threads()
+        self._int8_pack(weight.data_ptr(), packed.data_ptr(), num_outputs, num_inputs, threads)
+        return packed
+
+    def int8_linear(self, x: torch.Tensor, weight: Weight, num_outputs: int) -> torch.Tensor:
+        """x [..., num_inputs] times the packed weight plus bias, in the dtype of x."""
+        rows = x if x.is_contiguous() else x.contiguous()
+        num_inputs = rows.shape[-1]
+        count = rows.numel() // num_inputs
+        levels = torch.empty(count * _even(num_inputs), dtype=torch.int16)
+        scale = torch.empty(count)
+        out = torch.empty(*rows.shape[:-1], num_outputs, dtype=rows.dtype)
+        self._int8_linear(
+            rows.data_ptr(),
+            ctypes.addressof(weight),
+            levels.data_ptr(),
+            scale.data_ptr(),
+            out.data_ptr(),
+            count,
+            num_inputs,
+            num_outputs,
+            rows.dtype == torch.bfloat16,
+            torch.get_num_threads(),
+        )
+        return out
+
+    def int8_rows(
+        self, ids: torch.Tensor, weight: Weight, num_inputs: int, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """The rows `ids` (int64, any shape) of a packed weight: [*ids.shape, num_inputs]."""
+        ids = ids.contiguous()
+        out = torch.empty(*ids.shape, num_inputs, dtype=dtype)
+        is_bf16, threads = dtype == torch.bfloat16, torch.get_num_threads()
+        self._int8_rows(
+            weight.data, weight.scale, ids.data_ptr(), out.data_ptr(), ids.numel(), num_inputs,
+            is_bf16, threads,
+        )  # fmt: skip
         return out
 
     def rms_norm(
@@ -177,3 +252,7 @@ class Operators:
         is_bf16, threads = x.dtype == torch.bfloat16, torch.get_num_threads()
         self._scale_rows(x.data_ptr(), scale.data_ptr(), rows, size, is_bf16, threads)
         return x
+
+
+def _even(num_inputs: int) -> int:
+    return num_inputs + num_inputs % 2

@@ -175,9 +175,10 @@ INLINE void join_item(const Layer *L, const Step *S, const Tensors *T, const Ite
 
 INLINE void attend(const Layer *L, const Step *S, const Tensors *T, const int bf16) {
     const Item *items = (const Item *)S->items;
+/* Head by head: rows that share a prefix find its keys of one head in the cache. */
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < S->num_items * L->num_kv_heads; i++)
-        attend_item(L, S, T, items + i / L->num_kv_heads, i % L->num_kv_heads, bf16);
+        attend_item(L, S, T, items + i % S->num_items, i / S->num_items, bf16);
     if (!T->partial) return;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < S->num_items * L->num_kv_heads; i++) {

@@ -2,13 +2,11 @@
    paged attention, o + residual, norm, gate/up, silu, down + residual. */
 #include "linear.h"
 #include "paged.h"
-#include "rows.h"
 
 typedef struct {
     const float *input_norm, *post_norm;    /* [hidden] */
     const float *q_norm, *k_norm;           /* [head_dim] or null */
-    const void *qkv, *o, *gate_up, *down;   /* packed */
-    const float *qkv_bias, *o_bias, *gate_up_bias, *down_bias; /* or null */
+    Weight qkv, o, gate_up, down;
     double input_eps, post_eps, q_eps, k_eps;
     int64_t input_round, post_round, q_round, k_round; /* round before the weight: see norm_row */
 } Block;
@@ -28,25 +26,34 @@ typedef struct {
     void *active;    /* [num_tokens, intermediate] */
     const void *cos, *sin; /* [num_tokens, head_dim], row stride angle_stride */
     float *partial;  /* see Tensors */
+    int16_t *levels; /* of the rows that go into a product with 8 bits: [num_tokens, widest] */
+    float *level_scale; /* [num_tokens] */
     int64_t angle_stride;
 } Pass;
 
-INLINE void norms(const void *x, const float *weight, void *out, int64_t rows, int64_t size,
-                  double eps, int64_t round_first, const int bf16) {
-#pragma omp for schedule(static)
-    for (int64_t r = 0; r < rows; r++)
-        norm_row(x, weight, out, r * size, size, (float)eps, (int)round_first, bf16);
+/* Row r of x [num_tokens, size] is complete: put it as the weight wants it. */
+INLINE void hand_over(const Weight *W, const Pass *P, const void *x, int64_t r, int64_t size,
+                      const int bf16) {
+    if (W->kind == INT8) level_row(x, P->levels, P->level_scale, r, size, bf16);
 }
 
-INLINE void linear(const void *x, const void *weight, const float *bias, const void *residual,
-                   void *out, int64_t rows, int64_t inputs, int64_t outputs, int64_t threads,
+INLINE void norms(const float *weight, const Weight *next, const Pass *P, int64_t rows,
+                  int64_t size, double eps, int64_t round_first, const int bf16) {
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        norm_row(P->x, weight, P->normed, r * size, size, (float)eps, (int)round_first, bf16);
+        hand_over(next, P, P->normed, r, size, bf16);
+    }
+}
+
+/* x has been handed over. */
+INLINE void linear(const Weight *W, const Pass *P, const void *x, const void *residual, void *out,
+                   int64_t rows, int64_t inputs, int64_t outputs, int64_t threads,
                    const int bf16) {
-    const Linear A = {x, weight, bias, residual, out, rows, inputs, outputs, inputs, outputs,
-                      threads};
-    if (bf16)
-        amx_share(&A);
-    else
-        gemm_share(&A);
+    int levels = W->kind == INT8;
+    const Linear A = {levels ? P->levels : x, P->level_scale, *W, residual, out, rows, inputs,
+                      outputs, levels ? level_stride(inputs) : inputs, outputs, threads, bf16};
+    linear_share(&A);
 }
 
 /* One token's queries and keys: normed per head where the model does so, then rotated in place. */
@@ -84,17 +91,22 @@ INLINE void run_block(const Stack *H, int64_t b, const Step *S, const Pass *P, c
     int64_t rows = S->num_tokens, size = H->intermediate, threads = S->threads;
     int64_t queries = L->num_heads * L->head_dim;
     int64_t width = queries + 2 * L->num_kv_heads * L->head_dim;
-    norms(P->x, B->input_norm, P->normed, rows, H->hidden, B->input_eps, B->input_round, bf16);
-    linear(P->normed, B->qkv, B->qkv_bias, 0, P->qkv, rows, H->hidden, width, threads, bf16);
+    norms(B->input_norm, &B->qkv, P, rows, H->hidden, B->input_eps, B->input_round, bf16);
+    linear(&B->qkv, P, P->normed, 0, P->qkv, rows, H->hidden, width, threads, bf16);
     attention(B, L, S, P, bf16);
-    linear(P->attended, B->o, B->o_bias, P->x, P->x, rows, queries, H->hidden, threads, bf16);
-    norms(P->x, B->post_norm, P->normed, rows, H->hidden, B->post_eps, B->post_round, bf16);
-    linear(P->normed, B->gate_up, B->gate_up_bias, 0, P->gate_up, rows, H->hidden, 2 * size,
-           threads, bf16);
+    if (B->o.kind == INT8) {
 #pragma omp for schedule(static)
-    for (int64_t r = 0; r < rows; r++)
+        for (int64_t r = 0; r < rows; r++) hand_over(&B->o, P, P->attended, r, queries, bf16);
+    }
+    linear(&B->o, P, P->attended, P->x, P->x, rows, queries, H->hidden, threads, bf16);
+    norms(B->post_norm, &B->gate_up, P, rows, H->hidden, B->post_eps, B->post_round, bf16);
+    linear(&B->gate_up, P, P->normed, 0, P->gate_up, rows, H->hidden, 2 * size, threads, bf16);
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
         silu_row(P->gate_up, P->active, r, 2 * size, size, bf16);
-    linear(P->active, B->down, B->down_bias, P->x, P->x, rows, size, H->hidden, threads, bf16);
+        hand_over(&B->down, P, P->active, r, size, bf16);
+    }
+    linear(&B->down, P, P->active, P->x, P->x, rows, size, H->hidden, threads, bf16);
 }
 
 /* All blocks over the step's tokens, P->x in place. */

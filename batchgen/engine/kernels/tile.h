@@ -9,6 +9,13 @@
 
 #define TILE 512 /* keys of one online-softmax step */
 #define GROUP 6  /* rows of one register tile */
+/* Vectors of one row of a register tile: the accumulators of all its rows fit the registers. */
+#if defined(__AVX__) && !defined(__AVX512F__)
+#define VECTORS(ROWS) ((ROWS) <= 3 ? 4 : 2)
+#else
+#define VECTORS(ROWS) 4
+#endif
+#define LINE_LANES 16 /* floats of a cache line */
 
 typedef struct {
     int64_t num_heads, num_kv_heads, head_dim, v_head_dim;
@@ -56,8 +63,9 @@ INLINE void score_chunks(const Layer *L, const int32_t *table, int64_t h, const 
         for (int c = 0; c < count; c++) {
             key[c] = load(L->k, from[c] + d * L->block_size, bf16);
             if (bf16 && d % 2) continue; /* two of these steps share a cache line */
+            if (count > 1 && c % (LINE_LANES / LANES)) continue; /* and these chunks do */
             fetch(L->k, ahead[c] + d * L->block_size, bf16);
-            fetch(L->v, values[c] + d * LANES, bf16);
+            fetch(L->v, values[c] + d * LINE_LANES, bf16);
         }
         for (int r = 0; r < rows; r++) {
             vf value = splat(q[r * L->head_dim + d]);
@@ -71,8 +79,9 @@ INLINE void score_chunks(const Layer *L, const int32_t *table, int64_t h, const 
 INLINE void score_rows(const Layer *L, const int32_t *table, int64_t h, const float *q,
                        float *scores, int64_t first, int64_t last, const int rows, int bf16) {
     int64_t chunk = first;
-    for (; chunk + 4 <= last; chunk += 4, scores += 4 * LANES)
-        score_chunks(L, table, h, q, scores, chunk, last, rows, 4, bf16);
+    const int wide = VECTORS(rows);
+    for (; chunk + wide <= last; chunk += wide, scores += wide * LANES)
+        score_chunks(L, table, h, q, scores, chunk, last, rows, wide, bf16);
     for (; chunk < last; chunk++, scores += LANES)
         score_chunks(L, table, h, q, scores, chunk, last, rows, 1, bf16);
 }
@@ -98,6 +107,16 @@ INLINE void value_rows(const Layer *L, const int32_t *table, int64_t h, const fl
     }
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < wide; c++) store(out, r * L->v_pad + dim + c * LANES, acc[r][c], 0);
+}
+
+INLINE void all_values(const Layer *L, const int32_t *table, int64_t h, const float *p, float *out,
+                       int64_t origin, int64_t first, int64_t last, const int rows, int bf16) {
+    const int wide = VECTORS(rows);
+    int64_t dim = 0;
+    for (; dim + wide * LANES <= L->v_pad; dim += wide * LANES)
+        value_rows(L, table, h, p, out, origin, first, last, dim, rows, wide, bf16);
+    for (; dim < L->v_pad; dim += LANES)
+        value_rows(L, table, h, p, out, origin, first, last, dim, rows, 1, bf16);
 }
 
 static void soft_cap(float *scores, int64_t n, float cap) {
@@ -171,17 +190,8 @@ INLINE void attend_tile(const Layer *L, const Tile *g, const int bf16) {
         if (scale != 1.0f)
             for (int64_t d = 0; d < L->v_pad; d++) g->out[r * L->v_pad + d] *= scale;
     }
-    int64_t dim = 0;
-#define VALUES(R) value_rows(L, g->table, g->h, g->scores, g->out, origin, first, last, dim, R, \
-                             wide, bf16)
-    for (; dim + 4 * LANES <= L->v_pad; dim += 4 * LANES) {
-        const int wide = 4;
-        EACH_ROW_COUNT(VALUES)
-    }
-    for (; dim < L->v_pad; dim += LANES) {
-        const int wide = 1;
-        EACH_ROW_COUNT(VALUES)
-    }
+#define VALUES(R) all_values(L, g->table, g->h, g->scores, g->out, origin, first, last, R, bf16)
+    EACH_ROW_COUNT(VALUES)
 }
 
 #endif

@@ -1,0 +1,85 @@
+"""Perplexity of a fixed text on one GGUF file (or folder): batchgen's engines, and llama.cpp's.
+
+    python jobs/perplexity.py MODEL.gguf --peer PEER/bin/python \
+        [--engine dtype=float32 --engine dtype=float32,quantization=int8] [--tokens 2048]
+
+The text is the prompts of sample_data/general.jsonl in their order, cut into windows; a window's
+first token has nothing before it and is not scored. batchgen scores prompts as `--score` does;
+llama.cpp (see peer_llamacpp.py) is asked for one token after the other. `agrees`: places where the
+likeliest token is that of the first engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from bench_llamacpp import PEER
+from bench_workload import make_engine, make_rows
+
+from batchgen.engine.request import Completion, Engine, Request, SamplingParams
+from batchgen.job.text.scored_prompts import prompt_targets
+
+ENGINES = ["dtype=float32", "dtype=float32,quantization=int8"]
+SLOTS = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="a .gguf file; a folder or a hub id without --peer")
+    parser.add_argument("--peer", help="a Python that has xllamacpp")
+    parser.add_argument("--engine", action="append", metavar="NAME=VALUE,...", dest="engines")
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--window", type=int, default=256)
+    args = parser.parse_args()
+    lengths = [(args.window, 1)] * (args.tokens // args.window)
+    path, rows = make_rows(args.model, lengths)
+    windows = [list(row.prompt_token_ids) for row in rows]
+    first: list[int] | None = None
+    for text in args.engines or ENGINES:
+        settings: dict[str, Any] = dict(pair.split("=", 1) for pair in text.split(","))
+        engine = make_engine(path, max_num_seqs=SLOTS, **settings)
+        scores, likeliest = score(engine, windows)
+        engine.close()
+        first = first or likeliest
+        agrees = sum(map(int.__eq__, likeliest, first)) / len(first)
+        print(line(f"batchgen {text}", scores) | {"agrees": round(agrees, 4)}, flush=True)
+    if args.peer:
+        print(line("llama.cpp", ask(args.peer, path, windows)), flush=True)
+
+
+def line(name: str, scores: list[float]) -> dict[str, Any]:
+    """Perplexity and the number of scored tokens."""
+    perplexity = math.exp(-sum(scores) / len(scores))
+    return {"contender": name, "perplexity": round(perplexity, 4), "tokens": len(scores)}
+
+
+def score(engine: Engine, windows: list[list[int]]) -> tuple[list[float], list[int]]:
+    """Log-probability of every token that has one before it, and the likeliest in its place."""
+    for index, window in enumerate(windows):
+        params = SamplingParams(max_tokens=0, prompt_logprobs=1)
+        engine.add(Request(index, window, params, targets=prompt_targets(window, params)))
+    found: dict[int, Completion] = {}
+    while engine.num_unfinished:
+        found |= {done.request_id: done for done in engine.step()}
+    done = [found[index] for index in range(len(windows))]
+    scores = [one for window in done for one in window.target_logprobs or ()]
+    likeliest = [top[0][0] for window in done for top in window.target_tops or ()]
+    return scores, likeliest
+
+
+def ask(peer: str, path: Path, windows: list[list[int]]) -> list[float]:
+    """llama.cpp's log-probabilities of the same tokens."""
+    command = [peer, str(PEER), "score", str(path), str(min(SLOTS, len(windows)))]
+    done = subprocess.run(
+        command, input=json.dumps(windows), text=True, stdout=subprocess.PIPE, check=True
+    )
+    return [one for window in json.loads(done.stdout.splitlines()[-1]) for one in window]
+
+
+if __name__ == "__main__":
+    main()
