@@ -25,7 +25,7 @@ FLOORS = [
     ["batchgen.engine.grammar"],
     ["batchgen.engine.scheduling"],
     ["batchgen.engine.attention.cpu", "batchgen.engine.attention.triton"],
-    ["batchgen.engine.gguf"],
+    ["batchgen.engine.gguf", "batchgen.engine.quantization"],
     ["batchgen.engine.parallel"],
     ["batchgen.engine.sampling", "batchgen.engine.model"],
     ["batchgen.engine.execution"],

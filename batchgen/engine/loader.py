@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
@@ -40,9 +40,12 @@ from batchgen.engine.model.proof import (
     prove,
 )
 from batchgen.engine.model.quantized import Quantized
+from batchgen.engine.model.random_weights import load_random
+from batchgen.engine.model.rounding import check_quantization, round_module
 from batchgen.engine.parallel.group import Group
 from batchgen.engine.parallel.split_model import make_local
 from batchgen.engine.parallel.splitting import check_config, check_devices, check_plan
+from batchgen.engine.quantization.proof import has_quantized, settle_layers
 from batchgen.engine.weights import weigh
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.startup import timeline
@@ -61,26 +64,33 @@ def load_model(config: EngineConfig, group: Group | None = None) -> Model:
     """Load and prove the model, or this rank's part of it. Raises ModelRefusedError before any row
     is touched."""
     device = resolve_device(config.device)
-    _check_quantization(config, device)
+    check_quantization(config, device)
     check_kv_cache_dtype(config, device)
     with timeline.span("weights"):
         module, quantized = _load_module(config, device)
-        kept = quantized is not None and not quantized.is_dense
-        module = module if kept or group is not None else place(module, device)
+        packaged = quantized is not None and quantized.in_package
+        notes = round_module(module, config, device) if not config.adapters else []
+        module = module if packaged or group is not None else place(module, device)
     with timeline.span("adapters"):
         adapters = _attach(module, config)
-    with quietly() if kept else nullcontext():
+    if config.adapters:
+        notes = round_module(module, config, device)
+    if has_quantized(module):
+        with timeline.span("quantised layers"):
+            notes += settle_layers(module)
+    with quietly() if packaged else nullcontext():
         model = load_model_from(
             module,
             select_backend(device, config.attention_backend),
             max_model_len=config.max_model_len,
             optimize=_optimizer(config, device),
             group=group,
-            confirmed=config.quantization is None,
+            confirmed=config.quantization != "int8",
             rounded_cache=config.kv_cache_dtype != "auto",
         )
     if quantized is not None:
         model.notes.append(quantized.note)
+    model.notes += notes
     if adapters is not None:
         with timeline.span("adapters"):
             adapters.settle(model)
@@ -171,15 +181,6 @@ def check_splitting(config: EngineConfig, device: torch.device) -> None:
     check_plan(own, config.tensor_parallel)
 
 
-def _check_quantization(config: EngineConfig, device: torch.device) -> None:
-    """Raises UsageError where `--quantization` would do nothing."""
-    if config.quantization is not None and (device.type != "cpu" or config.dtype == "float16"):
-        raise UsageError(
-            f"--quantization {config.quantization} is for the CPU, in float32 or bfloat16",
-            "leave it out",
-        )
-
-
 def _optimizer(config: EngineConfig, device: torch.device) -> Callable[[Any], object] | None:
     if device.type == "cpu" and config.tensor_parallel > 1:
         return None  # what is packed there knows of no other rank
@@ -256,18 +257,8 @@ def _load_folder(
     own = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     _check_config(own)
     if config.load_format == "dummy":
-        return _random_weights(own, dtype, config), None
+        return load_random(own, dtype, config, device), None
     return load_folder(own, dtype, config, device)
-
-
-def _random_weights(own: Any, dtype: torch.dtype | str, config: EngineConfig) -> Any:
-    """The architecture with random weights, made where they are used: for benchmarks."""
-    if isinstance(dtype, str):
-        dtype = own.dtype or torch.float32
-    torch.manual_seed(config.seed)
-    make: Any = AutoModelForCausalLM.from_config
-    with resolve_device(config.device):
-        return make(own, dtype=dtype, attn_implementation="eager")
 
 
 def _check_decoder(module: nn.Module, model_type: str) -> None:

@@ -32,7 +32,15 @@ def weigh(module: Any) -> Weights:
     config = module.config.get_text_config()
     share = expert_share(lambda name: getattr(config, name, None))  # they lie in 3-D parameters
     active = layers = num_bytes = 0
+    packed = [part for part in module.modules() if hasattr(part, "num_weights")]
+    for part in packed:
+        active += part.num_weights
+        layers += part.num_weights
+        num_bytes += sum(one.nbytes for one in part.parameters())
+    inside = {id(one) for part in packed for one in part.parameters()}
     for parameter in module.parameters():
+        if id(parameter) in inside:
+            continue
         if id(parameter) in tables and parameter is not head:
             continue
         count = _count(parameter)

@@ -150,6 +150,18 @@ class JobSpec:
                 "leave one of the two out",
             )
 
+        self._check_quantization()
+
+    def _check_quantization(self) -> None:
+        """Raises UsageError for a device that is named and does not serve it."""
+        named = f"{self.device},{self.devices or ''}"
+        for quantization, other, home in (("fp8", "cpu", "CUDA"), ("int8", "cuda", "the CPU")):
+            if self.quantization == quantization and other in named:
+                raise UsageError(
+                    f"--quantization {quantization} is for {home}, and the device is {other}",
+                    "leave --quantization out, or name another device",
+                )
+
     def _check_tensor_parallel(self) -> None:
         """Raises UsageError for what does not go with a model on several devices."""
         others = {

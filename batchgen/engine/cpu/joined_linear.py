@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from batchgen.engine.cpu.linear_calls import record_calls, siblings
+from batchgen.engine.cpu.linear_calls import is_plain, record_calls, siblings
+from batchgen.engine.quantization.linear import QuantizedLinear
 
-__all__ = ["JoinedMember", "join_linears"]
+__all__ = ["JoinedMember", "JoinedQuantized", "join_linears"]
 
 
 class _Shared:
@@ -57,17 +58,57 @@ class JoinedMember(nn.Module):
         return output
 
 
+class JoinedQuantized(nn.Module):
+    """Stands where a quantised layer stood. The first of a group computes for all of it."""
+
+    def __init__(self, layer: QuantizedLinear, shared: _Shared, index: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.alone = layer  # what it holds are views of the joined layer's
+        self.joined: QuantizedLinear | None = None
+        self._shared = shared
+        self._index = index
+        self._last = index == len(shared.sizes) - 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., in_features] -> [..., out_features]."""
+        shared = self._shared
+        if self.joined is not None:
+            shared.outputs = self.joined(x).split(shared.sizes, dim=-1)
+            shared.input = x
+            return shared.outputs[0]
+        if shared.input is not x:
+            answer: torch.Tensor = self.alone(x)
+            return answer
+        output = shared.outputs[self._index]
+        if self._last:
+            shared.input, shared.outputs = None, ()
+        return output
+
+
 def join_linears(module: nn.Module, run: Callable[[], object]) -> int:
     """Join what can be joined; `run` is a tiny forward of the module. Returns the joined groups."""
-    calls = [call for call in record_calls(module, run) if type(call.module) is nn.Linear]
+    calls = record_calls(module, run, _joinable)
     groups = siblings(calls, _alike)
     for group in groups:
-        _join(module, [call.name for call in group])
+        join = _join_quantized if isinstance(group[0].module, QuantizedLinear) else _join
+        join(module, [call.name for call in group])
     return len(groups)
 
 
-def _alike(first: nn.Linear, other: nn.Linear) -> bool:
-    return first.weight.dtype == other.weight.dtype and (first.bias is None) == (other.bias is None)
+def _joinable(module: nn.Module) -> bool:
+    if isinstance(module, QuantizedLinear):
+        return not (module._forward_hooks or module._forward_pre_hooks)
+    return type(module) is nn.Linear and is_plain(module)
+
+
+def _alike(first: Any, other: Any) -> bool:
+    if isinstance(first, QuantizedLinear):
+        return first.alike(other)
+    if isinstance(other, QuantizedLinear):
+        return False
+    same_dtype: bool = first.weight.dtype == other.weight.dtype
+    return same_dtype and (first.bias is None) == (other.bias is None)
 
 
 def _join(module: nn.Module, names: Sequence[str]) -> None:
@@ -80,6 +121,17 @@ def _join(module: nn.Module, names: Sequence[str]) -> None:
         member = JoinedMember(linear, shared, index)
         if index == 0:
             member.joined_weight, member.joined_bias = weight, bias
+        module.set_submodule(name, member)
+
+
+def _join_quantized(module: nn.Module, names: Sequence[str]) -> None:
+    layers: list[Any] = [module.get_submodule(name) for name in names]
+    shared = _Shared([layer.out_features for layer in layers])
+    joined = layers[0].join(layers[1:]).eval()
+    for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
+        member = JoinedQuantized(layer, shared, index)
+        if index == 0:
+            member.joined = joined
         module.set_submodule(name, member)
 
 

@@ -47,15 +47,20 @@ def is_plain(module: nn.Module) -> bool:
     return ordinary and weight is not None and weight.dtype in _DTYPES
 
 
-def record_calls(model: nn.Module, run: Callable[[], object]) -> list[LinearCall]:
-    """The plain layers that `run`, a small forward of the model, calls, in order."""
+def record_calls(
+    model: nn.Module,
+    run: Callable[[], object],
+    accepts: Callable[[nn.Module], bool] = is_plain,
+) -> list[LinearCall]:
+    """The layers that `run`, a small forward of the model, calls, in order: plain ones, or those
+    that it `accepts`."""
     calls: list[LinearCall] = []
 
     def note(module: nn.Module, args: Any) -> None:
         if args:
             calls.append(LinearCall(names[module], module, args[0]))
 
-    names = {module: name for name, module in model.named_modules() if is_plain(module)}
+    names = {module: name for name, module in model.named_modules() if accepts(module)}
     handles = [module.register_forward_pre_hook(note) for module in names]
     try:
         run()

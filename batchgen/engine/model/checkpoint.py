@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,15 @@ from transformers import AutoModelForCausalLM
 
 from batchgen.counts import counted
 from batchgen.engine.config import EngineConfig
+from batchgen.engine.model.packed_folder import load_packed
 from batchgen.engine.model.quantized import QUANTIZED_NAMES, Quantized, read_quantized
 from batchgen.engine.model.quiet import quiet_thread
 from batchgen.engine.parallel.splitting import split_arguments
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["load_folder", "quietly"]
+__all__ = ["described", "load_folder", "quietly"]
 
 _DENSE_CONFIGS = {
-    "fp8": "FineGrainedFP8Config",
     "mxfp4": "Mxfp4Config",
     "compressed-tensors": "CompressedTensorsConfig",
 }
@@ -39,7 +40,7 @@ def load_folder(
     the weights.
     """
     path = config.model
-    quantized = read_quantized(own.to_dict())
+    quantized = described(path, own)
     if config.tensor_parallel > 1:
         if quantized is not None:
             raise ModelRefusedError(
@@ -52,6 +53,17 @@ def load_folder(
     if quantized is None:
         return _load(path, own, dtype, config, {}), None
     quantized.check(str(path), quantization=config.quantization, deterministic=config.deterministic)
+    if quantized.scheme is not None:
+        return load_packed(
+            path,
+            own,
+            quantized,
+            dtype,
+            device,
+            keep=not config.deterministic and not config.adapters,
+            trust_remote_code=config.trust_remote_code,
+            check=lambda info: _check_info(path, info),
+        )
     said: list[str] = []
     try:
         with quietly(said):
@@ -66,6 +78,19 @@ def load_folder(
             "quantised",
         ) from error
     return module, quantized
+
+
+def described(path: Path, own: Any) -> Quantized | None:
+    """What the folder says of quantised weights, in config.json or in a file of ModelOpt's own.
+
+    Raises ModelRefusedError for a description without a method.
+    """
+    found = own.to_dict()
+    beside = path / "hf_quant_config.json"
+    if not found.get("quantization_config") and beside.exists():
+        told = json.loads(beside.read_text()).get("quantization") or {}
+        found["quantization_config"] = {**told, "quant_method": "modelopt"}
+    return read_quantized(found)
 
 
 def _arguments(quantized: Quantized, device: torch.device) -> dict[str, Any]:
@@ -99,6 +124,12 @@ def _load(
         ignore_mismatched_sizes=True,  # they are named below, and refused
         **more,
     )
+    _check_info(path, info)
+    return module
+
+
+def _check_info(path: Path, info: Mapping[str, Any]) -> None:
+    """Raises ModelRefusedError where what transformers loaded is not the whole model."""
     if info["mismatched_keys"]:
         name, found, expected = min(info["mismatched_keys"])
         weights = counted(len(info["mismatched_keys"]), "weight")
@@ -121,7 +152,6 @@ def _load(
             f"the first is {unread[0]!r}",
             "fetch it again with its config.json, or name the weights that are not quantised",
         )
-    return module
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """Which quantised checkpoints are served, and what each needs: read off config.json, no torch.
 
-Where transformers can dequantise at load it is asked to: then they are ordinary weights, which
-every fast path takes. The others run in the layers that their package brings, and nothing is
-packed, joined or rounded further. A method that is not listed is refused: transformers would skip
-some of them with a warning and take packed numbers for weights.
+float8 and packed integers are batchgen's own to read (`engine.quantization`): on a GPU they stay as
+they are, elsewhere they are dequantised. Of the others, those that transformers can dequantise are
+ordinary weights from then on, which every fast path takes; the rest runs in the layers that its
+package brings, and nothing is packed, joined or rounded further. A method that is not listed is
+refused: transformers would skip some of them with a warning and take packed numbers for weights.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from batchgen.counts import counted
+from batchgen.engine.quantization.scheme import Scheme, UnknownSchemeError, read_scheme
 from batchgen.errors import ModelRefusedError, UsageError
 
 __all__ = ["QUANTIZED_NAMES", "Quantized", "read_quantized"]
 
 _PACKAGES = {
-    "fp8": ("accelerate",),
     "mxfp4": ("accelerate",),
     "compressed-tensors": ("accelerate", "compressed-tensors"),
     "bitsandbytes": ("accelerate", "bitsandbytes"),
     "torchao": ("accelerate", "torchao"),
 }
-"""Method -> what has to be installed, by the names of the package index."""
+"""Method -> what has to be installed, by the names of the package index, where batchgen does not
+read the weights itself."""
+_OWN = ("fp8", "modelopt", "gptq", "awq", "compressed-tensors")
 
 QUANTIZED_NAMES = (
     *(f".weight{end}" for end in ("_scale", "_scale_inv", "_packed", ".absmax")),
@@ -40,16 +44,28 @@ class Quantized:
     method: str
     rounds_activations: bool
     """Inputs of layers are rounded too, while the model runs."""
+    scheme: Scheme | None = None
+    """How the weights are stored, where batchgen reads them itself."""
+    unserved: str = ""
+    """What batchgen does not read of a method that it otherwise does."""
+    kept: int = 0
+    """Layers that stay quantised, of those that batchgen reads."""
+    dequantized: int = 0
+    """The others of them."""
 
     @property
     def is_dense(self) -> bool:
         """Whether the weights are dequantised at load."""
+        if self.scheme is not None:
+            return not self.kept
         kept = self.method in ("bitsandbytes", "torchao")
         return not kept and not self.rounds_activations
 
     @property
     def note(self) -> str:
         """What a user should know, one sentence."""
+        if self.scheme is not None:
+            return self._own_note(self.scheme)
         if self.is_dense:
             return f"{self.method} weights are dequantised at load: they take their full size"
         if self.rounds_activations:
@@ -59,14 +75,32 @@ class Quantized:
             )
         return f"{self.method} layers run as their package computes them"
 
+    @property
+    def in_package(self) -> bool:
+        """Whether its package's layers run, on the device where that put them."""
+        return self.scheme is None and not self.is_dense
+
+    def _own_note(self, scheme: Scheme) -> str:
+        note = f"{self.method} weights are dequantised at load: they take their full size"
+        if self.kept:
+            note = f"{counted(self.kept, 'layer')} of {scheme.name} weights stay so on the GPU"
+            if scheme.kind == "float8":
+                note += ", and round their inputs: a near tie may fall otherwise in another batch"
+            if self.dequantized:
+                note += f"; {counted(self.dequantized, 'weight')} more had to be dequantised"
+        elif scheme.kind == "float8":
+            note += ", and inputs are not rounded"
+        return f"{note}; left out are its {scheme.left_out}" if scheme.left_out else note
+
     def check(self, model: str, *, quantization: str | None, deterministic: bool) -> None:
         """Raises UsageError for flags that contradict the weights, ModelRefusedError for what
         is not served or not installed."""
-        if self.method not in _PACKAGES:
+        if self.unserved or (self.scheme is None and self.method not in _PACKAGES):
             raise ModelRefusedError(
-                f"model {model!r} has {self.method} weights, which batchgen does not serve",
-                f"served are {', '.join(_PACKAGES)} and .gguf files; or name the weights that "
-                "are not quantised",
+                f"model {model!r} has {self.method} weights, which batchgen does not serve"
+                + (f" {self.unserved}" if self.unserved else ""),
+                f"served are {', '.join(dict.fromkeys((*_OWN, *_PACKAGES)))} and .gguf files; "
+                "or name the weights that are not quantised",
             )
         if quantization is not None:
             raise UsageError(
@@ -74,13 +108,14 @@ class Quantized:
                 f"{quantization} would round them again",
                 "leave --quantization out, or name the weights that are not quantised",
             )
-        if deterministic and not self.is_dense:
+        if deterministic and self.in_package:
             raise UsageError(
                 f"--deterministic cannot hold for model {model!r}: its {self.method} layers depend "
                 "on the shape of the batch",
                 "leave --deterministic out, or name the weights that are not quantised",
             )
-        missing = [name for name in _PACKAGES[self.method] if not _is_installed(name)]
+        needed = _PACKAGES[self.method] if self.scheme is None else ()
+        missing = [name for name in needed if not _is_installed(name)]
         if missing:
             raise ModelRefusedError(
                 f"model {model!r} has {self.method} weights, and {' and '.join(missing)} is not "
@@ -108,9 +143,12 @@ def read_quantized(config: Mapping[str, Any]) -> Quantized | None:
             "the model's config.json has a quantization_config without a quant_method",
             "fetch the model again, or name the weights that are not quantised",
         )
-    if found.get("kv_cache_scheme"):
+    if found.get("kv_cache_scheme") and method != "modelopt":
         method = f"{method} (with a KV cache scheme of its own)"
-    return Quantized(str(method), _rounds_activations(found))
+    try:
+        return Quantized(str(method), _rounds_activations(found), read_scheme(found))
+    except UnknownSchemeError as error:
+        return Quantized(str(method), False, None, str(error))
 
 
 def _rounds_activations(found: Mapping[str, Any]) -> bool:

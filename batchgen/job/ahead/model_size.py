@@ -30,7 +30,8 @@ _PACKED = {"U8": 2, "I32": 8}
 """Numbers of four bits in one of a quantised checkpoint's."""
 _KEPT_PACKED = ("bitsandbytes", "torchao")
 _SCALES = re.compile(
-    r"_(scale|scales|scale_inv|zero_point|shape|absmax|quant_map)$|\.quant_state\."
+    r"_(scale|scales|scale_inv|zero_point|shape|absmax|quant_map|g_idx)$"
+    r"|\.(scales|qzeros|g_idx)$|\.quant_state\."
 )
 _TABLE = re.compile(r"(embed_tokens|wte|wpe|word_embeddings|embed_in|tok_embeddings)(\.weight)?$")
 _HEAD = re.compile(r"(^|\.)(lm_head|output|embed_out)\.weight$")

@@ -1,0 +1,76 @@
+"""A linear layer in 4 bits: inputs keep the model's dtype, weights are dequantised in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from batchgen.engine.quantization.integers import Integers
+from batchgen.engine.quantization.linear import QuantizedLinear, joined_parameter, kept
+from batchgen.engine.quantization.packing import half_of, pack_codes, unpack_codes
+
+__all__ = ["IntegerLinear"]
+
+
+class IntegerLinear(QuantizedLinear):
+    """Inputs of a group lie side by side; where the checkpoint has them elsewhere (GPTQ's
+    act-order), x is put in that order first. Raises ValueError for groups that do not allow it."""
+
+    products = ("triton",)
+    product = "triton"
+
+    def __init__(self, weight: Integers, bias: torch.Tensor | None) -> None:
+        outputs, inputs = weight.codes.shape
+        super().__init__(inputs, outputs, bias)
+        plain, order = weight.in_order()
+        half = half_of(inputs, inputs // weight.scales.shape[0])
+        if half is None:
+            raise ValueError(f"{inputs} inputs in {weight.scales.shape[0]} groups")
+        self.apart = half  # `half` is nn.Module's
+        self.packed = kept(pack_codes(plain.codes, half))
+        self.scales = kept(plain.scales.contiguous())  # in their own dtype: bfloat16 has fewer bits
+        self.zeros = kept(plain.zeros.contiguous())
+        self.order = None if order is None else kept(order)
+
+    def multiply(self, x: torch.Tensor) -> torch.Tensor:
+        """x [num_rows, in_features] -> [num_rows, out_features], without the bias."""
+        from batchgen.engine.quantization.integer_kernel import multiply_integers
+
+        if self.order is not None:
+            x = x.index_select(1, self.order)
+        out: torch.Tensor = multiply_integers(x, self.packed, self.scales, self.zeros, self.apart)
+        return out
+
+    def oracle(self, x: torch.Tensor) -> torch.Tensor:
+        """The same by the definition, in float32, of weights rounded to x's dtype."""
+        return x.float() @ self.dense(x.dtype).float().T
+
+    def dense(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight [out_features, in_features], dequantised."""
+        codes = unpack_codes(self.packed, self.apart)
+        weight = Integers(codes, self.scales, self.zeros).dense(dtype)
+        return weight if self.order is None else weight[:, self.order.argsort()]
+
+    def alike(self, other: Any) -> bool:
+        """Whether the two, given the same input, can be one product."""
+        if type(other) is not IntegerLinear or (self.bias is None) != (other.bias is None):
+            return False
+        if self.apart != other.apart or self.scales.shape[0] != other.scales.shape[0]:
+            return False
+        if self.order is None or other.order is None:
+            return self.order is other.order
+        return torch.equal(self.order, other.order)
+
+    def join(self, others: Sequence[Any]) -> IntegerLinear:
+        """One layer with the outputs of this one and the `others`; theirs become views of its."""
+        parts = [self, *others]
+        layer = IntegerLinear.__new__(IntegerLinear)
+        outputs = sum(part.out_features for part in parts)
+        QuantizedLinear.__init__(layer, self.in_features, outputs, self.joined_bias(others))
+        layer.apart, layer.order = self.apart, self.order
+        layer.packed = kept(joined_parameter([part.packed for part in parts]))
+        layer.scales = kept(joined_parameter([part.scales for part in parts], 1))
+        layer.zeros = kept(joined_parameter([part.zeros for part in parts], 1))
+        return layer

@@ -1,0 +1,127 @@
+"""What a `quantization_config` says of weights that batchgen reads itself; no torch.
+
+float8: e4m3 with a scale for the tensor, for each output, or for each block of outputs and inputs.
+integer: unsigned 4 or 8 bits, a scale and a zero point for each output and group of inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Scheme", "UnknownSchemeError", "read_scheme"]
+
+_INTEGER_BITS = {"awq": (4,), "gptq": (2, 4, 8), "pack-quantized": (4, 8)}
+_FLOAT8_FORMATS = ("float-quantized", "naive-quantized")
+
+
+class UnknownSchemeError(Exception):
+    """A variant of a format that is served in others; the text says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How the quantised layers of a checkpoint are stored."""
+
+    kind: str
+    """`float8` or `integer`."""
+    packing: str = ""
+    """Of integers: `awq`, `gptq`, `gptq_v2` or `pack-quantized`."""
+    bits: int = 8
+    group_size: int = -1
+    """Inputs that share a scale of an output; -1: all of them."""
+    block: tuple[int, int] | None = None
+    """Of float8: outputs and inputs that share a scale."""
+    left_out: str = ""
+    """What of the config is not applied, as a user should read it."""
+
+    @property
+    def name(self) -> str:
+        """For people: `float8`, `4-bit integer`."""
+        return "float8" if self.kind == "float8" else f"{self.bits}-bit integer"
+
+
+def read_scheme(found: Mapping[str, Any]) -> Scheme | None:
+    """None where the method is not one that batchgen reads.
+
+    Raises UnknownSchemeError for a variant of one that is, which it does not.
+    """
+    readers = {
+        "fp8": _fp8,
+        "modelopt": _modelopt,
+        "awq": _awq,
+        "gptq": _gptq,
+        "compressed-tensors": _compressed,
+    }
+    reader = readers.get(str(found.get("quant_method")))
+    if reader is None or (found.get("kv_cache_scheme") and reader is not _modelopt):
+        return None
+    return reader(found)
+
+
+def _fp8(found: Mapping[str, Any]) -> Scheme:
+    """Blocks as DeepSeek ships them, or one scale for a tensor."""
+    if found.get("fmt", "e4m3") not in ("e4m3", "float8_e4m3fn"):
+        raise UnknownSchemeError(f"of the format {found['fmt']!r}")
+    block = found.get("weight_block_size")
+    return Scheme("float8", block=None if block is None else (int(block[0]), int(block[1])))
+
+
+def _modelopt(found: Mapping[str, Any]) -> Scheme:
+    algorithm = found.get("quant_algo")
+    if algorithm not in ("FP8", "FP8_PER_CHANNEL_PER_TOKEN"):
+        raise UnknownSchemeError(f"with the quant_algo {algorithm!r}")
+    has_cache = found.get("kv_cache_quant_algo") or found.get("kv_cache_scheme")
+    left_out = "scales for a KV cache in 8 bits, which keeps the model's dtype" if has_cache else ""
+    return Scheme("float8", left_out=left_out)
+
+
+def _awq(found: Mapping[str, Any]) -> Scheme:
+    version = str(found.get("version", "gemm")).lower()
+    if version != "gemm":
+        raise UnknownSchemeError(f"packed for {version!r}")
+    bits = found.get("bits", found.get("w_bit", 4))
+    return _integers("awq", "awq", bits, found.get("group_size", found.get("q_group_size", 128)))
+
+
+def _gptq(found: Mapping[str, Any]) -> Scheme:
+    packing = str(found.get("checkpoint_format") or "gptq")
+    if packing not in ("gptq", "gptq_v2") or found.get("is_marlin_format"):
+        raise UnknownSchemeError(f"packed for {packing!r}")
+    if found.get("dynamic"):
+        raise UnknownSchemeError("whose layers differ in their bits")
+    return _integers("gptq", packing, found.get("bits", 4), found.get("group_size", 128))
+
+
+def _integers(method: str, packing: str, bits: Any, group_size: Any) -> Scheme:
+    if bits not in _INTEGER_BITS[method]:
+        raise UnknownSchemeError(f"of {bits} bits")
+    return Scheme("integer", packing, int(bits), -1 if group_size is None else int(group_size))
+
+
+def _compressed(found: Mapping[str, Any]) -> Scheme | None:
+    """The packed integers and the float8 weights; what else there is, its own package reads."""
+    groups = [group for group in (found.get("config_groups") or {}).values() if group]
+    weights = [group["weights"] for group in groups if group.get("weights")]
+    form = found.get("format")
+    if not weights or len(weights) != len(groups) or found.get("sparsity_config"):
+        return None
+    first = weights[0]
+    if any(_told(other) != _told(first) for other in weights):
+        return None
+    kind, bits = first.get("type"), first.get("num_bits")
+    if kind == "int" and form == "pack-quantized" and bits in _INTEGER_BITS["pack-quantized"]:
+        if any(group.get("input_activations") for group in groups):
+            return None
+        return _integers("pack-quantized", "pack-quantized", bits, first.get("group_size"))
+    if kind == "float" and bits == 8 and form in _FLOAT8_FORMATS:
+        block = first.get("block_structure")
+        return Scheme("float8", block=None if block is None else (int(block[0]), int(block[1])))
+    return None
+
+
+def _told(weights: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What decides how a group's weights are stored."""
+    names = ("type", "num_bits", "group_size", "block_structure")
+    return tuple(str(weights.get(name)) for name in names)

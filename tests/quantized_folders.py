@@ -1,0 +1,183 @@
+"""Tiny models saved in the formats of quantised checkpoints, packed here as those are defined, and
+the dense model that each stands for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import tiny_model
+
+GROUP = 16
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+
+Parts = dict[str, torch.Tensor]
+Format = Callable[[torch.Tensor, torch.Generator], tuple[Parts, torch.Tensor]]
+"""A dense weight [outputs, inputs] -> the layer's tensors, and the weight that they stand for."""
+
+
+def packed(codes: torch.Tensor, order: tuple[int, ...] = tuple(range(8))) -> torch.Tensor:
+    """int32 [rows, columns / 8]: bits 4 i to 4 i + 3 of a word are column order[i] of its eight."""
+    words = torch.zeros(codes.shape[0], codes.shape[1] // 8, dtype=torch.int64)
+    for place, column in enumerate(order):
+        words |= codes[:, column::8].long() << (4 * place)
+    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
+
+
+def numbers(weight: torch.Tensor, draw: torch.Generator) -> tuple[torch.Tensor, ...]:
+    """Codes [outputs, inputs], zero points and scales [outputs, groups] at random."""
+    outputs, inputs = weight.shape
+    codes = torch.randint(0, 16, (outputs, inputs), generator=draw)
+    zeros = torch.randint(0, 16, (outputs, inputs // GROUP), generator=draw)
+    scales = torch.rand(outputs, inputs // GROUP, generator=draw) * 0.04 + 0.02
+    return codes, zeros, scales
+
+
+def awq(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    codes, zeros, scales = numbers(weight, draw)
+    parts = {
+        "qweight": packed(codes.T, AWQ_ORDER),
+        "qzeros": packed(zeros.T, AWQ_ORDER),
+        "scales": scales.T.contiguous(),
+    }
+    return parts, (codes - zeros.repeat_interleave(GROUP, 1)) * scales.repeat_interleave(GROUP, 1)
+
+
+def gptq(
+    weight: torch.Tensor, draw: torch.Generator, *, act_order: bool = False, offset: int = 1
+) -> tuple[Parts, torch.Tensor]:
+    """`offset`: what zero points are stored less. The range that AutoGPTQ has is 1 to 16."""
+    codes, zeros, scales = numbers(weight, draw)
+    zeros = zeros.clamp_min(offset)
+    groups = torch.arange(weight.shape[1]) // GROUP
+    if act_order:
+        groups = groups[torch.randperm(weight.shape[1], generator=draw)]
+    parts = {
+        "qweight": packed(codes).T.contiguous(),
+        "qzeros": packed((zeros - offset).T),
+        "scales": scales.T.contiguous(),
+        "g_idx": groups.int(),
+    }
+    return parts, (codes - zeros[:, groups]) * scales[:, groups]
+
+
+def gptq_act_order(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    return gptq(weight, draw, act_order=True)
+
+
+def gptq_v2(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    return gptq(weight, draw, offset=0)
+
+
+def pack_quantized(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    """Symmetric: a code of 8 stands for zero."""
+    codes, _, scales = numbers(weight, draw)
+    parts = {
+        "weight_packed": packed(codes),
+        "weight_scale": scales,
+        "weight_shape": torch.tensor(weight.shape),
+    }
+    return parts, (codes - 8) * scales.repeat_interleave(GROUP, 1)
+
+
+def pack_asymmetric(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    """Zero points in words along the outputs, as signed as the codes are."""
+    codes, zeros, scales = numbers(weight, draw)
+    parts = {
+        "weight_packed": packed(codes),
+        "weight_scale": scales,
+        "weight_zero_point": packed(zeros.T).T.contiguous(),
+        "weight_shape": torch.tensor(weight.shape),
+    }
+    dense = (codes - zeros.repeat_interleave(GROUP, 1)) * scales.repeat_interleave(GROUP, 1)
+    return parts, dense
+
+
+def float8(weight: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values, and the weight that they stand for."""
+    values = (weight / scale).to(torch.float8_e4m3fn)
+    return values, values.float() * scale
+
+
+def per_channel(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    scale = weight.abs().amax(1, keepdim=True) / 448
+    values, dense = float8(weight, scale)
+    return {"weight": values, "weight_scale": scale}, dense
+
+
+def per_tensor(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    """With a fixed scale for the inputs, as ModelOpt has it."""
+    scale = weight.abs().amax() / 448
+    values, dense = float8(weight, scale)
+    return {"weight": values, "weight_scale": scale, "input_scale": torch.tensor(0.01)}, dense
+
+
+CT_GROUP: dict[str, Any] = {
+    "targets": ["Linear"],
+    "weights": {"num_bits": 4, "type": "int", "symmetric": True, "group_size": GROUP},
+}
+CT_FLOAT8: dict[str, Any] = {
+    "targets": ["Linear"],
+    "weights": {"num_bits": 8, "type": "float", "strategy": "channel", "group_size": None},
+    "input_activations": {"num_bits": 8, "type": "float", "dynamic": True, "strategy": "token"},
+}
+CT: dict[str, Any] = {"quant_method": "compressed-tensors", "ignore": ["lm_head"]}
+FORMATS: dict[str, tuple[Format, dict[str, Any]]] = {
+    "awq": (awq, {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}),
+    "gptq": (gptq, {"quant_method": "gptq", "bits": 4, "group_size": GROUP}),
+    "gptq act-order": (
+        gptq_act_order,
+        {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": True},
+    ),
+    "gptq_v2": (
+        gptq_v2,
+        {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "checkpoint_format": "gptq_v2"},
+    ),
+    "pack-quantized": (
+        pack_quantized,
+        {**CT, "format": "pack-quantized", "config_groups": {"group_0": CT_GROUP}},
+    ),
+    "pack-quantized asymmetric": (
+        pack_asymmetric,
+        {**CT, "format": "pack-quantized", "config_groups": {"group_0": CT_GROUP}},
+    ),
+    "fp8 dynamic": (
+        per_channel,
+        {**CT, "format": "float-quantized", "config_groups": {"group_0": CT_FLOAT8}},
+    ),
+    "modelopt": (per_tensor, {"quant_method": "modelopt", "quant_algo": "FP8"}),
+}
+"""What a folder's layers are saved as, and its `quantization_config`."""
+
+
+def linear_weights(state: Parts) -> Iterator[str]:
+    """Of the layers that such checkpoints quantise."""
+    return (name for name in list(state) if name.endswith("_proj.weight"))
+
+
+def save_quantized(folder: Path, name: str, **sizes: Any) -> Any:
+    """Save a tiny model in a format; the dense model that the folder stands for."""
+    make, described = FORMATS[name]
+    module = tiny_model("llama", **sizes)
+    module.save_pretrained(folder)
+    state = load_file(folder / "model.safetensors")
+    draw = torch.Generator().manual_seed(0)
+    for weight in linear_weights(state):
+        parts, dense = make(state.pop(weight), draw)
+        front = weight.removesuffix("weight")
+        state |= {front + part: tensor.contiguous() for part, tensor in parts.items()}
+        module.get_parameter(weight).data.copy_(dense)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    describe(folder, described)
+    return module
+
+
+def describe(folder: Path, described: dict[str, Any]) -> None:
+    """Write the folder's `quantization_config`."""
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = described
+    (folder / "config.json").write_text(json.dumps(config))
