@@ -37,7 +37,7 @@ if not INTERPRETED:
 
 
 def error(ours: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((ours.float() - wanted).norm() / wanted.norm())
+    return float((ours.detach().float() - wanted).norm() / wanted.norm())
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -54,7 +54,7 @@ def test_products_are_as_defined_in_the_interpreter() -> None:
 def test_rows_that_fit_are_rounded_to_themselves_and_nan_stays() -> None:
     from batchgen.engine.quantization.float8_kernel import round_rows_on_gpu
 
-    exact = draw(4, 144).clamp(-2, 2).to(E4M3).float()
+    exact = draw(4, 80).clamp(-2, 2).to(E4M3).float()
     exact[:, 0] = 448
     exact[3] = 0
     values, scale = round_rows_on_gpu(
@@ -133,17 +133,18 @@ def test_packed_layers_answer_as_the_dense_model(
     from batchgen.engine.quantization.proof import settle_layers
 
     monkeypatch.setattr(packed_folder, "_can_keep", lambda *_: True)
-    dense = save_quantized(tmp_path, name, num_hidden_layers=1)
+    dense = save_quantized(tmp_path, name, num_hidden_layers=1, intermediate_size=64)
     config = EngineConfig(model=tmp_path, device="cpu", dtype="float32")
     module, found = load_folder(described(tmp_path), torch.float32, config, torch.device("cpu"))
     assert found is not None
     assert (found.kept, found.dequantized, found.is_dense) == (7, 0, False)
     assert settle_layers(module) == []
     ids = torch.arange(3, 12)[None]
-    wanted = dense(input_ids=ids, use_cache=False).logits
+    wanted = dense(input_ids=ids, use_cache=False).logits.detach()
     assert error(module(input_ids=ids, use_cache=False).logits, wanted) < 1e-4
     run = lambda: module(input_ids=ids, use_cache=False)  # noqa: E731
-    assert join_linears(module, run) == (1 if "act-order" in name else 2)
+    ordered = "act-order" in name  # here each layer puts its inputs in an order of its own
+    assert join_linears(module, run) == (0 if ordered else 2)
     assert error(run().logits, wanted) < 1e-4
 
 
