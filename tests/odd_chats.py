@@ -98,8 +98,12 @@ def _meant(name: str, messages: list[Message]) -> list[tuple[str, list[Message]]
     if name == "arguments as text":
         return [("arguments parsed", _calling(_ARGUMENTS))]
     if name in ("tool call", "null content"):
-        return [("no content is empty", [{"content": "", **message} for message in messages])]
+        return [("no content is empty", [_spoken(message) for message in messages])]
     return []
+
+
+def _spoken(message: Message) -> Message:
+    return {**message, "content": message.get("content") or ""}
 
 
 def _ours(source: str, messages: list[Message], kwargs: dict[str, Any], tokenizer: Any) -> Any:

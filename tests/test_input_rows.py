@@ -16,6 +16,7 @@ from batchgen.job.input.row_parser import RowParser
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
 
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 CHAT = [{"role": "user", "content": "hello"}]
 BASE = SamplingParams(max_tokens=50)
 
@@ -239,8 +240,15 @@ def test_openai_rows_are_read() -> None:
         (openai({"messages": CHAT, "model": ["m"]}), ErrorCode.MODEL_MISMATCH),
         (openai({"messages": CHAT, "unheard_of": 1}), ErrorCode.UNKNOWN_PARAM),
         (openai({"prompt": ["a", "b"]}, url="/v1/completions"), ErrorCode.INVALID_PARAM),
+        (openai({"messages": CHAT, "tools": [{"type": "custom"}]}), ErrorCode.UNSUPPORTED_SETTING),
+        (openai({"input": "a", "tools": [{"type": "web_search"}]}, url="/v1/responses"),
+         ErrorCode.UNSUPPORTED_SETTING),
+        (openai({"input": [{"type": "item_reference", "id": "i"}]}, url="/v1/responses"),
+         ErrorCode.INVALID_ROW),
+        (openai({"messages": CHAT, "tools": TOOLS, "parallel_tool_calls": False}),
+         ErrorCode.UNSUPPORTED_SETTING),
     ],
-)
+)  # fmt: skip
 def test_openai_rows_that_cannot_be_served_have_their_code(
     raw: dict[str, Any], code: ErrorCode
 ) -> None:
@@ -248,6 +256,36 @@ def test_openai_rows_that_cannot_be_served_have_their_code(
     assert row.error is not None
     assert row.error.code is code
     assert row.id == "c"
+
+
+def test_a_response_s_items_are_the_turns_of_a_chat() -> None:
+    call = {"type": "function_call", "id": "i", "call_id": "c1", "name": "f", "arguments": "{}"}
+    items = [
+        *CHAT,
+        {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "Hm."}]},
+        call,
+        call | {"call_id": "c2"},
+        {"type": "function_call_output", "call_id": "c1", "output": "3"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a"}]},
+        {"type": "message", "role": "assistant", "content": "b"},
+    ]
+    row = parse(openai({"input": items}, url="/v1/responses"))
+    assert row.error is None
+    assert row.messages is not None
+    first, answer, *said = row.messages[len(CHAT) :]
+    assert (first["role"], first["reasoning_content"]) == ("assistant", "Hm.")
+    assert [one["id"] for one in first["tool_calls"]] == ["c1", "c2"]
+    assert answer == {"role": "tool", "tool_call_id": "c1", "content": "3"}
+    assert [one["role"] for one in said] == ["assistant", "assistant"]
+
+
+@pytest.mark.parametrize("choice", [None, "none", "required"])
+def test_one_call_at_most_is_served_where_it_can_be_held_to(choice: str | None) -> None:
+    body = {"messages": CHAT, "parallel_tool_calls": False}
+    row = parse(openai(body | ({} if choice is None else {"tools": TOOLS, "tool_choice": choice})))
+    assert row.error is None
+    wanted = row.params.structured_outputs
+    assert (wanted is not None and '"maxItems": 1' in wanted.text) == (choice == "required")
 
 
 def test_the_model_is_not_checked_where_it_is_absent_or_ignored() -> None:

@@ -16,6 +16,7 @@ import pytest
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, InvalidDataError
 from batchgen.job.input.kept_columns import KeptColumns
+from batchgen.job.input.messages import read_messages
 from batchgen.job.input.params import near_miss
 from batchgen.job.input.reader import Reader
 from batchgen.job.input.row_parser import RowParser
@@ -23,6 +24,7 @@ from batchgen.job.rows import InputRow, OutputRow
 from batchgen.job.schema import output_schema, record_batch
 from batchgen.job.spec import InputSpec
 from batchgen.job.stored_types import stored_type
+from batchgen.job.text.codecs import ByteCodec
 from batchgen.job.text.template import ChatTemplate
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -54,6 +56,36 @@ def test_a_template_of_strings_gets_the_text_of_parts(template: str) -> None:
     assert render(parts("Hi there")) == "[user]Hi there"
     system = [{"role": "system", "content": parts("Short.")[0]["content"]}, *parts("a", "b")]
     assert render(system) == "[system]Short.[user]a\nb"
+
+
+CALLS = "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("writes", "text"),
+    [
+        ("{% if m.content is none %}call" + CALLS + "{% else %}{{ m.content }}{% endif %}", "call"),
+        ("{{ m.content | trim }}" + CALLS, ""),
+        ("{{ m.content.split('x')[0] }}" + CALLS, ""),
+        ("{% if 'content' in m %}{{ m.content }}{% endif %}" + CALLS, ""),
+    ],
+    ids=["wants null", "writes None", "fails on null", "asks for the key"],
+)
+def test_a_turn_that_only_calls_is_written_as_its_template_can(writes: str, text: str) -> None:
+    source = "{% for m in messages if m.role == 'assistant' %}" + writes + "{% endfor %}"
+    call = {"type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    for content in ({}, {"content": None}):
+        turn = {"role": "assistant", "tool_calls": [call], **content}
+        messages = read_messages([*HI, turn, {"role": "tool", "content": "1"}])
+        assert ChatTemplate(source, {}).render(messages) == text + '{"x": 1}'
+
+
+def test_without_a_template_parts_are_their_text() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    parts = [{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}]
+    turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+    text = ByteCodec().render_text(read_messages([{"role": "user", "content": parts}, turn]))
+    assert text == "user: a\nb\nassistant: \nassistant: "
 
 
 def test_a_template_of_parts_gets_the_parts() -> None:
@@ -291,6 +323,7 @@ def test_a_uuid_id_is_its_text_and_a_type_that_is_no_id_is_refused_once(tmp_path
     [
         {"service_tier": "auto"}, {"parallel_tool_calls": None}, {"unheard_of": None},
         {"modalities": ["text"]}, {"best_of": 1}, {"tool_choice": "none"}, {"priority": 0},
+        {"n": 3, "best_of": 3}, {"parallel_tool_calls": False},
         {"include_stop_str_in_output": False}, {"add_generation_prompt": True},
         {"logprobs": False, "top_logprobs": None}, {"stop": None}, {"top_k": -1},
         {"prompt_cache_key": "k"}, {"stop": list("abcde")}, {"response_format": None},

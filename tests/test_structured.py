@@ -291,3 +291,12 @@ def test_whitespace_can_be_forbidden(grammars: GrammarCompiler) -> None:
     wanted = _wanted(structured_outputs={"json": schema, "disable_any_whitespace": True})
     done = completions_of(_byte_engine(), [_request(grammars, i, wanted) for i in range(5)])
     assert all(re.fullmatch(r"\[[12],[12],[12]\]", _text(c)) for c in done.values())
+
+
+@pytest.mark.parametrize("text", ["nonsense ::", 'root ::= "a', "start: [", "\0", "%"])
+def test_a_grammar_that_cannot_be_read_is_its_row_s_error(text: str) -> None:
+    pytest.importorskip("llguidance")
+    compiler = GrammarCompiler(lambda: "byte", 257, (256,))
+    with pytest.raises(RowError) as refused:
+        compiler.constraint(StructuredOutput(GrammarKind.GRAMMAR, text))
+    assert refused.value.code is ErrorCode.INVALID_SCHEMA

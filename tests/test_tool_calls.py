@@ -155,6 +155,46 @@ WHOLE: list[tuple[str, str, str, Any]] = [
     ("jamba", f'<tool_calls>[{{"name": "get_weather", "arguments": {P}}}]</tool_calls>', "", ONE),
     ("cohere_command3", '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "get_weather", '
      f'"parameters": {P}}}\n]<|END_ACTION|>', "", ONE),
+    ("muse_glimmer", '<atem:function_calls>\n<atem:invoke name="get_weather">\n<atem:parameter '
+     'name="city">Paris</atem:parameter>\n<atem:parameter name="days">3</atem:parameter>\n'
+     "</atem:invoke>\n</atem:function_calls>", "", ONE),
+    ("muse_glimmer", ' to=get_weather<|message|><atem:function_calls>\n<atem:invoke name='
+     '"get_time">' "\n</atem:invoke>\n</atem:function_calls>", "", [("get_time", {})]),
+    ("minicpm5", 'Well. <function name="get_weather"><param name="city">Paris</param><param name='
+     '"days">3</param></function>\n<function name="get_time"></function>', "Well.", TWO),
+    ("minicpm5", '<function name="get_weather"><param name="city"><![CDATA[a<b>\nc</param>d]]>'
+     "</param></function>", "", [("get_weather", {"city": "a<b>\nc</param>d"})]),
+    ("minicpm5", """<function name="get_weather"><param name="units">['a', "b'c"]</param>"""
+     "</function>", "", [("get_weather", {"units": ["a", "b'c"]})]),
+    ("hy_v3", "Hm.<tool_calls:opensource>\n<tool_call:opensource>get_weather<tool_sep:opensource>"
+     "\n<arg_key:opensource>city</arg_key:opensource>\n<arg_value:opensource>Paris"
+     "</arg_value:opensource>\n<arg_key:opensource>days</arg_key:opensource>\n"
+     "<arg_value:opensource>3</arg_value:opensource>\n</tool_call:opensource>"
+     "\n</tool_calls:opensource>", "Hm.", ONE),
+    ("kimi_k3", "<|open|>response<|sep|>Hm.<|close|>response<|sep|><|open|>tools<|sep|><|open|>"
+     'call tool="get_weather" index="1"<|sep|><|open|>argument key="city" type="string"<|sep|>Paris'
+     '<|close|>argument<|sep|><|open|>argument key="days" type="number"<|sep|>3<|close|>argument'
+     '<|sep|><|close|>call<|sep|><|open|>call tool="get_time" index="2"<|sep|><|close|>call<|sep|>'
+     "<|close|>tools<|sep|><|close|>message<|sep|>", "Hm.", TWO),
+    ("solar_open", "<|tool_calls|><|tool_call:begin|>a1<|tool_call:name|>get_weather"
+     f"<|tool_call:args|>{P}<|tool_call:end|><|tool_call:begin|>a2<|tool_call:name|>get_time"
+     "<|tool_call:args|>{}<|tool_call:end|><|calls|>", "", TWO),
+    ("apertus", f'Hm.<|tools_prefix|>[{{"get_weather": {P}}}, {{"get_time": {{}}}}]'
+     "<|tools_suffix|>", "Hm.", TWO),
+    ("gigachat3", f'Hm.<|function_call|>{{"name": "get_weather", "arguments": {P}}}', "Hm.", ONE),
+    ("gigachat3", '<|message_sep|>\n\nfunction call<|role_sep|>\n{"name": "get_weather", '
+     f'"arguments": {P}}}', "", ONE),
+    ("functionary_v3", f"Hm.<function=get_weather>{P}</function><function=get_time>{{}}</function>",
+     "Hm.", TWO),
+    ("minimax_m1", f'<tool_calls>\n{{"name": "get_weather", "arguments": {P}}}\n'
+     '{"name": "get_time", "arguments": {}}\n</tool_calls>', "", TWO),
+    ("llama4_json", '<|python_start|>Hm.<|python_end|>{"name": "get_weather", "parameters": '
+     f'{P}}}{{"name": "get_time", "parameters": {{}}}}', "Hm.", TWO),
+    ("lfm2", "<|tool_call_start|>[get_weather(city='a \"b\"\n\\ c')]<|tool_call_end|>", "",
+     [("get_weather", {"city": 'a "b"\n\\ c'})]),
+    ("seed_oss", "<seed:tool_call>\n<function=get_weather>\n<parameter=units>['a', \"b'c\"]"
+     "</parameter>\n</function>\n</seed:tool_call>", "",
+     [("get_weather", {"units": ["a", "b'c"]})]),
     ("internlm", f'<|action_start|><|plugin|>\n{{"name": "get_weather", "parameters": {P}}}'
      "<|action_end|>", "", ONE),
 ]  # fmt: skip
@@ -227,6 +267,10 @@ TEMPLATES = {
     "deepseek_v32": f"<{BAR}DSML{BAR}invoke", "minimax_m2": "<minimax:tool_call>",
     "gemma4": "<|tool_call>call:<tool_call|>",
     "seed_oss": "<seed:tool_call><function=<parameter=", "hunyuan_a13b": "<tool_calls>",
+    "kimi_k3": "<|open|><|sep|>", "hy_v3": "<tool_call{}><tool_sep{}><arg_key{}>",
+    "solar_open": "<|tool_call:begin|><|tool_call:args|>", "apertus": "<|tools_prefix|>",
+    "muse_glimmer": "<atem:invoke ", "minicpm5": "<tool_sep><function name=<param name=",
+    "gigachat3": "<|function_call|>",
 }  # fmt: skip
 
 

@@ -94,8 +94,8 @@ class GrammarCompiler(Shared):
         llguidance = _llguidance()
         try:
             grammar = _SOURCES[wanted.kind](wanted)
-        except (ValueError, RecursionError) as error:
-            return _refused(wanted, str(error))
+        except Exception as error:  # each source's parser has exceptions of its own
+            return _refused(wanted, str(error) or type(error).__name__)
         limits = llguidance.LLParserLimits(max_lexer_states=_MAX_STATES, verbose_errors=False)
         matcher = llguidance.LLMatcher(self._vocabulary(), grammar, log_level=0, limits=limits)
         return _refused(wanted, matcher.get_error()) if matcher.is_error() else matcher

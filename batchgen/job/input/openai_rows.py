@@ -7,7 +7,7 @@ paths too; the answer's endpoint stays known through the kept column `url`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -53,6 +53,7 @@ def body_as_row(
         raise RowError(ErrorCode.INVALID_PARAM, "stream must be false: a batch has no stream")
     if body.get(content) is None:
         raise RowError(ErrorCode.MISSING_PROMPT, f"body has no {content}, which {raw['url']} needs")
+    _check_tools(body.get("tools"))
     if content == "input":
         return _response_as_row(body)
     if content == "prompt" and isinstance(body.get("prompt"), list):
@@ -87,7 +88,7 @@ def _response_as_row(body: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(messages, list):
         text = f"input must be a string or a list of messages, not {shown(given)}"
         raise RowError(ErrorCode.INVALID_ROW, text)
-    messages = [_item_as_message(item) for item in messages]
+    messages = _items_as_messages(messages)
     if isinstance(body.get("instructions"), str):
         messages = [{"role": "system", "content": body["instructions"]}, *messages]
     skipped = {*_RESPONSE_ONLY, *_IGNORED}
@@ -109,15 +110,83 @@ def _response_as_row(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"messages": messages, "params": params}
 
 
+def _items_as_messages(items: list[Any]) -> list[Any]:
+    """A chat of the items of an input: what an assistant thinks, says and calls between two others
+    is one turn of it."""
+    messages: list[Any] = []
+    turn: dict[str, Any] | None = None  # the assistant's, as long as it goes on
+    for item in items:
+        message = _item_as_message(item)
+        mine = isinstance(message, dict) and message.get("role") == "assistant"
+        if mine and turn is not None and not (message.get("content") and turn.get("content")):
+            _continue_turn(turn, message)
+            continue
+        turn = message if mine else None
+        messages.append(message)
+    for message in messages:
+        if isinstance(message, dict) and message.get("role") == "assistant":
+            message.setdefault("content", None if message.get("tool_calls") else "")
+    return messages
+
+
+def _continue_turn(turn: dict[str, Any], message: Mapping[str, Any]) -> None:
+    for name, value in message.items():
+        if name == "tool_calls":
+            turn[name] = [*turn.get(name, ()), *value]
+        elif name == "reasoning_content" and name in turn:
+            turn[name] = f"{turn[name]}\n{value}"
+        elif value is not None:
+            turn[name] = value
+
+
 def _item_as_message(item: Any) -> Any:
     """An item of the input without what is only its envelope's."""
     kind = item.get("type", "message") if isinstance(item, dict) else "message"
-    if kind != "message":
-        text = f"input may hold messages only, not {shown(kind)}"
+    if kind not in _ITEMS:
+        text = f"input may hold {', '.join(_ITEMS)}, not {shown(kind)}"
         raise RowError(ErrorCode.INVALID_ROW, text)
-    if not isinstance(item, dict):
-        return item
+    return _ITEMS[kind](item) if isinstance(item, dict) else item
+
+
+def _said(item: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in item.items() if k not in ("type", "id", "status", "phase")}
+
+
+def _called(item: Mapping[str, Any]) -> dict[str, Any]:
+    function = {name: item.get(name) for name in ("name", "arguments")}
+    if not isinstance(function["name"], str):
+        raise RowError(ErrorCode.INVALID_ROW, "input: a function_call needs a name")
+    call = {"id": item.get("call_id"), "type": "function", "function": function}
+    return {"role": "assistant", "tool_calls": [call]}
+
+
+def _answered(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
+
+
+def _thought(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Its text, else what is told of it; encrypted thinking says nothing here."""
+    parts = item.get("content") or item.get("summary") or ()
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    text = "\n".join(text for text in texts if isinstance(text, str))
+    return {"role": "assistant", **({"reasoning_content": text} if text else {})}
+
+
+_ITEMS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "message": _said,
+    "function_call": _called,
+    "function_call_output": _answered,
+    "reasoning": _thought,
+}
+
+
+def _check_tools(tools: Any) -> None:
+    """Functions alone are served: the others are the service's own, or take no JSON."""
+    for tool in tools if isinstance(tools, list) else ():
+        kind = tool.get("type", "function") if isinstance(tool, dict) else "function"
+        if kind not in (None, "function"):
+            text = f"tools: type {shown(kind)} is not served: function is"
+            raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
 
 
 def _chat_tool(tool: Any) -> Any:

@@ -120,7 +120,7 @@ def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
         if name in TEMPLATE_NAMES or name == TRUNCATE:
             continue
         if name in SETTING_NAMES and name not in PARAMETER_NAMES:
-            check_setting(name, value)
+            check_setting(name, value, given)
         elif name not in PARAMETER_NAMES and value is not None:
             text = f"unknown parameter {shown(name)}{_guess(name)}"
             raise RowError(ErrorCode.UNKNOWN_PARAM, text)

@@ -251,7 +251,6 @@ class RowParser:
             self._tell_once("%s: the chat's own system message stands, not --system", row)
 
     def _tell_once(self, text: str, row: InputRow) -> None:
-        """Of the first row only: there may be millions."""
         if text not in self._told:
             self._told.add(text)
             _log.warning(text + " (said once)", row.origin)
@@ -273,8 +272,7 @@ def _joined(own: dict[str, Any], holder: str, inner: Any) -> dict[str, Any]:
     if inner is None:
         return own
     if not isinstance(inner, dict):
-        text = f"{holder} must be an object, not {shown(inner)}"
-        raise RowError(ErrorCode.INVALID_PARAM, text)
+        raise RowError(ErrorCode.INVALID_PARAM, f"{holder} must be an object, not {shown(inner)}")
     for name in own.keys() & inner.keys():
         if inner[name] is not None and inner[name] != own[name]:
             text = f"{name} stands in the row and in {holder} with different values"
@@ -289,7 +287,9 @@ def _one_content(
     if given:
         return RowError(ErrorCode.INVALID_ROW, f"more than one of {names}")
     has = shown([key for key, value in raw.items() if value is not None])
-    return RowError(ErrorCode.MISSING_PROMPT, f"none of {names}; the row has {has}")
+    chat = next((key for key, value in raw.items() if is_conversation(value)), None)
+    hint = f"; give --messages-column {chat}" if chat else ""
+    return RowError(ErrorCode.MISSING_PROMPT, f"none of {names}; the row has {has}{hint}")
 
 
 def _json_object(holder: str, text: str) -> Any:

@@ -16,6 +16,7 @@ from batchgen.errors import ErrorCode, RowError
 from batchgen.job.quoting import shown
 
 __all__ = [
+    "ONE_CALL",
     "SETTING_NAMES",
     "TEMPLATE_NAMES",
     "TEXT_SETTINGS",
@@ -187,6 +188,8 @@ _ALIKE = 0.85
 _MAX_GUESSED = 40
 """Characters of a misspelt name: no parameter's is longer, and comparing costs their square."""
 
+ONE_CALL = "parallel_tool_calls"
+"""False: at most one call."""
 TRUNCATE = "truncate_prompt_tokens"
 """vLLM's: a row's prompt is cut to its last tokens."""
 
@@ -204,15 +207,26 @@ def nearest(name: str, names: Collection[str], likeness: float | None = None) ->
     return near[0] if near else None
 
 
-def check_setting(name: str, value: Any) -> None:
-    """RowError UNSUPPORTED_SETTING for a name of the table whose value would change the text."""
+def check_setting(name: str, value: Any, given: Mapping[str, Any]) -> None:
+    """RowError UNSUPPORTED_SETTING for a name of the table whose value would change the text of a
+    row with these settings."""
     if value is None or _NEUTRAL[name](value):
         return
+    if name == ONE_CALL and value is False and _is_held_to_calls(given):
+        return
+    if name == "best_of" and type(value) is int and value == given.get("n"):
+        return  # all of them are given back
     text = (
         f"{name}: {shown(value)} is not served, and it would change the completion; if it is a "
         f"column of yours, keep it with --keep-columns {name}"
     )
     raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
+
+
+def _is_held_to_calls(given: Mapping[str, Any]) -> bool:
+    """Whether how many calls it makes is known: it has no tools, or a choice of them that holds its
+    answer to a schema."""
+    return not given.get("tools") or given.get("tool_choice") not in (None, "", "auto")
 
 
 def read_texts(given: Mapping[str, Any]) -> dict[str, Any]:

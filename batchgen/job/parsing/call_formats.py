@@ -21,7 +21,17 @@ from batchgen.job.parsing.json_calls import (
 from batchgen.job.parsing.marks import Marks, Wish
 from batchgen.job.parsing.named_format import named_format
 from batchgen.job.parsing.pythonic_calls import PythonicCalls
-from batchgen.job.parsing.tagged_calls import CODER, DSML, GLM, MINIMAX, SEED
+from batchgen.job.parsing.tagged_calls import (
+    CODER,
+    DSML,
+    GLM,
+    HUNYUAN,
+    KIMI_K3,
+    MINICPM,
+    MINIMAX,
+    MUSE,
+    SEED,
+)
 
 __all__ = ["call_format"]
 
@@ -76,6 +86,18 @@ _KIMI = NamedJsonCalls(
     "<|tool_call_end|>",
     ("<|tool_call_argument_begin|>",),
 )
+_SOLAR = NamedJsonCalls(
+    "solar_open",
+    ("<|begin|>assistant<|tool_calls|>", "<|tool_calls|>", "<|calls|>"),
+    "<|tool_call:begin|>",
+    "<|tool_call:args|>",
+    "<|tool_call:end|>",
+    ("<|tool_call:args|>",),
+    after_id="<|tool_call:name|>",
+)
+_FUNCTIONARY = NamedJsonCalls(
+    "functionary_v3", (), "<function=", ">", "</function>", ("<{start_tag}={function_name}>",)
+)
 _FORMATS: tuple[CallFormat, ...] = (
     _HarmonyCalls(),
     GemmaCalls(),
@@ -83,10 +105,22 @@ _FORMATS: tuple[CallFormat, ...] = (
     _DEEPSEEK,
     _KIMI,
     MistralCalls(),
+    KIMI_K3,
+    HUNYUAN,
+    _SOLAR,
+    MUSE,
+    MINICPM,
+    _FUNCTIONARY,
     SEED,
     MINIMAX,
     GLM,
     CODER,
+    TaggedJsonCalls("apertus", ("<|tools_prefix|>",), ("<|tools_suffix|>",), keyed=True),
+    TaggedJsonCalls(
+        "gigachat3",
+        ("<|function_call|>", "<|message_sep|>\n\nfunction call<|role_sep|>\n"),
+        clues=("<|function_call|>", "'role': 'function call'"),
+    ),
     TaggedJsonCalls("longcat", ("<longcat_tool_call>",), ("</longcat_tool_call>",)),
     TaggedJsonCalls("cohere_command3", ("<|START_ACTION|>",), ("<|END_ACTION|>",)),
     TaggedJsonCalls("nemotron", ("<TOOLCALL>",), ("</TOOLCALL>",)),
@@ -108,8 +142,9 @@ _FORMATS: tuple[CallFormat, ...] = (
     ),
     BareJsonCalls(
         "llama3_json",
-        ("<|python_tag|>",),
+        ("<|python_tag|>", "<|python_start|>", "<|python_end|>"),
         ("<|python_tag|>", '{"name": function name, "parameters"', "Environment: ipython"),
+        ("<|python_start|>", "<|python_end|>"),
     ),
     PythonicCalls(
         "pythonic",
@@ -129,7 +164,9 @@ _ALIASES = {
     "step3p5": "qwen3_coder", "glm47": "glm45", "glm": "glm45",
     "llama3": "llama3_json", "llama4_json": "llama3_json", "llama4_pythonic": "pythonic",
     "phi4_mini": "phi4_mini_json", "jamba": "hunyuan_a13b", "internlm2": "internlm",
-    "cohere_command4": "cohere_command3",
+    "cohere_command4": "cohere_command3", "minimax": "hunyuan_a13b", "minimax_m1": "hunyuan_a13b",
+    "hy3": "hy_v3", "hunyuan_v3": "hy_v3", "laguna": "glm45", "poolside_v1": "glm45",
+    "firefunction": "phi4_mini_json",
 }  # fmt: skip
 
 

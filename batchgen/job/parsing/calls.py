@@ -6,6 +6,7 @@ are JSON text within it as OpenAI has them, and no schema of tools has to fit on
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,16 @@ from typing import Any, Protocol
 
 from batchgen.job.parsing.marks import Marks
 
-__all__ = ["Call", "CallFormat", "Calls", "Tools", "calls_column", "json_value", "no_constant"]
+__all__ = [
+    "Call",
+    "CallFormat",
+    "Calls",
+    "Tools",
+    "calls_column",
+    "json_value",
+    "no_constant",
+    "python_value",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,13 @@ class Tools:
             return json_value(text)
         except ValueError:
             lowered = text.strip().lower()
-            return {"true": True, "false": False, "none": None}.get(lowered, text)
+            return _WORDS.get(lowered, text) if kind not in _NESTED else python_value(text, text)
+
+
+_WORDS = {"true": True, "false": False, "none": None}
+_NESTED = ("array", "object")
+_MOST_LITERAL = 100_000
+"""Characters: Python's parser is recursive."""
 
 
 class CallFormat(Protocol):
@@ -98,6 +114,15 @@ class CallFormat(Protocol):
 def json_value(text: str) -> Any:
     """JSON as models write it: control characters in strings pass. ValueError for anything else."""
     return json.loads(text, strict=False, parse_constant=no_constant)
+
+
+def python_value(text: str, default: Any) -> Any:
+    """The JSON value of a list or dict as Python writes it, which some templates do."""
+    try:
+        value = ast.literal_eval(text.strip()) if len(text) <= _MOST_LITERAL else default
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return default
 
 
 def calls_column(calls: Sequence[Call], key: str) -> str:

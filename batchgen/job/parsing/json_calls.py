@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from batchgen.job.parsing.calls import Call, Calls, Tools, json_value, no_constant
@@ -17,17 +17,23 @@ _DECODER = json.JSONDecoder(strict=False, parse_constant=no_constant)
 _NAMES = ("name", "tool_name", "function")
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
 _RAW = Wish(skip_special_tokens=False)
+_NEXT = re.compile(r"\s*[\[{]")
+"""Another value in the same tag."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaggedJsonCalls:
-    """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, a list in place of the object, or
-    several. The last tag may be missing: the model's end stands for it."""
+    """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, a list in place of the object,
+    several in one tag, or several tags. The last tag may be missing: the model's end stands for it.
+
+    `keyed`: a call is `{NAME: {...}}`.
+    """
 
     name: str
     begins: tuple[str, ...]
-    ends: tuple[str, ...]
+    ends: tuple[str, ...] = ()
     clues: tuple[str, ...] = ()
+    keyed: bool = False
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -42,30 +48,45 @@ class TaggedJsonCalls:
     def read(self, answer: str, marks: Marks, tools: Tools) -> Calls | None:
         """See `CallFormat.read`."""
         begin = _any_of(self.begins, marks)
-        end = re.compile(rf"\s*(?:{_any_of(self.ends, marks).pattern})?")
+        end = re.compile(rf"\s*(?:{_any_of(self.ends, marks).pattern})" if self.ends else r"(?!)")
         said: list[str] = []
         calls: list[Call] = []
         at = 0
         while (found := begin.search(answer, at)) is not None:
             said.append(answer[at : found.start()])
-            read = _value(answer, found.end())
-            made = None if read is None else _calls(read[0], marks)
-            if read is None or made is None:
-                return None
-            calls += made
-            closed = end.match(answer, read[1])
-            at = closed.end() if closed else read[1]
+            at, more = found.end(), True
+            while more:
+                read = _value(answer, at)
+                made = None if read is None else self._made(read[0], marks)
+                if read is None or made is None:
+                    return None
+                calls += made
+                closed = end.match(answer, read[1])
+                at = closed.end() if closed else read[1]
+                more = not closed and _NEXT.match(answer, at) is not None
         return Calls("".join([*said, answer[at:]]).strip(), tuple(calls)) if calls else None
+
+    def _made(self, value: Any, marks: Marks) -> list[Call] | None:
+        if not self.keyed:
+            return _calls(value, marks)
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, dict) for item in items):
+            return None
+        pairs = [pair for item in items for pair in item.items()]
+        return _calls([{"name": name, "arguments": given} for name, given in pairs], marks)
 
 
 @dataclass(frozen=True, slots=True)
 class BareJsonCalls:
-    """`{"name": ..., "parameters": {...}}` as a whole answer, several with `;` between them, maybe
-    after a tag. An answer in JSON that names no tool of the row is an answer."""
+    """`{"name": ..., "parameters": {...}}` as a whole answer, or several, maybe with `;` between
+    them, after a tag, or after text between two tags. An answer in JSON that names no tool of the
+    row is an answer."""
 
     name: str
     tags: tuple[str, ...]
     clues: tuple[str, ...]
+    around: tuple[str, ...] = ()
+    """Tags around text before the calls; among `tags`."""
 
     def is_of(self, template: str) -> bool:
         """See `CallFormat.is_of`."""
@@ -73,7 +94,9 @@ class BareJsonCalls:
 
     def read(self, answer: str, marks: Marks, tools: Tools) -> Calls | None:
         """See `CallFormat.read`."""
-        text = answer.strip()
+        text, said = answer.strip(), ""
+        if self.around and (spoken := self._spoken(text, marks)) is not None:
+            said, text = spoken[1], text[spoken.end() :].strip()
         for tag in self.tags:
             text = text.removeprefix(marks.written(tag)).strip()
         calls: list[Call] = []
@@ -84,16 +107,23 @@ class BareJsonCalls:
             if read is None or not made or not all(tools.knows(call.name) for call in made):
                 return None
             calls += made
-            between = re.compile(r"\s*(;\s*|$)").match(text, read[1])
+            between = re.compile(r"\s*(;\s*|$|(?=\{))").match(text, read[1])
             if between is None:
                 return None
             at = between.end()
-        return Calls("", tuple(calls)) if calls else None
+        return Calls(said.strip(), tuple(calls)) if calls else None
+
+    def _spoken(self, text: str, marks: Marks) -> re.Match[str] | None:
+        begin, end = (re.escape(marks.written(tag)) for tag in self.around)
+        return re.match(rf"{begin}(.*?){end}", text, re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class NamedJsonCalls:
-    """A name, then JSON arguments: DeepSeek's, and Kimi's, whose name is an id with it."""
+    """A name, then JSON arguments: DeepSeek's, and Kimi's, whose name is an id with it.
+
+    `after_id`: the tag between an id and the name, where a call begins with one.
+    """
 
     name: str
     outer: tuple[str, ...]
@@ -101,11 +131,14 @@ class NamedJsonCalls:
     middle: str
     end: str
     clues: tuple[str, ...]
+    after_id: str = ""
 
     @property
     def tags(self) -> tuple[str, ...]:
         """See `CallFormat.tags`."""
-        return (*self.outer, self.begin, self.middle, self.end)
+        whole = (*self.outer, self.begin, self.middle, self.end, self.after_id)
+        parts = [part for tag in whole for part in re.findall(r"<\|\w+\|>", tag)]
+        return tuple(tag for tag in (*whole, *parts) if tag)
 
     def is_of(self, template: str) -> bool:
         """See `CallFormat.is_of`."""
@@ -120,7 +153,7 @@ class NamedJsonCalls:
         found = list(one.finditer(answer))
         if not found or len(found) != len(re.findall(begin, answer)):
             return None
-        made = [_named(match[1].strip(), match[2].strip(), marks) for match in found]
+        made = [self._named(match[1].strip(), match[2].strip(), marks) for match in found]
         calls = tuple(call for call in made if call is not None)
         if len(calls) != len(made):
             return None
@@ -128,6 +161,11 @@ class NamedJsonCalls:
         for tag in self.outer:
             rest = rest.replace(marks.written(tag), "")
         return Calls(rest.strip(), calls)
+
+    def _named(self, name: str, text: str, marks: Marks) -> Call | None:
+        own_id, tag, after = name.partition(marks.written(self.after_id) or "\0")
+        call = _named(after if tag else name, text, marks)
+        return replace(call, id=own_id) if call and tag and own_id else call
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ __all__ = ["PythonicCalls"]
 _RAW = Wish(skip_special_tokens=False)
 _MOST = 100_000
 """Characters of calls: what is longer is no list of calls, and Python's parser is recursive."""
+_STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_NO_ESCAPE = re.compile(r"""\\(?![\\'"abfnrtvx0-7uUN])""")
 _JSON_NAMES = {"true": True, "false": False, "null": None}
 
 
@@ -64,12 +66,18 @@ class PythonicCalls:
 
 def _calls(text: str) -> tuple[Call, ...] | None:
     try:
-        found = ast.parse(text, mode="eval").body
+        found = ast.parse(_STRING.sub(_on_one_line, text), mode="eval").body
         if not isinstance(found, ast.List):
             return None
         return tuple(_call(item) for item in found.elts)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+def _on_one_line(string: re.Match[str]) -> str:
+    """A string as Python takes it: templates write line breaks and backslashes as they are."""
+    text = _NO_ESCAPE.sub(r"\\\\", string[0])
+    return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _call(node: ast.expr) -> Call:

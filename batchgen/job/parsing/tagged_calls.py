@@ -10,17 +10,30 @@ from dataclasses import dataclass
 from batchgen.job.parsing.calls import Call, Calls, Tools, json_value
 from batchgen.job.parsing.marks import Marks, Wish
 
-__all__ = ["CODER", "DSML", "GLM", "MINIMAX", "SEED", "TaggedCalls"]
+__all__ = [
+    "CODER",
+    "DSML",
+    "GLM",
+    "HUNYUAN",
+    "KIMI_K3",
+    "MINICPM",
+    "MINIMAX",
+    "MUSE",
+    "SEED",
+    "TaggedCalls",
+]
 
 _RAW = Wish(skip_special_tokens=False)
+_SAID_TO_BE_TEXT = ("true", "string")
 
 
 @dataclass(frozen=True, slots=True)
 class TaggedCalls:
     """`outer`: the tags around one call or several, of which a model may leave the last out.
 
-    `call` finds a call with its `name` and `body`, `argument` the `key`s and `value`s of a body; an
-    argument with `text` says itself whether it is a string. Both are written with plain tags.
+    `call` finds a call with its `name` and `body`, `argument` the `key`s and `value`s of a body (or
+    `quoted` ones); an argument with `text` says itself whether it is a string. Both are written
+    with plain tags.
     """
 
     name: str
@@ -33,6 +46,8 @@ class TaggedCalls:
     tags: tuple[str, ...]
     unclosed: tuple[str, str] = ("", "")
     """What begins and ends an argument, where its end may be missing before the next one."""
+    header: str = r"(?!)"
+    """What of a call's turn stands before it, with plain tags."""
 
     def is_of(self, template: str) -> bool:
         """See `CallFormat.is_of`."""
@@ -53,7 +68,8 @@ class TaggedCalls:
             if not match["name"].strip() or argument.sub("", body).strip():
                 return None  # something that is no argument: it was cut, or is no call
             calls.append(self._call(match["name"], argument.finditer(body), marks, tools))
-        said = re.sub(outer, "", one.sub("", answer))
+        header = _marked(self.header, self.tags, marks)
+        said = re.sub(f"{outer}|{header}", "", one.sub("", answer))
         return Calls(said.strip(), tuple(calls))
 
     def _closed(self, body: str) -> str:
@@ -68,13 +84,14 @@ class TaggedCalls:
         name = name.strip()
         arguments = {}
         for one in found:
-            key, text = one["key"].strip(), marks.plain(one["value"], _RAW)
+            key, quoted = one["key"].strip(), one.groupdict().get("quoted")
+            text = marks.plain(one["value"] if quoted is None else quoted, _RAW)
             text = text.removeprefix("\n").removesuffix("\n")
             says = one.groupdict().get("text")
             if says is None:
                 arguments[key] = tools.value(name, key, text)
             else:
-                arguments[key] = text if says == "true" else _json_or_text(text)
+                arguments[key] = text if says in _SAID_TO_BE_TEXT else _json_or_text(text)
         return Call(name, json.dumps(arguments, ensure_ascii=False))
 
 
@@ -146,4 +163,54 @@ DSML = TaggedCalls(
     rf"<{_MARK}invoke ",
     ("DSML",),
     (_MARK,),
+)
+MUSE = TaggedCalls(
+    "muse_glimmer",
+    ("<atem:function_calls>", "</atem:function_calls>"),
+    r"""<atem:invoke name="(?P<name>[^">\n]+)">(?P<body>.*?)</atem:invoke>""",
+    r"""<atem:parameter name="(?P<key>[^">\n]+)">(?P<value>.*?)</atem:parameter>""",
+    r"<atem:invoke ",
+    ("<atem:invoke ",),
+    ("<atem:function_calls>", "</atem:function_calls>", "<|message|>", "<|start|>", "<|eom|>"),
+    header=r"(?:<|eom|>)?(?:<|start|>)?(?:assistant)? ?to=[\w.-]+<|message|>",
+)
+MINICPM = TaggedCalls(
+    "minicpm5",
+    ("<tool_sep>",),
+    r"""<function name="(?P<name>[^">\n]+)">(?P<body>.*?)</function>""",
+    r"""<param name="(?P<key>[^">\n]+)">"""
+    r"""(?:<!\[CDATA\[(?P<quoted>.*?)\]\]>|(?P<value>.*?))</param>""",
+    r"<function name=",
+    ("<function name=", "<param name="),
+    ("<tool_sep>",),
+)
+_OPENED = ":opensource>"
+HUNYUAN = TaggedCalls(
+    "hy_v3",
+    (f"<tool_calls{_OPENED}", f"</tool_calls{_OPENED}"),
+    rf"<tool_call{_OPENED}(?P<name>[^\n<\ufdd0]+)<tool_sep{_OPENED}(?P<body>.*?)</tool_call{_OPENED}",
+    rf"<arg_key{_OPENED}(?P<key>.*?)</arg_key{_OPENED}\s*"
+    rf"<arg_value{_OPENED}(?P<value>.*?)</arg_value{_OPENED}",
+    rf"<tool_call{_OPENED}",
+    ("<tool_sep{}>", "<arg_key{}>"),
+    tuple(
+        f"<{close}{name}{_OPENED}"
+        for name in ("tool_calls", "tool_call", "tool_sep", "arg_key", "arg_value")
+        for close in ("", "/")
+    ),
+)
+_BETWEEN = r"[^<\ufdd0]*"
+KIMI_K3 = TaggedCalls(
+    "kimi_k3",
+    tuple(
+        f"<|{way}|>{name}<|sep|>"
+        for name in ("tools", "response", "message")
+        for way in ("open", "close")
+    ),
+    rf"""<|open|>call tool="(?P<name>[^"]+)"{_BETWEEN}<|sep|>(?P<body>.*?)<|close|>call<|sep|>""",
+    r"""<|open|>argument key="(?P<key>[^"]+)" type="(?P<text>\w+)"<|sep|>(?P<value>.*?)"""
+    r"""<|close|>argument<|sep|>""",
+    r"<|open|>call ",
+    ("<|open|>", "<|sep|>"),
+    ("<|open|>", "<|close|>", "<|sep|>"),
 )

@@ -14,6 +14,7 @@ from batchgen.job.parsing.thinking import ThinkingFormat
 __all__ = ["thinking_format"]
 
 _THINK = ThinkingFormat("think", ("<think>",), ("</think>",), ("<think>", "</think>"))
+_SOLAR = "<|begin|>assistant<|content|>"
 _ALWAYS = replace(_THINK, name="deepseek_r1", always=True)
 
 _FORMATS = (
@@ -25,6 +26,32 @@ _FORMATS = (
         clues=("<|channel>",),
         parts=("<|channel>",),
     ),
+    ThinkingFormat(
+        "kimi_k3",
+        ("<|open|>think<|sep|>",),
+        ("<|close|>think<|sep|>",),
+        ("<|open|>",),
+        ("<|close|>message<|sep|>", "<|open|>response<|sep|>", "<|close|>response<|sep|>"),
+        ("<|open|>", "<|close|>", "<|sep|>"),
+    ),
+    ThinkingFormat("hy_v3", ("<think:opensource>",), ("</think:opensource>",), ("<think{}>",)),
+    ThinkingFormat(
+        "solar_open",
+        ("<|think|>",),
+        (f"<|end|>{_SOLAR}", "<|end|>"),
+        ("<|begin|>assistant<|think|>",),
+        (_SOLAR, "<|content|>", "<|end|>"),
+        ("<|begin|>",),
+    ),
+    ThinkingFormat(
+        "muse_glimmer",
+        ("to=self<|message|>",),
+        ("<|eom|><|start|>assistant to=user<|message|>", "<|eom|><|start|>"),
+        ("assistant to=self",),
+        ("to=user<|message|>", "assistant to=user<|message|>", "<|eot|>"),
+        ("<|message|>", "<|eom|>", "<|start|>"),
+    ),
+    ThinkingFormat("minimax_m3", ("<mm:think>",), ("</mm:think>",)),
     ThinkingFormat("mistral", ("[THINK]",), ("[/THINK]",)),
     ThinkingFormat("seed_oss", ("<seed:think>",), ("</seed:think>",)),
     ThinkingFormat(
@@ -65,6 +92,7 @@ _ALIASES = {
     name: form
     for form, names in {
         "harmony": "openai_gptoss gpt_oss gptoss",
+        "hy_v3": "hy3 hunyuan_v3",
         "cohere": "cohere_command3 cohere_command4",
         "hunyuan_a13b": "hunyuan",
         "mistral": "magistral",

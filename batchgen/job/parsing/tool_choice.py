@@ -57,7 +57,8 @@ def choose_tools(row: InputRow, given: Mapping[str, Any]) -> None:
     row.forced_tool = read_tool_choice(given)
     if row.forced_tool is None:
         return
-    wanted = forced_output(row.forced_tool, Tools.of(given["tools"]))
+    alone = given.get("parallel_tool_calls") is False
+    wanted = forced_output(row.forced_tool, Tools.of(given["tools"]), alone=alone)
     other = "choices" if row.params.decides else "a format"
     if row.params.decides or row.params.structured_outputs not in (None, wanted):
         text = f"tool_choice and {other} ask for different outputs: keep one of them"
@@ -65,9 +66,9 @@ def choose_tools(row: InputRow, given: Mapping[str, Any]) -> None:
     row.params = replace(row.params, structured_outputs=wanted)
 
 
-def forced_output(name: str, tools: Tools) -> StructuredOutput:
-    """What the answer must match. RowError(UNSUPPORTED_SETTING) where tools define one `$defs` name
-    differently."""
+def forced_output(name: str, tools: Tools, *, alone: bool = False) -> StructuredOutput:
+    """What the answer must match; `alone`: one call at most. RowError(UNSUPPORTED_SETTING) where
+    tools define one `$defs` name differently."""
     if name:
         schema = _object(tools.parameters[name])
         return _compact(schema)
@@ -88,6 +89,8 @@ def forced_output(name: str, tools: Tools) -> StructuredOutput:
             }
         )
     whole: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"anyOf": calls}}
+    if alone:
+        whole["maxItems"] = 1
     if definitions:
         whole["$defs"] = definitions
     return _compact(whole)

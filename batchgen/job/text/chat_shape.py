@@ -12,7 +12,7 @@ from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
 
-__all__ = ["REASONING_KEYS", "ChatShape", "with_system"]
+__all__ = ["REASONING_KEYS", "ChatShape", "joined_text", "with_system"]
 
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 _WORD, _KEY = "probeword", "probekey"
@@ -36,6 +36,7 @@ class ChatShape:
         self._render = render
         self._takes_parts: dict[str, bool] = {}
         self._takes_objects: bool | None = None
+        self._no_content: dict[str, Any] | None = None
 
     def fitted(self, messages: Sequence[_Message]) -> list[dict[str, Any]]:
         """The messages as the template wants them: without null values, reasoning under its
@@ -49,10 +50,28 @@ class ChatShape:
             plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}
         content = plain.get("content")
         if isinstance(content, list) and not self._reads_parts(str(plain.get("role"))):
-            plain["content"] = _joined_text(content)
+            plain["content"] = joined_text(content)
         if isinstance(plain.get("tool_calls"), list):
             plain["tool_calls"] = [self._tool_call(call) for call in plain["tool_calls"]]
+            if content is None:
+                plain |= self._without_content()
         return plain
+
+    def _without_content(self) -> dict[str, Any]:
+        """The content of a turn that only calls: null, as OpenAI has it, unless the template fails
+        on it, shows it, or leaves the calls out; then empty, else none."""
+        if self._no_content is None:
+            ways: list[dict[str, Any]] = [{"content": None}, {"content": ""}, {}]
+            texts = [self._call_with(way) for way in ways]
+            shows = [
+                _WORD in text and text.count("None") <= texts[1].count("None") for text in texts
+            ]
+            self._no_content = ways[shows.index(True)] if any(shows) else ways[1]
+        return self._no_content
+
+    def _call_with(self, way: Mapping[str, Any]) -> str:
+        call = _called({_KEY: _WORD} if self._reads_objects() else json.dumps({_KEY: _WORD}))
+        return self._try(_around({"role": "assistant", "tool_calls": call["tool_calls"], **way}))
 
     def _tool_call(self, call: Any) -> Any:
         """OpenAI writes arguments as JSON text; templates that encode them want the object."""
@@ -122,7 +141,8 @@ def _json_object(text: str) -> dict[str, Any] | None:
     return read if isinstance(read, dict) else None
 
 
-def _joined_text(parts: list[Any]) -> str:
+def joined_text(parts: list[Any]) -> str:
+    """The text of a list of parts. RowError TEMPLATE_ERROR for a part that is no text."""
     texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
     if not all(isinstance(text, str) for text in texts):
         raise RowError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from batchgen.engine.request import Shared
 from batchgen.errors import ErrorCode, RowError
+from batchgen.job.text.chat_shape import joined_text
 from batchgen.job.text.template import ChatTemplate, Messages
 from batchgen.job.text.token_texts import byte_level_bytes, piece_bytes
 
@@ -235,7 +236,7 @@ class ByteCodec(_ChatCodec):
         """See `TextCodec.render_text`."""
         if self._template is not None:
             return super().render_text(messages, kwargs)
-        lines = [f"{message.get('role')}: {message.get('content')}\n" for message in messages]
+        lines = [f"{message.get('role')}: {_said(message)}\n" for message in messages]
         return "".join([*lines, "assistant: "])
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -271,6 +272,11 @@ class ByteCodec(_ChatCodec):
 
     def _encode_rendered(self, text: str) -> list[int]:
         return list(text.encode())
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    return joined_text(content) if isinstance(content, list) else content or ""
 
 
 def _from_bytes(ids: Sequence[int]) -> str:
