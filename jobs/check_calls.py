@@ -209,8 +209,8 @@ def _message(thought: str, said: str, calls: Sequence[_Call], ids: str | None) -
 
 def _read(text: str, prompt: str, answer: str, as_tokens: bool) -> Answer:
     """What is read of an answer of which all tags, or only those that end turns, are tokens."""
-    chosen = (call_format("auto", text), thinking_format("auto", text))
-    own = {tag for form in chosen if form is not None for tag in form.tags}
+    calls, thinking = call_format("auto", text), thinking_format("auto", text)
+    own = {*(calls.tags if calls else ()), *(thinking.tags if thinking else ())}
     tags = {*_TOKEN.findall(text), "<s>", "</s>", "<\uff5chy_eos:opensource\uff5c>"}
     special, other = (tags - {*_TAGS}, _TAGS) if as_tokens else (tags - own - {*_TAGS}, ())
     codec = tag_codec(sorted(special), other)

@@ -325,6 +325,18 @@ def test_rows_with_tools_are_read_and_others_are_not() -> None:
     assert (off.completion, off.tool_calls) == (CALL, None)
 
 
+@pytest.mark.parametrize(("parser", "told"), [("auto", 1), ("none", 0), ("hermes", 0)])
+def test_calls_in_a_form_that_is_not_known_are_told_of(
+    parser: str, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    row_of("It rains.", "{{ messages[0].content }}", parser)
+    assert len([text for text in caplog.messages if "writes calls of tools" in text]) == told
+    caplog.clear()
+    row_of("It rains.", HERMES, parser)
+    row_of("It rains.", "{{ messages[0].content }}", template_kwargs={})
+    assert not [text for text in caplog.messages if "writes calls of tools" in text]
+
+
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [

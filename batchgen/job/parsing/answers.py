@@ -101,6 +101,8 @@ class AnswerParsers:
         self._decoder = decoder
         self._thinking = thinking_format(reasoning, template)
         self._calls = call_format(tool_calls, template)
+        self.misses_calls = tool_calls == "auto" and self._calls is None and template is not None
+        """Whether it is not known how this template's model writes calls."""
         self._thinks_raw, self._calls_always = reasoning != "auto", tool_calls != "auto"
         found = [one.tags for one in (self._thinking, self._calls) if one is not None]
         self._marks = Marks(decoder, chain.from_iterable(found))

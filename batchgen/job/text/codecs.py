@@ -276,7 +276,7 @@ class ByteCodec(_ChatCodec):
 
 def _said(message: Mapping[str, Any]) -> str:
     content = message.get("content")
-    return joined_text(content) if isinstance(content, list) else content or ""
+    return joined_text(content) if isinstance(content, list) else str(content or "")
 
 
 def _from_bytes(ids: Sequence[int]) -> str:

@@ -21,7 +21,7 @@ class Hints:
     def __init__(self, codec: TextCodec, default: SamplingParams) -> None:
         self._codec = codec
         self._default = default
-        self._told_two_bos = False
+        self._told_two_bos = self._told_calls = False
         self._bos_text = _added_bos(codec)
         self._told_unread: set[str] = set()
         self._told_unheeded: set[str] = set()
@@ -36,6 +36,17 @@ class Hints:
                 self._told_unread.add(name)
                 text = "%s: %s changes nothing: the chat template does not read it (said once)"
                 _log.warning(text, row.origin, name)
+
+    def unread_calls(self, row: InputRow) -> None:
+        """Say once that calls of a row's tools are not known by its chat template."""
+        if self._told_calls or not row.template_kwargs.get("tools") or row.forced_tool is not None:
+            return
+        self._told_calls = True
+        text = (
+            "%s: it is not known how this chat template's model writes calls of tools: they stay "
+            "in the completion, unless --tool-call-parser names how (said once)"
+        )
+        _log.warning(text, row.origin)
 
     def unheeded_settings(self, row: InputRow) -> None:
         """Say once of a name that it changes nothing where a label is chosen."""

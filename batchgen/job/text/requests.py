@@ -214,6 +214,8 @@ class Requests:
         try:
             params = self._with_bad_words(row.params)
             reading = self._parsers.reading(row, text, token_ids)
+            if self._parsers.misses_calls:
+                self._hints.unread_calls(row)
             constraint = self._constraint(params, reading)
         except RowError as refused:
             failed.append(FailedRow(row, refused, text, len(token_ids)))
