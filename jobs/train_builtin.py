@@ -7,7 +7,11 @@
 The first step takes the vocabulary and its vectors from SmolLM2 (two minutes on a CPU); `--words`
 may also name the model's own folder, whose vectors are those. The second writes the messages that
 the model learns from (builtin/messages.py), trains it, and judges it on messages written by hand
-(sample_data/). On one H200 it takes four minutes; `--device cpu --messages 20000` is to try it.
+(sample_data/, builtin/dev.jsonl). On one H200 it takes four minutes; `--device cpu --messages 20000`
+is to try it. To teach a trained model phrases that are new in builtin/grammar/, on a CPU:
+
+    python jobs/train_builtin.py --seed 1 train --from batchgen/models/batchgen-tiny --out work \\
+        --device cpu --workers 1 --messages 60000 --steps 1200 --tokens 4096 --peak-lr 3e-4
 """
 
 from __future__ import annotations
@@ -24,7 +28,10 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-_SAMPLES = Path(__file__).parents[1] / "sample_data"
+_DEV = [
+    Path(__file__).parents[1] / "sample_data" / "messages_dev.jsonl",
+    Path(__file__).parent / "builtin" / "dev.jsonl",
+]
 _FIELDS = ("label", "order", "amount", "currency")
 
 
@@ -38,15 +45,21 @@ def _arguments() -> argparse.Namespace:
     words.add_argument("--size", type=int, default=7168)
     train = commands.add_parser("train", help="train, export and judge the model")
     train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    train.add_argument("--words", type=Path, required=True)
+    start = train.add_mutually_exclusive_group(required=True)
+    start.add_argument("--words", type=Path, help="the first step's folder: begin anew")
+    start.add_argument("--from", dest="start", type=Path, help="a trained model: teach it on")
     train.add_argument("--out", type=Path, required=True)
     train.add_argument("--messages", type=int, default=1_100_000)
     train.add_argument("--seconds", type=float, default=150)
+    train.add_argument("--steps", type=int, default=0, help="this many, whatever the time")
     train.add_argument("--tokens", type=int, default=49152, help="of a batch")
     train.add_argument("--peak-lr", type=float, default=2e-3)
     train.add_argument("--workers", type=int, default=os.cpu_count())
     train.add_argument("--tiny", action="store_true", help="a smaller model, for a CPU")
-    train.add_argument("--judge", nargs="*", default=["messages_dev"], help="files of sample_data/")
+    train.add_argument("--judge", nargs="*", type=Path, default=_DEV, help="files with answers")
+    judge = commands.add_parser("judge", help="judge a trained model")
+    judge.add_argument("model", type=Path)
+    judge.add_argument("files", nargs="*", type=Path, default=_DEV)
     return parser.parse_args()
 
 
@@ -60,13 +73,13 @@ def _words(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from builtin.student import export, make_model
-    from builtin.training import make_rows, train
+    from builtin.student import export, make_model, read_model
+    from builtin.training import Recipe, make_rows, train
     from builtin.words import read_words
 
-    words = read_words(options.words)
+    words = read_words(options.words or options.start)
     torch.manual_seed(options.seed)
-    model = make_model(words.vectors, options.tiny)
+    model = read_model(options.start) if options.start else make_model(words.vectors, options.tiny)
     begin = time.monotonic()
     rows = make_rows(
         words.tokenizer, options.messages, options.seed * 1000 + 1, words.names(), options.workers
@@ -76,33 +89,31 @@ def _train(options: argparse.Namespace) -> None:
         f"{model.num_parameters()} weights",
         flush=True,
     )
-    loss = train(
-        model,
-        rows,
-        words.neighbours(),
-        options.device,
-        options.seconds,
-        options.tokens,
-        options.peak_lr,
-        options.seed,
-    )
-    print(f"loss {loss:.4f}", flush=True)
+    chosen = ("device", "seconds", "steps", "tokens", "peak_lr", "seed")
+    recipe = Recipe(*(getattr(options, name) for name in chosen))
+    print(f"loss {train(model, rows, words.neighbours(), recipe):.4f}", flush=True)
     export(model, words.tokenizer, options.out)
-    for name in options.judge:
-        _judge(options.out, name, options.device)
+    for file in options.judge:
+        _judge(options.out, file, options.device)
 
 
-def _judge(folder: Path, name: str, device: str) -> None:
-    """Print the rows of sample_data/NAME.jsonl wholly right, and what is right field by field."""
-    lines = (_SAMPLES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+def _judge_all(options: argparse.Namespace) -> None:
+    for file in options.files:
+        _judge(options.model, file, "cpu")
+
+
+def _judge(folder: Path, file: Path, device: str) -> None:
+    """Print the rows of a file wholly right, and what is right field by field; of a file for
+    developing (its name ends in `dev`) the wrong ones too."""
+    lines = file.read_text(encoding="utf-8").splitlines()
     gold = [json.loads(line) for line in lines]
     said = [_read(text) for text in _answers(folder, [one["prompt"] for one in gold], device)]
     right = [
         [one.get(f) == row.get(f) for f in _FIELDS] for one, row in zip(said, gold, strict=True)
     ]
     counts = ", ".join(f"{f} {sum(r[at] for r in right)}" for at, f in enumerate(_FIELDS))
-    print(f"{name}: {sum(map(all, right))} of {len(gold)} wholly right; {counts}", flush=True)
-    if name.endswith("dev"):
+    print(f"{file.stem}: {sum(map(all, right))} of {len(gold)} wholly right; {counts}", flush=True)
+    if file.stem.endswith("dev"):
         for one, row, ok in zip(said, gold, right, strict=True):
             if not all(ok):
                 print(f"  {row['prompt']!r}\n    said {one}\n    gold {[row[f] for f in _FIELDS]}")
@@ -135,7 +146,7 @@ def _read(text: str) -> dict[str, object]:
 def main() -> None:
     options = _arguments()
     begin = time.monotonic()
-    {"words": _words, "train": _train}[options.command](options)
+    {"words": _words, "train": _train, "judge": _judge_all}[options.command](options)
     print(f"{options.command}: {time.monotonic() - begin:.0f} s", flush=True)
 
 

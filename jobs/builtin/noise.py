@@ -14,6 +14,7 @@ _SHORT, _SYNONYMS = read_table("short"), read_table("synonyms")
 _LITTLE = read_table("little")["any"]
 _WORD = re.compile(r"[A-Za-z']+")
 _CAREFUL = 0.4
+_KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
 class Style:
@@ -73,6 +74,13 @@ def finish(text: str, style: Style, rng: random.Random) -> str:
     return text
 
 
+def _beside(letter: str, rng: random.Random) -> str:
+    """What the finger hits instead: a key to the left or right."""
+    row = next((row for row in _KEYS if letter in row), letter)
+    at = row.index(letter)
+    return rng.choice(row[max(0, at - 1) : at] + row[at + 1 : at + 2] or letter)
+
+
 def _slip(text: str, rng: random.Random) -> str:
     words = [match for match in _WORD.finditer(text) if len(match[0]) > 3]
     if not words:
@@ -80,10 +88,14 @@ def _slip(text: str, rng: random.Random) -> str:
     word = rng.choice(words)
     at = rng.randrange(word.start(), word.end() - 1)
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.3:
         return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
-    if kind < 0.7:
+    if kind < 0.6:
         return text[:at] + text[at + 1 :]
-    if kind < 0.85:
+    if kind < 0.73:
         return text[:at] + text[at] + text[at:]
+    if kind < 0.83 and text[word.end() : word.end() + 1] == " ":
+        return text[: word.end()] + text[word.end() + 1 :]
+    if kind < 0.9:
+        return text[: at + 1] + _beside(text[at + 1], rng) + text[at + 2 :]
     return text[:at] + rng.choice("abcdefghijklmnoprstuvwy") + text[at + 1 :]

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-__all__ = ["CONTEXT", "ROLES", "SPECIAL", "export", "finish_tokenizer", "make_model"]
+__all__ = ["CONTEXT", "ROLES", "SPECIAL", "export", "finish_tokenizer", "make_model", "read_model"]
 
 CONTEXT = 1024
 BOS, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
@@ -83,6 +83,11 @@ def make_model(vectors: torch.Tensor, tiny: bool) -> LlamaForCausalLM:
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_(vectors)
     return model
+
+
+def read_model(folder: Path) -> LlamaForCausalLM:
+    """A trained one's weights, in float32."""
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 def export(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 
@@ -16,7 +17,7 @@ from builtin.messages import Message, Writer
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-__all__ = ["Rows", "make_rows", "train"]
+__all__ = ["Recipe", "Rows", "make_rows", "train"]
 
 _SYSTEMS = [
     "You are a helpful assistant.",
@@ -35,6 +36,22 @@ _DROPOUT, _BLUR = 0.1, 0.25
 """Of a block's output and of the words' vectors; noise on these, in parts of their own size."""
 _MEAN_FROM, _MEAN = 0.5, 0.998
 """The weights kept are a running mean over this last share of the time, and how slow a one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How long and how fast to learn: `steps`, or `seconds` where that is 0; `tokens` a batch."""
+
+    device: str
+    seconds: float
+    steps: int
+    tokens: int
+    peak_lr: float
+    seed: int
+
+    def gone(self, step: int, begin: float) -> float:
+        """The share that is over; by steps the same command makes the same weights on a CPU."""
+        return step / self.steps if self.steps else (time.monotonic() - begin) / self.seconds
 
 
 class Rows:
@@ -98,17 +115,9 @@ def _prompt(text: str, rng: random.Random) -> str:
     return f"<|begin|>{system}<|user|>{text.strip()}<|end|><|assistant|>"
 
 
-def train(
-    model: LlamaForCausalLM,
-    rows: Rows,
-    neighbours: torch.Tensor,
-    device: str,
-    seconds: float,
-    tokens: int,
-    peak_lr: float,
-    seed: int,
-) -> float:
-    """AdamW for `seconds`, batches of some `tokens`; returns the last 100 steps' loss (nats)."""
+def train(model: LlamaForCausalLM, rows: Rows, neighbours: torch.Tensor, recipe: Recipe) -> float:
+    """AdamW by `recipe`; returns the last 100 steps' loss (nats)."""
+    device, peak_lr = recipe.device, recipe.peak_lr
     model.to(device).train()
     words = model.model.embed_tokens.weight
     others = [weight for weight in model.parameters() if weight is not words]
@@ -122,8 +131,8 @@ def train(
     near, mean = neighbours.to(device), []
     hooks = _roughen(model)
     begin, losses = time.monotonic(), []
-    for step, picked in enumerate(_batches(rows, tokens, seed)):
-        gone = (time.monotonic() - begin) / seconds
+    for step, picked in enumerate(_batches(rows, recipe.tokens, recipe.seed)):
+        gone = recipe.gone(step, begin)
         if gone >= 1:
             break
         for group in optimizer.param_groups:
