@@ -2,7 +2,7 @@
 # Every library at its lowest and at its newest: a venv a pin set, and in it the tests that touch the libraries.
 # Usage, in the repository's root: bash jobs/check_versions.sh [lowest|newest|PINS]...   (default: lowest newest)
 # A set's line below is what pip is given. Each run is added to jobs/versions.jsonl; `python jobs/versions.py table`
-# makes README's table of it.
+# makes the table of batchgen/docs/versions.md of it.
 # BATCHGEN_VENVS keeps the venvs (default: a temporary folder); BATCHGEN_VENV is one that is there already, to be
 # looked at as it is, under the name of the one set given. BATCHGEN_TORCH takes another torch in all sets, where
 # a set's own comes as GBs of CUDA alone; the data names what ran.

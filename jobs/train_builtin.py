@@ -7,8 +7,8 @@
 The first step takes the vocabulary and its vectors from SmolLM2 (two minutes on a CPU); `--words`
 may also name the model's own folder, whose vectors are those. The second writes the messages that
 the model learns from (builtin/messages.py), trains it, and judges it on messages written by hand
-(sample_data/, builtin/dev.jsonl). On one H200 it takes four minutes; `--device cpu --messages 20000`
-is to try it. To teach a trained model phrases that are new in builtin/grammar/, on a CPU:
+(sample_data/, builtin/dev.jsonl). On one H200 it takes four minutes; `--device cpu --messages
+20000` is to try it. To teach a trained model phrases that are new in builtin/grammar/, on a CPU:
 
     python jobs/train_builtin.py --seed 1 train --from batchgen/models/batchgen-tiny --out work \\
         --device cpu --workers 1 --messages 60000 --steps 1200 --tokens 4096 --peak-lr 3e-4

@@ -1,4 +1,4 @@
-"""What `check_versions.sh` found: one object a run in versions.jsonl; README has the last of each.
+"""What `check_versions.sh` found: one object a run in versions.jsonl; docs/versions.md the last.
 
 python jobs/versions.py record lowest 'torch==2.13.0 ...' junit.xml   # in the set's own venv
 python jobs/versions.py table

@@ -64,7 +64,7 @@ def test_results_equal_the_file_job_s_output(
 
 
 def test_an_engine_takes_token_ids(model: LLM) -> None:
-    """The README's way for those who have a tokenizer of their own."""
+    """The page's way for those who have a tokenizer of their own."""
     files = resolve_model(None)
     config = EngineConfig(
         files.path, device="cpu", dtype="float32", eos_token_ids=files.eos_token_ids
@@ -79,11 +79,11 @@ def test_an_engine_takes_token_ids(model: LLM) -> None:
     engine.close()
 
 
-def test_the_readme_s_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_s_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "batchgen/docs/python.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(from batchgen import .*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BATCHGEN_MAX_TOKENS", "2")
     write_rows(tmp_path / "prompts.jsonl", ROWS[:2])
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "python.md", "exec"), {})
     assert (tmp_path / "out.parquet").exists()

@@ -48,7 +48,7 @@ MEASURED = [
     (MIDDLE, sharegpt, "h100", 59_163), (LARGE, nano, "h100", 8_959),
     (LARGE, sharegpt, "h100", 13_854),
 ]  # fmt: skip
-"""Output tokens a second, of README."""
+"""Output tokens a second, of docs/speed.md."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What the README says of versions is what was measured: tables and data agree, pins and bounds."""
+"""What the pages say of versions is what was measured: tables and data agree, pins and bounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = ROOT / "batchgen" / "docs"
+PAGE, TYPES = ((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("versions", "models"))
 VERSIONS = runpy.run_path(str(ROOT / "jobs" / "versions.py"))
 measured = pytest.mark.skipif(
     not VERSIONS["FILE"].exists(), reason="jobs/check_versions.sh was not run to its end yet"
@@ -32,7 +33,7 @@ def padded(version: str) -> str:
 
 @measured
 def test_the_table_is_made_of_the_last_runs() -> None:
-    assert "\n".join(VERSIONS["table"]()) in README
+    assert "\n".join(VERSIONS["table"]()) in PAGE
 
 
 def test_the_lowest_set_is_what_pyproject_takes() -> None:
@@ -61,18 +62,18 @@ def types(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
-def test_the_readme_counts_the_model_types_as_reported(path: Path) -> None:
+def test_the_page_counts_the_model_types_as_reported(path: Path) -> None:
     report = types(path)
     assert path.name == f"transformers-{report['transformers']}.json"
     counts = [str(report["counts"][what]) for what in ("proven", "refused", "untried")]
-    assert f"| {report['transformers']} | {' | '.join(counts)} |" in README
+    assert f"| {report['transformers']} | {' | '.join(counts)} |" in TYPES
     outcomes = [entry["outcome"] for entry in report["types"]]
     assert {what: outcomes.count(what) for what in set(outcomes)} == report["counts"]
 
 
-def test_the_readme_lists_the_types_of_the_newest_report() -> None:
+def test_the_page_lists_the_types_of_the_newest_report() -> None:
     newest = types(REPORTS[-1])
-    listed = re.search(r"model types proven</summary>\n\n(.*?)\n\(of", README, re.DOTALL)
+    listed = re.search(r"model types proven</summary>\n\n(.*?)\n\(of", TYPES, re.DOTALL)
     assert listed is not None
     proven = {entry["model_type"] for entry in newest["types"] if entry["outcome"] == "proven"}
     assert set(listed[1].split()) == proven

@@ -29,6 +29,7 @@ COMMANDS = {
     "bench": "Measure the engine.",
     "selftest": "Prove on this machine that no row is lost.",
     "doctor": "Look at this machine.",
+    "docs": "Read the pages of this version.",
 }
 """Name -> one line; each lives in `batchgen.cli.NAME` as a click command NAME."""
 

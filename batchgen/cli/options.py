@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from batchgen.cli.flags import PLACE, Decorated, flag, flag_group
-from batchgen.cli.parser_options import reasoning_parser, tool_call_parser
-from batchgen.cli.report_options import report_options
+from batchgen.cli.output_options import reasoning_parser, report_options, tool_call_parser
 from batchgen.errors import RowError
 from batchgen.job.spec import OVERLONG
 

@@ -35,7 +35,8 @@ _WORDS_SLOWER = 0.1
 _DROPOUT, _BLUR = 0.1, 0.25
 """Of a block's output and of the words' vectors; noise on these, in parts of their own size."""
 _MEAN_FROM, _MEAN = 0.5, 0.998
-"""The weights kept are a running mean over this last share of the time, and how slow a one."""
+"""The weights kept are a running mean over this last share of the steps, and how slow a one: in a
+short run each of them counts alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,9 @@ def train(model: LlamaForCausalLM, rows: Rows, neighbours: torch.Tensor, recipe:
     optimizer = torch.optim.AdamW(
         groups, lr=peak_lr, betas=(0.9, 0.95), weight_decay=_WEIGHT_DECAY, fused=device == "cuda"
     )
-    near, mean = neighbours.to(device), []
+    near = neighbours.to(device)
+    mean: list[torch.Tensor] = []
+    meant = 0
     hooks = _roughen(model)
     begin, losses = time.monotonic(), []
     for step, picked in enumerate(_batches(rows, recipe.tokens, recipe.seed)):
@@ -145,8 +148,9 @@ def train(model: LlamaForCausalLM, rows: Rows, neighbours: torch.Tensor, recipe:
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.detach())
         if gone >= _MEAN_FROM:
-            _keep_mean(mean, list(model.parameters()))
-        if step % 200 == 0:
+            meant += 1
+            _keep_mean(mean, list(model.parameters()), max(1 / meant, 1 - _MEAN))
+        if step % 50 == 0:
             print(
                 f"step {step} {time.monotonic() - begin:.0f} s loss {loss.item():.4f}", flush=True
             )
@@ -192,10 +196,11 @@ def _roughen(model: LlamaForCausalLM) -> list[torch.utils.hooks.RemovableHandle]
 
 
 @torch.no_grad()
-def _keep_mean(mean: list[torch.Tensor], weights: list[torch.nn.Parameter]) -> None:
+def _keep_mean(mean: list[torch.Tensor], weights: list[torch.nn.Parameter], share: float) -> None:
+    """`share`: of the newest weights."""
     if not mean:
         mean.extend(weight.detach().clone() for weight in weights)
-    torch._foreach_lerp_(mean, [weight.detach() for weight in weights], 1 - _MEAN)
+    torch._foreach_lerp_(mean, [weight.detach() for weight in weights], share)
 
 
 def _swapped(ids: torch.Tensor, answered: torch.Tensor, near: torch.Tensor) -> torch.Tensor:

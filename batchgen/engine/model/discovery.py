@@ -98,7 +98,7 @@ def discover(module: nn.Module, model_type: str, vocab_size: int) -> Discovery:
     except _Refusal as error:
         raise ModelRefusedError(
             f"model type {model_type!r} cannot be served: {error}",
-            "use a decoder that is proven; README lists the model types",
+            "use a decoder that is proven; `batchgen docs models` lists the types",
         ) from None
     except torch.OutOfMemoryError:
         raise
@@ -106,7 +106,7 @@ def discover(module: nn.Module, model_type: str, vocab_size: int) -> Discovery:
         raise ModelRefusedError(
             f"model type {model_type!r} cannot be served: its forward failed on a packed row "
             f"({type(error).__name__}: {error})",
-            "update transformers, or take a decoder that is proven; README lists the model types",
+            "update transformers, or take a decoder that is proven: `batchgen docs models`",
         ) from error
     return Discovery(tuple(recorder.calls), min(recorder.exact_lengths, default=None))
 

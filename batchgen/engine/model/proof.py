@@ -255,6 +255,6 @@ def _judge(model: Model, worst: float) -> None:
 def _refused(model_type: str, what: str) -> ModelRefusedError:
     return ModelRefusedError(
         f"model type {model_type!r} cannot be served exactly: {what}",
-        "README lists the model types that are proven; see whether a newer batchgen or "
+        "`batchgen docs models` lists the types that are proven; see whether a newer batchgen or "
         "transformers serves this one",
     )

@@ -4,7 +4,7 @@ Every step takes a fixed time and reads the weights once; a row takes a fixed ti
 tokens are multiplied with the weights and attend to what is before them; every token generated
 reads the row's keys and values, where rows begin alike once for all of them. Steps are counted row
 by row: `slots` rows run, a finished one gives its place to the next. The factors were fitted to the
-figures that README measured on an H200 and an H100; `tests/test_plan.py` holds their error. Windows
+figures of docs/speed.md for an H200 and an H100; `tests/test_plan.py` holds their error. Windows
 count as nothing saved.
 """
 

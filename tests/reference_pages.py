@@ -1,0 +1,92 @@
+"""What the pages say of commands, flags and error codes, made of the program itself.
+
+`python tests/reference_pages.py` writes both into batchgen/docs/.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from inspect import cleandoc
+from pathlib import Path
+
+import click
+
+from batchgen.cli.main import cli
+from batchgen.errors import ErrorCode
+from batchgen.job.row_advice import advice_for
+
+DOCS = Path(__file__).parents[1] / "batchgen" / "docs"
+_CODES = "| code | what to do |\n| --- | --- |\n"
+_HEAD = """\
+# Commands and flags
+
+Each flag can also be set as `BATCHGEN_<FLAG>`: `--max-tokens 64` as `BATCHGEN_MAX_TOKENS=64`.
+`batchgen COMMAND --help` shows what matters, `--help-all` everything. `validate`, `preview`, `plan`
+and `ray run` take the flags of `run` that concern them.
+"""
+
+
+def commands_page() -> str:
+    """Every command with its help, and every flag of it under its heading."""
+    return "\n".join([_HEAD, *_sections(cli, click.Context(cli, info_name="batchgen"))])
+
+
+def _sections(group: click.Group, context: click.Context) -> Iterator[str]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, info_name=name, parent=context)
+        if isinstance(command, click.Group):
+            yield from _sections(command, inner)
+        else:
+            yield _section(command, inner)
+
+
+def _section(command: click.Command, context: click.Context) -> str:
+    about = re.sub(
+        r"\s*\x08\n(.*?)(?=\n\n|\Z)", _fenced, cleandoc(command.help or ""), flags=re.DOTALL
+    )
+    usage = " ".join(command.collect_usage_pieces(context)[1:])
+    lines = [f"## {context.command_path} {usage}".rstrip(), "", about.strip(), ""]
+    heading = ""
+    for param in command.params:
+        if not isinstance(param, click.Option) or param.hidden or not param.expose_value:
+            continue
+        if getattr(param, "section", "") != heading:
+            heading = getattr(param, "section", "")
+            lines += [""] * bool(lines[-1]) + [f"**{heading}**", ""]
+        lines.append(_line(param, context))
+    return "\n".join([*lines, ""])
+
+
+def _fenced(found: re.Match[str]) -> str:
+    return f"\n\n```bash\n{found[1].strip()}\n```"
+
+
+def _line(param: click.Option, context: click.Context) -> str:
+    param.show_envvar = False  # `--help-all` in the same process turned it on
+    record = param.get_help_record(context)
+    assert record is not None
+    return f"- `{record[0]}`: {record[1].replace('*', chr(92) + '*')}"
+
+
+def error_codes() -> str:
+    """A row for each error code, with what its message says to do."""
+    return _CODES + "".join(f"| `{code}` | {_cell(advice_for(code))} |\n" for code in ErrorCode)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def with_codes(page: str) -> str:
+    """The page with its table made anew."""
+    begin = page.index(_CODES)
+    return page[:begin] + error_codes() + page[page.index("\n\n", begin) + 1 :]
+
+
+if __name__ == "__main__":
+    (DOCS / "commands.md").write_text(commands_page(), encoding="utf-8")
+    errors = DOCS / "errors.md"
+    errors.write_text(with_codes(errors.read_text(encoding="utf-8")), encoding="utf-8")
