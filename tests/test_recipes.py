@@ -23,6 +23,7 @@ from batchgen.job.stores import clients
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "batchgen" / "docs" / "recipes.md").read_text(encoding="utf-8")
+ECHO = ("--engine", "echo")
 HEREDOC = re.compile(r"cat > (\S+) <<'END'\n(.*?)^END$", re.DOTALL | re.MULTILINE)
 
 
@@ -35,24 +36,25 @@ def blocks(title: str) -> list[tuple[str, str]]:
     return re.findall(r"```(\w+)\n(.*?)```", section[1], flags=re.DOTALL)
 
 
-def play(title: str) -> None:
-    """Run a section's blocks one after the other; the other languages need a scheduler."""
+def play(title: str, *flags: str) -> None:
+    """Run a section's blocks one after the other, `run` with these flags too; what is neither bash
+    nor Python needs a scheduler."""
     names: dict[str, Any] = {}
     for language, text in blocks(title):
         if language == "bash":
-            shell(text)
+            shell(text, flags)
         elif language == "python":
             cell(text, names)
 
 
-def shell(text: str) -> None:
+def shell(text: str, flags: tuple[str, ...]) -> None:
     for name, content in HEREDOC.findall(text):
         Path(name).write_text(content, encoding="utf-8")
     for line in HEREDOC.sub("", text).split("\n"):
         if line:
             program, *words = shlex.split(line)
             assert program == "batchgen"
-            assert main(words) == 0, line
+            assert main([*words, *(flags if words[0] == "run" else ())]) == 0, line
 
 
 def cell(text: str, names: dict[str, Any]) -> None:
@@ -125,29 +127,26 @@ def test_samples_are_told_apart() -> None:
     assert len({row["completion"] for row in found}) > 1
 
 
-def test_a_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BATCHGEN_ENGINE", "echo")
+def test_a_job_goes_on() -> None:
     stories()
-    play("Go on after anything")
+    play("Go on after anything", *ECHO)
     assert len(rows("long.parquet")) == 72
     assert Path("long.html").read_text().startswith("<!doctype html>")
 
 
-def test_a_cron_entry_runs_and_leaves_another_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BATCHGEN_ENGINE", "echo")
+def test_a_cron_entry_runs_and_leaves_another_alone() -> None:
     ((language, line),) = blocks("Cron")
     assert language == "cron"
     stories()
     Path("stories.jsonl").rename("prompts.jsonl")
     command = line.partition("/bin/batchgen ")[2].replace("$(date +\\%F)", "2030-01-01")
-    assert main(shlex.split(command)) == 0
+    assert main([*shlex.split(command), *ECHO]) == 0
     assert len(rows("out-2030-01-01.parquet")) == 2
 
 
-def test_shards_and_processes_that_join_make_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BATCHGEN_ENGINE", "echo")
+def test_shards_and_processes_that_join_make_the_same() -> None:
     stories()
-    play("Slurm")
+    play("Slurm", *ECHO)
     (scripts,) = [text for language, text in blocks("Slurm") if language == "slurm"]
     for script in re.findall(r"jobs/slurm/\S+", scripts):
         assert (ROOT / script).exists()
@@ -170,12 +169,11 @@ def test_ray_s_flags_are_right() -> None:
     assert given.params["shards"] == 32
 
 
-def test_a_store_is_read_and_written(s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BATCHGEN_ENGINE", "echo")
+def test_a_store_is_read_and_written(s3: Proxy) -> None:
     stories()
     client = clients.s3_session().client("s3", endpoint_url=s3.environment()["AWS_ENDPOINT_URL"])
     client.upload_file("stories.jsonl", "bucket", "stories.jsonl")
-    play("S3 and other stores")
+    play("S3 and other stores", *ECHO)
     assert len(Path("out.jsonl").read_text().splitlines()) == 2
 
 
