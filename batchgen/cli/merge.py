@@ -34,11 +34,11 @@ def merge(
     \b
     batchgen merge out.parquet
     """
-    from batchgen.job.run.published import local_copy, send
+    from batchgen.job.run.published import send
     from batchgen.job.run.summary import TOO_MANY_FAILURES, FailureLimit
     from batchgen.job.storage.layout import folder_of
     from batchgen.job.storage.output import check_name, check_served
-    from batchgen.job.stores.hub_output import HubOutput
+    from batchgen.job.stores.hub_output import HubOutput, local_copy
     from batchgen.job.verbs.merge_job import merge_output
 
     hub, (out, checkpoint_dir) = HubOutput.of(out), local_copy(out, checkpoint_dir)

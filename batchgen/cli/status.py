@@ -35,8 +35,8 @@ def status(
     batchgen status out.parquet --json
     batchgen status out.parquet --watch
     """
-    from batchgen.job.run.published import local_copy
     from batchgen.job.storage.layout import folder_of
+    from batchgen.job.stores.hub_output import local_copy
     from batchgen.job.verbs.status import status_of
 
     out, checkpoint_dir = local_copy(out, checkpoint_dir)

@@ -19,30 +19,14 @@ from batchgen.errors import FingerprintMismatchError, OutputHeldError, UsageErro
 from batchgen.job.run.summary import TOO_MANY_FAILURES, Summary
 from batchgen.job.spec import JobSpec
 from batchgen.job.stores.files import make_folder, write_atomic
-from batchgen.job.stores.hub_output import HubOutput, content_ids
-from batchgen.job.stores.places import Place
+from batchgen.job.stores.hub_output import HubOutput, content_ids, local_copy
 
-__all__ = ["local_copy", "run_published", "send"]
+__all__ = ["run_published", "send"]
 
 _RECORD = "published.json"
 _TRIES = 10
 _log = logging.getLogger(__name__)
 Report = Callable[[Summary], None]
-
-
-def local_copy(out: Place, checkpoint_dir: Place | None) -> tuple[Place, Place | None]:
-    """Output and checkpoint folder to work on: those given, or for an address of the hub those
-    here. Raises UsageError."""
-    hub = HubOutput.of(out)
-    if hub is None:
-        return out, checkpoint_dir
-    folder = checkpoint_dir or hub.default_folder
-    if not isinstance(folder, Path):
-        raise UsageError(
-            f"--checkpoint-dir {folder}: work for {hub} is kept on a disk",
-            "name a local folder",
-        )
-    return folder / "output" / hub.name, folder
 
 
 def run_published(

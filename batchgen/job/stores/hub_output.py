@@ -18,8 +18,9 @@ from typing import TypeVar
 from batchgen.causes import first_line
 from batchgen.errors import UsageError
 from batchgen.job.stores.failures import StoreError
+from batchgen.job.stores.places import Place
 
-__all__ = ["HubOutput", "content_ids"]
+__all__ = ["HubOutput", "content_ids", "local_copy"]
 
 _ADDRESS = re.compile(
     r"hf:/{1,2}datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?/(?P<path>.+)"
@@ -178,3 +179,18 @@ def _reason(error: Exception) -> str:
     said = ": ".join(first_line(cause) for cause in _causes(error))
     token = get_token()
     return said.replace(token, "***") if token else said
+
+
+def local_copy(out: Place, checkpoint_dir: Place | None) -> tuple[Place, Place | None]:
+    """Output and checkpoint folder to work on: those given, or for an address of the hub those
+    here. Raises UsageError."""
+    hub = HubOutput.of(out)
+    if hub is None:
+        return out, checkpoint_dir
+    folder = checkpoint_dir or hub.default_folder
+    if not isinstance(folder, Path):
+        raise UsageError(
+            f"--checkpoint-dir {folder}: work for {hub} is kept on a disk",
+            "name a local folder",
+        )
+    return folder / "output" / hub.name, folder
