@@ -1,7 +1,7 @@
 // Opens a report in a real headless Chromium, light and dark, and fails on any console message, any
 // request but the page itself, a chart without size, or one that Tab does not reach.
 //   npm install --ignore-scripts @sparticuz/chromium@153 puppeteer-core@25
-//   batchgen report out.parquet && node jobs/check_report.mjs out.parquet.html [PICTURE_PREFIX]
+//   batchgen report out.parquet && node jobs/check_report.mjs out.parquet.html [PICTURE_PREFIX [HEIGHT]]
 // Outside of Amazon's machines the browser's own libraries are unpacked only with
 //   AWS_EXECUTION_ENV=AWS_Lambda_nodejs22.x AWS_LAMBDA_JS_RUNTIME=nodejs22.x
 import { resolve } from "node:path";
@@ -9,7 +9,7 @@ import { pathToFileURL } from "node:url";
 import chromium from "@sparticuz/chromium";
 import puppeteer from "puppeteer-core";
 
-const [page, picture] = process.argv.slice(2);
+const [page, picture, height] = process.argv.slice(2);
 const address = pathToFileURL(resolve(page)).href;
 const executablePath = await chromium.executablePath();
 const browser = await puppeteer.launch({ args: chromium.args, executablePath, headless: "shell" });
@@ -34,7 +34,8 @@ for (const value of ["light", "dark"]) {
     reached.add(await tab.evaluate(() => document.activeElement.id));
   }
   for (const [name] of charts) if (!reached.has(name)) wrong.push(`Tab does not reach ${name}`);
-  if (picture) await tab.screenshot({ path: `${picture}-${value}.png`, fullPage: true });
+  const top = height ? { clip: { x: 0, y: 0, width: 1200, height: Number(height) } } : { fullPage: true };
+  if (picture) await tab.screenshot({ path: `${picture}-${value}.png`, ...top });
   await tab.close();
   console.log(`${value}: ${charts.length} charts, ${wrong.length} complaints`);
 }
