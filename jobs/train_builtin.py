@@ -11,7 +11,7 @@ the model learns from (builtin/messages.py), trains it, and judges it on message
 20000` is to try it. To teach a trained model phrases that are new in builtin/grammar/, on a CPU:
 
     python jobs/train_builtin.py --seed 1 train --from batchgen/models/batchgen-tiny --out work \\
-        --device cpu --workers 1 --messages 60000 --steps 1200 --tokens 4096 --peak-lr 3e-4
+        --device cpu --workers 1 --messages 24000 --steps 450 --tokens 3072 --peak-lr 3e-4
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 
-from batchgen.cli.process.json_log import JsonFormatter, begin_json_log
 from batchgen.job.redaction import RedactingFormatter
 
 __all__ = ["hear_warnings", "hush_libraries", "hush_warnings", "set_up_logs"]
@@ -25,11 +24,14 @@ stays."""
 
 def set_up_logs(*, quiet: bool, verbose: bool, as_json: bool = False) -> None:
     """`-v` shows every decision and its reason, and lets libraries talk; `-q` keeps to errors."""
+    text: logging.Formatter = RedactingFormatter("batchgen: %(message)s")
     if as_json:
+        from batchgen.cli.process.json_log import JsonFormatter, begin_json_log
+
         begin_json_log()
+        text = JsonFormatter("%(message)s")
     handler = logging.StreamHandler()
-    text = RedactingFormatter("batchgen: %(message)s")
-    handler.setFormatter(JsonFormatter("%(message)s") if as_json else text)
+    handler.setFormatter(text)
     log = logging.getLogger("batchgen")
     log.addHandler(handler)
     log.propagate = False
