@@ -116,6 +116,19 @@ def per_tensor(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torc
     return {"weight": values, "weight_scale": scale, "input_scale": torch.tensor(0.01)}, dense
 
 
+def per_block(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    """Of 128 outputs and inputs, or what is left of them."""
+    rows, columns = (range(0, size, 128) for size in weight.shape)
+    scale, whole = torch.ones(len(rows), len(columns)), torch.ones_like(weight)
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            block = weight[row : row + 128, column : column + 128]
+            scale[i, j] = block.abs().amax() / 448
+            whole[row : row + 128, column : column + 128] = scale[i, j]
+    values, dense = float8(weight, whole)
+    return {"weight": values, "weight_scale_inv": scale}, dense
+
+
 CT_GROUP: dict[str, Any] = {
     "targets": ["Linear"],
     "weights": {"num_bits": 4, "type": "int", "symmetric": True, "group_size": GROUP},
@@ -149,6 +162,7 @@ FORMATS: dict[str, tuple[Format, dict[str, Any]]] = {
         per_channel,
         {**CT, "format": "float-quantized", "config_groups": {"group_0": CT_FLOAT8}},
     ),
+    "fp8 blocks": (per_block, {"quant_method": "fp8", "weight_block_size": [128, 128]}),
     "modelopt": (per_tensor, {"quant_method": "modelopt", "quant_algo": "FP8"}),
 }
 """What a folder's layers are saved as, and its `quantization_config`."""

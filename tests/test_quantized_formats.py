@@ -31,6 +31,7 @@ from batchgen.engine.quantization.proof import settle_layers
 from batchgen.engine.quantization.scheme import read_scheme
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.errors import ModelRefusedError, UsageError
+from batchgen.job.ledger.fingerprint import fingerprint_of
 from batchgen.job.spec import InputSpec, JobSpec
 
 PROMPTS = [[5, 6, 7], list(range(10, 40))]
@@ -147,6 +148,8 @@ def test_fp8_where_it_cannot_be_served_is_a_usage_error(tmp_path: Path) -> None:
     for device, quantization in (("cpu", "fp8"), ("cuda:0", "int8")):
         with pytest.raises(UsageError, match=f"--quantization {quantization} is for"):
             JobSpec(InputSpec(("a",)), Path("o"), device=device, quantization=quantization)
+    spec = JobSpec(InputSpec(("a",)), Path("o"), quantization="fp8")
+    assert fingerprint_of(spec, None)["quantization"] == "fp8"
     save_quantized(tmp_path, "gptq", num_hidden_layers=1)
     with pytest.raises(UsageError, match="already, and --quantization int8"):
         load_model(replace(config, quantization="int8"))

@@ -95,7 +95,7 @@ class BenchSession:
     def _size(self, model: Model) -> ModelSize:
         assert model.weights is not None
         weights, num_bytes = model.weights, model.weights.num_bytes
-        if self.config.quantization is not None:
+        if self.config.quantization == "int8":  # packed after they were weighed
             num_bytes -= weights.layer_parameters * (model.dtype.itemsize - 1)
         return ModelSize(weights.active_parameters, num_bytes, model.bytes_per_block(1))
 

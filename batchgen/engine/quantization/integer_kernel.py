@@ -14,8 +14,9 @@ __all__ = ["multiply_integers"]
 
 _DENSE_ROWS = 1024
 """From here on a dequantised copy costs less than a dense product gains."""
-_PROGRAMS = 132
-"""Of a Hopper GPU at once; the inputs are split where outputs alone make fewer."""
+_PROGRAMS = 264
+"""Of a Hopper GPU at once, two on each of its cores, so that one dequantises while the other
+multiplies; the inputs are split where outputs alone make fewer."""
 _MOST_SPLITS = 8
 
 
@@ -140,7 +141,8 @@ def multiply_integers(
     grid = (triton.cdiv(rows, block_m), triton.cdiv(outputs, block_n), splits)
     _multiply_kernel[grid](
         x, packed, scales, zeros, out, rows, outputs, inputs, split_steps, scales.stride(0),
-        inputs // scales.shape[0], half, block_m, block_n, num_warps=4, num_stages=4,
+        inputs // scales.shape[0], half, block_m, block_n,
+        num_warps=4, num_stages=3 if block_m == 128 else 4,
     )  # fmt: skip
     return out[0] if splits == 1 else out.sum(0).to(x.dtype)
 

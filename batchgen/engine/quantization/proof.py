@@ -32,7 +32,7 @@ def has_quantized(module: nn.Module) -> bool:
     return any(isinstance(part, QuantizedLinear) for part in module.modules())
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a layer that is dequantised has to be joined later
 def settle_layers(module: Any) -> list[str]:
     """Prove every quantised layer where it lies; the notes a user should read.
 
@@ -87,7 +87,7 @@ def is_proven(layer: QuantizedLinear, dtype: torch.dtype, counts: tuple[int, ...
     for count in counts:
         draw = torch.Generator().manual_seed(count)
         x = torch.randn(count, layer.in_features, generator=draw)
-        x = (x * torch.logspace(-1, 1, count)[:, None]).to(device, dtype)
+        x = (x * torch.logspace(-2, 0, count)[:, None]).to(device, dtype)
         try:
             ours = layer.multiply(x).float()
         except torch.OutOfMemoryError:

@@ -13,6 +13,7 @@ from pathlib import Path
 __all__ = ["file_identity", "files_identity", "folder_identity", "text_digest"]
 
 _CONFIGS = ("config.json", "generation_config.json")
+_MODEL_CONFIGS = (_CONFIGS[0], "hf_quant_config.json")  # ModelOpt's, beside the other
 _WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 _TOKENIZER_NAMES = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "spiece.model")
 _SAMPLES = 16
@@ -32,7 +33,7 @@ def folder_identity(folder: Path) -> dict[str, str]:
     weights = [path for path in files if path.suffix in _WEIGHTS]
     index = [path for path in files if path.name.endswith(".index.json")]
     return {
-        "config": _digest_files([path for path in files if path.name == _CONFIGS[0]]),
+        "config": _digest_files([path for path in files if path.name in _MODEL_CONFIGS]),
         "generation_config": _digest_files([path for path in files if path.name == _CONFIGS[1]]),
         "tokenizer": _digest_files(tokenizer),
         "weights": _join([file_identity(path) for path in weights] + [_digest_files(index)]),
