@@ -2,9 +2,9 @@
 # Casts to float8 (e4m3) in Triton's interpreter (TRITON_INTERPRET=1), which tests without a GPU use.
 #
 # triton 3.9.0's interpreter does not round to the nearest where the mantissa carries into the
-# exponent: 124 lies between the neighbours 120 and 128 and becomes 64, half of what it was. Ties go
-# up instead of to even: 84, between 80 and 88, becomes 88. torch's cast gives 128 and 80, as the
-# instruction of a GPU does. So a kernel that rounds to float8 cannot be compared bit for bit there,
+# exponent: 31 lies between the neighbours 30 and 32 and becomes 16, half of what it was, and so does
+# 124 (128 or 120). Ties go up instead of to even: 84, between 80 and 88, becomes 88. torch's cast
+# gives 32, 128 and 80, as the instruction of a GPU does. So a kernel that rounds to float8 cannot be compared bit for bit there,
 # and a row's largest numbers may come out halved.
 set -euo pipefail
 work=$(mktemp -d)
