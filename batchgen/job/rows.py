@@ -9,7 +9,7 @@ from typing import Any
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import RowError
 
-__all__ = ["FirstFailure", "InputRow", "OutputRow"]
+__all__ = ["FirstFailure", "InputRow", "OutputColumns", "OutputRow"]
 
 
 @dataclass(slots=True)
@@ -50,9 +50,9 @@ class InputRow:
         return f"#{self.index}" if self.id is None else f"={self.id}"
 
 
-@dataclass(slots=True)
-class OutputRow:
-    """One row of the Parquet output, in the schema's order (`schema.py`); None = null."""
+@dataclass(frozen=True, slots=True)
+class OutputColumns:
+    """What the output's rows and `api.Result` have under one name; None = null, times in s."""
 
     index: int
     sample: int
@@ -77,8 +77,6 @@ class OutputRow:
     preemptions: int = 0
     attempt: int = 1
     seed: int | None = None
-    started_at: int | None = None  # microseconds since the epoch, UTC
-    finished_at: int | None = None
     run_id: str = ""
     token_ids: list[int] | None = None
     logprobs: list[float] | None = None
@@ -94,6 +92,14 @@ class OutputRow:
     choice: str | None = None
     choice_probs: list[dict[str, Any]] | None = None
     decisions: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRow(OutputColumns):
+    """One row of the Parquet output (`schema.py`)."""
+
+    started_at: int | None = None  # microseconds since the epoch, UTC
+    finished_at: int | None = None
     kept: dict[str, Any] = field(default_factory=dict)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from batchgen.engine.request import Completion, Timings
 from batchgen.errors import ErrorCode, RowError
@@ -73,7 +74,7 @@ class Results:
                 if isinstance(answer, Answer)
             ]
             if outcome.prepared.row.params.prompt_logprobs is not None:
-                self._set_prompt_logprobs(made, outcome)
+                made = self._with_prompt_logprobs(made, outcome)
             rows += made
         return rows
 
@@ -87,17 +88,13 @@ class Results:
         out = self._row(prepared, 0, joined(completions), Answer(""))
         if not self._options.save_token_ids:
             del columns["token_ids"]
-        for name, value in columns.items():
-            setattr(out, name, value)
-        return out
+        return replace(out, **columns)
 
-    def _set_prompt_logprobs(self, rows: list[OutputRow], outcome: FinishedRow) -> None:
+    def _with_prompt_logprobs(self, rows: list[OutputRow], outcome: FinishedRow) -> list[OutputRow]:
         """The first sample was asked; all have the same prompt."""
         token_ids, first = outcome.prepared.prompt_token_ids, outcome.completions[0]
         columns = prompt_columns(token_ids, first, self._texts_of_tokens())
-        for row in rows:
-            for name, value in columns.items():
-                setattr(row, name, value)
+        return [replace(row, **columns) for row in rows]
 
     def _answers(self, finished: list[FinishedRow]) -> list[Answer | FailedRow]:
         """What every completion says, in order, or the failure that stands in its place."""
@@ -148,7 +145,7 @@ class Results:
     ) -> OutputRow:
         row, options = prepared.row, self._options
         reason = completion.stop_reason
-        out = OutputRow(
+        return OutputRow(
             index=row.index,
             sample=sample,
             id=row.output_id,
@@ -169,38 +166,41 @@ class Results:
             run_id=options.run_id,
             token_ids=completion.token_ids if options.save_token_ids else None,
             kept=row.kept,
+            **self._logprobs(completion),
+            **self._times(completion.timings, len(completion.token_ids)),
         )
-        self._set_logprobs(out, completion)
-        self._set_times(out, completion.timings)
-        return out
 
-    def _set_logprobs(self, out: OutputRow, completion: Completion) -> None:
+    def _logprobs(self, completion: Completion) -> dict[str, Any]:
         """Of the chosen tokens and of the likeliest ones, as far as the row asked for them."""
         if completion.logprobs is None:
-            return
-        texts = self._texts_of_tokens()
-        out.logprobs = completion.logprobs
-        out.token_texts = texts(completion.token_ids)
-        if completion.top_logprobs is not None:
-            out.top_logprobs = likely_tokens(completion.top_logprobs, texts)
+            return {}
+        texts, top = self._texts_of_tokens(), completion.top_logprobs
+        return {
+            "logprobs": completion.logprobs,
+            "token_texts": texts(completion.token_ids),
+            "top_logprobs": None if top is None else likely_tokens(top, texts),
+        }
 
     def _texts_of_tokens(self) -> TokenTexts:
         if self._token_texts is None:
             self._token_texts = TokenTexts(self._codec().token_bytes)
         return self._token_texts
 
-    def _set_times(self, out: OutputRow, timings: Timings) -> None:
+    def _times(self, timings: Timings, num_tokens: int) -> dict[str, Any]:
         """Parts that add up: queue + prefill = ttft, ttft + decode = latency."""
         queue = timings.first_scheduled - timings.enqueued
         prefill = timings.first_token - timings.first_scheduled
         decode = timings.finished - timings.first_token
-        out.queue_s, out.prefill_s, out.decode_s = queue, prefill, decode
-        out.ttft_s = queue + prefill
-        out.latency_s = out.ttft_s + decode
-        if out.completion_tokens is not None and out.completion_tokens > 1:
-            out.tpot_s = decode / (out.completion_tokens - 1)
-        out.started_at = int((self._epoch + timings.enqueued) * 1e6)
-        out.finished_at = int((self._epoch + timings.finished) * 1e6)
+        return {
+            "queue_s": queue,
+            "prefill_s": prefill,
+            "decode_s": decode,
+            "ttft_s": queue + prefill,
+            "latency_s": queue + prefill + decode,
+            "tpot_s": decode / (num_tokens - 1) if num_tokens > 1 else None,
+            "started_at": int((self._epoch + timings.enqueued) * 1e6),
+            "finished_at": int((self._epoch + timings.finished) * 1e6),
+        }
 
     def _error_row(self, failed: FailedRow) -> OutputRow:
         now = int(time.time() * 1e6)
