@@ -160,6 +160,9 @@ class Scheduler:
         return enough_blocks and not step.preempted
 
     def _admit_waiting(self, step: ScheduledStep) -> None:
+        if not self.waiting:
+            self._slots.skip()
+            return
         num_held = 0
         running, outputs = self.running, self._step_size.waiting_outputs
         most_rows = min(self.max_num_seqs, self._slots.now(running, len(running), outputs))

@@ -44,6 +44,10 @@ class Slots:
         """A sequence runs from now on."""
         self._own_tokens += num_own_tokens
 
+    def skip(self) -> None:
+        """A step in which nobody waits."""
+        self._age += 1
+
     def now(self, running: Iterable[Sequence], num_running: int, waiting_outputs: float) -> int:
         """How many may run in the next step. `waiting_outputs`: tokens that waiting ones may get,
         about."""
