@@ -3,7 +3,6 @@ the paged cache: a wrong block, slot, position or order changes what it says."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.factory import build_engine
-from batchgen.engine.request import Completion, Engine, Request
 
 VOCAB_SIZE = 97
 EOS = 0
@@ -81,22 +79,3 @@ def engine_over(model: FakeModel | None = None, depth: int = 0, **config: Any) -
     engine = build_engine(model or FakeModel(), EngineConfig(Path("fake"), **settings))
     engine._depth = depth
     return engine
-
-
-def completions_of(engine: Engine, requests: Iterable[Request]) -> dict[int, Completion]:
-    """Of all requests, run to their end; each must finish once."""
-    for request in requests:
-        engine.add(request)
-    completions: dict[int, Completion] = {}
-    for _ in range(20_000):
-        if not engine.num_unfinished:
-            return completions
-        for completion in engine.step():
-            assert completion.request_id not in completions, "finished twice"
-            completions[completion.request_id] = completion
-    raise AssertionError("the engine does not finish")
-
-
-def tokens_of(completions: dict[int, Completion]) -> dict[int, list[int]]:
-    """In the order of the requests' ids."""
-    return {index: c.token_ids for index, c in sorted(completions.items())}

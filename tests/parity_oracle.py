@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from engine_runs import tokens_in_order
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.factory import build_engine
@@ -89,13 +90,8 @@ def run_engine(
     """Greedy tokens of all rows, in order, end tokens ignored."""
     engine = build_engine(model, EngineConfig(model=Path("tiny"), **config))
     params = SamplingParams(max_tokens=num_tokens, ignore_eos=True)
-    for row, prompt in enumerate(prompts):
-        engine.add(Request(row, prompt, params))
-    tokens: dict[int, list[int]] = {}
-    while engine.num_unfinished:
-        for done in engine.step():
-            assert done.error_code is None, done.error_message
-            tokens[done.request_id] = done.token_ids
+    requests = [Request(row, prompt, params) for row, prompt in enumerate(prompts)]
+    tokens = tokens_in_order(engine, requests)
     stats = engine.stats()
     engine.close()
-    return [tokens[row] for row in range(len(prompts))], stats
+    return tokens, stats

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import tokens_in_order
 from lora_folders import PREFIX, lora_folder
 from parity_oracle import Oracle, assert_parity
 from safetensors.torch import load_file, save_file
@@ -71,16 +72,13 @@ def answers(
         model, device="cpu", dtype="float32", adapters=tuple(adapters), **config
     )
     _, engine = load_served(settings)
+    requests: list[Request] = []
     for row, (prompt, choice) in enumerate(zip(PROMPTS, choices, strict=True)):
         params = SamplingParams(max_tokens=NUM_TOKENS, ignore_eos=True, adapter=choice)
-        engine.add(Request(row, prompt, params))
-    found: dict[int, list[int]] = {}
-    while engine.num_unfinished:
-        for done in engine.step():
-            assert done.error_code is None, done.error_message
-            found[done.request_id] = done.token_ids
+        requests.append(Request(row, prompt, params))
+    found = tokens_in_order(engine, requests)
     engine.close()
-    return [found[row] for row in range(len(PROMPTS))]
+    return found
 
 
 def peft_model(model: Path, folder: Path) -> Any:

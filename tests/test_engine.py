@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from fake_model import EOS, VOCAB_SIZE, FakeModel, completions_of, engine_over, tokens_of
+from engine_runs import completions_of, tokens_of
+from fake_model import EOS, VOCAB_SIZE, FakeModel, engine_over
 
 from batchgen.engine.draws import draw_key
 from batchgen.engine.failures import is_fatal, is_out_of_memory

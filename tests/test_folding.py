@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fake_model import FakeModel, completions_of, engine_over, tokens_of
+from engine_runs import completions_of, tokens_of
+from fake_model import FakeModel, engine_over
 
 from batchgen.engine.request import Request, SamplingParams
 

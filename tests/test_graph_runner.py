@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import completions_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from batchgen.engine.config import EngineConfig
@@ -91,11 +92,7 @@ def completions(
         enforce_eager=eager,
     )
     engine = build_engine(model, config)
-    for request in wanted:
-        engine.add(request)
-    done: dict[int, Completion] = {}
-    while engine.num_unfinished:
-        done |= {c.request_id: c for c in engine.step()}
+    done = completions_of(engine, wanted)
     if num_blocks < 100:
         assert engine.stats().preemptions > 0
     return done

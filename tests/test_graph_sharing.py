@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+from engine_runs import completions_of, tokens_of
 from test_graph_runner import make_module
 
 from batchgen.engine.attention.triton import sharing
@@ -44,12 +45,7 @@ def run(module: Any, **changes: Any) -> tuple[dict[int, list[int]], EngineStats]
     settings = {"max_num_seqs": 32, "max_num_batched_tokens": 256, "block_size": 16}
     settings |= {"num_blocks": 800, "max_model_len": 512}
     engine = build_engine(model, EngineConfig(model=None, **(settings | changes)))  # type: ignore[arg-type]
-    for request in alike():
-        engine.add(request)
-    tokens: dict[int, list[int]] = {}
-    while engine.num_unfinished:
-        tokens |= {c.request_id: c.token_ids for c in engine.step()}
-    return tokens, engine.stats()
+    return tokens_of(completions_of(engine, alike())), engine.stats()
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "gemma2", "gpt_oss"])

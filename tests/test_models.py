@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import completions_of
 from tiny_models import VOCAB_SIZE, tiny_model
 
 from batchgen.engine.attention.reference import ReferenceBackend
@@ -159,10 +160,7 @@ def test_a_pruned_head_takes_prompts_of_all_input_embeddings() -> None:
     assert (model.vocab_size, model.input_vocab_size) == (60, VOCAB_SIZE)
     engine = build_engine(model, EngineConfig(model=Path("tiny"), max_num_seqs=2))
     params = SamplingParams(max_tokens=4, ignore_eos=True, repetition_penalty=1.3)
-    engine.add(Request(0, [5, 90, 96], params))
-    done = []
-    while engine.num_unfinished:
-        done += engine.step()
+    done = completions_of(engine, [Request(0, [5, 90, 96], params)])
     assert done[0].error_code is None
     assert len(done[0].token_ids) == 4
     engine.close()

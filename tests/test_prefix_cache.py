@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from fake_model import VOCAB_SIZE, FakeModel, completions_of, engine_over, tokens_of
+from engine_runs import completions_of, tokens_of
+from fake_model import VOCAB_SIZE, FakeModel, engine_over
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_oracle import run_engine

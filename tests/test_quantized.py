@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import tokens_in_order
 from parity_oracle import Oracle
 from safetensors.torch import load_file, save_file
 from tiny_models import MIXED, tiny_model
@@ -89,14 +90,11 @@ def served_and_generated(folder: Path) -> tuple[list[list[int]], list[list[int]]
     """Tokens of batchgen, and those of transformers with the same folder."""
     prompts = [[5, 6, 7], list(range(10, 40)), [3] * 9]
     engine = load_engine(EngineConfig(model=folder, device="cpu", dtype="float32", num_blocks=64))
-    for index, prompt in enumerate(prompts):
-        engine.add(Request(index, prompt, SamplingParams(max_tokens=8, ignore_eos=True)))
-    served: dict[int, list[int]] = {}
-    while engine.num_unfinished:
-        served |= {done.request_id: list(done.token_ids) for done in engine.step()}
+    params = SamplingParams(max_tokens=8, ignore_eos=True)
+    served = tokens_in_order(engine, [Request(i, p, params) for i, p in enumerate(prompts)])
     load: Any = AutoModelForCausalLM.from_pretrained
     oracle = Oracle(load(folder, dtype=torch.float32, attn_implementation="eager").eval())
-    return [served[i] for i in range(3)], [oracle.generate(prompt, 8) for prompt in prompts]
+    return served, [oracle.generate(prompt, 8) for prompt in prompts]
 
 
 @pytest.mark.parametrize("make", [save_fp8, save_mxfp4])

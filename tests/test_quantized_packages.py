@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_runs import tokens_in_order
 from parity_oracle import Oracle, assert_parity
 from tiny_models import tiny_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
@@ -95,16 +96,11 @@ def test_a_quantised_checkpoint_gives_the_tokens_of_generate(
             EngineConfig(model=tmp_path, device=device, num_blocks=64, max_num_seqs=8)
         )
         module = LOAD(tmp_path, device_map=device, attn_implementation="eager").eval()
-    for index, prompt in enumerate(PROMPTS):
-        engine.add(Request(index, prompt, SamplingParams(max_tokens=NUM_TOKENS, ignore_eos=True)))
-    served: dict[int, list[int]] = {}
-    while engine.num_unfinished:
-        for done in engine.step():
-            assert done.error_code is None, done.error_message
-            served[done.request_id] = list(done.token_ids)
+    params = SamplingParams(max_tokens=NUM_TOKENS, ignore_eos=True)
+    requests = [Request(index, prompt, params) for index, prompt in enumerate(PROMPTS)]
+    actual = tokens_in_order(engine, requests)
     oracle = Oracle(module)
     expected = [oracle.generate(prompt, NUM_TOKENS) for prompt in PROMPTS]
-    actual = [served[i] for i in range(len(PROMPTS))]
     if save in (save_int8, save_fp8_dynamic):
         assert_parity(oracle, PROMPTS, expected, actual, near_tie=ROUNDED_INPUTS, share=1)
     else:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from answer_tokenizers import tag_codec
-from fake_model import FakeModel, completions_of, engine_over, tokens_of
+from engine_runs import completions_of, tokens_of
+from fake_model import FakeModel, engine_over
 from test_reasoning import HARMONY, HARMONY_TAGS, OPENS, QWEN, USER
 
 from batchgen.engine.engine import LLMEngine

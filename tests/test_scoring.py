@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import completions_of
 from fake_model import VOCAB_SIZE, FakeModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,11 +46,7 @@ def every_token(prompt: Sequence[int]) -> Targets:
 
 
 def run(engine: LLMEngine, requests: Sequence[Request]) -> dict[int, Completion]:
-    for request in requests:
-        engine.add(request)
-    done: dict[int, Completion] = {}
-    while engine.num_unfinished:
-        done |= {completion.request_id: completion for completion in engine.step()}
+    done = completions_of(engine, requests)
     engine.close()
     return done
 
@@ -161,10 +158,7 @@ def test_a_prefix_that_is_cached_is_computed_again_only_where_it_is_scored() -> 
     engine.add(run_first)
     engine.step()
     engine.add(Request(1, prompt, ALONE, targets=label))
-    engine.add(Request(2, prompt, ALONE, targets=every_token(prompt)))
-    done: dict[int, Completion] = {}
-    while engine.num_unfinished:
-        done |= {completion.request_id: completion for completion in engine.step()}
+    done = completions_of(engine, [Request(2, prompt, ALONE, targets=every_token(prompt))])
     assert done[1].cached_tokens == 28
     assert done[2].cached_tokens == 0
     assert len(done[2].target_logprobs or []) == 29

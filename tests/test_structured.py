@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_model import FakeModel, completions_of, engine_over, tokens_of
+from engine_runs import completions_of, tokens_of
+from fake_model import FakeModel, engine_over
 
 from batchgen.engine.draws import draw_key
 from batchgen.engine.engine import LLMEngine

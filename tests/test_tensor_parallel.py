@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from echo_runs import stable, write_rows
+from engine_runs import completions_of, tokens_of
 from tiny_models import tiny_model
 
 import batchgen
@@ -106,12 +107,7 @@ def _ids(length: int, generator: torch.Generator) -> list[int]:
 
 
 def answers(engine: LLMEngine) -> tuple[dict[int, list[int]], EngineStats]:
-    for request in requests():
-        engine.add(request)
-    found: dict[int, list[int]] = {}
-    while engine.num_unfinished:
-        found |= {done.request_id: done.token_ids for done in engine.step()}
-    return found, engine.stats()
+    return tokens_of(completions_of(engine, requests())), engine.stats()
 
 
 def test_two_processes_give_the_tokens_of_one(pair: Pair, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine_runs import completions_of
 from fake_model import VOCAB_SIZE, FakeModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from transformers.generation import logits_process as hf
 
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.execution.step_runner import EagerRunner
-from batchgen.engine.request import Completion, Request, SamplingParams
+from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.sampling.batch import SamplingTable
 from batchgen.engine.sampling.filters import keep_allowed
 from batchgen.engine.sampling.rules import AllowedTokens, TokenRules, bits_of
@@ -179,23 +180,14 @@ def small_engine(model: FakeModel, depth: int) -> LLMEngine:
     return LLMEngine(scheduler, runner, max_model_len=64, vocab_size=VOCAB_SIZE, depth=depth)
 
 
-def finish(engine: LLMEngine, requests: list[Request]) -> dict[int, Completion]:
-    for request in requests:
-        engine.add(request)
-    done: dict[int, Completion] = {}
-    while engine.num_unfinished:
-        done |= {completion.request_id: completion for completion in engine.step()}
-    return done
-
-
 @pytest.mark.parametrize("depth", [0, 1])
 def test_a_grammar_masks_its_own_row_at_every_place(depth: int) -> None:
     engine = small_engine(FakeModel(), depth)
     mask = Alternating([])
     params = SamplingParams(max_tokens=9, top_logprobs=2)
     plain = Request(0, [1, 2, 3], SamplingParams(max_tokens=9))
-    alone = finish(engine, [plain])[0].token_ids
-    done = finish(engine, [plain, Request(1, [1, 2, 3], params, constraint=lambda: mask)])
+    alone = completions_of(engine, [plain])[0].token_ids
+    done = completions_of(engine, [plain, Request(1, [1, 2, 3], params, constraint=lambda: mask)])
     assert done[0].token_ids == alone
     assert done[1].token_ids[:6] == [10, 11] * 3
     assert mask.seen == list(range(9))
@@ -227,7 +219,7 @@ def test_settings_that_leave_no_token_are_named_and_fail_their_row_alone(
     engine = small_engine(FakeModel(), depth)
     given = SamplingParams(max_tokens=9, **params)
     plain = Request(0, [1, 2, 3], SamplingParams(max_tokens=9))
-    done = finish(engine, [plain, Request(1, [1, 2, 3], given)])
+    done = completions_of(engine, [plain, Request(1, [1, 2, 3], given)])
     assert (done[0].error_code, len(done[0].token_ids)) == (None, 9)
     assert done[1].error_code == "no_allowed_token"
     assert said in str(done[1].error_message)
@@ -243,6 +235,6 @@ def test_nan_is_called_nan_where_settings_leave_some_token() -> None:
         Request(i, [1, 2], SamplingParams(max_tokens=3, **params))
         for i, params in enumerate([{}, {"allowed_token_ids": (5, 6)}, ONLY_FIVE])
     ]
-    done = finish(small_engine(NanModel(), 0), requests)
+    done = completions_of(small_engine(NanModel(), 0), requests)
     codes = [str(done[i].error_code) for i in range(3)]
     assert codes == ["nan_logits", "nan_logits", "no_allowed_token"]
