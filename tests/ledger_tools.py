@@ -63,11 +63,23 @@ def open_ledger(folder: Place, **changes: Any) -> Ledger:
     return Ledger.open(folder / "out.parquet.ckpt", folder / "out.parquet", **options)
 
 
+def left_of(ledger: Ledger, num_rows: int) -> list[int]:
+    """The rows that are not done yet, in order."""
+    return [i for i in range(num_rows) if not ledger.is_done(i)]
+
+
+def finish(ledger: Ledger, num_rows: int) -> list[int]:
+    """Run what is left and make the output; what was left."""
+    left = left_of(ledger, num_rows)
+    ledger.append(rows_of(left))
+    ledger.finalize(num_rows)
+    return left
+
+
 def finished_job(folder: Place, num_rows: int = 5) -> Place:
     """A job of so many rows, run to its end: its output."""
     with open_ledger(folder) as ledger:
-        ledger.append(rows_of(range(num_rows)))
-        ledger.finalize(num_rows)
+        finish(ledger, num_rows)
     return folder / "out.parquet"
 
 

@@ -37,15 +37,6 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_other_settings_are_refused_and_nothing_is_touched(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as ledger:
-        ledger.append(rows_of([0, 1]))
-    before = snapshot(tmp_path)
-    with pytest.raises(FingerprintMismatchError, match=r"sampling.temperature: 0.7 -> 0.9"):
-        open_ledger(tmp_path, fingerprint=OTHER)
-    assert snapshot(tmp_path) == before
-
-
 @pytest.mark.parametrize("content", [b"precious", b""])
 def test_a_foreign_output_is_refused_and_overwritten_only_when_whole(
     tmp_path: Path, content: bytes

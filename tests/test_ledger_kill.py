@@ -17,12 +17,12 @@ NUM_ROWS = 60
 CHILD = """
 import sys, time
 from pathlib import Path
-from ledger_tools import open_ledger, rows_of
+from ledger_tools import left_of, open_ledger, rows_of
 folder, pause = Path(sys.argv[1]), float(sys.argv[2])
 with open_ledger(folder, background=True, checkpoint_every=6) as ledger:
     if ledger.finished is None:
         print("reused", ledger.num_done, flush=True)
-        left = [i for i in range(60) if not ledger.is_done(i)]
+        left = left_of(ledger, 60)
         for start in range(0, len(left), 4):
             batch = left[start:start + 4]
             ledger.begin(batch)

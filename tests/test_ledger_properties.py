@@ -18,9 +18,11 @@ from ledger_tools import (
     Crash,
     die,
     expected_keys,
+    finish,
     flip_a_bit,
     hooked,
     keys_of,
+    left_of,
     open_ledger,
     parts_of,
     rows_of,
@@ -96,7 +98,7 @@ class Job:
             self.end()
         ledger = self.opened()
         if name == "append":
-            left = [i for i in range(self.num_rows) if not ledger.is_done(i)]
+            left = left_of(ledger, self.num_rows)
             indices = self.random.sample(left, min(number, len(left)))
             ledger.begin(sorted(indices))
             ledger.append(rows_of(indices))
@@ -124,7 +126,7 @@ class Job:
     def finish(self) -> None:
         self.countdown = None
         ledger = self.opened()
-        left = [i for i in range(self.num_rows) if not ledger.is_done(i)]
+        left = left_of(ledger, self.num_rows)
         self.random.shuffle(left)
         ledger.append(rows_of(left))
         report = ledger.finalize(self.num_rows)
@@ -208,9 +210,7 @@ def test_two_processes_that_both_believe_they_own_the_output_cannot_double_a_row
             for who, count in [("A", 3), *steps]:
                 append_some(writers, who, count, chosen)
         owner = writers.get("B") or open_ledger(folder)
-        left = [i for i in range(30) if not owner.is_done(i)]
-        owner.append(rows_of(left))
-        owner.finalize(30)
+        finish(owner, 30)
         assert keys_of(folder / "out.parquet") == expected_keys(30)
         with pytest.raises(OutputHeldError, match="lost"):
             writers["A"].append(rows_of(range(30, 40)))
@@ -236,7 +236,7 @@ def append_some(writers: dict[str, Ledger], who: str, count: int, chosen: random
     ledger = writers.get(who)
     if ledger is None:
         return
-    left = [i for i in range(30) if not ledger.is_done(i)]
+    left = left_of(ledger, 30)
     try:
         ledger.append(rows_of(chosen.sample(left, min(count, len(left)))))
         ledger.flush()

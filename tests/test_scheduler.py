@@ -12,7 +12,7 @@ from batchgen.engine.scheduling.admission import AdmissionQueue
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.scheduling.sequence import Sequence, SequenceStatus
-from batchgen.engine.scheduling.step import StepOutput
+from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 24)), min_size=1, max_size=24)
 
@@ -51,13 +51,27 @@ def alike(draw: st.DrawFn) -> Workload:
     return replace(workload, lengths=lengths, prompts=prompts, prefix_caching=True)
 
 
+def run_to_end(workload: Workload) -> Simulation:
+    simulation = Simulation(workload).run()
+    assert set(simulation.finished) | set(simulation.aborted) == set(simulation.sequences)
+    return simulation
+
+
+def check_order(simulation: Simulation, window: int) -> list[int]:
+    """The admissions in the order of arrivals: within a window alone does anybody pass another."""
+    order = [s.admission_index for s in simulation.sequences]
+    for arrival, index in enumerate(order):
+        passed_by = sum(later < index for later in order[arrival + 1 :])
+        assert passed_by <= window - 1
+    return order
+
+
 @settings(max_examples=150, deadline=None)
 @given(alike())
 def test_a_shared_beginning_is_read_only_where_it_was_computed_and_is_never_overwritten(
     workload: Workload,
 ) -> None:
-    simulation = Simulation(workload).run()
-    assert set(simulation.finished) | set(simulation.aborted) == set(simulation.sequences)
+    run_to_end(workload)
 
 
 @settings(max_examples=100, deadline=None)
@@ -66,10 +80,7 @@ def test_with_common_beginnings_too_nobody_is_passed_by_more_than_the_window_all
     workload: Workload,
 ) -> None:
     simulation = Simulation(replace(workload, abort_share=0.0)).run()
-    order = [s.admission_index for s in simulation.sequences]
-    for arrival, index in enumerate(order):
-        passed_by = sum(later < index for later in order[arrival + 1 :])
-        assert passed_by <= workload.reorder_window - 1
+    check_order(simulation, workload.reorder_window)
 
 
 @settings(max_examples=100, deadline=None)
@@ -77,8 +88,7 @@ def test_with_common_beginnings_too_nobody_is_passed_by_more_than_the_window_all
 def test_every_sequence_finishes_within_budget_and_no_block_leaks_or_has_two_writers(
     workload: Workload,
 ) -> None:
-    simulation = Simulation(workload).run()
-    assert set(simulation.finished) | set(simulation.aborted) == set(simulation.sequences)
+    simulation = run_to_end(workload)
     for sequence in simulation.finished:
         tokens = sequence.output_token_ids
         assert 1 <= len(tokens) <= sequence.request.params.max_tokens
@@ -91,11 +101,8 @@ def test_every_sequence_finishes_within_budget_and_no_block_leaks_or_has_two_wri
 @given(workloads())
 def test_nobody_is_passed_by_more_than_the_window_allows(workload: Workload) -> None:
     simulation = Simulation(replace(workload, abort_share=0.0)).run()
-    order = [s.admission_index for s in simulation.sequences]
+    order = check_order(simulation, workload.reorder_window)
     assert sorted(order) == list(range(len(order)))
-    for arrival, index in enumerate(order):
-        passed_by = sum(later < index for later in order[arrival + 1 :])
-        assert passed_by <= workload.reorder_window - 1
     if workload.reorder_window == 1:
         assert order == sorted(order)
 
@@ -149,12 +156,16 @@ def _sequence(num_prompt: int, max_tokens: int, **params: float) -> Sequence:
     return Sequence(request, num_prompt + max_tokens, frozenset({EOS}))
 
 
-def test_a_chunk_shares_its_step_with_decodes_and_samples_only_at_its_end() -> None:
+def _begun(*sequences: Sequence) -> tuple[Scheduler, ScheduledStep]:
+    """A scheduler that has made its first step of these."""
     scheduler = _scheduler()
-    short, long = _sequence(4, 8), _sequence(30, 8)
-    scheduler.add(short)
-    scheduler.add(long)
-    first = scheduler.schedule()
+    for sequence in sequences:
+        scheduler.add(sequence)
+    return scheduler, scheduler.schedule()
+
+
+def test_a_chunk_shares_its_step_with_decodes_and_samples_only_at_its_end() -> None:
+    scheduler, first = _begun(_sequence(4, 8), _sequence(30, 8))
     assert (first.num_tokens, first.sampled) == ([4, 12], [0])
     scheduler.update(first, StepOutput([7]))
     second = scheduler.schedule()
@@ -181,10 +192,9 @@ def test_steps_are_scheduled_before_tokens_arrive_but_never_past_the_length_limi
 
 
 def test_a_sequence_found_finished_late_keeps_its_blocks_until_its_extra_step_is_back() -> None:
-    scheduler = _scheduler()
     sequence = _sequence(4, 8)
-    scheduler.add(sequence)
-    first, extra = scheduler.schedule(), scheduler.schedule()
+    scheduler, first = _begun(sequence)
+    extra = scheduler.schedule()
     assert scheduler.update(first, StepOutput([EOS])) == [sequence]
     assert scheduler.block_manager.num_free < 64
     assert scheduler.update(extra, StepOutput([9])) == []
@@ -193,11 +203,9 @@ def test_a_sequence_found_finished_late_keeps_its_blocks_until_its_extra_step_is
 
 
 def test_a_row_whose_sampling_needs_all_tokens_waits_for_them() -> None:
-    scheduler = _scheduler()
     plain, penalised = _sequence(4, 8), _sequence(4, 8, repetition_penalty=1.3)
-    scheduler.add(plain)
-    scheduler.add(penalised)
-    first, second = scheduler.schedule(), scheduler.schedule()
+    scheduler, first = _begun(plain, penalised)
+    second = scheduler.schedule()
     assert second.sequences == [plain]
     scheduler.update(first, StepOutput([7, 7]))
     assert scheduler.schedule().sequences == [plain, penalised]
@@ -234,11 +242,8 @@ def test_a_preempted_sequence_takes_the_token_that_was_on_its_way() -> None:
 
 
 def test_a_preempted_sequence_starts_again_only_behind_the_steps_that_hold_it() -> None:
-    scheduler = _scheduler()
     old, new = _sequence(4, 8), _sequence(4, 8)
-    scheduler.add(old)
-    scheduler.add(new)
-    first = scheduler.schedule()
+    scheduler, first = _begun(old, new)
     scheduler._preempt(new)  # blocks are free for it, but its own are still being written
     second = scheduler.schedule()
     assert (first.sequences, second.sequences) == ([old, new], [old])

@@ -18,6 +18,7 @@ from ledger_tools import (
     Crash,
     die,
     expected_keys,
+    finish,
     flip_a_bit,
     hooked,
     keys_of,
@@ -179,9 +180,7 @@ def test_an_unsharded_run_finishes_what_shards_began_and_writes_the_output(tmp_p
         assert whole.num_done == 11
         assert whole.inflight_tokens(3) == [7, 8]
         assert [whole.attempt(i) for i in (3, 5, 7)] == [2, 2, 1]
-        left = [i for i in range(20) if not whole.is_done(i)]
-        whole.append(rows_of(left))
-        whole.finalize(20)
+        finish(whole, 20)
     assert keys_of(tmp_path / "out.parquet") == expected_keys(20)
     assert not (tmp_path / "out.parquet.ckpt" / "shards").exists()
 
@@ -378,10 +377,7 @@ def test_any_sequence_of_shardings_and_deaths_gives_the_whole_output(
             merged(folder)
         else:
             with open_ledger(folder) as whole:
-                left = [i for i in range(total) if not whole.is_done(i)]
-                assert not durable & set(left)
-                whole.append(rows_of(left))
-                whole.finalize(total)
+                assert not durable & set(finish(whole, total))
         assert keys_of(folder / "out.parquet") == expected_keys(total)
         assert temporary_files(folder) == []
 
