@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+import queue
 import signal
 import sys
+import threading
 import warnings
+from collections.abc import Callable
 
-__all__ = ["leave_signals_to_parent", "portable", "speak_as"]
+__all__ = ["leave_signals_to_parent", "listen", "portable", "speak_as"]
 
 _PARENTS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
@@ -25,6 +29,21 @@ def speak_as(name: str, log_level: int) -> None:
     logging.getLogger("batchgen").setLevel(log_level)
     if log_level > logging.INFO and not sys.warnoptions:
         warnings.simplefilter("ignore")  # as in the parent: all are of dependencies
+
+
+def listen(receive: Callable[[], object]) -> queue.SimpleQueue[object]:
+    """Messages as they come, also while a step runs; a parent that is gone ends the process."""
+    inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            while True:
+                inbox.put(receive())
+        except (EOFError, OSError):
+            os._exit(1)
+
+    threading.Thread(target=run, daemon=True).start()
+    return inbox
 
 
 def portable(error: Exception) -> Exception:

@@ -7,13 +7,11 @@ is told to, and when the leader is gone, wherever it is then.
 from __future__ import annotations
 
 import os
-import queue
 import sys
-import threading
 from multiprocessing.connection import Connection
 
 from batchgen.engine.parallel.followers import FollowerFailed, FollowerReady, Start
-from batchgen.engine.processes.child import leave_signals_to_parent, portable, speak_as
+from batchgen.engine.processes.child import leave_signals_to_parent, listen, portable, speak_as
 
 __all__ = ["main"]
 
@@ -24,8 +22,7 @@ def main(fd: int) -> None:
     connection = Connection(fd)
     start: Start = connection.recv()
     speak_as(f"rank {start.rank}", start.log_level)
-    inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+    inbox = listen(connection.recv)
     try:
         from batchgen.engine.tensor_parallel import follow  # torch: seconds, and it may fail
 
@@ -35,14 +32,6 @@ def main(fd: int) -> None:
         connection.send(FollowerFailed(portable(error)))
         os._exit(1)  # within a collective, others wait for nothing
     os._exit(0)
-
-
-def _listen(connection: Connection, inbox: queue.SimpleQueue[object]) -> None:
-    try:
-        while True:
-            inbox.put(connection.recv())
-    except (EOFError, OSError):
-        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import queue
 import sys
-import threading
 import time
 from multiprocessing.connection import Connection
 
-from batchgen.engine.processes.child import leave_signals_to_parent, portable, speak_as
+from batchgen.engine.processes.child import leave_signals_to_parent, listen, portable, speak_as
 from batchgen.engine.processes.wire import (
     Abort,
     Add,
@@ -39,22 +38,12 @@ def main(fd: int) -> None:
     wire = Wire(Connection(fd))
     load: Load = wire.receive()
     speak_as(load.name, load.log_level)
-    inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(wire, inbox), daemon=True).start()
+    inbox = listen(wire.receive)
     try:
         _Worker(_engine(load), wire, inbox).serve()
     except Exception as error:
         wire.send(Failed(portable(error)))
         sys.exit(1)
-
-
-def _listen(wire: Wire, inbox: queue.SimpleQueue[object]) -> None:
-    """Messages as they come, also while a step runs; a parent that is gone ends the process."""
-    try:
-        while True:
-            inbox.put(wire.receive())
-    except (EOFError, OSError):
-        os._exit(1)
 
 
 def _engine(load: Load) -> Engine:
