@@ -12,7 +12,7 @@ from echo_runs import cold_batchgen, environment, summary_of, write_rows
 from ledger_tools import make_row
 
 from batchgen.job.storage.part_writer import PartWriter
-from batchgen.job.storage.parts import Columns
+from batchgen.job.storage.parts import Columns, PartStem
 
 FEW, MANY = 150_000, 270_000  # past most of what the final merge holds at once
 PROMPT = "a prompt of about a hundred characters, as people write them when they are in a hurry, "
@@ -63,7 +63,12 @@ def test_long_texts_wait_for_the_disk_in_bounded_memory(tmp_path: Path) -> None:
     """A part on a disk that stalls and one behind it: who would add to them waits."""
     disk = threading.Event()
     writer = PartWriter(
-        tmp_path, "job", 1, Columns(), lambda: disk.wait(60) and None, every=10**6, seconds=60
+        tmp_path,
+        PartStem("job", 1, 0),
+        Columns(),
+        lambda: disk.wait(60) and None,
+        every=10**6,
+        seconds=60,
     )
     taken: list[int] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
 from batchgen.job.flow.channel import Channel
@@ -49,45 +50,37 @@ class RowSink(Protocol):
         ...
 
 
+@dataclass(slots=True)
 class Write:
     """Drains `finished` until it is closed. `checkpoint` is called now and then between appends."""
 
-    def __init__(
-        self,
-        finished: Channel[list[Outcome]],
-        results: Results,
-        sink: RowSink,
-        *,
-        checkpoint: Callable[[], None],
-        checkpoint_seconds: float,
-        live: Live,
-    ) -> None:
-        self._finished = finished
-        self._results = results
-        self._sink = sink
-        self._checkpoint = checkpoint
-        self._seconds = checkpoint_seconds
-        self._live = live
-        self.failures = FirstFailures()
-        self._due = 0.0
+    finished: Channel[list[Outcome]]
+    results: Results
+    sink: RowSink
+    _: KW_ONLY
+    checkpoint: Callable[[], None]
+    checkpoint_seconds: float
+    live: Live
+    failures: FirstFailures = field(default_factory=FirstFailures)
+    _due: float = field(default=0.0, init=False)
 
     def run(self) -> None:
         """Write everything; on a failure refuse what would still come, and raise."""
         try:
-            while not self._finished.drained:
-                outcomes = self._finished.get(timeout=_TICK_S)
+            while not self.finished.drained:
+                outcomes = self.finished.get(timeout=_TICK_S)
                 if outcomes:
                     self._append(outcomes)
                 self._keep_time()
-            self._checkpoint()
+            self.checkpoint()
         except BaseException:
-            self._finished.cancel()
+            self.finished.cancel()
             raise
 
     def _append(self, outcomes: list[Outcome]) -> None:
-        rows = self._results.output_rows(outcomes)
-        self._sink.append(rows)
-        live = self._live
+        rows = self.results.output_rows(outcomes)
+        self.sink.append(rows)
+        live = self.live
         live.failed += self.failures.note(outcomes, rows)
         live.rows += len(outcomes)
         for row in rows:
@@ -98,6 +91,6 @@ class Write:
 
     def _keep_time(self) -> None:
         """The first checkpoint comes with the first rows, later ones at their time."""
-        if self._live.rows and time.monotonic() >= self._due:
-            self._checkpoint()
-            self._due = time.monotonic() + self._seconds
+        if self.live.rows and time.monotonic() >= self._due:
+            self.checkpoint()
+            self._due = time.monotonic() + self.checkpoint_seconds

@@ -37,7 +37,7 @@ from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.lock import OutputLock, is_held
 from batchgen.job.storage.manifest import FinalReport, InputCheckpoint, Manifest
 from batchgen.job.storage.part_writer import PartWriter
-from batchgen.job.storage.parts import Columns
+from batchgen.job.storage.parts import Columns, PartStem
 from batchgen.job.stores.places import Place
 
 __all__ = ["FinalReport", "InputCheckpoint", "Ledger"]
@@ -284,14 +284,12 @@ class Ledger(AbstractContextManager["Ledger"]):
             return
         self._writer = PartWriter(
             self._layout.parts,
-            self._manifest.job,
-            self._lock.attempt,
+            PartStem(self._manifest.job, self._lock.attempt, 0, self._layout.label),
             self._columns,
             self._lock.check,
             every=every,
             seconds=seconds,
             background=background,
-            label=self._layout.label,
         )
 
     def _write_manifest(self) -> None:

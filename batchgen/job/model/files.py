@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -183,9 +183,7 @@ def _from_folder(source: ModelSource) -> ModelFiles:
         path=source.path,
         kind=ModelKind.FOLDER,
         name=source.name,
-        eos_token_ids=tokens.eos_token_ids,
-        bos_token_id=tokens.bos_token_id,
-        pad_token_id=tokens.pad_token_id,
+        **asdict(tokens),
         generation_defaults=generation_defaults(files),
         ignored_settings=ignored_generation_settings(files),
         max_position=_max_position(config),
@@ -208,9 +206,7 @@ def _from_gguf(source: ModelSource) -> ModelFiles:
         path=source.path,
         kind=ModelKind.GGUF,
         name=source.name,
-        eos_token_ids=tokens.eos_token_ids,
-        bos_token_id=tokens.bos_token_id,
-        pad_token_id=tokens.pad_token_id,
+        **asdict(tokens),
         generation_defaults=gguf_sampling(metadata, source.path),
         ignored_settings=ignored_gguf_sampling(metadata),
         max_position=length if isinstance(length, int) else None,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 
@@ -23,6 +24,7 @@ _by_index = attrgetter("index")
 
 class PartWriter:
     """Collects rows and commits them as parts: at half of `every` rows, or after `seconds`.
+    `stem`: what its parts are called, but for their numbers.
 
     Never more than `every` rows wait, nor a part's text while another is written: then `append`
     waits instead.
@@ -31,20 +33,16 @@ class PartWriter:
     def __init__(
         self,
         folder: Place,
-        job: str,
-        attempt: int,
+        stem: PartStem,
         columns: Columns,
         guard: Guard,
         *,
         every: int,
         seconds: float,
         background: bool = True,
-        label: str = "",
     ) -> None:
         self._folder = folder
-        self._job = job
-        self._attempt = attempt
-        self._label = label
+        self._stem = stem
         self._columns = columns
         self._guard = guard
         self._every = every
@@ -165,7 +163,7 @@ class PartWriter:
     def _commit(self, rows: list[OutputRow]) -> None:
         for portion in _portions(rows):
             self._seq += 1
-            stem = PartStem(self._job, self._attempt, self._seq, self._label)
+            stem = replace(self._stem, seq=self._seq)
             part = write_part(self._folder, stem, portion, self._columns, self._guard)
             self.parts.append(part)
 

@@ -45,20 +45,14 @@ class _Plan:
         return max(len(ids) for way in self.ways for ids, _ in way.requests)
 
 
+@dataclass(frozen=True, slots=True)
 class Deciding:
     """`render`: chats as the template's texts, or what it refused. `cut`: what is too long."""
 
-    def __init__(
-        self,
-        codec: TextCodec,
-        end_token_ids: Sequence[int],
-        render: Callable[[Sequence[Chat]], list[str | RowError]],
-        cut: PromptCut,
-    ) -> None:
-        self._codec = codec
-        self._end_token_ids = end_token_ids
-        self._render = render
-        self._cut = cut
+    codec: TextCodec
+    end_token_ids: Sequence[int]
+    render: Callable[[Sequence[Chat]], list[str | RowError]]
+    cut: PromptCut
 
     def prepare(self, row: InputRow) -> PreparedRow | FailedRow:
         """Never raises for a row's content."""
@@ -67,7 +61,7 @@ class Deciding:
             if row.truncate_prompt_tokens is not None:
                 raise RowError(ErrorCode.INVALID_PARAM, _NOT_CUT)
             self._fill(plan, row)
-            if self._cut.excess(plan.num_tokens):
+            if self.cut.excess(plan.num_tokens):
                 self._cut_to_fit(plan, row)
         except Exception as error:
             problem = as_row_error(error, ErrorCode.INTERNAL, "the tokenizer failed")
@@ -84,16 +78,16 @@ class Deciding:
             if not encoded[0]:
                 raise RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no token")
             plan.prompt += encoded[0]
-            plan.ways.append(plan_labels(labels, encoded[0], encoded[1:], self._end_token_ids))
+            plan.ways.append(plan_labels(labels, encoded[0], encoded[1:], self.end_token_ids))
 
     def _cut_to_fit(self, plan: _Plan, row: InputRow) -> None:
         """All questions are put to the same text: what fits the longest of them."""
-        self._cut.num_cut += 1
+        self.cut.num_cut += 1
         for _ in range(_CUTS):
-            excess = self._cut.excess(plan.num_tokens)
+            excess = self.cut.excess(plan.num_tokens)
             if not excess:
                 return
-            row = self._cut.without(row, excess)
+            row = self.cut.without(row, excess)
             self._fill(plan, row)
         raise RowError(ErrorCode.PROMPT_TOO_LONG, "the prompt cannot be cut to fit its labels")
 
@@ -113,7 +107,7 @@ class Deciding:
                 raise text
             labels = labels_of(question, row.params)
             if row.messages is None:
-                encoded = self._codec.encode_batch([text, *(text + label for label in labels)])
+                encoded = self.codec.encode_batch([text, *(text + label for label in labels)])
             else:
                 encoded = self._chat_with_labels(text, labels)
             yield text, encoded, labels
@@ -126,25 +120,25 @@ class Deciding:
         chats: list[Chat] = [
             (asked_chat(row.messages, question), row.template_kwargs) for question in questions
         ]
-        return self._render(chats)
+        return self.render(chats)
 
     def _chat_with_labels(self, text: str, labels: Sequence[str]) -> list[list[int]]:
         """Ids of a chat's text, and of it with each label. What comes before its last special token
         is tokenised once: such a token parts what is before it from what is after."""
-        (whole,) = self._codec.encode_rendered([text])
+        (whole,) = self.codec.encode_rendered([text])
         mark = self._last_mark(whole)
         end = text[text.rfind(mark) :] if mark is not None and mark in text else text
-        short, *joined = self._codec.encode_plain([end, *(end + label for label in labels)])
+        short, *joined = self.codec.encode_plain([end, *(end + label for label in labels)])
         if end == text or whole[-len(short) :] != short:
-            return self._codec.encode_rendered([text, *(text + label for label in labels)])
+            return self.codec.encode_rendered([text, *(text + label for label in labels)])
         before = whole[: -len(short)]
         return [whole, *([*before, *ids] for ids in joined)]
 
     def _last_mark(self, token_ids: Sequence[int]) -> str | None:
         """The last special token of a chat, as text, if it is near the end."""
         for token in reversed(token_ids[-_NEAR:]):
-            text = self._codec.token_bytes(token).decode("utf-8", "replace")
-            if self._codec.special_token_id(text) == token:
+            text = self.codec.token_bytes(token).decode("utf-8", "replace")
+            if self.codec.special_token_id(text) == token:
                 return text
         return None
 
@@ -153,7 +147,7 @@ class Deciding:
     ) -> list[list[int]]:
         """Ids have no text that labels could be joined to: each follows as it is."""
         asked = [asked_text("", question)] if question is not None else []
-        encoded = self._codec.encode_plain([*asked, *labels])
+        encoded = self.codec.encode_plain([*asked, *labels])
         prompt = [*token_ids, *(encoded[0] if asked else ())]
         return [prompt, *([*prompt, *ids] for ids in encoded[len(asked) :])]
 
