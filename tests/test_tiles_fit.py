@@ -18,7 +18,8 @@ from triton.compiler import ASTSource
 
 from batchgen.engine.attention.interface import AttentionSpec
 from batchgen.engine.attention.triton.kernels import attention_kernel
-from batchgen.engine.attention.triton.tuning import Tile, chunk_tile, decode_tile, fitted, padded
+from batchgen.engine.attention.triton.launches import constants
+from batchgen.engine.attention.triton.tuning import Tile, chunk_tile, decode_tile, fitted
 
 KIB = 1024
 ROOM = {75: 64 * KIB, 80: 163 * KIB, 86: 99 * KIB, 90: 227 * KIB}
@@ -41,19 +42,12 @@ def _short_compilation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def shared_memory(tile: Tile, spec: AttentionSpec, dtype: torch.dtype, capability: int) -> int:
     """Bytes that the compiled kernel asks for."""
-    constants = {
+    shared = constants(spec, 64, tile, dtype)
+    values = {
+        **{name: value for name, value in shared.items() if name.isupper()},
         "GROUP": spec.num_heads // spec.num_kv_heads,
-        "NUM_KV_HEADS": spec.num_kv_heads,
-        "DIM": spec.head_dim,
-        "V_DIM": spec.v_head_dim,
-        "PADDED": padded(spec.head_dim),
-        "V_PADDED": padded(spec.v_head_dim),
-        "BLOCK_M": tile.block_m,
-        "BLOCK_N": tile.block_n,
-        "BLOCK_SIZE": 64,
-        "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
         "ONE_LOOP": tile.one_loop,
-        **dict.fromkeys(("HAS_WINDOW", "HAS_SOFTCAP", "HAS_SINKS", "RETURN_LSE"), False),
+        **dict.fromkeys(("HAS_WINDOW", "HAS_SINKS", "RETURN_LSE"), False),
         **dict.fromkeys(("TMA", "WRITE"), False),
         "SHARED_M": 0,
     }
@@ -64,14 +58,14 @@ def shared_memory(tile: Tile, spec: AttentionSpec, dtype: torch.dtype, capabilit
         **dict.fromkeys(("part_acc", "part_stats", "shared_acc", "shared_stats"), "*fp32"),
         "shared_rows": "*i32",
         **dict.fromkeys(("scale", "softcap"), "fp32"),
-        **dict.fromkeys(constants, "constexpr"),
+        **dict.fromkeys(values, "constexpr"),
     }
     names = attention_kernel.arg_names
     divisible = [i for i, name in enumerate(names) if types.get(name, "i32")[0] in "*i"]
     source = ASTSource(
         attention_kernel,
         {name: types.get(name, "i32") for name in names},
-        {(names.index(name),): value for name, value in constants.items()},
+        {(names.index(name),): value for name, value in values.items()},
         {(i,): [["tt.divisibility", 16]] for i in divisible},
     )
     options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": True}

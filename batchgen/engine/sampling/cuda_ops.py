@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["greedy_tokens", "sampled_tokens", "uniform_draw", "walk"]
+__all__ = ["greedy_tokens", "join", "part_of", "sampled_tokens", "uniform_draw", "walk"]
 
 _BLOCK = 4096
 _PROGRAMS = 1024
@@ -107,17 +107,10 @@ def uniform_draw(key: tl.tensor, position: tl.tensor) -> tl.tensor:
 
 @triton.jit(do_not_specialize=["split_size"])  # type: ignore[untyped-decorator]
 def scan_kernel(
-    logits: tl.tensor,
-    temperature: tl.tensor,
-    best: tl.tensor,
-    where: tl.tensor,
-    mass: tl.tensor,
-    vocab_size: tl.tensor,
-    stride: tl.tensor,
-    split_size: tl.tensor,
-    DRAWING: tl.constexpr,
+    logits: tl.tensor, temperature: tl.tensor, best: tl.tensor, where: tl.tensor, mass: tl.tensor,
+    vocab_size: tl.tensor, stride: tl.tensor, split_size: tl.tensor, DRAWING: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Largest logit of a split, its first index, and the sum of exp((logit - largest) / T)."""
     row = tl.program_id(0)
     split = tl.program_id(1)
@@ -155,50 +148,54 @@ def scan_kernel(
 
 @triton.jit(do_not_specialize=["split_size", "splits"])  # type: ignore[untyped-decorator]
 def choose_kernel(
-    logits: tl.tensor,
-    temperature: tl.tensor,
-    keys: tl.tensor,
-    positions: tl.tensor,
-    best: tl.tensor,
-    where: tl.tensor,
-    mass: tl.tensor,
-    tokens: tl.tensor,
-    usable: tl.tensor,
-    vocab_size: tl.tensor,
-    stride: tl.tensor,
-    split_size: tl.tensor,
-    splits: tl.tensor,
-    SPLITS: tl.constexpr,
-    DRAWING: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+    logits: tl.tensor, temperature: tl.tensor, keys: tl.tensor, positions: tl.tensor,
+    best: tl.tensor, where: tl.tensor, mass: tl.tensor, tokens: tl.tensor, usable: tl.tensor,
+    vocab_size: tl.tensor, stride: tl.tensor, split_size: tl.tensor, splits: tl.tensor,
+    SPLITS: tl.constexpr, DRAWING: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """Join the splits of a row; where it draws, walk the split that holds the draw."""
     row = tl.program_id(0)
     lane = tl.arange(0, SPLITS)
-    there = lane < splits
-    tops = tl.load(best + row * splits + lane, mask=there, other=float("-inf"))
-    largest = tl.max(tops, 0)
-    first = tl.load(where + row * splits + lane, mask=there, other=0)
-    token = tl.min(tl.where((tops == largest) & there, first, 2147483647), 0)
-    fine = (tl.sum((tops != tops).to(tl.int32), 0) == 0) & (tl.abs(largest) != float("inf"))
-    tl.store(usable + row, fine)
-    tl.store(tokens + row, tl.where(fine, token, 0).to(tl.int64))
+    tops, largest, token, fine = join(best, where, tokens, usable, row, splits, lane)
     if DRAWING:
         cold = tl.load(temperature + row)
         if fine & (cold > 0):
             scale = _LOG2E / cold
-            shares = tl.load(mass + row * splits + lane, mask=there, other=0.0)
+            shares = tl.load(mass + row * splits + lane, mask=lane < splits, other=0.0)
             shares *= tl.exp2((tops - largest) * scale).to(tl.float64)
-            before = tl.cumsum(shares, 0)
             target = uniform_draw(tl.load(keys + row), tl.load(positions + row)) * tl.sum(shares, 0)
-            passed = there & (before > target)
-            split = tl.min(tl.where(passed, lane, splits - 1), 0)
-            target -= tl.sum(tl.where(lane < split, shares, 0.0), 0)
+            split, target = part_of(target, shares, splits, lane)
             source = logits + row.to(tl.int64) * stride
             begin = split * split_size
             end = tl.minimum(begin + split_size, vocab_size)
             token = walk(source, begin, end, largest, scale, target, token, BLOCK)
             tl.store(tokens + row, token.to(tl.int64))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def join(
+    best: tl.tensor, where: tl.tensor, tokens: tl.tensor, usable: tl.tensor, row: tl.tensor,
+    parts: tl.tensor, lane: tl.tensor,
+) -> tl.tensor:  # fmt: skip
+    """Store a row's most likely token and whether it can be trusted; the parts' largest logits, the
+    row's, and the two."""
+    there = lane < parts
+    tops = tl.load(best + row * parts + lane, mask=there, other=float("-inf"))
+    largest = tl.max(tops, 0)
+    first = tl.load(where + row * parts + lane, mask=there, other=0)
+    token = tl.min(tl.where((tops == largest) & there, first, 2147483647), 0)
+    fine = (tl.sum((tops != tops).to(tl.int32), 0) == 0) & (tl.abs(largest) != float("inf"))
+    tl.store(usable + row, fine)
+    tl.store(tokens + row, tl.where(fine, token, 0).to(tl.int64))
+    return tops, largest, token, fine
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def part_of(target: tl.tensor, shares: tl.tensor, parts: tl.tensor, lane: tl.tensor) -> tl.tensor:
+    """The part in which the running mass passes the target, and what of the target is left."""
+    passed = (lane < parts) & (tl.cumsum(shares, 0) > target)
+    part = tl.min(tl.where(passed, lane, parts - 1), 0)
+    return part, target - tl.sum(tl.where(lane < part, shares, 0.0), 0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from batchgen.engine.sampling import device_params as flag
 from batchgen.engine.sampling.cuda_ops import uniform_draw
-from batchgen.engine.sampling.row_scores import draw_above, ordered, score_of
+from batchgen.engine.sampling.row_scores import closer, draw_above, mass_from, ordered, score_of
 
 __all__ = ["CANDIDATES", "filter_kernel"]
 
@@ -48,17 +48,10 @@ def _floor(keys: tl.tensor, weights: tl.tensor, wanted: tl.tensor, high: tl.tens
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _wide_floor(
-    logits: tl.tensor,
-    scores: tl.tensor,
-    touched: tl.tensor,
-    vocab_size: tl.tensor,
-    temperature: tl.tensor,
-    top: tl.tensor,
-    counting: tl.tensor,
-    floor: tl.tensor,
-    wanted: tl.tensor,
-    WIDE: tl.constexpr,
-) -> tl.tensor:
+    logits: tl.tensor, scores: tl.tensor, touched: tl.tensor, vocab_size: tl.tensor,
+    temperature: tl.tensor, top: tl.tensor, counting: tl.tensor, floor: tl.tensor,
+    wanted: tl.tensor, WIDE: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """`_floor` over a whole row; keys below `floor` weigh nothing."""
     lane = tl.arange(0, 8)
     low = (ordered(top) * 0 + _LOW).to(tl.int64)
@@ -76,42 +69,20 @@ def _wide_floor(
             weights = tl.where(keys >= floor, weights, 0.0)
             sums += tl.where(keys[:, None] > narrow[None, :], weights[:, None], 0.0)
         below = tl.sum(sums.to(tl.float64), 0) < wanted
-        new_high = tl.min(tl.where(below, pivots, high), 0)
-        low = tl.max(tl.where(below, low, pivots), 0)
-        high = tl.maximum(new_high, low + 1)
+        low, high = closer(low, high, pivots, below)
     return high.to(tl.int32)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def filter_kernel(
-    logits: tl.tensor,
-    scores: tl.tensor,
-    slots: tl.tensor,
-    positions: tl.tensor,
-    words: tl.tensor,
-    floats: tl.tensor,
-    doubles: tl.tensor,
-    draw_keys: tl.tensor,
-    maxima: tl.tensor,
-    row_best: tl.tensor,
-    row_mass: tl.tensor,
-    part_ids: tl.tensor,
-    candidates: tl.tensor,
-    candidate_ids: tl.tensor,
-    tokens: tl.tensor,
-    usable: tl.tensor,
-    num_wide: tl.tensor,
-    wide_rows: tl.tensor,
-    wide_bounds: tl.tensor,
-    vocab_size: tl.tensor,
-    stride: tl.tensor,
-    num_parts: tl.tensor,
-    PARTS: tl.constexpr,
-    SUB: tl.constexpr,
-    CANDIDATES: tl.constexpr,
-    WIDE: tl.constexpr,
-    BOUNDS: tl.constexpr,
-) -> None:
+    logits: tl.tensor, scores: tl.tensor, slots: tl.tensor, positions: tl.tensor, words: tl.tensor,
+    floats: tl.tensor, doubles: tl.tensor, draw_keys: tl.tensor, maxima: tl.tensor,
+    row_best: tl.tensor, row_mass: tl.tensor, part_ids: tl.tensor, candidates: tl.tensor,
+    candidate_ids: tl.tensor, tokens: tl.tensor, usable: tl.tensor, num_wide: tl.tensor,
+    wide_rows: tl.tensor, wide_bounds: tl.tensor, vocab_size: tl.tensor, stride: tl.tensor,
+    num_parts: tl.tensor, PARTS: tl.constexpr, SUB: tl.constexpr, CANDIDATES: tl.constexpr,
+    WIDE: tl.constexpr, BOUNDS: tl.constexpr,
+) -> None:  # fmt: skip
     """Overwrite the tokens of rows with a filter; others leave at once."""
     row = tl.program_id(0)
     slot = tl.load(slots + row).to(tl.int64)
@@ -197,14 +168,14 @@ def filter_kernel(
                 source, changed, touched, vocab_size, temperature, top, 1, _LOW,
                 top_k.to(tl.float64), WIDE,
             )  # fmt: skip
-            mass = _wide_mass(source, changed, touched, vocab_size, temperature, top, of_k, WIDE)
+            mass = mass_from(source, changed, touched, 0, vocab_size, temperature, top, of_k, WIDE)
             floor = tl.maximum(floor, of_k)
             if top_p < 1.0:
                 floor = tl.maximum(floor, _wide_floor(
                     source, changed, touched, vocab_size, temperature, top, 0, of_k,
                     top_p * mass, WIDE,
                 ))  # fmt: skip
-            mass = _wide_mass(source, changed, touched, vocab_size, temperature, top, floor, WIDE)
+            mass = mass_from(source, changed, touched, 0, vocab_size, temperature, top, floor, WIDE)
             token = draw_above(
                 source, changed, touched, 0, vocab_size, temperature, top, floor, uniform * mass,
                 token, WIDE,
@@ -223,24 +194,3 @@ def filter_kernel(
             tl.store(wide_bounds + entry * BOUNDS, below.to(tl.int32))
             tl.store(wide_bounds + entry * BOUNDS + 1, above.to(tl.int32))
         tl.store(tokens + row, token)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _wide_mass(
-    logits: tl.tensor,
-    scores: tl.tensor,
-    touched: tl.tensor,
-    vocab_size: tl.tensor,
-    temperature: tl.tensor,
-    top: tl.tensor,
-    floor: tl.tensor,
-    WIDE: tl.constexpr,
-) -> tl.tensor:
-    """Sum of the weights of a row's scores from the floor on, float64."""
-    total = tl.zeros([WIDE], tl.float64)
-    for start in range(0, vocab_size, WIDE):
-        ids = start + tl.arange(0, WIDE)
-        z = tl.div_rn(score_of(logits, scores, ids, ids < vocab_size, touched), temperature)
-        weights = tl.exp2((z - top) * _LOG2E).to(tl.float64)
-        total += tl.where(ordered(z) >= floor, weights, 0.0)
-    return tl.sum(total, 0)

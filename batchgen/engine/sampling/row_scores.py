@@ -1,11 +1,12 @@
-"""A row's scores as the filters read them: in an order of integers, and a draw above a floor."""
+"""A row's scores as the filters read them: in an order of integers; the bounds of a floor, the mass
+from it on, and a draw there."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-__all__ = ["draw_above", "ordered", "score_of", "unordered"]
+__all__ = ["closer", "draw_above", "mass_from", "ordered", "score_of", "unordered"]
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -34,19 +35,35 @@ def score_of(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def closer(low: tl.tensor, high: tl.tensor, pivots: tl.tensor, below: tl.tensor) -> tl.tensor:
+    """Bounds of a floor, int64, after a look at ascending pivots between them; `below`: whether
+    less than what is wanted lies above each."""
+    least = tl.min(tl.where(below, pivots, high), 0)
+    low = tl.max(tl.where(below, low, pivots), 0)
+    return low, tl.maximum(least, low + 1)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def mass_from(
+    logits: tl.tensor, scores: tl.tensor, touched: tl.tensor, begin: tl.tensor, end: tl.tensor,
+    temperature: tl.tensor, top: tl.tensor, floor: tl.tensor, WIDE: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Sum of the weights of the scores of begin..end from the floor on, float64."""
+    total = tl.zeros([WIDE], tl.float64)
+    for start in range(begin, end, WIDE):
+        ids = start + tl.arange(0, WIDE)
+        z = tl.div_rn(score_of(logits, scores, ids, ids < end, touched), temperature)
+        weights = tl.exp2((z - top) * _LOG2E).to(tl.float64)
+        total += tl.where(ordered(z) >= floor, weights, 0.0)
+    return tl.sum(total, 0)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def draw_above(
-    logits: tl.tensor,
-    scores: tl.tensor,
-    touched: tl.tensor,
-    begin: tl.tensor,
-    end: tl.tensor,
-    temperature: tl.tensor,
-    top: tl.tensor,
-    floor: tl.tensor,
-    target: tl.tensor,
-    token: tl.tensor,
+    logits: tl.tensor, scores: tl.tensor, touched: tl.tensor, begin: tl.tensor, end: tl.tensor,
+    temperature: tl.tensor, top: tl.tensor, floor: tl.tensor, target: tl.tensor, token: tl.tensor,
     WIDE: tl.constexpr,
-) -> tl.tensor:
+) -> tl.tensor:  # fmt: skip
     """The token of begin..end where the running mass of the scores from the floor on passes the
     target."""
     found = 0

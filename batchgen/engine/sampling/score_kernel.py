@@ -41,32 +41,13 @@ def _penalised(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def score_kernel(
-    logits: tl.tensor,
-    scores: tl.tensor,
-    slots: tl.tensor,
-    positions: tl.tensor,
-    words: tl.tensor,
-    floats: tl.tensor,
-    doubles: tl.tensor,
-    counts: tl.tensor,
-    bias: tl.tensor,
-    masks: tl.tensor,
-    stops: tl.tensor,
-    best: tl.tensor,
-    where: tl.tensor,
-    mass: tl.tensor,
-    maxima: tl.tensor,
-    raw_best: tl.tensor,
-    raw_mass: tl.tensor,
-    raw_maxima: tl.tensor,
-    vocab_size: tl.tensor,
-    stride: tl.tensor,
-    mask_words: tl.tensor,
-    HAS_COUNTS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SUB: tl.constexpr,
-) -> None:
+    logits: tl.tensor, scores: tl.tensor, slots: tl.tensor, positions: tl.tensor, words: tl.tensor,
+    floats: tl.tensor, doubles: tl.tensor, counts: tl.tensor, bias: tl.tensor, masks: tl.tensor,
+    stops: tl.tensor, best: tl.tensor, where: tl.tensor, mass: tl.tensor, maxima: tl.tensor,
+    raw_best: tl.tensor, raw_mass: tl.tensor, raw_maxima: tl.tensor, vocab_size: tl.tensor,
+    stride: tl.tensor, mask_words: tl.tensor, HAS_COUNTS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    BLOCK: tl.constexpr, SUB: tl.constexpr,
+) -> None:  # fmt: skip
     """Writes scores of touched rows, and for each tile: its largest score and where it first is,
     the sum of exp((score - largest) / T), the maxima of its parts; the same of untouched logits."""
     row = tl.program_id(0)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from batchgen.engine.sampling import device_params as flag
-from batchgen.engine.sampling.cuda_ops import uniform_draw, walk
+from batchgen.engine.sampling.cuda_ops import join, part_of, uniform_draw, walk
 
 __all__ = ["settle_kernel", "token_kernel"]
 
@@ -18,27 +18,12 @@ _FILTER, _LOGPROBS, _TOP = (tl.constexpr(n) for n in (flag.FILTER, flag.LOGPROBS
 
 @triton.jit  # type: ignore[untyped-decorator]
 def token_kernel(
-    logits: tl.tensor,
-    scores: tl.tensor,
-    slots: tl.tensor,
-    positions: tl.tensor,
-    words: tl.tensor,
-    floats: tl.tensor,
-    keys: tl.tensor,
-    best: tl.tensor,
-    where: tl.tensor,
-    mass: tl.tensor,
-    tokens: tl.tensor,
-    usable: tl.tensor,
-    row_best: tl.tensor,
-    row_mass: tl.tensor,
-    num_wide: tl.tensor,
-    vocab_size: tl.tensor,
-    stride: tl.tensor,
-    tiles: tl.tensor,
-    TILES: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+    logits: tl.tensor, scores: tl.tensor, slots: tl.tensor, positions: tl.tensor, words: tl.tensor,
+    floats: tl.tensor, keys: tl.tensor, best: tl.tensor, where: tl.tensor, mass: tl.tensor,
+    tokens: tl.tensor, usable: tl.tensor, row_best: tl.tensor, row_mass: tl.tensor,
+    num_wide: tl.tensor, vocab_size: tl.tensor, stride: tl.tensor, tiles: tl.tensor,
+    TILES: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """The most likely token, or a drawn one; a row's largest score and mass for the filters."""
     row = tl.program_id(0)
     if row == 0:
@@ -49,26 +34,17 @@ def token_kernel(
     early = position < tl.load(words + slot * 16 + 10)
     temperature = tl.load(floats + slot * 16 + 12)
     lane = tl.arange(0, TILES)
-    there = lane < tiles
-    tops = tl.load(best + row * tiles + lane, mask=there, other=float("-inf"))
-    largest = tl.max(tops, 0)
-    first = tl.load(where + row * tiles + lane, mask=there, other=0)
-    token = tl.min(tl.where((tops == largest) & there, first, 2147483647), 0)
-    fine = (tl.sum((tops != tops).to(tl.int32), 0) == 0) & (tl.abs(largest) != float("inf"))
-    tl.store(usable + row, fine)
-    tl.store(tokens + row, tl.where(fine, token, 0).to(tl.int64))
+    tops, largest, token, fine = join(best, where, tokens, usable, row, tiles, lane)
     if fine & (temperature > 0):
         scale = _LOG2E / temperature
-        shares = tl.load(mass + row * tiles + lane, mask=there, other=0.0)
+        shares = tl.load(mass + row * tiles + lane, mask=lane < tiles, other=0.0)
         shares *= tl.exp2((tops - largest) * scale).to(tl.float64)
         total = tl.sum(shares, 0)
         tl.store(row_best + row, largest)
         tl.store(row_mass + row, total)
         if (flags & _FILTER) == 0:
             target = uniform_draw(tl.load(keys + slot * 8 + 3), position.to(tl.int64)) * total
-            before = tl.cumsum(shares, 0)
-            tile = tl.min(tl.where(there & (before > target), lane, tiles - 1), 0)
-            target -= tl.sum(tl.where(lane < tile, shares, 0.0), 0)
+            tile, target = part_of(target, shares, tiles, lane)
             begin = tile * BLOCK
             end = tl.minimum(begin + BLOCK, vocab_size)
             if early | ((flags & (_BIAS | _COUNTS | _MASK)) != 0):
@@ -82,28 +58,12 @@ def token_kernel(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def settle_kernel(
-    logits: tl.tensor,
-    slots: tl.tensor,
-    words: tl.tensor,
-    counts: tl.tensor,
-    tokens: tl.tensor,
-    usable: tl.tensor,
-    raw_best: tl.tensor,
-    raw_mass: tl.tensor,
-    raw_maxima: tl.tensor,
-    logprobs: tl.tensor,
-    top_ids: tl.tensor,
-    top_logprobs: tl.tensor,
-    vocab_size: tl.tensor,
-    stride: tl.tensor,
-    tiles: tl.tensor,
-    HAS_COUNTS: tl.constexpr,
-    TILES: tl.constexpr,
-    PARTS: tl.constexpr,
-    MOST: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SUB: tl.constexpr,
-) -> None:
+    logits: tl.tensor, slots: tl.tensor, words: tl.tensor, counts: tl.tensor, tokens: tl.tensor,
+    usable: tl.tensor, raw_best: tl.tensor, raw_mass: tl.tensor, raw_maxima: tl.tensor,
+    logprobs: tl.tensor, top_ids: tl.tensor, top_logprobs: tl.tensor, vocab_size: tl.tensor,
+    stride: tl.tensor, tiles: tl.tensor, HAS_COUNTS: tl.constexpr, TILES: tl.constexpr,
+    PARTS: tl.constexpr, MOST: tl.constexpr, BLOCK: tl.constexpr, SUB: tl.constexpr,
+) -> None:  # fmt: skip
     """Count a row's token; its log-probability and the most likely tokens, before processors."""
     row = tl.program_id(0)
     slot = tl.load(slots + row).to(tl.int64)

@@ -15,7 +15,14 @@ import triton.language as tl
 
 from batchgen.engine.sampling import device_params as flag
 from batchgen.engine.sampling.cuda_ops import uniform_draw
-from batchgen.engine.sampling.row_scores import draw_above, ordered, score_of, unordered
+from batchgen.engine.sampling.row_scores import (
+    closer,
+    draw_above,
+    mass_from,
+    ordered,
+    score_of,
+    unordered,
+)
 
 __all__ = ["NUM_PASSES", "NUM_PIVOTS", "wide_draw_kernel", "wide_mass_kernel", "wide_pass_kernel"]
 
@@ -60,24 +67,15 @@ def _narrowed(
         places = tile[:, None] * _PIVOTS + number[None, :]
         parts = tl.load(sums + places, mask=(tile < tiles)[:, None], other=0.0)
         below = tl.sum(parts.to(tl.float64), 0) < wanted
-        least = tl.min(tl.where(below, pivots, high), 0)
-        low = tl.max(tl.where(below, low, pivots), 0)
-        high = tl.maximum(least, low + 1)
+        low, high = closer(low, high, pivots, below)
     return low, high
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _mass_above(
-    source: tl.tensor,
-    changed: tl.tensor,
-    touched: tl.tensor,
-    begin: tl.tensor,
-    end: tl.tensor,
-    temperature: tl.tensor,
-    top: tl.tensor,
-    pivots: tl.tensor,
-    WIDE: tl.constexpr,
-) -> tl.tensor:
+    source: tl.tensor, changed: tl.tensor, touched: tl.tensor, begin: tl.tensor, end: tl.tensor,
+    temperature: tl.tensor, top: tl.tensor, pivots: tl.tensor, WIDE: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Mass of the scores of begin..end above each pivot, float32 [_PIVOTS]."""
     narrow = pivots.to(tl.int32)
     sums = tl.zeros([_PIVOTS], tl.float32)
@@ -172,22 +170,15 @@ def wide_mass_kernel(
             below = _mass_above(
                 source, changed, touched, 0, vocab_size, temperature, top, pivots, WIDE
             ).to(tl.float64) < wanted  # fmt: skip
-            least = tl.min(tl.where(below, pivots, high), 0)
-            low = tl.max(tl.where(below, low, pivots), 0)
-            high = tl.maximum(least, low + 1)
+            low, high = closer(low, high, pivots, below)
         lowest = ordered(top + tl.load(floats + slot * 16 + 13))  # of min-p
         floor = tl.maximum(high.to(tl.int32), lowest)
         if tile == 0:
             tl.store(floors + entry, floor)
         begin = tile * BLOCK
         end = tl.minimum(begin + BLOCK, vocab_size)
-        total = tl.zeros([WIDE], tl.float64)
-        for start in range(begin, end, WIDE):
-            ids = start + tl.arange(0, WIDE)
-            z = tl.div_rn(score_of(source, changed, ids, ids < end, touched), temperature)
-            weights = tl.exp2((z - top) * _LOG2E).to(tl.float64)
-            total += tl.where(ordered(z) >= floor, weights, 0.0)
-        tl.store(masses + item, tl.sum(total, 0))
+        mass = mass_from(source, changed, touched, begin, end, temperature, top, floor, WIDE)
+        tl.store(masses + item, mass)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

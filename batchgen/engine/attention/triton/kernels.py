@@ -11,9 +11,8 @@ import triton
 import triton.language as tl
 
 from batchgen.engine.attention.triton.cache import write_tokens
-from batchgen.engine.attention.triton.float8 import query_of
-from batchgen.engine.attention.triton.reduce import combine, merge_shared, write
-from batchgen.engine.attention.triton.tiles import attend_tiles
+from batchgen.engine.attention.triton.reduce import combine, keep, merge_shared, write
+from batchgen.engine.attention.triton.tiles import attend_tiles, query_tile
 
 __all__ = ["attention_kernel"]
 
@@ -26,54 +25,20 @@ _ROW_WORDS = tl.constexpr(8)
     do_not_specialize_on_alignment=["slot_mapping", "shared_rows"],  # views of a bucket's inputs
 )
 def attention_kernel(
-    query: tl.tensor,
-    key: tl.tensor,
-    value: tl.tensor,
-    slot_mapping: tl.tensor,
-    k_tiles: tl.tensor,
-    v_tiles: tl.tensor,
-    k_cache: tl.tensor,
-    v_cache: tl.tensor,
-    out: tl.tensor,
-    lse: tl.tensor,
-    sinks: tl.tensor,
-    items: tl.tensor,
-    counters: tl.tensor,
-    block_tables: tl.tensor,
-    part_acc: tl.tensor,
-    part_stats: tl.tensor,
-    shared_rows: tl.tensor,
-    shared_acc: tl.tensor,
-    shared_stats: tl.tensor,
-    scale: tl.tensor,
-    softcap: tl.tensor,
-    window: tl.tensor,
-    query_stride: tl.tensor,
-    query_head_stride: tl.tensor,
-    key_stride: tl.tensor,
-    key_head_stride: tl.tensor,
-    value_stride: tl.tensor,
-    value_head_stride: tl.tensor,
-    table_stride: tl.tensor,
-    GROUP: tl.constexpr,
-    NUM_KV_HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    V_DIM: tl.constexpr,
-    PADDED: tl.constexpr,
-    V_PADDED: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_SINKS: tl.constexpr,
-    RETURN_LSE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ONE_LOOP: tl.constexpr,
-    TMA: tl.constexpr,
-    WRITE: tl.constexpr,
+    query: tl.tensor, key: tl.tensor, value: tl.tensor, slot_mapping: tl.tensor, k_tiles: tl.tensor,
+    v_tiles: tl.tensor, k_cache: tl.tensor, v_cache: tl.tensor, out: tl.tensor, lse: tl.tensor,
+    sinks: tl.tensor, items: tl.tensor, counters: tl.tensor, block_tables: tl.tensor,
+    part_acc: tl.tensor, part_stats: tl.tensor, shared_rows: tl.tensor, shared_acc: tl.tensor,
+    shared_stats: tl.tensor, scale: tl.tensor, softcap: tl.tensor, window: tl.tensor,
+    query_stride: tl.tensor, query_head_stride: tl.tensor, key_stride: tl.tensor,
+    key_head_stride: tl.tensor, value_stride: tl.tensor, value_head_stride: tl.tensor,
+    table_stride: tl.tensor, GROUP: tl.constexpr, NUM_KV_HEADS: tl.constexpr, DIM: tl.constexpr,
+    V_DIM: tl.constexpr, PADDED: tl.constexpr, V_PADDED: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_SIZE: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr, HAS_SINKS: tl.constexpr, RETURN_LSE: tl.constexpr,
+    PRECISION: tl.constexpr, ONE_LOOP: tl.constexpr, TMA: tl.constexpr, WRITE: tl.constexpr,
     SHARED_M: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Grid: max_items * num_kv_heads. Programs without work leave at once.
 
     ONE_LOOP: mask every tile; else tiles that all rows see take a loop of their own, without masks.
@@ -103,12 +68,9 @@ def attention_kernel(
     heads = head * GROUP + rows % GROUP
     positions = context + rows // GROUP
     num_keys = context + (tl.minimum(first_row + BLOCK_M, num_rows) - 1) // GROUP + 1
-    dims = tl.arange(0, PADDED)
-    origin = tokens.to(tl.int64) * query_stride + heads * query_head_stride
-    inside = in_use[:, None] & (dims < DIM)[None, :]
-    q = tl.load(query + origin[:, None] + dims[None, :], mask=inside, other=0.0)
-    if k_cache.dtype.element_ty == tl.float8e4nv:
-        q = query_of(q)
+    q = query_tile(
+        *(query, tokens, heads, in_use, query_stride, query_head_stride, k_cache, DIM, PADDED),
+    )
 
     if WRITE:
         NEW: tl.constexpr = triton.next_power_of_2(BLOCK_M // GROUP)
@@ -153,14 +115,7 @@ def attention_kernel(
     last = splits == 1
     if splits > 1:
         slot = (tl.load(item + 8) * NUM_KV_HEADS + head).to(tl.int64) * BLOCK_M + lane
-        v_dims = tl.arange(0, V_PADDED)
-        tl.store(
-            part_acc + slot[:, None] * V_DIM + v_dims[None, :],
-            acc,
-            mask=in_use[:, None] & (v_dims < V_DIM)[None, :],
-        )
-        tl.store(part_stats + slot * 2, peak, mask=in_use)
-        tl.store(part_stats + slot * 2 + 1, total, mask=in_use)
+        keep(acc, peak, total, part_acc, part_stats, slot, in_use, V_DIM, V_PADDED)
         tl.debug_barrier()  # all threads' stores come before this program's arrival
         counter = counters + tl.load(item + 10) * NUM_KV_HEADS + head
         last = tl.atomic_add(counter, 1, sem="acq_rel") == splits - 1

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.attention.triton.device import num_sms
 from batchgen.engine.attention.triton.plan import PlanKey, ceil_div
-from batchgen.engine.attention.triton.tuning import Tile
+from batchgen.engine.attention.triton.tuning import Tile, padded
 
-__all__ = ["Launch", "make_launch", "needed", "workspace_rows"]
+__all__ = ["Launch", "constants", "make_launch", "needed", "scale_of", "workspace_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +54,30 @@ def needed(launches: tuple[Launch, Launch], metadata: AttentionMetadata) -> tupl
 def workspace_rows(key: PlanKey) -> int:
     """Split entries make fewer than two items for each one aimed at."""
     return 2 * key.items_per_head * key.num_kv_heads * key.block_m
+
+
+def constants(
+    spec: AttentionSpec, block_size: int, tile: Tile, dtype: torch.dtype
+) -> dict[str, Any]:
+    """What both kernels that attend are compiled for, and how they are launched."""
+    return {
+        "NUM_KV_HEADS": spec.num_kv_heads,
+        "DIM": spec.head_dim,
+        "V_DIM": spec.v_head_dim,
+        "PADDED": padded(spec.head_dim),
+        "V_PADDED": padded(spec.v_head_dim),
+        "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n,
+        "BLOCK_SIZE": block_size,
+        "HAS_SOFTCAP": (spec.softcap or 0.0) > 0,
+        "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
+        "TMA": tile.tma,
+        "maxnreg": tile.max_registers,
+        "num_warps": tile.num_warps,
+        "num_stages": tile.num_stages,
+    }
+
+
+def scale_of(spec: AttentionSpec) -> float:
+    """What scores are multiplied by: with a soft cap as they are, else for a softmax in base 2."""
+    return spec.scale if spec.softcap else spec.scale * math.log2(math.e)

@@ -58,23 +58,11 @@ def _count_entries(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _list_entries(
-    cu_seqlens: tl.tensor,
-    seq_lens: tl.tensor,
-    first_entry: tl.tensor,
-    entries: tl.tensor,
-    num_seqs: tl.tensor,
-    num_entries: tl.tensor,
-    max_entries: tl.tensor,
-    window: tl.tensor,
-    seq_steps: tl.tensor,
-    shared_rows: tl.tensor,
-    GROUP: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    CHUNK: tl.constexpr,
-    SHARED: tl.constexpr,
-    ROW_WORDS: tl.constexpr,
-) -> tl.tensor:
+    cu_seqlens: tl.tensor, seq_lens: tl.tensor, first_entry: tl.tensor, entries: tl.tensor,
+    num_seqs: tl.tensor, num_entries: tl.tensor, max_entries: tl.tensor, window: tl.tensor,
+    seq_steps: tl.tensor, shared_rows: tl.tensor, GROUP: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, CHUNK: tl.constexpr, SHARED: tl.constexpr, ROW_WORDS: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Sequence, first row, first tile of keys and tiles of each entry; all tiles, and the most."""
     num_tiles = 0
     most_tiles = 0
@@ -166,20 +154,11 @@ def _shortness(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _write_items(
-    cu_seqlens: tl.tensor,
-    seq_lens: tl.tensor,
-    items: tl.tensor,
-    entries: tl.tensor,
-    num_entries: tl.tensor,
-    max_entries: tl.tensor,
-    num_items: tl.tensor,
-    max_items: tl.tensor,
-    longest: tl.tensor,
-    entry_steps: tl.tensor,
-    GROUP: tl.constexpr,
-    CHUNK: tl.constexpr,
+    cu_seqlens: tl.tensor, seq_lens: tl.tensor, items: tl.tensor, entries: tl.tensor,
+    num_entries: tl.tensor, max_entries: tl.tensor, num_items: tl.tensor, max_items: tl.tensor,
+    longest: tl.tensor, entry_steps: tl.tensor, GROUP: tl.constexpr, CHUNK: tl.constexpr,
     WORDS: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Items in order; those of no use get no tiles."""
     for start in range(0, max_items, CHUNK):
         item = start + tl.arange(0, CHUNK)
@@ -217,32 +196,14 @@ def _write_items(
     do_not_specialize_on_alignment=["cu_seqlens", "seq_lens", "shared_rows"],  # views of inputs
 )
 def plan_kernel(
-    cu_seqlens: tl.tensor,
-    seq_lens: tl.tensor,
-    items: tl.tensor,
-    counters: tl.tensor,
-    scratch: tl.tensor,
-    num_seqs: tl.tensor,
-    max_entries: tl.tensor,
-    max_items: tl.tensor,
-    num_counters: tl.tensor,
-    window: tl.tensor,
-    min_rows: tl.tensor,
-    max_rows: tl.tensor,
-    items_per_head: tl.tensor,
-    min_tiles: tl.tensor,
-    seq_steps: tl.tensor,
-    entry_steps: tl.tensor,
-    shared_rows: tl.tensor,
-    GROUP: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    CHUNK: tl.constexpr,
-    WORDS: tl.constexpr,
-    LENGTHS: tl.constexpr,
-    SHARED: tl.constexpr,
+    cu_seqlens: tl.tensor, seq_lens: tl.tensor, items: tl.tensor, counters: tl.tensor,
+    scratch: tl.tensor, num_seqs: tl.tensor, max_entries: tl.tensor, max_items: tl.tensor,
+    num_counters: tl.tensor, window: tl.tensor, min_rows: tl.tensor, max_rows: tl.tensor,
+    items_per_head: tl.tensor, min_tiles: tl.tensor, seq_steps: tl.tensor, entry_steps: tl.tensor,
+    shared_rows: tl.tensor, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    CHUNK: tl.constexpr, WORDS: tl.constexpr, LENGTHS: tl.constexpr, SHARED: tl.constexpr,
     ROW_WORDS: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Fill `items` for sequences with min_rows < rows <= max_rows.
 
     scratch: int32 [2 * LENGTHS + num_seqs + 7 * max_entries].

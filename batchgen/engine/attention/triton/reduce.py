@@ -5,24 +5,30 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["combine", "merge_shared", "write"]
+__all__ = ["combine", "keep", "merge_shared", "write"]
 
 _LN2 = tl.constexpr(0.6931471805599453)
 _LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def keep(
+    acc: tl.tensor, peak: tl.tensor, total: tl.tensor, part_acc: tl.tensor, part_stats: tl.tensor,
+    slot: tl.tensor, in_use: tl.tensor, V_DIM: tl.constexpr, V_PADDED: tl.constexpr,
+) -> None:  # fmt: skip
+    """Leave the softmax over some keys in the rows `slot` of a workspace, for `_merge`."""
+    dims = tl.arange(0, V_PADDED)
+    places = part_acc + slot[:, None] * V_DIM + dims[None, :]
+    tl.store(places, acc, mask=in_use[:, None] & (dims < V_DIM)[None, :])
+    tl.store(part_stats + slot * 2, peak, mask=in_use)
+    tl.store(part_stats + slot * 2 + 1, total, mask=in_use)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _merge(
-    acc: tl.tensor,
-    peak: tl.tensor,
-    total: tl.tensor,
-    part_acc: tl.tensor,
-    part_stats: tl.tensor,
-    slot: tl.tensor,
-    in_use: tl.tensor,
-    V_DIM: tl.constexpr,
-    V_PADDED: tl.constexpr,
-) -> tl.tensor:
+    acc: tl.tensor, peak: tl.tensor, total: tl.tensor, part_acc: tl.tensor, part_stats: tl.tensor,
+    slot: tl.tensor, in_use: tl.tensor, V_DIM: tl.constexpr, V_PADDED: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Join the softmax over other keys that lies in the rows `slot` of a workspace."""
     dims = tl.arange(0, V_PADDED)
     part_peak = tl.load(
@@ -46,21 +52,10 @@ def _merge(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def merge_shared(
-    acc: tl.tensor,
-    peak: tl.tensor,
-    total: tl.tensor,
-    part_acc: tl.tensor,
-    part_stats: tl.tensor,
-    record: tl.tensor,
-    head: tl.tensor,
-    rows: tl.tensor,
-    in_use: tl.tensor,
-    GROUP: tl.constexpr,
-    NUM_KV_HEADS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    V_DIM: tl.constexpr,
-    V_PADDED: tl.constexpr,
-) -> tl.tensor:
+    acc: tl.tensor, peak: tl.tensor, total: tl.tensor, part_acc: tl.tensor, part_stats: tl.tensor,
+    record: tl.tensor, head: tl.tensor, rows: tl.tensor, in_use: tl.tensor, GROUP: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr, BLOCK_M: tl.constexpr, V_DIM: tl.constexpr, V_PADDED: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Join what was read for several sequences at once: two levels, each split along its keys.
 
     `record`: the sequence's words of `SharedReads.rows`; BLOCK_M: rows of a shared item's tile.
@@ -79,18 +74,10 @@ def merge_shared(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def combine(
-    part_acc: tl.tensor,
-    part_stats: tl.tensor,
-    first_slot: tl.tensor,
-    splits: tl.tensor,
-    head: tl.tensor,
-    rows: tl.tensor,
-    in_use: tl.tensor,
-    NUM_KV_HEADS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    V_DIM: tl.constexpr,
-    V_PADDED: tl.constexpr,
-) -> tl.tensor:
+    part_acc: tl.tensor, part_stats: tl.tensor, first_slot: tl.tensor, splits: tl.tensor,
+    head: tl.tensor, rows: tl.tensor, in_use: tl.tensor, NUM_KV_HEADS: tl.constexpr,
+    BLOCK_M: tl.constexpr, V_DIM: tl.constexpr, V_PADDED: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Merge the pieces of one entry, in order."""
     acc = tl.zeros([BLOCK_M, V_PADDED], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -106,21 +93,11 @@ def combine(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def write(
-    acc: tl.tensor,
-    peak: tl.tensor,
-    total: tl.tensor,
-    out: tl.tensor,
-    lse: tl.tensor,
-    sinks: tl.tensor,
-    tokens: tl.tensor,
-    heads: tl.tensor,
-    in_use: tl.tensor,
-    NUM_HEADS: tl.constexpr,
-    V_DIM: tl.constexpr,
-    V_PADDED: tl.constexpr,
-    HAS_SINKS: tl.constexpr,
+    acc: tl.tensor, peak: tl.tensor, total: tl.tensor, out: tl.tensor, lse: tl.tensor,
+    sinks: tl.tensor, tokens: tl.tensor, heads: tl.tensor, in_use: tl.tensor,
+    NUM_HEADS: tl.constexpr, V_DIM: tl.constexpr, V_PADDED: tl.constexpr, HAS_SINKS: tl.constexpr,
     RETURN_LSE: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Normalise (a sink joins the denominator here, once) and store [tokens, heads, V_DIM]."""
     dims = tl.arange(0, V_PADDED)
     if HAS_SINKS:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from batchgen.engine.attention.triton.float8 import query_of
-from batchgen.engine.attention.triton.tiles import attend_tiles
+from batchgen.engine.attention.triton.reduce import keep
+from batchgen.engine.attention.triton.tiles import attend_tiles, query_tile
 
 __all__ = ["shared_kernel"]
 
@@ -25,35 +25,15 @@ _ITEM_WORDS = tl.constexpr(8)
     do_not_specialize_on_alignment=["items", "members", "cu_seqlens"],  # views of inputs
 )
 def shared_kernel(
-    query: tl.tensor,
-    k_tiles: tl.tensor,
-    v_tiles: tl.tensor,
-    k_cache: tl.tensor,
-    v_cache: tl.tensor,
-    items: tl.tensor,
-    members: tl.tensor,
-    cu_seqlens: tl.tensor,
-    block_tables: tl.tensor,
-    part_acc: tl.tensor,
-    part_stats: tl.tensor,
-    scale: tl.tensor,
-    softcap: tl.tensor,
-    query_stride: tl.tensor,
-    query_head_stride: tl.tensor,
-    table_stride: tl.tensor,
-    GROUP: tl.constexpr,
-    NUM_KV_HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    V_DIM: tl.constexpr,
-    PADDED: tl.constexpr,
-    V_PADDED: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    PRECISION: tl.constexpr,
-    TMA: tl.constexpr,
-) -> None:
+    query: tl.tensor, k_tiles: tl.tensor, v_tiles: tl.tensor, k_cache: tl.tensor,
+    v_cache: tl.tensor, items: tl.tensor, members: tl.tensor, cu_seqlens: tl.tensor,
+    block_tables: tl.tensor, part_acc: tl.tensor, part_stats: tl.tensor, scale: tl.tensor,
+    softcap: tl.tensor, query_stride: tl.tensor, query_head_stride: tl.tensor,
+    table_stride: tl.tensor, GROUP: tl.constexpr, NUM_KV_HEADS: tl.constexpr, DIM: tl.constexpr,
+    V_DIM: tl.constexpr, PADDED: tl.constexpr, V_PADDED: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_SIZE: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr, TMA: tl.constexpr,
+) -> None:  # fmt: skip
     """Grid: max_items * num_kv_heads. Programs whose item has no keys leave at once.
 
     Item words: a sequence whose table names the keys, first of `members`, how many, first key, end.
@@ -70,12 +50,9 @@ def shared_kernel(
     sequences = tl.load(members + tl.load(item + 1) + lane // GROUP, mask=in_use, other=0)
     tokens = tl.load(cu_seqlens + sequences, mask=in_use, other=0)
     heads = head * GROUP + lane % GROUP
-    dims = tl.arange(0, PADDED)
-    origin = tokens.to(tl.int64) * query_stride + heads * query_head_stride
-    inside = in_use[:, None] & (dims < DIM)[None, :]
-    q = tl.load(query + origin[:, None] + dims[None, :], mask=inside, other=0.0)
-    if k_cache.dtype.element_ty == tl.float8e4nv:
-        q = query_of(q)
+    q = query_tile(
+        *(query, tokens, heads, in_use, query_stride, query_head_stride, k_cache, DIM, PADDED),
+    )
     block_table = block_tables + tl.load(item).to(tl.int64) * table_stride
     acc = tl.zeros([BLOCK_M, V_PADDED], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -87,11 +64,4 @@ def shared_kernel(
         *(False, HAS_SOFTCAP, PRECISION, False, TMA),
     )
     slot = (number * NUM_KV_HEADS + head).to(tl.int64) * BLOCK_M + lane
-    v_dims = tl.arange(0, V_PADDED)
-    tl.store(
-        part_acc + slot[:, None] * V_DIM + v_dims[None, :],
-        acc,
-        mask=in_use[:, None] & (v_dims < V_DIM)[None, :],
-    )
-    tl.store(part_stats + slot * 2, peak, mask=in_use)
-    tl.store(part_stats + slot * 2 + 1, total, mask=in_use)
+    keep(acc, peak, total, part_acc, part_stats, slot, in_use, V_DIM, V_PADDED)

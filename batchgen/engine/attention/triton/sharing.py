@@ -16,8 +16,9 @@ from batchgen.engine.attention.interface import (
 )
 from batchgen.engine.attention.triton.cache import PagedCache, descriptors
 from batchgen.engine.attention.triton.device import num_sms
+from batchgen.engine.attention.triton.launches import constants, scale_of
 from batchgen.engine.attention.triton.shared import shared_kernel
-from batchgen.engine.attention.triton.tuning import Tile, padded
+from batchgen.engine.attention.triton.tuning import Tile
 from batchgen.engine.attention.triton.workspace import Workspace
 
 __all__ = ["common_spec", "read_shared", "sharing_shape"]
@@ -65,7 +66,7 @@ def read_shared(
     space: Workspace,
 ) -> None:
     """Attend to the keys that sequences share; the decode launch merges what comes out."""
-    shared, softcap = metadata.shared, spec.softcap or 0.0
+    shared = metadata.shared
     assert shared is not None
     shared_kernel[(shared.items.numel() // SHARED_WORDS * spec.num_kv_heads,)](
         query,
@@ -78,24 +79,11 @@ def read_shared(
         metadata.block_tables,
         space.shared_acc,
         space.shared_stats,
-        spec.scale if softcap else spec.scale * math.log2(math.e),
-        softcap,
+        scale_of(spec),
+        spec.softcap or 0.0,
         query.stride(0),
         query.stride(1),
         metadata.block_tables.stride(0),
         GROUP=spec.num_heads // spec.num_kv_heads,
-        NUM_KV_HEADS=spec.num_kv_heads,
-        DIM=spec.head_dim,
-        V_DIM=spec.v_head_dim,
-        PADDED=padded(spec.head_dim),
-        V_PADDED=padded(spec.v_head_dim),
-        BLOCK_M=tile.block_m,
-        BLOCK_N=tile.block_n,
-        BLOCK_SIZE=cache.block_size,
-        HAS_SOFTCAP=softcap > 0,
-        PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
-        TMA=tile.tma,
-        maxnreg=tile.max_registers,
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        **constants(spec, cache.block_size, tile, query.dtype),
     )

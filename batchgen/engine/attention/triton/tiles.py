@@ -9,9 +9,26 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["attend_tiles"]
+from batchgen.engine.attention.triton.float8 import query_of
+
+__all__ = ["attend_tiles", "query_tile"]
 
 _LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def query_tile(
+    query: tl.tensor, tokens: tl.tensor, heads: tl.tensor, in_use: tl.tensor, stride: tl.tensor,
+    head_stride: tl.tensor, cache: tl.tensor, DIM: tl.constexpr, PADDED: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """The queries [rows, PADDED] of a token and head each, of a type that goes with the cache's."""
+    dims = tl.arange(0, PADDED)
+    origin = tokens.to(tl.int64) * stride + heads * head_stride
+    inside = in_use[:, None] & (dims < DIM)[None, :]
+    q = tl.load(query + origin[:, None] + dims[None, :], mask=inside, other=0.0)
+    if cache.dtype.element_ty == tl.float8e4nv:
+        q = query_of(q)
+    return q
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -64,23 +81,11 @@ def _load_tile(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _accumulate(
-    acc: tl.tensor,
-    peak: tl.tensor,
-    total: tl.tensor,
-    query: tl.tensor,
-    k: tl.tensor,
-    v: tl.tensor,
-    keys: tl.tensor,
-    valid: tl.tensor,
-    positions: tl.tensor,
-    window: tl.tensor,
-    scale: tl.tensor,
-    softcap: tl.tensor,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    PRECISION: tl.constexpr,
-    MASKED: tl.constexpr,
-) -> tl.tensor:
+    acc: tl.tensor, peak: tl.tensor, total: tl.tensor, query: tl.tensor, k: tl.tensor, v: tl.tensor,
+    keys: tl.tensor, valid: tl.tensor, positions: tl.tensor, window: tl.tensor, scale: tl.tensor,
+    softcap: tl.tensor, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr, MASKED: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """One tile of the online softmax; `keys` are positions, those not `valid` are left out."""
     if k.dtype == tl.float8e4nv:  # see float8.py
         k = k.to(tl.float16)
@@ -111,36 +116,14 @@ def _accumulate(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def attend_tiles(
-    acc: tl.tensor,
-    peak: tl.tensor,
-    total: tl.tensor,
-    query: tl.tensor,
-    k_cache: tl.tensor,
-    v_cache: tl.tensor,
-    k_tiles: tl.tensor,
-    v_tiles: tl.tensor,
-    block_table: tl.tensor,
-    head: tl.tensor,
-    begin: tl.tensor,
-    end: tl.tensor,
-    positions: tl.tensor,
-    num_keys: tl.tensor,
-    window: tl.tensor,
-    scale: tl.tensor,
-    softcap: tl.tensor,
-    BLOCK_N: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    NUM_KV_HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    V_DIM: tl.constexpr,
-    PADDED: tl.constexpr,
-    V_PADDED: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    PRECISION: tl.constexpr,
-    MASKED: tl.constexpr,
-    TMA: tl.constexpr,
-) -> tl.tensor:
+    acc: tl.tensor, peak: tl.tensor, total: tl.tensor, query: tl.tensor, k_cache: tl.tensor,
+    v_cache: tl.tensor, k_tiles: tl.tensor, v_tiles: tl.tensor, block_table: tl.tensor,
+    head: tl.tensor, begin: tl.tensor, end: tl.tensor, positions: tl.tensor, num_keys: tl.tensor,
+    window: tl.tensor, scale: tl.tensor, softcap: tl.tensor, BLOCK_N: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, NUM_KV_HEADS: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr,
+    PADDED: tl.constexpr, V_PADDED: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr, TMA: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Online softmax over the cached keys of tiles begin..end; the first `num_keys` keys count.
 
     `scale` includes log2(e) unless scores are soft-capped. `k_tiles`, `v_tiles`: descriptors of the
