@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, CacheShape
 from batchgen.engine.attention.triton.paged import TritonBackend
 
 DEVICE = torch.device("cuda", 0)
@@ -109,7 +109,7 @@ def measure(
 ) -> tuple[float, float]:
     """Microseconds of one layer's forward (the cache write included), and of `prepare`."""
     metadata, blocks = build(lengths)
-    cache = backend.allocate(spec, blocks, BLOCK_SIZE, dtype, DEVICE)
+    cache = backend.allocate(spec, CacheShape(blocks, BLOCK_SIZE, dtype, DEVICE))
     for store in (cache.keys, cache.values):
         store.copy_(torch.randn(store.shape, dtype=torch.bfloat16, device=DEVICE))
     sizes = [spec.num_heads * spec.head_dim, *[spec.num_kv_heads * spec.head_dim] * 2]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from batchgen.engine.attention.cpu.paged import CpuAttention
-from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, CacheShape
 from batchgen.engine.kernels.build import load_kernels
 
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -112,7 +112,9 @@ def run_paged(
 ) -> list[torch.Tensor]:
     backend = CpuAttention(use_kernel=use_kernel)
     dtype = inputs[0][0].dtype
-    layer = backend.allocate(spec, cache.num_blocks, cache.block_size, dtype, torch.device("cpu"))
+    layer = backend.allocate(
+        spec, CacheShape(cache.num_blocks, cache.block_size, dtype, torch.device("cpu"))
+    )
     outs = [torch.full((q.shape[0], spec.num_heads, spec.v_head_dim), 9.0) for q, _, _ in inputs]
     for ranges in steps:
         metadata = cache.step(ranges, padding)
@@ -222,7 +224,7 @@ def test_bytes_per_block_is_what_allocate_takes(use_kernel: bool) -> None:
     backend = CpuAttention(use_kernel=use_kernel)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         spec = AttentionSpec(0, 4, 2, 20, 24, 0.25)
-        cache = backend.allocate(spec, 5, 16, dtype, torch.device("cpu"))
+        cache = backend.allocate(spec, CacheShape(5, 16, dtype, torch.device("cpu")))
         taken = cache.key.nbytes + cache.value.nbytes
         assert taken == 5 * backend.bytes_per_block(spec, 16, dtype)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from batchgen.engine.attention.interface import AttentionSpec
+from batchgen.engine.attention.interface import AttentionSpec, CacheShape
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import PREFERRED
 from batchgen.engine.config import EngineConfig
@@ -33,7 +33,7 @@ SPEC = AttentionSpec(0, 4, 2, 16, 8, 0.25)
 def attend(tokens: tuple[torch.Tensor, ...], dtype: torch.dtype) -> tuple[torch.Tensor, Any]:
     """One sequence, its last token's query after all others are cached."""
     backend, count = ReferenceBackend(), len(tokens[0])
-    cache = backend.allocate(SPEC, 4, 16, dtype, CPU)
+    cache = backend.allocate(SPEC, CacheShape(4, 16, dtype, CPU))
     for start, stop in ((0, count - 1), (count - 1, count)):
         metadata = make_metadata([Piece((2, 0, 3), start, stop)], 16, CPU)
         backend.prepare(metadata)

@@ -129,7 +129,7 @@ def test_an_optimisation_that_changes_answers_is_refused() -> None:
 def test_confirm_accepts_what_prove_returned() -> None:
     module = tiny_model("mistral")
     backend = ReferenceBackend()
-    expected = prove(module, "mistral", discover(module, "mistral", 97), backend, 97, 256)
+    expected = prove(module, discover(module, "mistral", 97), backend, 256)
     model = load_model_from(module, backend)
     with pytest.raises(ModelRefusedError):  # the window of 9 is crossed, and answers the same
         confirm(model, [logits.flip(0) for logits in expected])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.engine.attention import reference
-from batchgen.engine.attention.interface import AttentionSpec
+from batchgen.engine.attention.interface import AttentionSpec, CacheShape
 from batchgen.engine.attention.reference import ReferenceBackend, ReferenceCache
 from batchgen.engine.model.pieces import Piece, make_metadata
 
@@ -67,7 +67,7 @@ def run_paged(
     """All sequences in two steps, each cut at its own place, through one shuffled cache."""
     backend, per_sequence = ReferenceBackend(), 12
     num_blocks = per_sequence * len(sequences)
-    cache = backend.allocate(spec, num_blocks, block_size, torch.float32, CPU)
+    cache = backend.allocate(spec, CacheShape(num_blocks, block_size, torch.float32, CPU))
     order = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(1)).tolist()
     outputs: list[list[torch.Tensor]] = [[] for _ in sequences]
     for step in range(2):
@@ -123,7 +123,7 @@ def test_queries_in_small_chunks_give_the_same_answer(monkeypatch: pytest.Monkey
 
 def test_padding_is_neither_written_nor_attended() -> None:
     backend = ReferenceBackend()
-    cache = backend.allocate(PLAIN, 2, 4, torch.float32, CPU)
+    cache = backend.allocate(PLAIN, CacheShape(2, 4, torch.float32, CPU))
     metadata = make_metadata([Piece((1,), 0, 3)], 4, CPU)
     metadata.slot_mapping = torch.cat([metadata.slot_mapping, torch.tensor([-1, -1])])
     query, key, value = random_tokens(PLAIN, 5, 0)
@@ -137,7 +137,7 @@ def test_padding_is_neither_written_nor_attended() -> None:
 
 def test_a_step_without_sequences_answers_with_zeros() -> None:
     backend = ReferenceBackend()
-    cache = backend.allocate(PLAIN, 1, 4, torch.float32, CPU)
+    cache = backend.allocate(PLAIN, CacheShape(1, 4, torch.float32, CPU))
     metadata = make_metadata([Piece((0,), 0, 1)], 4, CPU)
     metadata.num_seqs = metadata.num_tokens = 0
     backend.prepare(metadata)
@@ -147,6 +147,6 @@ def test_a_step_without_sequences_answers_with_zeros() -> None:
 
 def test_bytes_per_block_is_what_a_cache_takes() -> None:
     backend = ReferenceBackend()
-    cache: ReferenceCache = backend.allocate(PLAIN, 5, 16, torch.bfloat16, CPU)
+    cache: ReferenceCache = backend.allocate(PLAIN, CacheShape(5, 16, torch.bfloat16, CPU))
     taken = cache.key.nbytes + cache.value.nbytes
     assert backend.bytes_per_block(PLAIN, 16, torch.bfloat16) * 5 == taken

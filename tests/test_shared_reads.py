@@ -19,6 +19,7 @@ from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
 from batchgen.engine.attention.interface import (
     AttentionMetadata,
     AttentionSpec,
+    CacheShape,
     SharedReads,
     SharingShape,
 )
@@ -173,7 +174,7 @@ def check(
     rng, draw = random.Random(1), torch.Generator().manual_seed(1)
     table, starts = tree(rng, num_rows, block_size, trunk, page)
     backend = make_backend()
-    cache = backend.allocate(spec, 4000, block_size, cache_dtype, DEVICE)
+    cache = backend.allocate(spec, CacheShape(4000, block_size, cache_dtype, DEVICE))
     for store in (cache.keys, cache.values):
         store.copy_((torch.randn(store.shape, generator=draw) / 2).to(DEVICE, cache_dtype))
     shape = backend.sharing([spec], cache_dtype, block_size, DEVICE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,12 @@ SMALL = {
         ((1, 1), (1, 17), (3, 65), (2, 1100)), SPEC, torch.float16, 64, 2, 2, cache_dtype=FLOAT8
     ),
 }
+
+
+def laid_out(case: Case, **poison: float) -> tuple[Step, Any, Any]:
+    """A step of the case, a backend, and its cache with what the step does not write."""
+    step, backend = build(case, DEVICE), make_backend()
+    return step, backend, filled_cache(backend, case, step, **poison)
 
 
 def run(case: Case, step: Step, **tuners) -> torch.Tensor:
@@ -167,9 +174,7 @@ def test_split_entries_give_the_same_result_every_time(
     lengths: tuple[tuple[int, int], ...],
 ) -> None:
     case = Case(lengths)
-    step = build(case, DEVICE)
-    backend = make_backend()
-    cache = filled_cache(backend, case, step)
+    step, backend, cache = laid_out(case)
     backend.prepare(step.metadata)
     inputs = (step.query, step.key, step.value, cache, case.spec, step.metadata)
     first = backend.forward(*inputs)
@@ -184,9 +189,7 @@ def test_a_token_without_a_slot_is_not_cached(
     lengths: tuple[tuple[int, int], ...],
 ) -> None:
     case = Case(lengths)
-    step = build(case, DEVICE)
-    backend = make_backend()
-    cache = filled_cache(backend, case, step, poison=7.0)
+    step, backend, cache = laid_out(case, poison=7.0)
     before = cache.keys.clone(), cache.values.clone()
     step.metadata.slot_mapping.fill_(-1)
     backend.forward(step.query, step.key, step.value, cache, case.spec, step.metadata)
@@ -220,9 +223,7 @@ def test_writes_to_a_float8_cache_round_saturate_and_keep_nan(
 @direct
 def test_padded_tokens_are_neither_computed_nor_cached() -> None:
     case = Case(((1, 20), (3, 3)), padded_seqs=3, padded_tokens=4)
-    step = build(case, DEVICE)
-    backend = make_backend()
-    cache = filled_cache(backend, case, step, poison=7.0)
+    step, backend, cache = laid_out(case, poison=7.0)
     before = cache.keys.clone(), cache.values.clone()
     backend.forward(step.query, step.key, step.value, cache, case.spec, step.metadata)
     changed = (cache.keys != before[0]).any(-1).any(1) | (cache.values != before[1]).any(-1).any(1)
@@ -233,9 +234,7 @@ def test_padded_tokens_are_neither_computed_nor_cached() -> None:
 @direct
 def test_two_passes_merge_by_their_log_sum_exp() -> None:
     case = Case(((1, 90), (1, 130), (1, 33)))
-    step = build(case, DEVICE)
-    backend = make_backend()
-    cache = filled_cache(backend, case, step)
+    step, backend, cache = laid_out(case)
     backend.forward(step.query, step.key, step.value, cache, case.spec, step.metadata)
     tables = step.metadata.block_tables
     prefix = 2 * case.block_size

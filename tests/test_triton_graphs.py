@@ -18,6 +18,8 @@ from triton_cases import (
     wide,
 )
 
+from batchgen.engine.attention.interface import CacheShape
+
 pytest.importorskip("triton", reason="triton is not installed: no CUDA backend to test")
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -32,7 +34,7 @@ def test_a_captured_step_serves_other_lengths(feature: str) -> None:
     bucket = {"padded_seqs": 16, "padded_tokens": 5000}
     steps = [build(replace(case, **bucket), DEVICE) for case in cases]
     spec, backend = cases[0].spec, make_backend()
-    cache = backend.allocate(spec, 400, 64, torch.bfloat16, torch.device(DEVICE))
+    cache = backend.allocate(spec, CacheShape(400, 64, torch.bfloat16, torch.device(DEVICE)))
     static = static_step(cases[0], steps)
     load_step(static, steps[0], cache)
 

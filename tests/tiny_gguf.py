@@ -205,20 +205,16 @@ def _cases() -> dict[str, Case]:
             BIASED | {"position_embd.weight": (CONTEXT, HIDDEN)},
             heads=(HEADS, HEADS),
         ),
-        "gptneox": Case(
-            "gptneox",
-            layer | half | {"use_parallel_residual": True},
-            neox,
-            BIASED,
-            heads=(HEADS, HEADS),
-        ),
-        "gptneox_serial": Case(
-            "gptneox",
-            layer | half | {"use_parallel_residual": False},
-            neox,
-            BIASED,
-            heads=(HEADS, HEADS),
-        ),
+        **{
+            name: Case(
+                "gptneox",
+                layer | half | {"use_parallel_residual": parallel},
+                neox,
+                BIASED,
+                heads=(HEADS, HEADS),
+            )
+            for name, parallel in (("gptneox", True), ("gptneox_serial", False))
+        },
         "command-r": Case(
             "command-r",
             layer | {"logit_scale": 0.5},

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, CacheShape
 from batchgen.engine.attention.reference import ReferenceBackend
 
 SPEC = AttentionSpec(0, 4, 2, 16, 16, 0.25)
@@ -143,7 +143,7 @@ def expected(case: Case, step: Step) -> torch.Tensor:
     oracle = ReferenceBackend()
     device = step.query.device
     dtype = case.cache_dtype or torch.float32
-    cache = oracle.allocate(case.spec, step.num_blocks, case.block_size, dtype, device)
+    cache = oracle.allocate(case.spec, CacheShape(step.num_blocks, case.block_size, dtype, device))
     cache.key[step.past_slots] = step.past[0].to(dtype)
     cache.value[step.past_slots] = step.past[1].to(dtype)
     metadata = replace(step.metadata, host=None)
@@ -169,7 +169,7 @@ def filled_cache(backend, case: Case, step: Step, poison: float = float("nan")):
     """A cache that holds the past, and poison wherever nothing may be read."""
     device = step.query.device
     dtype = case.cache_dtype or case.dtype
-    cache = backend.allocate(case.spec, step.num_blocks, case.block_size, dtype, device)
+    cache = backend.allocate(case.spec, CacheShape(step.num_blocks, case.block_size, dtype, device))
     for store, past in zip((cache.keys, cache.values), step.past, strict=True):
         store.fill_(poison)
         block, offset = step.past_slots // case.block_size, step.past_slots % case.block_size

@@ -141,7 +141,7 @@ def load_model_from(
     limits.check(model_type, max_model_len)
     wait_for_kernels()
     with timeline.span("proof"):
-        expected = prove(module, model_type, found, backend, vocab_size, limits.max_position)
+        expected = prove(module, found, backend, limits.max_position)
     if first is not None:
         check_copies(module, expected, first)
     weights = weigh(module)
@@ -149,7 +149,7 @@ def load_model_from(
         use_attention(module, "eager")
         with timeline.span("optimize"):
             optimize(module)
-    model = bind_model(module, model_type, found, backend, vocab_size, limits.max_position)
+    model = bind_model(module, found, backend, limits.max_position)
     if optimize and model.device.type == "cpu":
         bind_stack(model)
     if optimize and confirmed:

@@ -107,23 +107,23 @@ class AttentionMetadata:
     """What a backend prepared on the host for this step (see `AttentionBackend.prepare`)."""
 
 
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """A KV cache. `dtype`: the model's, or float8 (e4m3), then saturated on writing."""
+
+    num_blocks: int
+    block_size: int
+    dtype: torch.dtype
+    device: torch.device
+
+
 class AttentionBackend(Protocol):
     """Stateless but for its tuning; one instance serves all layers."""
 
     name: str
 
-    def allocate(
-        self,
-        spec: AttentionSpec,
-        num_blocks: int,
-        block_size: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> Any:
-        """The empty KV cache of one attention call, in this backend's own layout.
-
-        `dtype` is the cache's: the model's, or float8 (e4m3), then saturated on writing.
-        """
+    def allocate(self, spec: AttentionSpec, shape: CacheShape) -> Any:
+        """The empty KV cache of one attention call, in this backend's own layout."""
         ...
 
     def bytes_per_block(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> int:

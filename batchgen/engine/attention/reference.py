@@ -6,10 +6,11 @@ Runs on any device, clear before fast. Every faster backend is tested against th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, CacheShape
 
 __all__ = ["ReferenceBackend", "ReferenceCache"]
 
@@ -69,19 +70,12 @@ class ReferenceBackend:
 
     name = "reference"
 
-    def allocate(
-        self,
-        spec: AttentionSpec,
-        num_blocks: int,
-        block_size: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> ReferenceCache:
-        """Zeroed rows for `num_blocks * block_size` tokens."""
-        shape = (num_blocks * block_size, spec.num_kv_heads)
+    def allocate(self, spec: AttentionSpec, shape: CacheShape) -> ReferenceCache:
+        """Zeroed rows for the tokens of all blocks."""
+        rows = (shape.num_blocks * shape.block_size, spec.num_kv_heads)
+        kind: dict[str, Any] = {"dtype": shape.dtype, "device": shape.device}
         return ReferenceCache(
-            torch.zeros(*shape, spec.head_dim, dtype=dtype, device=device),
-            torch.zeros(*shape, spec.v_head_dim, dtype=dtype, device=device),
+            torch.zeros(*rows, spec.head_dim, **kind), torch.zeros(*rows, spec.v_head_dim, **kind)
         )
 
     def bytes_per_block(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> int:

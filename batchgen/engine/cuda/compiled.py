@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from batchgen.engine.model.binding import CALL_ATTRIBUTE, AttentionCall
 from batchgen.engine.model.model import Model
@@ -29,15 +29,9 @@ class OpaqueCall:
         self.call = call
         self.number = torch.tensor(number)  # int64 [], on the host: reading it waits for nothing
 
-    def __call__(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        sinks: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> Tensor:
         """Attend over the paged cache; shapes as `AttentionBackend.forward`."""
-        out: torch.Tensor = _attend(query, key, value, sinks, self.number)
+        out: Tensor = _attend(query, key, value, sinks, self.number)
         return out
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from batchgen.engine.attention.interface import AttentionSpec
+from batchgen.engine.attention.interface import AttentionSpec, CacheShape
 from batchgen.engine.attention.triton.cache import write_cache
 from batchgen.engine.attention.triton.paged import TritonBackend
 from batchgen.engine.attention.triton.plan import ITEM_WORDS, Plan, PlanKey, ceil_div, make_plan
@@ -58,7 +58,9 @@ def kernel_calls(
 ) -> Iterator[Call]:
     """One call for each kernel that a layer of this kind compiles."""
     backend = _Apart()
-    cache = backend.allocate(spec, 2 * _PROMPT // block_size, block_size, cache_dtype, device)
+    cache = backend.allocate(
+        spec, CacheShape(2 * _PROMPT // block_size, block_size, cache_dtype, device)
+    )
     keys = [launch.key for launch in backend.launches(spec, cache)]
     sinks = torch.zeros(spec.num_heads, dtype=dtype, device=device) if spec.has_sinks else None
     for num_tokens in (1, _PROMPT):

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from batchgen.engine.attention.interface import AttentionBackend, AttentionMetadata, AttentionSpec
@@ -43,13 +42,7 @@ class StepContext:
 class BoundCall(Protocol):
     """What hangs on a module that attends: `AttentionCall`, `CallCursor`, `compiled.OpaqueCall`."""
 
-    def __call__(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        sinks: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> Tensor:
         """Attend over the paged cache; shapes as `AttentionBackend.forward`."""
         ...
 
@@ -63,13 +56,7 @@ class AttentionCall:
     step: StepContext
     cache: Any = None
 
-    def __call__(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        sinks: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> Tensor:
         """Attend over the paged cache; shapes as `AttentionBackend.forward`."""
         metadata = self.step.metadata
         assert metadata is not None
@@ -85,13 +72,7 @@ class CallCursor:
         self.calls = tuple(calls)
         self.position = 0
 
-    def __call__(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        sinks: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> Tensor:
         """The next call's attention."""
         call = self.calls[self.position]
         self.position += 1
@@ -100,13 +81,13 @@ class CallCursor:
 
 def attend(
     module: nn.Module,
-    query: torch.Tensor,  # [1, num_heads, num_tokens, head_dim]
-    key: torch.Tensor,  # [1, num_kv_heads, num_tokens, head_dim]
-    value: torch.Tensor,  # [1, num_kv_heads, num_tokens, v_head_dim]
-    attention_mask: torch.Tensor | None,
-    s_aux: torch.Tensor | None = None,
+    query: Tensor,  # [1, num_heads, num_tokens, head_dim]
+    key: Tensor,  # [1, num_kv_heads, num_tokens, head_dim]
+    value: Tensor,  # [1, num_kv_heads, num_tokens, v_head_dim]
+    attention_mask: Tensor | None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, None]:  # [1, num_tokens, num_heads, v_head_dim]
+) -> tuple[Tensor, None]:  # [1, num_tokens, num_heads, v_head_dim]
     """The function transformers calls: scale, window and soft cap were settled by discovery."""
     call: BoundCall = getattr(module, CALL_ATTRIBUTE)
     row = call(query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), s_aux)

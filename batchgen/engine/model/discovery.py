@@ -43,9 +43,11 @@ class CallSite:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """All attention calls of a forward, in order. `exact_length`: the tokens a sequence may have
-    for the specs to describe the model's masks; None = no limit seen."""
+    """All attention calls of a model's forward, in order. `exact_length`: the tokens a sequence may
+    have for the specs to describe the model's masks; None = no limit seen."""
 
+    model_type: str
+    vocab_size: int
     calls: tuple[CallSite, ...]
     exact_length: int | None
 
@@ -108,7 +110,8 @@ def discover(module: nn.Module, model_type: str, vocab_size: int) -> Discovery:
             f"({type(error).__name__}: {error})",
             "update transformers, or take a decoder that is proven: `batchgen docs models`",
         ) from error
-    return Discovery(tuple(recorder.calls), min(recorder.exact_lengths, default=None))
+    exact_length = min(recorder.exact_lengths, default=None)
+    return Discovery(model_type, vocab_size, tuple(recorder.calls), exact_length)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from batchgen.engine.attention.interface import AttentionBackend, AttentionSpec
+from batchgen.engine.attention.interface import AttentionBackend, AttentionSpec, CacheShape
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import backend_name
 from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
@@ -120,7 +120,7 @@ def _attend(
     heads = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
     dims = (spec.head_dim, spec.head_dim, spec.v_head_dim)
     sinks = torch.randn(spec.num_heads, generator=draw).to(device, dtype)
-    cache = backend.allocate(spec, 16, GPU_BLOCK_SIZE, torch.float8_e4m3fn, device)
+    cache = backend.allocate(spec, CacheShape(16, GPU_BLOCK_SIZE, torch.float8_e4m3fn, device))
     tables = ((4, 1, 9, 6, 12), (2, 11, 3, 0, 7))
     found = []
     for step in _STEPS:

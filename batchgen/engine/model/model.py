@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from batchgen.engine.attention.interface import AttentionBackend, AttentionMetadata, AttentionSpec
+from batchgen.engine.attention.interface import (
+    AttentionBackend,
+    AttentionMetadata,
+    AttentionSpec,
+    CacheShape,
+)
 from batchgen.engine.model.binding import AttentionCall, CallCursor, StepContext, bind
 from batchgen.engine.model.discovery import Discovery
 from batchgen.engine.model.limits import freeze_rope
@@ -63,10 +68,9 @@ class Model:
     def allocate_cache(self, num_blocks: int, block_size: int) -> None:
         """Give every attention call its own empty KV cache; an earlier one is dropped."""
         self.release_cache()
+        shape = CacheShape(num_blocks, block_size, self.cache_dtype, self.device)
         for call in self.calls:
-            call.cache = self.backend.allocate(
-                call.spec, num_blocks, block_size, self.cache_dtype, self.device
-            )
+            call.cache = self.backend.allocate(call.spec, shape)
 
     def release_cache(self) -> None:
         """Free the KV cache."""
@@ -105,12 +109,7 @@ class Model:
 
 
 def bind_model(
-    module: nn.Module,
-    model_type: str,
-    found: Discovery,
-    backend: AttentionBackend,
-    vocab_size: int,
-    max_position: int,
+    module: nn.Module, found: Discovery, backend: AttentionBackend, max_position: int
 ) -> Model:
     """Bind a module's attention calls to `backend`; the module is used as it is from then on."""
     freeze_rope(module)
@@ -120,9 +119,9 @@ def bind_model(
     parameter = next(module.parameters())
     return Model(
         module=module,
-        model_type=model_type,
+        model_type=found.model_type,
         specs=found.specs,
-        vocab_size=vocab_size,
+        vocab_size=found.vocab_size,
         max_position=max_position,
         dtype=parameter.dtype,
         cache_dtype=parameter.dtype,

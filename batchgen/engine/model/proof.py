@@ -54,30 +54,25 @@ that are quantised, `LOOSE`."""
 
 
 def prove(
-    module: nn.Module,
-    model_type: str,
-    found: Discovery,
-    backend: AttentionBackend,
-    vocab_size: int,
-    max_position: int,
+    module: nn.Module, found: Discovery, backend: AttentionBackend, max_position: int
 ) -> list[torch.Tensor]:
     """Raises ModelRefusedError, naming the model and what differed, unless both sides agree.
 
     Returns `own_logits` of the module as it is.
     """
-    subject = clone_module(module)
+    subject, vocab_size = clone_module(module), found.vocab_size
     shrunk = shrink(subject, max_position)
     if shrunk:
-        found = _rediscover(subject, model_type, found, vocab_size)
+        found = _rediscover(subject, found)
     try:
         expected = own_logits(subject, vocab_size)
-        model = bind_model(subject, model_type, found, backend, vocab_size, max(LENGTHS))
+        model = bind_model(subject, found, backend, max(LENGTHS))
         worst = compare(model, expected, STEPS)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
         what = f"its forward failed ({type(error).__name__}: {error})"
-        raise _refused(model_type, what) from error
+        raise _refused(found.model_type, what) from error
     if worst > allowed_error(module) and (model.dtype != torch.float32 or is_quantized(subject)):
         worst -= 3 * _own_noise(subject, vocab_size)  # experts that change sides at a rounding
     _judge(model, worst)
@@ -161,16 +156,14 @@ def own_logits(module: nn.Module, vocab_size: int, *, copied: bool = True) -> li
     return found
 
 
-def _rediscover(
-    subject: nn.Module, model_type: str, found: Discovery, vocab_size: int
-) -> Discovery:
+def _rediscover(subject: nn.Module, found: Discovery) -> Discovery:
     """The shrunk clone's own attention: windows where the model has them, and nowhere else."""
-    again = discover(subject, model_type, vocab_size)
+    again = discover(subject, found.model_type, found.vocab_size)
     for before, after in zip(found.specs, again.specs, strict=True):
         expected = None if before.sliding_window is None else min(before.sliding_window, SMALL)
         if after.sliding_window != expected:
             raise _refused(
-                model_type,
+                found.model_type,
                 f"attention call {before.index} has a sliding window of {before.sliding_window} "
                 "tokens that does not follow the config's sliding_window",
             )

@@ -13,7 +13,7 @@ import torch
 
 from batchgen.engine.attention.cpu.lazy_memory import lazy_zeros
 from batchgen.engine.attention.cpu.plain_torch import TorchCache, attend, write
-from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, CacheShape
 from batchgen.engine.kernels.build import load_kernels
 
 __all__ = ["CpuAttention", "HostStep"]
@@ -96,17 +96,11 @@ class CpuAttention:
             ]
             self._library.paged_attention.restype = None
 
-    def allocate(
-        self,
-        spec: AttentionSpec,
-        num_blocks: int,
-        block_size: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> _KernelCache | TorchCache:
+    def allocate(self, spec: AttentionSpec, shape: CacheShape) -> _KernelCache | TorchCache:
         """The empty cache of one attention call; zeros, so that nothing stale is ever NaN."""
+        num_blocks, block_size, dtype = shape.num_blocks, shape.block_size, shape.dtype
         if not self.has_kernel(spec, block_size, dtype):
-            return TorchCache.allocate(spec, num_blocks, block_size, dtype, device)
+            return TorchCache.allocate(spec, shape)
         v_pad = _rounded_up(spec.v_head_dim)
         key = lazy_zeros(num_blocks, spec.num_kv_heads, spec.head_dim, block_size, dtype=dtype)
         value = lazy_zeros(num_blocks, spec.num_kv_heads, block_size, v_pad, dtype=dtype)

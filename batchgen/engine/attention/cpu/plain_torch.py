@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, CacheShape
 
 __all__ = ["TorchCache", "attend", "write"]
 
@@ -30,19 +31,13 @@ class TorchCache:
     value: torch.Tensor  # [num_blocks * block_size, num_kv_heads, v_head_dim]
 
     @classmethod
-    def allocate(
-        cls,
-        spec: AttentionSpec,
-        num_blocks: int,
-        block_size: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> TorchCache:
+    def allocate(cls, spec: AttentionSpec, shape: CacheShape) -> TorchCache:
         """The empty cache; zeros, so that nothing stale is ever NaN."""
-        rows = num_blocks * block_size
-        key = torch.zeros(rows, spec.num_kv_heads, spec.head_dim, dtype=dtype, device=device)
-        value = torch.zeros(rows, spec.num_kv_heads, spec.v_head_dim, dtype=dtype, device=device)
-        return cls(key, value)
+        rows = (shape.num_blocks * shape.block_size, spec.num_kv_heads)
+        kind: dict[str, Any] = {"dtype": shape.dtype, "device": shape.device}
+        return cls(
+            torch.zeros(*rows, spec.head_dim, **kind), torch.zeros(*rows, spec.v_head_dim, **kind)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from batchgen.engine.attention.interface import AttentionSpec
+from batchgen.engine.attention.interface import AttentionSpec, CacheShape
 from batchgen.engine.attention.triton.float8 import saturated
 from batchgen.engine.attention.triton.tuning import Tile
 
@@ -34,14 +34,12 @@ class PagedCache:
         return self.keys.shape[2]
 
 
-def allocate_cache(
-    spec: AttentionSpec, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-) -> PagedCache:
+def allocate_cache(spec: AttentionSpec, shape: CacheShape) -> PagedCache:
     """An empty cache."""
-    shape = (num_blocks, spec.num_kv_heads, block_size)
+    sizes = (shape.num_blocks, spec.num_kv_heads, shape.block_size)
+    kind: dict[str, Any] = {"dtype": shape.dtype, "device": shape.device}
     return PagedCache(
-        torch.zeros((*shape, spec.head_dim), dtype=dtype, device=device),
-        torch.zeros((*shape, spec.v_head_dim), dtype=dtype, device=device),
+        torch.zeros((*sizes, spec.head_dim), **kind), torch.zeros((*sizes, spec.v_head_dim), **kind)
     )
 
 
@@ -90,19 +88,10 @@ def write_cache(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def write_tokens(
-    source: tl.tensor,
-    cache: tl.tensor,
-    tokens: tl.tensor,
-    heads: tl.tensor,
-    slots: tl.tensor,
-    valid: tl.tensor,
-    stride: tl.tensor,
-    head_stride: tl.tensor,
-    NUM_KV_HEADS: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    DIM: tl.constexpr,
-    PADDED: tl.constexpr,
-) -> None:
+    source: tl.tensor, cache: tl.tensor, tokens: tl.tensor, heads: tl.tensor, slots: tl.tensor,
+    valid: tl.tensor, stride: tl.tensor, head_stride: tl.tensor, NUM_KV_HEADS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
+) -> None:  # fmt: skip
     """Copy rows of `source` [num_tokens, num_kv_heads, DIM] to their slots.
 
     heads or tokens may be a scalar; slots and valid are [n]. Slots below 0 are skipped.
@@ -119,23 +108,12 @@ def write_tokens(
 
 @triton.jit(do_not_specialize_on_alignment=["slot_mapping"])  # type: ignore[untyped-decorator]
 def write_kernel(
-    key: tl.tensor,
-    value: tl.tensor,
-    k_cache: tl.tensor,
-    v_cache: tl.tensor,
-    slot_mapping: tl.tensor,
-    key_stride: tl.tensor,
-    key_head_stride: tl.tensor,
-    value_stride: tl.tensor,
-    value_head_stride: tl.tensor,
-    NUM_KV_HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    V_DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    HEADS: tl.constexpr,
-    PADDED: tl.constexpr,
-    V_PADDED: tl.constexpr,
-) -> None:
+    key: tl.tensor, value: tl.tensor, k_cache: tl.tensor, v_cache: tl.tensor,
+    slot_mapping: tl.tensor, key_stride: tl.tensor, key_head_stride: tl.tensor,
+    value_stride: tl.tensor, value_head_stride: tl.tensor, NUM_KV_HEADS: tl.constexpr,
+    DIM: tl.constexpr, V_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, HEADS: tl.constexpr,
+    PADDED: tl.constexpr, V_PADDED: tl.constexpr,
+) -> None:  # fmt: skip
     """One program per token."""
     token = tl.program_id(0)
     slot = tl.load(slot_mapping + token).to(tl.int64)

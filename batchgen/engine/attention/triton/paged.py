@@ -11,13 +11,17 @@ The workspace of split entries is shared by all layers: run one step at a time o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, SharingShape
+from batchgen.engine.attention.interface import (
+    AttentionMetadata,
+    AttentionSpec,
+    CacheShape,
+    SharingShape,
+)
 from batchgen.engine.attention.triton.cache import (
     PagedCache,
     allocate_cache,
@@ -25,10 +29,17 @@ from batchgen.engine.attention.triton.cache import (
     write_cache,
 )
 from batchgen.engine.attention.triton.kernels import attention_kernel
-from batchgen.engine.attention.triton.launches import Launch, make_launch, needed, workspace_rows
+from batchgen.engine.attention.triton.launches import (
+    Launch,
+    constants,
+    make_launch,
+    needed,
+    scale_of,
+    workspace_rows,
+)
 from batchgen.engine.attention.triton.plan import Plan, PlanKey, make_plan
 from batchgen.engine.attention.triton.sharing import common_spec, read_shared, sharing_shape
-from batchgen.engine.attention.triton.tuning import Tile, Tuner, chunk_tile, decode_tile, padded
+from batchgen.engine.attention.triton.tuning import Tile, Tuner, chunk_tile, decode_tile
 from batchgen.engine.attention.triton.workspace import Workspace
 
 __all__ = ["Launch", "TritonBackend"]
@@ -50,16 +61,9 @@ class TritonBackend:
     )
     _workspaces: dict[torch.device, Workspace] = field(default_factory=dict)
 
-    def allocate(
-        self,
-        spec: AttentionSpec,
-        num_blocks: int,
-        block_size: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> PagedCache:
+    def allocate(self, spec: AttentionSpec, shape: CacheShape) -> PagedCache:
         """An empty cache; also grows the workspace, so call it before any capture."""
-        cache = allocate_cache(spec, num_blocks, block_size, dtype, device)
+        cache = allocate_cache(spec, shape)
         self.launches(spec, cache)
         return cache
 
@@ -158,7 +162,6 @@ class TritonBackend:
         plan = _plan(plan_key, metadata)
         space, shared = self._workspace(query.device), metadata.shared
         acc, stats = space.pieces(chunks=launch.key.min_rows > 0)
-        softcap = spec.softcap or 0.0
         attention_kernel[(plan.max_items * spec.num_kv_heads,)](
             query,
             key,
@@ -178,8 +181,8 @@ class TritonBackend:
             metadata.seq_lens if shared is None else shared.rows,
             space.shared_acc,
             space.shared_stats,
-            spec.scale if softcap else spec.scale * math.log2(math.e),
-            softcap,
+            scale_of(spec),
+            spec.softcap or 0.0,
             launch.key.window,
             query.stride(0),
             query.stride(1),
@@ -189,26 +192,13 @@ class TritonBackend:
             value.stride(1),
             metadata.block_tables.stride(0),
             GROUP=launch.key.group,
-            NUM_KV_HEADS=spec.num_kv_heads,
-            DIM=spec.head_dim,
-            V_DIM=spec.v_head_dim,
-            PADDED=padded(spec.head_dim),
-            V_PADDED=padded(spec.v_head_dim),
-            BLOCK_M=tile.block_m,
-            BLOCK_N=tile.block_n,
-            BLOCK_SIZE=cache.block_size,
             HAS_WINDOW=launch.key.window > 0,
-            HAS_SOFTCAP=softcap > 0,
             HAS_SINKS=sinks is not None,
             RETURN_LSE=lse is not None,
-            PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
             ONE_LOOP=tile.one_loop,
             WRITE=new is not None,
             SHARED_M=self._shared_tile(spec, cache).block_m if plan_key.shared else 0,
-            TMA=tile.tma,
-            maxnreg=tile.max_registers,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
+            **constants(spec, cache.block_size, tile, query.dtype),
         )
 
     def sharing(
