@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ NAMES = {
 HEADS = {"attn_q": 4, "attn_k": 2}
 
 
-def write_gguf(path: Path, module: Any, kind: Any) -> None:
-    """A llama as llama.cpp's converter lays it out: rotary halves interleaved in q and k."""
+def write_gguf(path: Path, module: Any, kind: Any, kinds: Mapping[str, Any] | None = None) -> None:
+    """A llama as llama.cpp's converter lays it out: rotary halves interleaved in q and k. `kinds`:
+    of tensors by their stem; None leaves one out."""
     config = module.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_file_type(0 if kind == gguf.GGMLQuantizationType.F32 else 7)
@@ -61,6 +63,9 @@ def write_gguf(path: Path, module: Any, kind: Any) -> None:
             name = name.replace(ours, theirs)
         data = interleaved(tensor.numpy(), HEADS.get(name.split(".")[-2]))
         own = kind if data.ndim == 2 else gguf.GGMLQuantizationType.F32
+        own = (kinds or {}).get(name.split(".")[-2], own)
+        if own is None:
+            continue
         writer.add_tensor(name, gguf.quantize(data, own), raw_dtype=own)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

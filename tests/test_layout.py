@@ -22,7 +22,7 @@ FLOORS = [
     ["batchgen.gguf.architectures"],
     ["batchgen.engine"],  # its plain values; its face stands higher, below
     ["batchgen.engine.kernels", "batchgen.engine.prefix", "batchgen.engine.attention"],
-    ["batchgen.engine.grammar"],
+    ["batchgen.engine.grammar", "batchgen.engine.packed"],
     ["batchgen.engine.scheduling"],
     ["batchgen.engine.attention.cpu", "batchgen.engine.attention.triton"],
     ["batchgen.engine.gguf", "batchgen.engine.quantization"],

@@ -58,7 +58,8 @@ class EngineConfig:
     kv_cache_dtype: str = "auto"
     """`auto`: the model's dtype; `fp8`: float8 (e4m3, scale 1), half the bytes, rounded."""
     quantization: str | None = None
-    """`int8`: weights of linear layers in int8 on the CPU, opt-in."""
+    """`int8`: weights of linear layers in int8 on the CPU, opt-in. `gguf`: a GGUF file's weights
+    stay in its blocks, on the CPU; `none`: they do not. None: see `gguf.weights_kept`."""
     load_format: str = "auto"
     """`dummy`: random weights of the real shapes, for benchmarks; the folder needs only its
     config.json."""

@@ -39,6 +39,7 @@ from batchgen.engine.model.proof import (
     own_logits,
     prove,
 )
+from batchgen.engine.model.quantization import settle_quantization
 from batchgen.engine.model.quantized import Quantized
 from batchgen.engine.model.random_weights import load_random
 from batchgen.engine.model.rounding import check_quantization, round_module
@@ -48,6 +49,7 @@ from batchgen.engine.parallel.splitting import check_config, check_devices, chec
 from batchgen.engine.quantization.proof import has_quantized, settle_layers
 from batchgen.engine.weights import weigh
 from batchgen.errors import ModelRefusedError, UsageError
+from batchgen.gguf.weights_kept import PACKED
 from batchgen.startup import timeline
 from batchgen.startup.kernels import wait_for_kernels
 
@@ -64,6 +66,7 @@ def load_model(config: EngineConfig, group: Group | None = None) -> Model:
     """Load and prove the model, or this rank's part of it. Raises ModelRefusedError before any row
     is touched."""
     device = resolve_device(config.device)
+    config = settle_quantization(config, device)
     check_quantization(config, device)
     check_kv_cache_dtype(config, device)
     with timeline.span("weights"):
@@ -101,7 +104,7 @@ def _attach(module: Any, config: EngineConfig) -> AttachedAdapters | None:
     """Before anything is bound or packed. None: there is none, or it is part of the weights now."""
     if not config.adapters:
         return None
-    if config.chooses_adapters and config.quantization is not None:
+    if config.chooses_adapters and config.quantization == "int8":
         text = f"--quantization {config.quantization} and several adapters are both given"
         raise UsageError(text, "leave one of the two out; a single adapter is merged")
     module = module.eval().requires_grad_(False)
@@ -192,8 +195,9 @@ def _optimizer(config: EngineConfig, device: torch.device) -> Callable[[Any], ob
 
 
 def _optimize_for_cpu(module: Any, quantization: str | None) -> None:
-    packed = optimize_for_cpu(module, module.dtype, quantization)
-    if quantization is not None and not packed:
+    rounded = quantization if quantization == "int8" else None
+    packed = optimize_for_cpu(module, module.dtype, rounded)
+    if rounded is not None and not packed:
         raise UsageError(
             f"--quantization {quantization} is not available here: it needs a C compiler, oneDNN, "
             "and weights in float32 or bfloat16",
@@ -243,7 +247,7 @@ def _load_module(config: EngineConfig, device: torch.device) -> tuple[Any, Quant
         if path.is_file():
             from batchgen.engine.model.gguf import load_gguf
 
-            return load_gguf(path, dtype), None
+            return load_gguf(path, dtype, packed=config.quantization == PACKED), None
         return _load_folder(path, dtype, config, device)
     except (UsageError, ModelRefusedError):
         raise

@@ -57,7 +57,11 @@ def _count(parameter: Any) -> int:
 
 
 def _bytes(parameter: torch.Tensor) -> int:
-    """Of the tensors inside, for tensor classes that hold packed numbers and their scales."""
+    """Of the tensors inside, for tensor classes that hold packed numbers and their scales; of what
+    a parameter stands for, where it says so."""
+    held: int | None = getattr(parameter, "held_bytes", None)
+    if held is not None:
+        return held
     flatten = getattr(parameter, "__tensor_flatten__", None)
     if flatten is None:
         return parameter.nbytes

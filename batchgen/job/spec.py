@@ -143,7 +143,7 @@ class JobSpec:
                 f"--deterministic computes in float32, and --dtype asks for {self.dtype}",
                 "leave one of the two out",
             )
-        if self.deterministic and self.quantization is not None:
+        if self.deterministic and self.quantization not in (None, "none"):
             raise UsageError(
                 f"--quantization {self.quantization} rounds the inputs of layers, so "
                 "--deterministic cannot hold",
@@ -167,7 +167,7 @@ class JobSpec:
         others = {
             "--engine echo, which has no model": self.engine == "echo",
             "--adapter: merge it into the model's folder (peft)": self.input.adapters,
-            f"--quantization {self.quantization}": self.quantization,
+            f"--quantization {self.quantization}": self.quantization not in (None, "none"),
         }
         clash = next((what for what, given in others.items() if given), None)
         if self.tensor_parallel > 1 and clash is not None:

@@ -18,6 +18,7 @@ from batchgen.engine.cpu.mlp import GatedMlp
 from batchgen.engine.cpu.norm import RmsNorm
 from batchgen.engine.kernels.ops import Weight, WeightKind
 from batchgen.engine.model.binding import CALL_ATTRIBUTE, AttentionCall
+from batchgen.engine.packed.product import PackedProduct
 
 __all__ = ["LayerParts", "layer_parts"]
 
@@ -72,14 +73,14 @@ def layer_parts(layer: nn.Module, dtype: torch.dtype) -> LayerParts | None:
     head_norms = [None if head is None else _norm(head, dtype) for head in heads]
     qkv, o = _joined(attention), _bound(attention.o_proj)
     mlp = _bound(children["mlp"])
-    if not isinstance(o, PackedLinear) or not isinstance(mlp, GatedMlp) or qkv is None:
+    if not isinstance(mlp, GatedMlp):
         return None
     if any(n is None for n in norms) or (head_norms[0] is None) != (head_norms[1] is None):
         return None
     if any(head is not None and norm is None for head, norm in zip(heads, head_norms, strict=True)):
         return None
     linears = [qkv, o, mlp.gate_up, mlp.down]
-    if not all(isinstance(linear, PackedLinear) for linear in linears):
+    if not all(_runs_in_c(linear) for linear in linears):
         return None
     return _assemble(layer, call, [*norms, *head_norms], linears)
 
@@ -107,8 +108,14 @@ def _assemble(
         *(0.0 if norm is None else norm.eps for norm in norms),
         *(0 if norm is None else int(norm.round_first) for norm in norms),
     )
-    rounds = any(linear.kind == WeightKind.INT8 for linear in linears)
+    rounds = any(linear.kind in (WeightKind.INT8, WeightKind.BLOCKS) for linear in linears)
     return LayerParts(layer, call, hidden, intermediate, block, (norms, linears), rounds)
+
+
+def _runs_in_c(linear: Any) -> bool:
+    if isinstance(linear, PackedProduct):
+        return linear.handle is not None
+    return isinstance(linear, PackedLinear)
 
 
 def _plain_attention(attention: Any) -> bool:
@@ -133,7 +140,7 @@ def _norm(module: nn.Module, dtype: torch.dtype) -> RmsNorm | None:
     return norm if isinstance(norm, RmsNorm) and norm.dtype == dtype else None
 
 
-def _joined(attention: Any) -> PackedLinear | None:
+def _joined(attention: Any) -> Any:
     """q, k and v as one product, in this order."""
     members = [_bound(getattr(attention, name)) for name in _PROJECTIONS]
     if not all(isinstance(member, JoinedMember) for member in members):
@@ -141,5 +148,4 @@ def _joined(attention: Any) -> PackedLinear | None:
     joined = members[0].joined
     in_order = all(m.joined is joined and m.index == i for i, m in enumerate(members))
     whole = in_order and len(joined.sizes) == len(members)
-    function = joined.function
-    return function if whole and isinstance(function, PackedLinear) else None
+    return joined.function if whole else None

@@ -15,7 +15,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-__all__ = ["LinearCall", "is_plain", "record_calls", "siblings"]
+from batchgen.engine.packed.layers import PackedLayer
+
+__all__ = ["LinearCall", "is_layer", "is_packed", "is_plain", "record_calls", "siblings"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -39,12 +41,28 @@ def is_plain(module: nn.Module) -> bool:
     """Whether the layer is x weight^T + bias, of ordinary tensors, and nothing else."""
     if type(module) is not nn.Linear and type(module) is not Conv1D:
         return False
-    if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
+    if not _is_bare(module):
         return False
     own = module._parameters
     ordinary = all(type(part) is nn.Parameter for part in own.values() if part is not None)
     weight = own.get("weight")
     return ordinary and weight is not None and weight.dtype in _DTYPES
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether the layer computes with a GGUF file's blocks, and nothing else."""
+    return type(module) is PackedLayer and _is_bare(module)
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether it is either of the two."""
+    return is_plain(module) or is_packed(module)
+
+
+def _is_bare(module: nn.Module) -> bool:
+    """Whether its class alone says what it computes."""
+    own = "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks
+    return not own
 
 
 def record_calls(

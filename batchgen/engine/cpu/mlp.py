@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from batchgen.engine.cpu.linear import LinearFunction
-from batchgen.engine.cpu.linear_calls import is_plain
+from batchgen.engine.cpu.linear_calls import is_layer, is_packed
 from batchgen.engine.kernels.ops import Operators
 
 __all__ = ["GatedMlp", "fast_gated_mlp"]
@@ -26,7 +28,7 @@ _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 _PROBE_ROWS = 6
 
 _LOOSE = 0.1
-"""For weights in 8 bits: the structure is what is checked."""
+"""For weights or rows in 8 bits: the structure is what is checked."""
 
 Pack = Callable[[list[nn.Linear]], LinearFunction | None]
 """Packs the joined rows of some layers."""
@@ -59,6 +61,7 @@ def fast_gated_mlp(
     if joined is None or last is None:
         return None
     forward = GatedMlp(joined, last, operators.silu_mul)
+    exact = exact and not any(is_packed(part) for part in (*gates, down))
     tolerance = _TOLERANCE[down.weight.dtype] if exact else _LOOSE
     return (forward, [*gates, down]) if _equal(module, forward, tolerance) else None
 
@@ -71,13 +74,13 @@ def _parts(module: nn.Module) -> tuple[list[nn.Linear], nn.Linear] | None:
             continue
         gates = [children[name] for name in gate_names]
         down = children[down_name]
-        if all(type(part) is nn.Linear and is_plain(part) for part in (*gates, down)):
+        if all(type(part) is not Conv1D and is_layer(part) for part in (*gates, down)):
             return gates, down  # type: ignore[return-value]
     return None
 
 
 def _equal(module: nn.Module, forward: LinearFunction, tolerance: float) -> bool:
-    first = next(layer for layer in module.modules() if isinstance(layer, nn.Linear))
+    first: Any = next(layer for layer in module.modules() if is_layer(layer))
     size, dtype = first.in_features, first.weight.dtype
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, _PROBE_ROWS, size, generator=generator).to(dtype)

@@ -23,10 +23,18 @@ from batchgen.engine.cpu.linear import (
     PackedLinear,
     pack_weight,
 )
-from batchgen.engine.cpu.linear_calls import LinearCall, is_plain, record_calls, siblings
+from batchgen.engine.cpu.linear_calls import (
+    LinearCall,
+    is_layer,
+    is_packed,
+    record_calls,
+    siblings,
+)
 from batchgen.engine.cpu.mlp import fast_gated_mlp
 from batchgen.engine.cpu.norm import fast_rms_norm
 from batchgen.engine.cpu.rope import fast_rope_forward
+from batchgen.engine.packed.layers import hollow
+from batchgen.engine.packed.product import join_products
 
 __all__ = ["optimize_for_cpu", "pack_layers"]
 
@@ -49,7 +57,7 @@ def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | N
     """
     if dtype not in _DTYPES:
         return 0
-    calls = record_calls(model, lambda: _small_forward(model))
+    calls = record_calls(model, lambda: _small_forward(model), is_layer)
     called = {id(call.module) for call in calls}
     if quantization is not None:
         _bind_ends(model)
@@ -78,7 +86,7 @@ def pack_layers(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def _packable(module: Any) -> bool:
-    return is_plain(module) and module.weight.dtype in _DTYPES
+    return is_layer(module) and module.weight.dtype in _DTYPES
 
 
 def _small_forward(model: nn.Module) -> None:
@@ -95,6 +103,8 @@ def _weight(module: Any) -> torch.Tensor:
 
 def _pack(modules: Sequence[Any], pack: Pack) -> LinearFunction | None:
     """Layers of one input as one product."""
+    if any(is_packed(module) for module in modules):
+        return _joined(modules)
     weight = torch.cat([_weight(module) for module in modules])
     biases = [module.bias for module in modules]
     if all(bias is None for bias in biases):
@@ -106,6 +116,13 @@ def _pack(modules: Sequence[Any], pack: Pack) -> LinearFunction | None:
     return pack(weight, torch.cat(parts))
 
 
+def _joined(modules: Sequence[Any]) -> LinearFunction | None:
+    """Of layers that keep a GGUF file's blocks, all of them."""
+    if not all(is_packed(module) and module.product.kernels is not None for module in modules):
+        return None
+    return join_products([module.product for module in modules])
+
+
 def _bind(module: Any, forward: LinearFunction) -> None:
     module.forward = forward
 
@@ -113,8 +130,7 @@ def _bind(module: Any, forward: LinearFunction) -> None:
 def _release(module: Any) -> None:
     """Drop a packed layer's own weight. Shape, dtype and device can still be asked for; values are
     NaN, so that code which reads them fails loudly."""
-    hollow = torch.full((), torch.nan, dtype=module.weight.dtype).expand(module.weight.shape)
-    module.weight = nn.Parameter(hollow, requires_grad=False)
+    module.weight = hollow(module.weight)
 
 
 def _bind_mlps(model: nn.Module, called: set[int], pack: Pack) -> int:

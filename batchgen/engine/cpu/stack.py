@@ -19,16 +19,19 @@ from torch import nn
 from batchgen.engine.attention.cpu.paged import CpuAttention
 from batchgen.engine.cpu.layers import LayerParts, layer_parts
 from batchgen.engine.kernels.ops import Operators
+from batchgen.engine.kernels.quant import QuantKernels
 from batchgen.engine.model.binding import AttentionCall, StepContext
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.proof import logits_at
+from batchgen.engine.packed.product import PackedProduct
 
 __all__ = ["bind_stack"]
 
 _LOG = logging.getLogger(__name__)
 _TOLERANCE = {torch.float32: (2e-5, 1e-4), torch.bfloat16: (3e-2, 1e-1)}
 """Mean and largest relative error of a row of logits (L2) against the module's own layers. In
-bfloat16 it is the noise of one rounding less a sum: 0.014 and 0.05 over 30 layers."""
+bfloat16 it is the noise of one rounding less a sum: 0.014 and 0.05 over 30 layers. Rows in 8 bits
+are as near."""
 _ROUNDED_TOLERANCE = (1e-3, 5e-3)
 """In float32 where products round their rows to whole numbers."""
 
@@ -48,7 +51,7 @@ class _Pass(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "normed", "qkv", "attended", "gate_up")),
         *((name, ctypes.c_void_p) for name in ("active", "cos", "sin", "partial")),
-        *((name, ctypes.c_void_p) for name in ("levels", "level_scale")),
+        *((name, ctypes.c_void_p) for name in ("levels", "level_scale", "blocks")),
         ("angle_stride", ctypes.c_int64),
     )
 
@@ -98,8 +101,11 @@ class LayerStack:
     buffers: _Buffers
     took_over: bool = False
     """Whether the stack answered in the forward that is under way: the other layers hand on."""
+    quant: QuantKernels | None = None
+    """Where layers round their rows to 8 bits."""
     layers: Any = None
     first_layer: Any = None
+    rounded: torch.Tensor | None = None
 
     def takes(self, x: torch.Tensor, angles: Any) -> bool:
         """Whether this is a step of the engine, whole and in the model's dtype."""
@@ -143,10 +149,20 @@ class LayerStack:
             sin.data_ptr(),
             None if partial is None else partial.data_ptr(),
             *self.buffers.level_pointers(metadata.num_tokens),
+            self._scratch(metadata.num_tokens),
             cos.stride(1),
         )
         self.run_stack(ctypes.byref(stack), ctypes.byref(host.step), ctypes.byref(one_pass))
         return out
+
+    def _scratch(self, num_tokens: int) -> int | None:
+        """Memory for rows in 8 bits, where weights are in a GGUF file's blocks."""
+        if self.quant is None:
+            return None
+        size = self.quant.scratch_bytes(num_tokens, max(self.buffers.widths))
+        if self.rounded is None or len(self.rounded) < size:
+            self.rounded = torch.empty(size, dtype=torch.uint8)
+        return self.rounded.data_ptr()
 
     def _layers(self) -> Any:
         """Pointers to the layers' caches, made anew when the caches were."""
@@ -166,8 +182,9 @@ def bind_stack(model: Model) -> bool:
     expected = logits_at(model, model.max_position)
     originals = _bind(stack)
     try:
-        rounds = model.dtype == torch.float32 and stack.parts[0].rounds
-        tolerance = _ROUNDED_TOLERANCE if rounds else _TOLERANCE[model.dtype]
+        loose = torch.bfloat16 if stack.quant is not None else model.dtype
+        rounds = loose == torch.float32 and stack.parts[0].rounds
+        tolerance = _ROUNDED_TOLERANCE if rounds else _TOLERANCE[loose]
         equal = _equal(logits_at(model, model.max_position), expected, tolerance)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         _LOG.info("CPU: the layers do not run as one: %s", error)
@@ -208,7 +225,10 @@ def _make_stack(model: Model) -> LayerStack | None:
     widths = (first.hidden, qkv, queries, 2 * first.intermediate, first.intermediate)
     buffers = _Buffers(widths, model.dtype)
     run = operators.run_stack
-    return LayerStack(parts, calls, model.backend, model.step, run, blocks, buffers)
+    stack = LayerStack(parts, calls, model.backend, model.step, run, blocks, buffers)
+    if any(isinstance(linear, PackedProduct) for part in parts for linear in part.held[1]):
+        stack.quant = QuantKernels.load()
+    return stack
 
 
 def _find_layers(model: Model) -> list[LayerParts]:

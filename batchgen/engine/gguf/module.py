@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from batchgen.counts import counted
+from batchgen.engine.gguf.packing import pack_layer, say_packed
 from batchgen.engine.gguf.values import weight_of
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf.architectures.plan import Plan
@@ -23,9 +24,10 @@ __all__ = ["make_module"]
 _AGAIN = "Fetch the file again; if it is whole, it is of another architecture than it says."
 
 
-def make_module(plan: Plan, dtype: torch.dtype) -> Any:
+def make_module(plan: Plan, dtype: torch.dtype, *, packed: bool = False) -> Any:
     """The causal LM on the CPU. Raises ModelRefusedError for tensors that are missing, surplus
-    or of another shape than the module's."""
+    or of another shape than the module's. `packed`: linear layers and the embedding keep the
+    file's blocks, where they can."""
     settings = dict(plan.layout.config)
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with no_init_weights():
@@ -33,20 +35,27 @@ def make_module(plan: Plan, dtype: torch.dtype) -> Any:
             config, dtype=dtype, attn_implementation="eager"
         )
     module.tie_weights()
-    _fill(module, plan)
+    _fill(module, plan, packed)
     _put_ropes(module, plan)
     return module
 
 
 @torch.no_grad()
-def _fill(module: nn.Module, plan: Plan) -> None:
+def _fill(module: Any, plan: Plan, packed: bool) -> None:
     parameters = dict(module.named_parameters())  # a tied head is there once, as the embedding
     _check_names(module, parameters, plan)
-    for name, parameter in parameters.items():
-        if name in plan.weights:
-            _copy(parameter, name, plan)
-        else:
+    kept, dense = [], []
+    # What is small comes first: a layer that keeps its blocks takes its bias along.
+    for name, parameter in sorted(parameters.items(), key=lambda item: item[1].ndim > 1):
+        if name not in plan.weights:
             parameter.fill_(_constant(name, plan))
+        elif packed and pack_layer(module, name, plan):
+            kept.append(name)
+        else:
+            _copy(parameter, name, plan)
+            dense.append(name)
+    if packed:
+        say_packed(plan, kept, dense)
 
 
 def _copy(parameter: nn.Parameter, name: str, plan: Plan) -> None:

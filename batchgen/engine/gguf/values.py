@@ -12,7 +12,7 @@ from batchgen.gguf.parts import GgufFile, num_bytes
 from batchgen.gguf.tensors import Source, To
 from batchgen.gguf_header import read_gguf_header
 
-__all__ = ["read_values", "weight_of"]
+__all__ = ["moved", "raw_bytes", "read_values", "weight_of"]
 
 _PLAIN = {0: np.float32, 1: np.float16, 28: np.float64}
 _BFLOAT16 = 30
@@ -20,10 +20,7 @@ _BFLOAT16 = 30
 
 def read_values(file: GgufFile, name: str) -> torch.Tensor:
     """The tensor as the file holds it, in its own float type, or float32 where it is quantised."""
-    info, home = file.tensors[name], file.homes[name]
-    start = read_gguf_header(home).data_start + info.offset
-    count = num_bytes(home, name, info)
-    raw: Any = np.memmap(home, np.uint8, "r", start, (count,))
+    info, raw = file.tensors[name], raw_bytes(file, name)
     if info.kind == _BFLOAT16:
         return torch.from_numpy(np.array(raw)).view(torch.bfloat16).reshape(info.shape)
     if info.kind in _PLAIN:
@@ -36,9 +33,16 @@ def read_values(file: GgufFile, name: str) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(dense)).reshape(info.shape)
 
 
+def raw_bytes(file: GgufFile, name: str) -> Any:
+    """The tensor's bytes, mapped: uint8 [bytes]."""
+    info, home = file.tensors[name], file.homes[name]
+    start = read_gguf_header(home).data_start + info.offset
+    return np.memmap(home, np.uint8, "r", start, (num_bytes(home, name, info),))
+
+
 def weight_of(file: GgufFile, sources: list[Source]) -> torch.Tensor:
     """One weight of the module, from one tensor of the file or several."""
-    pieces = [_moved(read_values(file, one.name), one.to, one.is_bias) for one in sources]
+    pieces = [moved(read_values(file, one.name), one.to, one.is_bias) for one in sources]
     how = sources[0].to.how
     if how == "join":
         return torch.cat(pieces, dim=sources[0].to.axis)
@@ -49,7 +53,8 @@ def weight_of(file: GgufFile, sources: list[Source]) -> torch.Tensor:
     return pieces[0]
 
 
-def _moved(values: torch.Tensor, to: To, is_bias: bool) -> torch.Tensor:
+def moved(values: torch.Tensor, to: To, is_bias: bool) -> torch.Tensor:
+    """A tensor of the file as the module has it; joins and pairs come after it."""
     if to.rows is not None:
         values = values[slice(*to.rows)]
     if to.how == "unpermute":

@@ -13,7 +13,6 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from batchgen.startup.compiler import find_compiler, kernels_wanted
 from batchgen.startup.folders import cache_folder
 
 __all__ = ["load_kernels"]
@@ -29,7 +29,8 @@ __all__ = ["load_kernels"]
 _LOG = logging.getLogger(__name__)
 _SOURCE_DIR = Path(__file__).parent
 _SOURCES = ("paged.c", "gemm.c", "amx.c", "int8.c", "ops.c", "stack.c")
-_HEADERS = ("common.h", "linear.h", "paged.h", "rows.h", "tile.h")
+_SOURCES += ("quant_pack.c", "quant_rows.c", "quant_gemm.c")
+_HEADERS = ("common.h", "linear.h", "paged.h", "rows.h", "tile.h", "quant.h", "quant_lanes.h")
 _BASE_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w")
 _TIMEOUT_S = 300
 _LOADING = threading.Lock()
@@ -39,7 +40,7 @@ _LOADING = threading.Lock()
 @functools.cache
 def load_kernels() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they cannot be had (said once in the log)."""
-    if os.environ.get("BATCHGEN_CPU_KERNEL", "1") == "0":
+    if not kernels_wanted():
         _LOG.info("CPU kernels are turned off (BATCHGEN_CPU_KERNEL=0): using PyTorch alone")
         return None
     try:
@@ -55,7 +56,7 @@ class _NoCompilerError(Exception):
 
 
 def _load() -> ctypes.CDLL:
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    compiler = find_compiler()
     if compiler is None:
         raise _NoCompilerError("no C compiler: neither cc nor gcc is on the PATH")
     openmp = _openmp_runtime()

@@ -5,10 +5,10 @@
 
 #include "rows.h"
 
-enum { FLOAT32 = 0, TILES = 1, INT8 = 2 }; /* which kernel packed a weight */
+enum { FLOAT32 = 0, TILES = 1, INT8 = 2, BLOCKS = 3 }; /* which kernel packed a weight */
 
 typedef struct {
-    const void *data;   /* packed by its kernel */
+    const void *data;   /* packed by its kernel; BLOCKS: a QuantWeight of quant.h */
     const float *scale; /* [num_outputs] of INT8, else null */
     const float *bias;  /* [num_outputs] or null */
     int64_t kind;

@@ -44,6 +44,7 @@ class WeightKind(IntEnum):
     FLOAT32 = 0
     TILES = 1
     INT8 = 2
+    BLOCKS = 3
 
 
 class Weight(ctypes.Structure):

@@ -2,6 +2,7 @@
    paged attention, o + residual, norm, gate/up, silu, down + residual. */
 #include "linear.h"
 #include "paged.h"
+#include "quant.h"
 
 typedef struct {
     const float *input_norm, *post_norm;    /* [hidden] */
@@ -28,6 +29,7 @@ typedef struct {
     float *partial;  /* see Tensors */
     int16_t *levels; /* of the rows that go into a product with 8 bits: [num_tokens, widest] */
     float *level_scale; /* [num_tokens] */
+    void *rounded; /* scratch memory for products with a GGUF file's blocks, or null */
     int64_t angle_stride;
 } Pass;
 
@@ -53,7 +55,10 @@ INLINE void linear(const Weight *W, const Pass *P, const void *x, const void *re
     int levels = W->kind == INT8;
     const Linear A = {levels ? P->levels : x, P->level_scale, *W, residual, out, rows, inputs,
                       outputs, levels ? level_stride(inputs) : inputs, outputs, threads, bf16};
-    linear_share(&A);
+    if (W->kind == BLOCKS)
+        quant_share(&A, P->rounded, bf16);
+    else
+        linear_share(&A);
 }
 
 /* One token's queries and keys: normed per head where the model does so, then rotated in place. */

@@ -13,6 +13,7 @@ import torch
 
 from batchgen.engine.gguf.module import make_module
 from batchgen.engine.gguf.oracle import check_attention
+from batchgen.engine.packed.layers import unrounded
 from batchgen.gguf.architectures.plan import read_plan
 from batchgen.gguf.parts import own_dtype
 from batchgen.gguf.tokenizer.special import named_id
@@ -26,14 +27,19 @@ SPECIAL_TOKENS = {
 }
 
 
-def load_gguf(path: Path, dtype: torch.dtype | str) -> Any:
+def load_gguf(path: Path, dtype: torch.dtype | str, *, packed: bool = False) -> Any:
     """Load the file, or its parts; `auto` is its own dtype. Raises ModelRefusedError, naming it,
-    for whatever the file says that is not applied."""
+    for whatever the file says that is not applied.
+
+    `packed`: weights keep the file's blocks where they can; `auto`, of all else, is float32 then,
+    as in llama.cpp.
+    """
     plan = read_plan(path)
-    own: torch.dtype = getattr(torch, own_dtype(plan.file))
-    module = make_module(plan, own if isinstance(dtype, str) else dtype)
+    own: torch.dtype = torch.float32 if packed else getattr(torch, own_dtype(plan.file))
+    module = make_module(plan, own if isinstance(dtype, str) else dtype, packed=packed)
     for name, key in SPECIAL_TOKENS.items():
         for holder in (module.config, module.generation_config):
             setattr(holder, name, named_id(plan.file.metadata, key))
-    check_attention(module.eval(), plan)
+    with unrounded(module):
+        check_attention(module.eval(), plan)
     return module

@@ -20,6 +20,7 @@ from batchgen.engine.model.model import Model, bind_model
 from batchgen.engine.model.own_cache import cache_name, returned_cache
 from batchgen.engine.model.pieces import Piece, make_metadata
 from batchgen.engine.model.shrink import SMALL, shrink
+from batchgen.engine.packed.layers import has_packed
 from batchgen.engine.quantization.proof import has_quantized
 from batchgen.errors import ModelRefusedError
 
@@ -111,7 +112,8 @@ def check_same(
 
 def is_quantized(module: Any) -> bool:
     """Whether layers compute with quantised weights."""
-    return getattr(module, "hf_quantizer", None) is not None or has_quantized(module)
+    own = has_quantized(module) or has_packed(module)
+    return own or getattr(module, "hf_quantizer", None) is not None
 
 
 def logits_at(model: Model, max_position: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ def check_config(config: EngineConfig) -> None:
         raise _not_with(size, "a .gguf file", "name the model's transformers folder or hub id")
     if config.adapters:
         raise _not_with(size, "--adapter", "merge the adapter into the model's folder (peft)")
-    if config.quantization is not None:
+    if config.quantization not in (None, "none"):
         raise _not_with(size, f"--quantization {config.quantization}", "leave one of them out")
     if config.load_format == "dummy":
         raise _not_with(size, "random weights", "name a model's folder")

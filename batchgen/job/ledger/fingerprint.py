@@ -14,6 +14,7 @@ from batchgen import __version__
 from batchgen.job.model.adapters import parse_adapters
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.model.identity import text_digest
+from batchgen.job.model.weights import quantization_of
 from batchgen.job.spec import JobSpec
 
 __all__ = ["facts_of", "fingerprint_of", "model_name"]
@@ -30,7 +31,7 @@ def fingerprint_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
         "engine": spec.engine,
         "model": {"identity": "none"} if files is None else files.identity(),
         "dtype": _dtype(spec.numeric_dtype, files),
-        "quantization": spec.quantization or "none",
+        "quantization": quantization_of(spec, files),
         "max_model_len": spec.max_model_len,
         "chat_template": _chat_template(spec, files),
         "sampling": _sampling(spec, files),

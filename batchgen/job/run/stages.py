@@ -11,6 +11,7 @@ from batchgen.engine.request import Engine
 from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.input.params import merge
 from batchgen.job.model.files import ModelFiles
+from batchgen.job.model.weights import quantization_of
 from batchgen.job.spec import JobSpec
 from batchgen.job.text.overlong import OverlongPolicy
 from batchgen.job.text.requests import Requests, answer_parsers
@@ -122,7 +123,7 @@ def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
         enforce_eager=spec.enforce_eager,
         deterministic=spec.deterministic,
         kv_cache_dtype=spec.kv_cache_dtype,
-        quantization=spec.quantization,
+        quantization=quantization_of(spec, files),
         adapters=tuple(
             Adapter("" if one.is_merged else one.name, one.config.folder, one.weights)
             for one in files.adapters
