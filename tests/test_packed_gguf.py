@@ -183,7 +183,7 @@ def test_what_a_file_gets_is_known_before_anything_is_loaded(
     monkeypatch.setenv("CC", "true")
     monkeypatch.delenv("BATCHGEN_CPU_KERNEL", raising=False)
     asked = changes.pop("asked", None) if "asked" in changes else None
-    given = {"devices": ["cpu"], **changes}
+    given: dict[str, Any] = {"devices": ["cpu"], **changes}
     assert decide_quantization(asked, path, **given) == wanted
     monkeypatch.setenv("BATCHGEN_CPU_KERNEL", "0")
     if asked is None:

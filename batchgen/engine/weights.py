@@ -10,7 +10,10 @@ from torch import nn
 
 from batchgen.engine.experts import expert_share
 
-__all__ = ["Weights", "weigh"]
+__all__ = ["HELD_BYTES", "Weights", "weigh"]
+
+HELD_BYTES = "held_bytes"
+"""Attribute of a parameter that is a form alone: the bytes of what stands for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def _count(parameter: Any) -> int:
 def _bytes(parameter: torch.Tensor) -> int:
     """Of the tensors inside, for tensor classes that hold packed numbers and their scales; of what
     a parameter stands for, where it says so."""
-    held: int | None = getattr(parameter, "held_bytes", None)
+    held: int | None = getattr(parameter, HELD_BYTES, None)
     if held is not None:
         return held
     flatten = getattr(parameter, "__tensor_flatten__", None)

@@ -10,6 +10,7 @@ from torch import nn
 
 from batchgen.engine.packed.product import PackedProduct
 from batchgen.engine.packed.weight import PackedWeight
+from batchgen.engine.weights import HELD_BYTES
 
 __all__ = ["PackedEmbedding", "PackedLayer", "has_packed", "hollow", "unrounded"]
 
@@ -19,7 +20,7 @@ def hollow(weight: torch.Tensor, held_bytes: int | None = None) -> nn.Parameter:
     are NaN, so that code which reads them fails loudly. `held_bytes`: what stands for it."""
     nothing = torch.full((), torch.nan, dtype=weight.dtype).expand(weight.shape)
     parameter = nn.Parameter(nothing, requires_grad=False)
-    parameter.held_bytes = held_bytes  # type: ignore[attr-defined]
+    setattr(parameter, HELD_BYTES, held_bytes)
     return parameter
 
 
