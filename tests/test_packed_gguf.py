@@ -22,6 +22,10 @@ from batchgen.engine.model.proof import logits_at
 from batchgen.engine.packed.layers import PackedEmbedding, PackedLayer
 from batchgen.errors import UsageError
 from batchgen.gguf.weights_kept import decide_quantization
+from batchgen.job.ledger.fingerprint import fingerprint_of
+from batchgen.job.model.files import resolve_model
+from batchgen.job.run.stages import engine_config
+from batchgen.job.spec import InputSpec, JobSpec
 
 gguf = pytest.importorskip("gguf")
 needs_compiler = pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
@@ -195,3 +199,23 @@ def test_files_of_floats_and_folders_are_as_they_were(tmp_path: Path) -> None:
     write_gguf(tmp_path / "plain.gguf", module, gguf.GGMLQuantizationType.F16)
     for path in (tmp_path / "plain.gguf", tmp_path):
         assert decide_quantization(None, path, devices=["cpu"]) == "none"
+
+
+def test_how_weights_are_held_is_part_of_the_jobs_fingerprint(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "true")
+    monkeypatch.delenv("BATCHGEN_CPU_KERNEL", raising=False)
+    files = resolve_model(str(path))
+
+    def held(**more: Any) -> Any:
+        spec = JobSpec(InputSpec(("a",)), Path("o"), model=str(path), **more)
+        assert (
+            engine_config(spec, files).quantization == fingerprint_of(spec, files)["quantization"]
+        )
+        return fingerprint_of(spec, files)["quantization"]
+
+    assert held(device="cpu") == held(devices="cpu:0,cpu:1") == "gguf"
+    assert held(device="cpu", deterministic=True) == held(device="cuda") == "none"
+    with pytest.raises(UsageError, match="deterministic"):
+        held(device="cpu", deterministic=True, quantization="gguf")
