@@ -147,14 +147,13 @@ static void write_out(const Task *T, const float *answers, int64_t row, int64_t 
     const Linear *A = T->A;
     for (int64_t r = 0; r < rows; r++, answers += OUTPUTS) {
         int64_t at = (row + r) * A->out_stride + T->first;
-        if (T->count == OUTPUTS) {
-            vf value = load(answers, 0, 0);
-            if (A->weight.bias) value += load(A->weight.bias, T->first, 0);
-            if (A->residual) value += load(A->residual, at, T->bf16);
-            store(A->out, at, value, T->bf16);
-            continue;
+        for (int64_t o = 0; T->count == OUTPUTS && o < OUTPUTS; o += LANES) {
+            vf value = load(answers, o, 0);
+            if (A->weight.bias) value += load(A->weight.bias, T->first + o, 0);
+            if (A->residual) value += load(A->residual, at + o, T->bf16);
+            store(A->out, at + o, value, T->bf16);
         }
-        for (int64_t o = 0; o < T->count; o++) {
+        for (int64_t o = 0; T->count < OUTPUTS && o < T->count; o++) {
             float value = answers[o];
             if (A->weight.bias) value += A->weight.bias[T->first + o];
             if (A->residual) value += load1(A->residual, at + o, T->bf16);
