@@ -38,7 +38,7 @@ class QuantWeight(ctypes.Structure):
     @classmethod
     def of(cls, parts: Sequence[tuple[torch.Tensor, int, int]]) -> QuantWeight:
         """Of packed tensors, ggml's number of each one's type, and its outputs."""
-        array = (_Part * len(parts))(*((p.data_ptr(), kind, size) for p, kind, size in parts))
+        array = (_Part * len(parts))(*(_Part(p.data_ptr(), kind, n) for p, kind, n in parts))
         weight = cls(len(parts), ctypes.addressof(array))
         weight.held = (array, parts)
         return weight

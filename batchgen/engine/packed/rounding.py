@@ -29,4 +29,5 @@ def round_rows(x: torch.Tensor, kind: int) -> torch.Tensor:  # [..., num_inputs]
     blocks = x.float().unflatten(-1, (-1, BLOCKS[kind][0]))
     scale = blocks.abs().amax(dim=-1, keepdim=True) / _LEVELS
     inverse = torch.where(scale > _TINY, 1 / scale, torch.zeros_like(scale))
-    return ((blocks * inverse).round() * scale).flatten(-2)
+    rounded: torch.Tensor = ((blocks * inverse).round() * scale).flatten(-2)
+    return rounded
