@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_workload import make_engine, make_rows, mixed_lengths, run_rows
+from bench_workload import make_engine, make_rows, run_rows
 from contenders import Contender, measure
 
 from batchgen.report.static_baseline import generate_static, load_baseline
-from batchgen.report.workloads import WorkItem
+from batchgen.report.workloads import WorkItem, mixed_lengths
 
 STATIC_BATCH = 8
 NEAR_TIE = 1e-4

@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench_workload import make_engine, make_rows, mixed_lengths, run_rows
+from bench_workload import make_engine, make_rows, run_rows
 from contenders import Contender, ask_peer, measure, report, take_turns
 
-from batchgen.report.workloads import WorkItem
+from batchgen.report.workloads import WorkItem, mixed_lengths
 
 PEER = Path(__file__).parent / "peer_llamacpp.py"
 ONE_ROW = [(64, 128)]

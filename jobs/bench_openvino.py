@@ -25,10 +25,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench_workload import make_engine, make_rows, mixed_lengths, run_rows
+from bench_workload import make_engine, make_rows, run_rows
 from contenders import THREADS, Contender, ask_peer, measure, report, take_turns
 
-from batchgen.report.workloads import WorkItem
+from batchgen.report.workloads import WorkItem, mixed_lengths
 
 ENGINES: dict[str, dict[str, Any]] = {
     "fp32": {"dtype": "float32"},

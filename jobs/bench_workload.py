@@ -7,7 +7,6 @@ tokens. The text is sample_data/general.jsonl; EOS is ignored, so every run does
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,6 @@ from batchgen.report.workloads import WorkItem
 
 settle_waiting()  # as the command does; read when the first thread waits
 PROMPTS = Path(__file__).parent.parent / "sample_data" / "general.jsonl"
-SIX_VARIED = ((12, 20), (30, 40), (8, 60), (45, 100), (20, 30), (60, 500))
-
-
-def mixed_lengths(count: int = 64, seed: int = 165) -> list[tuple[int, int]]:
-    """(prompt, output) lengths; the extremes of both ranges are among them."""
-    rng = random.Random(seed)
-    pairs = [(20, 8), (300, 256)]
-    while len(pairs) < count:
-        pairs.append((20 + round(280 * rng.random() ** 1.98), 8 + round(248 * rng.random() ** 2.1)))
-    rng.shuffle(pairs)
-    return pairs
 
 
 def make_rows(model: str, lengths: list[tuple[int, int]]) -> tuple[Path, list[WorkItem]]:

@@ -18,6 +18,8 @@ from batchgen.errors import InvalidDataError
 from batchgen.report import bench_session
 from batchgen.report.bench import run_work
 from batchgen.report.floor import ModelSize, floor_seconds
+from batchgen.report.page.batching import Lane, lanes_text
+from batchgen.report.page.slots import Bar
 from batchgen.report.peer_results import PeerResults
 from batchgen.report.workloads import WorkItem, from_lengths
 
@@ -122,3 +124,26 @@ def test_an_own_report_is_a_peers_results_too(tmp_path: Path) -> None:
     rows = [{**own, "output_tokens_per_s": 6.0}, {**own, "sampling": "filters"}]
     PeerResults.read(tmp_path / "peer.json").compare(rows)
     assert [row.get("ratio") for row in rows] == [1.5, None]
+
+
+def test_static_batches_are_measured_beside_continuous_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    flags = ("--static", "--slots", "2", "--dtype", "float32", "--to", str(page))
+    report = run(monkeypatch, tmp_path, *flags)
+    ways = {row["way"]: row for row in report["results"]}
+    assert list(ways) == ["continuous", "static", "padded", "generate"]
+    assert ways["continuous"]["ratio"] == 1.0
+    assert all(row["wall_s"] > 0 and row["slots"] == 2 for row in ways.values())
+    assert report["equal_tokens"] == {"seed6": True}
+    text = page.read_text(encoding="utf-8")
+    assert [f'id="slots-0-{way}"' in text for way in ways] == [True, True, True, False]
+    assert "script" not in text
+
+
+def test_a_picture_shows_which_slot_was_busy_when() -> None:
+    bars = [Bar(0, 0.0, 1.0, 4.0), Bar(1, 0.0, 2.0, 2.0), Bar(1, 3.0, 3.0, 4.0)]
+    title, heading, *lines = lanes_text("six", [Lane("static", 4.0, bars)])
+    assert (title, heading) == ("six", "  static, 4.00 s")
+    assert lines == ["    " + "░" * 16 + "█" * 48, "    " + "░" * 32 + " " * 16 + "█" * 16]

@@ -19,7 +19,7 @@ _bench_options = flag_group(
         "--workload", "workloads", multiple=True, core=True,
         type=click.Choice(
             ["nano", "sharegpt", "prefix", "label", "documents", "long", "classify", "samples",
-             "seed6"]
+             "seed6", "mixed"]
         ),
         help="Seeded lengths; repeats. nano where neither this nor --in is given.",
     ),
@@ -27,7 +27,8 @@ _bench_options = flag_group(
          help="Take prompt lengths and max_tokens from real rows; repeats."),
     flag("--rows", type=click.IntRange(min=1), metavar="N", core=True,
          show_default="the workload's own", help="Rows of each workload."),
-    flag("--repeats", type=click.IntRange(min=1), default=3, metavar="N", core=True,
+    flag("--repeats", type=click.IntRange(min=1), metavar="N", core=True,
+         show_default="3, with --static 1",
          help="Runs of each workload; the best is shown, with the spread."),
     flag("--sampling", multiple=True, core=True, metavar="VARIANT", show_default="greedy",
          type=click.Choice(
@@ -36,6 +37,12 @@ _bench_options = flag_group(
          help="How rows are sampled; each workload runs with each variant. Repeats."),
     flag("--static-batch", type=click.IntRange(min=0), default=8, metavar="N", core=True,
          help="Compare with transformers' generate in padded batches of N; 0: don't."),
+    flag("--static", is_flag=True, core=True,
+         help="Continuous beside static batching, by default of seed6 and mixed, with a picture."),
+    flag("--slots", type=click.IntRange(min=1), metavar="N", core=True,
+         show_default="2 of six rows, 8 of more", help="With --static: rows at once."),
+    flag("--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", core=True,
+         help="With --static: the picture as an HTML page."),
     flag("--load-format", type=click.Choice(["auto", "dummy"]), default="auto", core=True,
          help="dummy: random weights; the model's folder needs only config.json."),
     flag("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), core=True,
@@ -58,6 +65,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
     \b
     batchgen bench --workload nano --model Qwen/Qwen3-0.6B --device cuda
     batchgen bench --in prompts.jsonl --model ./my-model --static-batch 0
+    batchgen bench --static --to static.html
     """
     from batchgen.cli.process.logs import hush_libraries
     from batchgen.cli.process.prepare import prepare_engine
@@ -81,7 +89,8 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
         from batchgen.report.workloads import DEFAULT_VOCAB, WORKLOADS, save_workload
 
     peer = PeerResults.read(flags["peer"]) if flags["peer"] else None
-    names = flags["workloads"] or (() if flags["inputs"] else ("nano",))
+    usual = ("seed6", "mixed") if flags["static"] else ("nano",)
+    names = flags["workloads"] or (() if flags["inputs"] else usual)
     rows = {"rows": flags["rows"]} if flags["rows"] else {}
 
     def workloads(vocab_size: int) -> dict[str, Any]:
@@ -94,9 +103,15 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
                 save_workload(items, flags["save_workloads"] / f"{name}.json")
         return work
 
+    if flags["static"]:
+        from batchgen.cli.screen.batching import show_batching
+
+        vocab = int(files.config.get("vocab_size", DEFAULT_VOCAB))
+        report = show_batching(config, workloads(vocab), flags)
+        return _write(report, flags["json_file"])
     session = BenchSession(
         config,
-        flags["repeats"],
+        flags["repeats"] or 3,
         flags["static_batch"],
         sampling=flags["sampling"] or ("greedy",),
         say=lambda line: click.echo(line, err=True),

@@ -5,7 +5,7 @@ nano-vllm's own bench, `sharegpt` has ShareGPT's mean lengths, `prefix` is an of
 with one long instruction, `label` one with several, interleaved, `documents` asks many questions on
 each of several documents, `long` reads long documents, `classify` has many tiny rows, `samples`
 draws eight completions of each prompt, `seed6` is six rows of which one is far longer than the
-rest.
+rest, `mixed` 64 rows of skewed lengths.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["DEFAULT_VOCAB", "WORKLOADS", "WorkItem", "from_lengths", "save_workload"]
+__all__ = [
+    "DEFAULT_VOCAB",
+    "WORKLOADS",
+    "WorkItem",
+    "from_lengths",
+    "mixed_lengths",
+    "save_workload",
+]
 
 DEFAULT_VOCAB = 10_000
 
@@ -137,6 +144,21 @@ def seed6(rows: int = 6, vocab: int = DEFAULT_VOCAB, seed: int = 0) -> list[Work
     return from_lengths(lengths[:rows], vocab, seed)
 
 
+def mixed(rows: int = 64, vocab: int = DEFAULT_VOCAB, seed: int = 165) -> list[WorkItem]:
+    """Prompts of 20 to 300 tokens, outputs of 8 to 256, most of them short."""
+    return from_lengths(mixed_lengths(rows, seed), vocab, seed)
+
+
+def mixed_lengths(count: int = 64, seed: int = 165) -> list[tuple[int, int]]:
+    """(prompt, output) lengths; the extremes of both ranges are among them."""
+    rng = random.Random(seed)
+    pairs = [(20, 8), (300, 256)][:count]
+    while len(pairs) < count:
+        pairs.append((20 + round(280 * rng.random() ** 1.98), 8 + round(248 * rng.random() ** 2.1)))
+    rng.shuffle(pairs)
+    return pairs
+
+
 def from_lengths(
     lengths: Sequence[tuple[int, int]], vocab: int = DEFAULT_VOCAB, seed: int = 0
 ) -> list[WorkItem]:
@@ -155,6 +177,7 @@ WORKLOADS: dict[str, Callable[..., list[WorkItem]]] = {
     "classify": classify,
     "samples": samples,
     "seed6": seed6,
+    "mixed": mixed,
 }
 
 

@@ -9,7 +9,7 @@ from batchgen.report.page import svg
 from batchgen.report.page.figures import Figures, Histogram
 from batchgen.report.page.slots import Bar
 
-__all__ = ["PART_NAMES", "charts_of"]
+__all__ = ["PART_NAMES", "charts_of", "slots_chart"]
 
 PART_NAMES = {
     "queue_s": "waiting",
@@ -67,7 +67,26 @@ def _times(seconds: float) -> list[tuple[float, str]]:
 
 def _slots(figures: Figures, name: str, bars: Sequence[Bar]) -> tuple[str, str, str]:
     slots = figures.slots
-    end = max((bar.end for bar in bars), default=0.0)
+    rows = max((bar.slot for bar in bars), default=0) + 1
+    shown = f"{len(bars):,} of {slots.num_sequences:,} sequences, {rows} of {slots.num_slots} slots"
+    if name == "continuous":
+        title = "Slots, as they were filled (continuous batching)"
+        text = f"{shown}. All took {slots.seconds:,.1f} s. Pale: reading the prompt."
+    else:
+        title = "Slots, had the same rows run in static batches"
+        ratio = slots.static_seconds / slots.seconds if slots.seconds else 1.0
+        text = (
+            f"{shown}. All would have taken up to {slots.static_seconds:,.1f} s ({ratio:.2f}x): "
+            "batches in the input's order, each row with the time that it took here."
+        )
+    return slots_chart(f"slots-{name}", title, text, bars)
+
+
+def slots_chart(
+    name: str, title: str, text: str, bars: Sequence[Bar], end: float = 0.0
+) -> tuple[str, str, str]:
+    """(heading, SVG, `text`): a line a slot. `end`: where the axis ends, if after the last bar."""
+    end = max([end, *(bar.end for bar in bars)])
     rows = max((bar.slot for bar in bars), default=0) + 1
     pitch = svg.INNER_HEIGHT / rows
     scale = svg.INNER_WIDTH / max(end, 1e-9)
@@ -81,18 +100,7 @@ def _slots(figures: Figures, name: str, bars: Sequence[Bar]) -> tuple[str, str, 
         svg.spans("w", (line(bar, bar.first, bar.end) for bar in bars), pitch * 0.8),
         svg.x_axis(_times(end), "seconds of work"),
     ]
-    shown = f"{len(bars):,} of {slots.num_sequences:,} sequences, {rows} of {slots.num_slots} slots"
-    if name == "continuous":
-        title = "Slots, as they were filled (continuous batching)"
-        text = f"{shown}. All took {slots.seconds:,.1f} s. Pale: reading the prompt."
-    else:
-        title = "Slots, had the same rows run in static batches"
-        ratio = slots.static_seconds / slots.seconds if slots.seconds else 1.0
-        text = (
-            f"{shown}. All would have taken up to {slots.static_seconds:,.1f} s ({ratio:.2f}x): "
-            "batches in the input's order, each row with the time that it took here."
-        )
-    return title, svg.chart(f"slots-{name}", title, text, body), text
+    return title, svg.chart(name, title, text, body), text
 
 
 def _latency(figures: Figures, part: str, histogram: Histogram) -> tuple[str, str, str]:

@@ -15,7 +15,7 @@ from batchgen.job.storage.manifest import flatten
 from batchgen.report.page.charts import PART_NAMES, charts_of
 from batchgen.report.page.figures import Figures
 
-__all__ = ["FIGURES_ID", "embedded_figures", "page_of"]
+__all__ = ["FIGURES_ID", "embedded_figures", "figure", "page_of", "shell", "table"]
 
 FIGURES_ID = "figures"
 _LONGEST_VALUE = 400
@@ -47,7 +47,12 @@ vertical-align:top;overflow-wrap:anywhere}.n{text-align:right}.bad{color:var(--b
 
 def page_of(figures: Figures) -> str:
     """The page; what comes from rows or from the footer is escaped."""
-    name = escape(figures.name)
+    return shell(figures.name, _headline(figures), _sections(figures), _data(figures))
+
+
+def shell(name: str, headline: str, sections: Iterable[str], data: str = "") -> str:
+    """A page of sections that are HTML already, with a script of `data` alone behind them."""
+    name = escape(name)
     return redacted(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -55,10 +60,16 @@ def page_of(figures: Figures) -> str:
         "img-src data:; style-src 'unsafe-inline'\">"
         f'<link rel="icon" href="data:,"><title>{name}: batchgen report</title>'
         f"<style>{_STYLE}</style></head><body><main>"
-        f"<h1>{name}</h1><p>{escape(_headline(figures))}</p>"
-        + "".join(_sections(figures))
-        + f"</main>{_data(figures)}</body></html>\n"
+        f"<h1>{name}</h1><p>{escape(headline)}</p>"
+        + "".join(sections)
+        + f"</main>{data}</body></html>\n"
     )
+
+
+def figure(title: str, drawn: str, text: str) -> str:
+    """A chart under its heading, with what it says in words."""
+    caption = f"<figcaption>{escape(text)}</figcaption>"
+    return f"<figure><h2>{escape(title)}</h2>{drawn}{caption}</figure>"
 
 
 def embedded_figures(page: str) -> dict[str, Any]:
@@ -85,18 +96,15 @@ def _sections(figures: Figures) -> Iterator[str]:
     )
     yield f'<ul class="cards" aria-label="Totals">{cards}</ul>'
     yield _failures(figures)
-    charts = "".join(
-        f"<figure><h2>{escape(title)}</h2>{drawn}<figcaption>{escape(text)}</figcaption></figure>"
-        for title, drawn, text in charts_of(figures)
-    )
+    charts = "".join(figure(*chart) for chart in charts_of(figures))
     yield f'<div class="grid">{charts}</div>'
     yield _percentiles(figures)
     runs = (
         (run.run_id, run.at, f"{run.end - run.begin:,.1f}", f"{run.rows:,}") for run in figures.runs
     )
-    yield _table("Runs", ("run", "began (UTC)", "seconds", "rows"), runs)
+    yield table("Runs", ("run", "began (UTC)", "seconds", "rows"), runs)
     facts = [(name, _short(value)) for name, value in flatten(figures.provenance).items()]
-    yield _table("Where it came from", ("what", "value"), facts)
+    yield table("Where it came from", ("what", "value"), facts)
     yield f"<p>Made by batchgen {escape(__version__)} from the file's columns alone.</p>"
 
 
@@ -108,7 +116,7 @@ def _failures(figures: Figures) -> str:
         for one in figures.failures
         for id_, index, message in one.samples
     )
-    return _table("Failed rows", ("error", "rows", "id", "index", "the first of them"), rows)
+    return table("Failed rows", ("error", "rows", "id", "index", "the first of them"), rows)
 
 
 def _percentiles(figures: Figures) -> str:
@@ -118,10 +126,11 @@ def _percentiles(figures: Figures) -> str:
         for part, found in figures.percentiles.items()
         if found
     )
-    return _table("Seconds by part of a completion's life", ("part", *names), rows)
+    return table("Seconds by part of a completion's life", ("part", *names), rows)
 
 
-def _table(title: str, heads: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:
+def table(title: str, heads: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:
+    """Cells of plain text."""
     head = "".join(f'<th scope="col">{escape(one)}</th>' for one in heads)
     cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
     body = "".join(f"<tr>{row}</tr>" for row in cells)

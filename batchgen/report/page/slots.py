@@ -15,7 +15,7 @@ import numpy as np
 from batchgen.report.page.clock import TimeLine
 from batchgen.report.page.table import Floats
 
-__all__ = ["Bar", "Slots", "slots_of"]
+__all__ = ["Bar", "Slots", "bars_of", "slots_of"]
 
 MOST_BARS, MOST_SLOTS = 1500, 48
 
@@ -44,13 +44,20 @@ class Slots:
 
 def slots_of(line: TimeLine) -> Slots:
     """Sequences get the lowest free slot as they begin."""
-    order = np.argsort(line.began, kind="stable")
-    began, first, ended = line.began[order], line.first_token[order], line.ended[order]
+    bars, num_slots = bars_of(line.began, line.first_token, line.ended)
+    static, seconds = _static(line, num_slots)
+    return Slots(num_slots, len(line.began), bars, static, line.seconds, seconds)
+
+
+def bars_of(began: Floats, first_token: Floats, ended: Floats) -> tuple[list[Bar], int]:
+    """The first sequences' bars, and how many slots all took; moments are [num_sequences]."""
+    order = np.argsort(began, kind="stable")
+    moments = (one[order].tolist() for one in (began, first_token, ended))
     bars: list[Bar] = []
     free: list[int] = []
     busy: list[tuple[float, int]] = []
     num_slots = 0
-    for begin, token, end in zip(began.tolist(), first.tolist(), ended.tolist(), strict=True):
+    for begin, token, end in zip(*moments, strict=True):
         while busy and busy[0][0] <= begin:
             heapq.heappush(free, heapq.heappop(busy)[1])
         if free:
@@ -60,8 +67,7 @@ def slots_of(line: TimeLine) -> Slots:
         heapq.heappush(busy, (end, slot))
         if len(bars) < MOST_BARS and slot < MOST_SLOTS:
             bars.append(Bar(slot, begin, token, end))
-    static, seconds = _static(line, num_slots)
-    return Slots(num_slots, len(began), bars, static, line.seconds, seconds)
+    return bars, num_slots
 
 
 def _static(line: TimeLine, num_slots: int) -> tuple[list[Bar], float]:
