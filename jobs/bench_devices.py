@@ -76,8 +76,7 @@ class Job:
         else:
             summary = summary_of(self._command(name, "--devices", self._args.devices))
         seconds = time.monotonic() - began
-        working = summary["output_tokens"] / summary["output_tokens_per_s"]
-        return Measured(summary["output_tokens_per_s"], seconds, seconds - working)
+        return Measured(summary["output_tokens_per_s"], seconds, seconds - summary["engine_s"])
 
     def outputs_are_equal(self) -> bool:
         """Whether all runs so far, and one that loses an engine process, wrote the same rows."""

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from batchgen.counts import counted
 from batchgen.errors import InputUnreadableError
+from batchgen.job.arrow_ints import integers
 from batchgen.job.ledger.shard_work import all_manifests
 from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.layout import Layout
@@ -90,7 +91,7 @@ def _present(parts: Iterable[Part]) -> Bitmap:
     present = Bitmap()
     for table in all_of(_indices, [part.path for part in parts]):
         if table is not None:
-            present.add_array(table["index"].to_numpy())
+            present.add_array(integers(table["index"]))
     return present
 
 

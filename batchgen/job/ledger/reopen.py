@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from batchgen.job.arrow_ints import integers
 from batchgen.job.ledger.completion import complete
 from batchgen.job.ledger.joining import join
 from batchgen.job.ledger.opening import Found, decide, discard_work
@@ -164,7 +165,7 @@ class _OldRows:
         again = np.fromiter(self.again, np.int64, len(self.again))
         for table in self._tables(None):
             if len(again):
-                table = table.filter(pa.array(~np.isin(table["index"].to_numpy(), again)))
+                table = table.filter(pa.array(~np.isin(integers(table["index"]), again)))
             if table.num_rows:
                 yield table
 
@@ -203,7 +204,7 @@ def _whole_rows(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     rest: pa.Table | None = None
     for table in tables:
         table = table if rest is None else pa.concat_tables([rest, table])
-        index = table["index"].to_numpy()
+        index = integers(table["index"])
         cut = int(np.searchsorted(index, index[-1])) if len(index) else 0
         if cut:
             yield table.slice(0, cut)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["SortedRows", "aligned", "row_keys", "sorted_table", "split"]
+from batchgen.job.arrow_ints import as_arrow, integers
+
+__all__ = [
+    "Ints",
+    "SortedRows",
+    "aligned",
+    "gathered",
+    "row_keys",
+    "sorted_table",
+    "split",
+]
 
 Ints = npt.NDArray[np.int64]
 _SAMPLES_BITS = 16
@@ -17,17 +29,20 @@ class SortedRows:
 
     __slots__ = ("index", "rank", "size", "table")
 
-    def __init__(self, table: pa.Table, rank: int, size: int | None = None) -> None:
+    def __init__(
+        self, table: pa.Table, rank: int, size: int | None = None, index: Ints | None = None
+    ) -> None:
         self.table = table
         self.rank = rank
         self.size: int = table.nbytes if size is None else size
-        self.index: npt.NDArray[np.int64] = table["index"].to_numpy()
+        self.index: Ints = integers(table["index"]) if index is None else index
 
     def slice(self, start: int, stop: int) -> SortedRows:
         """Rows start to stop, without a copy; their bytes as if all rows were alike, since to
         count them costs more than to cut them."""
         size = self.size * (stop - start) // len(self)
-        return SortedRows(self.table.slice(start, stop - start), self.rank, size)
+        table = self.table.slice(start, stop - start)
+        return SortedRows(table, self.rank, size, self.index[start:stop])
 
     def __len__(self) -> int:
         return len(self.index)
@@ -65,17 +80,32 @@ def split(
 def sorted_table(ready: list[SortedRows]) -> tuple[pa.Table, int]:
     """The rows as one table sorted by (index, sample), and how many duplicates were dropped."""
     ready = sorted(ready, key=lambda rows: rows.rank)
-    table = pa.concat_tables([rows.table for rows in ready])
+    blocks = [(rows.rank, len(rows)) for rows in ready]
+    return gathered([rows.table for rows in ready], blocks)
+
+
+def gathered(tables: list[pa.Table], blocks: Sequence[tuple[int, int]]) -> tuple[pa.Table, int]:
+    """As `sorted_table`, of rows in any order: `blocks` are the ranks of their writers, each with
+    the number of rows that come one after the other."""
+    table = pa.concat_tables(tables)
     keys = row_keys(table)
     if bool((keys[1:] > keys[:-1]).all()):
         return table, 0
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     if not bool((ordered[1:] == ordered[:-1]).any()):
-        return table.take(pa.array(order)), 0
-    ranks = np.repeat([rows.rank for rows in ready], [len(rows.index) for rows in ready])[order]
+        return _taken(table, order), 0
+    ranks = np.repeat([rank for rank, _ in blocks], [count for _, count in blocks])[order]
     won = order[_first_commits(ordered >> _SAMPLES_BITS, ranks)]
-    return table.take(pa.array(won)), len(order) - len(won)
+    return _taken(table, won), len(order) - len(won)
+
+
+def _taken(table: pa.Table, rows: Ints) -> pa.Table:
+    """The table's rows at these places; a column after the other, so that one alone is there as a
+    whole and in its chunks."""
+    places = as_arrow(rows)
+    columns = [column.combine_chunks().take(places) for column in table.columns]
+    return pa.table(columns, schema=table.schema)
 
 
 def _first_commits(index: Ints, ranks: Ints) -> npt.NDArray[np.bool_]:
@@ -89,6 +119,6 @@ def _first_commits(index: Ints, ranks: Ints) -> npt.NDArray[np.bool_]:
 
 def row_keys(table: pa.Table) -> npt.NDArray[np.int64]:
     """(index, sample) of every row as one sortable number. [num_rows]"""
-    index: npt.NDArray[np.int64] = table["index"].to_numpy()
-    sample: npt.NDArray[np.int64] = table["sample"].to_numpy()
+    index: npt.NDArray[np.int64] = integers(table["index"])
+    sample: npt.NDArray[np.int64] = integers(table["sample"])
     return (index << _SAMPLES_BITS) | sample

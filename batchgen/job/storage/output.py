@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from batchgen.counts import counted
 from batchgen.errors import BatchgenError, OutputUnwritableError, UsageError
+from batchgen.job.arrow_ints import integers
 from batchgen.job.form import Form
 from batchgen.job.prefetch import prefetched
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
@@ -109,8 +110,8 @@ class OutputCheck:
 
     def add(self, table: pa.Table) -> None:
         """Check the next rows (at least one) and count them."""
-        index = table["index"].to_numpy()
-        sample = table["sample"].to_numpy()
+        index = integers(table["index"])
+        sample = integers(table["sample"])
         before = np.concatenate([[self._last_index], index[:-1]])  # [num_rows]
         self._check_order(index, before, sample)
         for place in np.flatnonzero(index > before + 1):
@@ -132,7 +133,7 @@ class OutputCheck:
             )
         return self.report
 
-    def _check_order(self, index: Ints, before: Ints, sample: npt.NDArray[np.int32]) -> None:
+    def _check_order(self, index: Ints, before: Ints, sample: Ints) -> None:
         sample_before = np.concatenate([[self._last_sample], sample[:-1]])
         follows = (index > before) & (sample == 0)
         continues = (index == before) & (sample == sample_before + 1)
@@ -175,7 +176,7 @@ def write_output(
         return _write_folder(out, tables, (schema, metadata), check, guard, rows_per_file)
     with atomic_file(out, "final") as file, unwritable("the output", out):
         with output_writer(file.temporary, schema, metadata=metadata) as writer:
-            for table in _row_groups(prefetched(tables)):
+            for table in _row_groups(prefetched(tables, 1)):
                 check.add(table)
                 faults.reach("final.write")
                 writer.write_table(table, row_group_size=MAX_ROW_GROUP_ROWS)
@@ -194,7 +195,7 @@ def _write_folder(
 ) -> FinalReport:
     with _folder(out, made_of, rows_per_file, check.num_rows, guard) as folder:
         with unwritable("the output", out):
-            for table in _row_groups(prefetched(tables)):
+            for table in _row_groups(prefetched(tables, 1)):
                 check.add(table)
                 faults.reach("final.write")
                 folder.write(table)

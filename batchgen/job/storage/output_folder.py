@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchgen.job.arrow_ints import integers
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
 from batchgen.job.storage.layout import FOLDER_MANIFEST
 from batchgen.job.stores import faults
@@ -116,7 +117,7 @@ class OutputFolder:
         return json.dumps(manifest, indent=1)
 
     def _pieces(self, table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-        numbers = table["index"].to_numpy() // self._rows_per_file
+        numbers = integers(table["index"]) // self._rows_per_file
         cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), table.num_rows]
         for start, stop in pairwise(cuts):
             yield int(numbers[start]), table.slice(start, stop - start)

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchgen.job.arrow_ints import integers
 from batchgen.job.rows import OutputRow
 from batchgen.job.schema import (
     BASE_SCHEMA,
@@ -271,7 +272,7 @@ def _scan(path: Place, job: str) -> tuple[Part, npt.NDArray[np.int64]] | FileNot
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         summary = summary_of(file.metadata)
-        index = file.read(columns=["index"], use_threads=False)["index"].to_numpy()
+        index = integers(file.read(columns=["index"], use_threads=False)["index"])
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
     if summary.job != job:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchgen.job.arrow_ints import integers
 from batchgen.job.shard import Shard
 from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.manifest import FinalReport
@@ -36,7 +37,7 @@ def totals_of_parts(parts: Iterable[Place], shard: Shard | None = None) -> Final
     for table in all_of(_counted, parts):
         if table is None:
             continue
-        index = table["index"].to_numpy()
+        index = integers(table["index"])
         wanted = ~seen.contains_array(index)
         if shard is not None:
             wanted &= index % shard.count == shard.index

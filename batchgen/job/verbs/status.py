@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.errors import InputUnreadableError
+from batchgen.job.arrow_ints import integers
 from batchgen.job.ledger.shard_work import all_manifests, furthest_of
 from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.journal import saved_tokens
@@ -137,7 +138,7 @@ def _count_parts(status: Status, layout: Layout) -> None:
                 index = pq.read_table(arrow_source(path), columns=["index"], use_threads=False)[
                     "index"
                 ]
-                distinct.add_array(index.to_numpy())
+                distinct.add_array(integers(index))
         except FileNotFoundError:
             continue
         except (OSError, pa.ArrowException, KeyError, ValueError):
