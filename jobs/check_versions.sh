@@ -13,7 +13,7 @@ declare -A pins=(
   [lowest]="torch==2.11.0 transformers==5.17.0 datasets==3.0.0 pyarrow==18.0.0 click==8.1.0 tqdm==4.66.3"
   [newest]="torch transformers datasets pyarrow click tqdm"
 )
-helpers="gguf>=0.10 accelerate>=1.1 pytest>=9 pytest-xdist>=3.6 hypothesis>=6.100 pandas>=2.2 duckdb>=1.0"
+helpers="gguf>=0.10 accelerate>=1.1 pytest>=8 pytest-xdist>=3.6 hypothesis>=6.100 pandas>=2.2 duckdb>=1.0"
 tests=(test_own_cache test_models test_proof test_refusals test_schema test_input_parquet test_input_sources
   test_tokenizer test_help test_cli test_inspect_types test_gguf test_warnings)
 
