@@ -25,6 +25,7 @@ DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
 FLOAT8_SIZES = [(5, 80, 144), (33, 48, 272)]
 BLOCK_SIZES = [(3, 150, 256)]
 INTEGER_SIZES = [(1, 80, 256, 128), (18, 72, 192, 64), (3, 40, 96, 32), (2, 64, 128, 128)]
+INTEGER_SIZES += [(5, 48, 1024, 32), (3, 33, 352, 16)]  # sums in several parts
 if not INTERPRETED:
     FLOAT8_SIZES += [(m, n, k) for m in (1, 16, 200, 2048) for n, k in ((6144, 4096), (576, 1536))]
     BLOCK_SIZES += [(m, n, 7168) for m in (1, 64, 333, 2048) for n in (512, 1536, 2112)]
