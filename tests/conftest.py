@@ -38,6 +38,7 @@ for _number, _handler in (
 ):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+_AT_FIRST = {number: signal.getsignal(number) for number in POLITE_SIGNALS}
 
 
 _LONGEST = (
@@ -75,12 +76,10 @@ def _environment_is_left_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _signals_do_what_they_did() -> Iterator[None]:
-    """A command that a test runs in this process takes them, as for a process of its own; kept, the
-    next Ctrl-C that a test sends would ask a job for a stop that ended long ago."""
-    before = {number: signal.getsignal(number) for number in POLITE_SIGNALS}
-    yield
-    for number, handler in before.items():
+def _signals_do_what_they_did() -> None:
+    """A command that a test or a fixture ran in this process took them, as for a process of its
+    own; kept, a Ctrl-C that a test sends would ask a job for a stop that ended long ago."""
+    for number, handler in _AT_FIRST.items():
         signal.signal(number, handler)
 
 

@@ -94,7 +94,7 @@ ELSEWHERE = {
         "manifest: fields_of_a_later_version_are_ignored"
     ),
     "another model or temperature between runs": (
-        "ledger: other_settings_are_refused_and_nothing_is_touched"
+        "stores: other_settings_are_refused_and_nothing_is_touched"
     ),
     # curator
     "test_failed_request_in_batch_resume, test_failed_requests_file_in_cache": (
