@@ -192,6 +192,8 @@ WHOLE: list[tuple[str, str, str, Any]] = [
      f'{P}}}{{"name": "get_time", "parameters": {{}}}}', "Hm.", TWO),
     ("lfm2", "<|tool_call_start|>[get_weather(city='a \"b\"\n\\ c')]<|tool_call_end|>", "",
      [("get_weather", {"city": 'a "b"\n\\ c'})]),
+    ("lfm2", "<|tool_call_start|>[get_weather(city='C:\\\\Paris \\\\ \\d \\'x\\' \\n')]"
+     "<|tool_call_end|>", "", [("get_weather", {"city": "C:\\Paris \\ \\d 'x' \n"})]),
     ("seed_oss", "<seed:tool_call>\n<function=get_weather>\n<parameter=units>['a', \"b'c\"]"
      "</parameter>\n</function>\n</seed:tool_call>", "",
      [("get_weather", {"units": ["a", "b'c"]})]),

@@ -18,7 +18,7 @@ _RAW = Wish(skip_special_tokens=False)
 _MOST = 100_000
 """Characters of calls: what is longer is no list of calls, and Python's parser is recursive."""
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
-_NO_ESCAPE = re.compile(r"""\\(?![\\'"abfnrtvx0-7uUN])""")
+_BACKSLASH = re.compile(r"""\\[\\'"abfnrtvx0-7uUN]|\\""")
 _JSON_NAMES = {"true": True, "false": False, "null": None}
 
 
@@ -76,7 +76,7 @@ def _calls(text: str) -> tuple[Call, ...] | None:
 
 def _on_one_line(string: re.Match[str]) -> str:
     """A string as Python takes it: templates write line breaks and backslashes as they are."""
-    text = _NO_ESCAPE.sub(r"\\\\", string[0])
+    text = _BACKSLASH.sub(lambda found: found[0] if len(found[0]) > 1 else "\\\\", string[0])
     return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
