@@ -63,6 +63,14 @@ def test_what_does_not_occur_is_not_found(codecs: dict[str, TextCodec], kind: st
     assert first_stop(codecs[kind], ids, ["hello!", "日語"])[1] is None
 
 
+def test_a_stop_of_tokens_that_each_end_within_a_character_is_found(
+    codecs: dict[str, TextCodec],
+) -> None:
+    for text in ("日日日日", "日" * 12):
+        ids = codecs["gpt2"].encode_batch([text])[0]
+        assert first_stop(codecs["gpt2"], ids, [text]) == (len(ids), text)
+
+
 def test_several_tokens_at_once_are_searched(codecs: dict[str, TextCodec]) -> None:
     ids = codecs["gpt2"].encode_batch(["one two three"])[0]
     checker = make_stop_checker(codecs["gpt2"], ["two"])

@@ -20,6 +20,8 @@ _CONTEXT_TOKENS = 6
 the word whose leading space SentencePiece decoders drop."""
 _MAX_BYTES = 4
 """Of one character in UTF-8."""
+_MOST_WAITING = 64
+"""Tokens that may go by without a text that ends with a whole character."""
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -122,7 +124,10 @@ class _StopChecker:
         A character that stays incomplete for long is no character: it is taken as it is.
         """
         before, whole = self._window(token_ids, max(0, self._seen - _CONTEXT_TOKENS))
-        pending = len(token_ids) - self._seen < _CONTEXT_TOKENS
-        complete = not (pending and whole.endswith(_INCOMPLETE))
+        waiting = len(token_ids) - self._seen
+        broken = len(whole) - len(whole.rstrip(_INCOMPLETE))
+        # Tokens that each end within a character, as in Chinese, leave every text so for a while.
+        pending = waiting < _CONTEXT_TOKENS or (broken < _MAX_BYTES and waiting < _MOST_WAITING)
+        complete = not (pending and broken)
         new = whole[len(before) :]
         return self._tail + (new if complete else new.rstrip(_INCOMPLETE)), complete
