@@ -195,11 +195,19 @@ def test_contexts_past_every_split_equal_dense_attention(
 
 
 @pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
-def test_kernel_answers_bit_for_bit_alike_however_the_step_is_cut() -> None:
+@pytest.mark.parametrize(
+    ("heads", "lengths"),
+    [((6, 2, 64, 64), [1300, 77, 160]), *((heads, [130, 77, 20, 5]) for heads in HEADS)],
+    ids=str,
+)
+def test_kernel_answers_bit_for_bit_alike_however_the_step_is_cut(
+    heads: tuple[int, int, int, int], lengths: list[int]
+) -> None:
     torch.manual_seed(4)
-    spec = AttentionSpec(0, 6, 2, 64, 64, 0.125)
-    lengths = [1300, 77, 160]
-    inputs = [tuple(torch.randn(n, h, 64) for h in (6, 2, 2)) for n in lengths]
+    spec = AttentionSpec(0, *heads, 0.125)
+    num_heads, num_kv_heads, key_dim, value_dim = heads
+    sizes = ((num_heads, key_dim), (num_kv_heads, key_dim), (num_kv_heads, value_dim))
+    inputs = [tuple(torch.randn(n, *size) for size in sizes) for n in lengths]
     cache = Cache(random.Random(4), lengths, 16)
     whole = [[(seq, 0, n) for seq, n in enumerate(lengths)]]
     expected = run_paged(spec, inputs, whole, cache, True, None)

@@ -31,7 +31,10 @@ _SOURCE_DIR = Path(__file__).parent
 _QUANT_SOURCES = ("quant_pack.c", "quant_rows.c", "quant_gemm.c")
 _SOURCES = ("paged.c", "gemm.c", "amx.c", "int8.c", "ops.c", "stack.c", *_QUANT_SOURCES)
 _HEADERS = ("common.h", "linear.h", "paged.h", "rows.h", "tile.h", "quant.h", "quant_lanes.h")
-_BASE_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w")
+_BASE_FLAGS = (
+    *("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w"),
+    "-ffp-contract=off",  # see vfma in common.h
+)
 _TIMEOUT_S = 300
 _LOADING = threading.Lock()
 """Two threads may ask at once: the second finds what the first one compiled."""

@@ -7,8 +7,10 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define EXPORT __attribute__((visibility("default")))
@@ -38,6 +40,21 @@ INLINE vf splat(float x) {
     return (vf){x, x, x, x, x, x, x, x};
 #else
     return (vf){x, x, x, x};
+#endif
+}
+
+/* a * b + c in one rounding, where the CPU has that. Left to itself (-ffp-contract=fast), GCC joins
+   products and sums in one copy of a loop and not in another: then a row's bits depend on how many
+   rows are beside it. */
+INLINE vf vfma(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
 #endif
 }
 

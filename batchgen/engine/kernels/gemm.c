@@ -50,7 +50,7 @@ INLINE void multiply(const float *x, int64_t stride, const float *panel, int64_t
         for (int c = 0; c < WIDE; c++) weight[c] = load(panel, i * PANEL + c * LANES, 0);
         for (int r = 0; r < rows; r++) {
             vf value = splat(x[r * stride + i]);
-            for (int c = 0; c < WIDE; c++) acc[r][c] += value * weight[c];
+            for (int c = 0; c < WIDE; c++) acc[r][c] = vfma(value, weight[c], acc[r][c]);
         }
     }
 }

@@ -62,7 +62,8 @@ INLINE void level_row(const void *x, int16_t *levels, float *scale, int64_t row,
     scale[row] = (inverse > 0.0f ? top / limit : 0.0f) + spoilt;
     for (int64_t i = 0; i < size; i += LANES) {
         int64_t left = size - i;
-        vi near = (vi)(load_n(x, from + i, left, bf16) * inverse + 12582912.0f) - 0x4b400000;
+        vf value = load_n(x, from + i, left, bf16);
+        vi near = (vi)vfma(value, splat(inverse), splat(12582912.0f)) - 0x4b400000;
         if (left >= LANES)
             *(vh_any *)(levels + to + i) = __builtin_convertvector(near, vh);
         else

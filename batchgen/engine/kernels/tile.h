@@ -69,7 +69,7 @@ INLINE void score_chunks(const Layer *L, const int32_t *table, int64_t h, const 
         }
         for (int r = 0; r < rows; r++) {
             vf value = splat(q[r * L->head_dim + d]);
-            for (int c = 0; c < count; c++) acc[r][c] += value * key[c];
+            for (int c = 0; c < count; c++) acc[r][c] = vfma(value, key[c], acc[r][c]);
         }
     }
     for (int r = 0; r < rows; r++)
@@ -101,7 +101,7 @@ INLINE void value_rows(const Layer *L, const int32_t *table, int64_t h, const fl
             for (int c = 0; c < wide; c++) value[c] = load(L->v, from + c * LANES, bf16);
             for (int r = 0; r < rows; r++) {
                 vf weight = splat(p[r * TILE + key - origin]);
-                for (int c = 0; c < wide; c++) acc[r][c] += weight * value[c];
+                for (int c = 0; c < wide; c++) acc[r][c] = vfma(weight, value[c], acc[r][c]);
             }
         }
     }
