@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import ONCE, THOROUGH, tiny_model
+from tiny_models import ONCE, THOROUGH, answer_among, tiny_model
 
 from batchgen.cli.process.threads import settle_waiting
 from batchgen.engine.cpu import stack as cpu_stack
@@ -17,7 +17,6 @@ from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.ops import Operators
 from batchgen.engine.loader import load_model_from
 from batchgen.engine.model.model import Model
-from batchgen.engine.model.pieces import Piece, make_metadata
 from batchgen.engine.model.proof import logits_at
 
 LLAMA_SHAPED = ("llama", "mistral", "qwen2", "qwen3")
@@ -102,16 +101,8 @@ def test_eight_bits_run_as_one_as_they_do_layer_by_layer(
 def test_a_row_answers_bit_for_bit_alike_whatever_comes_along(quantization: str | None) -> None:
     model = load("llama", quantization=quantization)
     model.allocate_cache(64, 16)
-    ids = torch.arange(3, 33)
-
-    def answer(count: int) -> torch.Tensor:
-        pieces = [Piece((2 * i, 2 * i + 1), 0, 30) for i in range(count)]
-        metadata = make_metadata(pieces, 16, model.device)
-        positions = torch.arange(30).repeat(count)
-        return model.forward(ids.repeat(count), positions, metadata, torch.tensor([29]))
-
-    alone = answer(1)
-    assert all(torch.equal(answer(count), alone) for count in (2, 3, 9, 20))
+    alone = answer_among(model, 1)
+    assert all(torch.equal(answer_among(model, count), alone) for count in (2, 3, 9, 20))
 
 
 @needs_compiler

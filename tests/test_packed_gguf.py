@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from test_gguf import write_gguf
-from tiny_models import tiny_model
+from tiny_models import answer_among, tiny_model
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.kernels.build import load_kernels
@@ -17,7 +17,6 @@ from batchgen.engine.kernels.quant import QuantKernels
 from batchgen.engine.loader import load_model
 from batchgen.engine.model.gguf import load_gguf
 from batchgen.engine.model.model import Model
-from batchgen.engine.model.pieces import Piece, make_metadata
 from batchgen.engine.model.proof import logits_at
 from batchgen.engine.packed.layers import PackedEmbedding, PackedLayer
 from batchgen.errors import UsageError
@@ -75,15 +74,8 @@ def test_by_default_every_matrix_stays_packed_and_the_layers_run_as_one(path: Pa
 def test_a_row_is_the_same_alone_and_beside_others(path: Path) -> None:
     model = load(path)
     model.allocate_cache(64, 16)
-    ids = torch.arange(3, 33)
-
-    def answer(count: int) -> torch.Tensor:
-        pieces = [Piece((2 * i, 2 * i + 1), 0, 30) for i in range(count)]
-        metadata = make_metadata(pieces, 16, model.device)
-        positions = torch.arange(30).repeat(count)
-        return model.forward(ids.repeat(count), positions, metadata, torch.tensor([29]))
-
-    assert all(torch.equal(answer(count), answer(1)) for count in (2, 3, 9, 20))
+    alone = answer_among(model, 1)
+    assert all(torch.equal(answer_among(model, count), alone) for count in (2, 3, 9, 20))
 
 
 @needs_compiler

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from batchgen.engine.model.model import Model
+from batchgen.engine.model.pieces import Piece, make_metadata
+
 VOCAB_SIZE = 97
 WINDOW = 9
 
@@ -230,3 +233,12 @@ def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
         if parameter.ndim > 1 or name.endswith(("bias", "sinks")):
             torch.nn.init.normal_(parameter, std=0.2)
     return module.eval().requires_grad_(False)
+
+
+def answer_among(model: Model, count: int) -> torch.Tensor:
+    """Logits [1, vocab] of one row of 30 tokens that is the first of `count` equal ones."""
+    pieces = [Piece((2 * i, 2 * i + 1), 0, 30) for i in range(count)]
+    metadata = make_metadata(pieces, 16, model.device)
+    positions = torch.arange(30).repeat(count)
+    ids = torch.arange(3, 33).repeat(count)
+    return model.forward(ids, positions, metadata, torch.tensor([29]))

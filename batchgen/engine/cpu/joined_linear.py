@@ -29,15 +29,12 @@ class _Shared:
         self.outputs: tuple[torch.Tensor, ...] = ()
 
 
-class JoinedMember(nn.Module):
-    """Stands where an nn.Linear stood. The first member owns the joined weight and computes."""
+class _Member(nn.Module):
+    """Stands where a layer stood. The first of a group computes for all of it."""
 
-    def __init__(self, linear: nn.Linear, shared: _Shared, index: int) -> None:
+    def __init__(self, layer: Any, shared: _Shared, index: int) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
-        self.joined_weight: nn.Parameter | None = None
-        self.joined_bias: nn.Parameter | None = None
+        self.in_features, self.out_features = layer.in_features, layer.out_features
         self._shared = shared
         self._index = index
         self._last = index == len(shared.sizes) - 1
@@ -45,44 +42,56 @@ class JoinedMember(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in_features] -> [..., out_features]."""
         shared = self._shared
-        if self.joined_weight is not None:
-            out = F.linear(x, self.joined_weight, self.joined_bias)
-            shared.outputs = out.split(shared.sizes, dim=-1)
+        if self._index == 0:
+            shared.outputs = self._for_all(x).split(shared.sizes, dim=-1)
             shared.input = x
             return shared.outputs[0]
         if shared.input is not x:
-            return F.linear(x, self.weight, self.bias)
+            return self._alone(x)
         output = shared.outputs[self._index]
         if self._last:
             shared.input, shared.outputs = None, ()
         return output
 
+    def _for_all(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
 
-class JoinedQuantized(nn.Module):
-    """Stands where a quantised layer stood. The first of a group computes for all of it."""
+    def _alone(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class JoinedMember(_Member):
+    """Stands where an nn.Linear stood. The first member owns the joined weight."""
+
+    def __init__(self, linear: nn.Linear, shared: _Shared, index: int) -> None:
+        super().__init__(linear, shared, index)
+        self.weight, self.bias = linear.weight, linear.bias
+        self.joined_weight: nn.Parameter | None = None
+        self.joined_bias: nn.Parameter | None = None
+
+    def _for_all(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.joined_weight is not None
+        return F.linear(x, self.joined_weight, self.joined_bias)
+
+    def _alone(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class JoinedQuantized(_Member):
+    """Stands where a quantised layer stood. The first member owns the joined layer."""
 
     def __init__(self, layer: QuantizedLinear, shared: _Shared, index: int) -> None:
-        super().__init__()
-        self.in_features, self.out_features = layer.in_features, layer.out_features
+        super().__init__(layer, shared, index)
         self.alone = layer  # what it holds are views of the joined layer's
         self.joined: QuantizedLinear | None = None
-        self._shared = shared
-        self._index = index
-        self._last = index == len(shared.sizes) - 1
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., in_features] -> [..., out_features]."""
-        shared = self._shared
-        if self.joined is not None:
-            shared.outputs = self.joined(x).split(shared.sizes, dim=-1)
-            shared.input = x
-            return shared.outputs[0]
-        if shared.input is not x:
-            answer: torch.Tensor = self.alone(x)
-            return answer
-        output = shared.outputs[self._index]
-        if self._last:
-            shared.input, shared.outputs = None, ()
+    def _for_all(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.joined is not None
+        output: torch.Tensor = self.joined(x)
+        return output
+
+    def _alone(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.alone(x)
         return output
 
 
