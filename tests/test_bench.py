@@ -14,7 +14,7 @@ from tiny_models import tiny_model
 from batchgen.cli.bench import bench
 from batchgen.engine.echo import EchoEngine
 from batchgen.engine.weights import weigh
-from batchgen.errors import InvalidDataError
+from batchgen.errors import InvalidDataError, UsageError
 from batchgen.report import bench_session
 from batchgen.report.bench import run_work
 from batchgen.report.floor import ModelSize, floor_seconds
@@ -147,3 +147,14 @@ def test_a_picture_shows_which_slot_was_busy_when() -> None:
     title, heading, *lines = lanes_text("six", [Lane("static", 4.0, bars)])
     assert (title, heading) == ("six", "  static, 4.00 s")
     assert lines == ["    " + "░" * 16 + "█" * 48, "    " + "░" * 32 + " " * 16 + "█" * 16]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [(("--to", "x.html"), "--to"), (("--slots", "2"), "--slots"),
+     (("--static", "--sampling", "filters"), "--sampling")],
+)  # fmt: skip
+def test_a_flag_that_would_be_ignored_is_refused(flags: tuple[str, ...], named: str) -> None:
+    result = CliRunner().invoke(bench, [*flags])
+    assert isinstance(result.exception, UsageError)
+    assert named in str(result.exception)

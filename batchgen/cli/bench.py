@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import click
 
 from batchgen.cli import options
 from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand, flag, flag_group
+from batchgen.errors import UsageError
 
 __all__ = ["bench"]
 
@@ -73,6 +75,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
     from batchgen.job.model.files import resolve_model
     from batchgen.startup.importing import importing
 
+    _check_static(flags)
     hush_libraries()
     check_device(flags["device"])
     files = resolve_model(flags["model"], flags["revision"])
@@ -121,6 +124,15 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
         peer.compare(session.rows)
     click.echo(format_table(session.rows, COLUMNS + PEER_COLUMNS * bool(peer)), err=True)
     _write(session.report(), flags["json_file"])
+
+
+def _check_static(flags: Mapping[str, Any]) -> None:
+    """Raises UsageError for a flag that would be ignored."""
+    without = ("sampling", "peer") if flags["static"] else ("slots", "to")
+    for name in without:
+        if flags[name]:
+            told = "with --static nothing reads" if flags["static"] else "only --static reads"
+            raise UsageError(f"{told} --{name}", "leave one of the two out")
 
 
 def _engine_config(flags: dict[str, Any], model: Path, eos_token_ids: tuple[int, ...]) -> Any:
