@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from batchgen.engine.experts import expert_share
 
-__all__ = ["HELD_BYTES", "Weights", "weigh"]
+__all__ = ["HELD_BYTES", "Weights", "hollow_values", "weigh"]
 
 HELD_BYTES = "held_bytes"
 """Attribute of a parameter that is a form alone: the bytes of what stands for it."""
@@ -26,6 +27,12 @@ class Weights:
     """Of linear layers, the last one excepted: what `--quantization` makes smaller."""
     num_bytes: int
     """Read by a step of many tokens, experts whole."""
+
+
+def hollow_values(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor that takes no memory, on the CPU: all NaN, so that code which reads it fails
+    loudly."""
+    return torch.full((), torch.nan, dtype=dtype).expand(shape)
 
 
 def weigh(module: Any) -> Weights:

@@ -27,6 +27,7 @@ from batchgen.engine.quantization.replacing import (
 )
 from batchgen.engine.quantization.scheme import Scheme
 from batchgen.engine.quantization.stored import StoredLayer, StoredTensor, find_layers
+from batchgen.engine.weights import hollow_values
 from batchgen.errors import ModelRefusedError
 
 __all__ = ["load_packed", "load_random_packed"]
@@ -108,7 +109,7 @@ def load_random_packed(
     dtype = _dtype_of(own, dtype)
     empty = _empty(own, dtype, trust_remote_code)
     names = {n: shape for n, shape in linear_names(empty).items() if can_stay(shape, scheme)}
-    state: dict[str, Any] = {f"{n}.weight": _placeholder(s, dtype) for n, s in names.items()}
+    state: dict[str, Any] = {f"{n}.weight": hollow_values(s, dtype) for n, s in names.items()}
     module = type(empty).from_pretrained(
         None, config=own, state_dict=state, dtype=dtype, attn_implementation="eager"
     )
@@ -134,15 +135,10 @@ def _state(
     state: dict[str, Any] = {name: one for name, one in tensors.items() if name not in packed}
     for layer in layers:
         if layer.module_name in kept:
-            state[layer.weight_name] = _placeholder(layer.shape, dtype)
+            state[layer.weight_name] = hollow_values(layer.shape, dtype)
         else:
             state[layer.weight_name] = _Lazy(lambda layer=layer: layer.dense(dtype))  # type: ignore[misc]
     return state
-
-
-def _placeholder(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Takes no memory; NaN, so that it cannot be used unseen."""
-    return torch.full((), torch.nan, dtype=dtype).expand(shape)
 
 
 def _can_keep(scheme: Scheme, dtype: torch.dtype, device: torch.device) -> bool:

@@ -10,16 +10,15 @@ from torch import nn
 
 from batchgen.engine.packed.product import PackedProduct
 from batchgen.engine.packed.weight import PackedWeight
-from batchgen.engine.weights import HELD_BYTES
+from batchgen.engine.weights import HELD_BYTES, hollow_values
 
 __all__ = ["PackedEmbedding", "PackedLayer", "has_packed", "hollow", "unrounded"]
 
 
 def hollow(weight: torch.Tensor, held_bytes: int | None = None) -> nn.Parameter:
-    """A parameter whose shape, dtype and device can be asked for, and that takes no memory; values
-    are NaN, so that code which reads them fails loudly. `held_bytes`: what stands for it."""
-    nothing = torch.full((), torch.nan, dtype=weight.dtype).expand(weight.shape)
-    parameter = nn.Parameter(nothing, requires_grad=False)
+    """A parameter whose shape, dtype and device can be asked for, and nothing else. `held_bytes`:
+    what stands for it."""
+    parameter = nn.Parameter(hollow_values(weight.shape, weight.dtype), requires_grad=False)
     setattr(parameter, HELD_BYTES, held_bytes)
     return parameter
 
