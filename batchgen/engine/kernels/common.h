@@ -118,16 +118,16 @@ INLINE vf vexp(vf x) {
     vi tiny = x < splat(-87.3f);
     vf top = vselect(x > splat(88.7f), splat(88.7f), x);
     vf safe = vselect(tiny, splat(-87.3f), top);
-    vf shifted = safe * 1.44269504088896341f + splat(12582912.0f);
+    vf shifted = vfma(safe, splat(1.44269504088896341f), splat(12582912.0f));
     vf n = shifted - splat(12582912.0f);
-    vf r = safe - n * 0.693359375f + n * 2.12194440e-4f;
+    vf r = vfma(n, splat(2.12194440e-4f), vfma(n, splat(-0.693359375f), safe));
     vf y = splat(1.9875691500e-4f);
-    y = y * r + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * r * r + r + 1.0f;
+    y = vfma(y, r, splat(1.3981999507e-3f));
+    y = vfma(y, r, splat(8.3334519073e-3f));
+    y = vfma(y, r, splat(4.1665795894e-2f));
+    y = vfma(y, r, splat(1.6666665459e-1f));
+    y = vfma(y, r, splat(5.0000001201e-1f));
+    y = vfma(y * r, r, r) + 1.0f;
     vi power = ((vi)shifted - 0x4b400000 + 127) << 23;
     return vselect(tiny, splat(0.0f), y * (vf)power);
 }
