@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import ONCE, THOROUGH, answer_among, tiny_model
+from torch.nn import functional as F
 
 from batchgen.cli.process.threads import settle_waiting
+from batchgen.engine.cpu import linear as cpu_linear
 from batchgen.engine.cpu import stack as cpu_stack
 from batchgen.engine.cpu.optimize import optimize_for_cpu
 from batchgen.engine.kernels.build import load_kernels
@@ -128,10 +130,11 @@ def test_without_kernels_the_layers_run_themselves(monkeypatch: pytest.MonkeyPat
 
 
 @needs_compiler
-def test_without_amx_bfloat16_runs_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    operators = Operators.load()
-    assert operators is not None
-    monkeypatch.setattr(operators, "_has_amx", False)
+def test_where_onednn_multiplies_bfloat16_faster_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Operators, "is_fastest", lambda self, dtype: False)
+    monkeypatch.setattr(
+        cpu_linear, "_onednn", lambda weight, bias: lambda x: F.linear(x, weight, bias)
+    )
     assert not runs_as_one(load("llama", torch.bfloat16))
 
 

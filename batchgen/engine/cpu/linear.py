@@ -21,6 +21,7 @@ __all__ = [
     "LinearFunction",
     "PackedLinear",
     "equals_linear",
+    "pack_steady",
     "pack_weight",
 ]
 
@@ -102,14 +103,28 @@ def pack_weight(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFuncti
 
     weight: [num_outputs, num_inputs], float32 or bfloat16, on the CPU.
     """
-    for make in (_own_kernel, _onednn):
-        try:
-            function = make(weight, bias)
-            if function is not None and equals_linear(function, weight, bias):
-                return function
-        except (RuntimeError, AttributeError, NotImplementedError):
-            continue
-    return None
+    operators = Operators.load()
+    own = operators is not None and operators.is_fastest(weight.dtype)
+    makers = (_own_kernel, _onednn) if own else (_onednn, _own_kernel)
+    found = (_equal(make, weight, bias) for make in makers)
+    return next((function for function in found if function is not None), None)
+
+
+def pack_steady(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFunction | None:
+    """As `pack_weight`, by a kernel that sums in one order whatever the number of rows."""
+    return _equal(_own_kernel, weight, bias)
+
+
+def _equal(
+    make: Callable[[torch.Tensor, torch.Tensor | None], LinearFunction | None],
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> LinearFunction | None:
+    try:
+        function = make(weight, bias)
+        return function if function and equals_linear(function, weight, bias) else None
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return None
 
 
 def equals_linear(
@@ -136,8 +151,7 @@ def _own_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFuncti
         return None
     num_outputs, num_inputs = weight.shape
     kept = None if bias is None else bias.detach().float().contiguous()
-    packed, is_float = operators.pack(weight), weight.dtype == torch.float32
-    kind = WeightKind.FLOAT32 if is_float else WeightKind.TILES
+    packed, kind = operators.pack(weight), operators.kind_of(weight.dtype)
     return PackedLinear(packed, num_inputs, num_outputs, kept, kind, _run)
 
 

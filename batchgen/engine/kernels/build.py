@@ -29,7 +29,7 @@ __all__ = ["load_kernels"]
 _LOG = logging.getLogger(__name__)
 _SOURCE_DIR = Path(__file__).parent
 _QUANT_SOURCES = ("quant_pack.c", "quant_rows.c", "quant_gemm.c")
-_SOURCES = ("paged.c", "gemm.c", "amx.c", "int8.c", "ops.c", "stack.c", *_QUANT_SOURCES)
+_SOURCES = ("paged.c", "gemm.c", "amx.c", "bf16.c", "int8.c", "ops.c", "stack.c", *_QUANT_SOURCES)
 _HEADERS = ("common.h", "linear.h", "paged.h", "rows.h", "tile.h", "quant.h", "quant_lanes.h")
 _BASE_FLAGS = (
     *("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w"),

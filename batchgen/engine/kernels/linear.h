@@ -5,7 +5,7 @@
 
 #include "rows.h"
 
-enum { FLOAT32 = 0, TILES = 1, INT8 = 2, BLOCKS = 3 }; /* which kernel packed a weight */
+enum { FLOAT32 = 0, TILES = 1, INT8 = 2, BLOCKS = 3, BFLOAT16 = 4 }; /* which kernel packed a weight */
 
 typedef struct {
     const void *data;   /* packed by its kernel; BLOCKS: a QuantWeight of quant.h */
@@ -26,6 +26,7 @@ typedef struct {
 
 void gemm_share(const Linear *A); /* float32 */
 void amx_share(const Linear *A);  /* bfloat16, where amx_start() said 1 */
+void bf16_share(const Linear *A); /* bfloat16, on any CPU */
 void int8_share(const Linear *A); /* where int8_panel() is not 0 */
 
 INLINE void linear_share(const Linear *A) {
@@ -33,6 +34,8 @@ INLINE void linear_share(const Linear *A) {
         int8_share(A);
     else if (A->weight.kind == TILES)
         amx_share(A);
+    else if (A->weight.kind == BFLOAT16)
+        bf16_share(A);
     else
         gemm_share(A);
 }

@@ -23,6 +23,8 @@ _SIGNATURES = {
     "gemm": [_POINTER] * 4 + [_INT] * 6,
     "amx_pack": [_POINTER] * 2 + [_INT] * 3,
     "amx_gemm": [_POINTER] * 4 + [_INT] * 6,
+    "bf16_pack": [_POINTER] * 2 + [_INT] * 3,
+    "bf16_gemm": [_POINTER] * 4 + [_INT] * 6,
     "int8_pack": [_POINTER] * 2 + [_INT] * 3,
     "int8_linear": [_POINTER] * 5 + [_INT] * 5,
     "int8_rows": [_POINTER] * 4 + [_INT] * 4,
@@ -45,6 +47,7 @@ class WeightKind(IntEnum):
     TILES = 1
     INT8 = 2
     BLOCKS = 3
+    BFLOAT16 = 4
 
 
 class Weight(ctypes.Structure):
@@ -60,16 +63,20 @@ class Operators:
     """The compiled operators. One instance serves the process."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        for name in ("gemm_panel", "amx_panel", "amx_start", "int8_panel"):
+        for name in ("gemm_panel", "amx_panel", "bf16_panel", "amx_start", "int8_panel"):
             getattr(library, name).restype = ctypes.c_int64
-        self._panels = {torch.float32: library.gemm_panel(), torch.bfloat16: library.amx_panel()}
         self._has_amx = bool(library.amx_start())
+        panel = library.amx_panel() if self._has_amx else library.bf16_panel()
+        self._panels = {torch.float32: library.gemm_panel(), torch.bfloat16: panel}
         self._int8_panel: int = library.int8_panel()
         for name, arguments in _SIGNATURES.items():
             function: Any = getattr(library, name)
             function.restype, function.argtypes = None, arguments
-        self._packs = {torch.float32: library.gemm_pack, torch.bfloat16: library.amx_pack}
-        self._gemms = {torch.float32: library.gemm, torch.bfloat16: library.amx_gemm}
+        pack, gemm = library.bf16_pack, library.bf16_gemm
+        if self._has_amx:
+            pack, gemm = library.amx_pack, library.amx_gemm
+        self._packs = {torch.float32: library.gemm_pack, torch.bfloat16: pack}
+        self._gemms = {torch.float32: library.gemm, torch.bfloat16: gemm}
         self.run_stack = library.run_stack
         self._int8_pack, self._int8_rows = library.int8_pack, library.int8_rows
         self._int8_linear = library.int8_linear
@@ -85,11 +92,24 @@ class Operators:
         return None if library is None else Operators(library)
 
     def can_pack(self, weight: torch.Tensor) -> bool:
-        """Whether `pack` and `linear` take this weight: bfloat16 needs a CPU with AMX."""
-        if weight.dtype == torch.float32:
+        """Whether `pack` and `linear` take this weight: tiles of bfloat16 hold 32 inputs."""
+        if weight.dtype == torch.bfloat16:
+            return not self._has_amx or weight.shape[1] % _TILE_INPUTS == 0
+        return weight.dtype == torch.float32
+
+    def kind_of(self, dtype: torch.dtype) -> WeightKind:
+        """What `pack` makes of a weight of this dtype."""
+        if dtype == torch.float32:
+            return WeightKind.FLOAT32
+        return WeightKind.TILES if self._has_amx else WeightKind.BFLOAT16
+
+    def is_fastest(self, dtype: torch.dtype) -> bool:
+        """Whether no other library is known to multiply faster on this CPU: in bfloat16 oneDNN
+        does, from AVX-512 on, where there are no tiles."""
+        onednn: Any = torch.ops.mkldnn
+        if dtype == torch.float32 or self._has_amx:
             return True
-        has_tiles = self._has_amx and weight.shape[1] % _TILE_INPUTS == 0
-        return has_tiles and weight.dtype == torch.bfloat16
+        return not (torch.backends.mkldnn.is_available() and onednn._is_mkldnn_bf16_supported())
 
     def pack(self, weight: torch.Tensor) -> torch.Tensor:
         """Weight [num_outputs, num_inputs] as panels for `linear`."""
