@@ -30,7 +30,8 @@ FLOORS = [
     ["batchgen.engine.sampling", "batchgen.engine.model"],
     ["batchgen.engine.execution"],
     ["batchgen.engine.cpu", "batchgen.engine.cuda"],
-    ["batchgen.engine.adapters"],
+    ["batchgen.engine.adapters", "batchgen.engine.steady.cuda"],
+    ["batchgen.engine.steady"],
     ["batchgen.engine(face)"],
     ["batchgen.engine.processes"],
     ["batchgen.job.stores"],
@@ -56,6 +57,7 @@ FACE = {
     "runners",
     "tensor_parallel",
     "loader",
+    "optimizing",
     "cache_size",
     "echo",
 }  # of the engine: they use every room

@@ -15,7 +15,7 @@ import pytest
 from echo_runs import write_rows
 
 from batchgen.engine.request import Completion, FinishReason, Timings
-from batchgen.errors import ErrorCode, RowError, StoppedError, UsageError
+from batchgen.errors import ErrorCode, RowError, StoppedError
 from batchgen.job.flow.channel import Cancelled, Channel
 from batchgen.job.flow.engine_thread import FinishedRow
 from batchgen.job.flow.interruptible import interruptible
@@ -25,7 +25,7 @@ from batchgen.job.flow.signals import Stop
 from batchgen.job.flow.writer_thread import finished_rows
 from batchgen.job.input.estimate import estimated_rows
 from batchgen.job.input.sources import find_sources
-from batchgen.job.ledger.fingerprint import fingerprint_of
+from batchgen.job.ledger.fingerprint import facts_of, fingerprint_of
 from batchgen.job.rows import InputRow
 from batchgen.job.run.summary import FailureLimit
 from batchgen.job.spec import InputSpec, JobSpec
@@ -241,10 +241,14 @@ def test_an_interruptible_call_returns_and_raises_as_a_call_does() -> None:
         interruptible(lambda: 1 // 0, Stop(), "")
 
 
-def test_deterministic_means_float32() -> None:
+def test_deterministic_keeps_the_dtype_and_is_part_of_the_fingerprint() -> None:
     given = InputSpec(("rows.jsonl",))
-    spec = JobSpec(given, Path("out.parquet"), deterministic=True)
-    assert spec.numeric_dtype == "float32"
-    assert fingerprint_of(spec, None) == fingerprint_of(replace(spec, dtype="float32"), None)
-    with pytest.raises(UsageError, match="float32"):
-        JobSpec(given, Path("out.parquet"), deterministic=True, dtype="bfloat16")
+    spec = JobSpec(given, Path("out.parquet"), deterministic=True, dtype="bfloat16")
+    plain = replace(spec, deterministic=False)
+    assert fingerprint_of(spec, None) == fingerprint_of(plain, None) | {"deterministic": True}
+    assert "deterministic" not in facts_of(plain, None)
+    promise = facts_of(spec, None)["deterministic"]
+    assert {"batch size", "preemption", "resume", "shards"} <= set(promise["equal_across"])
+    assert promise["not_across"]
+    assert promise["computed_on"]
+    assert "torch" in promise["computed_with"]

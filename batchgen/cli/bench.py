@@ -140,8 +140,6 @@ def _engine_config(flags: dict[str, Any], model: Path, eos_token_ids: tuple[int,
 
     names = {field.name for field in fields(EngineConfig)} - {"model", "eos_token_ids"}
     chosen = {name: flags[name] for name in names if name in flags}
-    if flags["deterministic"]:
-        chosen["dtype"] = "float32"
     return EngineConfig(model=model, eos_token_ids=eos_token_ids, **chosen)
 
 

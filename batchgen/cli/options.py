@@ -244,7 +244,7 @@ engine_options = flag_group(
     flag("--enable-prefix-caching/--no-enable-prefix-caching", default=True,
          help="Compute equal beginnings of prompts once."),
     flag("--fold/--no-fold", default=True, help="Compute equal rows once."),
-    flag("--deterministic", is_flag=True, help="Compute in float32: no text depends on its batch."),
+    flag("--deterministic", is_flag=True, help="Bit for bit the same, whatever the batch."),
     flag("--enforce-eager", is_flag=True, help="On CUDA: no compiled layers, no graphs."),
     flag("--attention-backend", default="auto", metavar="NAME", help="Force one attention path."),
 )  # fmt: skip

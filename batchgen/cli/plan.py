@@ -48,7 +48,7 @@ def plan(ctx: click.Context, /, **flags: Any) -> None:
     files = resolved(spec)
     if files is None:
         raise UsageError("the echo engine computes nothing that could be planned", "name a --model")
-    shape = shape_of(files, spec.numeric_dtype, spec.kv_cache_dtype)
+    shape = shape_of(files, spec.dtype, spec.kv_cache_dtype)
     prepared(files, own_process=ctx.obj is True)
     whole, mean = flags["whole"], flags["mean_output"]
     with opened(spec, files) as job:

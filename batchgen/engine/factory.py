@@ -97,6 +97,8 @@ def _load(config: EngineConfig, group: Group | None) -> tuple[Model, EngineConfi
     if config.chooses_adapters and not config.enforce_eager:
         _logger.info("no graphs and no compiled layers: rows choose among adapters")
         config = dataclasses.replace(config, enforce_eager=True)
+    if config.deterministic:
+        config = dataclasses.replace(config, share_reads=False)  # it joins softmaxes by the batch
     model = load_model(config, group)
     say_of_model(model, config)
     return model, config
@@ -113,6 +115,8 @@ def say_of_model(model: Model, config: EngineConfig) -> None:
 
 def _compiled(model: Model, config: EngineConfig, build: Callable[[Model, EngineConfig], T]) -> T:
     """On a GPU with compiled layers; with the layers as they are, if they do not compile."""
+    if model.device.type == "cuda" and config.deterministic:
+        build = _steady(build)
     if model.device.type != "cuda" or config.enforce_eager:
         return build(model, config)
     from torch._dynamo.exc import TorchDynamoException
@@ -127,6 +131,19 @@ def _compiled(model: Model, config: EngineConfig, build: Callable[[Model, Engine
     _logger.warning("layers run as they are: compiling them failed: %s", reason)
     uncompile_layers(model)
     return build(model, config)
+
+
+def _steady(build: Callable[[Model, EngineConfig], T]) -> Callable[[Model, EngineConfig], T]:
+    """Prove first that rows answer alike in any step, by the layers as they are run."""
+    from batchgen.engine.steady.cuda.parts import steady_compiler
+    from batchgen.engine.steady.hold import prove_steady
+
+    def proven(model: Model, config: EngineConfig) -> T:
+        prove_steady(model)
+        return build(model, config)
+
+    steady_compiler()
+    return proven
 
 
 def build_engine(

@@ -20,8 +20,6 @@ from batchgen.engine.adapters.attach import AttachedAdapters, attach_adapters
 from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.cpu.joined_linear import join_linears
-from batchgen.engine.cpu.optimize import optimize_for_cpu
 from batchgen.engine.cpu.stack import bind_stack
 from batchgen.engine.model.binding import use_attention
 from batchgen.engine.model.checkpoint import load_folder, quietly
@@ -43,10 +41,12 @@ from batchgen.engine.model.quantization import settle_quantization
 from batchgen.engine.model.quantized import Quantized
 from batchgen.engine.model.random_weights import load_random
 from batchgen.engine.model.rounding import check_quantization, round_module
+from batchgen.engine.optimizing import optimizer_of
 from batchgen.engine.parallel.group import Group
 from batchgen.engine.parallel.split_model import make_local
 from batchgen.engine.parallel.splitting import check_config, check_devices, check_plan
 from batchgen.engine.quantization.proof import has_quantized, settle_layers
+from batchgen.engine.steady.hold import backend_of, check_parts, check_settings, prove_steady
 from batchgen.engine.weights import weigh
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.gguf.weights_kept import PACKED
@@ -69,6 +69,8 @@ def load_model(config: EngineConfig, group: Group | None = None) -> Model:
     config = settle_quantization(config, device)
     check_quantization(config, device)
     check_kv_cache_dtype(config, device)
+    if config.deterministic:
+        check_settings(config)
     with timeline.span("weights"):
         module, quantized = _load_module(config, device)
         packaged = quantized is not None and quantized.in_package
@@ -84,9 +86,9 @@ def load_model(config: EngineConfig, group: Group | None = None) -> Model:
     with quietly() if packaged else nullcontext():
         model = load_model_from(
             module,
-            select_backend(device, config.attention_backend),
+            backend_of(config, device),
             max_model_len=config.max_model_len,
-            optimize=_optimizer(config, device),
+            optimize=optimizer_of(config, device),
             group=group,
             confirmed=config.quantization != "int8",
             rounded_cache=config.kv_cache_dtype != "auto",
@@ -97,6 +99,11 @@ def load_model(config: EngineConfig, group: Group | None = None) -> Model:
     if adapters is not None:
         with timeline.span("adapters"):
             adapters.settle(model)
+    if config.deterministic:
+        with timeline.span("steady"):
+            check_parts(model)
+            if device.type == "cpu":
+                prove_steady(model)  # on a GPU, once layers are compiled
     return model
 
 
@@ -182,33 +189,6 @@ def check_splitting(config: EngineConfig, device: torch.device) -> None:
     check_devices(device, config.tensor_parallel)
     own = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
     check_plan(own, config.tensor_parallel)
-
-
-def _optimizer(config: EngineConfig, device: torch.device) -> Callable[[Any], object] | None:
-    if device.type == "cpu" and config.tensor_parallel > 1:
-        return None  # what is packed there knows of no other rank
-    if device.type == "cpu":
-        return lambda module: _optimize_for_cpu(module, config.quantization)
-    if device.type == "cuda" and not config.enforce_eager:
-        return lambda module: join_linears(module, lambda: _tiny_forward(module))
-    return None
-
-
-def _optimize_for_cpu(module: Any, quantization: str | None) -> None:
-    rounded = quantization if quantization == "int8" else None
-    packed = optimize_for_cpu(module, module.dtype, rounded)
-    if rounded is not None and not packed:
-        raise UsageError(
-            f"--quantization {quantization} is not available here: it needs a C compiler, oneDNN, "
-            "and weights in float32 or bfloat16",
-            "leave it out",
-        )
-
-
-@torch.inference_mode()
-def _tiny_forward(module: Any) -> None:
-    tokens = torch.arange(3, device=next(module.parameters()).device)[None]
-    module(input_ids=tokens, position_ids=tokens, use_cache=False)
 
 
 def resolve_device(name: str) -> torch.device:

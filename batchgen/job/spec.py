@@ -121,7 +121,7 @@ class JobSpec:
     fold: bool = True
     """Rows that must have equal completions are computed once."""
     deterministic: bool = False
-    """Compute in float32: completions do not change with the batch."""
+    """A row's logits are bit for bit a function of its own tokens, in the model's dtype."""
     attention_backend: str = "auto"
     enforce_eager: bool = False
     kv_cache_dtype: str = "auto"
@@ -138,11 +138,6 @@ class JobSpec:
         self._check_tensor_parallel()
         if self.devices is not None and self.device != "auto":
             raise UsageError("--device and --devices are both given", "leave one of them out")
-        if self.deterministic and self.dtype not in ("auto", "float32"):
-            raise UsageError(
-                f"--deterministic computes in float32, and --dtype asks for {self.dtype}",
-                "leave one of the two out",
-            )
         if self.deterministic and self.quantization not in (None, "none"):
             raise UsageError(
                 f"--quantization {self.quantization} rounds the inputs of layers, so "
@@ -178,8 +173,3 @@ class JobSpec:
     def form(self) -> Form:
         """What the output is on disk. Raises UsageError where name and flags contradict."""
         return Form.of(self.out, self.format, self.rows_per_file)
-
-    @property
-    def numeric_dtype(self) -> str:
-        """The dtype that weights and cache get; `auto` is the checkpoint's own."""
-        return "float32" if self.deterministic else self.dtype

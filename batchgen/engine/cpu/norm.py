@@ -14,7 +14,7 @@ from batchgen.engine.kernels.ops import Operators
 __all__ = ["RmsNorm", "fast_rms_norm"]
 
 _EPS_NAMES = ("variance_epsilon", "eps")
-_TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 0.0}
+_TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 0.0, torch.float16: 0.0}
 _SCALES = (1e-3, 1.0, 30.0)
 """Sizes of the values that are tried: the smallest makes eps count."""
 
@@ -38,13 +38,19 @@ class RmsNorm:
         return self.run(hidden_states, self.weight, self.eps, self.round_first)
 
 
-def fast_rms_norm(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
+def fast_rms_norm(
+    module: nn.Module, run: Callable[..., torch.Tensor] | None = None
+) -> RmsNorm | None:
     """A function equal to an RMSNorm module's forward, or None when the module is something else.
 
+    `run`: what computes it, as `Operators.rms_norm` does, which is what does it otherwise.
     Llama's kind (weight) and Gemma's (1 + weight, rounded last) are tried; numbers decide.
     """
-    operators, weight, eps = Operators.load(), getattr(module, "weight", None), _eps(module)
-    if operators is None or eps is None or not isinstance(weight, torch.Tensor):
+    weight, eps = getattr(module, "weight", None), _eps(module)
+    operators = Operators.load() if run is None else None
+    if operators is not None:
+        run = operators.rms_norm
+    if run is None or eps is None or not isinstance(weight, torch.Tensor):
         return None
     if "RMSNorm" not in type(module).__name__ or weight.dim() != 1:
         return None
@@ -58,7 +64,7 @@ def fast_rms_norm(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] |
                 eps,
                 round_first,
                 weight.dtype,
-                operators.rms_norm,
+                run,
                 original,
             )
             if _equal(module, function, weight):
@@ -80,12 +86,12 @@ def _equal(
     """bfloat16 must agree but for single roundings, float32 to its last bits."""
     generator = torch.Generator().manual_seed(0)
     for scale in _SCALES:
-        x = torch.randn(1, 5, weight.shape[0], generator=generator).mul_(scale).to(weight.dtype)
+        x = torch.randn(1, 5, weight.shape[0], generator=generator).mul_(scale).to(weight)
         expected, got = module(x), function(x)
         if got.dtype != expected.dtype:
             return False
         difference = (got.float() - expected.float()).abs()
-        if weight.dtype == torch.bfloat16:
+        if weight.dtype != torch.float32:
             if (difference != 0).float().mean() > 0.01 or difference.max() > 0.02 * got.abs().max():
                 return False
         elif not difference.max() <= _TOLERANCE[weight.dtype] * expected.abs().max():

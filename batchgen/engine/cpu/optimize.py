@@ -21,6 +21,7 @@ from batchgen.engine.cpu.linear import (
     JoinedMember,
     LinearFunction,
     PackedLinear,
+    pack_steady,
     pack_weight,
 )
 from batchgen.engine.cpu.linear_calls import (
@@ -47,11 +48,18 @@ Pack = Callable[[torch.Tensor, torch.Tensor | None], LinearFunction | None]
 
 
 @torch.inference_mode()
-def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | None = None) -> int:
+def optimize_for_cpu(
+    model: nn.Module,
+    dtype: torch.dtype,
+    quantization: str | None = None,
+    *,
+    steady: bool = False,
+) -> int:
     """Bind faster forwards to the parts of a causal LM on the CPU, in place.
 
     `quantization="int8"` packs linear layers, and with the project's own kernel the embedding too,
     in 8 bits: other numbers.
+    `steady`: by kernels whose sums do not depend on the number of rows, or not at all.
     Layers that a small forward does not call stay as they are: their weights may be read directly.
     Returns how many parts now compute with packed weights.
     """
@@ -61,7 +69,8 @@ def optimize_for_cpu(model: nn.Module, dtype: torch.dtype, quantization: str | N
     called = {id(call.module) for call in calls}
     if quantization is not None:
         _bind_ends(model)
-    pack = pack_weight if quantization is None else pack_int8
+    plain: Pack = pack_steady if steady else pack_weight
+    pack = plain if quantization is None else pack_int8
     counts = {
         "mlp": _bind_mlps(model, called, pack),
         "joined": sum(_bind_joined(group, pack) for group in siblings(calls)),
@@ -136,7 +145,7 @@ def _release(module: Any) -> None:
 def _bind_mlps(model: nn.Module, called: set[int], pack: Pack) -> int:
     count = 0
     for module in model.modules():
-        found = fast_gated_mlp(module, lambda layers: _pack(layers, pack), pack is pack_weight)
+        found = fast_gated_mlp(module, lambda layers: _pack(layers, pack), pack is not pack_int8)
         if found is None or not all(id(layer) in called for layer in found[1]):
             continue
         forward, layers = found

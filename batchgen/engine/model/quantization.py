@@ -17,7 +17,7 @@ def settle_quantization(config: EngineConfig, device: torch.device) -> EngineCon
     """The config with `int8`, `gguf` or None. Raises UsageError where what was asked for would do
     nothing."""
     decided = decide_quantization(
-        config.quantization,
+        config.quantization or (PLAIN if config.deterministic else None),
         config.model,
         devices=[device.type],
         dtype=config.dtype,

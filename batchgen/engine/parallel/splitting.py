@@ -27,6 +27,9 @@ def check_config(config: EngineConfig) -> None:
         raise _not_with(size, "--adapter", "merge the adapter into the model's folder (peft)")
     if config.quantization not in (None, "none"):
         raise _not_with(size, f"--quantization {config.quantization}", "leave one of them out")
+    if config.deterministic:
+        what = "--deterministic: sums over several devices depend on the step"
+        raise _not_with(size, what, "leave one of them out")
     if config.load_format == "dummy":
         raise _not_with(size, "random weights", "name a model's folder")
 

@@ -15,6 +15,7 @@ from batchgen.job.model.adapters import parse_adapters
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.model.identity import text_digest
 from batchgen.job.model.weights import quantization_of
+from batchgen.job.promise import promise_of
 from batchgen.job.spec import JobSpec
 
 __all__ = ["facts_of", "fingerprint_of", "model_name"]
@@ -30,7 +31,7 @@ def fingerprint_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
         "schema": _SCHEMA,
         "engine": spec.engine,
         "model": {"identity": "none"} if files is None else files.identity(),
-        "dtype": _dtype(spec.numeric_dtype, files),
+        "dtype": _dtype(spec.dtype, files),
         "quantization": quantization_of(spec, files),
         "max_model_len": spec.max_model_len,
         "chat_template": _chat_template(spec, files),
@@ -46,6 +47,7 @@ def facts_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
         "revision": spec.revision,
         "device": spec.device,
         **({"tensor_parallel": spec.tensor_parallel} if spec.tensor_parallel > 1 else {}),
+        **({"deterministic": promise_of(spec.device)} if spec.deterministic else {}),
         "limit": spec.input.limit,
         **({"adapters": list(spec.input.adapters)} if spec.input.adapters else {}),
         "versions": {"batchgen": __version__, "python": platform.python_version()}
@@ -56,6 +58,8 @@ def facts_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
 def _only_where_given(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
     """Settings whose default leaves no trace: jobs begun before there was the flag go on."""
     given: dict[str, Any] = {}
+    if spec.deterministic:
+        given["deterministic"] = True
     if spec.kv_cache_dtype != "auto":
         given["kv_cache_dtype"] = spec.kv_cache_dtype
     if spec.template_time is not None:

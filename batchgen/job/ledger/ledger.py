@@ -275,8 +275,8 @@ class Ledger(AbstractContextManager["Ledger"]):
         self._journal = Journal(
             layout.work, self._lock.attempt, self._known.settled, self._lock.check, others
         )
-        manifest.facts, manifest.form = facts, layout.form.to_dict()
-        manifest.note_run(self._lock.attempt, run_id)
+        manifest.form = layout.form.to_dict()
+        manifest.note_run(self._lock.attempt, run_id, facts)
         self._write_manifest()
 
     def _start_writer(self, every: int, seconds: float, background: bool) -> None:

@@ -15,9 +15,9 @@ def quantization_of(spec: JobSpec, files: ModelFiles | None) -> str:
         return spec.quantization or PLAIN
     given = "auto" if spec.devices in (None, "all") else spec.devices
     return decide_quantization(
-        spec.quantization,
+        spec.quantization or (PLAIN if spec.deterministic else None),
         files.path,
         devices=[spec.device] if spec.devices is None else str(given).split(","),
-        dtype=spec.numeric_dtype,
+        dtype=spec.dtype,
         has_adapters=bool(spec.input.adapters),
     )

@@ -110,7 +110,7 @@ def engine_config(spec: JobSpec, files: ModelFiles) -> EngineConfig:
         model=files.path,
         device=spec.device,
         tensor_parallel=spec.tensor_parallel,
-        dtype=spec.numeric_dtype,
+        dtype=spec.dtype,
         eos_token_ids=files.eos_token_ids,
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=spec.max_num_batched_tokens,

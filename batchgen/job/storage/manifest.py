@@ -17,6 +17,7 @@ from typing import Any
 
 from batchgen.errors import FingerprintMismatchError
 from batchgen.job.input_marks import Mark
+from batchgen.job.promise import with_changes
 from batchgen.job.redaction import redacted
 from batchgen.job.stores.files import Guard, read_current, unwritable, write_atomic
 from batchgen.job.stores.places import Place
@@ -127,8 +128,9 @@ class Manifest:
         """Replace the file at `path`, whole and durable."""
         write_atomic(path, self.to_json().encode(), "manifest", guard)
 
-    def note_run(self, attempt: int, run_id: str) -> None:
-        """Remember that a run begins; old ones are forgotten."""
+    def note_run(self, attempt: int, run_id: str, facts: dict[str, Any]) -> None:
+        """Remember that a run with these facts begins; old ones are forgotten."""
+        self.facts = with_changes(facts, [self.facts])
         self.runs.append({"attempt": attempt, "run_id": run_id, "started_at": time.time()})
         del self.runs[:-_RUNS_KEPT]
 

@@ -15,6 +15,7 @@ from batchgen.job.ledger.missing_rows import check_nothing_missing
 from batchgen.job.ledger.opening import decide, discard_work, has_leftovers, sweep
 from batchgen.job.ledger.shard_work import all_manifests, furthest_of
 from batchgen.job.ledger.survey import survey
+from batchgen.job.promise import with_changes
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import FinalReport, InputCheckpoint, Manifest
 from batchgen.job.storage.merge import DamagedPartError
@@ -91,7 +92,8 @@ def _settle(layout: Layout, job: Manifest, num_rows: int | None) -> None:
     job.input = furthest_of(everyone.values())
     ended = {name: found for name, found in shards.items() if found.total_rows is not None}
     if ended:
-        job.facts = next(iter(ended.values())).facts
+        first, *others = (found.facts for found in ended.values())
+        job.facts = with_changes(first, others)
     totals = {n for found in (job, *ended.values()) if (n := found.total_rows) is not None}
     if grew and totals:
         totals = {max(totals)}  # some ended before the input grew

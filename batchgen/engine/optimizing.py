@@ -1,0 +1,58 @@
+"""Which parts of a loaded and proven model are swapped for faster ones, or for steady ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.cpu.joined_linear import join_linears
+from batchgen.engine.cpu.optimize import optimize_for_cpu
+from batchgen.errors import UsageError
+
+__all__ = ["optimizer_of"]
+
+
+def optimizer_of(config: EngineConfig, device: torch.device) -> Callable[[Any], object] | None:
+    """What to do with the module, in place; None: it stays as it is."""
+    if device.type == "cpu" and config.tensor_parallel > 1:
+        return None  # what is packed there knows of no other rank
+    if device.type == "cpu":
+        return partial(_optimize_for_cpu, config=config)
+    if device.type == "cuda" and config.deterministic:
+        return _make_steady
+    if device.type == "cuda" and not config.enforce_eager:
+        return _join
+    return None
+
+
+def _optimize_for_cpu(module: Any, config: EngineConfig) -> None:
+    quantization, steady = config.quantization, config.deterministic
+    rounded = quantization if quantization == "int8" else None
+    packed = optimize_for_cpu(module, module.dtype, rounded, steady=steady)
+    if rounded is not None and not packed:
+        raise UsageError(
+            f"--quantization {quantization} is not available here: it needs a C compiler, oneDNN, "
+            "and weights in float32 or bfloat16",
+            "leave it out",
+        )
+
+
+def _join(module: Any) -> None:
+    join_linears(module, lambda: _tiny_forward(module))
+
+
+def _make_steady(module: Any) -> None:
+    from batchgen.engine.steady.cuda.parts import make_steady
+
+    _join(module)
+    make_steady(module)
+
+
+@torch.inference_mode()
+def _tiny_forward(module: Any) -> None:
+    tokens = torch.arange(3, device=next(module.parameters()).device)[None]
+    module(input_ids=tokens, position_ids=tokens, use_cache=False)

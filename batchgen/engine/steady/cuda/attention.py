@@ -1,0 +1,38 @@
+"""Attention on a GPU that sums a row's keys in one order: by its own length alone.
+
+Decodes and chunks have one and the same tile, masked alike, which begins at multiples of its own
+keys; nothing is split among programs, and nothing is read for several rows at once. A tile that a
+row does not see leaves its softmax as it is, bit for bit: so it does not matter which other tokens
+lie in a row's tile. Few and long rows decode slower for that: a program reads all their keys.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from batchgen.engine.attention.interface import AttentionSpec
+from batchgen.engine.attention.triton.device import shared_memory
+from batchgen.engine.attention.triton.paged import TritonBackend
+from batchgen.engine.attention.triton.tuning import Tile, fitted, padded
+
+__all__ = ["steady_attention", "whole_tile"]
+
+_NEVER_SPLIT = 1 << 24
+"""Tiles of keys: more than any row has."""
+
+
+def steady_attention() -> TritonBackend:
+    """The backend with one tile for every row."""
+    return TritonBackend(decode_tuner=whole_tile, chunk_tuner=whole_tile)
+
+
+def whole_tile(
+    spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device
+) -> Tile:
+    """By the layer's shape and the card."""
+    width = padded(max(spec.head_dim, spec.v_head_dim))
+    if dtype == torch.float32:
+        tile = Tile(32 if width <= 128 else 16, 32, 4, 2, 2, _NEVER_SPLIT)
+    else:
+        tile = Tile(64, 64 if width <= 128 else 32, 4, 3, 2, _NEVER_SPLIT)
+    return fitted(tile, spec, dtype, shared_memory(device))

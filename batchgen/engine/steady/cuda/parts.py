@@ -1,0 +1,70 @@
+"""Puts steady products and norms in the place of a loaded model's, on a GPU.
+
+What is not known stays as it is: `audit` then names it. Layers keep their weights, and tied ones
+stay tied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from batchgen.engine.cpu.joined_linear import JoinedMember
+from batchgen.engine.cpu.norm import RmsNorm, fast_rms_norm
+from batchgen.engine.steady.cuda.norm import steady_norm
+from batchgen.engine.steady.cuda.product import steady_linear
+
+__all__ = ["make_steady", "steady_compiler"]
+
+
+class SteadyLinear(nn.Linear):
+    """An nn.Linear, by our own kernel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., in_features] -> [..., out_features]."""
+        out: torch.Tensor = steady_linear(x, self.weight, self.bias)
+        return out
+
+
+class SteadyNorm(nn.Module):
+    """An RMS norm, by our own kernel."""
+
+    def __init__(self, norm: RmsNorm) -> None:
+        super().__init__()
+        self.register_buffer("scale", norm.weight, persistent=False)
+        self.eps, self.round_first = norm.eps, norm.round_first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Over the last dimension."""
+        out: torch.Tensor = steady_norm(x, self.scale, self.eps, self.round_first)
+        return out
+
+
+def make_steady(module: nn.Module) -> None:
+    """In place: plain linear layers, joined ones, and RMS norms that answer as the module's own."""
+    for name, part in list(module.named_modules()):
+        if type(part) is nn.Linear:
+            part.__class__ = SteadyLinear
+        elif isinstance(part, JoinedMember):
+            part.multiply = steady_linear
+        else:
+            _replace_norm(module, name, part)
+
+
+def _replace_norm(module: nn.Module, name: str, part: nn.Module) -> None:
+    norm: Any = fast_rms_norm(part, steady_norm)
+    if norm is not None:
+        module.set_submodule(name, SteadyNorm(norm))
+
+
+def steady_compiler() -> None:
+    """Have torch's compiler choose no kernel by timing, which may fall otherwise in a next run; and
+    where it can (torch 2.13), none by the number of rows."""
+    from torch._inductor import config
+
+    settings: Any = config
+    for name in ("deterministic", "batch_invariant"):
+        if hasattr(settings, name):
+            setattr(settings, name, True)

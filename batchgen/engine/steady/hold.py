@@ -1,0 +1,90 @@
+"""What `--deterministic` asks of a loaded model: no part that depends on the step; the proof."""
+
+from __future__ import annotations
+
+import torch
+
+from batchgen.engine.attention.interface import AttentionBackend
+from batchgen.engine.attention.select import backend_name, select_backend
+from batchgen.engine.config import PROOF_BLOCK_SIZE, EngineConfig
+from batchgen.engine.model.model import Model
+from batchgen.engine.model.pieces import Piece
+from batchgen.engine.steady.audit import dependent_parts
+from batchgen.engine.steady.proof import first_difference, one_step
+from batchgen.errors import ModelRefusedError, UsageError
+
+__all__ = ["backend_of", "check_parts", "check_settings", "prove_steady"]
+
+_SHOWN = 3
+_OTHERWISE = "leave --deterministic out: each row is then right, but a near tie may fall otherwise"
+
+
+def check_settings(config: EngineConfig) -> None:
+    """Raises UsageError for what no row's bits can be held under."""
+    if config.chooses_adapters:
+        raise UsageError(
+            "--deterministic cannot hold where rows choose among adapters: their products are "
+            "computed for the rows of a step together",
+            "merge one (--adapter DIR alone), or leave --deterministic out",
+        )
+
+
+def backend_of(config: EngineConfig, device: torch.device) -> AttentionBackend:
+    """The attention that a model is bound to."""
+    if config.deterministic and backend_name(device, config.attention_backend) == "triton":
+        from batchgen.engine.steady.cuda.attention import steady_attention
+
+        return steady_attention()
+    return select_backend(device, config.attention_backend)
+
+
+def check_parts(model: Model) -> None:
+    """Raises ModelRefusedError, naming them, for parts whose sums depend on the step's rows.
+
+    Sees operators, so call it before layers are compiled.
+    """
+    model.allocate_cache(4, PROOF_BLOCK_SIZE)
+    ids = torch.arange(1, 6, device=model.device) % model.vocab_size
+    pieces = [Piece((1, 0), 0, 4), Piece((2, 3), 0, 1)]
+    parts = dependent_parts(
+        model.module, lambda: one_step(model, pieces, [ids[:4], ids[4:]], [3, 4])
+    )
+    model.release_cache()
+    if parts:
+        raise _refused(model, _named(parts), _hint(model))
+
+
+def prove_steady(model: Model) -> None:
+    """Raises ModelRefusedError unless a row's logits are the same bits in every kind of step."""
+    how = first_difference(model)
+    if how is not None:
+        raise _refused(model, f"a row computed {how} has other logits than alone", _OTHERWISE)
+    model.notes.append(
+        f"--deterministic: rows answer bit for bit alike in any step, in {_dtype(model)}"
+    )
+
+
+def _named(parts: list[str]) -> str:
+    shown = ", ".join(parts[:_SHOWN])
+    more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
+    return f"these sum in an order that depends on the rows of a step: {shown}{more}"
+
+
+def _hint(model: Model) -> str:
+    if model.device.type == "cpu" and model.dtype not in (torch.float32, torch.bfloat16):
+        return "take --dtype bfloat16 or float32, or leave --deterministic out"
+    if model.device.type == "cpu":
+        return f"on a CPU it needs the C kernels (see batchgen doctor); or {_OTHERWISE}"
+    return _OTHERWISE
+
+
+def _refused(model: Model, what: str, hint: str) -> ModelRefusedError:
+    return ModelRefusedError(
+        f"--deterministic cannot hold for model type {model.model_type!r} in {_dtype(model)} on "
+        f"{model.device.type}: {what}",
+        hint,
+    )
+
+
+def _dtype(model: Model) -> str:
+    return str(model.dtype).removeprefix("torch.")
