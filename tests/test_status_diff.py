@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from batchgen.cli.diff import diff
 from batchgen.cli.status import status
 from batchgen.counts import counted
 from batchgen.errors import InputUnreadableError, UsageError
+from batchgen.job.promise import promise_of
 from batchgen.job.rows import OutputRow
 from batchgen.job.verbs.compare import compare
 
@@ -64,9 +66,10 @@ def test_status_of_nothing_says_so(tmp_path: Path) -> None:
         call(status, tmp_path / "out.parquet")
 
 
-def output(folder: Path, rows: list[OutputRow]) -> Path:
+def output(folder: Path, rows: list[OutputRow], facts: dict[str, Any] | None = None) -> Path:
     folder.mkdir()
     with open_ledger(folder) as ledger:
+        ledger.manifest.facts.update(facts or {})
         ledger.append(rows)
         ledger.finalize(len({row.index for row in rows}))
     return folder / "out.parquet"
@@ -94,6 +97,25 @@ def test_the_first_differences_are_shown(tmp_path: Path) -> None:
     data = json.loads(call(diff, a, b, "--json").stdout)
     assert [d["key"] for d in data["differences"]] == [[7, 0], [30, 0]]
     assert not data["same"]
+
+
+def test_outputs_that_differ_say_whether_they_should_have_been_equal(tmp_path: Path) -> None:
+    held = {"device": "cuda:0 (A)", "deterministic": promise_of("cpu"), "versions": {"torch": "1"}}
+    newer = held | {"deterministic": promise_of("cpu") | {"computed_with": {"torch": "2"}}}
+    within = held | {"deterministic": promise_of("cpu") | {"changed_within": ["torch: 1 -> 2"]}}
+
+    def said(name: str, facts: dict[str, Any]) -> str:
+        out = output(tmp_path / name, [make_row(0, completion="x")], facts)
+        found = call(diff, first, out)
+        assert json.loads(call(diff, first, out, "--json").stdout)["because"]
+        return found.stdout
+
+    first = output(tmp_path / "first", [make_row(0)], held)
+    assert "please report it" in said("same", held | {"device": "cuda:1 (A)"})
+    assert "device: cuda (A) -> cuda (B)" in said("card", held | {"device": "cuda:0 (B)"})
+    assert re.search(r"one version: .*torch: \S+ -> 2", said("version", newer))
+    assert "the second was not computed by one: torch: 1 -> 2" in said("mixed", within)
+    assert "the second was not computed with --deterministic" in said("plain", {})
 
 
 def test_rows_are_matched_by_id_in_any_order_and_by_occurrence(tmp_path: Path) -> None:

@@ -81,9 +81,12 @@ def _compare(
     ctx: click.Context, a: Place, b: Place, names: list[str], on: str, show: int, as_json: bool
 ) -> None:
     from batchgen.job.verbs.compare import compare
+    from batchgen.job.verbs.expected import expectation
 
     result = compare(a, b, on, names, show)
-    click.echo(json.dumps(_as_json(result), default=str) if as_json else _as_text(result, on))
+    said = [] if result.same else expectation(a, b)
+    text = _as_text(result, on, said)
+    click.echo(json.dumps(_as_json(result) | {"because": said}, default=str) if as_json else text)
     ctx.exit(0 if result.same else 1)
 
 
@@ -120,7 +123,7 @@ def _as_json(result: Comparison) -> dict[str, Any]:
     return {"same": result.same, "percent_equal": result.percent_equal} | asdict(result)
 
 
-def _as_text(result: Comparison, on: str) -> str:
+def _as_text(result: Comparison, on: str, said: list[str]) -> str:
     lines = [
         f"{result.equal:,} of {counted(max(result.rows_a, result.rows_b), 'row')} equal "
         f"({_percent(result)}) in {', '.join(result.columns)}"
@@ -135,7 +138,7 @@ def _as_text(result: Comparison, on: str) -> str:
             lines.append(f"{counted(rows - result.common, 'row')} only in the {which}: {shown}")
     lines += _differing(result.differences, on)
     more = result.common - result.equal - len(result.differences)
-    return "\n".join(lines + ([f"and {more:,} more"] if more else []))
+    return "\n".join(lines + ([f"and {more:,} more"] if more else []) + said)
 
 
 def _differing(differences: list[Difference], on: str) -> Iterator[str]:
