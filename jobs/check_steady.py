@@ -1,18 +1,23 @@
-"""Does --deterministic hold, and what does it cost? The same rows in many ways, by command.
+"""Does --deterministic hold, and what does it cost? The same rows in many ways, with and without.
 
-    python jobs/check_steady.py MODEL [--device cuda] [--dtype bfloat16] [--rows 200]
+    python jobs/check_steady.py qwen3-0.6b            # random weights of that shape, on a GPU
+    python jobs/check_steady.py llama-3-8b --repeats 2 --no-commands
+    python jobs/check_steady.py MODEL --device cpu --dtype bfloat16 --rows 24 --max-tokens 16
+    python jobs/check_steady.py products              # each product's time by each tile, in us
 
-Each way runs with the mode and without it: one sequence at a time, many, in another order, in small
-chunks, without the prefix cache, killed (-9) and resumed, and as three shards merged. Printed: the
-share of rows whose tokens, and whose twenty best log-probabilities at each place, are bit for bit
-the first way's; then output tokens/s with the mode and without, in turns. Exit code 1 unless all
-rows of the mode are equal.
+Of a shape, engines over one loaded model run the rows with 256, 16 and 1 at once, shuffled, in
+small chunks, preempted and without the prefix cache. Printed is the share of rows whose tokens are
+the first way's, and of those whose logits are too, bit for bit, at every place (digests of all
+their bits). By command, of a folder or a .gguf file as well: in other batches, killed (-9) and
+resumed, and as three shards merged; tokens and the twenty best log-probabilities count. At the end
+output tokens/s with the mode and without. Exit code 1 unless all rows of the mode are equal.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import signal
 import statistics
 import subprocess
@@ -23,91 +28,195 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from child_processes import batchgen, summary_of
 
-BATCHGEN = (sys.executable, "-m", "batchgen")
-WAYS: dict[str, tuple[str, ...]] = {
-    "many": (),
+QWEN = {
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 1024,
+    "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "hidden_act": "silu",
+    "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
+    "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+}  # fmt: skip
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096,
+    "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "vocab_size": 128256, "hidden_act": "silu",
+    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+}  # fmt: skip
+SHAPES = {"qwen3-0.6b": QWEN, "llama-3-8b": LLAMA}
+MODES = {"without": False, "with --deterministic": True}
+COMMAND_WAYS: dict[str, tuple[str, ...]] = {
+    "whole": (),
     "one at a time": ("--max-num-seqs", "1"),
-    "sixteen": ("--max-num-seqs", "16"),
-    "other order": ("--max-num-seqs", "64"),
+    "shuffled": ("--max-num-seqs", "16"),
     "small chunks": ("--max-num-batched-tokens", "64", "--max-num-seqs", "4"),
     "no prefix cache": ("--no-enable-prefix-caching",),
-    "killed and resumed": (),
+    "killed and resumed": ("--checkpoint-every", "5"),
     "three shards": (),
 }
+OF_SHAPES = ("whole", "killed and resumed", "three shards")
+"""By command; the other ways an engine is asked for without a process each."""
+TOKENIZER = Path("batchgen/models/batchgen-tiny")
 
 
 def main() -> int:
     args = parse_args()
-    broken = 0
-    with tempfile.TemporaryDirectory() as name:
+    if args.model == "products":
+        from steady_products import time_products
+
+        time_products(SHAPES)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="batchgen-steady-") as name:
         folder = Path(name)
-        rows = write_rows(folder, args.rows)
-        for mode in (("--deterministic",), ()):
-            found = {way: run_way(args, folder, rows, way, mode) for way in WAYS}
-            first = found["many"]
-            for way, answers in found.items():
-                share = sum(answers.get(key) == first[key] for key in first) / len(first)
-                print(
-                    f"{mode or ('default',)} {way}: {100 * share:.2f}% of {len(first)} rows equal"
-                )
-                broken += bool(mode) and share < 1
-        measure(args, folder, rows)
-    return 1 if broken else 0
+        if args.model not in SHAPES:
+            return by_command(args, folder, args.model, tuple(COMMAND_WAYS), args.repeats)
+        (folder / "shape").mkdir()
+        (folder / "shape" / "config.json").write_text(json.dumps(SHAPES[args.model]))
+        broken = by_engine(args, folder / "shape")
+        if args.commands:
+            make_model(folder / "shape", args)
+            broken += by_command(args, folder, str(folder / "shape"), OF_SHAPES, 0)
+        return min(broken, 1)
 
 
-def parse_args() -> Any:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("model")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--max-tokens", type=int, default=48)
-    parser.add_argument("--repeats", type=int, default=3)
-    return parser.parse_args()
+def by_engine(args: Any, model_folder: Path) -> int:
+    """The WAYS of engines, then what the mode costs. Returns how many ways were unequal with it."""
+    from steady_engines import WAYS, answers_of, kernels_of, rates_of, served, some_rows
+
+    from batchgen.engine.config import EngineConfig
+
+    rates, broken = {}, 0
+    for mode, deterministic in MODES.items():
+        began = time.perf_counter()
+        config = EngineConfig(
+            model_folder, device=args.device, dtype=args.dtype, load_format="dummy",
+            deterministic=deterministic, eos_token_ids=(),
+        )  # fmt: skip
+        with served(config) as model:
+            print(f"{mode}: loaded in {time.perf_counter() - began:.0f} s", flush=True)
+            rows = some_rows(args.rows, SHAPES[args.model]["vocab_size"])  # type: ignore[arg-type]
+            first: Any = None
+            for way in WAYS:
+                some = rows[: args.alone] if way.startswith("1 ") else rows
+                found, preempted = answers_of(model, config, some, way, args.max_tokens)
+                first = first or found
+                equal = tell(f"{mode}, {way}", found, first, f", {preempted} preemptions")
+                shown = preempted > 0 or way != "preempted"
+                broken += deterministic and not (equal == 1 and shown)
+            rates[mode] = rates_of(model, config, args.workloads, args.repeats)
+            if args.kernels:
+                print(kernels_of(model, config))
+    for name in args.workloads:
+        tell_cost(name, *(rates[mode][name] for mode in MODES))
+    return broken
 
 
-def write_rows(folder: Path, count: int) -> Path:
-    """Rows of many lengths, half of which begin alike; and the same in another order."""
+def tell(way: str, found: dict[Any, Any], first: dict[Any, Any], more: str = "") -> float:
+    """Print the shares of rows with the first way's tokens, and with all that it has."""
+    tokens = sum(answer[0] == first[row][0] for row, answer in found.items()) / len(found)
+    share = sum(answer == first[row] for row, answer in found.items()) / len(found)
+    print(f"{way}: of {len(found)} rows {100 * tokens:.1f}% have equal tokens, "
+          f"{100 * share:.1f}% equal bits{more}", flush=True)  # fmt: skip
+    return share
+
+
+def tell_cost(name: str, default: list[float], held: list[float]) -> None:
+    """Print rates, and the mode's cost by the medians and by the best."""
+    if held and default:
+        costs = [1 - of(held) / of(default) for of in (statistics.median, max)]
+        print(f"{name}: output tokens/s {held} with --deterministic, {default} without: it costs "
+              f"{100 * costs[0]:.1f}% by medians, {100 * costs[1]:.1f}% by the best")  # fmt: skip
+
+
+def make_model(folder: Path, args: Any) -> None:
+    """Random weights of the folder's config.json, and some tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    make: Any = AutoModelForCausalLM.from_config
+    with torch.device("cuda" if args.device == "auto" else args.device):
+        model = make(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    for file in (Path(__file__).parent.parent / TOKENIZER).glob("tokenizer*"):
+        shutil.copy(file, folder)
+
+
+def by_command(args: Any, folder: Path, model: str, ways: tuple[str, ...], repeats: int) -> int:
+    """COMMAND_WAYS, then what the mode costs. Returns how many ways were unequal with it."""
+    command, broken = Commands(args, folder, model), 0
+    for mode, deterministic in MODES.items():
+        first: Any = None
+        for way in ways if deterministic or not args.held_only else ():
+            found = command.answers(way, deterministic)
+            first = first or found
+            share = tell(f"{mode}, by command, {way}", found, first)
+            broken += deterministic and share < 1
+    rates: dict[str, list[float]] = {mode: [] for mode in MODES}
+    for turn in range(repeats):
+        for mode, deterministic in MODES.items():
+            rates[mode].append(command.rate(f"speed{turn}", deterministic))
+    tell_cost("these rows", *rates.values())
+    return broken
+
+
+class Commands:
+    """Runs of one model over the same rows, each a process."""
+
+    def __init__(self, args: Any, folder: Path, model: str) -> None:
+        self._args, self._folder, self._model = args, folder, model
+        lines = [json.dumps(row) for row in prompts(args.rows)]
+        (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+        (folder / "shuffled.jsonl").write_text("\n".join(reversed(lines)) + "\n")
+
+    def answers(self, way: str, deterministic: bool) -> dict[str, Any]:
+        """Row -> its tokens, and the log-probabilities of the most likely at each place."""
+        out, more = self._out(way, deterministic), COMMAND_WAYS[way]
+        rows = "shuffled" if way == "shuffled" else "rows"
+        words = self._words(out, rows, deterministic, "--top-logprobs", "20", *more)
+        if way == "three shards":
+            for shard in range(3):
+                call([*words, "--shard", f"{shard}/3"])
+            call(batchgen("merge", out))
+        else:
+            if way == "killed and resumed":
+                kill_midway(words, out)
+            call(words)
+        table = pq.read_table(out, columns=["id", "token_ids", "top_logprobs"]).to_pylist()
+        return {row["id"]: (row["token_ids"], row["top_logprobs"]) for row in table}
+
+    def rate(self, name: str, deterministic: bool) -> float:
+        """Output tokens/s of one run."""
+        out = self._out(name, deterministic)
+        return float(summary_of(self._words(out, "rows", deterministic))["output_tokens_per_s"])
+
+    def _out(self, name: str, deterministic: bool) -> Path:
+        return self._folder / f"{name.replace(' ', '-')}-{int(deterministic)}.parquet"
+
+    def _words(self, out: Path, rows: str, deterministic: bool, *more: str) -> list[str]:
+        args = self._args
+        mode = ("--deterministic",) if deterministic else ()
+        return batchgen(
+            "run", "--in", self._folder / f"{rows}.jsonl", "--out", out, "--model", self._model,
+            "--device", args.device, "--dtype", args.dtype, "--progress", "none", "--max-tokens",
+            args.max_tokens, "--ignore-eos", "--save-token-ids", "--no-fold", *mode, *more,
+        )  # fmt: skip
+
+
+def prompts(count: int) -> list[dict[str, str]]:
+    """Rows of many lengths, half of which begin alike."""
     head = "You answer questions about a small town by the sea and its people. " * 6
     topics = ("harbour", "mayor's speech", "old library", "night train", "fish market")
-    lines = []
+    rows = []
     for number in range(count):
         text = f"Question {number}: what is there to say about the {topics[number % 5]}? "
-        prompt = head * (number % 2) + text * (1 + number % 9)
-        lines.append(json.dumps({"id": str(number), "prompt": prompt}))
-    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "other.jsonl").write_text("\n".join(reversed(lines)) + "\n")
-    return folder / "rows.jsonl"
-
-
-def command(args: Any, rows: Path, out: Path, *more: str) -> list[str]:
-    given = ("--model", args.model, "--device", args.device, "--dtype", args.dtype, "--quiet")
-    wanted = ("--max-tokens", str(args.max_tokens), "--ignore-eos", "--save-token-ids", "--no-fold")
-    return [*BATCHGEN, "run", "--in", str(rows), "--out", str(out), *given, *wanted, *more]
-
-
-def run_way(
-    args: Any, folder: Path, rows: Path, way: str, mode: tuple[str, ...]
-) -> dict[str, tuple[Any, ...]]:
-    out = folder / f"{way.replace(' ', '-')}{len(mode)}.parquet"
-    rows = folder / "other.jsonl" if way == "other order" else rows
-    more = ("--top-logprobs", "20", *mode, *WAYS[way])
-    if way == "three shards":
-        for shard in range(3):
-            call(command(args, rows, out, *more, "--shard", f"{shard}/3"))
-        call([*BATCHGEN, "merge", str(out)])
-    elif way == "killed and resumed":
-        kill_midway(command(args, rows, out, *more, "--checkpoint-every", "5"), out)
-        call(command(args, rows, out, *more, "--checkpoint-every", "5"))
-    else:
-        call(command(args, rows, out, *more))
-    columns = ("id", "token_ids", "top_logprobs")
-    table = pq.read_table(out, columns=list(columns)).to_pylist()
-    return {row["id"]: (row["token_ids"], row["top_logprobs"]) for row in table}
+        rows.append({"id": str(number), "prompt": head * (number % 2) + text * (1 + number % 9)})
+    return rows
 
 
 def call(words: list[str]) -> None:
+    """Run a command that must succeed."""
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}\nended with {done.returncode}: {done.stderr[-2000:]}")
@@ -116,28 +225,32 @@ def call(words: list[str]) -> None:
 def kill_midway(words: list[str], out: Path) -> None:
     """Kill -9 once a first part is on disk."""
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    parts = out.with_name(f"{out.name}.ckpt") / "parts"
-    while process.poll() is None and not any(parts.glob("*")):
-        time.sleep(0.05)
+    parts = Path(f"{out}.ckpt", "parts")
+    while process.poll() is None and not any(parts.glob("*.parquet")):
+        time.sleep(0.01)
+    killed = process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
+    print("killed after its first part" if killed else "ended before it was killed", flush=True)
 
 
-def measure(args: Any, folder: Path, rows: Path) -> None:
-    """Output tokens/s, with the mode and without it in turns; medians."""
-    speeds: dict[str, list[float]] = {"default": [], "--deterministic": []}
-    for turn in range(args.repeats):
-        for mode, found in speeds.items():
-            out, summary = folder / f"speed{turn}{mode}.parquet", folder / "summary.json"
-            more = ("--deterministic",) if mode != "default" else ()
-            call(command(args, rows, out, *more, "--summary", str(summary)))
-            told = json.loads(summary.read_text())
-            found.append(float(told["output_tokens_per_s"]))
-    if not args.repeats:
-        return
-    default, held = (statistics.median(found) for found in speeds.values())
-    print(f"output tokens/s: {default:.0f} by default, {held:.0f} with the mode: ", end="")
-    print(f"it costs {100 * (1 - held / default):.1f}%")
+def parse_args() -> Any:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help=f"{', '.join(SHAPES)}, a folder, a .gguf file, or products")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--alone", type=int, default=16, help="rows of the way with 1 at once")
+    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workloads", nargs="*", default=["nano", "sharegpt"])
+    parser.add_argument("--no-commands", dest="commands", action="store_false")
+    parser.add_argument("--kernels", action="store_true", help="where a decode step's time goes")
+    parser.add_argument("--held-only", action="store_true", help="by command, the mode alone")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

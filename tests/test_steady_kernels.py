@@ -34,8 +34,9 @@ def test_steady_kernels_in_the_interpreter() -> None:
 
 
 @direct
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(50, 40), (130, 192)])
+@pytest.mark.parametrize(
+    ("num_outputs", "num_inputs", "dtype"), [(50, 40, torch.float32), (130, 192, HALF)]
+)
 def test_a_product_is_the_same_bits_for_any_number_of_rows(
     num_outputs: int, num_inputs: int, dtype: torch.dtype
 ) -> None:
@@ -55,6 +56,34 @@ def test_a_product_is_the_same_bits_for_any_number_of_rows(
 
 
 @direct
+@pytest.mark.parametrize("num_rows", [70] if INTERPRETED else [20, 70, 150])
+def test_segments_are_added_up_in_one_order_by_one_program_or_by_several(num_rows: int) -> None:
+    from batchgen.engine.steady.cuda.product import ProductTile, multiply
+
+    torch.manual_seed(0)
+    x = torch.randn(num_rows, 420, device=DEVICE).to(HALF)
+    weight = torch.randn(50, 420, device=DEVICE).to(HALF)
+    tiles = [ProductTile(64, 64, 32, 4, spread, 4, 2) for spread in (False, True, True)]
+    one, several, again = (multiply(x, weight, None, tile) for tile in tiles)
+    assert torch.equal(one, several)
+    assert torch.equal(one, again)  # what has arrived is counted anew
+    expected = x.double() @ weight.double().T
+    assert (one.double() - expected).abs().max() <= 2**-7 * expected.abs().max()
+
+
+@pytest.mark.parametrize("shape", [(1024, 4096), (151936, 1024), (4096, 14336), (28672, 4096)])
+def test_rows_decide_nothing_that_changes_a_sum(shape: tuple[int, int]) -> None:
+    from batchgen.engine.steady.cuda.product import tile_of
+
+    tiles = [tile_of(rows, *shape, torch.bfloat16, 132) for rows in range(1, 2049)]
+    assert len({(tile.block_n, tile.block_k, tile.segments) for tile in tiles}) == 1
+    assert len({tile.block_m for tile in tiles}) == 2
+    sizes = [-(-rows // tile.block_m) for rows, tile in enumerate(tiles, 1)]
+    across = -(-shape[0] // tiles[0].block_n)
+    assert all(n * across < 132 for n, tile in zip(sizes, tiles, strict=True) if tile.spread)
+
+
+@direct
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_norm_is_the_same_bits_for_any_number_of_rows(dtype: torch.dtype) -> None:
     from batchgen.engine.steady.cuda.norm import steady_norm
@@ -66,10 +95,12 @@ def test_a_norm_is_the_same_bits_for_any_number_of_rows(dtype: torch.dtype) -> N
     bound = 2e-6 if dtype == torch.float32 else 2**-6
     assert (whole.double() - expected).abs().max() <= bound * expected.abs().max()
     assert all(torch.equal(steady_norm(x[i:], weight, 1e-5, True), whole[i:]) for i in range(9))
+    heads = torch.cat([x, x], dim=1).view(3, 3, 2, 72)[:, :, :1]  # of a joined product's rows
+    assert torch.equal(steady_norm(heads, weight, 1e-5, True).view(9, 72), whole)
 
 
 @direct
-@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("window", [9] if INTERPRETED else [None, 9])
 def test_attention_is_the_same_bits_in_chunks_and_alone(window: int | None) -> None:
     from batchgen.engine.attention.interface import AttentionSpec, CacheShape
     from batchgen.engine.model.pieces import Piece, make_metadata

@@ -28,6 +28,7 @@ from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.scheduling.slots import Slots
 from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
+from batchgen.startup import timeline
 from batchgen.startup.folders import prepare_compilers
 
 __all__ = [
@@ -115,15 +116,19 @@ def say_of_model(model: Model, config: EngineConfig) -> None:
 
 def _compiled(model: Model, config: EngineConfig, build: Callable[[Model, EngineConfig], T]) -> T:
     """On a GPU with compiled layers; with the layers as they are, if they do not compile."""
+    options = None
     if model.device.type == "cuda" and config.deterministic:
-        build = _steady(build)
+        from batchgen.engine.steady.cuda.parts import steady_options
+
+        build, options = _proven(build), steady_options()
     if model.device.type != "cuda" or config.enforce_eager:
         return build(model, config)
     from torch._dynamo.exc import TorchDynamoException
 
     from batchgen.engine.cuda.compiled import compile_layers, uncompile_layers
 
-    _decide("compiled layers", compile_layers(model), "fewer, larger kernels")
+    count = compile_layers(model, options=options)
+    _decide("compiled layers", count, "fewer, larger kernels")
     try:
         return build(model, config)  # measures a step, which compiles
     except TorchDynamoException as error:
@@ -133,16 +138,15 @@ def _compiled(model: Model, config: EngineConfig, build: Callable[[Model, Engine
     return build(model, config)
 
 
-def _steady(build: Callable[[Model, EngineConfig], T]) -> Callable[[Model, EngineConfig], T]:
+def _proven(build: Callable[[Model, EngineConfig], T]) -> Callable[[Model, EngineConfig], T]:
     """Prove first that rows answer alike in any step, by the layers as they are run."""
-    from batchgen.engine.steady.cuda.parts import steady_compiler
     from batchgen.engine.steady.hold import prove_steady
 
     def proven(model: Model, config: EngineConfig) -> T:
-        prove_steady(model)
+        with timeline.span("steady"):
+            _logger.info("%s", prove_steady(model))
         return build(model, config)
 
-    steady_compiler()
     return proven
 
 

@@ -103,7 +103,7 @@ def load_model(config: EngineConfig, group: Group | None = None) -> Model:
         with timeline.span("steady"):
             check_parts(model)
             if device.type == "cpu":
-                prove_steady(model)  # on a GPU, once layers are compiled
+                model.notes.append(prove_steady(model))  # on a GPU, once layers are compiled
     return model
 
 

@@ -38,7 +38,9 @@ def make_runner(
 ) -> Any:
     """A `StepRunner`; of a rank that does not lead, what follows the leader's."""
     max_model_len, block_size = resolved.max_model_len, resolved.block_size
-    if model.device.type != "cuda" or config.enforce_eager:
+    # Without graphs too, tokens are drawn on a GPU by kernels whose sums no other row changes.
+    eager = config.enforce_eager and not config.deterministic
+    if model.device.type != "cuda" or eager:
         sizes, group = (num_slots, max_model_len, block_size), getattr(model, "group", None)
         if group is None:
             return EagerRunner(model, *sizes)
@@ -49,8 +51,10 @@ def make_runner(
         max_num_tokens=resolved.max_num_batched_tokens,
         max_model_len=max_model_len,
         block_size=block_size,
+        capture=not config.enforce_eager,
         share_reads=config.share_reads,
         fine_buckets=resolved.max_num_mixed_tokens is not None,
+        steady=config.deterministic,
     )
 
 

@@ -68,14 +68,13 @@ class JoinedMember(_Member):
         self.weight, self.bias = linear.weight, linear.bias
         self.joined_weight: nn.Parameter | None = None
         self.joined_bias: nn.Parameter | None = None
-        self.multiply: Callable[..., torch.Tensor] = F.linear
 
     def _for_all(self, x: torch.Tensor) -> torch.Tensor:
         assert self.joined_weight is not None
-        return self.multiply(x, self.joined_weight, self.joined_bias)
+        return F.linear(x, self.joined_weight, self.joined_bias)
 
     def _alone(self, x: torch.Tensor) -> torch.Tensor:
-        return self.multiply(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias)
 
 
 class JoinedQuantized(_Member):

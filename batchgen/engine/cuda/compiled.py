@@ -61,8 +61,10 @@ def _(
     return query.new_empty(query.shape[0], query.shape[1], value.shape[2])
 
 
-def compile_layers(model: Model, backend: str = "inductor") -> int:
-    """Compile every layer of the stacks that attend; returns how many.
+def compile_layers(
+    model: Model, backend: str = "inductor", options: dict[str, bool] | None = None
+) -> int:
+    """Compile every layer of the stacks that attend; returns how many. `options`: the backend's.
 
     A model that attends several times in one module keeps its layers as they are: their cursor is
     state that compiled code would not see.
@@ -77,7 +79,7 @@ def compile_layers(model: Model, backend: str = "inductor") -> int:
         _calls[number] = opaque
         setattr(holder, CALL_ATTRIBUTE, opaque)
     for layer in layers:
-        layer.compile(dynamic=True, backend=backend)
+        layer.compile(dynamic=True, backend=backend, options=options)
     return len(layers)
 
 

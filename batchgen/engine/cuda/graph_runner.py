@@ -78,6 +78,7 @@ class GraphRunner:
         capture: bool = True,
         share_reads: bool = True,
         fine_buckets: bool = False,
+        steady: bool = False,
     ) -> None:
         device = model.device
         max_blocks = -(-max_model_len // block_size)
@@ -102,6 +103,7 @@ class GraphRunner:
         self._pool = torch.cuda.graph_pool_handle()
         self._capture_stream = torch.cuda.Stream(device)
         self._may_capture = capture
+        self._draws_plainly = not steady  # that cuts a row's sums by the number of rows
 
     @torch.inference_mode()
     def execute(self, step: ScheduledStep) -> _Launched:
@@ -159,7 +161,7 @@ class GraphRunner:
         self._sampler.admit(step)
         if self._sampling.is_plain(step):
             return GREEDY, None
-        draws = self._sampling.host_draws(step)
+        draws = self._sampling.host_draws(step) if self._draws_plainly else None
         if draws is not None:
             return DRAWN, draws
         self._sampler.prepare(step)

@@ -22,7 +22,7 @@ def load_random(
     says, or as `--quantization` asks."""
     torch.manual_seed(config.seed)
     scheme = _scheme(own, config)
-    if scheme is not None and device.type == "cuda":
+    if scheme is not None and device.type == "cuda" and not config.deterministic:
         remote = config.trust_remote_code
         return load_random_packed(own, scheme, dtype, device, trust_remote_code=remote)
     if isinstance(dtype, str):

@@ -58,9 +58,16 @@ def sample(logits: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
         tokens[drawing] = _draw(*drawn, processing)
     if not wanted:
         return SampledTokens(tokens, best.isfinite(), None)
-    total = torch.logsumexp(original, dim=-1, keepdim=True)
+    total = _log_total(original)
     logprobs = (original.gather(1, tokens[:, None]) - total)[:, 0] if batch.logprobs else None
     return SampledTokens(tokens, best.isfinite(), logprobs, _top(original, total, batch))
+
+
+def _log_total(logits: torch.Tensor) -> torch.Tensor:
+    """Log-sum-exp of each row, [num_rows, 1]. Threads would share the sum of a row that is alone,
+    and round it otherwise: it is taken twice."""
+    rows = logits.expand(2, -1) if len(logits) == 1 else logits
+    return torch.logsumexp(rows, dim=-1, keepdim=True)[: len(logits)]
 
 
 def _process(scores: torch.Tensor, processing: Processing) -> None:

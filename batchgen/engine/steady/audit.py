@@ -23,10 +23,10 @@ _LISTS = {
         _int_mm convolution _linear_pointwise mkldnn_linear mkl_linear qlinear_pointwise
         _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu
         _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention
-        _weight_int4pack_mm _weight_int8pack_mm""",
+        _weight_int4pack_mm _weight_int8pack_mm multiply_integers multiply_float8""",
     "reductions": """sum mean var var_mean std std_mean prod norm linalg_vector_norm
         native_layer_norm native_group_norm logsumexp _softmax _log_softmax cumsum
-        _fused_rms_norm""",
+        _fused_rms_norm index_add scatter_add scatter_reduce index_reduce""",
     "uneven": "gelu silu sigmoid softplus mish elu log_sigmoid_forward",
 }
 _PRODUCTS, _REDUCTIONS, _UNEVEN = (frozenset(names.split()) for names in _LISTS.values())

@@ -54,14 +54,13 @@ def check_parts(model: Model) -> None:
         raise _refused(model, _named(parts), _hint(model))
 
 
-def prove_steady(model: Model) -> None:
-    """Raises ModelRefusedError unless a row's logits are the same bits in every kind of step."""
+def prove_steady(model: Model) -> str:
+    """What is proven. Raises ModelRefusedError unless a row's logits are the same bits in every
+    kind of step."""
     how = first_difference(model)
     if how is not None:
         raise _refused(model, f"a row computed {how} has other logits than alone", _OTHERWISE)
-    model.notes.append(
-        f"--deterministic: rows answer bit for bit alike in any step, in {_dtype(model)}"
-    )
+    return f"--deterministic: rows answer bit for bit alike in any step, in {_dtype(model)}"
 
 
 def _named(parts: list[str]) -> str:

@@ -20,13 +20,16 @@ __all__ = ["ROW", "first_difference", "one_step"]
 
 ROW = 21
 """Tokens of the row: more than a block of the cache, and no multiple of anything."""
-_OTHERS = {"cpu": (9, 5), "cuda": (150, 9, 5, 97)}
-"""Tokens of the rows beside it; on a GPU enough of them for every shape of a tile."""
+_OTHERS = {"cpu": (9, 5), "cuda": (150, 9, 5, 97, *(127,) * 10)}
+"""Tokens of the rows beside it; on a GPU enough of them for every height of a tile."""
 _PADDING = {"cpu": 1, "cuda": 16}
 """Steps have a multiple of so many tokens."""
+_SCORED = {"cpu": 8, "cuda": 160}
+"""Logits that are computed beside the row's, at most: as many rows as a head's tile has, too."""
 
 Step = Sequence[tuple[int, int, int]]
 """The pieces that a step packs: (row, first token, end); row 0 is the one that is compared."""
+Table = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +43,32 @@ class _Case:
 
 def first_difference(model: Model) -> str | None:
     """How the row was computed when its logits first differed from those alone; None: never."""
-    lengths = (ROW, *_OTHERS[model.device.type])
-    longest = max(1, min(ROW, model.max_position - 1))
+    longest = max(1, model.max_position - 1)
+    lengths = [min(length, longest) for length in (ROW, *_OTHERS[model.device.type])]
     rows = _rows(lengths, model)
-    alone = _logits(model, rows, _Case("alone", [[(0, 0, longest)]]), longest)
-    for case in _cases(len(lengths), lengths, longest):
-        got = _logits(model, rows, case, longest)
-        first = case.prefix  # what lies before it was not computed again
-        if not torch.equal(got[first:], alone[first:]):
+    alone = _logits(model, rows, _Case("alone", [[(0, 0, lengths[0])]]))
+    for case in _cases(lengths):
+        got = _logits(model, rows, case)
+        if not torch.equal(got[case.prefix :], alone[case.prefix :]):
             return case.name
     return None
 
 
-def _cases(count: int, lengths: Sequence[int], row: int) -> Iterator[_Case]:
-    others = [(i, 0, lengths[i]) for i in range(1, count)]
-    cut = [(i, lengths[i] - 1, lengths[i]) for i in range(1, count)]
-    begun = [(i, 0, lengths[i] - 1) for i in range(1, count)]
-    a, b = row // 4, row * 2 // 3
+def _cases(lengths: Sequence[int]) -> Iterator[_Case]:
+    row, *beside = lengths
+    others = [(i, 0, length) for i, length in enumerate(beside, 1)]
+    begun = [(i, 0, length - 1) for i, length in enumerate(beside, 1) if length > 1]
+    last = [(i, length - 1, length) for i, length in enumerate(beside, 1)]
+    a, b, c = row // 4, row * 2 // 3, max(0, row - 3)
     yield _Case("among other rows", [[others[0], (0, 0, row), *others[1:]]])
-    yield _Case(
-        "in chunks, beside others",
-        [[(0, 0, a), *begun], [*cut, (0, a, b)], [(0, b, row)]],
-    )
-    ones: list[Step] = [[(0, i, i + 1), *(cut if i % 2 else [])] for i in range(row - 3, row)]
-    yield _Case("token by token", [begun, [(0, 0, row - 3)], *ones])
+    if row > 3:
+        chunks: list[Step] = [[(0, 0, a), *begun], [*last, (0, a, b)], [(0, b, row)]]
+        yield _Case("in chunks, beside others", chunks)
+        ones: list[Step] = [[(0, i, i + 1), *(last if i % 2 else [])] for i in range(c, row)]
+        yield _Case("token by token", [begun, [(0, 0, c)], *ones])
     if row > PROOF_BLOCK_SIZE:
-        yield _Case("after a cached prefix", [[(0, PROOF_BLOCK_SIZE, row), *others]], 16)
+        shared = [(0, PROOF_BLOCK_SIZE, row), *others]
+        yield _Case("after a cached prefix", [shared], PROOF_BLOCK_SIZE)
 
 
 def _rows(lengths: Sequence[int], model: Model) -> list[torch.Tensor]:
@@ -76,34 +79,47 @@ def _rows(lengths: Sequence[int], model: Model) -> list[torch.Tensor]:
 
 
 def _logits(
-    model: Model, rows: Sequence[torch.Tensor], case: _Case, length: int
-) -> torch.Tensor:  # [length, vocab_size]
-    """Row 0's logits; of positions that the case did not compute, what they were is left out."""
+    model: Model, rows: Sequence[torch.Tensor], case: _Case
+) -> torch.Tensor:  # [len(rows[0]), vocab_size]
+    """Row 0's logits; zeros at positions that the case did not compute."""
+    found = torch.zeros(len(rows[0]), model.vocab_size, dtype=torch.float64, device=model.device)
     per_row = -(-max(len(row) for row in rows) // PROOF_BLOCK_SIZE)
-    # In an order of their own, so that a block's place cannot matter unseen.
-    tables = [tuple(reversed(range(i * per_row, (i + 1) * per_row))) for i in range(len(rows) + 1)]
     model.allocate_cache(per_row * (len(rows) + 1), PROOF_BLOCK_SIZE)
-    found = torch.zeros(length, model.vocab_size, dtype=model.dtype, device=model.device)
-    table = tables[0]
-    if case.prefix:
-        writer = Piece(tables[-1], 0, case.prefix + 1)  # whoever had the same beginning
-        one_step(model, [writer], [rows[0][: case.prefix + 1]], [0])
-        shared = case.prefix // PROOF_BLOCK_SIZE
-        table = (*tables[-1][:shared], *table[shared:])
     try:
+        tables = _tables(model, rows, per_row, case.prefix)
         for step in case.steps:
-            pieces = [Piece(table if i == 0 else tables[i], begin, end) for i, begin, end in step]
+            pieces = [Piece(tables[i], begin, end) for i, begin, end in step]
             ids = [rows[i][begin:end] for i, begin, end in step]
-            at, wanted = 0, []
-            for i, begin, end in step:
-                wanted += [(at + n, begin + n) for n in range(end - begin)] if i == 0 else []
-                at += end - begin
-            logits = one_step(model, pieces, ids, [place for place, _ in wanted] or [0])
-            for (_, position), row in zip(wanted, logits, strict=False):
-                found[position] = row
+            own, wanted = _places(step, _SCORED[model.device.type])
+            logits = one_step(model, pieces, ids, wanted)
+            found[own] = logits[: own.stop - own.start].double()
     finally:
         model.release_cache()
     return found
+
+
+def _places(step: Step, most: int) -> tuple[slice, list[int]]:
+    """Positions of row 0 that a step computes; the places of their tokens in it, then others."""
+    at, own, mine = 0, slice(0, 0), range(0)
+    for i, begin, end in step:
+        if i == 0:
+            own, mine = slice(begin, end), range(at, at + end - begin)
+        at += end - begin
+    return own, [*mine, *[place for place in range(at) if place not in mine][:most]]
+
+
+def _tables(model: Model, rows: Sequence[torch.Tensor], per_row: int, prefix: int) -> list[Table]:
+    """Each row's blocks, in an order of their own, so that a block's place cannot matter unseen.
+    Those of a prefix are filled by a row that begins as row 0 does."""
+    count = len(rows) + 1
+    tables = [tuple(reversed(range(i * per_row, (i + 1) * per_row))) for i in range(count)]
+    writer = tables.pop()
+    if prefix:
+        begun = rows[0][: prefix + 1]
+        one_step(model, [Piece(writer, 0, len(begun))], [begun], [0])
+        blocks = prefix // PROOF_BLOCK_SIZE
+        tables[0] = (*writer[:blocks], *tables[0][blocks:])
+    return tables
 
 
 @torch.inference_mode()
@@ -120,7 +136,7 @@ def one_step(
         _pad(metadata, missing)
         row = torch.cat([row, row.new_zeros(missing)])
         positions = torch.cat([positions, positions.new_zeros(missing)])
-    indices = torch.tensor(wanted, dtype=torch.int64, device=model.device)
+    indices = torch.tensor(list(wanted), dtype=torch.int64, device=model.device)
     return model.forward(row, positions, metadata, indices)
 
 

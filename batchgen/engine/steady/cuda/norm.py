@@ -1,6 +1,6 @@
-"""An RMS norm that a program computes for a row: its sum is cut by the row's size alone.
+"""An RMS norm that sums a row in one order: cut by the row's size alone.
 
-PyTorch's reductions, and those that its compiler makes, cut by the number of rows as well.
+PyTorch's reductions, and those that its compiler makes, are cut by the number of rows as well.
 """
 
 from __future__ import annotations
@@ -11,29 +11,40 @@ import triton.language as tl
 
 __all__ = ["steady_norm"]
 
+_VALUES = 2048
+"""Of a program: several rows where they are short, as the heads' of a norm of queries are."""
 _VALUES_A_WARP = 512
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_rows", "inner"])  # type: ignore[untyped-decorator]
 def _norm_kernel(
     x: tl.tensor,
     weight: tl.tensor,
     out: tl.tensor,
+    num_rows: tl.tensor,
+    inner: tl.tensor,
+    outer_stride: tl.tensor,
+    inner_stride: tl.tensor,
     eps: tl.tensor,
     SIZE: tl.constexpr,
     PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
     ROUND_FIRST: tl.constexpr,
 ) -> None:
-    """Grid: rows."""
-    row = tl.program_id(0).to(tl.int64) * SIZE
+    """Grid: ROWS rows a program. Row i of x begins at i // inner * outer_stride + i % inner *
+    inner_stride, of out at i * SIZE."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     places = tl.arange(0, PADDED)
-    there = places < SIZE
-    values = tl.load(x + row + places, mask=there, other=0.0).to(tl.float32)
-    scaled = values * (1.0 / tl.sqrt(tl.sum(values * values, 0) / SIZE + eps))
+    there = (rows < num_rows)[:, None] & (places < SIZE)[None, :]
+    begins = (rows // inner).to(tl.int64) * outer_stride + (rows % inner) * inner_stride
+    values = tl.load(x + begins[:, None] + places[None, :], mask=there, other=0.0).to(tl.float32)
+    mean = tl.sum(values * values, 1) / SIZE
+    scaled = values * (1.0 / tl.sqrt(mean + eps))[:, None]
     if ROUND_FIRST:
         scaled = scaled.to(out.dtype.element_ty).to(tl.float32)
-    result = scaled * tl.load(weight + places, mask=there, other=0.0)
-    tl.store(out + row + places, result.to(out.dtype.element_ty), mask=there)
+    result = scaled * tl.load(weight + places, mask=places < SIZE, other=0.0)[None, :]
+    to = out + rows.to(tl.int64)[:, None] * SIZE + places[None, :]
+    tl.store(to, result.to(out.dtype.element_ty), mask=there)
 
 
 @torch.library.custom_op("batchgen::steady_norm", mutates_args=())
@@ -42,22 +53,33 @@ def steady_norm(
     weight: torch.Tensor,  # float32 [size]
     eps: float,
     round_first: bool,
-) -> torch.Tensor:  # [..., size]
+) -> torch.Tensor:  # [..., size], dense
     """x / sqrt(mean(x^2) + eps) * weight; `round_first`: to x's dtype before the weight."""
-    rows, size = x.contiguous(), x.shape[-1]
-    out = torch.empty_like(rows)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    if not x.numel():
+        return out
+    size = x.shape[-1]
+    inner = 1 if x.dim() == 1 or x.is_contiguous() else x.shape[-2]
+    rows = x.reshape(-1, inner, size)  # heads are parts of a joined product's rows: no copy
+    rows = rows if rows.stride(-1) == 1 else rows.contiguous()
     padded = triton.next_power_of_2(size)
-    if rows.numel():
-        _norm_kernel[(rows.numel() // size,)](
-            rows,
-            weight,
-            out,
-            eps,
-            SIZE=size,
-            PADDED=padded,
-            ROUND_FIRST=round_first,
-            num_warps=max(1, min(8, padded // _VALUES_A_WARP)),
-        )
+    at_once = max(1, _VALUES // padded)
+    num_rows = len(rows) * inner
+    _norm_kernel[(triton.cdiv(num_rows, at_once),)](
+        rows,
+        weight,
+        out,
+        num_rows,
+        inner,
+        rows.stride(0),
+        rows.stride(1),
+        eps,
+        SIZE=size,
+        PADDED=padded,
+        ROWS=at_once,
+        ROUND_FIRST=round_first,
+        num_warps=max(1, min(8, at_once * padded // _VALUES_A_WARP)),
+    )
     return out
 
 

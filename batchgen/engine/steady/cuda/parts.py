@@ -16,7 +16,7 @@ from batchgen.engine.cpu.norm import RmsNorm, fast_rms_norm
 from batchgen.engine.steady.cuda.norm import steady_norm
 from batchgen.engine.steady.cuda.product import steady_linear
 
-__all__ = ["make_steady", "steady_compiler"]
+__all__ = ["make_steady", "steady_options"]
 
 
 class SteadyLinear(nn.Linear):
@@ -24,6 +24,18 @@ class SteadyLinear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in_features] -> [..., out_features]."""
+        out: torch.Tensor = steady_linear(x, self.weight, self.bias)
+        return out
+
+
+class SteadyJoined(JoinedMember):
+    """One of several layers of one input, by our own kernel."""
+
+    def _for_all(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = steady_linear(x, self.joined_weight, self.joined_bias)
+        return out
+
+    def _alone(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = steady_linear(x, self.weight, self.bias)
         return out
 
@@ -47,8 +59,8 @@ def make_steady(module: nn.Module) -> None:
     for name, part in list(module.named_modules()):
         if type(part) is nn.Linear:
             part.__class__ = SteadyLinear
-        elif isinstance(part, JoinedMember):
-            part.multiply = steady_linear
+        elif type(part) is JoinedMember:
+            part.__class__ = SteadyJoined
         else:
             _replace_norm(module, name, part)
 
@@ -59,12 +71,9 @@ def _replace_norm(module: nn.Module, name: str, part: nn.Module) -> None:
         module.set_submodule(name, SteadyNorm(norm))
 
 
-def steady_compiler() -> None:
-    """Have torch's compiler choose no kernel by timing, which may fall otherwise in a next run; and
-    where it can (torch 2.13), none by the number of rows."""
+def steady_options() -> dict[str, bool]:
+    """Of torch's compiler: that it chooses no kernel by timing, which may fall otherwise in a next
+    run; and where it can (torch 2.13), none by the number of rows."""
     from torch._inductor import config
 
-    settings: Any = config
-    for name in ("deterministic", "batch_invariant"):
-        if hasattr(settings, name):
-            setattr(settings, name, True)
+    return {name: True for name in ("deterministic", "batch_invariant") if hasattr(config, name)}

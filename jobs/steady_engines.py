@@ -1,0 +1,209 @@
+"""Rows through engines of one loaded model, in many ways: their tokens, and a digest of the logits
+that chose each. For `check_steady.py`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import torch
+
+from batchgen.engine.config import EngineConfig
+from batchgen.engine.execution.step_runner import EagerRunner
+from batchgen.engine.factory import build_engine, load_served
+from batchgen.engine.memory import release_memory
+from batchgen.engine.model.model import Model
+from batchgen.engine.request import Request, SamplingParams
+from batchgen.report.bench import run_work
+from batchgen.report.workloads import WORKLOADS, WorkItem
+
+__all__ = ["WAYS", "Answers", "answers_of", "kernels_of", "rates_of", "served", "some_rows"]
+
+Rows = Sequence[tuple[int, list[int]]]
+"""(row, its prompt's tokens), in the order in which they are given."""
+Answers = dict[int, tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]]
+"""Row -> its tokens, and for each of them the digests of the logits that it was chosen by."""
+
+WAYS: dict[str, dict[str, Any]] = {
+    "256 at once": {"max_num_seqs": 256},
+    "1 at once": {"max_num_seqs": 1},
+    "16 at once": {"max_num_seqs": 16},
+    "shuffled": {"max_num_seqs": 256},
+    "chunks of 192": {"max_num_seqs": 64, "max_num_batched_tokens": 192},
+    "preempted": {"max_num_seqs": 64, "block_size": 16},
+    "no prefix cache": {"max_num_seqs": 256, "enable_prefix_caching": False},
+}
+
+
+def some_rows(count: int, vocab_size: int) -> Rows:
+    """Prompts of 5 to 400 tokens; half of them begin alike."""
+    draw = random.Random(0)
+    common = [draw.randrange(3, vocab_size) for _ in range(150)]
+    rows = []
+    for row in range(count):
+        own = [draw.randrange(3, vocab_size) for _ in range(draw.randint(5, 250))]
+        rows.append((row, (common if row % 2 else []) + own))
+    return rows
+
+
+@contextmanager
+def served(config: EngineConfig) -> Iterator[Model]:
+    """A model as a run has it: compiled and proven."""
+    model, engine = load_served(config)
+    engine.close()
+    model.release_cache()
+    try:
+        yield model
+    finally:
+        del engine
+        release_memory()
+
+
+def answers_of(
+    model: Model, config: EngineConfig, rows: Rows, way: str, max_tokens: int
+) -> tuple[Answers, int]:
+    """The rows run in one of the WAYS, and how often one was preempted."""
+    settings = dict(WAYS[way])
+    if way == "shuffled":
+        rows = random.Random(1).sample(rows, len(rows))
+    if way == "preempted":  # a quarter of what the rows that run at once would fill
+        blocks = sorted(-(-(len(prompt) + max_tokens) // 16) for _, prompt in rows)
+        settings["num_blocks"] = blocks[-1] + sum(blocks[-64:]) // 4
+    with _noted(model.vocab_size) as notes:
+        engine = build_engine(model, replace(config, fold=False, **settings))
+        for row, prompt in rows:
+            params = SamplingParams(max_tokens=max_tokens, ignore_eos=True)
+            engine.add(Request(row, prompt, params, draw_key=row))
+        tokens = {}
+        while engine.num_unfinished:
+            for done in engine.step():
+                tokens[done.request_id] = tuple(done.token_ids)
+    preemptions = engine.stats().preemptions
+    engine.close()
+    model.release_cache()
+    digests = _by_place(notes)
+    lengths = {row: len(prompt) for row, prompt in rows}
+    return {
+        row: (found, tuple(digests[row, lengths[row] + i] for i in range(len(found))))
+        for row, found in tokens.items()
+    }, preemptions
+
+
+def rates_of(
+    model: Model, config: EngineConfig, workloads: Sequence[str], repeats: int
+) -> dict[str, list[float]]:
+    """Output tokens/s of each repeat, after one run to warm up."""
+    engine = build_engine(model, config)
+    found: dict[str, list[float]] = {}
+    for name in workloads:
+        work = WORKLOADS[name]()
+        run_work(engine, work)
+        found[name] = []
+        for _ in range(repeats):
+            engine.forget_prefixes()
+            found[name].append(run_work(engine, work)[0].output_tokens_per_s)
+    engine.close()
+    model.release_cache()
+    return found
+
+
+def kernels_of(model: Model, config: EngineConfig, most: int = 16) -> str:
+    """The kernels that take longest in decode steps of 256 rows: ms, calls, name."""
+    engine = build_engine(model, replace(config, max_num_seqs=256))
+    work = [WorkItem([5 + i % 50] * 100, 40) for i in range(256)]
+    run_work(engine, work)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run_work(engine, work)
+    engine.close()
+    model.release_cache()
+    found = sorted(profile.key_averages(), key=lambda one: -one.device_time_total)
+    total = sum(one.device_time_total for one in found)
+    lines = [f"kernels: {total / 1000:.1f} ms"]
+    for one in found[:most]:
+        lines.append(f"{one.device_time_total / 1000:8.2f} ms {one.count:6d} {one.key[:70]}")
+    return "\n".join(lines)
+
+
+Notes = list[tuple[list[tuple[int, int] | None], torch.Tensor]]
+"""Of a step: (row, tokens before the chosen one) of each row of logits; the digests."""
+
+
+@contextmanager
+def _noted(vocab_size: int) -> Iterator[Notes]:
+    """While engines run: a digest of all logits, computed within the steps and their graphs."""
+    notes: Notes = []
+    keys: list[list[tuple[int, int] | None]] = []
+    forward, execute = EagerRunner._forward, EagerRunner.execute
+
+    def eager(self: EagerRunner, step: Any) -> Any:
+        keys.append([_key(step, row) for row in step.sampled])
+        return execute(self, step)
+
+    def noted(self: EagerRunner, batch: Any) -> torch.Tensor:
+        logits = forward(self, batch)
+        notes.append((keys[-1], _digest(logits)))
+        return logits
+
+    with (
+        mock.patch.object(EagerRunner, "execute", eager),
+        mock.patch.object(EagerRunner, "_forward", noted),
+        _noted_graphs(notes),
+    ):
+        yield notes
+
+
+@contextmanager
+def _noted_graphs(notes: Notes) -> Iterator[None]:
+    if not torch.cuda.is_available():
+        yield
+        return
+    from batchgen.engine.cuda.graph_runner import GraphRunner
+
+    execute, choose = GraphRunner.execute, GraphRunner._choose
+    digests: dict[int, torch.Tensor] = {}
+
+    def chosen(self: GraphRunner, logits: torch.Tensor, *args: Any) -> Any:
+        if id(self) not in digests:  # first in a step that is no capture
+            size = self._buckets.largest.num_seqs
+            digests[id(self)] = torch.zeros(size, dtype=torch.int64, device=logits.device)
+        digests[id(self)][: len(logits)].copy_(_digest(logits))
+        return choose(self, logits, *args)
+
+    def run(self: GraphRunner, step: Any) -> Any:
+        handle = execute(self, step)
+        sampled = set(step.sampled)
+        keys = [_key(step, row) if row in sampled else None for row in range(len(step))]
+        notes.append((keys, digests[id(self)][: len(step)].clone()))
+        return handle
+
+    with (
+        mock.patch.object(GraphRunner, "execute", run),
+        mock.patch.object(GraphRunner, "_choose", chosen),
+    ):
+        yield
+
+
+def _key(step: Any, row: int) -> tuple[int, int]:
+    return step.sequences[row].request.request_id, step.starts[row] + step.num_tokens[row]
+
+
+def _digest(logits: torch.Tensor) -> torch.Tensor:
+    """int64 [rows], of every bit: whole numbers are added up alike in any order."""
+    words = torch.int16 if logits.dtype.itemsize == 2 else torch.int32
+    places = torch.arange(logits.shape[1], device=logits.device)
+    factors = places * -0x61C8864680B583EB + 0x5851F42D4C957F2D | 1
+    return (logits.contiguous().view(words).long() * factors).sum(dim=-1)
+
+
+def _by_place(notes: Notes) -> Mapping[tuple[int, int], tuple[int, ...]]:
+    """What was computed twice, by a row that was preempted, has several digests if they differ."""
+    found: dict[tuple[int, int], set[int]] = {}
+    for keys, digests in notes:
+        for key, digest in zip(keys, digests.tolist(), strict=True):
+            if key is not None:
+                found.setdefault(key, set()).add(digest)
+    return {key: tuple(sorted(values)) for key, values in found.items()}
