@@ -70,11 +70,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="batchgen-steady-") as name:
         folder = Path(name)
         if args.model not in SHAPES:
-            return by_command(args, folder, args.model, tuple(COMMAND_WAYS), args.repeats)
+            ways = () if args.only_cost else tuple(COMMAND_WAYS)
+            return by_command(args, folder, args.model, ways, args.repeats)
         (folder / "shape").mkdir()
         (folder / "shape" / "config.json").write_text(json.dumps(SHAPES[args.model]))
         broken = by_engine(args, folder / "shape")
-        if args.commands:
+        if args.commands and not args.only_cost:
             make_model(folder / "shape", args)
             broken += by_command(args, folder, str(folder / "shape"), OF_SHAPES, 0)
         return min(broken, 1)
@@ -97,7 +98,7 @@ def by_engine(args: Any, model_folder: Path) -> int:
             print(f"{mode}: loaded in {time.perf_counter() - began:.0f} s", flush=True)
             rows = some_rows(args.rows, SHAPES[args.model]["vocab_size"])  # type: ignore[arg-type]
             first: Any = None
-            for way in WAYS:
+            for way in () if args.only_cost else WAYS:
                 some = rows[: args.alone] if way.startswith("1 ") else rows
                 found, preempted = answers_of(model, config, some, way, args.max_tokens)
                 first = first or found
@@ -158,7 +159,7 @@ def by_command(args: Any, folder: Path, model: str, ways: tuple[str, ...], repea
         for mode, deterministic in MODES.items():
             rates[mode].append(command.rate(f"speed{turn}", deterministic))
     tell_cost("these rows", *rates.values())
-    return broken
+    return min(broken, 1)
 
 
 class Commands:
@@ -248,6 +249,7 @@ def parse_args() -> Any:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workloads", nargs="*", default=["nano", "sharegpt"])
     parser.add_argument("--no-commands", dest="commands", action="store_false")
+    parser.add_argument("--only-cost", action="store_true", help="no ways, rates alone")
     parser.add_argument("--kernels", action="store_true", help="where a decode step's time goes")
     parser.add_argument("--held-only", action="store_true", help="by command, the mode alone")
     return parser.parse_args()

@@ -47,8 +47,8 @@ class ProductTile:
 def tile_of(
     num_rows: int, num_outputs: int, num_inputs: int, dtype: torch.dtype, sms: int
 ) -> ProductTile:
-    """By the layer's shape and the card's multiprocessors; `block_m`, `spread` and `num_warps`
-    alone by the rows."""
+    """By the layer's shape and the card's multiprocessors; by the rows too only `block_m`, `spread`,
+    `num_warps` and `num_stages`."""
     if dtype == torch.float32:
         return ProductTile(64, 64, 32, 1, False, 4, 2)
     block_n = 64 if num_outputs <= _FEW_OUTPUTS else 128
@@ -59,7 +59,8 @@ def tile_of(
     tall = num_rows > 64 and triton.cdiv(num_rows, 128) * across >= sms
     block_m = 128 if tall else 64
     spread = segments > 1 and triton.cdiv(num_rows, block_m) * across < sms
-    return ProductTile(block_m, block_n, 64, segments, spread, 8 if tall else 4, 4)
+    stages = 3 if tall and segments == 1 else 4  # two such programs fit a multiprocessor
+    return ProductTile(block_m, block_n, 64, segments, spread, 8 if tall else 4, stages)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -77,7 +78,7 @@ def _segment(
     PRECISION: tl.constexpr,
 ) -> tl.tensor:
     """One segment of a tile's sums, float32 [BLOCK_M, BLOCK_N]."""
-    STEPS: tl.constexpr = tl.cdiv(tl.cdiv(NUM_INPUTS, BLOCK_K), SEGMENTS)
+    STEPS: tl.constexpr = (NUM_INPUTS + BLOCK_K * SEGMENTS - 1) // (BLOCK_K * SEGMENTS)
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for step in range(STEPS):
         inputs = (segment * STEPS + step) * BLOCK_K + tl.arange(0, BLOCK_K)
