@@ -47,7 +47,7 @@ class ProductTile:
 def tile_of(
     num_rows: int, num_outputs: int, num_inputs: int, dtype: torch.dtype, sms: int
 ) -> ProductTile:
-    """By the layer's shape and the card's multiprocessors; by the rows too only `block_m`, `spread`,
+    """By the layer's shape and the card's multiprocessors. By the rows only `block_m`, `spread`,
     `num_warps` and `num_stages`."""
     if dtype == torch.float32:
         return ProductTile(64, 64, 32, 1, False, 4, 2)
