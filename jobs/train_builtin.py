@@ -54,9 +54,16 @@ def _arguments() -> argparse.Namespace:
     train.add_argument("--steps", type=int, default=0, help="this many, whatever the time")
     train.add_argument("--tokens", type=int, default=49152, help="of a batch")
     train.add_argument("--peak-lr", type=float, default=2e-3)
+    train.add_argument("--dropout", type=float, default=0.1)
+    train.add_argument("--blur", type=float, default=0.25, help="noise on the words' vectors")
+    train.add_argument("--smoothing", type=float, default=0.0, help="of the answers' tokens")
     train.add_argument("--workers", type=int, default=os.cpu_count())
     train.add_argument("--tiny", action="store_true", help="a smaller model, for a CPU")
     train.add_argument("--judge", nargs="*", type=Path, default=_DEV, help="files with answers")
+    mean = commands.add_parser("mean", help="average the weights of models taught on from one")
+    mean.add_argument("models", nargs="+", type=Path)
+    mean.add_argument("--out", type=Path, required=True)
+    mean.add_argument("--judge", nargs="*", type=Path, default=_DEV)
     judge = commands.add_parser("judge", help="judge a trained model")
     judge.add_argument("model", type=Path)
     judge.add_argument("files", nargs="*", type=Path, default=_DEV)
@@ -90,11 +97,26 @@ def _train(options: argparse.Namespace) -> None:
         flush=True,
     )
     chosen = ("device", "seconds", "steps", "tokens", "peak_lr", "seed")
+    chosen += ("dropout", "blur", "smoothing")
     recipe = Recipe(*(getattr(options, name) for name in chosen))
     print(f"loss {train(model, rows, words.neighbours(), recipe):.4f}", flush=True)
     export(model, words.tokenizer, options.out)
     for file in options.judge:
         _judge(options.out, file, options.device)
+
+
+def _mean(options: argparse.Namespace) -> None:
+    """Models taught on from the same one with other seeds lie close enough to be averaged."""
+    from builtin.student import export, read_model
+    from builtin.words import read_words
+
+    model, *others = [read_model(folder) for folder in options.models]
+    with torch.no_grad():
+        for weight, *like in zip(*(m.parameters() for m in [model, *others]), strict=True):
+            weight.copy_(torch.stack([weight, *like]).mean(0))
+    export(model, read_words(options.models[0]).tokenizer, options.out)
+    for file in options.judge:
+        _judge(options.out, file, "cpu")
 
 
 def _judge_all(options: argparse.Namespace) -> None:
@@ -146,7 +168,8 @@ def _read(text: str) -> dict[str, object]:
 def main() -> None:
     options = _arguments()
     begin = time.monotonic()
-    {"words": _words, "train": _train, "judge": _judge_all}[options.command](options)
+    commands = {"words": _words, "train": _train, "mean": _mean, "judge": _judge_all}
+    commands[options.command](options)
     print(f"{options.command}: {time.monotonic() - begin:.0f} s", flush=True)
 
 

@@ -74,7 +74,7 @@ class Writer:
             slots[name] = self._drawing(phrases)
         for name in ("sentence", "foreign"):
             slots[name] = self._drawing(read_phrases(name))
-        for name in ("item", "items", "device", "app"):
+        for name in ("item", "items", "device", "app", "thing", "one"):
             slots[name] = self._any_name(slots[name])
         slots["order"] = lambda rng: _ORDER
         slots["amount"] = self._amount

@@ -32,8 +32,6 @@ _WARMUP, _WEIGHT_DECAY, _FLOOR = 0.02, 0.1, 0.02
 _SWAPS, _STRAYS = (0.0, 0.05, 0.15, 0.3), (0.0, 0.0, 0.05, 0.12)
 """How often a word of a row is swapped for a near one, or for any word, drawn a row."""
 _WORDS_SLOWER = 0.1
-_DROPOUT, _BLUR = 0.1, 0.25
-"""Of a block's output and of the words' vectors; noise on these, in parts of their own size."""
 _MEAN_FROM, _MEAN = 0.5, 0.998
 """The weights kept are a running mean over this last share of the steps, and how slow a one: in a
 short run each of them counts alike."""
@@ -41,7 +39,10 @@ short run each of them counts alike."""
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long and how fast to learn: `steps`, or `seconds` where that is 0; `tokens` a batch."""
+    """How long and how fast to learn: `steps`, or `seconds` where that is 0; `tokens` a batch.
+
+    `dropout`: of a block's output and of the words' vectors; `blur`: noise on these, in parts of
+    their own size; `smoothing`: the share of an answer's token that all tokens divide."""
 
     device: str
     seconds: float
@@ -49,6 +50,9 @@ class Recipe:
     tokens: int
     peak_lr: float
     seed: int
+    dropout: float
+    blur: float
+    smoothing: float
 
     def gone(self, step: int, begin: float) -> float:
         """The share that is over; by steps the same command makes the same weights on a CPU."""
@@ -132,7 +136,7 @@ def train(model: LlamaForCausalLM, rows: Rows, neighbours: torch.Tensor, recipe:
     near = neighbours.to(device)
     mean: list[torch.Tensor] = []
     meant = 0
-    hooks = _roughen(model)
+    hooks = _roughen(model, recipe.dropout, recipe.blur)
     begin, losses = time.monotonic(), []
     for step, picked in enumerate(_batches(rows, recipe.tokens, recipe.seed)):
         gone = recipe.gone(step, begin)
@@ -141,7 +145,7 @@ def train(model: LlamaForCausalLM, rows: Rows, neighbours: torch.Tensor, recipe:
         for group in optimizer.param_groups:
             group["lr"] = peak_lr * group["scale"] * _schedule(gone)
         ids, answered = (part.to(device) for part in rows.batch(picked))
-        loss = _loss(model, _swapped(ids.long(), answered, near), answered, device)
+        loss = _loss(model, _swapped(ids.long(), answered, near), answered, recipe)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -180,19 +184,21 @@ def _batches(rows: Rows, tokens: int, seed: int) -> Iterator[np.ndarray]:
             yield order[ends[at] : ends[at + 1]]
 
 
-def _roughen(model: LlamaForCausalLM) -> list[torch.utils.hooks.RemovableHandle]:
+def _roughen(
+    model: LlamaForCausalLM, dropout: float, blur: float
+) -> list[torch.utils.hooks.RemovableHandle]:
     """Drop-out behind every block and noise on the words' vectors while the model trains."""
 
     def drop(module: torch.nn.Module, given: object, out: torch.Tensor) -> torch.Tensor:
-        return F.dropout(out, _DROPOUT)
+        return F.dropout(out, dropout)
 
-    def blur(module: torch.nn.Module, given: object, out: torch.Tensor) -> torch.Tensor:
+    def roughen(module: torch.nn.Module, given: object, out: torch.Tensor) -> torch.Tensor:
         size = out.detach().pow(2).mean(-1, keepdim=True).sqrt()
-        return F.dropout(out + _BLUR * size * torch.randn_like(out), _DROPOUT)
+        return F.dropout(out + blur * size * torch.randn_like(out), dropout)
 
     blocks = [b for layer in model.model.layers for b in (layer.mlp, layer.self_attn.o_proj)]
     hooks = [block.register_forward_hook(drop) for block in blocks]
-    return [*hooks, model.model.embed_tokens.register_forward_hook(blur)]
+    return [*hooks, model.model.embed_tokens.register_forward_hook(roughen)]
 
 
 @torch.no_grad()
@@ -226,10 +232,11 @@ def _schedule(gone: float) -> float:
 
 
 def _loss(
-    model: LlamaForCausalLM, ids: torch.Tensor, answered: torch.Tensor, device: str
+    model: LlamaForCausalLM, ids: torch.Tensor, answered: torch.Tensor, recipe: Recipe
 ) -> torch.Tensor:
     """Over the answers' tokens; padding lies behind them, so causal attention needs no mask."""
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+    with torch.autocast(recipe.device, dtype=torch.bfloat16, enabled=recipe.device == "cuda"):
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         logits = model.lm_head(hidden[answered[:, 1:]])
-    return F.cross_entropy(logits.float(), ids[:, 1:][answered[:, 1:]])
+    right = ids[:, 1:][answered[:, 1:]]
+    return F.cross_entropy(logits.float(), right, label_smoothing=recipe.smoothing)

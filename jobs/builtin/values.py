@@ -43,7 +43,7 @@ def draw_order(rng: random.Random) -> str:
     if kind < 0.38:
         return _digits(rng, 4, 8)
     if kind < 0.52:
-        return f"{_letters(rng, 1, 3)}-{_digits(rng, 3, 7)}"
+        return f"{_letters(rng, 1, 3)}-{_digits(rng, 2, 7)}"
     if kind < 0.62:
         return f"{_letters(rng, 1, 3)}{_digits(rng, 3, 7)}"
     if kind < 0.70:
@@ -59,8 +59,10 @@ def _in_parts(rng: random.Random) -> str:
     kind, joint = rng.random(), rng.choice("---/_.")
     if kind < 0.4:
         return joint.join((_letters(rng, 1, 3), _digits(rng, 2, 5), _digits(rng, 1, 4)))
-    if kind < 0.7:
+    if kind < 0.6:
         return joint.join((_digits(rng, 1, 4), _digits(rng, 2, 5), _digits(rng, 1, 3)))
+    if kind < 0.75:
+        return joint.join((_digits(rng, 2, 5), _letters(rng, 1, 2), _digits(rng, 2, 4)))
     mixed = "".join(rng.choices(string.digits + string.digits + string.ascii_uppercase, k=6))
     return f"{_digits(rng, 1, 1)}{mixed}{_digits(rng, 1, 2)}"
 
