@@ -141,6 +141,19 @@ def test_each_rank_holds_its_heads_and_its_slices_alone(pair: Pair, tmp_path: Pa
     )
 
 
+def test_random_weights_are_made_share_by_share(pair: Pair, tmp_path: Path) -> None:
+    tiny_model("llama", vocab_size=VOCAB).config.save_pretrained(tmp_path)
+    engine = pair.load(tight(tmp_path, load_format="dummy"))
+    found, _ = answers(engine)
+    pair.done()
+    model = engine._runner._model  # type: ignore[attr-defined]
+    weight = model.module.model.layers[0].mlp.up_proj.weight
+    one, _ = load_over(tight(tmp_path, load_format="dummy"))
+    assert weight.numel() * 2 == one.module.model.layers[0].mlp.up_proj.weight.numel()
+    assert weight.std() > 0.01
+    assert all(found.values())
+
+
 def refused(config: EngineConfig, error: type[BatchgenError], text: str) -> None:
     with pytest.raises(error, match=text):
         load_parallel(config)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.model.checkpoint import described
+from batchgen.engine.model.checkpoint import described, quietly
 from batchgen.engine.model.packed_folder import load_random_packed
+from batchgen.engine.parallel.splitting import split_arguments
 from batchgen.engine.quantization.scheme import Scheme
 
 __all__ = ["load_random"]
@@ -21,6 +23,8 @@ def load_random(
     """The architecture, its weights made where they are used: on a GPU quantised as config.json
     says, or as `--quantization` asks."""
     torch.manual_seed(config.seed)
+    if config.tensor_parallel > 1:
+        return _load_share(own, dtype, config, device)
     scheme = _scheme(own, config)
     if scheme is not None and device.type == "cuda" and not config.deterministic:
         remote = config.trust_remote_code
@@ -30,6 +34,22 @@ def load_random(
     make: Any = AutoModelForCausalLM.from_config
     with device:
         return make(own, dtype=dtype, attn_implementation="eager")
+
+
+def _load_share(
+    own: Any, dtype: torch.dtype | str, config: EngineConfig, device: torch.device
+) -> Any:
+    """This rank's slices alone: to transformers, a checkpoint in which every weight is missing."""
+    with (
+        quietly(),
+        warnings.catch_warnings(),
+        split_arguments(config.tensor_parallel, device) as more,
+    ):
+        warnings.filterwarnings("ignore", "DTensor random operators", UserWarning)  # any will do
+        make: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(own)]
+        return make.from_pretrained(
+            None, config=own, state_dict={}, dtype=dtype, attn_implementation="eager", **more
+        )
 
 
 def _scheme(own: Any, config: EngineConfig) -> Scheme | None:

@@ -30,8 +30,6 @@ def check_config(config: EngineConfig) -> None:
     if config.deterministic:
         what = "--deterministic: sums over several devices depend on the step"
         raise _not_with(size, what, "leave one of them out")
-    if config.load_format == "dummy":
-        raise _not_with(size, "random weights", "name a model's folder")
 
 
 def _not_with(size: int, what: str, hint: str) -> UsageError:
