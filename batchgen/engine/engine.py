@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from batchgen.causes import first_line
@@ -29,7 +30,6 @@ from batchgen.startup import timeline
 __all__ = ["LLMEngine"]
 
 _logger = logging.getLogger(__name__)
-
 _FEW_TOKENS = 16
 """A sequence that runs out of memory alone, with this few tokens, will not fit at all."""
 _MANY_CRASHES = 8
@@ -50,13 +50,14 @@ class LLMEngine:
         depth: int = 0,
         device: str = "",
         fold: bool = True,
+        on_device: AbstractContextManager[object] | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
         self._eos_token_ids = frozenset(eos_token_ids)
-        self._depth = depth
+        self._depth, self._on_device = depth, on_device or nullcontext()
         self._full_budget = scheduler.max_num_batched_tokens
         self._sequences: dict[int, Sequence] = {}
         self._folding = Folding(enabled=fold)
@@ -108,11 +109,11 @@ class LLMEngine:
         """Run one iteration; the requests that finished with it."""
         started = time.monotonic()
         finished, self._ended_at_once = self._ended_at_once, []
-        finished += self._advance()
+        with self._on_device:
+            finished += self._advance()
         now = time.monotonic()
         self._stats.step_seconds += now - started
-        known = self._sequences  # aborted ones are not in it
-        wanted = [s for s in finished if known.get(s.request.request_id) is s]
+        wanted = [s for s in finished if self._sequences.get(s.request.request_id) is s]
         return [completion for s in wanted for completion in self._complete(s, now)]
 
     def abort(self, request_id: int) -> None:

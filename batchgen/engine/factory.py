@@ -17,8 +17,8 @@ from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.failures import is_out_of_memory
-from batchgen.engine.loader import load_model
-from batchgen.engine.memory import device_memory, device_name
+from batchgen.engine.loader import load_model, resolve_device
+from batchgen.engine.memory import device_memory, device_name, on_device
 from batchgen.engine.model.load_failures import no_memory
 from batchgen.engine.model.model import Model
 from batchgen.engine.parallel.group import Group
@@ -28,7 +28,6 @@ from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.scheduling.slots import Slots
 from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
-from batchgen.startup import timeline
 from batchgen.startup.folders import prepare_compilers
 
 __all__ = [
@@ -82,14 +81,16 @@ def load_over(
     config: EngineConfig, group: Group | None = None, make: type[LLMEngine] = LLMEngine
 ) -> tuple[Model, LLMEngine]:
     """A model on one device, or the leader's part of it, and its engine."""
-    model, config = _load(config, group)
-    return model, _compiled(model, config, partial(build_engine, make=make))
+    with on_device(resolve_device(config.device)):
+        model, config = _load(config, group)
+        return model, _compiled(model, config, partial(build_engine, make=make))
 
 
 def load_follower(config: EngineConfig, group: Group) -> Any:
     """Another rank's part: what runs the leader's steps, by `follow`."""
-    model, config = _load(config, group)
-    return _compiled(model, config, _build_follower)
+    with on_device(resolve_device(config.device)):
+        model, config = _load(config, group)
+        return _compiled(model, config, _build_follower)
 
 
 def _load(config: EngineConfig, group: Group | None) -> tuple[Model, EngineConfig]:
@@ -119,8 +120,9 @@ def _compiled(model: Model, config: EngineConfig, build: Callable[[Model, Engine
     options = None
     if model.device.type == "cuda" and config.deterministic:
         from batchgen.engine.steady.cuda.parts import steady_options
+        from batchgen.engine.steady.hold import proven_steady
 
-        build, options = _proven(build), steady_options()
+        build, options = proven_steady(build), steady_options()
     if model.device.type != "cuda" or config.enforce_eager:
         return build(model, config)
     from torch._dynamo.exc import TorchDynamoException
@@ -136,18 +138,6 @@ def _compiled(model: Model, config: EngineConfig, build: Callable[[Model, Engine
     _logger.warning("layers run as they are: compiling them failed: %s", reason)
     uncompile_layers(model)
     return build(model, config)
-
-
-def _proven(build: Callable[[Model, EngineConfig], T]) -> Callable[[Model, EngineConfig], T]:
-    """Prove first that rows answer alike in any step, by the layers as they are run."""
-    from batchgen.engine.steady.hold import prove_steady
-
-    def proven(model: Model, config: EngineConfig) -> T:
-        with timeline.span("steady"):
-            _logger.info("%s", prove_steady(model))
-        return build(model, config)
-
-    return proven
 
 
 def build_engine(
@@ -166,6 +156,7 @@ def build_engine(
         depth=resolved.depth,
         device=_name_of_devices(model),
         fold=config.fold,
+        on_device=on_device(model.device),
     )
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import gc
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from batchgen.engine.resident import peak_resident_bytes
 
-__all__ = ["device_memory", "device_name", "peak_memory_bytes", "release_memory"]
+__all__ = ["device_memory", "device_name", "on_device", "peak_memory_bytes", "release_memory"]
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Within it, `device` is the thread's own: Triton launches kernels there, wherever the tensors
+    are that they get. To be entered again and again, not within itself."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def device_memory(device: torch.device) -> int:
@@ -28,7 +35,7 @@ def device_name(device: torch.device) -> str:
 def peak_memory_bytes() -> int:
     """Peak of the GPU's allocator where one is used, else the process's resident peak."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return int(torch.cuda.max_memory_reserved())
+        return max(map(torch.cuda.max_memory_reserved, range(torch.cuda.device_count())))
     return peak_resident_bytes()
 
 

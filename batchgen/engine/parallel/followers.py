@@ -152,9 +152,8 @@ class Followers:
         with self._news:
             self._failure = self._obituary(rank, message)
             self._news.notify_all()
-        if self._on_gpu and dist.is_initialized():
-            with suppress(Exception):
-                dist.group.WORLD.abort()  # type: ignore[union-attr]
+        if self._on_gpu and dist.is_initialized():  # it frees the leader before it returns, if ever
+            threading.Thread(target=_abort, daemon=True).start()
         if not self._is_known.wait(_STUCK_S) and not self._is_closing:
             _log.critical("%s", self._failure)
             os._exit(self._failure.exit_code)
@@ -174,3 +173,9 @@ class Followers:
             f"({how}); no other rank can go on without it",
             "finished rows are kept: run again to continue",
         )
+
+
+def _abort() -> None:
+    """End what the leader may be waiting in."""
+    with suppress(Exception):
+        dist.group.WORLD.abort()  # type: ignore[union-attr]

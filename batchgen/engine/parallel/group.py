@@ -8,6 +8,7 @@ and cannot decide anything else. A pipe may be silent for hours; a collective ma
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
+from torch.distributed.distributed_c10d import _abort_process_group
 
 from batchgen.causes import first_line
 from batchgen.errors import BatchgenError
@@ -24,6 +26,7 @@ __all__ = ["Group", "StepLostError", "join_group", "leave_group"]
 
 _TIMEOUT = timedelta(minutes=30)
 """Of one collective: ranks read weights, and compile, at different speeds."""
+_FAREWELL_S = 10.0
 
 
 class StepLostError(BatchgenError):
@@ -88,6 +91,13 @@ def join_group(rank: int, size: int, device: torch.device, meeting_place: str) -
 
 
 def leave_group() -> None:
-    """So that this process can join another."""
-    if dist.is_initialized():
+    """So that this process can join another. Waits for no other rank: NCCL's own farewell would,
+    and for every graph that holds a collective; they may be gone."""
+    if not dist.is_initialized():
+        return
+    if dist.get_backend() != "nccl":
         dist.destroy_process_group()
+        return
+    leaving = threading.Thread(target=_abort_process_group, daemon=True)
+    leaving.start()
+    leaving.join(_FAREWELL_S)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 
 from batchgen.engine.attention.interface import AttentionBackend
@@ -12,8 +16,12 @@ from batchgen.engine.model.pieces import Piece
 from batchgen.engine.steady.audit import dependent_parts
 from batchgen.engine.steady.proof import first_difference, one_step
 from batchgen.errors import ModelRefusedError, UsageError
+from batchgen.startup import timeline
 
-__all__ = ["backend_of", "check_parts", "check_settings", "prove_steady"]
+__all__ = ["backend_of", "check_parts", "check_settings", "prove_steady", "proven_steady"]
+
+T = TypeVar("T")
+_logger = logging.getLogger(__name__)
 
 _SHOWN = 3
 _OTHERWISE = "leave --deterministic out: each row is then right, but a near tie may fall otherwise"
@@ -61,6 +69,19 @@ def prove_steady(model: Model) -> str:
     if how is not None:
         raise _refused(model, f"a row computed {how} has other logits than alone", _OTHERWISE)
     return f"--deterministic: rows answer bit for bit alike in any step, in {_dtype(model)}"
+
+
+def proven_steady(
+    build: Callable[[Model, EngineConfig], T],
+) -> Callable[[Model, EngineConfig], T]:
+    """`build`, once it is proven that rows answer alike in any step, by the layers as they run."""
+
+    def build_proven(model: Model, config: EngineConfig) -> T:
+        with timeline.span("steady"):
+            _logger.info("%s", prove_steady(model))
+        return build(model, config)
+
+    return build_proven
 
 
 def _named(parts: list[str]) -> str:
