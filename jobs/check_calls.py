@@ -162,6 +162,8 @@ def _written(text: str, thought: str, said: str, calls: Sequence[_Call]) -> tupl
     mark = re.match(r"\s*(<[^<>]+>|\[[^\[\]]+\]|\[e~\[)", end)
     if mark is not None and (at := whole.rfind(mark[1])) >= len(whole) - len(end):
         whole = whole[:at]
+    elif mark is not None:
+        whole = whole[: len(whole) - len(_common_end(whole, end))]
     prompt = template.render(_HISTORY, {"tools": TOOLS})
     if whole.startswith(prompt):
         return prompt, whole[len(prompt) :]
@@ -170,6 +172,14 @@ def _written(text: str, thought: str, said: str, calls: Sequence[_Call]) -> tupl
     at = common.rfind("<")
     common = common if ">" in common[at:] else common[:at]
     return _as_prompted(text, prompt, common, whole[len(common) :])
+
+
+def _common_end(one: str, other: str) -> str:
+    """With the next turn's beginning, which some templates write in any case."""
+    backwards = zip(reversed(one), reversed(other), strict=False)
+    length = next((n for n, (x, y) in enumerate(backwards) if x != y), min(len(one), len(other)))
+    common = one[len(one) - length :]
+    return common[common.find("<") :] if "<" in common else ""
 
 
 def _as_prompted(text: str, prompt: str, common: str, answer: str) -> tuple[str, str]:

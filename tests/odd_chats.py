@@ -98,8 +98,23 @@ def _meant(name: str, messages: list[Message]) -> list[tuple[str, list[Message]]
     if name == "arguments as text":
         return [("arguments parsed", _calling(_ARGUMENTS))]
     if name in ("tool call", "null content"):
-        return [("no content is empty", [_spoken(message) for message in messages])]
+        spoken = [_spoken(message) for message in messages]
+        written = [_with_text(message) for message in messages]
+        both = [_spoken(message) for message in written]
+        return [("no content is empty", spoken), ("arguments written", written), ("both", both)]
     return []
+
+
+def _with_text(message: Message) -> Message:
+    """Its calls' arguments as text, for templates that append them."""
+    if "tool_calls" not in message:
+        return message
+    (call,) = message["tool_calls"]
+    text = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    return {
+        **message,
+        "tool_calls": [{**call, "function": {**call["function"], "arguments": text}}],
+    }
 
 
 def _spoken(message: Message) -> Message:

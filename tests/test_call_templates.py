@@ -36,13 +36,37 @@ _PYTHON = """{% if m.tool_calls %}<|tool_call_start|>[{% for call in m.tool_call
 {%- for key, value in f.arguments.items() %}{{ ', ' if not loop.first }}{{ key }}=
 {%- if value is string %}"{{ value | replace('"', '\\\\"') }}"{% else %}{{ value }}{% endif %}
 {%- endfor %}){% endfor %}]<|tool_call_end|>{% endif %}"""
-_WAYS = {"objects": _OBJECTS, "tags": _TAGS, "python": _PYTHON}
+_NESTED = """{% macro tag(value) %}{% if value is mapping %}{% for k, v in value.items() %}{{ M }}
+<{{ k }}>{{ tag(v) }}{{ M }}</{{ k }}>{% endfor %}{% elif value is string %}{{ value }}
+{%- elif value is sequence %}{% for v in value %}{{ M }}<item>{{ tag(v) }}{{ M }}</item>{% endfor %}
+{%- else %}{{ value | tojson }}{% endif %}{% endmacro %}
+{%- if m.tool_calls %}{{ M }}<tool_call>
+{% for call in m.tool_calls %}{{ M }}<invoke name="{{ call.function.name }}">
+{%- for k, v in call.function.arguments.items() %}{{ M }}<{{ k }}>{{ tag(v) }}{{ M }}</{{ k }}>
+{%- endfor %}{{ M }}</invoke>
+{% endfor %}{{ M }}</tool_call>{% endif %}""".replace("{{ M }}\n", "{{ M }}").replace(
+    "{{ M }}", "]<]minimax[>["
+)
+_WAYS = {"objects": _OBJECTS, "tags": _TAGS, "python": _PYTHON, "nested": _NESTED}
+_ADDRESSED = """{% for m in messages %}<|start|>{{ m.role }}
+{% if m.role != 'assistant' %}{{ m.content }}{% else %}{% if m.content %}>>>all
+{{ m.content }}{% endif %}{% for call in m.tool_calls or [] %}>>>{{ call.function.name }}
+{{ call.function.arguments | tojson }}{% endfor %}{% endif %}<|end|>
+{% endfor %}{% if add_generation_prompt %}<|start|>assistant
+>>>{% endif %}"""
 
 
 @pytest.mark.parametrize("turn", TURNS)
 @pytest.mark.parametrize("way", _WAYS)
 def test_what_a_template_writes_is_read_as_it_was(way: str, turn: str) -> None:
     assert check(_CHAT.replace("CALLS", _WAYS[way]), turn) == "equal"
+
+
+@pytest.mark.parametrize(
+    "turn", [turn for turn in TURNS if not turn.startswith(("thought", "all"))]
+)
+def test_answers_in_parts_that_name_who_they_are_for_are_read_as_they_were(turn: str) -> None:
+    assert check(_ADDRESSED, turn) == "equal"
 
 
 def test_calls_that_are_read_otherwise_are_found() -> None:

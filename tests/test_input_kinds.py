@@ -148,6 +148,7 @@ REFUSED = {
     "a tar archive": packed("rows.jsonl", "tgz"),
     "encrypted footer": b"PARE" + bytes(100) + b"PARE",
     "looks like CSV": b'id,prompt\n1,"a, b"\n',
+    "plain text": b"Write a poem.\n\nSay it's late, please!\n",
     "HTML": b"<!DOCTYPE html>\n<html><body>not found</body></html>\n",
     "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
     "CR alone": TEXT.replace(b"\n", b"\r"),

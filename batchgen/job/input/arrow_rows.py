@@ -125,6 +125,7 @@ def find_columns(
     _check_id_column(present, where, spec, parser.id_columns)
     meant = {*parser.content_columns, *parser.param_columns, *PARAMS} - kept.named
     meant.update(parser.id_columns)
+    meant |= {name for name in parser.thinking_columns if _is_setting(present.get(name))}
     extra = [name for name in present if name in kept.named or name not in meant]
     extra = [name for name in extra if kept.wants(name)]
     for name in extra:
@@ -198,6 +199,11 @@ def _check_id_column(
         text = f"{where} has no column {spec.id_column}; it has {few(present)}"
         raise InvalidDataError(text, "name the column of ids with --id-column, or give none")
     _check_ids(present, where, names)
+
+
+def _is_setting(kind: pa.DataType | None) -> bool:
+    """Whether a column named like a wish to think is one: a text under that name is a column."""
+    return kind is not None and (pa.types.is_struct(kind) or pa.types.is_boolean(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -43,6 +43,7 @@ _PAGE = re.compile(rb"\s*<(!doctype html|html|\?xml)\b", re.IGNORECASE)
 _BOM = b"\xef\xbb\xbf"
 _LINES_LOOKED_AT = 5
 _HEADER = re.compile(rb'"?[\w ]+"?( , "?[\w ]+"?)+')
+_WORDS = re.compile(rb"(?!(?:true|false|null|NaN|Infinity)\b)[^\W\d_][^{}\[\]\0]*\Z")
 _ARRAY = re.compile(rb"\[\s*(\{|\]\s*\Z|\Z)")
 
 
@@ -68,6 +69,8 @@ def refuse_text(name: str, head: bytes) -> None:
             f"input {name} looks like CSV, not one JSON object a line",
             f"name it .csv (mv {name} {name.rpartition('.')[0] or name}.csv), and run again",
         )
+    if _is_prose(text):
+        raise _invalid(name, "plain text, not one JSON object a line", "jq -Rc '{prompt: .}'")
     if _is_pretty(text):
         raise _invalid(name, "JSON over several lines, not one object a line", "jq -c .")
 
@@ -94,6 +97,12 @@ def _is_table(head: bytes) -> bool:
         if _HEADER.fullmatch(lines[0].replace(mark, b" , ")) and lines[0].count(mark):
             return all(line.count(mark) >= lines[0].count(mark) for line in lines[1:])
     return False
+
+
+def _is_prose(head: bytes) -> bool:
+    """Whether each of the first lines is text without any JSON in it."""
+    lines = [line.strip() for line in head.split(b"\n")[:_LINES_LOOKED_AT]]
+    return any(lines) and all(_WORDS.match(line) for line in lines if line)
 
 
 def _is_pretty(head: bytes) -> bool:

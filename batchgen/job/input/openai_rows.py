@@ -25,6 +25,7 @@ _CONTENT = {
 }
 _AZURE = re.compile(r"(?:/openai)?(?:/deployments/[^/]+|/v1)?(?=/(?:chat/)?completions|/responses)")
 _INCLUDE_LOGPROBS = "message.output_text.logprobs"
+_OF_TEXT = {"format": "response_format", "verbosity": "verbosity"}
 _RESPONSE_ONLY = ("input", "instructions", "max_output_tokens", "reasoning", "text")
 _IGNORED = frozenset({"model", "user", "metadata", "store", "stream", "stream_options"})
 
@@ -89,8 +90,8 @@ def _response_as_row(body: Mapping[str, Any]) -> dict[str, Any]:
         text = f"input must be a string or a list of messages, not {shown(given)}"
         raise RowError(ErrorCode.INVALID_ROW, text)
     messages = _items_as_messages(messages)
-    if isinstance(body.get("instructions"), str):
-        messages = [{"role": "system", "content": body["instructions"]}, *messages]
+    if body.get("instructions") is not None:
+        messages = [{"role": "system", "content": _instructions(body)}, *messages]
     skipped = {*_RESPONSE_ONLY, *_IGNORED}
     params = {name: value for name, value in body.items() if name not in skipped}
     if isinstance(params.get("tools"), list):
@@ -99,15 +100,29 @@ def _response_as_row(body: Mapping[str, Any]) -> dict[str, Any]:
         params["max_tokens"] = body["max_output_tokens"]
     if _INCLUDE_LOGPROBS in (body.get("include") or ()):
         params["logprobs"] = True
-    for holder, name, ours in (
-        ("reasoning", "effort", "reasoning_effort"),
-        ("text", "format", "response_format"),
-        ("text", "verbosity", "verbosity"),
-    ):
-        inner = body.get(holder)
-        if isinstance(inner, dict) and inner.get(name) is not None:
-            params[ours] = _chat_format(inner[name]) if name == "format" else inner[name]
+    if body.get("reasoning") is not None:
+        params["reasoning"] = body["reasoning"]
+    for name, value in _inner(body, "text").items():
+        if name not in _OF_TEXT:
+            text = f"text.{name}: {shown(value)} is not served"
+            raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
+        params[_OF_TEXT[name]] = _chat_format(value)
     return {"messages": messages, "params": params}
+
+
+def _instructions(body: Mapping[str, Any]) -> str:
+    given = body["instructions"]
+    if isinstance(given, str):
+        return given
+    raise RowError(ErrorCode.INVALID_PARAM, f"instructions must be a string, not {shown(given)}")
+
+
+def _inner(body: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What an object of the body sets."""
+    given = body.get(name) or {}
+    if not isinstance(given, dict):
+        raise RowError(ErrorCode.INVALID_PARAM, f"{name} must be an object, not {shown(given)}")
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _items_as_messages(items: list[Any]) -> list[Any]:

@@ -15,7 +15,6 @@ from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.decisions.settings import DECISION_NAMES, check_decision, read_decisions
 from batchgen.job.input.settings import (
-    SETTING_NAMES,
     TEMPLATE_NAMES,
     TRUNCATE,
     check_setting,
@@ -25,6 +24,7 @@ from batchgen.job.input.structured import STRUCTURED_NAMES, read_structured
 from batchgen.job.input.token_rules import TOKEN_RULE_NAMES, read_token_rules
 from batchgen.job.model.adapter_choice import ADAPTER, read_adapter
 from batchgen.job.quoting import shown
+from batchgen.job.setting_names import SETTING_NAMES
 from batchgen.job.spec import SamplingDefaults
 
 __all__ = [
@@ -95,6 +95,7 @@ _ALIASES = {
     "max_output_tokens": "max_tokens",
     "min_new_tokens": "min_tokens",
     "reasoning_budget": "thinking_token_budget",
+    "sampling_seed": "seed",
     "thinking_budget": "thinking_token_budget",
 }
 _BOOLS = ("ignore_eos", "echo", "skip_special_tokens", "spaces_between_special_tokens")
@@ -110,10 +111,9 @@ PARAMETER_NAMES = frozenset((*_NUMBERS, *_ALIASES, *_LISTS)) | _READ_APART
 def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
     """Canonical name -> valid value of the parameters that are set (null = not set).
 
-    What the chat template reads is passed over (`settings.read_template_kwargs`). RowError:
-    UNKNOWN_PARAM for a name that is none, UNSUPPORTED_SETTING for one that is not served,
-    INVALID_PARAM for a value out of its range or a parameter set twice, under two names, to
-    different values.
+    What the chat template reads is passed over. RowError: UNKNOWN_PARAM for a name that is none,
+    UNSUPPORTED_SETTING for one that is not served, INVALID_PARAM for a value out of its range or a
+    parameter set twice, under two names, to different values.
     """
     params: dict[str, Any] = {}
     for name, value in given.items():

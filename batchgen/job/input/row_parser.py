@@ -7,7 +7,6 @@ the tokenizer knows whether a BOS token makes it a prompt.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,8 @@ from batchgen.job.input.openai_rows import ENVELOPE, body_as_row, is_openai_row
 from batchgen.job.input.params import PARAMETER_NAMES, apply, near_miss, read_params
 from batchgen.job.input.settings import (
     TEMPLATE_NAMES,
-    TEXT_SETTINGS,
     TRUNCATE,
+    joined,
     read_template_kwargs,
     read_texts,
     read_truncation,
@@ -29,9 +28,11 @@ from batchgen.job.input.settings import (
 )
 from batchgen.job.model.adapter_choice import adapter_of_body, settled_adapter
 from batchgen.job.model.adapters import parse_adapters
+from batchgen.job.parsing.thinking_choice import THINKING_NAMES, spread_thinking, thinking_wishes
 from batchgen.job.parsing.tool_choice import choose_tools
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
+from batchgen.job.setting_names import TEXT_SETTINGS
 from batchgen.job.spec import InputSpec
 from batchgen.job.text.chat_shape import with_system
 
@@ -77,6 +78,7 @@ class RowParser:
         self.param_columns -= read
         consumed = {*self.content_columns, *PARAMS} | self.param_columns
         consumed -= kept.named
+        self.thinking_columns = {*THINKING_NAMES} - kept.named - read
         self._taken = {name: frozenset(consumed | {name}) for name in self.id_columns}
         self._plain = {self.id_columns[0], spec.prompt_column}
         self._told: set[str] = set()
@@ -128,6 +130,7 @@ class RowParser:
         taken = self._taken[self._id_key(raw)]
         if is_openai_row(raw):
             taken = taken | ENVELOPE
+        taken = taken | (thinking_wishes(raw).keys() & self.thinking_columns)
         extras = {k: v for k, v in raw.items() if k not in taken or k in self._kept.named}
         self.tell_near_misses(extras)
         return extras
@@ -184,7 +187,7 @@ class RowParser:
             self._set_params(row, own)
 
     def _set_params(self, row: InputRow, own: Mapping[str, Any]) -> None:
-        own = read_texts(own)
+        own = spread_thinking(read_texts(own))
         row.params = settled_adapter(apply(self._base, read_params(own)), self._adapters)
         row.truncate_prompt_tokens = read_truncation(own)
         row.template_kwargs = read_template_kwargs(own)
@@ -259,25 +262,11 @@ class RowParser:
         """Parameters at the top level and in `params`; the same one in both must agree."""
         names = self.param_columns - set(PARAMS)
         own = {k: v for k, v in raw.items() if k in names and v is not None}
+        own |= {k: v for k, v in thinking_wishes(raw).items() if k in self.thinking_columns}
         for holder in PARAMS:
             if holder not in self._kept.named:
-                own = _joined(own, holder, raw.get(holder))
+                own = joined(own, holder, raw.get(holder))
         return own
-
-
-def _joined(own: dict[str, Any], holder: str, inner: Any) -> dict[str, Any]:
-    """`own` with the parameters that one column holds; those set twice must agree."""
-    if isinstance(inner, str):
-        inner = _json_object(holder, inner)
-    if inner is None:
-        return own
-    if not isinstance(inner, dict):
-        raise RowError(ErrorCode.INVALID_PARAM, f"{holder} must be an object, not {shown(inner)}")
-    for name in own.keys() & inner.keys():
-        if inner[name] is not None and inner[name] != own[name]:
-            text = f"{name} stands in the row and in {holder} with different values"
-            raise RowError(ErrorCode.INVALID_PARAM, text)
-    return {**own, **{k: v for k, v in inner.items() if v is not None or k not in own}}
 
 
 def _one_content(
@@ -290,11 +279,3 @@ def _one_content(
     chat = next((key for key, value in raw.items() if is_conversation(value)), None)
     hint = f"; give --messages-column {chat}" if chat else ""
     return RowError(ErrorCode.MISSING_PROMPT, f"none of {names}; the row has {has}{hint}")
-
-
-def _json_object(holder: str, text: str) -> Any:
-    """Written as JSON text, as Parquet files often have them."""
-    try:
-        return json.loads(text) if text.strip() else None
-    except (ValueError, RecursionError):
-        raise RowError(ErrorCode.INVALID_PARAM, f"{holder} is no JSON object") from None

@@ -8,6 +8,7 @@ from itertools import chain
 
 from batchgen.engine.request import Constraint, SamplingParams
 from batchgen.errors import ErrorCode, RowError
+from batchgen.job.parsing.addressed_calls import AddressedCalls
 from batchgen.job.parsing.call_formats import call_format
 from batchgen.job.parsing.calls import CallFormat, Tools, calls_column
 from batchgen.job.parsing.guide import ThinkingGuide
@@ -57,7 +58,7 @@ class Reading:
         calls = None if self.calls is None else self.calls.read(marked, marks, self.tools)
         if calls is None:
             return Answer(marks.plain(marked, wish), reasoning, reasoning_tokens=count)
-        column = calls_column(calls.calls, key)
+        column = calls_column(calls.calls, key) if calls.calls else None
         return Answer(marks.plain(calls.content, wish), reasoning, column, count)
 
     def _num_thinking(self, token_ids: Sequence[int]) -> int:
@@ -114,7 +115,7 @@ class AnswerParsers:
         wish = _wish(row.params)
         form = self._thinking if row.messages is not None or self._thinks_raw else None
         tools = row.template_kwargs.get("tools")
-        calls = self._calls if tools or self._calls_always else None
+        calls = self._calls if tools or self._calls_always else self._addressed(row)
         if row.forced_tool is not None:
             calls = ForcedCalls(row.forced_tool)
         if form is None and calls is None and wish == Wish():
@@ -122,6 +123,12 @@ class AnswerParsers:
         known = Tools.of(tools) if isinstance(tools, list) else Tools()
         begin = Begin.OPEN if form is None else self._begin(form, row, prompt, token_ids)
         return Reading(self._marks, wish, form, begin, calls, known)
+
+    def _addressed(self, row: InputRow) -> CallFormat | None:
+        """The format whose answers have heads, calls or not, as far as a chat template writes
+        them."""
+        heads = isinstance(self._calls, AddressedCalls) and row.messages is not None
+        return self._calls if heads else None
 
     def _begin(
         self, form: ThinkingFormat, row: InputRow, prompt: str | None, token_ids: Sequence[int]

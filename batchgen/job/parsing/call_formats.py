@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from batchgen.job.parsing.addressed_calls import AddressedCalls
 from batchgen.job.parsing.calls import Call, CallFormat, Calls, Tools, json_value
 from batchgen.job.parsing.channels import HARMONY, messages_of
 from batchgen.job.parsing.gemma_calls import GemmaCalls
@@ -20,6 +21,7 @@ from batchgen.job.parsing.json_calls import (
 )
 from batchgen.job.parsing.marks import Marks, Wish
 from batchgen.job.parsing.named_format import named_format
+from batchgen.job.parsing.nested_calls import NestedCalls
 from batchgen.job.parsing.pythonic_calls import PythonicCalls
 from batchgen.job.parsing.tagged_calls import (
     CODER,
@@ -101,6 +103,8 @@ _FUNCTIONARY = NamedJsonCalls(
 _FORMATS: tuple[CallFormat, ...] = (
     _HarmonyCalls(),
     GemmaCalls(),
+    NestedCalls("minimax_m3", "]<]minimax[>["),
+    AddressedCalls("functionary_v3_2", ">>>"),
     DSML,
     _DEEPSEEK,
     _KIMI,

@@ -24,6 +24,7 @@ __all__ = [
     "json_value",
     "no_constant",
     "python_value",
+    "typed_value",
 ]
 
 
@@ -66,20 +67,16 @@ class Tools:
         """Whether a call of this name may be one."""
         return not self.parameters or name in self.parameters
 
-    def value(self, name: str, parameter: str, text: str) -> Any:
-        """An argument that was written as text, in the type that its schema has: what is no string
-        is JSON."""
+    def schema(self, name: str, parameter: str) -> Mapping[str, Any]:
+        """What is known of a parameter."""
         schema = self.parameters.get(name, {})
         properties = schema.get("properties") if isinstance(schema, Mapping) else None
         known = properties.get(parameter) if isinstance(properties, Mapping) else None
-        kind = known.get("type") if isinstance(known, Mapping) else None
-        if kind == "string" or (isinstance(kind, list) and "string" in kind):
-            return text
-        try:
-            return json_value(text)
-        except ValueError:
-            lowered = text.strip().lower()
-            return _WORDS.get(lowered, text) if kind not in _NESTED else python_value(text, text)
+        return known if isinstance(known, Mapping) else {}
+
+    def value(self, name: str, parameter: str, text: str) -> Any:
+        """An argument that was written as text, in the type that its schema has."""
+        return typed_value(self.schema(name, parameter), text)
 
 
 _WORDS = {"true": True, "false": False, "none": None}
@@ -114,6 +111,18 @@ class CallFormat(Protocol):
 def json_value(text: str) -> Any:
     """JSON as models write it: control characters in strings pass. ValueError for anything else."""
     return json.loads(text, strict=False, parse_constant=no_constant)
+
+
+def typed_value(schema: Mapping[str, Any], text: str) -> Any:
+    """Text in the type of its schema: what is no string is JSON."""
+    kind = schema.get("type")
+    if kind == "string" or (isinstance(kind, list) and "string" in kind):
+        return text
+    try:
+        return json_value(text)
+    except ValueError:
+        lowered = text.strip().lower()
+        return _WORDS.get(lowered, text) if kind not in _NESTED else python_value(text, text)
 
 
 def python_value(text: str, default: Any) -> Any:

@@ -69,8 +69,8 @@ class ThinkingFormat:
     def split(self, marked: str, begin: Begin, marks: Marks) -> Split:
         """Thinking and answer. Thinking that was cut, or never ended, is all there is.
 
-        Where the prompt shows none, it counts where the answer begins with the tag, or where a
-        token ends it that nothing began; elsewhere tags are the answer's own text.
+        Where the prompt shows none, it counts where the answer begins with one of the tags, or
+        where a token ends it that nothing began; elsewhere tags are the answer's own text.
         """
         if begin is Begin.OFF:
             return Split(None, marked)
@@ -95,7 +95,8 @@ class ThinkingFormat:
         """Whether an answer without the first tag begins with thinking all the same."""
         ends = [tag for tag in self.ends if marks.token(tag) is not None]
         inside = begin is Begin.INSIDE or self.always
-        return inside or _first(marked, ends, marks) is not None
+        closed = marked.lstrip().startswith(tuple(map(marks.written, self.ends)))
+        return inside or closed or _first(marked, ends, marks) is not None
 
     def _unwrapped(self, answer: str, marks: Marks) -> str:
         text = answer

@@ -74,12 +74,15 @@ class ChatShape:
         return self._try(_around({"role": "assistant", "tool_calls": call["tool_calls"], **way}))
 
     def _tool_call(self, call: Any) -> Any:
-        """OpenAI writes arguments as JSON text; templates that encode them want the object."""
+        """OpenAI writes arguments as JSON text; templates that encode them want the object, and
+        those that append them the text."""
         function = call.get("function") if isinstance(call, Mapping) else None
         holder = function if isinstance(function, Mapping) else call
-        text = holder.get("arguments") if isinstance(holder, Mapping) else None
-        arguments = _json_object(text) if isinstance(text, str) else None
-        if arguments is None or not self._reads_objects():
+        given = holder.get("arguments") if isinstance(holder, Mapping) else None
+        if isinstance(given, str) == (not self._reads_objects()):
+            return call
+        arguments: Any = _json_object(given) if isinstance(given, str) else _json_text(given)
+        if arguments is None:
             return call
         filled = {**holder, "arguments": arguments}
         return filled if holder is call else {**call, "function": filled}
@@ -139,6 +142,10 @@ def _json_object(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return read if isinstance(read, dict) else None
+
+
+def _json_text(arguments: Any) -> str | None:
+    return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, Mapping) else None
 
 
 def joined_text(parts: list[Any]) -> str:

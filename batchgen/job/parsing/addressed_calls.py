@@ -1,0 +1,56 @@
+"""Answers in parts that each name who they are for: Functionary 3.2's `>>>all` and `>>>NAME`."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from batchgen.job.parsing.calls import Call, Calls, Tools, json_value
+from batchgen.job.parsing.marks import Marks, Wish
+
+__all__ = ["AddressedCalls"]
+
+_RAW = Wish(skip_special_tokens=False)
+_ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressedCalls:
+    """`NAME`, a line's end and JSON arguments, or `all` and text; `sign` before each but the first,
+    before which the prompt has it. Each answer is of this form, with tools or without."""
+
+    name: str
+    sign: str
+    tags: tuple[str, ...] = ()
+
+    def is_of(self, template: str) -> bool:
+        """See `CallFormat.is_of`."""
+        return f"{self.sign}{_ALL}" in template
+
+    def read(self, answer: str, marks: Marks, tools: Tools) -> Calls | None:
+        """See `CallFormat.read`; without calls too, as its text has a head."""
+        names = "|".join(map(re.escape, (_ALL, *tools.parameters)))
+        head = re.compile(rf"(?:^|{re.escape(self.sign)})({names})(?:\n|$)")
+        first, *rest = head.split(answer.removeprefix(self.sign))
+        if first.strip() or not rest:
+            return None
+        said: list[str] = []
+        calls: list[Call] = []
+        for name, text in zip(rest[::2], rest[1::2], strict=True):
+            arguments = None if name == _ALL else _arguments(marks.plain(text, _RAW))
+            if name == _ALL:
+                said.append(text)
+            elif arguments is None:
+                return None
+            else:
+                calls.append(Call(name, arguments))
+        return Calls("".join(said).strip(), tuple(calls))
+
+
+def _arguments(text: str) -> str | None:
+    try:
+        value = json_value(text.strip() or "{}")
+    except (ValueError, RecursionError):
+        return None
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else None
