@@ -3,7 +3,7 @@
     python jobs/check_steady.py qwen3-0.6b            # random weights of that shape, on a GPU
     python jobs/check_steady.py llama-3-8b --repeats 2 --no-commands
     python jobs/check_steady.py MODEL --device cpu --dtype bfloat16 --rows 24 --max-tokens 16
-    python jobs/check_steady.py products              # each product's time by each tile, in us
+    python jobs/check_steady.py products              # attention's and products' time by tile, in us
 
 Of a shape, engines over one loaded model run the rows with 256, 16 and 1 at once, shuffled, in
 small chunks, preempted and without the prefix cache. Printed is the share of rows whose tokens are
@@ -63,8 +63,9 @@ TOKENIZER = Path("batchgen/models/batchgen-tiny")
 def main() -> int:
     args = parse_args()
     if args.model == "products":
-        from steady_products import time_products
+        from steady_products import time_attention, time_products
 
+        time_attention()
         time_products(SHAPES)
         return 0
     with tempfile.TemporaryDirectory(prefix="batchgen-steady-") as name:

@@ -3,8 +3,8 @@
 Decodes and chunks have one and the same tile, masked alike, which begins at multiples of its own
 keys; nothing is split among programs, and nothing is read for several rows at once. A tile that a
 row does not see leaves its softmax as it is, bit for bit: so it does not matter which other tokens
-lie in a row's tile. A step of few rows decodes
-slower for that: one program reads all keys of a row and head.
+lie in a row's tile. A step of few rows decodes slower for that: one program reads all keys of a
+row and head.
 """
 
 from __future__ import annotations
