@@ -3,7 +3,7 @@
     python jobs/check_steady.py qwen3-0.6b            # random weights of that shape, on a GPU
     python jobs/check_steady.py llama-3-8b --repeats 2 --no-commands
     python jobs/check_steady.py MODEL --device cpu --dtype bfloat16 --rows 24 --max-tokens 16
-    python jobs/check_steady.py products              # attention's and products' time by tile, in us
+    python jobs/check_steady.py products              # attention and products by tile, in us
 
 Of a shape, engines over one loaded model run the rows with 256, 16 and 1 at once, shuffled, in
 small chunks, preempted and without the prefix cache. Printed is the share of rows whose tokens are
@@ -34,14 +34,16 @@ QWEN = {
     "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 1024,
     "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
     "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "hidden_act": "silu",
-    "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
+    "max_position_embeddings": 40960, "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
     "tie_word_embeddings": True, "torch_dtype": "bfloat16",
 }  # fmt: skip
 LLAMA = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096,
     "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
     "num_key_value_heads": 8, "vocab_size": 128256, "hidden_act": "silu",
-    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
     "tie_word_embeddings": False, "torch_dtype": "bfloat16",
 }  # fmt: skip
 SHAPES = {"qwen3-0.6b": QWEN, "llama-3-8b": LLAMA}
@@ -52,7 +54,7 @@ COMMAND_WAYS: dict[str, tuple[str, ...]] = {
     "shuffled": ("--max-num-seqs", "16"),
     "small chunks": ("--max-num-batched-tokens", "64", "--max-num-seqs", "4"),
     "no prefix cache": ("--no-enable-prefix-caching",),
-    "killed and resumed": ("--checkpoint-every", "5"),
+    "killed and resumed": ("--checkpoint-every", "5", "--max-num-seqs", "8"),
     "three shards": (),
 }
 OF_SHAPES = ("whole", "killed and resumed", "three shards")
@@ -230,10 +232,10 @@ def kill_midway(words: list[str], out: Path) -> None:
     parts = Path(f"{out}.ckpt", "parts")
     while process.poll() is None and not any(parts.glob("*.parquet")):
         time.sleep(0.01)
-    killed = process.poll() is None
+    if process.poll() is not None:
+        raise SystemExit("a run ended before it could be killed: take more rows")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    print("killed after its first part" if killed else "ended before it was killed", flush=True)
 
 
 def parse_args() -> Any:

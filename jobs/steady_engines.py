@@ -60,6 +60,7 @@ def served(config: EngineConfig) -> Iterator[Model]:
         yield model
     finally:
         del engine
+        torch.compiler.reset()  # what one mode has compiled leaves the other its own count
         release_memory()
 
 
@@ -116,10 +117,14 @@ def kernels_of(model: Model, config: EngineConfig, most: int = 16) -> str:
     engine = build_engine(model, replace(config, max_num_seqs=256))
     work = [WorkItem([5 + i % 50] * 100, 40) for i in range(256)]
     run_work(engine, work)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        run_work(engine, work)
-    engine.close()
-    model.release_cache()
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            run_work(engine, work)
+    except RuntimeError as error:
+        return f"kernels: not to be seen here: {error}"
+    finally:
+        engine.close()
+        model.release_cache()
     found = sorted(profile.key_averages(), key=lambda one: -one.device_time_total)
     total = sum(one.device_time_total for one in found)
     lines = [f"kernels: {total / 1000:.1f} ms"]
