@@ -287,3 +287,19 @@ def test_a_hub_that_cannot_be_reached_ends_with_66(monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputUnreadableError, match="org/name") as caught:
         read("org/name")
     assert caught.value.exit_code == 66
+
+
+@pytest.mark.parametrize("keep", ["all", "none", "x"])
+def test_integers_of_128_bits_are_left_out_and_the_other_columns_read(
+    tmp_path: Path, keep: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    polars = pytest.importorskip("polars")
+    path = tmp_path / "a.parquet"
+    columns = {"prompt": ["a", "b"], "big": [2**100, 1], "x": [1, 2]}
+    polars.DataFrame(columns, schema_overrides={"big": polars.Int128}).write_parquet(path)
+    rows = read(str(path), keep_columns=keep)
+    assert [row.prompt for row in rows] == ["a", "b"]
+    assert rows[1].kept == ({} if keep == "none" else {"x": 2})
+    assert ("'big'" in caplog.text) == (keep == "all")
+    with pytest.raises(InvalidDataError, match="'big' holds integers of 128 bits"):
+        read(str(path), keep_columns="big")

@@ -30,7 +30,7 @@ def _rows_of(source: Source) -> int | None:
 
             return int(pq.read_metadata(source.arrow_source()).num_rows)
         return _lines_of(source) if source.kind is SourceKind.JSONL else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, NotImplementedError):
         return None  # the reader will say what is wrong with it
 
 

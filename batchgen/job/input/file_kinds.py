@@ -6,6 +6,7 @@ the file. Magic numbers: those that `file` (libmagic) goes by.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 
@@ -43,7 +44,7 @@ _PAGE = re.compile(rb"\s*<(!doctype html|html|\?xml)\b", re.IGNORECASE)
 _BOM = b"\xef\xbb\xbf"
 _LINES_LOOKED_AT = 5
 _HEADER = re.compile(rb'"?[\w ]+"?( , "?[\w ]+"?)+')
-_WORDS = re.compile(rb"(?!(?:true|false|null|NaN|Infinity)\b)[^\W\d_][^{}\[\]\0]*\Z")
+_JSON = (b"{", b"[", b'"', b"\0")
 _ARRAY = re.compile(rb"\[\s*(\{|\]\s*\Z|\Z)")
 
 
@@ -70,6 +71,8 @@ def refuse_text(name: str, head: bytes) -> None:
             f"name it .csv (mv {name} {name.rpartition('.')[0] or name}.csv), and run again",
         )
     if _is_prose(text):
+        if not _is_utf8(text):
+            raise _unreadable(name, "binary data of a kind not known", "name the file you meant")
         raise _invalid(name, "plain text, not one JSON object a line", "jq -Rc '{prompt: .}'")
     if _is_pretty(text):
         raise _invalid(name, "JSON over several lines, not one object a line", "jq -c .")
@@ -100,9 +103,27 @@ def _is_table(head: bytes) -> bool:
 
 
 def _is_prose(head: bytes) -> bool:
-    """Whether each of the first lines is text without any JSON in it."""
+    """Whether none of the first lines is JSON, nor was meant to be."""
     lines = [line.strip() for line in head.split(b"\n")[:_LINES_LOOKED_AT]]
-    return any(lines) and all(_WORDS.match(line) for line in lines if line)
+    lines = [line for line in lines if line]
+    return bool(lines) and not any(line.startswith(_JSON) or _is_json(line) for line in lines)
+
+
+def _is_utf8(text: bytes) -> bool:
+    """Whether what begins so may be; its last character may be cut."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(text)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _is_pretty(head: bytes) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,9 +18,11 @@ from batchgen.job.input.row_parser import RowParser
 from batchgen.job.input.sources import Source
 from batchgen.job.prefetch import prefetched
 from batchgen.job.spec import InputSpec
+from batchgen.job.wide_integers import bytes_for_wide_integers, wide_integers
 
 __all__ = ["parquet_rows"]
 
+_log = logging.getLogger(__name__)
 _BATCH_ROWS = 1024
 _BUFFER_BYTES = 1 << 20
 _FETCH_BYTES = 4 << 20
@@ -33,23 +37,55 @@ def parquet_rows(
 
     InvalidDataError for a column of the wrong type, InputUnreadableError for a damaged file.
     """
+    opened: Callable[[], Any] = source.arrow_source
     try:
-        schema = pq.read_schema(source.arrow_source())
+        schema = pq.read_schema(opened())
     except pa.ArrowNotImplementedError as error:
-        text = f"{source.name} has a column of a type that pyarrow cannot read: {first_line(error)}"
-        hint = "write the file again without that column; the others cannot be read beside it"
-        raise InvalidDataError(text, hint) from error
+        opened = partial(_with_bytes, source, error)
+        schema = _without_wide_integers(opened(), source.name, parser, kept)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(source, 0, error) from error
     columns = find_columns(schema, source.name, spec, parser, kept)
-    return ArrowRows(columns, partial(_batches, source, columns), partial(_damaged, source))
+    batches = partial(_batches, source, columns, opened)
+    return ArrowRows(columns, batches, partial(_damaged, source))
 
 
-def _batches(source: Source, columns: ArrowColumns) -> Iterator[pa.RecordBatch]:
+def _with_bytes(source: Source, error: Exception) -> Any:
+    """A source that pyarrow refuses, in a form that it reads."""
+    try:
+        if source.remote is None:
+            return bytes_for_wide_integers(source.path)
+    except ValueError:
+        pass
+    text = f"{source.name} has a column of a type that pyarrow cannot read: {first_line(error)}"
+    hint = "write the file again without that column; the others cannot be read beside it"
+    raise InvalidDataError(text, hint) from error
+
+
+def _without_wide_integers(
+    opened: Any, where: str, parser: RowParser, kept: KeptColumns
+) -> pa.Schema:
+    """The schema without columns that are not kept, which is said; InvalidDataError where one is
+    needed."""
+    schema = pq.read_schema(opened)
+    for name in wide_integers(opened):
+        needed = {*parser.content_columns, *parser.id_columns, *parser.param_columns, *kept.named}
+        text = f"{where}: column {name!r} holds integers of 128 bits, which pyarrow cannot read"
+        if name in needed:
+            raise InvalidDataError(text, "write it as text or as int64, or name another column")
+        if kept.wants(name):
+            _log.warning("%s: it is not kept", text)
+        schema = schema.remove(schema.get_field_index(name))
+    return schema
+
+
+def _batches(
+    source: Source, columns: ArrowColumns, opened: Callable[[], Any]
+) -> Iterator[pa.RecordBatch]:
     # A buffer instead of whole column chunks: a row group may be larger than memory.
     remote = source.remote is not None
     size = _FETCH_BYTES if remote else _BUFFER_BYTES
-    with pq.ParquetFile(source.arrow_source(), buffer_size=size, pre_buffer=False) as file:
+    with pq.ParquetFile(opened(), buffer_size=size, pre_buffer=False) as file:
         names = list(columns.names)
         batches = file.iter_batches(_BATCH_ROWS, columns=names, use_threads=False)
         yield from prefetched(batches, _BATCHES_AHEAD) if remote else batches
