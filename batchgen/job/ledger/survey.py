@@ -21,8 +21,6 @@ from batchgen.job.stores.places import Place, all_of, arrow_source
 
 __all__ = ["survey"]
 
-_SCHEMA_KEY = b"ARROW:schema"
-
 
 def survey(layout: Layout, job: str) -> tuple[list[Part], Columns]:
     """The job's parts, and its declared kept and optional columns, as its parts have them.
@@ -67,19 +65,15 @@ class _Columns:
 
     _kept: dict[str, pa.DataType] = field(default_factory=dict)
     _optional: set[str] = field(default_factory=set)
-    _seen: set[tuple[bytes, frozenset[str]]] = field(default_factory=set)
+    _seen: set[tuple[pa.Schema, frozenset[str]]] = field(default_factory=set)
 
     def add(self, metadata: pq.FileMetaData, part: Part) -> None:
         """Take in one part's."""
-        key = (metadata.metadata[_SCHEMA_KEY], frozenset(part.late))
-        if key in self._seen:
+        schema = metadata.schema.to_arrow_schema().remove_metadata()
+        if (schema, late := frozenset(part.late)) in self._seen:
             return
-        self._seen.add(key)
-        extra = [
-            column
-            for column in metadata.schema.to_arrow_schema()
-            if column.name not in BASE_SCHEMA.names
-        ]
+        self._seen.add((schema, late))
+        extra = [column for column in schema if column.name not in BASE_SCHEMA.names]
         self._optional |= {column.name for column in extra} & OPTIONAL_FIELDS.keys()
         self._kept |= {
             column.name: column.type

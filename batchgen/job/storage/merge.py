@@ -4,16 +4,17 @@ A piece is sorted and has a known first and last index. Pieces are read in the o
 first index; rows below the first index of the next unread piece can be emitted. Memory is the
 pieces that overlap one place. Where too much overlaps (shards of every Nth row, rows finished in an
 order unlike the input's), rows first go to disk by ranges (`spill`), as often as needed; each range
-is then gathered at once, every column a single time.
+is then sorted at once.
 Equal (index, sample) from two writers: the part committed first wins, the others are counted.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,9 +23,9 @@ import pyarrow as pa
 
 from batchgen.errors import BatchgenError
 from batchgen.job.stop_check import Look, nothing
-from batchgen.job.storage.merge_rows import SortedRows, aligned, gathered, sorted_table, split
+from batchgen.job.storage.merge_rows import Ints, SortedRows, aligned, sorted_table, split
 from batchgen.job.storage.parts import Part, read_part
-from batchgen.job.storage.spill import Piece, SpillFile, bounds_of, spilled, unspilled
+from batchgen.job.storage.spill import Piece, RangeFile, Span, bounds_of, spill
 from batchgen.job.stores.files import temporary_path
 from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_path import RemotePath
@@ -41,9 +42,8 @@ _DECODERS = 2
 _FETCHERS = 4
 """In place of decoders, where parts come from a store: most of the time is waiting."""
 _SPILL_BYTES = 32 << 20
-"""Put on disk together: as many batches of a range as there are such portions."""
+"""Sorted together before they go to disk by ranges, by each decoder."""
 _MAX_AHEAD = 8
-_KEPT_MS = 10_000
 _MAX_AHEAD_BYTES = 16 << 20
 
 
@@ -62,7 +62,7 @@ class Merge:
     """Merge `pieces`, those of lower rank winning, into tables of `schema`.
 
     `scratch` is an existing folder for what memory does not hold; nothing of it is there when the
-    merge ends. `look` is called for each piece that goes there; what it raises ends the merge.
+    merge ends. `look` is called as pieces go there; what it raises ends the merge.
     """
 
     def __init__(
@@ -78,62 +78,66 @@ class Merge:
         self._schema = schema
         self._scratch = scratch
         self._memory_bytes = memory_bytes
-        self._files: list[SpillFile] = []
+        self._files: list[RangeFile] = []
+        self._remote = any(isinstance(piece.place, RemotePath) for piece in pieces)
+        self._counting = threading.Lock()
         self.duplicates = 0
 
     def tables(self) -> Iterator[pa.Table]:
         """Sorted tables without duplicates, one after the other."""
         try:
-            yield from self._merged(self._pieces)
+            yield from self._merged()
         finally:
             for file in self._files:
                 file.remove()
 
-    def _merged(self, pieces: Sequence[Piece]) -> Iterator[pa.Table]:
+    def _merged(self) -> Iterator[pa.Table]:
         """In memory where it holds what overlaps, else a range of rows after the other."""
-        much = peak_bytes(pieces) > self._memory_bytes
-        bounds = bounds_of(pieces, self._memory_bytes) if much else None
+        much = peak_bytes(self._pieces) > self._memory_bytes
+        bounds = bounds_of(self._pieces, self._memory_bytes) if much else None
         if bounds is None or not len(bounds):  # one row may have it all
-            yield from self._swept(pieces)
+            yield from self._swept(self._pieces)
             return
-        _keep_freed_pages()
-        made = [self._new_file() for _ in range(len(bounds) + 1)]
-        in_ranges = spilled(self._batches(pieces), bounds, made, self._look)
-        for file, found in zip(made, in_ranges, strict=True):
-            yield from self._of_range(found)
+        portions = [partial(self._portion, pieces) for pieces in _portions(self._pieces)]
+        yield from self._by_ranges(portions, bounds)
+
+    def _by_ranges(
+        self, portions: Sequence[Callable[[], SortedRows]], bounds: Ints
+    ) -> Iterator[pa.Table]:
+        """What is loaded portion by portion, through files of ranges."""
+        files = [self._new_file() for _ in range(len(bounds) + 1)]
+        tasks = ((partial(_spilled, portion, bounds, files), 0) for portion in portions)
+        for _ in self._ahead(tasks, _DECODERS):
+            self._look()
+        for file in files:
+            file.finish()
+        for file in files:
+            yield from self._of_range(file)
             file.remove()
 
-    def _of_range(self, pieces: Sequence[Piece]) -> Iterator[pa.Table]:
+    def _of_range(self, file: RangeFile) -> Iterator[pa.Table]:
         """One table where all of it fits in memory twice, as planned."""
-        if 2 * sum(piece.size for piece in pieces) > self._memory_bytes:
-            yield from self._merged(pieces)
-        elif pieces:
-            blocks = [block for piece in pieces for block in piece.blocks]
-            table, dropped = gathered(list(self._ahead(pieces, _batch)), blocks)
-            self.duplicates += dropped
-            yield table
+        much = 2 * sum(span.size for span in file.spans) > self._memory_bytes
+        bounds = bounds_of(file.spans, self._memory_bytes) if much else None
+        if bounds is not None and len(bounds):
+            portions = [partial(file.batch, number) for number in range(len(file.spans))]
+            yield from self._by_ranges(portions, bounds)
+        elif file.spans:
+            yield self._sorted(file.read())
 
-    def _new_file(self) -> SpillFile:
+    def _new_file(self) -> RangeFile:
         name = temporary_path(self._scratch / f"range-{len(self._files):06d}")
-        self._files.append(SpillFile(name, self._schema))
+        self._files.append(RangeFile(name, self._schema))
         return self._files[-1]
 
-    def _batches(self, pieces: Sequence[Piece]) -> Iterator[list[SortedRows]]:
-        """Rows of several pieces that were committed one after the other."""
-        held: list[SortedRows] = []
-        size = 0
-        for found in self._loaded(pieces):
-            held += found
-            size += sum(rows.size for rows in found)
-            if size >= _SPILL_BYTES:
-                yield held
-                held, size = [], 0
-        if held:
-            yield held
+    def _portion(self, pieces: Sequence[Piece]) -> SortedRows:
+        """Rows of parts that were committed one after the other, sorted together."""
+        return SortedRows(self._sorted([self._load(piece) for piece in pieces]), pieces[0].rank)
 
     def _sorted(self, ready: list[SortedRows]) -> pa.Table:
         table, dropped = sorted_table(ready)
-        self.duplicates += dropped
+        with self._counting:
+            self.duplicates += dropped
         return table
 
     def _swept(self, pieces: Iterable[Piece]) -> Iterator[pa.Table]:
@@ -142,7 +146,7 @@ class Merge:
         frontiers = [*(piece.first for piece in pieces[1:]), None][: len(pieces)]
         kept = 0  # bytes that the last look found to be needed still: a look costs as much
         for rows, frontier in zip(self._loaded(pieces), frontiers, strict=True):
-            active += rows
+            active.append(rows)
             if frontier is not None and not _is_enough(active, kept):
                 continue
             for bound in (*_cuts(active, frontier), frontier):
@@ -151,53 +155,52 @@ class Merge:
                     yield self._sorted(ready)
             kept = sum(rows.size for rows in active)
 
-    def _loaded(self, pieces: Sequence[Piece]) -> Iterator[list[SortedRows]]:
-        return self._ahead(pieces, self._load)
+    def _loaded(self, pieces: Sequence[Piece]) -> Iterator[SortedRows]:
+        """The rows of each piece, in this order; the next few are decoded meanwhile."""
+        tasks = ((partial(self._load, piece), piece.size) for piece in pieces)
+        return self._ahead(tasks, 2 * _FETCHERS if self._remote else _MAX_AHEAD)
 
-    def _ahead(self, pieces: Sequence[Piece], load: Callable[[Piece], T]) -> Iterator[T]:
-        """What is loaded of each piece, in this order; the next few are decoded meanwhile."""
+    def _ahead(self, tasks: Iterable[tuple[Callable[[], T], int]], most: int) -> Iterator[T]:
+        """The result of each task, in order. `most` of the next, or fewer where the bytes that
+        stand beside them are many, are at work or done meanwhile."""
         waiting: deque[tuple[Future[T], int]] = deque()
         ahead = 0
-        remote = any(isinstance(piece.place, RemotePath) for piece in pieces)
-        pool = ThreadPoolExecutor(
-            _FETCHERS if remote else _DECODERS, thread_name_prefix="batchgen-decode"
-        )
+        workers = _FETCHERS if self._remote else _DECODERS
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="batchgen-decode")
         try:
-            for piece in pieces:
-                while waiting and (
-                    len(waiting) > (2 * _FETCHERS if remote else _MAX_AHEAD)
-                    or ahead > _MAX_AHEAD_BYTES
-                ):
-                    done, size = waiting.popleft()
-                    ahead -= size
+            for task, size in tasks:
+                while waiting and (len(waiting) > most or ahead > _MAX_AHEAD_BYTES):
+                    done, its_size = waiting.popleft()
+                    ahead -= its_size
                     yield done.result()
-                waiting.append((pool.submit(load, piece), piece.size))
-                ahead += piece.size
+                waiting.append((pool.submit(task), size))
+                ahead += size
             while waiting:
                 yield waiting.popleft()[0].result()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _load(self, piece: Piece) -> list[SortedRows]:
-        """A part's rows, or those of each part that has some in a batch on disk."""
-        if isinstance(piece.place, SpillFile):
-            return unspilled(_batch(piece), piece.blocks)
+    def _load(self, piece: Piece) -> SortedRows:
         table = read_part(piece.place)
         if table is None:
             raise DamagedPartError(piece.place)
-        return [SortedRows(aligned(table, self._schema), piece.rank)]
+        return SortedRows(aligned(table, self._schema), piece.rank)
 
 
-def _batch(piece: Piece) -> pa.Table:
-    assert isinstance(piece.place, SpillFile)
-    return piece.place.read(piece.batch)
+def _portions(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Pieces of `_SPILL_BYTES` together, in the order of commits."""
+    held: list[Piece] = []
+    for piece in sorted(pieces, key=lambda piece: piece.rank):
+        held.append(piece)
+        if sum(piece.size for piece in held) >= _SPILL_BYTES:
+            yield held
+            held = []
+    if held:
+        yield held
 
 
-def _keep_freed_pages() -> None:
-    """What one range frees the next one takes: pages that go back to the system in between cost a
-    tenth of the time."""
-    with suppress(NotImplementedError):  # without jemalloc there is nothing to set
-        pa.jemalloc_set_decay_ms(_KEPT_MS)
+def _spilled(portion: Callable[[], SortedRows], bounds: Ints, files: Sequence[RangeFile]) -> None:
+    spill(portion(), bounds, files)
 
 
 def _is_enough(active: Sequence[SortedRows], kept: int) -> bool:
@@ -218,7 +221,7 @@ def _cuts(active: Sequence[SortedRows], frontier: int | None) -> list[int]:
     return list(map(int, np.unique(index[step:-step:step])))
 
 
-def peak_bytes(pieces: Iterable[Piece]) -> int:
+def peak_bytes(pieces: Iterable[Span]) -> int:
     """The most bytes of pieces that overlap one index."""
     events = [
         event
@@ -234,6 +237,6 @@ def ranked(parts: Sequence[Part]) -> list[Piece]:
     """Parts to merge, in the order of commits."""
     in_order = sorted(parts, key=lambda part: part.order)
     return [
-        Piece(part.path, 0, rank, part.first, part.last, part.size)
+        Piece(rank, part.first, part.last, part.size, part.path)
         for rank, part in enumerate(in_order)
     ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -14,7 +12,6 @@ __all__ = [
     "Ints",
     "SortedRows",
     "aligned",
-    "gathered",
     "row_keys",
     "sorted_table",
     "split",
@@ -80,14 +77,7 @@ def split(
 def sorted_table(ready: list[SortedRows]) -> tuple[pa.Table, int]:
     """The rows as one table sorted by (index, sample), and how many duplicates were dropped."""
     ready = sorted(ready, key=lambda rows: rows.rank)
-    blocks = [(rows.rank, len(rows)) for rows in ready]
-    return gathered([rows.table for rows in ready], blocks)
-
-
-def gathered(tables: list[pa.Table], blocks: Sequence[tuple[int, int]]) -> tuple[pa.Table, int]:
-    """As `sorted_table`, of rows in any order: `blocks` are the ranks of their writers, each with
-    the number of rows that come one after the other."""
-    table = pa.concat_tables(tables)
+    table = pa.concat_tables([rows.table for rows in ready])
     keys = row_keys(table)
     if bool((keys[1:] > keys[:-1]).all()):
         return table, 0
@@ -95,7 +85,7 @@ def gathered(tables: list[pa.Table], blocks: Sequence[tuple[int, int]]) -> tuple
     ordered = keys[order]
     if not bool((ordered[1:] == ordered[:-1]).any()):
         return _taken(table, order), 0
-    ranks = np.repeat([rank for rank, _ in blocks], [count for _, count in blocks])[order]
+    ranks = np.repeat([rows.rank for rows in ready], [len(rows) for rows in ready])[order]
     won = order[_first_commits(ordered >> _SAMPLES_BITS, ranks)]
     return _taken(table, won), len(order) - len(won)
 
