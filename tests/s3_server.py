@@ -79,6 +79,7 @@ def handler_of(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # an answer in one piece: in two it waits for the client's acknowledgement
 
         def serve(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
@@ -213,7 +214,9 @@ def proxied(target: int) -> Iterator[Proxy]:
 
 def serve() -> None:
     from moto.server import ThreadedMotoServer
+    from werkzeug.serving import WSGIRequestHandler
 
+    WSGIRequestHandler.disable_nagle_algorithm = True
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     print(server.get_host_and_port()[1], flush=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from azurite import azurite, is_installed
+from gcs_server import Bucket, gcs_bucket
 from ledger_tools import (
     FINGERPRINT,
     Crash,
@@ -38,13 +39,26 @@ def azure() -> Iterator[dict[str, str]]:
         yield settings
 
 
-@pytest.fixture(params=["disk", "store", "azurite"])
+@pytest.fixture(scope="module")
+def google() -> Iterator[tuple[Bucket, dict[str, str]]]:
+    with gcs_bucket() as made:
+        yield made
+
+
+@pytest.fixture(params=["disk", "store", "gcs", "azurite"])
 def folder(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Place:
-    """A folder on the disk, one in a store that keeps its objects in memory, and one of Azure's."""
+    """A folder on the disk, one in a store that keeps its objects in memory, one on a server that
+    speaks Google's protocol, and one on Azure's emulator."""
     if request.param == "disk":
         return tmp_path
+    if request.param == "gcs":
+        _, settings = request.getfixturevalue("google")
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setitem(clients._clients, "gs://bucket", clients._made("gs://bucket"))
+        return RemotePath("gs://bucket", tmp_path.name)
     if request.param == "azurite":
         for name, value in request.getfixturevalue("azure").items():
             monkeypatch.setenv(name, value)
