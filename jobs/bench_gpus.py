@@ -49,7 +49,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "8b": LLAMA | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
                    "num_attention_heads": 32},
     "70b": LLAMA | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
-                    "num_attention_heads": 64},
+                    "num_attention_heads": 64, "initializer_range": 0.006},
 }  # fmt: skip
 SUMS = [(rows, width) for width in (4096, 8192) for rows in (16, 128, 256, 2048)]
 

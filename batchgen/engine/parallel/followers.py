@@ -28,7 +28,7 @@ __all__ = ["FollowerFailed", "FollowerReady", "Followers", "Start"]
 _MODULE = "batchgen.engine.processes.rank"
 _CLOSE_S = 10.0
 _LAST_WORDS_S = 5.0
-_STUCK_S = 60.0
+_STUCK_S = 20.0
 _log = logging.getLogger(__name__)
 
 

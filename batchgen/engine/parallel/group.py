@@ -20,6 +20,7 @@ from torch._C._distributed_c10d import FileStore
 from torch.distributed.distributed_c10d import _abort_process_group
 
 from batchgen.causes import first_line
+from batchgen.engine.parallel.collectives import forget_shared_memory, share_memory
 from batchgen.errors import BatchgenError
 
 __all__ = ["Group", "StepLostError", "join_group", "leave_group"]
@@ -88,6 +89,8 @@ def join_group(rank: int, size: int, device: torch.device, meeting_place: str) -
         timeout=_TIMEOUT,
         device_id=device if on_gpu else None,
     )
+    if on_gpu:
+        share_memory(device)
 
 
 def leave_group() -> None:
@@ -98,6 +101,7 @@ def leave_group() -> None:
     if dist.get_backend() != "nccl":
         dist.destroy_process_group()
         return
+    forget_shared_memory()
     leaving = threading.Thread(target=_abort_process_group, daemon=True)
     leaving.start()
     leaving.join(_FAREWELL_S)
