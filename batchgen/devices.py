@@ -16,7 +16,7 @@ from pathlib import Path
 from batchgen.counts import counted
 from batchgen.errors import UsageError
 
-__all__ = ["check_device", "check_device_name", "gpu_names", "num_gpus"]
+__all__ = ["check_device", "check_device_name", "gpu_names", "num_gpus", "only_gpus"]
 
 _DRIVER = "libcuda.so.1"
 _NAME = re.compile(r"auto|cpu(:\d+)?|cuda(:\d+)?")
@@ -56,6 +56,15 @@ def num_gpus(environ: Mapping[str, str] = os.environ) -> int:
     """GPUs that CUDA will show to this process, without asking CUDA."""
     visible = _visible(environ)
     return _num_nodes() if visible is None else len(visible)
+
+
+def only_gpus(first: int, count: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What to set so that a process sees `count` GPUs alone, the one that is `first` here as its
+    cuda:0: code that was compiled for one of them is then found by all."""
+    every = _visible(environ)
+    numbers = slice(first, first + count)
+    names = every[numbers] if every is not None else list(map(str, range(first + count)))[numbers]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names)}
 
 
 def gpu_names() -> list[str]:

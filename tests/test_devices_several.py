@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from echo_runs import batchgen, prompts, stable, summary_of, write_rows
 
-from batchgen.devices import num_gpus
-from batchgen.engine.processes.devices import own_device, parse_devices
+from batchgen.devices import num_gpus, only_gpus
+from batchgen.engine.processes.devices import Device, own_device, parse_devices
 from batchgen.engine.processes.fleet import Fleet, start_fleet
 from batchgen.engine.processes.wire import Load, Loaded
 from batchgen.engine.request import Completion, EngineStats, Request, SamplingParams
@@ -155,6 +155,16 @@ def test_a_job_over_processes_writes_the_file_of_one(tmp_path: Path) -> None:
 def test_a_wrong_list_of_devices_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_devices(text)
+
+
+def test_a_process_sees_its_own_gpus_alone_under_the_names_that_they_have() -> None:
+    """So that what is compiled for the first of them serves all."""
+    given = {"CUDA_VISIBLE_DEVICES": "GPU-a,5,MIG-c,3"}
+    assert only_gpus(0, 1, {}) == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert only_gpus(2, 2, {}) == {"CUDA_VISIBLE_DEVICES": "2,3"}
+    assert only_gpus(1, 2, given) == {"CUDA_VISIBLE_DEVICES": "5,MIG-c"}
+    assert Device("cuda:2", "cuda:2").number == 2
+    assert [Device(n, n).number for n in ("cuda", "auto", "cpu")] == [None, None, None]
 
 
 def test_a_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:

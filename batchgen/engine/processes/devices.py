@@ -20,6 +20,12 @@ class Device:
     torch_name: str
     core: int | None = None
 
+    @property
+    def number(self) -> int | None:
+        """Of a GPU, as this process counts them."""
+        kind, _, number = self.torch_name.partition(":")
+        return int(number) if kind == "cuda" and number else None
+
 
 def parse_devices(
     text: str, environ: Mapping[str, str] = os.environ, *, each: int = 1

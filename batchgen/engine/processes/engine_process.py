@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
+from batchgen.devices import only_gpus
 from batchgen.engine.children import ended_by, start_child
 from batchgen.engine.processes.devices import Device
 from batchgen.engine.processes.wire import Load, Loaded, Wire
@@ -41,7 +42,7 @@ class EngineProcess:
         self._wire, self._process = self._start()
 
     def _start(self) -> tuple[Wire, subprocess.Popen[bytes]]:
-        connection, process = start_child(_MODULE, _environment(self.device))
+        connection, process = start_child(_MODULE, _environment(self.device, self._load))
         wire = Wire(connection)
         with suppress(OSError):  # one that died at once is found by its socket
             wire.send(_on(self.device, self._load))
@@ -93,13 +94,15 @@ class EngineProcess:
 def _on(device: Device, load: Load) -> Load:
     config = load.config
     if config is not None:
-        config = replace(config, device=device.torch_name)
+        config = replace(config, device=device.torch_name if device.number is None else "cuda:0")
     level = logging.getLogger("batchgen").getEffectiveLevel()
     return replace(load, config=config, core=device.core, name=device.name, log_level=level)
 
 
-def _environment(device: Device) -> dict[str, str]:
-    """One core needs one thread, and is told so before OpenMP looks at the machine."""
-    if device.core is None:
-        return dict(os.environ)
+def _environment(device: Device, load: Load) -> dict[str, str]:
+    """A process sees its own GPUs alone. One core needs one thread, and is told so before OpenMP
+    looks at the machine."""
+    if device.number is not None:
+        count = load.config.tensor_parallel if load.config else 1
+        return os.environ | only_gpus(device.number, count)
     return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

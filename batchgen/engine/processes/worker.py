@@ -55,7 +55,11 @@ def _engine(load: Load) -> Engine:
         return EchoEngine(load.max_num_seqs, load.max_model_len)
     from batchgen.engine.factory import load_engine
 
-    return load_engine(load.config)
+    engine = load_engine(load.config)
+    if load.name.startswith("cuda:"):  # it sees that one alone, and calls it cuda:0
+        stats = engine.stats()
+        stats.device = stats.device.replace("cuda:0", load.name)
+    return engine
 
 
 class _Worker:
