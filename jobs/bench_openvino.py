@@ -7,7 +7,8 @@ The peer has an environment of its own, PEER; FOLDER is a model as transformers 
     PEER/bin/pip uninstall -y torchvision                # unneeded; if unfit, exports fail
     PEER/bin/optimum-cli export openvino -m FOLDER --task text-generation-with-past \
         --weight-format fp32 IR/fp32                     # again: int8 IR/int8
-    python jobs/bench_openvino.py FOLDER --peer PEER/bin/python --ir IR [--only int8] [--repeats 3]
+    python jobs/bench_openvino.py FOLDER --peer PEER/bin/python --ir IR \
+        [--only 'int8*'] [--repeats 3]
 
 64 rows of fixed lengths (see bench_workload.py), all added at once, 64 slots, greedy, EOS ignored,
 one short warm-up; loading is left out, prompts are counted in. Each OpenVINO run is a process of
@@ -19,6 +20,7 @@ second time beside a process that takes so much of a core.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 from dataclasses import asdict
 from functools import partial
@@ -50,7 +52,7 @@ def main() -> None:
     parser.add_argument("model", help="a folder, a .gguf file or a hub id")
     parser.add_argument("--peer", required=True, help="the Python that has OpenVINO")
     parser.add_argument("--ir", required=True, type=Path, help="where fp32 and int8 were exported")
-    parser.add_argument("--only", default="", help="only precisions whose names start so")
+    parser.add_argument("--only", default="*", help="precisions, as file names are matched")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--neighbour", type=float, default=0.0, metavar="CORES")
     parser.add_argument("--serve", help=argparse.SUPPRESS)  # what the peer's process is to run
@@ -63,12 +65,12 @@ def compare(args: argparse.Namespace) -> None:
     path, rows = make_rows(args.model, mixed_lengths())
     given = [(list(row.prompt_token_ids), row.max_tokens) for row in rows]
     chosen = []
-    for name in (name for name in ENGINES if name.startswith(args.only)):
+    for name in fnmatch.filter(ENGINES, args.only):
         engine = make_engine(path, max_num_seqs=len(rows), **ENGINES[name])
         run_rows(engine, [WorkItem(row.prompt_token_ids[:20], 4) for row in rows[:8]])
         run = partial(measure, partial(run_rows, engine, rows))
         chosen.append(Contender(f"batchgen {name}", run))
-    for name in (name for name in PEERS if name.startswith(args.only)):
+    for name in fnmatch.filter(PEERS, args.only):
         command = [args.peer, __file__, args.model, "--peer", "", "--ir", args.ir, "--serve", name]
         chosen.append(Contender(f"OpenVINO {name}", partial(ask_peer, command, given)))
     report(take_turns(chosen, args.repeats, args.neighbour))

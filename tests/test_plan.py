@@ -215,6 +215,25 @@ def test_a_gguf_file_is_planned_at_the_size_that_it_is_loaded_with(tmp_path: Pat
     assert experts.active_parameters < experts.num_parameters
 
 
+def test_blocks_that_a_gguf_file_keeps_are_planned_as_they_lie(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    from tiny_gguf import CASES, write
+
+    path = write(tmp_path / "m.gguf", CASES["llama"], kind=gguf.GGMLQuantizationType.Q4_1)
+    files, tensors = resolve_model(str(path)), read_gguf(path).tensors.values()
+    matrices = sum(prod(info.shape) for info in tensors if len(info.shape) == 2)
+    others = sum(prod(info.shape) for info in tensors if len(info.shape) != 2)
+    kept, dense = shape_of(files, "auto", quantization="gguf"), shape_of(files, "auto")
+    assert kept.weight_bytes == matrices // 32 * 20 + others * 4
+    assert kept.num_parameters == dense.num_parameters == matrices + others
+    assert dense.weight_bytes == (matrices + others) * 2
+    arguments = ["--in", str(write_rows(tmp_path / "in.jsonl", SHARED[:3])), "--json"]
+    for more, shape in ((["--device", "cpu"], kept), ([], dense)):
+        done = CliRunner().invoke(plan, [*arguments, "--model", str(path), *more])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["weight_bytes"] == shape.weight_bytes
+
+
 def test_what_looks_ahead_imports_no_torch(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     from tiny_gguf import CASES, write

@@ -284,9 +284,11 @@ def tokens() -> list[str]:
     ]
 
 
-def write(path: Path, case: Case, leave_out: str | None = None, **more: Any) -> Path:
-    """`leave_out`: the name of a tensor that the file shall lack. `more`: further whole keys; None
-    leaves one out."""
+def write(
+    path: Path, case: Case, leave_out: str | None = None, kind: Any = None, **more: Any
+) -> Path:
+    """`leave_out`: the name of a tensor that the file shall lack. `kind`: ggml's type of matrices.
+    `more`: further whole keys; None leaves one out."""
     import gguf
 
     writer = gguf.GGUFWriter(path, case.architecture)
@@ -297,8 +299,11 @@ def write(path: Path, case: Case, leave_out: str | None = None, **more: Any) -> 
     for name, shape in _tensors(case).items():
         values = case.values.get(name)
         data = _random(rng, name, shape) if values is None else np.float32(values)
+        raw_dtype = kind if data.ndim == 2 else None
+        if raw_dtype is not None:
+            data = gguf.quants.quantize(data, kind)
         if name != leave_out:
-            writer.add_tensor(name, data)
+            writer.add_tensor(name, data, raw_dtype=raw_dtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -43,12 +43,14 @@ def plan(ctx: click.Context, /, **flags: Any) -> None:
     from batchgen.job.ahead.model_size import shape_of
     from batchgen.job.ahead.opening import opened, resolved
     from batchgen.job.ahead.plan import plan_of
+    from batchgen.job.model.weights import quantization_of
 
     spec = spec_ahead(flags)
     files = resolved(spec)
     if files is None:
         raise UsageError("the echo engine computes nothing that could be planned", "name a --model")
-    shape = shape_of(files, spec.dtype, spec.kv_cache_dtype)
+    quantization = quantization_of(spec, files) if spec.device == "cpu" else spec.quantization
+    shape = shape_of(files, spec.dtype, spec.kv_cache_dtype, quantization)
     prepared(files, own_process=ctx.obj is True)
     whole, mean = flags["whole"], flags["mean_output"]
     with opened(spec, files) as job:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from batchgen.devices import num_gpus
-from batchgen.gguf_header import read_gguf_header
+from batchgen.gguf_header import TensorInfo, read_gguf_header
 from batchgen.startup.compiler import find_compiler, kernels_wanted
 
-__all__ = ["PACKED", "PLAIN", "decide_quantization"]
+__all__ = ["PACKED", "PLAIN", "can_stay", "decide_quantization"]
 
 PACKED = "gguf"
 PLAIN = "none"
@@ -40,6 +40,11 @@ def decide_quantization(
     if not kernels_wanted() or find_compiler() is None or not _has_blocks(model):
         return PLAIN
     return PACKED
+
+
+def can_stay(info: TensorInfo) -> bool:
+    """Whether a matrix of this shape and type can be multiplied with as the file has it."""
+    return len(info.shape) == 2 and info.kind in _BLOCK_TYPES
 
 
 def _is_cpu(device: str) -> bool:

@@ -12,10 +12,10 @@ from torch import nn
 from batchgen.engine.gguf.values import moved, raw_bytes
 from batchgen.engine.packed.layers import PackedEmbedding, PackedLayer
 from batchgen.engine.packed.product import PackedProduct
-from batchgen.engine.packed.rounding import BLOCKS
 from batchgen.engine.packed.weight import PackedWeight, pack_rows
 from batchgen.gguf.architectures.plan import Plan
 from batchgen.gguf.tensors import Source
+from batchgen.gguf.weights_kept import can_stay
 
 __all__ = ["pack_layer", "say_packed"]
 
@@ -65,8 +65,7 @@ def _packed(plan: Plan, sources: list[Source], shape: tuple[int, ...]) -> list[P
 
 def _stays(plan: Plan, source: Source) -> bool:
     info = plan.file.tensors[source.name]
-    two = len(info.shape) == 2 and info.kind in BLOCKS
-    return two and source.to.how in _BY_ROWS and source.to.axis == 0
+    return can_stay(info) and source.to.how in _BY_ROWS and source.to.axis == 0
 
 
 def say_packed(plan: Plan, packed: list[str], dense: list[str]) -> None:

@@ -1,7 +1,8 @@
 """A model's size from its small files: parameters, bytes of weights, bytes of cache a token.
 
 Weights are counted as they are loaded: quantised checkpoints that are dequantised then, GGUF files
-among them, at their full size; bitsandbytes and torchao as they are stored.
+on a GPU among them, at their full size; bitsandbytes and torchao as they are stored, and a GGUF
+file's blocks where it keeps them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any
 from batchgen.engine.experts import expert_share
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf.architectures.plan import plan_gguf
-from batchgen.gguf.parts import own_dtype, read_gguf
+from batchgen.gguf.parts import num_bytes, own_dtype, read_gguf
+from batchgen.gguf.weights_kept import PACKED, can_stay
 from batchgen.job.ahead.cost import ModelShape
 from batchgen.job.model.files import ModelFiles, ModelKind
 from batchgen.job.model.safetensors_header import read_tensors
@@ -43,7 +45,8 @@ _ALIASES = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """`count`: numbers that it stands for. `num_bytes`: as stored, in the dtype named `stored`."""
+    """`count`: numbers that it stands for. `num_bytes`: as stored, in the dtype named `stored`
+    (of a GGUF file's blocks that stay: `gguf`)."""
 
     name: str
     count: int
@@ -51,10 +54,13 @@ class _Tensor:
     stored: str
 
 
-def shape_of(files: ModelFiles, dtype: str, kv_cache_dtype: str = "auto") -> ModelShape:
-    """`dtype` auto is the checkpoint's own. Raises ModelRefusedError where the files do not say."""
+def shape_of(
+    files: ModelFiles, dtype: str, kv_cache_dtype: str = "auto", quantization: str | None = None
+) -> ModelShape:
+    """`dtype` auto is the checkpoint's own. `quantization`: what the run makes of the weights, see
+    `quantization_of`. Raises ModelRefusedError where the files do not say."""
     if files.kind is ModelKind.GGUF:
-        config, own, tensors = _of_gguf(files.path)
+        config, own, tensors = _of_gguf(files.path, packed=quantization == PACKED)
     else:
         config = files.config.get("text_config") or files.config
         tensors = [one for one in _of_folder(files) if not _SCALES.search(one.name)]
@@ -75,7 +81,10 @@ def _weighed(
     config: dict[str, Any], tensors: list[_Tensor], width: int, kv_bytes: int, extra: int
 ) -> ModelShape:
     kept = _method(config) in _KEPT_PACKED
-    sizes = {one.name: one.num_bytes if kept else one.count * width for one in tensors}
+    sizes = {
+        one.name: one.num_bytes if kept or one.stored == PACKED else one.count * width
+        for one in tensors
+    }
     tied = config.get("tie_word_embeddings") or not any(_HEAD.search(one.name) for one in tensors)
     counts: Counter[str] = Counter()
     num_bytes: Counter[str] = Counter()
@@ -134,12 +143,18 @@ def _own_dtype(config: dict[str, Any], tensors: list[_Tensor]) -> str:
     return stored.most_common(1)[0][0] if stored else "bfloat16"
 
 
-def _of_gguf(path: Path) -> tuple[dict[str, Any], str, list[_Tensor]]:
+def _of_gguf(path: Path, *, packed: bool) -> tuple[dict[str, Any], str, list[_Tensor]]:
     """Raises ModelRefusedError for what a run would refuse."""
     file = read_gguf(path)
-    found = [(name, prod(info.shape)) for name, info in file.tensors.items()]
-    config = plan_gguf(file).layout.config
-    return config, own_dtype(file), [_Tensor(name, count, 0, "") for name, count in found]
+    stays = {name for name, info in file.tensors.items() if packed and can_stay(info)}
+    tensors = [
+        _Tensor(name, prod(info.shape), num_bytes(file.homes[name], name, info), PACKED)
+        if name in stays
+        else _Tensor(name, prod(info.shape), 0, "")
+        for name, info in file.tensors.items()
+    ]
+    own = "float32" if packed else own_dtype(file)  # as load_gguf decides
+    return plan_gguf(file).layout.config, own, tensors
 
 
 def _of_folder(files: ModelFiles) -> Iterator[_Tensor]:
