@@ -50,17 +50,15 @@ INLINE void multiply(const float *x, const void *panel, int64_t num_inputs, vf a
     }
 }
 
-INLINE void write_out(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t first,
-                      const int rows) {
+ONCE void write_out(const Linear *A, const float *sums, int64_t row, int64_t first, int64_t rows) {
     int64_t count = A->num_outputs - first < PANEL ? A->num_outputs - first : PANEL;
-    for (int r = 0; r < rows; r++) {
-        float edge[PANEL];
+    for (int64_t r = 0; r < rows; r++, sums += PANEL) {
         int64_t at = (row + r) * A->out_stride + first;
-        for (int c = 0; c < WIDE; c++) store(edge, c * LANES, acc[r][c], 0);
         for (int64_t o = 0; o < count; o++) {
-            if (A->weight.bias) edge[o] += A->weight.bias[first + o];
-            if (A->residual) edge[o] += load1(A->residual, at + o, 1);
-            store1(A->out, at + o, edge[o], 1);
+            float value = sums[o];
+            if (A->weight.bias) value += A->weight.bias[first + o];
+            if (A->residual) value += load1(A->residual, at + o, 1);
+            store1(A->out, at + o, value, 1);
         }
     }
 }
@@ -78,10 +76,10 @@ INLINE void chunk_rows(const Linear *A, int64_t p, int64_t from, int64_t count, 
             for (int c = 0; c < WIDE; c++)                                                      \
                 acc[r][c] = from ? load(sums, r * PANEL + c * LANES, 0) : splat(0.0f);          \
         multiply(x, panel, count, acc, R, narrow);                                              \
-        if (from + count == A->num_inputs) write_out(A, acc, row, p * PANEL, R);                \
-        else for (int r = 0; r < R; r++)                                                        \
+        for (int r = 0; r < R; r++)                                                             \
             for (int c = 0; c < WIDE; c++) store(sums, r * PANEL + c * LANES, acc[r][c], 0)
         EACH_HEIGHT(height, TILE_OF)
+        if (from + count == A->num_inputs) write_out(A, sums, row, p * PANEL, height);
         row += height;
         x += height * CHUNK;
         sums += height * PANEL;

@@ -24,14 +24,23 @@ import torch
 from batchgen.startup.compiler import find_compiler, kernels_wanted
 from batchgen.startup.folders import cache_folder
 
-__all__ = ["load_kernels"]
+__all__ = ["KERNEL_FLAGS", "KERNEL_SOURCES", "SOURCE_FOLDER", "load_kernels"]
 
 _LOG = logging.getLogger(__name__)
-_SOURCE_DIR = Path(__file__).parent
+SOURCE_FOLDER = Path(__file__).parent
 _QUANT_SOURCES = ("quant_pack.c", "quant_rows.c", "quant_gemm.c")
-_SOURCES = ("paged.c", "gemm.c", "amx.c", "bf16.c", "int8.c", "ops.c", "stack.c", *_QUANT_SOURCES)
+KERNEL_SOURCES = (
+    "paged.c",
+    "gemm.c",
+    "amx.c",
+    "bf16.c",
+    "int8.c",
+    "ops.c",
+    "stack.c",
+    *_QUANT_SOURCES,
+)
 _HEADERS = ("common.h", "linear.h", "paged.h", "rows.h", "tile.h", "quant.h", "quant_lanes.h")
-_BASE_FLAGS = (
+KERNEL_FLAGS = (
     *("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w"),
     "-ffp-contract=off",  # see vfma in common.h
 )
@@ -63,7 +72,7 @@ def _load() -> ctypes.CDLL:
     if compiler is None:
         raise _NoCompilerError("no C compiler: neither cc nor gcc is on the PATH")
     openmp = _openmp_runtime()
-    flags = [*_BASE_FLAGS, *_machine_flags()]
+    flags = [*KERNEL_FLAGS, *_machine_flags()]
     name = f"batchgen-cpu-{_fingerprint(compiler, flags, openmp)}.so"
     folder = cache_folder()
     if folder is None:
@@ -98,8 +107,8 @@ def _openmp_runtime() -> Path:
 def _fingerprint(compiler: str, flags: list[str], openmp: Path) -> str:
     version = _call([compiler, "--version"])
     digest = hashlib.sha256(version.encode())
-    for name in (*_SOURCES, *_HEADERS):
-        digest.update((_SOURCE_DIR / name).read_bytes())
+    for name in (*KERNEL_SOURCES, *_HEADERS):
+        digest.update((SOURCE_FOLDER / name).read_bytes())
     digest.update(repr((flags, str(openmp), _cpu_flags())).encode())
     return digest.hexdigest()[:20]
 
@@ -117,9 +126,9 @@ def _cpu_flags() -> str:
 def _compile(compiler: str, flags: list[str], openmp: Path, library: Path) -> None:
     """Compile beside the target and rename: a reader sees the whole library or none."""
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
-        objects = [str(Path(work) / f"{source}.o") for source in _SOURCES]
-        pairs = zip(_SOURCES, objects, strict=True)
-        commands = [[compiler, *flags, "-c", str(_SOURCE_DIR / s), "-o", o] for s, o in pairs]
+        objects = [str(Path(work) / f"{source}.o") for source in KERNEL_SOURCES]
+        pairs = zip(KERNEL_SOURCES, objects, strict=True)
+        commands = [[compiler, *flags, "-c", str(SOURCE_FOLDER / s), "-o", o] for s, o in pairs]
         with ThreadPoolExecutor(len(commands)) as pool:
             list(pool.map(_call, commands))
         built = str(Path(work) / "library.so")

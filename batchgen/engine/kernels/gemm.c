@@ -67,22 +67,17 @@ INLINE void keep_sums(vf acc[ROWS][WIDE], float *sums, const int rows) {
         for (int c = 0; c < WIDE; c++) store(sums, r * PANEL + c * LANES, acc[r][c], 0);
 }
 
-INLINE void write_out(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t first,
-                      const int rows) {
-    float edge[PANEL];
-    for (int r = 0; r < rows; r++) {
+ONCE void write_out(const Linear *A, const float *sums, int64_t row, int64_t first, int64_t rows) {
+    int64_t count = A->num_outputs - first < PANEL ? A->num_outputs - first : PANEL;
+    for (int64_t r = 0; r < rows; r++, sums += PANEL) {
         int64_t at = (row + r) * A->out_stride + first;
-        float *out = (float *)A->out + at;
-        int64_t count = A->num_outputs - first < PANEL ? A->num_outputs - first : PANEL;
-        float *to = count == PANEL && !A->residual ? out : edge;
-        for (int c = 0; c < WIDE; c++) store(to, c * LANES, acc[r][c], 0);
-        if (A->weight.bias)
-            for (int64_t o = 0; o < count; o++) to[o] += A->weight.bias[first + o];
-        if (A->residual) {
-            const float *residual = (const float *)A->residual + at;
-            for (int64_t o = 0; o < count; o++) to[o] += residual[o];
+        for (int64_t o = 0; o < count; o += LANES) {
+            int64_t left = count - o;
+            vf value = load(sums, o, 0);
+            if (A->weight.bias) value += load_n(A->weight.bias, first + o, left, 0);
+            if (A->residual) value += load_n(A->residual, at + o, left, 0);
+            store_n(A->out, at + o, value, left, 0);
         }
-        if (to != out) memcpy(out, edge, (size_t)count * sizeof(float));
     }
 }
 
@@ -103,9 +98,9 @@ INLINE void chunk_rows(const Linear *A, int64_t p, int64_t from, int64_t count, 
 #define TILE_OF(R)                                                                             \
         begin_sums(acc, from ? sums : 0, R);                                                   \
         multiply(x, A->x_stride, chunk, count, next, next < fetched ? burst : 0, acc, R);      \
-        if (from + count == A->num_inputs) write_out(A, acc, row, p * PANEL, R);               \
-        else keep_sums(acc, sums, R)
+        keep_sums(acc, sums, R)
         EACH_HEIGHT(height, TILE_OF)
+        if (from + count == A->num_inputs) write_out(A, sums, row, p * PANEL, height);
         row += height;
         sums += height * PANEL;
         next += bursts * burst * LINE;

@@ -5,7 +5,6 @@
 #include "linear.h"
 
 #if defined(__AVX512BW__)
-#include <immintrin.h>
 #define INTS 16
 #define ROWS 8
 #define WIDE 3
@@ -20,7 +19,6 @@ typedef __m512i vint;
 #define DOT(SUM, A, B) _mm512_add_epi32(SUM, _mm512_madd_epi16(A, B))
 #endif
 #elif defined(__AVX2__)
-#include <immintrin.h>
 #define INTS 8
 #define ROWS 6
 #define WIDE 2
@@ -34,6 +32,21 @@ typedef __m256i vint;
 #else
 #define DOT(SUM, A, B) _mm256_add_epi32(SUM, _mm256_madd_epi16(A, B))
 #endif
+#elif defined(__aarch64__)
+#define INTS 4
+#define ROWS 6
+#define WIDE 2
+typedef int32x4_t vint;
+#define LOAD(P) vld1q_s32((const int32_t *)(P))
+#define STORE(P, X) vst1q_s32((int32_t *)(P), X)
+#define WIDEN(P) vreinterpretq_s32_s16(vmovl_s8(vld1_s8((const int8_t *)(P))))
+#define SPLAT(X) vdupq_n_s32(X)
+INLINE vint dot(vint sum, vint a, vint b) {
+    int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
+    int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y));
+    return vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(x, y)));
+}
+#define DOT(SUM, A, B) dot(SUM, A, B)
 #endif
 
 #if defined(INTS)
@@ -63,7 +76,7 @@ INLINE void multiply(const int16_t *x, int64_t stride, const void *weights, int6
     }
 }
 
-INLINE void write_out(const Linear *A, const int32_t *sums, int64_t row, int64_t first,
+INLINE void write_row(const Linear *A, const int32_t *sums, int64_t row, int64_t first,
                       const int bf16) {
     int64_t count = A->num_outputs - first < PANEL ? A->num_outputs - first : PANEL;
     int64_t at = row * A->out_stride + first;
@@ -77,6 +90,15 @@ INLINE void write_out(const Linear *A, const int32_t *sums, int64_t row, int64_t
     }
 }
 
+ONCE void write_out(const Linear *A, const int32_t *sums, int64_t row, int64_t first,
+                    int64_t rows) {
+    for (int64_t r = 0; r < rows; r++)
+        if (A->bf16)
+            write_row(A, sums + r * PANEL, row + r, first, 1);
+        else
+            write_row(A, sums + r * PANEL, row + r, first, 0);
+}
+
 INLINE void one_tile(const Linear *A, const void *weights, int64_t p, int64_t from, int64_t count,
                      int64_t row, int32_t *sums, const int rows, const int narrow) {
     vint acc[ROWS][WIDE];
@@ -87,12 +109,7 @@ INLINE void one_tile(const Linear *A, const void *weights, int64_t p, int64_t fr
     multiply(x, A->x_stride, weights, count, acc, rows, narrow);
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < WIDE; c++) STORE(sums + r * PANEL + c * INTS, acc[r][c]);
-    if (from + count < A->x_stride / 2) return;
-    for (int r = 0; r < rows; r++)
-        if (A->bf16)
-            write_out(A, sums + r * PANEL, row + r, p * PANEL, 1);
-        else
-            write_out(A, sums + r * PANEL, row + r, p * PANEL, 0);
+    if (from + count == A->x_stride / 2) write_out(A, sums, row, p * PANEL, rows);
 }
 
 /* One chunk of a panel against rows [row, end) in tiles of near-equal height; the chunk after it is

@@ -75,6 +75,9 @@ INLINE void level_row(const void *x, int16_t *levels, float *scale, int64_t row,
     if (size % 2) levels[to + size] = 0;
 }
 
+/* For what ends a tile of any height: compilers take their time over each copy of it. */
+#define ONCE static __attribute__((noinline))
+
 #define EACH_HEIGHT(COUNT, CALL) \
     switch (COUNT) {                \
         case 1: CALL(1); break;     \
