@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import py_compile
 import subprocess
@@ -25,6 +26,7 @@ from batchgen.startup import (
     quick_transformers,
     timeline,
 )
+from batchgen.startup.importing import absent
 from batchgen.startup.quick_transformers import QuickImports
 
 
@@ -353,3 +355,14 @@ def test_leaving_waits_for_no_compiling_process_and_runs_what_was_left_for_the_e
         "print('still here')"
     )
     assert child(code) == ["left"]
+
+
+def test_a_package_is_absent_as_long_as_it_is_not_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unwanted_package.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with absent("unwanted_package"), pytest.raises(ModuleNotFoundError, match="not needed"):
+        importlib.import_module("unwanted_package")
+    importlib.import_module("unwanted_package")
+    monkeypatch.delitem(sys.modules, "unwanted_package")

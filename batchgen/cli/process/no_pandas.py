@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from batchgen.startup.importing import absent
+
 __all__ = ["keep_pandas_out"]
 
 
@@ -14,18 +16,5 @@ def keep_pandas_out() -> None:
         return
     import pyarrow as pa
 
-    sys.meta_path.insert(0, _NoPandas)
-    try:
+    with absent("pandas"):
         pa.array([0])
-    finally:
-        sys.meta_path.remove(_NoPandas)
-
-
-class _NoPandas:
-    """A finder in whose presence pandas cannot be imported."""
-
-    @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        """Refuse pandas, know nothing of others."""
-        if name == "pandas":
-            raise ModuleNotFoundError("not needed here", name=name)

@@ -6,7 +6,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from batchgen.cli.process.no_pandas import keep_pandas_out
@@ -20,7 +20,7 @@ from batchgen.job.spec import JobSpec
 from batchgen.startup import timeline
 from batchgen.startup.ahead import Gpu, find_gpu, read_ahead
 from batchgen.startup.bytecode import keep_bytecode
-from batchgen.startup.importing import importing
+from batchgen.startup.importing import absent, importing
 from batchgen.startup.kernels import compile_kernels
 from batchgen.startup.quick_transformers import QuickImports
 
@@ -92,13 +92,15 @@ def _import_engine(config: EngineConfig, files: ModelFiles) -> None:
     """The engine, and transformers' classes of this model's type."""
     with timeline.span("torch"):
         import torch
-    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    if on_cpu:
         _begin("kernels", _load_kernels)
     else:
         _begin("device", lambda: _warm_device(config))
-    import transformers
+    with absent("triton") if on_cpu else nullcontext():  # torch's compiler takes it along, 70 MB
+        import transformers
 
-    import batchgen.engine.factory  # noqa: F401
+        import batchgen.engine.factory  # noqa: F401
 
     with suppress(KeyError):  # a type that is no name of a class: code of its own, a GGUF's
         own = transformers.CONFIG_MAPPING[str(files.config.get("model_type"))]
