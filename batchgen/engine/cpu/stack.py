@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from batchgen.engine.kernels.ops import Operators
 from batchgen.engine.kernels.quant import QuantKernels
 from batchgen.engine.model.binding import AttentionCall, StepContext
 from batchgen.engine.model.model import Model
-from batchgen.engine.model.proof import logits_at
+from batchgen.engine.model.proof import each_logits
 from batchgen.engine.packed.product import PackedProduct
 
 __all__ = ["bind_stack"]
@@ -179,13 +179,14 @@ def bind_stack(model: Model) -> bool:
     stack = _make_stack(model)
     if stack is None:
         return False
-    expected = logits_at(model, model.max_position)
+    expected = list(each_logits(model, model.max_position))
     originals = _bind(stack)
     try:
         loose = torch.bfloat16 if stack.quant is not None else model.dtype
         rounds = loose == torch.float32 and stack.parts[0].rounds
         tolerance = _ROUNDED_TOLERANCE if rounds else _TOLERANCE[loose]
-        equal = _equal(logits_at(model, model.max_position), expected, tolerance)
+        got = each_logits(model, model.max_position)
+        equal = _equal(map(_errors, got, expected), tolerance)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         _LOG.info("CPU: the layers do not run as one: %s", error)
         equal = False
@@ -196,8 +197,14 @@ def bind_stack(model: Model) -> bool:
     return equal
 
 
-def _equal(got: torch.Tensor, expected: torch.Tensor, tolerance: tuple[float, float]) -> bool:
-    error = (got - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-6)
+def _errors(got: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Of each row of logits."""
+    error: torch.Tensor = (got - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-6)
+    return error
+
+
+def _equal(errors: Iterable[torch.Tensor], tolerance: tuple[float, float]) -> bool:
+    error = torch.cat(list(errors))
     mean, largest = tolerance
     return bool(error.mean() <= mean and error.max() <= largest)  # NaN must not pass
 

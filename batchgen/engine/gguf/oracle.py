@@ -8,6 +8,7 @@ where ggml has them, nothing moved) and its metadata, by formulas of this file a
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +69,14 @@ def _positions() -> torch.Tensor:  # [1, _TOKENS]
 
 
 def _seen(module: Any, attention: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """What one attention module is given and gives back in a forward, [_TOKENS, hidden] each."""
+    """What one attention module is given and gives back in a forward, [_TOKENS, hidden] each. The
+    layers after it are left out."""
     seen: list[torch.Tensor] = []
 
     def note(_: Any, args: Any, kwargs: Any, output: Any) -> None:
         given = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         seen.extend((given[0], output[0][0] if isinstance(output, tuple) else output[0]))
+        raise _SeenError
 
     handle = attention.register_forward_hook(note, with_kwargs=True)
     rows = module.get_input_embeddings().weight.shape[0]
@@ -81,10 +84,15 @@ def _seen(module: Any, attention: Any) -> tuple[torch.Tensor, torch.Tensor]:
     limit = module.config.max_position_embeddings
     given = {"input_ids": tokens, "position_ids": _positions() % limit, "use_cache": False}
     try:  # with a mask: without one, positions that jump are taken for several sequences
-        module(attention_mask=torch.ones_like(tokens), **given)
+        with suppress(_SeenError):
+            module(attention_mask=torch.ones_like(tokens), **given)
     finally:
         handle.remove()
     return seen[0], seen[1]
+
+
+class _SeenError(Exception):
+    """Ends a forward: what it was run for is there."""
 
 
 @dataclass(frozen=True)

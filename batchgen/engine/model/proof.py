@@ -6,7 +6,7 @@ that a few tokens would never cross (a sliding window) are lowered in the clones
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ __all__ = [
     "check_same",
     "compare",
     "confirm",
+    "each_logits",
     "is_quantized",
     "logits_at",
     "own_logits",
@@ -117,11 +118,15 @@ def is_quantized(module: Any) -> bool:
 
 
 def logits_at(model: Model, max_position: int) -> torch.Tensor:
-    """Logits [.., vocab_size] of the proof's steps as the model computes them, once at the first
-    positions and once at the last ones that the model has."""
+    """What `each_logits` tells, end to end."""
+    return torch.cat(list(each_logits(model, max_position)))
+
+
+def each_logits(model: Model, max_position: int) -> Iterator[torch.Tensor]:
+    """Logits [.., vocab_size] of each of the proof's steps as the model computes them, once at the
+    first positions and once at the last ones that the model has."""
     tables, sequences = ((3, 0), (2, 1)), _sequences(model.vocab_size, model.device)
     model.allocate_cache(4, PROOF_BLOCK_SIZE)
-    found = []
     for offset in (0, max(0, max_position - max(LENGTHS))):
         for step in STEPS:
             pieces = [Piece(tables[seq], start, stop) for seq, start, stop in step]
@@ -129,9 +134,8 @@ def logits_at(model: Model, max_position: int) -> torch.Tensor:
             row = torch.cat([sequences[seq][start:stop] for seq, start, stop in step])
             places = [torch.arange(p.start, p.stop, device=model.device) + offset for p in pieces]
             every = torch.arange(len(row), device=model.device)
-            found.append(model.forward(row, torch.cat(places), metadata, every).float())
+            yield model.forward(row, torch.cat(places), metadata, every).float()
     model.release_cache()
-    return torch.cat(found)
 
 
 @torch.inference_mode()
