@@ -152,7 +152,9 @@ def take_turns(
         for contender, share in turns:
             with Neighbour(share) if share else nullcontext():
                 contender.runs.append(contender.run())
-            print(f"{contender.name}: {contender.runs[-1].seconds:.2f} s", file=sys.stderr)
+            run = contender.runs[-1]
+            said = f"{contender.name}: {run.seconds:.2f} s, others {run.others:.2f} cores"
+            print(said, file=sys.stderr, flush=True)
     return [contender for contender, _ in turns]
 
 
