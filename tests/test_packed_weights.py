@@ -13,9 +13,10 @@ from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.quant import QuantKernels
 from batchgen.engine.packed import weight as packed_weight
 from batchgen.engine.packed.product import PackedProduct, join_products
+from batchgen.engine.packed.quantizing import dense_blocks, round_to_blocks
 from batchgen.engine.packed.weight import PackedWeight, pack_rows
 
-pytest.importorskip("gguf")
+gguf = pytest.importorskip("gguf")
 needs_compiler = pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
@@ -142,3 +143,16 @@ def test_a_kernel_that_answers_wrongly_is_not_used(
     assert "answers wrongly" in caplog.text
     x = rows(3, 512)
     assert (product(x) - expected(x, raw, 3)).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["Q4_1", "Q8_0"])
+def test_dense_weights_become_blocks_that_the_package_reads(name: str) -> None:
+    weight = torch.randn(30, 96, generator=torch.Generator().manual_seed(0)) * 0.02
+    weight[3], weight[4], weight[5, :32] = 0.0, 0.5, 1e-9
+    raw = round_to_blocks(weight, KINDS[name])
+    values = dense(raw.numpy(), KINDS[name])
+    assert torch.equal(dense_blocks(raw, KINDS[name]), values)
+    assert torch.allclose(values[3:5], weight[3:5], rtol=1e-3)
+    package = gguf.quants.quantize(weight.numpy(), gguf.GGMLQuantizationType(KINDS[name]))
+    error, others = ((v - weight).norm() for v in (values, dense(package, KINDS[name])))
+    assert error <= (0.95 if name == "Q4_1" else 1.01) * others

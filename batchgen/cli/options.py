@@ -149,8 +149,8 @@ model_options = flag_group(
          help="Jinja template in place of the model's, or the name of one of its several."),
     flag("--template-time", metavar="ISO", callback=_moment, show_default="when the job began",
          help="The time that the template's strftime_now tells, in all rows."),
-    flag("--quantization", type=click.Choice(["int8", "fp8", "gguf", "none"]),
-         help="Weights in 8 bits: int8 on the CPU, fp8 on CUDA; gguf: as that file packs them."),
+    flag("--quantization", type=click.Choice(["int8", "q4", "fp8", "gguf", "none"]),
+         help="Round weights: int8, q4 on the CPU, fp8 on CUDA; gguf: as that file packs them."),
     flag("--trust-remote-code", is_flag=True, help="Run Python code shipped with the model."),
     flag("--allow-pickle", is_flag=True, help="Load weights that are not safetensors."),
 )  # fmt: skip

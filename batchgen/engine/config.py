@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["GPU_BLOCK_SIZE", "PROOF_BLOCK_SIZE", "Adapter", "EngineConfig"]
+__all__ = ["CPU_ROUNDINGS", "GPU_BLOCK_SIZE", "PROOF_BLOCK_SIZE", "Adapter", "EngineConfig"]
 
 
+CPU_ROUNDINGS = ("int8", "q4")
+"""Of `--quantization`, what rounds any dense checkpoint's weights on the CPU."""
 GPU_BLOCK_SIZE = 64
 """Tokens of a KV block on a GPU: a tile of keys is one block."""
 PROOF_BLOCK_SIZE = 16
@@ -58,8 +60,8 @@ class EngineConfig:
     kv_cache_dtype: str = "auto"
     """`auto`: the model's dtype; `fp8`: float8 (e4m3, scale 1), half the bytes, rounded."""
     quantization: str | None = None
-    """`int8`: weights of linear layers in int8 on the CPU, opt-in. `gguf`: a GGUF file's weights
-    stay in its blocks, on the CPU; `none`: they do not. None: see `gguf.weights_kept`."""
+    """`int8`, `q4`: weights rounded to 8 or 4 bits on the CPU, opt-in. `gguf`: a GGUF file's
+    weights stay in its blocks, on the CPU; `none`: they do not. None: see `gguf.weights_kept`."""
     load_format: str = "auto"
     """`dummy`: random weights of the real shapes, for benchmarks; the folder needs only its
     config.json."""

@@ -19,7 +19,7 @@ from batchgen.devices import check_device_name
 from batchgen.engine.adapters.attach import AttachedAdapters, attach_adapters
 from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
-from batchgen.engine.config import EngineConfig
+from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
 from batchgen.engine.cpu.stack import bind_stack
 from batchgen.engine.model.binding import use_attention
 from batchgen.engine.model.checkpoint import load_folder, quietly
@@ -90,7 +90,7 @@ def load_model(config: EngineConfig, group: Group | None = None) -> Model:
             max_model_len=config.max_model_len,
             optimize=optimizer_of(config, device),
             group=group,
-            confirmed=config.quantization != "int8",
+            confirmed=config.quantization not in CPU_ROUNDINGS,
             rounded_cache=config.kv_cache_dtype != "auto",
         )
     if quantized is not None:
@@ -111,7 +111,7 @@ def _attach(module: Any, config: EngineConfig) -> AttachedAdapters | None:
     """Before anything is bound or packed. None: there is none, or it is part of the weights now."""
     if not config.adapters:
         return None
-    if config.chooses_adapters and config.quantization == "int8":
+    if config.chooses_adapters and config.quantization in CPU_ROUNDINGS:
         text = f"--quantization {config.quantization} and several adapters are both given"
         raise UsageError(text, "leave one of the two out; a single adapter is merged")
     module = module.eval().requires_grad_(False)

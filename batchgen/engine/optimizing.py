@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from batchgen.engine.config import EngineConfig
+from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
 from batchgen.engine.cpu.joined_linear import join_linears
 from batchgen.engine.cpu.optimize import optimize_for_cpu
 from batchgen.errors import UsageError
@@ -31,7 +31,7 @@ def optimizer_of(config: EngineConfig, device: torch.device) -> Callable[[Any], 
 
 def _optimize_for_cpu(module: Any, config: EngineConfig) -> None:
     quantization, steady = config.quantization, config.deterministic
-    rounded = quantization if quantization == "int8" else None
+    rounded = quantization if quantization in CPU_ROUNDINGS else None
     packed = optimize_for_cpu(module, module.dtype, rounded, steady=steady)
     if rounded is not None and not packed:
         raise UsageError(

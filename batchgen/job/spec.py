@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from batchgen.engine.config import CPU_ROUNDINGS
 from batchgen.errors import UsageError
 from batchgen.job.form import Form
 from batchgen.job.shard import Shard
@@ -150,7 +151,8 @@ class JobSpec:
     def _check_quantization(self) -> None:
         """Raises UsageError for a device that is named and does not serve it."""
         named = f"{self.device},{self.devices or ''}"
-        for quantization, other, home in (("fp8", "cpu", "CUDA"), ("int8", "cuda", "the CPU")):
+        rounded = [(name, "cuda", "the CPU") for name in CPU_ROUNDINGS]
+        for quantization, other, home in (("fp8", "cpu", "CUDA"), *rounded):
             if self.quantization == quantization and other in named:
                 raise UsageError(
                     f"--quantization {quantization} is for {home}, and the device is {other}",

@@ -44,6 +44,10 @@ MakeWorkloads = Callable[[int], Workloads]
 """From the model's vocabulary size to workloads by name."""
 
 
+_ROUNDED_BYTES = {"int8": 1.0, "q4": 0.625}
+"""Of a weight of a linear layer, by `--quantization`."""
+
+
 @dataclass(slots=True)
 class BenchSession:
     """Settings of a bench, and what it has measured so far (`facts`, `rows`)."""
@@ -95,8 +99,9 @@ class BenchSession:
     def _size(self, model: Model) -> ModelSize:
         assert model.weights is not None
         weights, num_bytes = model.weights, model.weights.num_bytes
-        if self.config.quantization == "int8":  # packed after they were weighed
-            num_bytes -= weights.layer_parameters * (model.dtype.itemsize - 1)
+        width = _ROUNDED_BYTES.get(self.config.quantization or "")
+        if width is not None:  # packed after they were weighed
+            num_bytes -= int(weights.layer_parameters * (model.dtype.itemsize - width))
         return ModelSize(weights.active_parameters, num_bytes, model.bytes_per_block(1))
 
     def _warm_up(self, engine: LLMEngine, work: Sequence[WorkItem]) -> None:

@@ -15,7 +15,7 @@ import torch
 from batchgen.engine.cpu.linear import LinearFunction, PackedLinear, equals_linear
 from batchgen.engine.kernels.ops import Operators, WeightKind
 
-__all__ = ["Int8Rows", "pack_int8"]
+__all__ = ["Int8Rows", "int8_rows", "pack_int8"]
 
 _LEVELS = 127.0
 _TOLERANCE = 0.05
@@ -45,6 +45,12 @@ class Int8Rows:
         error = (self(ids).float() - weight[ids].float()).abs()
         slack = weight[ids].float().abs() / 128 if self.dtype == torch.bfloat16 else 0.0
         return bool((error <= self.packed.scale[ids, None] * _HALF_LEVEL + slack).all())
+
+
+def int8_rows(packed: Any, dtype: torch.dtype) -> Int8Rows | None:
+    """Of what `pack_int8` made, if it is for the project's own product: oneDNN's rows, in 8 bits,
+    are too coarse for the choice of a token."""
+    return Int8Rows(packed, dtype) if isinstance(packed, PackedLinear) else None
 
 
 def pack_int8(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFunction | None:

@@ -27,9 +27,6 @@ _PARTS = (
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 _PROBE_ROWS = 6
 
-_LOOSE = 0.1
-"""For weights or rows in 8 bits: the structure is what is checked."""
-
 Pack = Callable[[list[nn.Linear]], LinearFunction | None]
 """Packs the joined rows of some layers."""
 
@@ -51,19 +48,25 @@ class GatedMlp:
 def fast_gated_mlp(
     module: nn.Module, pack: Pack, exact: bool
 ) -> tuple[LinearFunction, list[nn.Linear]] | None:
-    """A function equal to the module's forward and the layers it holds, or None."""
+    """A function equal to the module's forward and the layers it holds, or None. Unless `exact`,
+    the layers' own products are what is compared: what `pack` rounds is its own to check."""
     operators = Operators.load()
     parts = _parts(module)
     if operators is None or parts is None:
         return None
     gates, down = parts
+    if not _equal(module, GatedMlp(lambda x: _together(gates, x), down, operators.silu_mul)):
+        return None
     joined, last = pack(gates), pack([down])
     if joined is None or last is None:
         return None
     forward = GatedMlp(joined, last, operators.silu_mul)
     exact = exact and not any(is_packed(part) for part in (*gates, down))
-    tolerance = _TOLERANCE[down.weight.dtype] if exact else _LOOSE
-    return (forward, [*gates, down]) if _equal(module, forward, tolerance) else None
+    return None if exact and not _equal(module, forward) else (forward, [*gates, down])
+
+
+def _together(layers: list[nn.Linear], x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([layer(x) for layer in layers], dim=-1)
 
 
 def _parts(module: nn.Module) -> tuple[list[nn.Linear], nn.Linear] | None:
@@ -79,7 +82,7 @@ def _parts(module: nn.Module) -> tuple[list[nn.Linear], nn.Linear] | None:
     return None
 
 
-def _equal(module: nn.Module, forward: LinearFunction, tolerance: float) -> bool:
+def _equal(module: nn.Module, forward: LinearFunction) -> bool:
     first: Any = next(layer for layer in module.modules() if is_layer(layer))
     size, dtype = first.in_features, first.weight.dtype
     generator = torch.Generator().manual_seed(0)
@@ -93,5 +96,5 @@ def _equal(module: nn.Module, forward: LinearFunction, tolerance: float) -> bool
     got = forward(x)
     if got.shape != expected.shape:
         return False
-    bound = tolerance * expected.abs().max().float()
+    bound = _TOLERANCE[dtype] * expected.abs().max().float()
     return bool((got.float() - expected.float()).abs().max() <= bound)

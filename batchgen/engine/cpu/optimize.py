@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from batchgen.engine.cpu.int8_linear import Int8Rows, pack_int8
+from batchgen.engine.cpu.block_linear import BlockRows, block_rows, pack_ends, pack_q4
+from batchgen.engine.cpu.int8_linear import Int8Rows, int8_rows, pack_int8
 from batchgen.engine.cpu.linear import (
     JoinedLinear,
     JoinedMember,
     LinearFunction,
-    PackedLinear,
     pack_steady,
     pack_weight,
 )
@@ -43,8 +44,26 @@ _LOG = logging.getLogger(__name__)
 _DTYPES = (torch.float32, torch.bfloat16)
 _PROBE_TOKENS = 32
 
+Rows = Int8Rows | BlockRows
 Pack = Callable[[torch.Tensor, torch.Tensor | None], LinearFunction | None]
 """Weight [num_outputs, num_inputs] and bias to the layer's function, None when it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scheme:
+    """How weights are rounded. `ends`: the head's, and those of `rows`, an embedding's."""
+
+    pack: Pack
+    ends: Pack
+    rows: Callable[[Any, torch.dtype], Rows | None]
+    """The embedding over what `ends` packed; None where that cannot be."""
+
+
+_EXACT = (pack_weight, pack_steady)
+_SCHEMES = {
+    "int8": _Scheme(pack_int8, pack_int8, int8_rows),
+    "q4": _Scheme(pack_q4, pack_ends, block_rows),
+}
 
 
 @torch.inference_mode()
@@ -57,8 +76,8 @@ def optimize_for_cpu(
 ) -> int:
     """Bind faster forwards to the parts of a causal LM on the CPU, in place.
 
-    `quantization="int8"` packs linear layers, and with the project's own kernel the embedding too,
-    in 8 bits: other numbers.
+    `quantization`: a name of `_SCHEMES`, by which linear layers, and where it can be the head and
+    the embedding, are rounded: other numbers.
     `steady`: by kernels whose sums do not depend on the number of rows, or not at all.
     Layers that a small forward does not call stay as they are: their weights may be read directly.
     Returns how many parts now compute with packed weights.
@@ -67,10 +86,10 @@ def optimize_for_cpu(
         return 0
     calls = record_calls(model, lambda: _small_forward(model), is_layer)
     called = {id(call.module) for call in calls}
+    pack: Pack = pack_steady if steady else pack_weight
     if quantization is not None:
-        _bind_ends(model)
-    plain: Pack = pack_steady if steady else pack_weight
-    pack = plain if quantization is None else pack_int8
+        pack = _SCHEMES[quantization].pack
+        _bind_ends(model, _SCHEMES[quantization])
     counts = {
         "mlp": _bind_mlps(model, called, pack),
         "joined": sum(_bind_joined(group, pack) for group in siblings(calls)),
@@ -145,7 +164,7 @@ def _release(module: Any) -> None:
 def _bind_mlps(model: nn.Module, called: set[int], pack: Pack) -> int:
     count = 0
     for module in model.modules():
-        found = fast_gated_mlp(module, lambda layers: _pack(layers, pack), pack is not pack_int8)
+        found = fast_gated_mlp(module, lambda layers: _pack(layers, pack), pack in _EXACT)
         if found is None or not all(id(layer) in called for layer in found[1]):
             continue
         forward, layers = found
@@ -175,26 +194,27 @@ def _bind_joined(group: Sequence[LinearCall], pack: Pack) -> bool:
     return True
 
 
-def _bind_ends(model: nn.Module) -> None:
+def _bind_ends(model: nn.Module, scheme: _Scheme) -> None:
     """The head and the embedding in 8 bits, once where they are tied; where the project's own
-    kernel cannot, they keep the model's precision: rows in 8 bits are too coarse for a choice."""
+    kernel cannot, they keep the model's precision."""
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     tied = getattr(head, "weight", None) is embedding.weight
-    shared = pack_int8(embedding.weight, None) if type(embedding) is nn.Embedding else None
-    if isinstance(shared, PackedLinear):
-        rows = Int8Rows(shared, embedding.weight.dtype)
-        if rows.equals(embedding.weight):
-            _bind(embedding, rows)
+    plain = type(embedding) is nn.Embedding and "forward" not in embedding.__dict__
+    shared = scheme.ends(embedding.weight, None) if plain else None
+    rows = scheme.rows(shared, embedding.weight.dtype)
+    rows = rows if rows is not None and rows.equals(embedding.weight) else None
+    if rows is not None:
+        _bind(embedding, rows)
     if not _packable(head):
         return
-    whole = shared if tied and head.bias is None else _pack([head], pack_int8)
-    if isinstance(whole, PackedLinear):
+    whole = shared if tied and head.bias is None else _pack([head], scheme.ends)
+    if whole is not None and scheme.rows(whole, head.weight.dtype) is not None:
         _bind(head, whole)
         _release(head)
     else:
         _bind_linear(head, pack_weight)
-    if isinstance(embedding.__dict__.get("forward"), Int8Rows):
+    if rows is not None:
         _release(embedding)
 
 

@@ -14,7 +14,7 @@ __all__ = ["settle_quantization"]
 
 
 def settle_quantization(config: EngineConfig, device: torch.device) -> EngineConfig:
-    """The config with `int8`, `gguf` or None. Raises UsageError where what was asked for would do
+    """The config with what is done, or None. Raises UsageError where what was asked for would do
     nothing."""
     decided = decide_quantization(
         config.quantization or (PLAIN if config.deterministic else None),

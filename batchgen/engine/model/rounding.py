@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from batchgen.engine.config import EngineConfig
+from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
 from batchgen.engine.quantization.proof import has_quantized
 from batchgen.engine.quantization.replacing import round_linears
 from batchgen.errors import UsageError
@@ -19,19 +19,22 @@ _MULTIPLIES = (8, 9)
 
 def check_quantization(config: EngineConfig, device: torch.device) -> None:
     """Raises UsageError, before weights are loaded, where `--quantization` would do nothing."""
-    if config.quantization == "int8" and (device.type != "cpu" or config.dtype == "float16"):
-        raise UsageError(
-            "--quantization int8 is for the CPU, in float32 or bfloat16", "leave it out"
-        )
+    if config.quantization in CPU_ROUNDINGS and not _is_for_cpu(config, device):
+        text = f"--quantization {config.quantization} is for the CPU, in float32 or bfloat16"
+        raise UsageError(text, "leave it out")
     if config.quantization == "fp8":
         _check_float8(config.dtype, device)
+
+
+def _is_for_cpu(config: EngineConfig, device: torch.device) -> bool:
+    return device.type == "cpu" and config.dtype != "float16"
 
 
 def _check_float8(dtype: str, device: torch.device) -> None:
     if device.type != "cuda" or dtype == "float32":
         raise UsageError(
             "--quantization fp8 is for CUDA, in bfloat16 or float16",
-            "leave it out; --quantization int8 is for the CPU",
+            "leave it out; --quantization int8 and q4 are for the CPU",
         )
     found = torch.cuda.get_device_capability(device)
     if found < _MULTIPLIES:

@@ -17,13 +17,14 @@ import torch
 from torch.nn import functional as F
 
 from batchgen.engine.kernels.quant import QuantKernels, QuantWeight
+from batchgen.engine.packed.quantizing import Q4_1, Q8_0, dense_blocks
 from batchgen.engine.packed.rounding import BLOCKS, is_wide, round_rows
 
 __all__ = ["PackedWeight", "pack_rows"]
 
 _LOG = logging.getLogger(__name__)
-_CHUNK = 1024
-"""Outputs that are dequantised at once without the kernels."""
+_CHUNK = 1 << 20
+"""Values that are dequantised at once without the kernels: 4 MiB."""
 _TOLERANCE = 1e-4
 """Of the kernels on random blocks, relative to the largest answer: sums in another order."""
 
@@ -58,8 +59,9 @@ class PackedWeight:
 
     def chunks(self) -> Iterator[torch.Tensor]:
         """Its values in float32, some outputs at a time."""
-        for start in range(0, self.num_outputs, _CHUNK):
-            stop = min(start + _CHUNK, self.num_outputs)
+        step = max(1, _CHUNK // self.num_inputs)
+        for start in range(0, self.num_outputs, step):
+            stop = min(start + step, self.num_outputs)
             yield self.rows(torch.arange(start, stop), torch.float32)
 
     def multiply(self, x: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
@@ -86,6 +88,8 @@ def _packed(
 
 
 def _dequantised(raw: torch.Tensor, kind: int) -> torch.Tensor:
+    if kind in (Q4_1, Q8_0):
+        return dense_blocks(raw, kind)
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
