@@ -92,6 +92,15 @@ def test_a_template_of_parts_gets_the_parts() -> None:
     assert ChatTemplate(PARTS, {}).render(parts("a", "b")) == "[user]<a><b>"
 
 
+def test_a_prompt_that_is_a_chat_in_json_is_text_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert parse({"prompt": "[1, 2]"}).prompt == "[1, 2]"
+    assert not caplog.text
+    chat = json.dumps(HI)
+    assert parse({"prompt": chat}).prompt == chat
+    assert "--messages-column prompt" in caplog.text
+    assert parse({"prompt": chat}, messages_column="prompt").messages == HI
+
+
 @pytest.mark.parametrize(
     ("writes", "text"),
     [
@@ -101,10 +110,14 @@ def test_a_template_of_parts_gets_the_parts() -> None:
         ("c.function.arguments", '{"city":"Oslo"}'),
     ],
 )
-def test_tool_arguments_as_json_text_come_out_as_json_once(writes: str, text: str) -> None:
-    call = {"type": "function", "function": {"name": "w", "arguments": '{"city":"Oslo"}'}}
-    chat = [*HI, {"role": "assistant", "content": "", "tool_calls": [call]}]
-    assert ChatTemplate(CALL.replace("%s", writes), {}).render(chat) == text
+def test_tool_arguments_as_text_or_object_come_out_as_json_once(writes: str, text: str) -> None:
+    def rendered(arguments: Any) -> str:
+        call = {"type": "function", "function": {"name": "w", "arguments": arguments}}
+        chat = [*HI, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        return ChatTemplate(CALL.replace("%s", writes), {}).render(chat)
+
+    assert rendered('{"city":"Oslo"}') == text
+    assert rendered({"city": "Oslo"}) == text.replace(":", ": ").replace(":  ", ": ")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ _MOST_KEPT = 256
 _MOST_KEPT_TEXT = 8_000_000
 _MAX_STATES = 50_000
 """Lexer states of one grammar, 1-2 kB each; llguidance's own bound is five times that."""
+_SLICES = (" [a-z]{1,30}", "[a-z]{1,30}")
+"""Tokens that are allowed together wherever a word may stand, so that a mask takes them at once and
+walks the others alone: a quarter less time of a mask within words, seen with SmolLM2's."""
 _WHITESPACE = r"[ \t]{1,2}|\r?\n[ \t]{0,20}"
 """Between tokens of JSON: a line break once, and indented. Where any is allowed, small models write
 line breaks until max_tokens."""
@@ -108,7 +111,10 @@ class GrammarCompiler(Shared):
                 self._tokenizer = tokenizer(text)
             else:
                 ends = list(self._eos_token_ids) or None
-                self._tokenizer = tokenizer(text, n_vocab=self._vocab_size, eos_token=ends)
+                slices = [*_SLICES, *tokenizer.general_slices()]
+                self._tokenizer = tokenizer(
+                    text, n_vocab=self._vocab_size, eos_token=ends, slices=slices
+                )
         return self._tokenizer
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.quoting import shown
 
-__all__ = ["is_conversation", "read_messages", "read_token_ids"]
+__all__ = ["is_conversation", "is_written_conversation", "read_messages", "read_token_ids"]
 
 _MAX_TOKEN_ID = 2**31 - 1
 _SPEAKERS = {
@@ -52,6 +52,16 @@ def is_conversation(value: Any) -> bool:
     """Whether a value in a column of prompts is a list of messages."""
     first = value[0] if isinstance(value, list) and value else None
     return isinstance(first, dict) and ("role" in first or "from" in first)
+
+
+def is_written_conversation(prompt: str) -> bool:
+    """Whether a prompt is JSON text of one, which may have been meant as such."""
+    if prompt.lstrip()[:1] != "[":
+        return False
+    try:
+        return is_conversation(json.loads(prompt))
+    except (ValueError, RecursionError):
+        return False
 
 
 def read_token_ids(value: Any) -> list[int]:

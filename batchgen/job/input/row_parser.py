@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.messages import is_conversation, read_messages, read_token_ids
+from batchgen.job.input.messages import (
+    is_conversation,
+    is_written_conversation,
+    read_messages,
+    read_token_ids,
+)
 from batchgen.job.input.openai_rows import ENVELOPE, body_as_row, is_openai_row
 from batchgen.job.input.params import PARAMETER_NAMES, apply, near_miss, read_params
 from batchgen.job.input.settings import (
@@ -219,6 +224,9 @@ class RowParser:
             row.prompt_token_ids = read_token_ids(token_ids)
         elif type(prompt) is str:
             row.prompt = prompt
+            if is_written_conversation(prompt):
+                text = f"give --messages-column {prompt_column} to have it read as a chat"
+                self._tell_once(f"%s: the prompt is a chat in JSON, taken as text: {text}", row)
         else:
             text = f"{prompt_column} must be a string, not {shown(prompt)}"
             raise RowError(ErrorCode.INVALID_ROW, text)
