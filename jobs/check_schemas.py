@@ -4,9 +4,10 @@
 
 Runs `batchgen run` over one row a schema and checks each completion that ended by itself with
 `jsonschema`, formats included. A schema may be refused by name (`invalid_schema`) before its row
-runs; of one accepted the completion must be valid. Those that max_tokens cut are computed again
-with `--most-tokens`. Exit code 1 for any other end, 75 where `--time-limit` stopped it: with
-`--keep` the same command goes on.
+runs; of one accepted the completion must be valid. A small model repeats itself without end where a
+schema allows it (`1.1.1.1`, 3333333), which a frequency penalty ends; those that max_tokens cut all
+the same are computed again with `--most-tokens`. Exit code 1 for any other end, 75 where
+`--time-limit` stopped it: with `--keep` the same command goes on.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--max-tokens", type=int, default=400)
     parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--frequency-penalty", type=float, default=0.5)
     parser.add_argument("--first", type=int, default=0, help="seed of the first schema")
     parser.add_argument("--most-tokens", type=int, default=4000)
     parser.add_argument("--time-limit", default="100d")
@@ -181,6 +183,7 @@ def _run(
     command = [sys.executable, "-m", "batchgen", "run", "-i", source, "-o", out, "-q"]
     command += ["--model", asked.model, "--max-failures", "100%"]
     command += ["--temperature", asked.temperature, "--time-limit", asked.time_limit]
+    command += ["--frequency-penalty", asked.frequency_penalty]
     command += ["--max-tokens", asked.most_tokens if longer else asked.max_tokens]
     command += ["--retry", "truncated"] * longer
     done = subprocess.run([str(word) for word in command])
