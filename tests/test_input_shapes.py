@@ -432,3 +432,43 @@ def test_a_column_that_is_nearly_a_parameter_is_said_once(caplog: pytest.LogCapt
     assert "'temprature' is no parameter and changes nothing; did you mean temperature?" in (
         record.getMessage()
     )
+
+
+def test_openai_rows_in_a_table_are_those_of_the_lines(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    bodies = [
+        {"messages": HI, "tools": tools, "temperature": 0.5},
+        {"messages": [{**HI[0], "name": "n"}], "max_tokens": 3},
+        {"prompt": "raw", "stop": ["x"]},
+    ]
+    urls = ["/v1/chat/completions", "/v1/chat/completions", "/v1/completions"]
+    lines = [
+        {"custom_id": f"c{number}", "method": "POST", "url": url, "body": body}
+        for number, (url, body) in enumerate(zip(urls, bodies, strict=True))
+    ]
+    columns = {name: [line[name] for line in lines] for name in lines[0]}
+    wanted = [parse(line) for line in lines]
+    for body in (bodies, [json.dumps(one) for one in bodies]):
+        pq.write_table(pa.table({**columns, "body": body}), tmp_path / "a.parquet")
+        for keep in ("all", "none"):
+            spec = InputSpec((str(tmp_path / "a.parquet"),), keep_columns=keep)
+            assert [said(row) for row in Reader(spec)] == [said(row) for row in wanted]
+
+
+def said(row: InputRow) -> tuple[Any, ...]:
+    return row.id, row.prompt, row.messages, row.params, row.template_kwargs, row.kept, row.error
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        ({"name": "f", "arguments": {"x": 1}}, {"x": 1}),
+        ({"id": "c1", "function": {"name": "f", "arguments": None}}, {}),
+        ({"function": {"name": "f"}}, {}),
+    ],
+)
+def test_a_call_is_read_in_openais_form(call: dict[str, Any], arguments: Any) -> None:
+    chat = [*HI, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    (read,) = read_messages(chat)[1]["tool_calls"]
+    assert read["function"] == {"name": "f", "arguments": arguments}
+    assert read.get("id") == call.get("id")

@@ -23,6 +23,7 @@ from batchgen.job.input.arrow_values import (
     plain_of,
 )
 from batchgen.job.input.kept_columns import KeptColumns
+from batchgen.job.input.openai_rows import ENVELOPE, URL, is_openai_row
 from batchgen.job.input.row_parser import PARAMS, TEMPLATE_COLUMNS, RowParser
 from batchgen.job.named_columns import few
 from batchgen.job.spec import InputSpec
@@ -120,14 +121,15 @@ def find_columns(
     """
     present = dict(zip(schema.names, schema.types, strict=True))
     read = _read_by(parser.template, present, where)
-    if parser.template is None:
+    envelope = {*ENVELOPE, URL} & present.keys() if is_openai_row(present) else set()
+    if parser.template is None and not envelope:
         _check_content(present, where, spec, parser.content_columns)
     _check_id_column(present, where, spec, parser.id_columns)
     meant = {*parser.content_columns, *parser.param_columns, *PARAMS} - kept.named
-    meant.update(parser.id_columns)
+    meant.update(parser.id_columns, envelope - {URL})
     meant |= {name for name in parser.thinking_columns if _is_setting(present.get(name))}
     extra = [name for name in present if name in kept.named or name not in meant]
-    extra = [name for name in extra if kept.wants(name)]
+    extra = [name for name in extra if kept.wants(name) or name in envelope]
     for name in extra:
         kind = kept_type(present[name])
         kept.declare(name, kind, where)

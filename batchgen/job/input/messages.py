@@ -118,7 +118,19 @@ def _read_calls(value: Any, where: str) -> list[dict[str, Any]]:
             calls = None
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise _invalid(f"{where}.tool_calls must be a list of calls, not {shown(value)}")
-    return calls
+    return [_whole_call(call) for call in calls]
+
+
+def _whole_call(call: dict[str, Any]) -> dict[str, Any]:
+    """A call in OpenAI's form: name and arguments in `function`; none is an empty object."""
+    if "function" not in call and isinstance(call.get("name"), str):
+        function = {name: call[name] for name in ("name", "arguments") if name in call}
+        rest = {name: value for name, value in call.items() if name not in function}
+        call = {"type": "function", **rest, "function": function}
+    function = call.get("function")
+    if not isinstance(function, dict) or function.get("arguments") is not None:
+        return call
+    return {**call, "function": {**function, "arguments": {}}}
 
 
 def _fill_content(message: dict[str, Any], where: str) -> None:
@@ -164,7 +176,7 @@ def _with_tool_calls(message: dict[str, Any]) -> dict[str, Any]:
         message = {**message, "role": "tool"}
     if call is None or message.get("tool_calls"):
         return message
-    return {**message, "tool_calls": [{"type": "function", "function": call}]}
+    return {**message, "tool_calls": _read_calls([{"type": "function", "function": call}], "")}
 
 
 def _invalid(reason: str) -> RowError:

@@ -12,12 +12,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batchgen.errors import ErrorCode, RowError
+from batchgen.job.input.settings import json_or_text
 from batchgen.job.quoting import shown
 
-__all__ = ["ENVELOPE", "body_as_row", "is_openai_row"]
+__all__ = ["ENVELOPE", "URL", "body_as_row", "is_openai_row", "read_body"]
 
 ENVELOPE = frozenset({"custom_id", "method", "body"})
-"""Keys that are no extra columns; `url` is kept."""
+"""Keys that are no extra columns."""
+URL = "url"
+"""Is kept."""
 _CONTENT = {
     "/v1/chat/completions": "messages",
     "/v1/completions": "prompt",
@@ -35,6 +38,11 @@ def is_openai_row(raw: Mapping[str, Any]) -> bool:
     return "body" in raw and ("custom_id" in raw or "method" in raw) and "prompt" not in raw
 
 
+def read_body(raw: Mapping[str, Any]) -> Any:
+    """The body of an OpenAI row, which a table may hold as JSON text."""
+    return json_or_text(raw["body"]) if isinstance(raw["body"], str) else raw["body"]
+
+
 def body_as_row(
     raw: Mapping[str, Any], served_model_names: Collection[str], ignore_model: bool
 ) -> dict[str, Any]:
@@ -45,7 +53,7 @@ def body_as_row(
     served names any model is accepted.
     """
     content = _content_key(raw)
-    body = raw["body"]
+    body = read_body(raw)
     if not isinstance(body, dict):
         raise RowError(ErrorCode.INVALID_ROW, "body must be an object")
     if not ignore_model:

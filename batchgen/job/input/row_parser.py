@@ -20,7 +20,7 @@ from batchgen.job.input.messages import (
     read_messages,
     read_token_ids,
 )
-from batchgen.job.input.openai_rows import ENVELOPE, body_as_row, is_openai_row
+from batchgen.job.input.openai_rows import ENVELOPE, body_as_row, is_openai_row, read_body
 from batchgen.job.input.params import PARAMETER_NAMES, apply, near_miss, read_params
 from batchgen.job.input.settings import (
     TEMPLATE_NAMES,
@@ -183,7 +183,7 @@ class RowParser:
                 raise RowError(ErrorCode.INVALID_ROW, text)
             self._fill_content(row, body, ("prompt", "messages", TOKEN_IDS))
             self._add_system(row, self._spec.system)
-            self._set_params(row, adapter_of_body(raw["body"], self._adapters) | body["params"])
+            self._set_params(row, adapter_of_body(read_body(raw), self._adapters) | body["params"])
             return
         self._fill_content(row, raw, self.content_columns)
         own = self._own_params(raw)
@@ -284,6 +284,10 @@ def _one_content(
     if given:
         return RowError(ErrorCode.INVALID_ROW, f"more than one of {names}")
     has = shown([key for key, value in raw.items() if value is not None])
-    chat = next((key for key, value in raw.items() if is_conversation(value)), None)
+    chat = next((key for key, value in raw.items() if _is_chat(value)), None)
     hint = f"; give --messages-column {chat}" if chat else ""
     return RowError(ErrorCode.MISSING_PROMPT, f"none of {names}; the row has {has}{hint}")
+
+
+def _is_chat(value: Any) -> bool:
+    return is_conversation(value) or (isinstance(value, str) and is_written_conversation(value))

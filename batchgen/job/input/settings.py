@@ -19,6 +19,7 @@ __all__ = [
     "TRUNCATE",
     "check_setting",
     "joined",
+    "json_or_text",
     "nearest",
     "read_template_kwargs",
     "read_texts",
@@ -64,7 +65,7 @@ TRUNCATE = "truncate_prompt_tokens"
 
 _MAY_BE_TEXT = (
     *("tools", "tool_choice", "documents", "chat_template_kwargs"),
-    *("reasoning", "thinking"),
+    *("logit_bias", "reasoning", "thinking"),
 )
 _ENDINGS = ("continue_final_message", "add_generation_prompt")
 """They exclude each other."""
@@ -120,11 +121,13 @@ def joined(own: dict[str, Any], holder: str, inner: Any) -> dict[str, Any]:
 def read_texts(given: Mapping[str, Any]) -> dict[str, Any]:
     """The same, with lists and objects for the template that are JSON text, as tables have them."""
     return {
-        name: _of_text(value) if name in _MAY_BE_TEXT else value for name, value in given.items()
+        name: json_or_text(value) if name in _MAY_BE_TEXT else value
+        for name, value in given.items()
     }
 
 
-def _of_text(value: Any) -> Any:
+def json_or_text(value: Any) -> Any:
+    """What a text that is a JSON list or object holds; any other value as it is."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
