@@ -4,10 +4,10 @@
 
 Runs `batchgen run` over one row a schema and checks each completion that ended by itself with
 `jsonschema`, formats included. A schema may be refused by name (`invalid_schema`) before its row
-runs; of one accepted the completion must be valid. A small model repeats itself without end where a
-schema allows it (`1.1.1.1`, 3333333), which a frequency penalty ends; those that max_tokens cut all
-the same are computed again with `--most-tokens`. Exit code 1 for any other end, 75 where
-`--time-limit` stopped it: with `--keep` the same command goes on.
+runs; of one accepted the completion must be valid. A small model goes on without end where a schema
+allows it (`1.1.1.1`, 3333333): a frequency penalty and a bias to what ends a value prevent that,
+and those that max_tokens cut all the same are computed again with `--most-tokens`. Exit code 1 for
+any other end, 75 where `--time-limit` stopped it: with `--keep` the same command goes on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+
+from batchgen.job.model.files import resolve_model
+from batchgen.job.text.tokenizer import load_codec
 
 Schema = dict[str, Any]
 _WORDS = ["name", "age", "city", "tags", "price", "unit", "notes", "kind", "is_new", "score"]
@@ -134,7 +137,8 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--max-tokens", type=int, default=400)
     parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--frequency-penalty", type=float, default=0.5)
+    parser.add_argument("--frequency-penalty", type=float, default=0.2)
+    parser.add_argument("--end-bias", type=float, default=6.0)
     parser.add_argument("--first", type=int, default=0, help="seed of the first schema")
     parser.add_argument("--most-tokens", type=int, default=4000)
     parser.add_argument("--time-limit", default="100d")
@@ -171,11 +175,9 @@ def _run(
     folder: Path, schemas: list[Schema], asked: argparse.Namespace, longer: bool = False
 ) -> int:
     """`longer`: those that were cut, with more tokens. 75: stopped, to be continued."""
-    ask = "Make up an example as JSON."
-    lines = [
-        {"messages": [{"role": "user", "content": ask}], "guided_json": schema}
-        for schema in schemas
-    ]
+    chat = [{"role": "user", "content": "Make up an example as JSON."}]
+    same = {"messages": chat, "logit_bias": _bias(asked.model, asked.end_bias)}
+    lines = [{**same, "guided_json": schema} for schema in schemas]
     source, out = folder / "in.jsonl", folder / "out.parquet"
     text = "".join(json.dumps(line) + "\n" for line in lines)
     if not source.exists() or source.read_text() != text:
@@ -190,6 +192,13 @@ def _run(
     if done.returncode not in (0, 75):
         raise SystemExit(f"batchgen run ended with {done.returncode}")
     return done.returncode
+
+
+def _bias(model: str, bias: float) -> dict[str, float]:
+    """For the tokens that begin with what ends a value."""
+    codec = load_codec(resolve_model(model))
+    ends = (b'"', b",", b"}", b"]")
+    return {str(i): bias for i in range(codec.vocab_size) if codec.token_bytes(i).startswith(ends)}
 
 
 if __name__ == "__main__":
