@@ -143,7 +143,8 @@ def test_tool_arguments_as_text_or_object_come_out_as_json_once(writes: str, tex
         ([{"role": "user", "content": "Hi", "tool_calls": ""}], HI),
         (
             [{"role": "assistant", "tool_calls": '[{"function": {"name": "f"}}]'}],
-            [{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}],
+            [{"role": "assistant", "tool_calls": [
+                {"function": {"name": "f", "arguments": {}}}]}],
         ),
         ([{"role": "user", "content": "Hi", "tool_calls": None}], HI),
         (

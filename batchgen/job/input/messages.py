@@ -124,9 +124,9 @@ def _read_calls(value: Any, where: str) -> list[dict[str, Any]]:
 def _whole_call(call: dict[str, Any]) -> dict[str, Any]:
     """A call in OpenAI's form: name and arguments in `function`; none is an empty object."""
     if "function" not in call and isinstance(call.get("name"), str):
-        function = {name: call[name] for name in ("name", "arguments") if name in call}
-        rest = {name: value for name, value in call.items() if name not in function}
-        call = {"type": "function", **rest, "function": function}
+        inner = {name: call[name] for name in ("name", "arguments") if name in call}
+        rest = {name: value for name, value in call.items() if name not in inner}
+        call = {"type": "function", **rest, "function": inner}
     function = call.get("function")
     if not isinstance(function, dict) or function.get("arguments") is not None:
         return call
