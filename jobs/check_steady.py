@@ -86,32 +86,38 @@ def main() -> int:
 
 def by_engine(args: Any, model_folder: Path) -> int:
     """The WAYS of engines, then what the mode costs. Returns how many ways were unequal with it."""
-    from steady_engines import WAYS, answers_of, kernels_of, rates_of, served, some_rows
+    import steady_engines as engines
 
     from batchgen.engine.config import EngineConfig
 
     rates, broken = {}, 0
     for mode, deterministic in MODES.items():
+        if args.mode_only and not deterministic:
+            continue
         began = time.perf_counter()
         config = EngineConfig(
             model_folder, device=args.device, dtype=args.dtype, load_format="dummy",
             deterministic=deterministic, eos_token_ids=(),
         )  # fmt: skip
-        with served(config) as model:
+        with engines.served(config) as model:
             print(f"{mode}: loaded in {time.perf_counter() - began:.0f} s", flush=True)
-            rows = some_rows(args.rows, SHAPES[args.model]["vocab_size"])  # type: ignore[arg-type]
+            rows = engines.some_rows(args.rows, SHAPES[args.model]["vocab_size"])  # type: ignore[arg-type]
             first: Any = None
-            for way in () if args.only_cost else WAYS:
+            for way in () if args.only_cost else engines.WAYS:
                 some = rows[: args.alone] if way.startswith("1 ") else rows
-                found, preempted = answers_of(model, config, some, way, args.max_tokens)
+                found = engines.answers_of(model, config, some, way, args.max_tokens)
                 first = first or found
-                equal = tell(f"{mode}, {way}", found, first, f", {preempted} preemptions")
-                shown = preempted > 0 or way != "preempted"
+                more = f", {found.preemptions} preemptions"
+                equal = tell(f"{mode}, {way}", found.answers, first.answers, more)
+                if deterministic and equal < 1:
+                    print(engines.differences(found, first, some), flush=True)
+                shown = found.preemptions > 0 or way != "preempted"
                 broken += deterministic and not (equal == 1 and shown)
-            rates[mode] = rates_of(model, config, args.workloads, args.repeats)
+            rates[mode] = engines.rates_of(model, config, args.workloads, args.repeats)
+            print(f"{mode}: output tokens/s {rates[mode]}", flush=True)
             if args.kernels:
-                print(kernels_of(model, config))
-    for name in args.workloads:
+                print(engines.kernels_of(model, config))
+    for name in args.workloads if len(rates) == len(MODES) else ():
         tell_cost(name, *(rates[mode][name] for mode in MODES))
     return broken
 
@@ -152,7 +158,7 @@ def by_command(args: Any, folder: Path, model: str, ways: tuple[str, ...], repea
     command, broken = Commands(args, folder, model), 0
     for mode, deterministic in MODES.items():
         first: Any = None
-        for way in ways if deterministic or not args.held_only else ():
+        for way in ways if deterministic or not (args.held_only or args.mode_only) else ():
             found = command.answers(way, deterministic)
             first = first or found
             share = tell(f"{mode}, by command, {way}", found, first)
@@ -255,6 +261,7 @@ def parse_args() -> Any:
     parser.add_argument("--only-cost", action="store_true", help="no ways, rates alone")
     parser.add_argument("--kernels", action="store_true", help="where a decode step's time goes")
     parser.add_argument("--held-only", action="store_true", help="by command, the mode alone")
+    parser.add_argument("--mode-only", action="store_true", help="the mode alone, everywhere")
     return parser.parse_args()
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -21,12 +21,25 @@ from batchgen.engine.request import Request, SamplingParams
 from batchgen.report.bench import run_work
 from batchgen.report.workloads import WORKLOADS, WorkItem
 
-__all__ = ["WAYS", "Answers", "answers_of", "kernels_of", "rates_of", "served", "some_rows"]
+__all__ = ["WAYS", "answers_of", "differences", "kernels_of", "rates_of", "served", "some_rows"]
 
 Rows = Sequence[tuple[int, list[int]]]
 """(row, its prompt's tokens), in the order in which they are given."""
 Answers = dict[int, tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]]
 """Row -> its tokens, and for each of them the digests of the logits that it was chosen by."""
+Key = tuple[int, int]
+"""A row, and how many tokens come before the one that is chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Of one way."""
+
+    answers: Answers
+    steps: Mapping[Key, str]
+    """What was in the step that chose a token."""
+    preemptions: int
+
 
 WAYS: dict[str, dict[str, Any]] = {
     "256 at once": {"max_num_seqs": 256},
@@ -64,10 +77,8 @@ def served(config: EngineConfig) -> Iterator[Model]:
         release_memory()
 
 
-def answers_of(
-    model: Model, config: EngineConfig, rows: Rows, way: str, max_tokens: int
-) -> tuple[Answers, int]:
-    """The rows run in one of the WAYS, and how often one was preempted."""
+def answers_of(model: Model, config: EngineConfig, rows: Rows, way: str, max_tokens: int) -> Found:
+    """The rows run in one of the WAYS."""
     settings = dict(WAYS[way])
     if way == "shuffled":
         rows = random.Random(1).sample(rows, len(rows))
@@ -88,10 +99,30 @@ def answers_of(
     model.release_cache()
     digests = _by_place(notes)
     lengths = {row: len(prompt) for row, prompt in rows}
-    return {
+    answers = {
         row: (found, tuple(digests[row, lengths[row] + i] for i in range(len(found))))
         for row, found in tokens.items()
-    }, preemptions
+    }
+    steps = {key: step for keys, step, _ in notes for key in keys if key is not None}
+    return Found(answers, steps, preemptions)
+
+
+def differences(found: Found, first: Found, rows: Rows, most: int = 4) -> str:
+    """Of rows with other bits than in the first way: where they begin, and in which steps."""
+    lines, in_prompts, unequal = [], 0, 0
+    for row, prompt in rows:
+        pairs = zip(found.answers[row][1], first.answers[row][1], strict=True)
+        places = [i for i, (got, wanted) in enumerate(pairs) if got != wanted]
+        if places:
+            unequal += 1
+            in_prompts += places[0] == 0
+            key = (row, len(prompt) + places[0])
+            lines.append(
+                f"  row {row}, prompt of {len(prompt)}: other bits from token {places[0]}, in "
+                f"{len(places)}; there {found.steps[key]}; in the first way {first.steps[key]}"
+            )
+    said = f"  {unequal} rows, {in_prompts} from the prompt's own step; odd rows begin alike"
+    return "\n".join([said, *lines[:most]])
 
 
 def rates_of(
@@ -133,24 +164,24 @@ def kernels_of(model: Model, config: EngineConfig, most: int = 16) -> str:
     return "\n".join(lines)
 
 
-Notes = list[tuple[list[tuple[int, int] | None], torch.Tensor]]
-"""Of a step: (row, tokens before the chosen one) of each row of logits; the digests."""
+Notes = list[tuple[list[Key | None], str, torch.Tensor]]
+"""Of a step: what each row of logits is for; what it holds; the digests."""
 
 
 @contextmanager
 def _noted(vocab_size: int) -> Iterator[Notes]:
     """While engines run: a digest of all logits, computed within the steps and their graphs."""
     notes: Notes = []
-    keys: list[list[tuple[int, int] | None]] = []
+    steps: list[tuple[list[Key | None], str]] = []
     forward, execute = EagerRunner._forward, EagerRunner.execute
 
     def eager(self: EagerRunner, step: Any) -> Any:
-        keys.append([_key(step, row) for row in step.sampled])
+        steps.append(([_key(step, row) for row in step.sampled], _held(step)))
         return execute(self, step)
 
     def noted(self: EagerRunner, batch: Any) -> torch.Tensor:
         logits = forward(self, batch)
-        notes.append((keys[-1], _digest(logits)))
+        notes.append((*steps[-1], _digest(logits)))
         return logits
 
     with (
@@ -182,7 +213,8 @@ def _noted_graphs(notes: Notes) -> Iterator[None]:
         handle = execute(self, step)
         sampled = set(step.sampled)
         keys = [_key(step, row) if row in sampled else None for row in range(len(step))]
-        notes.append((keys, digests[id(self)][: len(step)].clone()))
+        held = _held(step) + f", {handle.shared_read_tokens} keys read for several"
+        notes.append((keys, held, digests[id(self)][: len(step)].clone()))
         return handle
 
     with (
@@ -192,8 +224,12 @@ def _noted_graphs(notes: Notes) -> Iterator[None]:
         yield
 
 
-def _key(step: Any, row: int) -> tuple[int, int]:
+def _key(step: Any, row: int) -> Key:
     return step.sequences[row].request.request_id, step.starts[row] + step.num_tokens[row]
+
+
+def _held(step: Any) -> str:
+    return f"{step.total_tokens} tokens of {len(step)} rows"
 
 
 def _digest(logits: torch.Tensor) -> torch.Tensor:
@@ -204,10 +240,10 @@ def _digest(logits: torch.Tensor) -> torch.Tensor:
     return (logits.contiguous().view(words).long() * factors).sum(dim=-1)
 
 
-def _by_place(notes: Notes) -> Mapping[tuple[int, int], tuple[int, ...]]:
+def _by_place(notes: Notes) -> Mapping[Key, tuple[int, ...]]:
     """What was computed twice, by a row that was preempted, has several digests if they differ."""
-    found: dict[tuple[int, int], set[int]] = {}
-    for keys, digests in notes:
+    found: dict[Key, set[int]] = {}
+    for keys, _, digests in notes:
         for key, digest in zip(keys, digests.tolist(), strict=True):
             if key is not None:
                 found.setdefault(key, set()).add(digest)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -100,6 +103,12 @@ def test_a_part_that_depends_on_the_step_is_refused_by_name(
     with pytest.raises(ModelRefusedError) as refused:
         check_parts(load(model_type, dtype))
     assert re.search(part, str(refused.value), re.DOTALL)
+
+
+def test_attention_that_reads_keys_for_several_rows_at_once_is_refused() -> None:
+    backend: Any = SimpleNamespace(shares=True)
+    with pytest.raises(ModelRefusedError, match=r"attention: keys read for several rows"):
+        check_parts(replace(load("llama", torch.bfloat16), backend=backend))
 
 
 def test_without_c_kernels_the_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

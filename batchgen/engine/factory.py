@@ -99,8 +99,6 @@ def _load(config: EngineConfig, group: Group | None) -> tuple[Model, EngineConfi
     if config.chooses_adapters and not config.enforce_eager:
         _logger.info("no graphs and no compiled layers: rows choose among adapters")
         config = dataclasses.replace(config, enforce_eager=True)
-    if config.deterministic:
-        config = dataclasses.replace(config, share_reads=False)  # it joins softmaxes by the batch
     model = load_model(config, group)
     say_of_model(model, config)
     return model, config

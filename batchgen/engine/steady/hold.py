@@ -51,6 +51,8 @@ def check_parts(model: Model) -> None:
 
     Sees operators, so call it before layers are compiled.
     """
+    if getattr(model.backend, "shares", False):
+        raise _refused(model, _named(["attention: keys read for several rows"]), _OTHERWISE)
     model.allocate_cache(4, PROOF_BLOCK_SIZE)
     ids = torch.arange(1, 6, device=model.device) % model.vocab_size
     pieces = [Piece((1, 0), 0, 4), Piece((2, 3), 0, 1)]

@@ -56,6 +56,8 @@ class TritonBackend:
     decode_tuner: Tuner = decode_tile
     chunk_tuner: Tuner = chunk_tile
     name: str = "triton"
+    shares: bool = True
+    """Whether keys may be read once for several sequences: what comes out is joined by the step."""
     _launches: dict[tuple[AttentionSpec, torch.dtype, int], tuple[Launch, Launch]] = field(
         default_factory=dict
     )
@@ -208,10 +210,10 @@ class TritonBackend:
         block_size: int,
         device: torch.device,
     ) -> SharingShape | None:
-        """How keys are read once for several sequences, and room for what comes out; None where the
-        layers do not agree, or have windows all. Call it after `allocate`."""
+        """How keys are read once for several sequences, and room for what comes out; None where it
+        may not be, or layers do not agree, or have windows all. Call it after `allocate`."""
         device = torch.empty(0, device=device).device  # `cuda` is the same as `cuda:0`
-        spec = common_spec(specs)
+        spec = common_spec(specs) if self.shares else None
         if spec is None:
             return None
         decode = self.decode_tuner(spec, dtype, block_size, device)
