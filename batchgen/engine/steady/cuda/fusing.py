@@ -55,9 +55,10 @@ def _product_added(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
 
 def _alike(one: fx.Node, other: fx.Node) -> bool:
     """Whether adding them broadcasts and converts nothing."""
-    values = one.meta.get("val"), other.meta.get("val")
-    tensors = all(isinstance(value, torch.Tensor) for value in values)
-    return tensors and values[0].shape == values[1].shape and values[0].dtype == values[1].dtype
+    a, b = one.meta.get("val"), other.meta.get("val")
+    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
+        return False
+    return a.shape == b.shape and a.dtype == b.dtype
 
 
 def _join(graph: fx.Graph, node: fx.Node, product_of: fx.Node, added: fx.Node) -> None:
