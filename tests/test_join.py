@@ -16,7 +16,7 @@ from echo_runs import batchgen, begin, prompts, stable, summary_of, write_rows
 from batchgen.cli.main import cli
 from batchgen.errors import UsageError
 
-ROWS = 900
+ROWS = 450
 COMMON = ("--engine", "echo", "--join", "--join-pieces", 9, "--checkpoint-every", 20)
 SLOW = "slow:at=engine.step,seconds=0.02,rows=4"
 
@@ -55,7 +55,7 @@ def test_processes_that_come_and_go_by_kill_write_each_row_once(
     deadline = time.monotonic() + 100
     while not any(process.poll() == 0 for process in working):
         assert time.monotonic() < deadline
-        time.sleep(0.4)
+        time.sleep(0.2)
         alive = [process for process in working if process.poll() is None]
         if kills < 3 and len(alive) > 1 and any(Path(f"{out}.ckpt/parts").glob("*")):
             draw.choice(alive).send_signal([signal.SIGKILL, signal.SIGTERM][kills % 2])
