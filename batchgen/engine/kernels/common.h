@@ -26,6 +26,18 @@
 #define LANES 4
 #endif
 
+/* A value that is to be in a register here: left alone, GCC moves loads of a loop to its beginning
+   until accumulators find no register, and adds to them in memory. */
+#if defined(__AVX512F__)
+#define HOLD(X) __asm__ volatile("" : "+v"(X))
+#elif defined(__x86_64__)
+#define HOLD(X) __asm__ volatile("" : "+x"(X))
+#elif defined(__aarch64__)
+#define HOLD(X) __asm__ volatile("" : "+w"(X))
+#else
+#define HOLD(X)
+#endif
+
 typedef float vf __attribute__((vector_size(LANES * 4)));
 typedef int32_t vi __attribute__((vector_size(LANES * 4)));
 typedef uint32_t vu __attribute__((vector_size(LANES * 4)));

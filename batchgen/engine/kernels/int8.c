@@ -71,7 +71,9 @@ INLINE void multiply(const int16_t *x, int64_t stride, const void *weights, int6
             int32_t pair;
             memcpy(&pair, x + r * stride + 2 * i, sizeof pair);
             vint value = SPLAT(pair);
+            HOLD(value);
             for (int c = 0; c < WIDE; c++) acc[r][c] = DOT(acc[r][c], value, weight[c]);
+            for (int c = 0; c < WIDE; c++) HOLD(acc[r][c]);
         }
     }
 }
