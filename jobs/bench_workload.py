@@ -37,9 +37,10 @@ def make_rows(model: str, lengths: list[tuple[int, int]]) -> tuple[Path, list[Wo
 
 
 def make_engine(path: Path, dtype: str, max_num_seqs: int, **more: Any) -> Engine:
-    config = EngineConfig(
-        model=path, device="cpu", dtype=dtype, max_num_seqs=max_num_seqs, max_model_len=1024, **more
-    )
+    """Without the prefix cache, unless `more` asks for it: a second run of the same rows would
+    find their prompts computed."""
+    more = {"enable_prefix_caching": False, "max_model_len": 1024} | more
+    config = EngineConfig(model=path, device="cpu", dtype=dtype, max_num_seqs=max_num_seqs, **more)
     return load_engine(config)
 
 
