@@ -22,11 +22,11 @@ importing = threading.RLock()
 def absent(package: str) -> Iterator[None]:
     """A package that is not there for whoever asks for it meanwhile, unless it is imported."""
     finder = _Absent(package)
-    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)  # type: ignore[arg-type]
+        sys.meta_path.remove(finder)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
