@@ -124,7 +124,7 @@ def ways_of(weight: torch.Tensor) -> dict[str, Way]:
     triton = Float8Linear(round_weight(weight), None, dtype)
     triton.product = "triton"
     blocks = Float8Linear(round_blocks(weight, (128, 128)), None, dtype)
-    integers = IntegerLinear(round_to_integers(weight, GROUP), None)
+    integers = IntegerLinear(round_to_integers(weight, GROUP), None, dtype)
     return {
         "bf16": lambda x: nn.functional.linear(x, weight),
         "fp8 scaled_mm": scaled.multiply,

@@ -26,7 +26,13 @@ from batchgen.engine.quantization.float8_linear import Float8Linear, fits_float8
 from batchgen.engine.quantization.integer_linear import IntegerLinear
 from batchgen.engine.quantization.integers import Integers, read_integers, round_to_integers
 from batchgen.engine.quantization.linear import QuantizedLinear
-from batchgen.engine.quantization.packing import half_of, pack_codes, unpack_codes
+from batchgen.engine.quantization.packing import (
+    pack_codes,
+    pack_steps,
+    run_of,
+    unpack_codes,
+    unpack_steps,
+)
 from batchgen.engine.quantization.proof import settle_layers
 from batchgen.engine.quantization.scheme import read_scheme
 from batchgen.engine.request import Request, SamplingParams
@@ -56,13 +62,14 @@ def test_packed_for_a_gpu_a_weight_is_what_the_format_says(name: str) -> None:
     make, described = FORMATS[name]
     scheme = read_scheme(described)
     assert scheme is not None
-    parts, dense = make(torch.empty(48, 96), torch.Generator().manual_seed(1))
+    parts, dense = make(torch.empty(48, 128), torch.Generator().manual_seed(1))
     weight = read_integers(parts, scheme)
     torch.testing.assert_close(weight.dense(torch.float32), dense.float())
-    layer = IntegerLinear(weight, None)
-    assert layer.packed.nbytes == 48 * 96 // 2
+    layer = IntegerLinear(weight, None, torch.float16)
+    assert layer.packed.nbytes == 48 * 128 // 2
     assert (layer.order is not None) == ("act-order" in name)
-    torch.testing.assert_close(layer.dense(torch.float32), dense.float())
+    rounded = {"rtol": 2**-11, "atol": 0}  # scales are in float16 there
+    torch.testing.assert_close(layer.dense(torch.float32), dense.float(), **rounded)
 
 
 def test_a_modelopt_folder_is_known_by_its_own_file(tmp_path: Path) -> None:
@@ -155,14 +162,26 @@ def test_fp8_where_it_cannot_be_served_is_a_usage_error(tmp_path: Path) -> None:
         load_model(replace(config, quantization="int8"))
 
 
-def test_codes_come_out_of_bytes_as_they_went_in() -> None:
+def test_codes_come_out_of_words_as_they_went_in() -> None:
     codes = torch.randint(0, 16, (5, 192), dtype=torch.uint8)
-    for half in (64, 32, 16):
-        if codes.shape[1] % (2 * half) == 0:
-            assert torch.equal(unpack_codes(pack_codes(codes, half), half), codes)
-    assert half_of(192, 64) == 32  # three halves of 64 do not pair up
-    assert half_of(4096, 128) == 64
-    assert half_of(40, 8) is None
+    assert torch.equal(unpack_codes(pack_codes(codes, 16), 16), codes)
+    wide = codes[:, :128].contiguous()
+    assert torch.equal(unpack_codes(pack_codes(wide, 32), 32), wide)
+    assert run_of(192, 64) == 16  # six runs of 32 are no fours
+    assert run_of(4096, 128) == 32
+    assert run_of(4096, 48) == 16
+    assert run_of(96, 32) is None
+    assert run_of(40, 8) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scales_and_zero_points_come_out_of_words_as_they_went_in(dtype: torch.dtype) -> None:
+    scales, zeros = torch.rand(3, 16).to(dtype), torch.arange(48).view(3, 16).byte() % 16
+    steps = pack_steps(scales, zeros, dtype)
+    assert steps.nbytes == 3 * 16 * 4
+    found = unpack_steps(steps[:, 4:9], dtype)
+    assert torch.equal(found[0], scales[:, 4:9])
+    assert torch.equal(found[1], zeros[:, 4:9])
 
 
 def test_rounding_is_to_the_nearest_that_the_format_has() -> None:
@@ -203,7 +222,7 @@ class Answering(nn.Module):
 
     def __init__(self, make: Any) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(4, 96)
+        self.embedding = nn.Embedding(4, 128)
         self.q, self.k, self.o = make(48), make(16), make(64)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -214,22 +233,22 @@ class Answering(nn.Module):
 
 
 def float8_layer(outputs: int) -> Float8Linear:
-    weight = round_weight(torch.randn(outputs, 96))
+    weight = round_weight(torch.randn(outputs, 128))
     return Float8Linear(weight, torch.randn(outputs), torch.float32)
 
 
 def block_layer(outputs: int) -> Float8Linear:
-    weight = round_blocks(torch.randn(outputs, 96), (16, 32))
+    weight = round_blocks(torch.randn(outputs, 128), (16, 32))
     return Float8Linear(weight, None, torch.float32)
 
 
 def integer_layer(outputs: int) -> IntegerLinear:
-    groups = (torch.arange(96) // GROUP)[
-        torch.randperm(96, generator=torch.Generator().manual_seed(3))
+    groups = (torch.arange(128) // GROUP)[
+        torch.randperm(128, generator=torch.Generator().manual_seed(3))
     ]
-    plain = round_to_integers(torch.randn(outputs, 96), GROUP)
+    plain = round_to_integers(torch.randn(outputs, 128), GROUP)
     weight = Integers(plain.codes, plain.scales, plain.zeros, groups)
-    return IntegerLinear(weight, torch.randn(outputs))
+    return IntegerLinear(weight, torch.randn(outputs), torch.float32)
 
 
 @pytest.fixture
@@ -242,7 +261,7 @@ def by_definition(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("by_definition")
 @pytest.mark.parametrize("make", [float8_layer, block_layer, integer_layer])
 def test_layers_of_one_input_become_one_product(make: Any) -> None:
-    module, x = Answering(make), torch.randn(2, 3, 96)
+    module, x = Answering(make), torch.randn(2, 3, 128)
     if make is block_layer:  # of other blocks than the kernel's: not aligned
         assert not module.q.alike(module.k)
         return
@@ -268,7 +287,7 @@ def test_layers_of_one_input_become_one_product(make: Any) -> None:
 
 @pytest.mark.usefixtures("by_definition")
 def test_a_layer_whose_product_is_wrong_is_dequantised_with_a_word() -> None:
-    module, x = Answering(integer_layer), torch.randn(3, 96)
+    module, x = Answering(integer_layer), torch.randn(3, 128)
     before = module(x)
     module.k.multiply = lambda rows: module.q.oracle(rows)[:, :16]  # another layer's answers
     notes = settle_layers(module)

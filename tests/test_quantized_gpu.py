@@ -51,6 +51,24 @@ def apart(module: Any, dense: Any) -> float:
     return float(torch.cat(errors).mean())
 
 
+def worst_layer(module: Any) -> float:
+    """The largest distance of a layer's product, asked as the model asks it, from its definition's,
+    which rounds weights and inputs as the format says."""
+    found = []
+
+    def compare(layer: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        x = inputs[0].reshape(-1, layer.in_features)
+        ours, wanted = output.reshape(-1, layer.out_features).float(), layer.oracle(x)
+        found.append(float((ours - wanted).norm() / wanted.norm()))
+
+    hooks = [layer.register_forward_hook(compare) for layer in quantized_layers(module)]
+    own_logits(module, module.get_output_embeddings().weight.shape[0], copied=False)
+    for hook in hooks:
+        hook.remove()
+    assert len(found) >= len(hooks)
+    return max(found)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_quantised_folder_stays_quantised(name: str, dtype: str, tmp_path: Path) -> None:
@@ -61,7 +79,9 @@ def test_a_quantised_folder_stays_quantised(name: str, dtype: str, tmp_path: Pat
     assert any("21 layers of" in note for note in model.notes), model.notes
     assert not any("dequantised" in note for note in model.notes), model.notes
     inputs_are_rounded = name in ("fp8 dynamic", "fp8 blocks", "modelopt")
-    assert apart(model.module, dense) < (0.25 if inputs_are_rounded else 0.05)
+    # These wide random layers make much of a rounded input; a wrong scale makes it 1 and more.
+    assert apart(model.module, dense) < (0.5 if inputs_are_rounded else 0.05)
+    assert worst_layer(model.module) < 6e-3
     if dtype == "bfloat16":
         assert served(EngineConfig(model=tmp_path, device="cuda", num_blocks=64, dtype=dtype))
 
@@ -76,7 +96,8 @@ def test_a_dense_model_is_rounded_to_float8(dtype: str, tmp_path: Path) -> None:
     layers = list(quantized_layers(model.module))
     assert len(layers) == 21
     print("product:", {layer.product for layer in layers}, model.notes)
-    assert apart(model.module, dense) < 0.25
+    assert apart(model.module, dense) < 0.5
+    assert worst_layer(model.module) < 6e-3
     plain = load_model(EngineConfig(model=tmp_path, device="cuda", dtype=dtype, enforce_eager=True))
     assert model.weights is not None
     assert plain.weights is not None

@@ -15,7 +15,7 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.model import packed_folder
 from batchgen.engine.quantization.float8 import E4M3, Float8, round_blocks, round_rows, round_weight
 from batchgen.engine.quantization.integers import round_to_integers
-from batchgen.engine.quantization.packing import half_of, pack_codes
+from batchgen.engine.quantization.packing import pack_codes, pack_steps, run_of
 
 pytest.importorskip("triton", reason="triton is not installed: no products to test")
 
@@ -23,9 +23,10 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
 """The interpreter multiplies bfloat16 as if its bits were integers."""
 FLOAT8_SIZES = [(5, 80, 144), (33, 48, 272)]
+SIZES = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "head_dim": 16}
 BLOCK_SIZES = [(3, 150, 256)]
-INTEGER_SIZES = [(1, 80, 256, 128), (18, 72, 192, 64), (3, 40, 96, 32), (2, 64, 128, 128)]
-INTEGER_SIZES += [(5, 48, 1024, 32), (3, 33, 352, 16)]  # sums in several parts
+INTEGER_SIZES = [(1, 80, 256, 128), (18, 72, 192, 64), (3, 40, 192, 32), (2, 64, 128, 128)]
+INTEGER_SIZES += [(5, 48, 1024, 32), (3, 33, 320, 16)]  # sums in several parts
 if not INTERPRETED:
     FLOAT8_SIZES += [(m, n, k) for m in (1, 16, 200, 2048) for n, k in ((6144, 4096), (576, 1536))]
     BLOCK_SIZES += [(m, n, 7168) for m in (1, 64, 333, 2048) for n in (512, 1536, 2112)]
@@ -53,7 +54,7 @@ def test_products_are_as_defined_in_the_interpreter() -> None:
 
 @direct
 def test_rows_that_fit_are_rounded_to_themselves_and_nan_stays() -> None:
-    from batchgen.engine.quantization.float8_kernel import round_rows_on_gpu
+    from batchgen.engine.quantization.round_kernel import round_rows_on_gpu
 
     exact = draw(4, 80).clamp(-2, 2).to(E4M3).float()
     exact[:, 0] = 448
@@ -81,7 +82,7 @@ def test_a_product_of_float8(rows: int, outputs: int, inputs: int, dtype: torch.
 
     weight = round_weight(draw(outputs, inputs) * 0.1)
     values, scale = round_rows(draw(rows, inputs, dtype=dtype))
-    ours = multiply_float8(values, scale, weight.values, weight.scale, dtype)
+    ours = multiply_float8(values, scale, weight.values, weight.scale, dtype, False)
     assert error(ours, (values.float() * scale) @ weight.dense(torch.float32).T) < 5e-3
 
 
@@ -97,7 +98,7 @@ def test_a_product_of_blocks(rows: int, outputs: int, inputs: int, dtype: torch.
     values, scale = round_rows((draw(rows, inputs) * 3).view(-1, 128))
     x = (values.float() * scale).view(rows, inputs)
     ours = multiply_float8(
-        values.view(rows, inputs), scale.view(rows, -1), weight.values, weight.scale, dtype
+        values.view(rows, inputs), scale.view(rows, -1), weight.values, weight.scale, dtype, False
     )
     assert error(ours, x @ weight.dense(torch.float32).T) < 5e-3
 
@@ -112,14 +113,14 @@ def test_a_product_of_4_bit_weights(
     from batchgen.engine.quantization import integer_kernel
 
     weight = round_to_integers(draw(outputs, inputs, dtype=dtype) * 0.1, group)
-    half = half_of(inputs, group)
-    assert half is not None
-    parts = (pack_codes(weight.codes, half), weight.scales, weight.zeros)
+    run = run_of(inputs, group)
+    assert run is not None
+    parts = pack_codes(weight.codes, run), pack_steps(weight.scales, weight.zeros, dtype), run
     x = draw(rows, inputs, dtype=dtype)
     wanted = x.float() @ weight.dense(dtype).float().T
-    assert error(integer_kernel.multiply_integers(x, *parts, half), wanted) < 5e-3
+    assert error(integer_kernel.multiply_integers(x, *parts), wanted) < 5e-3
     monkeypatch.setattr(integer_kernel, "_DENSE_ROWS", 1)
-    assert error(integer_kernel.multiply_integers(x, *parts, half), wanted) < 5e-3
+    assert error(integer_kernel.multiply_integers(x, *parts), wanted) < 5e-3
 
 
 @direct
@@ -128,13 +129,13 @@ def test_a_product_of_4_bit_weights(
 def test_packed_layers_answer_as_the_dense_model(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole way that a GPU goes: kept, proven, joined."""
+    """The whole way that a GPU goes: kept, proven, joined; scales are in float16 there."""
     from batchgen.engine.cpu.joined_linear import join_linears
     from batchgen.engine.model.checkpoint import load_folder
     from batchgen.engine.quantization.proof import settle_layers
 
     monkeypatch.setattr(packed_folder, "_can_keep", lambda *_: True)
-    dense = save_quantized(tmp_path, name, num_hidden_layers=1, intermediate_size=64)
+    dense = save_quantized(tmp_path, name, **SIZES)
     config = EngineConfig(model=tmp_path, device="cpu", dtype="float32")
     module, found = load_folder(described(tmp_path), torch.float32, config, torch.device("cpu"))
     assert found is not None
@@ -142,11 +143,11 @@ def test_packed_layers_answer_as_the_dense_model(
     assert settle_layers(module) == []
     ids = torch.arange(3, 12)[None]
     wanted = dense(input_ids=ids, use_cache=False).logits.detach()
-    assert error(module(input_ids=ids, use_cache=False).logits, wanted) < 1e-4
+    assert error(module(input_ids=ids, use_cache=False).logits, wanted) < 2e-3
     run = lambda: module(input_ids=ids, use_cache=False)  # noqa: E731
     ordered = "act-order" in name  # here each layer puts its inputs in an order of its own
     assert join_linears(module, run) == (0 if ordered else 2)
-    assert error(run().logits, wanted) < 1e-4
+    assert error(run().logits, wanted) < 2e-3
 
 
 def described(folder: Path) -> Any:

@@ -110,6 +110,10 @@ def load_random_packed(
     empty = _empty(own, dtype, trust_remote_code)
     names = {n: shape for n, shape in linear_names(empty).items() if can_stay(shape, scheme)}
     state: dict[str, Any] = {f"{n}.weight": hollow_values(s, dtype) for n, s in names.items()}
+    for name, part in empty.named_parameters():
+        if name not in state and part.ndim > 1:  # a CPU takes many seconds to draw a vocabulary's
+            drawn = torch.empty(part.shape, dtype=dtype, device=device).normal_(std=0.02)
+            state[name] = drawn.cpu()
     module = type(empty).from_pretrained(
         None, config=own, state_dict=state, dtype=dtype, attn_implementation="eager"
     )

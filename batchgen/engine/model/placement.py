@@ -7,14 +7,14 @@ buffers in turn; while one is being filled, the GPU fetches the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 
 from batchgen.startup import timeline
 
-__all__ = ["Staging", "copy_all", "move", "place"]
+__all__ = ["Staging", "copy_all", "fetcher", "move", "place"]
 
 _BUFFER_BYTES = 64 << 20
 _LEAST_BYTES = 64 << 20
@@ -26,13 +26,34 @@ def place(module: Any, device: torch.device) -> Any:
     """`module.to(device)`: the same parameters and buffers, in place; raises what it raises."""
     if device.type != "cuda" or _host_bytes(module) < _LEAST_BYTES:
         return module.to(device)
-    try:
-        staging = Staging(_BUFFER_BYTES, pinned=True)
-    except RuntimeError:  # no memory may be pinned here
+    staging = _staging()
+    if staging is None:
         return module.to(device)
     with torch.cuda.device(device), timeline.span("to the GPU"):
         move(module, device, staging)
     return module
+
+
+def fetcher(device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What brings one tensor after another to the device, each as `Tensor.to` does."""
+    staging = _staging() if device.type == "cuda" else None
+
+    def fetch(tensor: torch.Tensor) -> torch.Tensor:
+        if staging is None or tensor.device.type != "cpu" or not _is_plain(tensor):
+            return tensor.to(device)
+        target = torch.empty_like(tensor, device=device)
+        copy_all([(tensor, target)], staging)
+        return target
+
+    return fetch
+
+
+def _staging() -> Staging | None:
+    """None where no memory may be pinned."""
+    try:
+        return Staging(_BUFFER_BYTES, pinned=True)
+    except RuntimeError:
+        return None
 
 
 def move(module: Any, device: torch.device, staging: Staging) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
+from batchgen.engine.model.placement import fetcher
 from batchgen.engine.quantization.proof import has_quantized
 from batchgen.engine.quantization.replacing import round_linears
 from batchgen.errors import UsageError
@@ -54,4 +55,4 @@ def round_module(module: Any, config: EngineConfig, device: torch.device) -> lis
             "--quantization fp8 is for models in bfloat16 or float16, and this one is in float32",
             "add --dtype bfloat16, or leave --quantization out",
         )
-    return round_linears(module, device)
+    return round_linears(module, fetcher(device))

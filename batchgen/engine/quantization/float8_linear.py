@@ -41,18 +41,11 @@ class Float8Linear(QuantizedLinear):
     def multiply(self, x: torch.Tensor) -> torch.Tensor:
         """x [num_rows, in_features] -> [num_rows, out_features], without the bias."""
         rows, scale = self._rounded(x)
-        if self.product == "scaled_mm":
-            return torch._scaled_mm(
-                rows,
-                self.values.t(),
-                scale_a=scale,
-                scale_b=self.scale[None],
-                out_dtype=self.dtype,
-                use_fast_accum=True,
-            )
         from batchgen.engine.quantization.float8_kernel import multiply_float8
 
-        out: torch.Tensor = multiply_float8(rows, scale, self.values, self.scale, self.dtype)
+        out: torch.Tensor = multiply_float8(
+            rows, scale, self.values, self.scale, self.dtype, self.product == "scaled_mm"
+        )
         return out
 
     def _rounded(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,7 +54,7 @@ class Float8Linear(QuantizedLinear):
         if self.input_scale is not None or torch.compiler.is_compiling():
             values, scale = round_rows(runs, self.input_scale)
         else:
-            from batchgen.engine.quantization.float8_kernel import round_rows_on_gpu
+            from batchgen.engine.quantization.round_kernel import round_rows_on_gpu
 
             values, scale = round_rows_on_gpu(runs)
         return values.view(x.shape), scale.view(x.shape[0], -1)

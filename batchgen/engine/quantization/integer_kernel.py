@@ -1,7 +1,8 @@
 """4-bit weights on CUDA: products that dequantise in registers, and whole weights for many rows.
 
-Codes lie in bytes as `packing` says, so nothing has to be shuffled. The weight is the product's
-left side, which tensor cores take from registers; so a tile's rows are outputs, its columns tokens.
+The weight is the product's left side, which tensor cores take from registers; so a tile's rows are
+outputs, its columns tokens. Codes become numbers without a conversion: put in the lowest bits of
+128 (bfloat16) or 1024 (float16) they add themselves, two at a time.
 """
 
 from __future__ import annotations
@@ -10,159 +11,213 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["multiply_integers"]
+from batchgen.engine.quantization.split_sums import add_parts
+from batchgen.engine.quantization.tiles import Tile, integer_tile
+
+__all__ = ["multiply_integers", "multiply_tiled"]
 
 _DENSE_ROWS = 1024
 """From here on a dequantised copy costs less than a dense product gains."""
-_PROGRAMS = 264
-"""Of a Hopper GPU at once, two on each of its cores, so that one dequantises while the other
-multiplies; the inputs are split where outputs alone make fewer."""
-_MOST_SPLITS = 8
+
+
+def _assembly(kind: str, offset: int, one: int) -> tl.constexpr:
+    """$0 to $3: pairs of the four runs' weights. $4: two words of codes; $5, $6: their steps."""
+    lines = [
+        "prmt.b32 scale, $5, $6, 0x5410;",
+        "prmt.b32 added, $5, $6, 0x7632;",
+        f"mov.b32 one, {one * 0x10001:#x};",
+        "mov.b32 none, 0x80008000;",  # -0: adding it leaves a product as it is
+    ]
+    for place in range(4):
+        found = f"codes{place}"
+        lines += [
+            f"shr.u32 {found}, $4, {4 * place};",
+            f"lop3.b32 {found}, {found}, 0x000f000f, {offset * 0x10001:#x}, 0xea;",
+            f"fma.rn.{kind}x2 {found}, {found}, one, added;",
+            f"fma.rn.{kind}x2 ${place}, {found}, scale, none;",
+        ]
+    names = "scale, added, one, none, codes0, codes1, codes2, codes3"
+    return tl.constexpr("{ .reg .b32 " + names + ";\n" + "\n".join(lines) + " }")
+
+
+_BFLOAT16 = _assembly("bf16", 0x4300, 0x3F80)
+_FLOAT16 = _assembly("f16", 0x6400, 0x3C00)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _four_runs(words: tl.tensor, steps: tl.tensor, dtype: tl.constexpr, ASM: tl.constexpr) -> None:
+    """Weights of the four runs in the words [outputs, RUN]; steps: [outputs], of their group."""
+    if ASM:
+        both = tl.broadcast_to(steps[:, None], words.shape)
+        if dtype == tl.bfloat16:
+            return tl.inline_asm_elementwise(
+                _BFLOAT16, "=&r,=&r,=&r,=&r,r,r,r", [words, both],
+                dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2,
+            )  # fmt: skip
+        else:
+            return tl.inline_asm_elementwise(
+                _FLOAT16, "=&r,=&r,=&r,=&r,r,r,r", [words, both],
+                dtype=(tl.float16, tl.float16, tl.float16, tl.float16), is_pure=True, pack=2,
+            )  # fmt: skip
+    else:
+        return (
+            _one_run(words, steps, dtype),
+            _one_run(words >> 4, steps, dtype),
+            _one_run(words >> 8, steps, dtype),
+            _one_run(words >> 12, steps, dtype),
+        )
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _one_run(words: tl.tensor, steps: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
+    """The same in plain operations, for interpreters: of the lowest bits."""
+    kind: tl.constexpr = tl.bfloat16 if dtype == tl.bfloat16 else tl.float16
+    offset: tl.constexpr = 128.0 if dtype == tl.bfloat16 else 1024.0
+    scale = steps.to(tl.int16).to(kind, bitcast=True).to(tl.float32)
+    added = (steps >> 16).to(tl.int16).to(kind, bitcast=True).to(tl.float32)
+    codes = (words & 15).to(tl.float32) + offset
+    return ((codes + added[:, None]) * scale[:, None]).to(dtype)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _weights(
-    codes: tl.tensor,  # uint8 [outputs, HALF], 0 to 15
-    scales: tl.tensor,
-    zeros: tl.tensor,
-    group: tl.tensor,
-    outputs: tl.tensor,
-    has_output: tl.tensor,
+    words: tl.tensor,
+    steps_at: tl.tensor,  # of the outputs, in the first group
+    start: tl.tensor,  # the first run's first input
     stride: tl.tensor,  # of a group
+    GROUP: tl.constexpr,
+    RUN: tl.constexpr,
     dtype: tl.constexpr,
-) -> tl.tensor:
-    """Codes of one group, dequantised in float32 and rounded once."""
-    at = group.to(tl.int64) * stride + outputs
-    scale = tl.load(scales + at, has_output, other=0.0).to(tl.float32)
-    zero = tl.load(zeros + at, has_output, other=0).to(tl.float32)
-    return ((codes.to(tl.float32) - zero[:, None]) * scale[:, None]).to(dtype)
+    ASM: tl.constexpr,
+) -> None:
+    """Of the four runs, which are of one group or of several."""
+    if GROUP % (4 * RUN) == 0:
+        return _four_runs(words, tl.load(steps_at + start // GROUP * stride), dtype, ASM)
+    else:
+        one = tl.load(steps_at + start // GROUP * stride)
+        two = tl.load(steps_at + (start + RUN) // GROUP * stride)
+        three = tl.load(steps_at + (start + 2 * RUN) // GROUP * stride)
+        four = tl.load(steps_at + (start + 3 * RUN) // GROUP * stride)
+        return (
+            _four_runs(words, one, dtype, ASM)[0],
+            _four_runs(words, two, dtype, ASM)[1],
+            _four_runs(words, three, dtype, ASM)[2],
+            _four_runs(words, four, dtype, ASM)[3],
+        )
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _multiply_kernel(
     x: tl.tensor,  # [num_rows, num_inputs]
-    packed: tl.tensor,  # uint8 [num_outputs, num_inputs / 2]
-    scales: tl.tensor,  # [num_groups, num_outputs]
-    zeros: tl.tensor,  # uint8 [num_groups, num_outputs]
+    packed: tl.tensor,  # int16 [num_outputs, num_inputs / 4]
+    steps: tl.tensor,  # int32 [num_groups, num_outputs]
     out: tl.tensor,  # [num_splits, num_rows, num_outputs]
     num_rows: tl.tensor,
     num_outputs: tl.tensor,
     num_inputs: tl.tensor,
-    split_steps: tl.tensor,  # steps of a split
+    split_steps: tl.tensor,  # loops of a split
     stride: tl.tensor,  # of a group
     GROUP: tl.constexpr,
-    HALF: tl.constexpr,
+    RUN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    ASM: tl.constexpr,
 ) -> None:
     """A tile [BLOCK_N outputs, BLOCK_M rows] of one split's sum a program."""
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     outputs = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     split = tl.program_id(2)
-    has_row, has_output = rows < num_rows, outputs < num_outputs
-    places = tl.arange(0, HALF)
-    x_at = x + rows.to(tl.int64)[None, :] * num_inputs + places[:, None]
-    p_at = packed + outputs.to(tl.int64)[:, None] * (num_inputs // 2) + places[None, :]
+    places = tl.arange(0, RUN)
+    # What lies outside is read from the last row or output instead, and not stored.
+    row, output = tl.minimum(rows, num_rows - 1), tl.minimum(outputs, num_outputs - 1)
+    x_at = x + row.to(tl.int64)[None, :] * num_inputs + places[:, None]
+    w_at = packed + output.to(tl.int64)[:, None] * (num_inputs // 4) + places[None, :]
     first = split * split_steps
-    end = tl.minimum(first + split_steps, num_inputs // (2 * HALF))
+    end = tl.minimum(first + split_steps, num_inputs // (4 * RUN))
     total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    dtype: tl.constexpr = x.dtype.element_ty
     for step in range(first, end):
-        codes = tl.load(p_at + step * HALF, has_output[:, None], other=0)
-        start = step * 2 * HALF
-        low = tl.load(x_at + start, has_row[None, :], other=0.0)
-        high = tl.load(x_at + start + HALF, has_row[None, :], other=0.0)
-        weights = _weights(
-            codes & 15, scales, zeros, start // GROUP, outputs, has_output, stride, low.dtype
-        )
-        total = tl.dot(weights, low, total)
-        weights = _weights(
-            codes >> 4, scales, zeros, (start + HALF) // GROUP, outputs, has_output, stride,
-            low.dtype,
-        )  # fmt: skip
-        total = tl.dot(weights, high, total)
+        words, start = tl.load(w_at + step * RUN), step * 4 * RUN
+        runs = _weights(words, steps + output, start, stride, GROUP, RUN, dtype, ASM)
+        total = tl.dot(runs[0], tl.load(x_at + start), total)
+        total = tl.dot(runs[1], tl.load(x_at + start + RUN), total)
+        total = tl.dot(runs[2], tl.load(x_at + start + 2 * RUN), total)
+        total = tl.dot(runs[3], tl.load(x_at + start + 3 * RUN), total)
     place = out + (split * num_rows + rows.to(tl.int64))[None, :] * num_outputs + outputs[:, None]
-    tl.store(place, total.to(out.dtype.element_ty), has_output[:, None] & has_row[None, :])
+    inside = (outputs < num_outputs)[:, None] & (rows < num_rows)[None, :]
+    tl.store(place, total.to(out.dtype.element_ty), inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _dense_kernel(
     packed: tl.tensor,
-    scales: tl.tensor,
-    zeros: tl.tensor,
+    steps: tl.tensor,
     out: tl.tensor,  # [num_outputs, num_inputs]
     num_outputs: tl.tensor,
     num_inputs: tl.tensor,
     stride: tl.tensor,
     GROUP: tl.constexpr,
-    HALF: tl.constexpr,
+    RUN: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    ASM: tl.constexpr,
 ) -> None:
-    """Some outputs' inputs of a step a program."""
-    step = tl.program_id(0)
+    """Some outputs' inputs of one loop a program."""
+    start = tl.program_id(0) * 4 * RUN
     outputs = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    has_output = outputs < num_outputs
-    places = tl.arange(0, HALF)
-    row = outputs.to(tl.int64)[:, None]
-    codes = tl.load(
-        packed + row * (num_inputs // 2) + step * HALF + places[None, :],
-        has_output[:, None], other=0,
-    )  # fmt: skip
-    for part in tl.static_range(2):
-        start = step * 2 * HALF + part * HALF
-        weights = _weights(
-            (codes >> (4 * part)) & 15, scales, zeros, start // GROUP, outputs, has_output, stride,
-            out.dtype.element_ty,
-        )  # fmt: skip
-        tl.store(out + row * num_inputs + start + places[None, :], weights, has_output[:, None])
+    output, places = tl.minimum(outputs, num_outputs - 1), tl.arange(0, RUN)
+    row = output.to(tl.int64)[:, None]
+    words = tl.load(packed + row * (num_inputs // 4) + start // 4 + places[None, :])
+    dtype: tl.constexpr = out.dtype.element_ty
+    runs = _weights(words, steps + output, start, stride, GROUP, RUN, dtype, ASM)
+    at, inside = out + row * num_inputs + start + places[None, :], (outputs < num_outputs)[:, None]
+    for place in tl.static_range(4):
+        tl.store(at + place * RUN, runs[place], inside)
 
 
 @torch.library.custom_op("batchgen::multiply_integers", mutates_args=())
 def multiply_integers(
     x: torch.Tensor,  # [num_rows, num_inputs]
     packed: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor,
-    half: int,
+    steps: torch.Tensor,
+    run: int,
 ) -> torch.Tensor:  # [num_rows, num_outputs]
     """x weight^T, weights in x's dtype, sums in float32."""
     x = x.contiguous()
     if x.shape[0] >= _DENSE_ROWS:
-        return torch.mm(x, _dense(x, packed, scales, zeros, half).T)
-    rows, outputs, inputs = x.shape[0], packed.shape[0], x.shape[1]
-    block_m = min(128, max(16, triton.next_power_of_2(rows)))
-    block_n = 128 if block_m < 128 else 64
-    tiles = triton.cdiv(rows, block_m) * triton.cdiv(outputs, block_n)
-    steps = inputs // (2 * half)
-    splits = max(1, min(_MOST_SPLITS, _PROGRAMS // tiles, steps // 4))
-    split_steps = triton.cdiv(steps, splits)
-    splits = triton.cdiv(steps, split_steps)
-    dtype = x.dtype if splits == 1 else torch.float32
-    out = torch.empty(splits, rows, outputs, dtype=dtype, device=x.device)
-    grid = (triton.cdiv(rows, block_m), triton.cdiv(outputs, block_n), splits)
-    _multiply_kernel[grid](
-        x, packed, scales, zeros, out, rows, outputs, inputs, split_steps, scales.stride(0),
-        inputs // scales.shape[0], half, block_m, block_n,
-        num_warps=4, num_stages=3 if block_m == 128 else 4,
-    )  # fmt: skip
-    return out[0] if splits == 1 else out.sum(0).to(x.dtype)
+        return torch.mm(x, _dense(x, packed, steps, run).T)
+    return multiply_tiled(x, packed, steps, run, integer_tile(x.shape[0], *packed.shape))
 
 
 @multiply_integers.register_fake
-def _(
-    x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, half: int
-) -> torch.Tensor:
+def _(x: torch.Tensor, packed: torch.Tensor, steps: torch.Tensor, run: int) -> torch.Tensor:
     return x.new_empty(x.shape[0], packed.shape[0])
 
 
-def _dense(
-    x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, half: int
+def multiply_tiled(
+    x: torch.Tensor, packed: torch.Tensor, steps: torch.Tensor, run: int, tile: Tile
 ) -> torch.Tensor:
+    """As `multiply_integers`, cut as the tile says."""
+    (rows, inputs), outputs = x.shape, packed.shape[0]
+    split_steps = triton.cdiv(inputs // (4 * run), tile.splits)
+    splits = triton.cdiv(inputs // (4 * run), split_steps)
+    kept = x.dtype if splits == 1 else torch.float32
+    out = torch.empty(splits, rows, outputs, dtype=kept, device=x.device)
+    grid = (triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.outputs), splits)
+    _multiply_kernel[grid](
+        x, packed, steps, out, rows, outputs, inputs, split_steps, steps.stride(0),
+        inputs // steps.shape[0], run, tile.rows, tile.outputs, x.is_cuda,
+        num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    return out[0] if splits == 1 else add_parts(out, x.dtype)
+
+
+def _dense(x: torch.Tensor, packed: torch.Tensor, steps: torch.Tensor, run: int) -> torch.Tensor:
     """The weight in x's dtype, for this product alone."""
     outputs, inputs = packed.shape[0], x.shape[1]
     out = torch.empty(outputs, inputs, dtype=x.dtype, device=x.device)
-    grid = (inputs // (2 * half), triton.cdiv(outputs, 64))
+    grid = (inputs // (4 * run), triton.cdiv(outputs, 64))
     _dense_kernel[grid](
-        packed, scales, zeros, out, outputs, inputs, scales.stride(0),
-        inputs // scales.shape[0], half, 64,
+        packed, steps, out, outputs, inputs, steps.stride(0), inputs // steps.shape[0], run, 64,
+        x.is_cuda,
     )  # fmt: skip
     return out

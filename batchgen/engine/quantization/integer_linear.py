@@ -9,7 +9,13 @@ import torch
 
 from batchgen.engine.quantization.integers import Integers
 from batchgen.engine.quantization.linear import QuantizedLinear, joined_parameter, kept
-from batchgen.engine.quantization.packing import half_of, pack_codes, unpack_codes
+from batchgen.engine.quantization.packing import (
+    pack_codes,
+    pack_steps,
+    run_of,
+    unpack_codes,
+    unpack_steps,
+)
 
 __all__ = ["IntegerLinear"]
 
@@ -21,17 +27,16 @@ class IntegerLinear(QuantizedLinear):
     products = ("triton",)
     product = "triton"
 
-    def __init__(self, weight: Integers, bias: torch.Tensor | None) -> None:
+    def __init__(self, weight: Integers, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
         outputs, inputs = weight.codes.shape
         super().__init__(inputs, outputs, bias)
         plain, order = weight.in_order()
-        half = half_of(inputs, inputs // weight.scales.shape[0])
-        if half is None:
+        run = run_of(inputs, inputs // weight.scales.shape[0])
+        if run is None:
             raise ValueError(f"{inputs} inputs in {weight.scales.shape[0]} groups")
-        self.apart = half  # `half` is nn.Module's
-        self.packed = kept(pack_codes(plain.codes, half))
-        self.scales = kept(plain.scales.contiguous())  # in their own dtype: bfloat16 has fewer bits
-        self.zeros = kept(plain.zeros.contiguous())
+        self.run, self.dtype = run, dtype
+        self.packed = kept(pack_codes(plain.codes, run))
+        self.steps = kept(pack_steps(plain.scales, plain.zeros, dtype))
         self.order = None if order is None else kept(order)
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor:
@@ -40,7 +45,7 @@ class IntegerLinear(QuantizedLinear):
 
         if self.order is not None:
             x = x.index_select(1, self.order)
-        out: torch.Tensor = multiply_integers(x, self.packed, self.scales, self.zeros, self.apart)
+        out: torch.Tensor = multiply_integers(x, self.packed, self.steps, self.run)
         return out
 
     def oracle(self, x: torch.Tensor) -> torch.Tensor:
@@ -49,15 +54,17 @@ class IntegerLinear(QuantizedLinear):
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight [out_features, in_features], dequantised."""
-        codes = unpack_codes(self.packed, self.apart)
-        weight = Integers(codes, self.scales, self.zeros).dense(dtype)
+        codes = unpack_codes(self.packed, self.run)
+        weight = Integers(codes, *unpack_steps(self.steps, self.dtype)).dense(dtype)
         return weight if self.order is None else weight[:, self.order.argsort()]
 
     def alike(self, other: Any) -> bool:
         """Whether the two, given the same input, can be one product."""
         if type(other) is not IntegerLinear or (self.bias is None) != (other.bias is None):
             return False
-        if self.apart != other.apart or self.scales.shape[0] != other.scales.shape[0]:
+        if (self.run, self.dtype) != (other.run, other.dtype):
+            return False
+        if self.steps.shape[0] != other.steps.shape[0]:
             return False
         if self.order is None or other.order is None:
             return self.order is other.order
@@ -69,8 +76,7 @@ class IntegerLinear(QuantizedLinear):
         layer = IntegerLinear.__new__(IntegerLinear)
         outputs = sum(part.out_features for part in parts)
         QuantizedLinear.__init__(layer, self.in_features, outputs, self.joined_bias(others))
-        layer.apart, layer.order = self.apart, self.order
+        layer.run, layer.dtype, layer.order = self.run, self.dtype, self.order
         layer.packed = kept(joined_parameter([part.packed for part in parts]))
-        layer.scales = kept(joined_parameter([part.scales for part in parts], 1))
-        layer.zeros = kept(joined_parameter([part.zeros for part in parts], 1))
+        layer.steps = kept(joined_parameter([part.steps for part in parts], 1))
         return layer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from batchgen.engine.quantization.float8_linear import Float8Linear, fits_float8
 from batchgen.engine.quantization.integer_linear import IntegerLinear
 from batchgen.engine.quantization.integers import Integers, round_to_integers
 from batchgen.engine.quantization.linear import dense_linear
-from batchgen.engine.quantization.packing import half_of
+from batchgen.engine.quantization.packing import run_of
 from batchgen.engine.quantization.scheme import Scheme
 
 __all__ = ["can_stay", "linear_names", "make_layer", "random_weight", "round_linears"]
@@ -41,7 +42,7 @@ def can_stay(shape: tuple[int, ...], scheme: Scheme) -> bool:
         return fits_float8(shape, scheme.block)
     group = scheme.group_size if scheme.group_size > 0 else shape[-1]
     fits = len(shape) == 2 and shape[1] % group == 0
-    return scheme.bits == 4 and fits and half_of(shape[1], group) is not None
+    return scheme.bits == 4 and fits and run_of(shape[1], group) is not None
 
 
 def make_layer(
@@ -51,22 +52,22 @@ def make_layer(
     try:
         if isinstance(weight, Float8):
             return Float8Linear(weight, bias, dtype)
-        return IntegerLinear(weight, bias)
+        return IntegerLinear(weight, bias, dtype)
     except ValueError:
         return dense_linear(weight.dense(dtype), bias)
 
 
 @torch.no_grad()
-def round_linears(module: Any, device: torch.device) -> list[str]:
-    """Round the linear layers of a dense model to float8 on `device`, one after the other, so that
-    never more than one of them is there whole; the notes a user should read."""
+def round_linears(module: Any, fetch: Callable[[torch.Tensor], torch.Tensor]) -> list[str]:
+    """Round the linear layers of a dense model to float8, one after the other, where `fetch` brings
+    each, so that never more than one is there whole; the notes a user should read."""
     whole = []
     for name, shape in linear_names(module).items():
         part = module.get_submodule(name)
         if not fits_float8(shape, None) or part._forward_hooks or part._forward_pre_hooks:
             whole.append(name)
             continue
-        weight = round_weight(part.weight.to(device))
+        weight = round_weight(fetch(part.weight.detach()))
         module.set_submodule(name, make_layer(weight, part.bias, part.weight.dtype))
     notes = ["linear layers are in float8, a scale for each output; the head keeps its dtype"]
     stacks = [name for name, part in module.named_parameters() if part.ndim == 3]
