@@ -1,7 +1,8 @@
 """Products of rows with weights in float8 on CUDA, in Triton.
 
 The weight is the product's left side: of a few rows tensor cores want many outputs at once. Where
-outputs alone make too few programs to keep the memory busy, the inputs are split among some.
+outputs alone make too few programs to keep the memory busy, the inputs are split among some. From
+some rows on torch's own product is faster, for blocks of scales too where a GPU has it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ import triton
 import triton.language as tl
 
 from batchgen.engine.quantization.split_sums import add_parts
-from batchgen.engine.quantization.tiles import Tile, float8_tile, prefers_tiles
+from batchgen.engine.quantization.tiles import (
+    Tile,
+    block_tile,
+    fitted,
+    float8_tile,
+    prefers_tiles,
+)
 
 __all__ = ["multiply_float8", "multiply_tiled"]
 
@@ -89,12 +96,17 @@ def multiply_float8(
 ) -> torch.Tensor:  # [num_rows, num_outputs]
     """x weight^T, sums in float32: with blocks of scales, each block of 128 inputs apart.
     `scaled_mm`: torch's own product is right here, and may be taken where it is faster."""
-    if not scaled_mm or prefers_tiles(x.shape[0], *weight.shape):
-        tile = float8_tile(x.shape[0], *weight.shape, blocks=scale.ndim == 2)
-        return multiply_tiled(x, x_scale, weight, scale, dtype, tile)
-    return torch._scaled_mm(
-        x, weight.t(), scale_a=x_scale, scale_b=scale[None], out_dtype=dtype, use_fast_accum=True
-    )
+    rows, blocks = x.shape[0], scale.ndim == 2
+    if scaled_mm and not prefers_tiles(rows, weight.shape[0], blocks=blocks):
+        if not blocks:
+            return torch._scaled_mm(
+                x, weight.t(), scale_a=x_scale, scale_b=scale[None], out_dtype=dtype,
+                use_fast_accum=True,
+            )  # fmt: skip
+        if dtype == torch.bfloat16 and _has_block_product(weight):
+            return _multiply_blocks(x, x_scale, weight, scale, dtype)
+    cut = block_tile if blocks else float8_tile
+    return multiply_tiled(x, x_scale, weight, scale, dtype, cut(rows, *weight.shape))
 
 
 @multiply_float8.register_fake
@@ -119,6 +131,7 @@ def multiply_tiled(
 ) -> torch.Tensor:
     """As `multiply_float8`, cut as the tile says."""
     (rows, inputs), outputs = x.shape, weight.shape[0]
+    tile = fitted(tile, _BLOCK_K * (tile.rows + tile.outputs), x.device)
     steps = triton.cdiv(inputs, _BLOCK_K)
     split_steps = triton.cdiv(steps, tile.splits)
     splits = triton.cdiv(steps, split_steps)
@@ -131,3 +144,32 @@ def multiply_tiled(
         tile.rows, tile.outputs, _BLOCK_K, num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
     return out[0] if splits == 1 else add_parts(out, dtype)
+
+
+def _has_block_product(weight: torch.Tensor) -> bool:
+    """Whether torch multiplies with scales of blocks there: on Hopper, and for a weight whose
+    scales' rows begin at 16 bytes each."""
+    outputs, inputs = weight.shape
+    aligned = outputs % _BLOCK_K == 0 and inputs % (4 * _BLOCK_K) == 0
+    return aligned and torch.cuda.get_device_capability(weight.device) == (9, 0)
+
+
+def _multiply_blocks(
+    x: torch.Tensor,
+    x_scale: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """By torch's product, which wants rows in sixteens and the scales of a run side by side."""
+    functional, rows = torch.nn.functional, x.shape[0]
+    more = -rows % 16
+    if more:
+        x = functional.pad(x.view(torch.uint8), (0, 0, 0, more)).view(x.dtype)
+        x_scale = functional.pad(x_scale, (0, 0, 0, more))
+    kinds = functional.ScalingType
+    out: torch.Tensor = functional.scaled_mm(
+        x, weight.t(), x_scale.t().contiguous().t(), kinds.BlockWise1x128,
+        scale.t(), kinds.BlockWise128x128, output_dtype=dtype,
+    )  # fmt: skip
+    return out[:rows].contiguous() if more else out

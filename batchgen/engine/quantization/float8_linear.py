@@ -28,6 +28,8 @@ def fits_float8(shape: Sequence[int], block: tuple[int, int] | None) -> bool:
 class Float8Linear(QuantizedLinear):
     """With a scale for each output and row, or for blocks of the weight and runs of a row."""
 
+    products = ("scaled_mm", "triton")
+
     def __init__(self, weight: Float8, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
         super().__init__(weight.values.shape[1], weight.values.shape[0], bias)
         self.values = kept(weight.values.contiguous())  # e4m3 [out_features, in_features]
@@ -35,7 +37,6 @@ class Float8Linear(QuantizedLinear):
         self.input_scale = None if weight.input_scale is None else kept(weight.input_scale)
         self.block = weight.block
         self.dtype = dtype
-        self.products = ("triton",) if weight.block is not None else ("scaled_mm", "triton")
         self.product = self.products[0]
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor:

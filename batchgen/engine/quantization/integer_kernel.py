@@ -12,11 +12,11 @@ import triton
 import triton.language as tl
 
 from batchgen.engine.quantization.split_sums import add_parts
-from batchgen.engine.quantization.tiles import Tile, integer_tile
+from batchgen.engine.quantization.tiles import Tile, fitted, integer_tile
 
 __all__ = ["multiply_integers", "multiply_tiled"]
 
-_DENSE_ROWS = 1024
+_DENSE_ROWS = 512
 """From here on a dequantised copy costs less than a dense product gains."""
 
 
@@ -45,7 +45,9 @@ _FLOAT16 = _assembly("f16", 0x6400, 0x3C00)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _four_runs(words: tl.tensor, steps: tl.tensor, dtype: tl.constexpr, ASM: tl.constexpr) -> None:
+def _four_runs(
+    words: tl.tensor, steps: tl.tensor, dtype: tl.constexpr, ASM: tl.constexpr
+) -> tl.tuple:
     """Weights of the four runs in the words [outputs, RUN]; steps: [outputs], of their group."""
     if ASM:
         both = tl.broadcast_to(steps[:, None], words.shape)
@@ -89,7 +91,7 @@ def _weights(
     RUN: tl.constexpr,
     dtype: tl.constexpr,
     ASM: tl.constexpr,
-) -> None:
+) -> tl.tuple:
     """Of the four runs, which are of one group or of several."""
     if GROUP % (4 * RUN) == 0:
         return _four_runs(words, tl.load(steps_at + start // GROUP * stride), dtype, ASM)
@@ -185,7 +187,7 @@ def multiply_integers(
     x = x.contiguous()
     if x.shape[0] >= _DENSE_ROWS:
         return torch.mm(x, _dense(x, packed, steps, run).T)
-    return multiply_tiled(x, packed, steps, run, integer_tile(x.shape[0], *packed.shape))
+    return multiply_tiled(x, packed, steps, run, integer_tile(x.shape[0], packed.shape[0]))
 
 
 @multiply_integers.register_fake
@@ -198,6 +200,8 @@ def multiply_tiled(
 ) -> torch.Tensor:
     """As `multiply_integers`, cut as the tile says."""
     (rows, inputs), outputs = x.shape, packed.shape[0]
+    step_bytes = 8 * run * tile.rows + (2 * run + 4) * tile.outputs
+    tile = fitted(tile, step_bytes, x.device)
     split_steps = triton.cdiv(inputs // (4 * run), tile.splits)
     splits = triton.cdiv(inputs // (4 * run), split_steps)
     kept = x.dtype if splits == 1 else torch.float32

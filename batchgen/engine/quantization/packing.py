@@ -40,7 +40,8 @@ def pack_steps(scales: torch.Tensor, zeros: torch.Tensor, dtype: torch.dtype) ->
     what is added to a code and its offset in the upper."""
     kind = _kind(dtype)
     added = -(zeros.float() + _OFFSET[kind])  # exact
-    return torch.stack([scales.to(kind), added.to(kind)], -1).view(torch.int32)[..., 0]
+    both: torch.Tensor = torch.stack([scales.to(kind), added.to(kind)], -1).view(torch.int32)
+    return both[..., 0]
 
 
 def unpack_steps(

@@ -1,10 +1,17 @@
-"""How a product of a few rows with quantised weights is cut among a GPU's cores."""
+"""How a product of a few rows with quantised weights is cut among a GPU's cores.
+
+The rules are those of an H200, where every cut of an 8B model's four products was timed: what they
+choose there takes at most 6% longer than the best one.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-__all__ = ["Tile", "float8_tile", "integer_tile", "prefers_tiles"]
+import torch
+
+__all__ = ["Tile", "block_tile", "fitted", "float8_tile", "integer_tile", "prefers_tiles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,34 +27,65 @@ class Tile:
     """Steps that are on their way from memory at once."""
 
 
-_PROGRAMS = 264
-"""Of a Hopper GPU at once, two on each of its cores: while one waits, the other multiplies."""
+_CORES = 132
+"""Of a Hopper GPU, each with a program or two: while one waits, the other multiplies."""
 _FEW_ROWS = 256
 """Up to here a product's time is that of reading its weight."""
 
 
-def prefers_tiles(rows: int, outputs: int, inputs: int) -> bool:
+def prefers_tiles(rows: int, outputs: int, *, blocks: bool) -> bool:
     """Whether a tiled product in float8 is faster than torch's own."""
-    return rows <= _FEW_ROWS
+    programs = _count(rows, 64) * _count(outputs, 128)
+    if blocks:  # torch's waits less for the scales
+        return rows <= 64 or (rows <= 128 and programs <= _CORES // 2)
+    return rows <= 64 or (rows <= _FEW_ROWS and programs <= _CORES)
 
 
-def float8_tile(rows: int, outputs: int, inputs: int, *, blocks: bool) -> Tile:
-    """For a product of so many rows; `blocks`: with scales of blocks."""
+def float8_tile(rows: int, outputs: int, inputs: int) -> Tile:
+    """For a product with a scale for each row and output."""
+    if rows > _FEW_ROWS:
+        return Tile(128, 128, 1, 8, 3)
+    block = _power(rows, 64)
+    programs = _count(rows, block) * _count(outputs, 128)
+    if programs > _CORES // 2:  # with more stages, a core would have but one program
+        return Tile(block, 128, 1, 8 if block == 64 else 4, 4 if programs > _CORES else 6)
+    programs = _count(rows, block) * _count(outputs, 64)
+    return Tile(block, 64, max(1, min(2 * _CORES // programs, inputs // 6144)), 4, 6)
+
+
+def block_tile(rows: int, outputs: int, inputs: int) -> Tile:
+    """For a product with scales of blocks of 128 x 128."""
+    if rows > 128:
+        return Tile(128, 64, 1, 4, 3)
+    block = _power(rows, 64)
+    splits = _even_splits(_count(rows, block) * _count(outputs, 128))
+    return Tile(block, 128, max(1, min(splits, inputs // 1024)), 4, 4)
+
+
+def integer_tile(rows: int, outputs: int) -> Tile:
+    """For a product with weights of 4 bits."""
     block = _power(rows, 128)
-    splits = _splits(rows, outputs, inputs // 128, block, 128)
-    return Tile(block, 128, splits, 8 if block == 128 else 4, 4)
+    splits = _even_splits(_count(rows, block) * _count(outputs, 128))
+    return Tile(block, 128, splits, 8 if block >= 64 else 4, 3)
 
 
-def integer_tile(rows: int, outputs: int, words: int) -> Tile:
-    """`words`: of 16 bits, for an output."""
-    block = _power(rows, 128)
-    splits = _splits(rows, outputs, words // 32, block, 128)
-    return Tile(block, 128, splits, 8 if block == 128 else 4, 3)
+def fitted(tile: Tile, step_bytes: int, device: torch.device) -> Tile:
+    """The tile, with no more stages of so many bytes than the device's cores have room for."""
+    if device.type != "cuda":
+        return tile
+    found: Any = torch.cuda.get_device_properties(device)
+    room = getattr(found, "shared_memory_per_block_optin", found.shared_memory_per_block)
+    return replace(tile, num_stages=max(1, min(tile.num_stages, room // step_bytes)))
 
 
-def _splits(rows: int, outputs: int, steps: int, block: int, width: int) -> int:
-    tiles = -(-rows // block) * -(-outputs // width)
-    return max(1, min(8, _PROGRAMS // tiles, steps // 4))
+def _even_splits(programs: int) -> int:
+    if programs > _CORES:
+        return 1
+    return min(8, 2 * max(1, round(1.1 * _CORES / programs)))
+
+
+def _count(size: int, block: int) -> int:
+    return -(-size // block)
 
 
 def _power(rows: int, most: int) -> int:
