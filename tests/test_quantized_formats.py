@@ -26,13 +26,6 @@ from batchgen.engine.quantization.float8_linear import Float8Linear, fits_float8
 from batchgen.engine.quantization.integer_linear import IntegerLinear
 from batchgen.engine.quantization.integers import Integers, read_integers, round_to_integers
 from batchgen.engine.quantization.linear import QuantizedLinear
-from batchgen.engine.quantization.packing import (
-    pack_codes,
-    pack_steps,
-    run_of,
-    unpack_codes,
-    unpack_steps,
-)
 from batchgen.engine.quantization.proof import settle_layers
 from batchgen.engine.quantization.scheme import read_scheme
 from batchgen.engine.request import Request, SamplingParams
@@ -160,28 +153,6 @@ def test_fp8_where_it_cannot_be_served_is_a_usage_error(tmp_path: Path) -> None:
     save_quantized(tmp_path, "gptq", num_hidden_layers=1)
     with pytest.raises(UsageError, match="already, and --quantization int8"):
         load_model(replace(config, quantization="int8"))
-
-
-def test_codes_come_out_of_words_as_they_went_in() -> None:
-    codes = torch.randint(0, 16, (5, 192), dtype=torch.uint8)
-    assert torch.equal(unpack_codes(pack_codes(codes, 16), 16), codes)
-    wide = codes[:, :128].contiguous()
-    assert torch.equal(unpack_codes(pack_codes(wide, 32), 32), wide)
-    assert run_of(192, 64) == 16  # six runs of 32 are no fours
-    assert run_of(4096, 128) == 32
-    assert run_of(4096, 48) == 16
-    assert run_of(96, 32) is None
-    assert run_of(40, 8) is None
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_scales_and_zero_points_come_out_of_words_as_they_went_in(dtype: torch.dtype) -> None:
-    scales, zeros = torch.rand(3, 16).to(dtype), torch.arange(48).view(3, 16).byte() % 16
-    steps = pack_steps(scales, zeros, dtype)
-    assert steps.nbytes == 3 * 16 * 4
-    found = unpack_steps(steps[:, 4:9], dtype)
-    assert torch.equal(found[0], scales[:, 4:9])
-    assert torch.equal(found[1], zeros[:, 4:9])
 
 
 def test_rounding_is_to_the_nearest_that_the_format_has() -> None:
