@@ -23,7 +23,7 @@ def run_of(num_inputs: int, group_size: int) -> int | None:
 def pack_codes(codes: torch.Tensor, run: int) -> torch.Tensor:
     """uint8 [num_outputs, num_inputs] -> int16 [num_outputs, num_inputs / 4]."""
     runs = codes.unflatten(1, (-1, 4, run)).to(torch.int32)
-    words = runs[:, :, 0]
+    words: torch.Tensor = runs[:, :, 0]
     for place in range(1, 4):
         words = words | runs[:, :, place] << (4 * place)
     return words.to(torch.int16).flatten(1).contiguous()
