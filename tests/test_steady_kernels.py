@@ -72,33 +72,6 @@ def test_segments_are_added_up_in_one_order_by_one_program_or_by_several(num_row
     assert (one.double() - expected).abs().max() <= 2**-7 * expected.abs().max()
 
 
-@direct
-def test_what_a_layer_adds_to_a_product_is_added_in_its_launch_bit_for_bit() -> None:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    from batchgen.engine.steady.cuda.fusing import AddWithinProducts
-    from batchgen.engine.steady.cuda.product import steady_linear
-
-    def layer(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        x = x + steady_linear(x, weight, bias)  # read twice, below
-        kept = steady_linear(x, weight)
-        wider = steady_linear(x[:, :1], weight)
-        return steady_linear(x, weight) + x + kept * (kept + x) + (x + wider)
-
-    torch.manual_seed(0)
-    x = torch.randn(1, 70 if INTERPRETED else 300, 50, device=DEVICE).to(HALF)
-    weight, bias = torch.randn(50, 50, device=DEVICE).to(HALF), torch.randn(50, device=DEVICE)
-    traced = make_fx(layer, tracing_mode="fake")(x, weight, bias.to(HALF))
-    expected = traced(x, weight, bias.to(HALF))
-    AddWithinProducts()(traced.graph)
-    traced.recompile()
-    names = [str(node.target) for node in traced.graph.nodes if "steady" in str(node.target)]
-    assert [name.split(".")[1] for name in names] == [
-        *("steady_linear_added", "steady_linear", "steady_linear", "steady_linear_added"),
-    ]
-    assert torch.equal(traced(x, weight, bias.to(HALF)), expected)
-
-
 @pytest.mark.parametrize("shape", [(1024, 4096), (151936, 1024), (4096, 14336), (28672, 4096)])
 def test_rows_decide_nothing_that_changes_a_sum(shape: tuple[int, int]) -> None:
     from batchgen.engine.steady.cuda.product import tile_of

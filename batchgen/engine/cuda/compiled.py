@@ -62,7 +62,7 @@ def _(
 
 
 def compile_layers(
-    model: Model, backend: str = "inductor", options: dict[str, Any] | None = None
+    model: Model, backend: str = "inductor", options: dict[str, bool] | None = None
 ) -> int:
     """Compile every layer of the stacks that attend; returns how many. `options`: the backend's.
 

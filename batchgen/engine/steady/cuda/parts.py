@@ -71,14 +71,9 @@ def _replace_norm(module: nn.Module, name: str, part: nn.Module) -> None:
         module.set_submodule(name, SteadyNorm(norm))
 
 
-def steady_options() -> dict[str, Any]:
+def steady_options() -> dict[str, bool]:
     """Of torch's compiler: that it chooses no kernel by timing, which may fall otherwise in a next
-    run; where it can (torch 2.13), none by the number of rows; and that products add what is added.
-    """
+    run; and where it can (torch 2.13), none by the number of rows."""
     from torch._inductor import config
 
-    from batchgen.engine.steady.cuda.fusing import AddWithinProducts
-
-    names = ("deterministic", "batch_invariant")
-    told = {name: True for name in names if hasattr(config, name)}
-    return {**told, "post_grad_custom_pre_pass": AddWithinProducts()}
+    return {name: True for name in ("deterministic", "batch_invariant") if hasattr(config, name)}

@@ -1,5 +1,4 @@
-"""A linear layer whose sums have one order, whatever the number of rows: x weight^T + bias, and
-what is added to that, rounded as if it were a step of its own.
+"""A linear layer whose sums have one order, whatever the number of rows: x weight^T + bias.
 
 The inputs of a layer are cut in `segments`, by its shape and the card. An output is the sum of its
 segments in their order, and a segment one chain of products, BLOCK_K inputs after BLOCK_K. The
@@ -19,7 +18,7 @@ import triton.language as tl
 
 from batchgen.engine.attention.triton.device import num_sms
 
-__all__ = ["ProductTile", "multiply", "steady_linear", "steady_linear_added", "tile_of"]
+__all__ = ["ProductTile", "multiply", "steady_linear", "tile_of"]
 
 _FEW_OUTPUTS = 2048
 """A layer of so few outputs is cut finer, so that it has work for more multiprocessors."""
@@ -98,7 +97,6 @@ def _product_kernel(
     x: tl.tensor,
     weight: tl.tensor,
     bias: tl.tensor,
-    added: tl.tensor,
     out: tl.tensor,
     parts: tl.tensor,
     arrived: tl.tensor,
@@ -106,7 +104,6 @@ def _product_kernel(
     NUM_INPUTS: tl.constexpr,
     NUM_OUTPUTS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    ADDS: tl.constexpr,
     SEGMENTS: tl.constexpr,
     SPREAD: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -157,13 +154,11 @@ def _product_kernel(
     if last:
         if HAS_BIAS:
             acc += tl.load(bias + outputs, mask=output_there, other=0.0).to(tl.float32)[None, :]
-        there = row_there[:, None] & output_there[None, :]
-        place = rows.to(tl.int64)[:, None] * NUM_OUTPUTS + outputs[None, :]
-        result = acc.to(out.dtype.element_ty)
-        if ADDS:
-            more = tl.load(added + place, mask=there, other=0.0).to(tl.float32)
-            result = (more + result.to(tl.float32)).to(out.dtype.element_ty)
-        tl.store(out + place, result, mask=there)
+        tl.store(
+            out + rows.to(tl.int64)[:, None] * NUM_OUTPUTS + outputs[None, :],
+            acc.to(out.dtype.element_ty),
+            mask=row_there[:, None] & output_there[None, :],
+        )
 
 
 @lru_cache
@@ -177,7 +172,6 @@ def multiply(
     weight: torch.Tensor,  # [num_outputs, num_inputs], dense
     bias: torch.Tensor | None,  # [num_outputs]
     tile: ProductTile,
-    added: torch.Tensor | None = None,  # [num_rows, num_outputs], dense
 ) -> torch.Tensor:  # [num_rows, num_outputs]
     """One launch; may be captured. One at a time on a device."""
     num_rows, num_inputs = x.shape
@@ -194,7 +188,6 @@ def multiply(
         x,
         weight,
         out if bias is None else bias,
-        out if added is None else added,
         out,
         parts,
         arrived,
@@ -202,7 +195,6 @@ def multiply(
         NUM_INPUTS=num_inputs,
         NUM_OUTPUTS=num_outputs,
         HAS_BIAS=bias is not None,
-        ADDS=added is not None,
         SEGMENTS=tile.segments,
         SPREAD=tile.spread,
         BLOCK_M=tile.block_m,
@@ -222,36 +214,12 @@ def steady_linear(
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:  # [..., num_outputs]
     """x weight^T + bias, one operator for compiled layers too."""
-    return _linear(x, weight, bias, None)
-
-
-@torch.library.custom_op("batchgen::steady_linear_added", mutates_args=())
-def steady_linear_added(
-    x: torch.Tensor,  # [..., num_inputs]
-    weight: torch.Tensor,  # [num_outputs, num_inputs]
-    bias: torch.Tensor | None,
-    added: torch.Tensor,  # [..., num_outputs]
-) -> torch.Tensor:  # [..., num_outputs]
-    """added + steady_linear(x, weight, bias), the same bits in one launch."""
-    return _linear(x, weight, bias, added.reshape(-1, weight.shape[0]).contiguous())
-
-
-def _linear(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, added: torch.Tensor | None
-) -> torch.Tensor:
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     tile = tile_of(len(rows), *weight.shape, x.dtype, num_sms(x.device))
-    out = multiply(rows, weight.contiguous(), bias, tile, added)
+    out = multiply(rows, weight.contiguous(), bias, tile)
     return out.view(*x.shape[:-1], weight.shape[0])
 
 
 @steady_linear.register_fake
 def _(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
-
-
-@steady_linear_added.register_fake
-def _(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, added: torch.Tensor
-) -> torch.Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
