@@ -138,6 +138,14 @@ def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
         assert not loaded_modules(*args) & heavy, args
 
 
+def test_the_status_of_a_finished_run_needs_no_more_than_its_manifest(
+    tmp_path: Path, rows: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    assert batchgen("run", "-i", rows, "-o", out, "--engine", "echo").returncode == 0
+    assert not loaded_modules("status", out) & {"torch", "pyarrow", "numpy", "transformers"}
+
+
 def test_a_finished_run_is_a_no_op_without_torch(tmp_path: Path, rows: Path) -> None:
     args = ["run", "-i", rows, "-o", tmp_path / "out.parquet", "--engine", "echo"]
     computing = {"batchgen.job.run.assembly", "batchgen.job.text.requests", "jinja2"}

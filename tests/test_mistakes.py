@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -37,6 +38,8 @@ FILES = {
     "mixed/b.csv": "prompt\nx\n",
     "tables/b.csv": "prompt\nx\n",
     "no_rows/readme.md": "x",
+    "quotes.jsonl": "{'prompt': 'a'}\n",
+    "renamed.parquet": GOOD,
 }
 RUN, ENGINE = ("run", "-o", "out.parquet"), ("--engine", "echo")
 MISTAKES: dict[str, tuple[tuple[str, ...], int, str]] = {
@@ -133,6 +136,42 @@ MISTAKES: dict[str, tuple[tuple[str, ...], int, str]] = {
         2,
         "write a JSON object, such as",
     ),
+    "Python's dicts for JSON": (
+        ("quotes.jsonl",),
+        3,
+        "quotes.jsonl:1: invalid_json: Python's quotes.*json.dumps",
+    ),
+    "lines of JSON named as Parquet": (
+        ("renamed.parquet",),
+        65,
+        r"holds JSON, not Parquet\n  next: mv renamed.parquet renamed.jsonl",
+    ),
+    "Parquet whose prompts are numbers": (
+        ("numbers.parquet",),
+        65,
+        r"'prompt' holds int64, not strings\n  next: convert the column, or name another",
+    ),
+    "an input named twice": (
+        ("good.jsonl", "-i", "good.jsonl"),
+        0,
+        "good.jsonl is named 2 times: so often its rows are computed",
+    ),
+    "a file in place of the checkpoint folder": (
+        ("good.jsonl", "--checkpoint-dir", "text.jsonl"),
+        73,
+        r"cannot write the folder text.jsonl.*\n  next: ",
+    ),
+    "a schema for the whole job": (
+        ("good.jsonl", "--json-schema", "schema.json"),
+        2,
+        "Did you mean a row's response_format",
+    ),
+    "a flag without its value": (("good.jsonl", "--stop"), 2, r"an argument.*\n  next: batchgen"),
+    "a folder for --summary": (
+        ("good.jsonl", "--summary", "mixed"),
+        2,
+        r"'mixed' is a directory.*\n  next: batchgen run --help-all",
+    ),
     "--retry and --overwrite": (
         ("good.jsonl", "--retry", "failed", "--overwrite"),
         2,
@@ -173,6 +212,42 @@ OTHERS: dict[str, tuple[tuple[str, ...], int, str]] = {
         2,
         r"Model not found.*\n  next: Name a model folder",
     ),
+    "an output below a file": (
+        ("run", "-i", "good.jsonl", "-o", "text.jsonl/out.parquet", *ENGINE),
+        73,
+        r"cannot write the folder text.jsonl/out.parquet.ckpt.*\n  next: ",
+    ),
+    "an output where nothing can be written": (
+        ("run", "-i", "good.jsonl", "-o", "/proc/out.parquet", *ENGINE),
+        73,
+        r"cannot write the folder /proc.*\n  next: free space or give write permission",
+    ),
+    "a GPU that is not there": (
+        (*RUN, "-i", "good.jsonl", "--device", "cuda:77"),
+        2,
+        r"'cuda:77' is not there.*\n  next: .*--device cpu",
+    ),
+    "a validation of nothing": (("validate",), 2, r"next: batchgen validate --in prompts.jsonl"),
+    "a report of other rows": (
+        ("report", "numbers.parquet"),
+        66,
+        r"is no output of batchgen; its columns are prompt\n  next: give an output",
+    ),
+    "a report of lines that no run wrote": (
+        ("report", "good.jsonl"),
+        66,
+        r"good.jsonl.ckpt/output.parquet is not there\n  next: give an output",
+    ),
+    "a look into other rows": (
+        ("inspect", "numbers.parquet"),
+        66,
+        r"is no output of batchgen; its columns are prompt\n  next: give an output",
+    ),
+    "an export of other rows": (
+        ("export", "numbers.parquet", "--format", "openai", "--to", "x.jsonl"),
+        66,
+        r"is no output of batchgen; its columns are prompt\n  next: give an output",
+    ),
     "the status of nothing": (("status", "nope.parquet"), 66, "next: check the name"),
     "a merge of nothing": (("merge", "nope.parquet"), 66, "next: run `batchgen run` first"),
     "a diff with nothing": (("diff", "nope.parquet", "b.parquet"), 66, "next: give an output"),
@@ -188,6 +263,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
+    pq.write_table(pa.table({"prompt": [1, 2]}), tmp_path / "numbers.parquet")
     monkeypatch.chdir(tmp_path)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from batchgen.errors import UsageError
 from batchgen.job.stores.places import Place
-from batchgen.job.verbs.row_files import RowFile, open_rows
+from batchgen.job.verbs.row_files import RowFile, no_output, open_rows
 
 __all__ = ["Condition", "Wanted", "beside", "find_rows"]
 
@@ -119,6 +119,8 @@ def beside(rows: Sequence[Row], other: Place, columns: Sequence[str]) -> list[Ro
 def _check(file: RowFile, path: Place, names: Sequence[str] | dict[str, None]) -> None:
     missing = [name for name in names if name not in file.names]
     if missing and file.num_rows:
+        if not {"index", "sample"} <= set(file.names):
+            raise no_output(path, file.names)
         raise UsageError(
             f"{path} has no column {missing[0]!r}; it has {', '.join(file.names)}",
             "name one of these",

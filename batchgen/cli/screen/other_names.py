@@ -37,8 +37,12 @@ OTHER_NAMES = {
     "--force": "--overwrite",
     "--timeout": "--time-limit",
     "--lora": "--adapter",
+    "--json-schema": "a row's response_format (`batchgen docs recipes`)",
+    "--response-format": "a row's response_format (`batchgen docs recipes`)",
+    "--guided-json": "a row's response_format (`batchgen docs recipes`)",
 }
-"""Other programs' name of a flag, or a likely slip -> ours. `_` is read as `-`."""
+"""Other programs' name of a flag, or a likely slip -> ours, or where it stands. `_` is read as
+`-`."""
 _PREFIX = "BATCHGEN_"
 _NEAR = 0.85
 

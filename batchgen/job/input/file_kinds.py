@@ -49,10 +49,16 @@ _ARRAY = re.compile(rb"\[\s*(\{|\]\s*\Z|\Z)")
 
 
 def refuse_container(name: str, head: bytes) -> None:
-    """Raises InputUnreadableError where a file that begins so holds something else than rows."""
+    """Raises InputUnreadableError where a file that begins so holds something else than rows, and
+    InvalidDataError for lines of JSON under Parquet's name."""
     for magic, place, what, mend in _CONTAINERS:
         if head[place : place + len(magic)] == magic:
             raise _unreadable(name, what, mend)
+    stem, _, suffix = name.rpartition(".")
+    if suffix in ("parquet", "pq") and head.lstrip().startswith((b"{", b"[")):
+        raise InvalidDataError(
+            f"input {name} holds JSON, not Parquet", f"mv {name} {stem}.jsonl, and run again"
+        )
 
 
 def refuse_text(name: str, head: bytes) -> None:

@@ -166,6 +166,8 @@ def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableEr
 def _reason(line: bytes, error: json.JSONDecodeError) -> str:
     if line == _OVERLONG:
         return f"the line is longer than {MAX_LINE_BYTES >> 20} MiB"
+    if line.lstrip().startswith(b"{'"):
+        return "Python's quotes; JSON has double ones, as json.dumps(row) writes them"
     return f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
 
 

@@ -8,6 +8,7 @@ digest and id alone.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
@@ -71,6 +72,7 @@ class Reader:
         shard: tuple[int, int] | None = None,
     ) -> None:
         self.sources: tuple[Source, ...] = find_sources(spec.inputs, output)
+        _tell_twice(self.sources)
         self.base_params: SamplingParams = merge({}, flags or {}, generation_defaults or {})
         self._spec = spec
         self._kept = KeptColumns(spec.keep_columns)
@@ -248,6 +250,12 @@ def _json_rows(source: Source) -> JsonlRows:
     from batchgen.job.input.json_array import JsonArrayRows
 
     return JsonArrayRows(source)
+
+
+def _tell_twice(sources: Iterable[Source]) -> None:
+    for name, count in Counter(source.name for source in sources).items():
+        if count > 1:
+            _log.warning("input %s is named %d times: so often its rows are computed", name, count)
 
 
 def _row_template(spec: InputSpec) -> RowTemplate | None:

@@ -29,6 +29,7 @@ from batchgen.job.ledger.completion import complete_written, write_whole
 from batchgen.job.ledger.done_rows import DoneRows
 from batchgen.job.ledger.joining import begin_where_none, join
 from batchgen.job.ledger.opening import decide, has_leftovers, sweep
+from batchgen.job.ledger.shard_manifests import furthest_input
 from batchgen.job.rows import OutputRow
 from batchgen.job.shard import Shard
 from batchgen.job.stop_check import Look, nothing
@@ -115,7 +116,7 @@ class Ledger(AbstractContextManager["Ledger"]):
     @property
     def input_checkpoint(self) -> InputCheckpoint | None:
         """The input as far as earlier runs read it."""
-        return shard_work.furthest_input(self._layout, self._manifest)
+        return furthest_input(self._layout, self._manifest)
 
     @property
     def num_done(self) -> int:

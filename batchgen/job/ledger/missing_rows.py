@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from batchgen.counts import counted
 from batchgen.errors import InputUnreadableError
 from batchgen.job.arrow_ints import integers
-from batchgen.job.ledger.shard_work import all_manifests
+from batchgen.job.ledger.shard_manifests import all_manifests
 from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import Manifest

@@ -20,7 +20,7 @@ from batchgen.job.arrow_ints import integers
 from batchgen.job.ledger.completion import complete
 from batchgen.job.ledger.joining import join
 from batchgen.job.ledger.opening import Found, decide, discard_work
-from batchgen.job.ledger.shard_work import furthest_input
+from batchgen.job.ledger.shard_manifests import furthest_input
 from batchgen.job.stop_check import Look, nothing
 from batchgen.job.storage.journal import write_attempts
 from batchgen.job.storage.layout import Layout

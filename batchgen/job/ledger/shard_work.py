@@ -1,25 +1,21 @@
-"""What a shard has of its own, and what it knows of the runs beside it."""
+"""What a shard has of its own: its manifest, and whether its rows are all there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from batchgen.counts import counted
 from batchgen.errors import BatchgenError
 from batchgen.job.ledger.opening import Found, discard_work
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.manifest import FinalReport, InputCheckpoint, Manifest, flatten
+from batchgen.job.storage.manifest import FinalReport, Manifest, flatten
 from batchgen.job.storage.output import MissingRowsError
 from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.totals import totals_of_parts
-from batchgen.job.stores.places import Place
 
 __all__ = [
-    "all_manifests",
     "finish_shard",
-    "furthest_input",
-    "furthest_of",
     "is_still_complete",
     "manifest_to_use",
 ]
@@ -44,32 +40,6 @@ def _own(layout: Layout, job: Manifest) -> Manifest:
         own.began = job.began
         return own
     return Manifest(job.fingerprint, job_id=job.job_id, began=job.began, generation=job.generation)
-
-
-def all_manifests(layout: Layout, job: Manifest) -> dict[Place, Manifest]:
-    """The manifests of all shards of a job, by folder."""
-    found = {}
-    for shard in layout.shards_begun():
-        manifest = Manifest.read(shard.own_manifest)
-        if manifest is not None and manifest.job_id == job.job_id:
-            found[shard.work] = manifest
-    return found
-
-
-def furthest_input(layout: Layout, mine: Manifest) -> InputCheckpoint | None:
-    """The input as far as any run of the job read it; a shard that has read it knows itself."""
-    if layout.shard is not None and mine.input is not None:
-        return mine.input
-    job = mine if layout.shard is None else Manifest.read(layout.manifest)
-    if job is None:
-        return mine.input
-    return furthest_of([job, *all_manifests(layout, job).values()])
-
-
-def furthest_of(manifests: Iterable[Manifest]) -> InputCheckpoint | None:
-    """The input as far as the run that read most of it read it."""
-    seen = (found for manifest in manifests if (found := manifest.input) is not None)
-    return max(seen, key=lambda found: found.rows_read, default=None)
 
 
 def is_still_complete(layout: Layout, manifest: Manifest, num_done: int) -> bool:

@@ -16,7 +16,7 @@ from batchgen.job.ledger.fingerprint import facts_of, fingerprint_of
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.ledger.opening import decide
 from batchgen.job.ledger.reopen import Reopening
-from batchgen.job.ledger.shard_work import furthest_input
+from batchgen.job.ledger.shard_manifests import furthest_input
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.run.input_check import check_resumed_input
 from batchgen.job.run.retry import grown_input, reopened

@@ -66,12 +66,12 @@ def place_of(text: str) -> Place:
 
 
 def names_in(folder: Place) -> list[str]:
-    """Names right below; [] where there is no such folder."""
+    """Names right below; [] where there is no such folder, or a file in its way."""
     if isinstance(folder, RemotePath):
         return [path.name for path in folder.iterdir()]
     try:
         return os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

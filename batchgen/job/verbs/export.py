@@ -26,7 +26,7 @@ from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.provenance import footer_manifest
 from batchgen.job.stores.places import Place
 from batchgen.job.verbs.openai_lines import COLUMNS, batch_line
-from batchgen.job.verbs.row_files import open_rows
+from batchgen.job.verbs.row_files import no_output, open_rows
 from batchgen.job.verbs.status import status_of
 
 __all__ = ["follow_openai", "to_csv", "to_jsonl", "to_openai"]
@@ -114,7 +114,7 @@ def _rows(path: Place, columns: Sequence[str] | None) -> Iterator[Row]:
             names = file.names
             wanted = names if columns is None else [name for name in columns if name in names]
             if "status" not in names and file.num_rows:
-                raise InputUnreadableError(f"{path} is no output of batchgen", "check the name")
+                raise no_output(path, names)
             for values in file.batches(wanted, _BATCH_ROWS):
                 for row in zip(*values, strict=True):
                     yield dict(zip(wanted, row, strict=True))

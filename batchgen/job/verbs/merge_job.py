@@ -13,7 +13,7 @@ from batchgen.job.ledger.completion import complete_written, write_whole
 from batchgen.job.ledger.joining import join
 from batchgen.job.ledger.missing_rows import check_nothing_missing
 from batchgen.job.ledger.opening import decide, discard_work, has_leftovers, sweep
-from batchgen.job.ledger.shard_work import all_manifests, furthest_of
+from batchgen.job.ledger.shard_manifests import all_manifests, furthest_of
 from batchgen.job.ledger.survey import survey
 from batchgen.job.promise import with_changes
 from batchgen.job.storage.layout import Layout

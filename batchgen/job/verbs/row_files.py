@@ -19,7 +19,7 @@ from batchgen.job.form import Form, compression_of
 from batchgen.job.storage.output_folder import output_files
 from batchgen.job.stores.places import Place, arrow_source, opened
 
-__all__ = ["JsonFile", "ParquetFiles", "RowFile", "open_rows"]
+__all__ = ["JsonFile", "ParquetFiles", "RowFile", "no_output", "open_rows"]
 
 Row = dict[str, Any]
 _MOMENTS = {"started_at", "finished_at"}
@@ -102,6 +102,13 @@ class JsonFile:
 
 
 RowFile = ParquetFiles | JsonFile
+
+
+def no_output(path: Place, names: Iterable[str]) -> InputUnreadableError:
+    """For rows that a run has not written: they have these columns."""
+    return InputUnreadableError(
+        f"{path} is no output of batchgen; its columns are {', '.join(names)}", _NEXT
+    )
 
 
 def open_rows(path: Place) -> RowFile:

@@ -18,6 +18,7 @@ from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.storage.output_folder import output_files
 from batchgen.job.storage.provenance import footer_manifest
 from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.verbs.row_files import no_output
 
 __all__ = ["Floats", "Ints", "Table", "read_table"]
 
@@ -70,16 +71,18 @@ def read_table(out: Place) -> Table:
         files = output_files(path)
         if not files:
             raise InputUnreadableError(f"{out} holds no part of an output", _NEXT)
+        names = pq.read_schema(arrow_source(files[0])).names
+        if not set(COLUMNS) <= set(names):
+            raise no_output(out, names)
         tables = [
             pq.read_table(arrow_source(file), columns=list(COLUMNS), use_threads=True)
             for file in files
         ]
         table = pa.concat_tables(tables)
-        missing = [name for name in COLUMNS if name not in table.column_names]
+    except FileNotFoundError as error:
+        raise InputUnreadableError(f"cannot read {out}: {path} is not there", _NEXT) from error
     except (OSError, pa.ArrowException, ValueError) as error:
         raise InputUnreadableError(f"cannot read {out}: {first_line(error)}", _NEXT) from error
-    if missing:
-        raise InputUnreadableError(f"{out} has no column {missing[0]}", _NEXT)
     manifest = footer_manifest(path)
     facts: dict[str, Any] = {}
     if manifest is not None:

@@ -1,0 +1,84 @@
+"""Work that is not finished, for `status`: its parts' footers and its shards' names only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen.job.arrow_ints import integers
+from batchgen.job.ledger.shard_manifests import all_manifests, furthest_of
+from batchgen.job.storage.bitmap import Bitmap
+from batchgen.job.storage.journal import saved_tokens
+from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.manifest import Manifest
+from batchgen.job.storage.parts import list_parts, part_summary, shard_of_part
+from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.verbs.status import ShardStatus, Status, age_of, owner_of
+
+__all__ = ["look_at_parts", "look_at_shards"]
+
+
+def look_at_shards(status: Status, layout: Layout, job: Manifest) -> None:
+    """What the shards' own folders tell: owners, totals, saved tokens."""
+    manifests = all_manifests(layout, job)
+    seen = furthest_of([job, *manifests.values()])
+    status.rows_read = None if seen is None else seen.rows_read
+    status.inflight_tokens_saved = saved_tokens(layout.folder)
+    for other in layout.shards_begun():
+        manifest = manifests.get(other.work)
+        found = ShardStatus(str(other.shard), "stopped", owner=owner_of(other))
+        status.shards.append(found)
+        status.inflight_tokens_saved += saved_tokens(other.work)
+        if manifest is not None:
+            status.runs += len(manifest.runs)
+            status.rows_total = status.rows_total or manifest.total_rows
+            found.state = "done" if manifest.state == "complete" else "stopped"
+        if found.owner is not None and found.owner["alive"]:
+            found.state = "running"
+    if status.rows_total is not None:
+        for found, other in zip(status.shards, layout.shards_begun(), strict=False):
+            assert other.shard is not None
+            found.rows_total = other.shard.num_rows(status.rows_total)
+
+
+def look_at_parts(status: Status, layout: Layout) -> None:
+    """Rows and errors of every part, by its footer; rows that two splits share once, by index."""
+    errors: Counter[str] = Counter()
+    by_shard = {found.shard: found for found in status.shards}
+    paths = list_parts(layout.parts)
+    splits = {shard_of_part(path).count for path in paths}
+    distinct = Bitmap() if len(splits) > 1 else None
+    for path in paths:
+        try:
+            summary = part_summary(path)
+            if distinct is not None:
+                index = pq.read_table(arrow_source(path), columns=["index"], use_threads=False)[
+                    "index"
+                ]
+                distinct.add_array(integers(index))
+        except FileNotFoundError:
+            continue
+        except (OSError, pa.ArrowException, KeyError, ValueError):
+            status.damaged_parts += 1
+            continue
+        status.parts += 1
+        status.rows_done += summary.rows
+        errors.update(summary.errors)
+        status.last_rows_age_s = _youngest(status.last_rows_age_s, path)
+        found = by_shard.get(str(shard_of_part(path)))
+        if found is not None:
+            found.rows_written += summary.rows
+            found.last_rows_age_s = _youngest(found.last_rows_age_s, path)
+    if distinct is not None:
+        status.rows_done = len(distinct)
+    with suppress(FileNotFoundError):
+        status.damaged_parts += len(list(layout.damaged.iterdir()))
+    status.errors = dict(errors)
+
+
+def _youngest(known: float | None, path: Place) -> float | None:
+    age = age_of(path)
+    return age if known is None else known if age is None else min(known, age)
