@@ -159,7 +159,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a file in place of the checkpoint folder": (
         ("good.jsonl", "--checkpoint-dir", "text.jsonl"),
         73,
-        r"cannot write the folder text.jsonl.*\n  next: ",
+        r"cannot write the folder text.jsonl.*\n  next: a file is in its way: name another",
     ),
     "a schema for the whole job": (
         ("good.jsonl", "--json-schema", "schema.json"),
@@ -215,7 +215,7 @@ OTHERS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "an output below a file": (
         ("run", "-i", "good.jsonl", "-o", "text.jsonl/out.parquet", *ENGINE),
         73,
-        r"cannot write the folder text.jsonl/out.parquet.ckpt.*\n  next: ",
+        r"cannot write the folder text.jsonl/out.parquet.ckpt.*\n  next: a file is in its way",
     ),
     "an output where nothing can be written": (
         ("run", "-i", "good.jsonl", "-o", "/proc/out.parquet", *ENGINE),

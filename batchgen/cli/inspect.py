@@ -176,8 +176,8 @@ def rows(ctx: click.Context, /, **flags: Any) -> None:
     for lines in shown:
         click.echo("\n".join(lines))
     if not shown:
-        click.echo(f"batchgen: {ctx.params['out']} has no such row", err=True)
-        click.echo(f"  next: batchgen inspect {ctx.params['out']} shows its first rows", err=True)
+        click.echo(f"batchgen: {flags['out']} has no such row", err=True)
+        click.echo(f"  next: batchgen inspect {flags['out']} shows its first rows", err=True)
         ctx.exit(1)
 
 

@@ -51,6 +51,9 @@ def unwritable(what: str, path: Place) -> Iterator[None]:
     """Turn an OSError into OutputUnwritableError: `what` could not be done to `path`."""
     try:
         yield
+    except (FileExistsError, NotADirectoryError) as error:
+        text = f"cannot write {what} {path}: {_reason(error)}"
+        raise OutputUnwritableError(text, "a file is in its way: name another place") from error
     except OSError as error:
         reason = _reason(error)
         raise OutputUnwritableError(
