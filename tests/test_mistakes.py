@@ -71,7 +71,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], int, str]] = {
     ),
     "CSV under another name": (("table.jsonl",), 65, r"looks like CSV.*\n  next: name it \.csv"),
     "pretty-printed JSON": (("pretty.jsonl",), 65, r"JSON over several lines.*\n  next: jq -c"),
-    "plain lines of text": (("lines.txt",), 3, r"lines.txt:1: invalid_json.*\n.*jq -Rc"),
+    "plain lines of text": (("lines.txt",), 65, r"lines.txt is plain text.*\n  next: jq -Rc"),
     "rows that are lists": (("list.jsonl",), 3, "a row is a JSON object, not a list"),
     "an empty file": (("empty.jsonl",), 0, r"no rows: nothing was generated \(is it the one"),
     "a file that is not there": (("goof.jsonl",), 66, r"does not exist\n  next: . holds"),
