@@ -212,7 +212,7 @@ def test_what_is_no_output_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_job_without_one_completion_has_a_report(tmp_path: Path) -> None:
-    source = write_rows(tmp_path / "in.jsonl", ["nope", "nope"])
+    source = write_rows(tmp_path / "in.jsonl", ["{nope", "{nope"])
     out = str(tmp_path / "o.parquet")
     assert main(["run", "-i", str(source), "-o", out, "--engine", "echo"]) == 3
     assert main(["report", out]) == 0
