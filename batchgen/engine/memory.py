@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
 
 from batchgen.engine.resident import peak_resident_bytes
 
-__all__ = ["device_memory", "device_name", "on_device", "peak_memory_bytes", "release_memory"]
+__all__ = [
+    "device_memory",
+    "device_name",
+    "give_back_freed",
+    "on_device",
+    "peak_memory_bytes",
+    "release_memory",
+]
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
     """Within it, `device` is the thread's own: Triton launches kernels there, wherever the tensors
     are that they get. To be entered again and again, not within itself."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def give_back_freed() -> None:
+    """Hand the system what the process has freed and the C library keeps (GNU's; others do not)."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def device_memory(device: torch.device) -> int:

@@ -23,6 +23,8 @@ __all__ = ["check_attention"]
 _FAR = 7
 """Positions grow by more than one a token, so that slow pairs turn as well."""
 _TOKENS = 12
+_ROWS = 256
+"""Of a weight, in float64 at a time."""
 _ALLOWED = {torch.float32: 1e-3}
 _LOOSE = 1e-1
 _SLIDING = "sliding_attention"
@@ -111,16 +113,21 @@ class _Reading:
         return value[self.layer] if isinstance(value, list) else value
 
     def tensor(self, name: str) -> torch.Tensor | None:
+        found = self._raw(name)
+        return None if found is None else found.double()
+
+    def _raw(self, name: str) -> torch.Tensor | None:
         for full in (name, f"blk.{self.layer}.{name}"):
             if full in self.plan.file.tensors:
-                return read_values(self.plan.file, full).double()
+                return read_values(self.plan.file, full)
         return None
 
     def linear(self, stem: str, x: torch.Tensor) -> torch.Tensor | None:
-        weight, bias = self.tensor(f"{stem}.weight"), self.tensor(f"{stem}.bias")
+        weight, bias = self._raw(f"{stem}.weight"), self.tensor(f"{stem}.bias")
         if weight is None:
             return None
-        return x @ weight.T + (0 if bias is None else bias)
+        parts = [x @ part.double().T for part in weight.split(_ROWS)]
+        return torch.cat(parts, dim=-1) + (0 if bias is None else bias)
 
     @property
     def kind(self) -> str:

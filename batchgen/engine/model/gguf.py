@@ -13,6 +13,7 @@ import torch
 
 from batchgen.engine.gguf.module import make_module
 from batchgen.engine.gguf.oracle import check_attention
+from batchgen.engine.memory import give_back_freed
 from batchgen.engine.packed.layers import unrounded
 from batchgen.gguf.architectures.plan import read_plan
 from batchgen.gguf.parts import own_dtype
@@ -42,4 +43,5 @@ def load_gguf(path: Path, dtype: torch.dtype | str, *, packed: bool = False) -> 
             setattr(holder, name, named_id(plan.file.metadata, key))
     with unrounded(module):
         check_attention(module.eval(), plan)
+    give_back_freed()
     return module
