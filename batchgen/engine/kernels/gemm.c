@@ -5,17 +5,8 @@
    Every output is one sum over the inputs in their order, whatever the number of rows. */
 #include "linear.h"
 
-/* ROWS * WIDE accumulators, WIDE weights and one input fit the registers: 32, or AVX2's 16. */
-#if defined(__AVX512F__)
-#define ROWS 8
-#define WIDE 3
-#elif defined(__aarch64__)
-#define ROWS 6
-#define WIDE 4
-#else
-#define ROWS 6
-#define WIDE 2
-#endif
+#define ROWS FLOAT_ROWS
+#define WIDE FLOAT_WIDE
 #define PANEL (WIDE * LANES)
 #define LINE 64
 #define ROW_BLOCK 240 /* rows kept in the second-level cache while a panel passes */

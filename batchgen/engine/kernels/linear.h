@@ -78,6 +78,19 @@ INLINE void level_row(const void *x, int16_t *levels, float *scale, int64_t row,
 /* For what ends a tile of any height: compilers take their time over each copy of it. */
 #define ONCE static __attribute__((noinline))
 
+/* ROWS * WIDE accumulators in float32, WIDE weights and one input fit the registers: 32, or AVX2's
+   16. */
+#if defined(__AVX512F__)
+#define FLOAT_ROWS 8
+#define FLOAT_WIDE 3
+#elif defined(__aarch64__)
+#define FLOAT_ROWS 6
+#define FLOAT_WIDE 4
+#else
+#define FLOAT_ROWS 6
+#define FLOAT_WIDE 2
+#endif
+
 #define EACH_HEIGHT(COUNT, CALL) \
     switch (COUNT) {                \
         case 1: CALL(1); break;     \
