@@ -26,7 +26,7 @@ FLOORS = [
     ["batchgen.engine.scheduling"],
     ["batchgen.engine.attention.cpu", "batchgen.engine.attention.triton"],
     ["batchgen.engine.gguf", "batchgen.engine.quantization"],
-    ["batchgen.engine.parallel"],
+    ["batchgen.engine.parallel", "batchgen.engine.mixture"],
     ["batchgen.engine.sampling", "batchgen.engine.model"],
     ["batchgen.engine.execution"],
     ["batchgen.engine.cpu", "batchgen.engine.cuda"],

@@ -11,6 +11,7 @@ import torch
 from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
 from batchgen.engine.cpu.joined_linear import join_linears
 from batchgen.engine.cpu.optimize import optimize_for_cpu
+from batchgen.engine.mixture.replacing import replace_experts
 from batchgen.errors import UsageError
 
 __all__ = ["optimizer_of"]
@@ -25,7 +26,7 @@ def optimizer_of(config: EngineConfig, device: torch.device) -> Callable[[Any], 
     if device.type == "cuda" and config.deterministic:
         return _make_steady
     if device.type == "cuda" and not config.enforce_eager:
-        return _join
+        return _optimize_for_cuda
     return None
 
 
@@ -39,6 +40,11 @@ def _optimize_for_cpu(module: Any, config: EngineConfig) -> None:
             "and weights in float32 or bfloat16",
             "leave it out",
         )
+
+
+def _optimize_for_cuda(module: Any) -> None:
+    replace_experts(module)
+    _join(module)
 
 
 def _join(module: Any) -> None:

@@ -1,0 +1,109 @@
+"""A layer of experts on CUDA: sort, gates and ups, down, sum; to the compiler, one operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from batchgen.engine.mixture.form import Gate
+from batchgen.engine.mixture.kernels import down_kernel, gate_up_kernel, sum_kernel
+from batchgen.engine.mixture.sorting import Sorted, sort_pairs
+from batchgen.engine.mixture.tiles import down_tile, fitted, gate_up_tile, row_block
+
+__all__ = ["mix_experts"]
+
+_RUN = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """Of all experts: values [num_experts, num_outputs, num_inputs]."""
+
+    values: torch.Tensor
+    bias: torch.Tensor | None  # [num_experts, num_outputs]
+
+
+@torch.library.custom_op("batchgen::mix_experts", mutates_args=())
+def mix_experts(
+    x: torch.Tensor,  # [num_tokens, hidden]
+    chosen: torch.Tensor,  # int [num_tokens, experts of a token]
+    shares: torch.Tensor,  # as `chosen`
+    gate_up: torch.Tensor,  # [num_experts, 2 * width, hidden]: gates, then ups
+    gate_up_bias: torch.Tensor | None,
+    down: torch.Tensor,  # [num_experts, hidden, width]
+    down_bias: torch.Tensor | None,
+    function: int,
+    alpha: float,
+    limit: float | None,
+    shift: float,
+) -> torch.Tensor:  # [num_tokens, hidden]
+    """Each token's experts, weighed and added; sums in float32. The last four: see `form.Gate`."""
+    if not len(x):
+        return torch.empty_like(x)
+    x, chosen, shares = x.contiguous(), chosen.contiguous(), shares.contiguous()
+    rows = row_block(chosen.numel(), len(down))
+    pairs = sort_pairs(chosen, len(down), rows)
+    gate = Gate(function, alpha, limit, shift)
+    inner = _multiply_gate_up(x, _Weight(gate_up, gate_up_bias), gate, pairs, chosen.shape[1], rows)
+    parts = _multiply_down(inner, _Weight(down, down_bias), shares, pairs, rows)
+    return _add_up(parts, chosen, len(down))
+
+
+@mix_experts.register_fake
+def _(
+    x: torch.Tensor,
+    chosen: torch.Tensor,
+    shares: torch.Tensor,
+    gate_up: torch.Tensor,
+    gate_up_bias: torch.Tensor | None,
+    down: torch.Tensor,
+    down_bias: torch.Tensor | None,
+    function: int,
+    alpha: float,
+    limit: float | None,
+    shift: float,
+) -> torch.Tensor:
+    return x.new_empty(x.shape)
+
+
+def _multiply_gate_up(
+    x: torch.Tensor, weight: _Weight, gate: Gate, pairs: Sorted, num_chosen: int, rows: int
+) -> torch.Tensor:  # [num_pairs, width], sorted
+    values, bias = weight.values, weight.bias
+    tile = fitted(gate_up_tile(rows, values.dtype), 2, values.itemsize, x.device)
+    inputs, outputs = values.shape[2], values.shape[1] // 2
+    out = torch.empty(len(pairs.order), outputs, dtype=x.dtype, device=x.device)
+    grid = (triton.cdiv(outputs, tile.outputs), pairs.most_tiles)
+    gate_up_kernel[grid](
+        x, values, bias, out, None, None, pairs.order, pairs.tiles, pairs.num_tiles,
+        outputs, inputs, num_chosen, gate.alpha, gate.limit or 0.0, gate.shift, gate.function,
+        gate.limit is not None, bias is not None, False, inputs % tile.inputs == 0,
+        tile.rows, tile.outputs, tile.inputs, num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    return out
+
+
+def _multiply_down(
+    x: torch.Tensor, weight: _Weight, shares: torch.Tensor, pairs: Sorted, rows: int
+) -> torch.Tensor:  # [num_pairs, hidden], by number
+    values, bias = weight.values, weight.bias
+    tile = fitted(down_tile(rows, values.dtype), 1, values.itemsize, x.device)
+    _, outputs, inputs = values.shape
+    out = torch.empty(len(pairs.order), outputs, dtype=x.dtype, device=x.device)
+    grid = (triton.cdiv(outputs, tile.outputs), pairs.most_tiles)
+    down_kernel[grid](
+        x, values, bias, shares, out, None, None, pairs.order, pairs.tiles, pairs.num_tiles,
+        outputs, inputs, bias is not None, False, inputs % tile.inputs == 0,
+        tile.rows, tile.outputs, tile.inputs, num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    return out
+
+
+def _add_up(parts: torch.Tensor, chosen: torch.Tensor, num_experts: int) -> torch.Tensor:
+    (tokens, count), size = chosen.shape, parts.shape[1]
+    out = torch.empty(tokens, size, dtype=parts.dtype, device=parts.device)
+    grid = (tokens, triton.cdiv(size, _RUN))
+    sum_kernel[grid](parts, chosen, out, size, num_experts, count, _RUN, num_warps=4)
+    return out

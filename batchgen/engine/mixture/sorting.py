@@ -1,0 +1,105 @@
+"""Pairs of a token and one of its experts, put in the order of experts on CUDA, in Triton.
+
+Shapes are those of the worst case and counts stay on the device, so the host waits for nothing and
+a graph may hold it. Pairs of an expert keep their order: sums come out the same every time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+__all__ = ["Sorted", "sort_pairs"]
+
+_BLOCK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """Pairs by expert. A pair's number is its token's times the experts of a token, and its place
+    among those."""
+
+    order: torch.Tensor  # int32 [num_pairs]: pairs; beyond those that have an expert, anything
+    tiles: torch.Tensor  # int32 [most_tiles, 3]: expert, first place in `order`, end of its places
+    num_tiles: torch.Tensor  # int32 [1]
+
+    @property
+    def most_tiles(self) -> int:
+        """So many programs are started; those beyond `num_tiles` end at once."""
+        return len(self.tiles)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _count_kernel(
+    chosen: tl.tensor,  # [num_pairs]: experts
+    counts: tl.tensor,  # int32 [num_experts]
+    num_pairs: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    """An expert a program."""
+    expert = tl.program_id(0)
+    at = tl.arange(0, BLOCK)
+    found = tl.zeros([BLOCK], tl.int32)
+    for start in range(0, num_pairs, BLOCK):
+        ids = tl.load(chosen + start + at, start + at < num_pairs, other=-1)
+        found += (ids == expert).to(tl.int32)
+    tl.store(counts + expert, tl.sum(found))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _place_kernel(
+    chosen: tl.tensor,  # [num_pairs]: experts
+    counts: tl.tensor,  # int32 [num_experts]
+    order: tl.tensor,  # int32 [num_pairs]
+    tiles: tl.tensor,  # int32 [most_tiles, 3]
+    num_tiles: tl.tensor,  # int32 [1]
+    num_pairs: tl.tensor,
+    num_experts: tl.tensor,
+    EXPERTS: tl.constexpr,  # a power of 2
+    ROWS: tl.constexpr,  # of a tile
+    BLOCK: tl.constexpr,
+) -> None:
+    """An expert a program: its pairs, and its tiles."""
+    expert = tl.program_id(0)
+    experts = tl.arange(0, EXPERTS)
+    every = tl.load(counts + experts, experts < num_experts, other=0)
+    before = experts < expert
+    first = tl.sum(tl.where(before, every, 0))
+    needed = (every + ROWS - 1) // ROWS
+    tile = tl.sum(tl.where(before, needed, 0))
+    if expert == 0:
+        tl.store(num_tiles, tl.sum(needed))
+    at = tl.arange(0, BLOCK)
+    end = first
+    for start in range(0, num_pairs, BLOCK):
+        ids = tl.load(chosen + start + at, start + at < num_pairs, other=-1)
+        own = (ids == expert).to(tl.int32)
+        tl.store(order + end + tl.cumsum(own, 0) - 1, start + at, own > 0)
+        end += tl.sum(own)
+    for begin in range(first, end, ROWS):
+        tl.store(tiles + tile * 3, expert)
+        tl.store(tiles + tile * 3 + 1, begin)
+        tl.store(tiles + tile * 3 + 2, tl.minimum(begin + ROWS, end))
+        tile += 1
+
+
+def sort_pairs(chosen: torch.Tensor, num_experts: int, rows: int) -> Sorted:
+    """chosen: [num_tokens, experts of a token], contiguous; a number that is no expert's is left
+    out. `rows`: of a tile."""
+    pairs, device = chosen.numel(), chosen.device
+    active = min(pairs, num_experts)
+    most_tiles = active + (pairs - active) // rows
+    counts = torch.empty(num_experts, dtype=torch.int32, device=device)
+    order = torch.empty(pairs, dtype=torch.int32, device=device)
+    tiles = torch.empty(most_tiles, 3, dtype=torch.int32, device=device)
+    num_tiles = torch.empty(1, dtype=torch.int32, device=device)
+    grid, padded = (num_experts,), triton.next_power_of_2(num_experts)
+    _count_kernel[grid](chosen, counts, pairs, _BLOCK, num_warps=4)
+    _place_kernel[grid](
+        chosen, counts, order, tiles, num_tiles, pairs, num_experts, padded, rows, _BLOCK,
+        num_warps=4,
+    )  # fmt: skip
+    return Sorted(order, tiles, num_tiles)

@@ -1,0 +1,68 @@
+"""How products of experts are cut among a GPU's cores: by the rows that an expert has in the mean.
+
+Chosen by reckoning for an H200: a core has some 100 KiB on their way from memory, lines are read
+whole, and a tile holds all rows of nearly every expert, so that its weights are read once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from batchgen.engine.quantization.tiles import Tile as Cut
+from batchgen.engine.quantization.tiles import fitted as fitted_cut
+
+__all__ = ["Tile", "down_tile", "fitted", "gate_up_tile", "row_block"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What one program computes: some outputs of some rows of one expert."""
+
+    rows: int
+    outputs: int
+    """Of a product with gates and ups: so many of each."""
+    inputs: int
+    """Of a step."""
+    num_warps: int
+    num_stages: int
+    """Steps that are on their way from memory at once."""
+
+
+_ROW_BYTES = 128
+"""Of a weight, read in one step: a line of the cache."""
+
+
+def row_block(num_pairs: int, num_experts: int) -> int:
+    """Rows of a tile. Counts of rows scatter by the root of their mean."""
+    mean = num_pairs / min(num_pairs, num_experts)
+    return 16 if mean <= 6 else 32 if mean <= 22 else 64 if mean <= 48 else 128
+
+
+def gate_up_tile(rows: int, dtype: torch.dtype) -> Tile:
+    """Two weights are read for each output."""
+    inputs = _ROW_BYTES // dtype.itemsize
+    if dtype == torch.float32:
+        return Tile(rows, 32, inputs, 4, 3)
+    if rows <= 32:
+        return Tile(rows, 64, inputs, 4, 5)
+    return Tile(rows, 64, inputs, 4, 4) if rows == 64 else Tile(rows, 128, inputs, 8, 3)
+
+
+def down_tile(rows: int, dtype: torch.dtype) -> Tile:
+    """As `gate_up_tile`, one weight for each output."""
+    inputs = _ROW_BYTES // dtype.itemsize
+    if dtype == torch.float32:
+        return Tile(rows, 64, inputs, 4, 3)
+    if rows <= 32:
+        return Tile(rows, 128, inputs, 4, 5)
+    return Tile(rows, 128, inputs, 4 if rows == 64 else 8, 4)
+
+
+def fitted(tile: Tile, weights: int, itemsize: int, device: torch.device) -> Tile:
+    """The tile, with no more stages than the device's cores have room for: `weights` are read for
+    each output."""
+    step = (weights * tile.outputs + tile.rows) * tile.inputs * itemsize
+    cut = Cut(tile.rows, tile.outputs, 1, tile.num_warps, tile.num_stages)
+    return replace(tile, num_stages=fitted_cut(cut, step, device).num_stages)

@@ -1,0 +1,176 @@
+"""Experts multiplied in groups are what their module computes, odd shapes too; what is not proven
+stays; a model answers as `generate`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from parity_oracle import Oracle, assert_parity, run_engine
+from tiny_models import tiny_model
+from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
+
+from batchgen.engine.attention.reference import ReferenceBackend
+from batchgen.engine.loader import load_model_from
+from batchgen.engine.mixture import replacing
+from batchgen.engine.mixture.form import GELU, GELU_TANH, SILU, Gate, find_gate
+from batchgen.engine.mixture.tiles import row_block
+
+pytest.importorskip("triton", reason="triton is not installed: no products to test")
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+DTYPES = [torch.float32] if INTERPRETED else [torch.float32, torch.float16, torch.bfloat16]
+"""The interpreter multiplies bfloat16 as if its bits were integers."""
+ERROR = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+SIZES = {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
+GPT_OSS = Gate(SILU, 1.702, 7.0, 1.0)
+CASES = [
+    (1, 5, 2, 48, 40, Gate(SILU)),
+    (7, 9, 1, 33, 72, Gate(GELU)),
+    (37, 3, 3, 64, 33, GPT_OSS),
+    (40, 2, 1, 40, 16, Gate(GELU_TANH, limit=0.5)),
+]
+if not INTERPRETED:
+    CASES += [(rows, 128, 8, 2048, 768, Gate(SILU)) for rows in (1, 16, 100, 256, 700, 2048)]
+    CASES += [(rows, 32, 4, 2880, 2880, GPT_OSS) for rows in (3, 300)]
+
+
+def draw(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def plain(x: Any, chosen: Any, shares: Any, weights: Any, gate: Gate) -> torch.Tensor:
+    """By the definition, in float64: row by row, expert by expert."""
+    gate_up, gate_up_bias, down, down_bias = (one.double().cpu() for one in weights)
+    out = torch.zeros_like(x, dtype=torch.float64, device="cpu")
+    for expert in range(len(down)):
+        rows, places = (chosen.cpu() == expert).nonzero(as_tuple=True)
+        inner = gate.apply(x[rows].double().cpu() @ gate_up[expert].T + gate_up_bias[expert])
+        found = inner @ down[expert].T + down_bias[expert]
+        out.index_add_(0, rows, found * shares.double().cpu()[rows, places, None])
+    return out
+
+
+@spawns
+def test_experts_are_as_defined_in_the_interpreter() -> None:
+    run_interpreted(__file__)
+
+
+@direct
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "experts", "count", "hidden", "width", "gate"), CASES)
+def test_a_layer_of_experts(
+    rows: int, experts: int, count: int, hidden: int, width: int, gate: Gate, dtype: torch.dtype
+) -> None:
+    """A third of the tokens choose the same experts; one expert is chosen by none, where that can
+    be; and one token leaves a choice open."""
+    from batchgen.engine.mixture.products import mix_experts
+
+    x = draw(rows, hidden)
+    scores = draw(rows, experts)
+    scores[: rows // 3] = scores[0]
+    scores[:, experts // 2] -= 100
+    shares, chosen = scores.softmax(1).topk(count)
+    chosen[-1, -1] = experts
+    weights = [
+        draw(experts, 2 * width, hidden) * hidden**-0.5,
+        draw(experts, 2 * width),
+        draw(experts, hidden, width) * width**-0.5,
+        draw(experts, hidden),
+    ]
+    x, shares, *weights = (one.to(DEVICE, dtype) for one in (x, shares, *weights))
+    asked = (x, chosen.to(DEVICE), shares, *weights)
+    ours = mix_experts(*asked, gate.function, gate.alpha, gate.limit, gate.shift)
+    wanted = plain(x, chosen, shares, weights, gate)
+    norm = wanted.norm(dim=1).clamp_min(1e-9)
+    assert float(((ours.double().cpu() - wanted).norm(dim=1) / norm).max()) < ERROR[dtype]
+    again = mix_experts(*asked, gate.function, gate.alpha, gate.limit, gate.shift)
+    assert torch.equal(ours, again)
+
+
+@direct
+@pytest.mark.parametrize(("pairs", "experts", "rows"), [(1, 3, 16), (1100, 5, 128), (90, 33, 16)])
+def test_pairs_are_put_in_the_order_of_experts(pairs: int, experts: int, rows: int) -> None:
+    from batchgen.engine.mixture.sorting import sort_pairs
+
+    generator = torch.Generator().manual_seed(pairs)
+    chosen = torch.randint(0, experts + 1, (pairs, 1), generator=generator).to(DEVICE)
+    found = sort_pairs(chosen, experts, rows)
+    tiles = found.tiles[: int(found.num_tiles)].tolist()
+    order = found.order.tolist()
+    wanted = chosen.flatten().tolist()
+    for expert in range(experts):
+        own = [pair for e, start, end in tiles if e == expert for pair in order[start:end]]
+        assert own == [pair for pair, e in enumerate(wanted) if e == expert]
+    assert all(0 < end - start <= rows for _, start, end in tiles)
+
+
+def experts_of(model: Any) -> Any:
+    return next(part for name, part in model.named_modules() if name.endswith("mlp.experts"))
+
+
+def test_gates_are_known_by_what_they_answer() -> None:
+    for name, gate in {
+        "mixtral": Gate(SILU),
+        "qwen3_moe": Gate(SILU),
+        "gpt_oss": replace(GPT_OSS, interleaved=True),
+    }.items():
+        assert find_gate(experts_of(tiny_model(name, **SIZES))) == gate, name
+    other = experts_of(tiny_model("mixtral", **SIZES))
+    other.act_fn = torch.nn.GELU(approximate="tanh")
+    assert find_gate(other) == Gate(GELU_TANH)
+    other.act_fn = torch.nn.Tanh()
+    assert find_gate(other) is None
+
+
+def test_a_tile_holds_the_rows_of_nearly_every_expert() -> None:
+    assert [row_block(8 * rows, 128) for rows in (1, 16, 64, 256, 512, 2048)] == [
+        *(16, 16, 16, 32, 64, 128)
+    ]
+
+
+@direct
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
+def test_a_model_with_experts_in_groups_answers_as_generate(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if INTERPRETED:
+        monkeypatch.setattr(replacing, "many", lambda *_: (5,))
+    prompts = [list(range(3, 20)), [5, 6], [9] * 7]
+    oracle = Oracle(tiny_model(name, **SIZES).to(DEVICE))
+    wanted = [oracle.generate(prompt, 3) for prompt in prompts]
+    replaced = []
+    model = load_model_from(
+        tiny_model(name, **SIZES).to(DEVICE),
+        ReferenceBackend(),
+        optimize=lambda module: replaced.append(replacing.replace_experts(module)),
+    )
+    assert replaced == [1]
+    assert replacing.has_experts(model.module)
+    tokens = run_engine(model, prompts, 3)[0]
+    assert_parity(oracle, prompts, wanted, tokens)
+
+
+@direct
+def test_what_is_not_proven_stays_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model("gpt_oss", **SIZES).to(DEVICE)
+    own = experts_of(model)
+    right = find_gate(own)
+    assert right is not None
+    monkeypatch.setattr(replacing, "many", lambda *_: (3,))
+    faults = [replace(right, alpha=1.6), replace(right, limit=6.0), replace(right, shift=0.9), None]
+    for fault in faults:
+        monkeypatch.setattr(replacing, "find_gate", lambda _, fault=fault: fault)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            assert replacing.replace_experts(model) == 0
+        assert "1 layer of experts as transformers runs them: model.layers.0.mlp" in caplog.text
+        assert ("a row of 3 differs by" if fault else "gates is not known") in caplog.text
+        assert experts_of(model) is own
+    monkeypatch.setattr(replacing, "find_gate", lambda _: right)
+    assert replacing.replace_experts(model) == 1
