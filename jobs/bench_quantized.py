@@ -60,7 +60,8 @@ def speed(args: argparse.Namespace) -> None:
     """Output tokens/s of each scheme and workload, the best run; ratios to the first scheme."""
     first: dict[str, float] = {}
     for scheme in args.schemes:
-        for row in bench(scheme, args):
+        more, flags = SCHEMES[scheme]
+        for row in bench(scheme, LLAMA | SHAPES[args.shape] | more, flags, args):
             if row["engine"] != "batchgen":
                 continue
             found = row["output_tokens_per_s"]
@@ -70,15 +71,17 @@ def speed(args: argparse.Namespace) -> None:
                 peak_gib=row["peak_gib"], load_s=row["load_s"])  # fmt: skip
 
 
-def bench(scheme: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    more, flags = SCHEMES[scheme]
+def bench(
+    scheme: str, config: dict[str, Any], flags: list[str], args: argparse.Namespace,
+    program: tuple[str, ...] = ("-m", "batchgen"),
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Rows of `batchgen bench`, of random weights in the shape that the config has."""
     with tempfile.TemporaryDirectory() as name:
         folder, report = Path(name), Path(name) / "report.json"
-        config = LLAMA | SHAPES[args.shape] | more
         (folder / "config.json").write_text(json.dumps(config))
         workloads = [part for one in args.workloads for part in ("--workload", one)]
         command = [
-            sys.executable, "-m", "batchgen", "bench", "--model", name, "--device", "cuda",
+            sys.executable, *program, "bench", "--model", name, "--device", "cuda",
             "--load-format", "dummy", "--static-batch", "0", "--repeats", str(args.repeats),
             "--json", str(report), *workloads, *flags, *args.flags,
         ]  # fmt: skip

@@ -10,15 +10,15 @@ import triton
 from batchgen.engine.mixture.form import Gate
 from batchgen.engine.mixture.kernels import down_kernel, gate_up_kernel, sum_kernel
 from batchgen.engine.mixture.sorting import Sorted, sort_pairs
-from batchgen.engine.mixture.tiles import down_tile, fitted, gate_up_tile, row_block
+from batchgen.engine.mixture.tiles import Tile, down_tile, fitted, gate_up_tile, row_block
 
-__all__ = ["mix_experts"]
+__all__ = ["Weight", "add_up", "mix_experts", "multiply_down", "multiply_gate_up"]
 
 _RUN = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class _Weight:
+class Weight:
     """Of all experts: values [num_experts, num_outputs, num_inputs]."""
 
     values: torch.Tensor
@@ -46,9 +46,11 @@ def mix_experts(
     rows = row_block(chosen.numel(), len(down))
     pairs = sort_pairs(chosen, len(down), rows)
     gate = Gate(function, alpha, limit, shift)
-    inner = _multiply_gate_up(x, _Weight(gate_up, gate_up_bias), gate, pairs, chosen.shape[1], rows)
-    parts = _multiply_down(inner, _Weight(down, down_bias), shares, pairs, rows)
-    return _add_up(parts, chosen, len(down))
+    tile, weight = gate_up_tile(rows, gate_up.dtype), Weight(gate_up, gate_up_bias)
+    inner = multiply_gate_up(x, weight, gate, pairs, chosen.shape[1], tile)
+    tile, weight = down_tile(rows, down.dtype), Weight(down, down_bias)
+    parts = multiply_down(inner, weight, shares, pairs, tile)
+    return add_up(parts, chosen, len(down))
 
 
 @mix_experts.register_fake
@@ -68,11 +70,13 @@ def _(
     return x.new_empty(x.shape)
 
 
-def _multiply_gate_up(
-    x: torch.Tensor, weight: _Weight, gate: Gate, pairs: Sorted, num_chosen: int, rows: int
-) -> torch.Tensor:  # [num_pairs, width], sorted
+def multiply_gate_up(
+    x: torch.Tensor, weight: Weight, gate: Gate, pairs: Sorted, num_chosen: int, tile: Tile
+) -> torch.Tensor:
+    """x [num_tokens, hidden] -> what is between the products, in the order of experts
+    [num_pairs, width]."""
     values, bias = weight.values, weight.bias
-    tile = fitted(gate_up_tile(rows, values.dtype), 2, values.itemsize, x.device)
+    tile = fitted(tile, 2, values.itemsize, x.device)
     inputs, outputs = values.shape[2], values.shape[1] // 2
     out = torch.empty(len(pairs.order), outputs, dtype=x.dtype, device=x.device)
     grid = (triton.cdiv(outputs, tile.outputs), pairs.most_tiles)
@@ -85,11 +89,13 @@ def _multiply_gate_up(
     return out
 
 
-def _multiply_down(
-    x: torch.Tensor, weight: _Weight, shares: torch.Tensor, pairs: Sorted, rows: int
-) -> torch.Tensor:  # [num_pairs, hidden], by number
+def multiply_down(
+    x: torch.Tensor, weight: Weight, shares: torch.Tensor, pairs: Sorted, tile: Tile
+) -> torch.Tensor:
+    """x [num_pairs, width] in the order of experts -> a share of a token's outcome for each pair,
+    by their numbers [num_pairs, hidden]."""
     values, bias = weight.values, weight.bias
-    tile = fitted(down_tile(rows, values.dtype), 1, values.itemsize, x.device)
+    tile = fitted(tile, 1, values.itemsize, x.device)
     _, outputs, inputs = values.shape
     out = torch.empty(len(pairs.order), outputs, dtype=x.dtype, device=x.device)
     grid = (triton.cdiv(outputs, tile.outputs), pairs.most_tiles)
@@ -101,7 +107,8 @@ def _multiply_down(
     return out
 
 
-def _add_up(parts: torch.Tensor, chosen: torch.Tensor, num_experts: int) -> torch.Tensor:
+def add_up(parts: torch.Tensor, chosen: torch.Tensor, num_experts: int) -> torch.Tensor:
+    """Outcomes of tokens [num_tokens, hidden] from those of their pairs [num_pairs, hidden]."""
     (tokens, count), size = chosen.shape, parts.shape[1]
     out = torch.empty(tokens, size, dtype=parts.dtype, device=parts.device)
     grid = (tokens, triton.cdiv(size, _RUN))
