@@ -2,12 +2,11 @@
 
     python jobs/check_schemas.py --model SmolLM2-135M-Instruct.Q4_1.gguf --count 300 --keep DIR
 
-Runs `batchgen run` over one row a schema and checks each completion that ended by itself with
-`jsonschema`, formats included. A schema may be refused by name (`invalid_schema`) before its row
-runs; of one accepted the completion must be valid. A small model goes on without end where a schema
-allows it (`1.1.1.1`, 3333333): a frequency penalty and a bias to what ends a value prevent that,
-and those that max_tokens cut all the same are computed again with `--most-tokens`. Exit code 1 for
-any other end, 75 where `--time-limit` stopped it: with `--keep` the same command goes on.
+Runs `batchgen run` over one row a schema and checks each completion with `jsonschema`, formats
+included. A schema may be refused by name (`invalid_schema`) before its row runs; of one accepted
+the completion must be valid, even where max_tokens would have cut it (counted as `led`: the model
+goes on without end, the grammar does not). Exit code 1 for any other end, 75 where `--time-limit`
+stopped it: with `--keep` the same command goes on.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from batchgen.job.model.files import resolve_model
-from batchgen.job.text.tokenizer import load_codec
+from batchgen.job.flow.results import STEERED
 
 Schema = dict[str, Any]
 _WORDS = ["name", "age", "city", "tags", "price", "unit", "notes", "kind", "is_new", "score"]
@@ -120,7 +118,7 @@ def judge(schema: Schema, row: dict[str, Any]) -> str:
 
     if row["status"] == "error":
         return "refused" if row["error_code"] == "invalid_schema" else str(row["error_message"])
-    if row["finish_reason"] == "length":
+    if row["finish_reason"] == "length" and row["stop_reason"] != STEERED:
         return "cut"
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
     validator = jsonschema.Draft202012Validator(schema, format_checker=checker)
@@ -135,12 +133,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--max-tokens", type=int, default=400)
-    parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--frequency-penalty", type=float, default=0.2)
-    parser.add_argument("--end-bias", type=float, default=6.0)
     parser.add_argument("--first", type=int, default=0, help="seed of the first schema")
-    parser.add_argument("--most-tokens", type=int, default=4000)
+    parser.add_argument("--max-tokens", type=int, default=256)
+    parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--time-limit", default="100d")
     parser.add_argument("--keep", type=Path, help="folder of the run, which goes on there")
     asked = parser.parse_args()
@@ -149,12 +144,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        longer = folder / "longer"  # is there once all rows have had a first run
-        stopped = 0 if longer.exists() else _run(folder, schemas, asked)
-        if not stopped:
-            longer.touch()
-            stopped = _run(folder, schemas, asked, longer=True)
-        if stopped:
+        if stopped := _run(folder, schemas, asked):
             return stopped
         rows = pq.read_table(folder / "out.parquet").to_pylist()
     return _report(seeds, schemas, rows)
@@ -167,17 +157,15 @@ def _report(seeds: Sequence[int], schemas: list[Schema], rows: list[dict[str, An
             print(f"seed {seed}: {row['error_message']}")
         elif end != "valid":
             print(f"seed {seed}: {end}\n  {json.dumps(schema)}\n  {row['completion']!r}")
-    print(dict(Counter(end.split(":")[0] for end in ends)))
+    counts = Counter(end.split(":")[0] for end in ends)
+    print(dict(counts), "led:", sum(row["stop_reason"] == STEERED for row in rows))
     return int(any(end not in ("valid", "refused") for end in ends))
 
 
-def _run(
-    folder: Path, schemas: list[Schema], asked: argparse.Namespace, longer: bool = False
-) -> int:
-    """`longer`: those that were cut, with more tokens. 75: stopped, to be continued."""
+def _run(folder: Path, schemas: list[Schema], asked: argparse.Namespace) -> int:
+    """75: stopped, to be continued."""
     chat = [{"role": "user", "content": "Make up an example as JSON."}]
-    same = {"messages": chat, "logit_bias": _bias(asked.model, asked.end_bias)}
-    lines = [{**same, "guided_json": schema} for schema in schemas]
+    lines = [{"messages": chat, "guided_json": schema} for schema in schemas]
     source, out = folder / "in.jsonl", folder / "out.parquet"
     text = "".join(json.dumps(line) + "\n" for line in lines)
     if not source.exists() or source.read_text() != text:
@@ -185,20 +173,11 @@ def _run(
     command = [sys.executable, "-m", "batchgen", "run", "-i", source, "-o", out, "-q"]
     command += ["--model", asked.model, "--max-failures", "100%"]
     command += ["--temperature", asked.temperature, "--time-limit", asked.time_limit]
-    command += ["--frequency-penalty", asked.frequency_penalty]
-    command += ["--max-tokens", asked.most_tokens if longer else asked.max_tokens]
-    command += ["--retry", "truncated"] * longer
+    command += ["--max-tokens", asked.max_tokens]
     done = subprocess.run([str(word) for word in command])
     if done.returncode not in (0, 75):
         raise SystemExit(f"batchgen run ended with {done.returncode}")
     return done.returncode
-
-
-def _bias(model: str, bias: float) -> dict[str, float]:
-    """For the tokens that begin with what ends a value."""
-    codec = load_codec(resolve_model(model))
-    ends = (b'"', b",", b"}", b"]")
-    return {str(i): bias for i in range(codec.vocab_size) if codec.token_bytes(i).startswith(ends)}
 
 
 if __name__ == "__main__":

@@ -161,8 +161,17 @@ class Alternating:
     seen: list[int]
     length: int = 0
 
-    def advance(self, token: int) -> bool:
+    def advance(self, token: int, room: int) -> bool:
         self.length += 1
+        return False
+
+    def steer(self, mask: np.ndarray, room: int) -> None:
+        pass
+
+    def refuses(self, token: int, room: int) -> bool:
+        return False
+
+    def is_steered(self, room: int) -> bool:
         return False
 
     def fill(self, mask: np.ndarray) -> bool:

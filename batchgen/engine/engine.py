@@ -296,5 +296,6 @@ class LLMEngine:
             preemptions=sequence.num_preemptions,
             cached_tokens=sequence.num_cached_tokens,
             ends_with_stop_token=sequence.ends_with_stop_token,
+            is_steered=sequence.is_steered,
         )
         return self._folding.finish(completion)

@@ -31,8 +31,7 @@ __all__ = [
 ]
 
 StopChecker = Callable[[Sequence[int]], str | None]
-"""Given all output token ids so far, the stop string they contain, or None. Made by the job: the
-engine knows no text."""
+"""Given all output token ids so far, the stop string they contain, or None. Made by the job."""
 
 MAX_TOP_LOGPROBS = 20
 
@@ -40,18 +39,26 @@ MAX_TOP_LOGPROBS = 20
 class Constraint(Protocol):
     """What one sequence may say next: moved along by its tokens, asked for each next one's mask.
 
-    Made by the job, as stop checkers are. Both methods raise RowError for a grammar that turns out
-    to be beyond its limits; the sequence then fails with it.
+    Made by the job, as stop checkers are. `advance` and `fill` raise RowError for a grammar that
+    turns out to be beyond its limits; the sequence then fails with it. `room`: most tokens.
     """
 
-    def advance(self, token: int) -> bool:
-        """Take the sequence's next token; whether it is whole now, so that nothing can follow."""
-        ...
+    def advance(self, token: int, room: int) -> bool:
+        """Take the next token, after which `room` may follow; whether nothing can follow now."""
 
     def fill(self, mask: Any) -> bool:
         """Set the bits of allowed tokens in a zeroed int32 array [ceil(vocab_size / 32)], token t
         being bit t % 32 of word t // 32. False: every token is allowed, the mask is untouched."""
-        ...
+
+    def steer(self, mask: Any, room: int) -> None:
+        """Where `room` tokens are just enough to end, keep those allowed with which it does."""
+
+    def refuses(self, token: int, room: int) -> bool:
+        """Whether `room` tokens after this one, which was sampled, are too few to end: it is
+        sampled anew, and `steer` excludes it."""
+
+    def is_steered(self, room: int) -> bool:
+        """Whether any token, the next one with `room` too, was kept from coming by `steer`."""
 
 
 class Shared:
@@ -212,12 +219,14 @@ class Completion:
     target_logprobs: list[float] | None = None
     """Of `Request.targets`' token ids, in their order; before any processor."""
     target_tops: list[list[tuple[int, float]]] | None = None
-    """For each position of `Request.targets`, the most likely (id, logprob), if asked for."""
+    """For each position of `Request.targets`, the most likely, if asked for."""
     timings: Timings = field(default_factory=Timings)
     preemptions: int = 0
     cached_tokens: int = 0
     ends_with_stop_token: bool = False
     """The last of `token_ids` ended it (EOS, or a stop token id) and is no part of the answer."""
+    is_steered: bool = False
+    """LENGTH, yet whole: its constraint was led to an end because few tokens were left."""
 
 
 @dataclass(slots=True)
@@ -263,38 +272,29 @@ class Engine(Protocol):
     @property
     def max_model_len(self) -> int:
         """Most tokens, prompt and output, of one sequence."""
-        ...
 
     @property
     def max_num_seqs(self) -> int:
         """Most sequences in one step."""
-        ...
 
     @property
     def num_unfinished(self) -> int:
         """Requests added and neither returned nor aborted."""
-        ...
 
     def add(self, request: Request) -> None:
         """Queue a request; its clock starts now."""
-        ...
 
     def step(self) -> list[Completion]:
         """Run one iteration; the requests that finished with it, in no particular order."""
-        ...
 
     def abort(self, request_id: int) -> None:
         """Forget an unfinished request and free what it holds."""
-        ...
 
     def unfinished_outputs(self) -> dict[int, list[int]]:
         """Tokens generated so far by each unfinished request: what a polite stop saves."""
-        ...
 
     def stats(self) -> EngineStats:
         """Counters so far."""
-        ...
 
     def close(self) -> None:
         """Forget everything and free what the engine holds."""
-        ...

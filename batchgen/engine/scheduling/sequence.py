@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from batchgen.engine.request import Constraint, FinishReason, Request, Timings
+from batchgen.engine.request import FinishReason, Request, Timings
+from batchgen.engine.scheduling.following import Following
 from batchgen.errors import ErrorCode, RowError
 
 __all__ = ["Sequence", "SequenceStatus"]
@@ -84,14 +85,10 @@ class Sequence:
     """While it has fewer tokens than this, one that is no stop is appended and that is all."""
     stop_ids: frozenset[int] = field(init=False)
     """Tokens that end it, and may not come before `min_tokens`."""
-    constraint: Constraint | None = None
-    """Begun with the first look at what it allows."""
-    num_constrained: int = 0
-    """Output tokens that the constraint has taken."""
-    constraint_error: RowError | None = None
-    """Why it cannot say what it allows: the row's failure, whatever is found to be wrong first."""
-    is_whole: bool = False
-    """Its constraint allows nothing more: it ended without a token that says so."""
+    following: Following | None = field(init=False)
+    """Its constraint, if it has one."""
+    is_steered: bool = False
+    """It ended by its constraint because its length would have cut it."""
 
     def __post_init__(self) -> None:
         request = self.request
@@ -114,6 +111,9 @@ class Sequence:
         )
         stops = frozenset(params.stop_token_ids)
         self.stop_ids = stops if params.ignore_eos else stops | self.eos_token_ids
+        most = self.max_num_tokens - self.num_prompt_tokens
+        begin, steers = request.constraint, params.min_tokens < most
+        self.following = None if begin is None else Following(begin, most, steers=steers)
         checked = request.stop_checker is not None or request.constraint is not None
         reports = params.logprobs is not None or params.top_logprobs > 0
         plain = not (checked or reports or self.is_scored_alone) and request.targets is None
@@ -182,7 +182,9 @@ class Sequence:
         if self.is_scored_alone:
             return False
         by_text = isinstance(self.stop_reason, str)
-        return self.finish_reason is FinishReason.STOP and not by_text and not self.is_whole
+        is_whole = self.following is not None and self.following.is_whole
+        by_end = self.finish_reason is FinishReason.STOP or self.is_steered
+        return by_end and not by_text and not is_whole
 
     def advance(self, num_tokens: int) -> bool:
         """A step with `num_tokens` of it is launched; whether it samples a token."""
@@ -211,6 +213,8 @@ class Sequence:
         if self.is_scored_alone:
             self.finish(FinishReason.STOP)
             return
+        if self._refuses(token):
+            return
         self.token_ids.append(token)
         self.output_token_ids.append(token)
         if logprob is not None:
@@ -234,52 +238,47 @@ class Sequence:
         elif (matched := self._matched_stop()) is not None:
             self.finish(FinishReason.STOP, matched)
         elif not self.is_finished and self._has_become_whole():
-            self.is_whole = True
             self.finish(FinishReason.STOP)
         elif not self.is_finished and len(self.token_ids) >= self.max_num_tokens:
             self.finish(FinishReason.LENGTH)
 
     def fill_allowed(self, words: Any) -> bool:
-        """What its constraint allows next, as `Constraint.fill`; nothing once that has failed, so
-        that the row gets no token and says why."""
-        if self.is_finished:  # its last token is known by now, and this one is not wanted
+        """What its constraint allows next, as `Constraint.fill`."""
+        if self.following is None or self.is_finished:  # its last token is known by now
             return False
-        try:
-            constraint = self.begun_constraint()
-            return constraint is not None and constraint.fill(words)
-        except RowError as error:
-            self.constraint_error = error
-            words[:] = 0
-            return True
-
-    def begun_constraint(self) -> Constraint | None:
-        """Its constraint, which has taken all known output; None where it has none, or failed."""
-        if self.request.constraint is not None and self.constraint is None:
-            self.constraint = self.request.constraint()
-        return self.constraint
+        return self.following.fill(words)
 
     def finish(self, reason: FinishReason, stop_reason: str | int | None = None) -> None:
         """End it; tokens that come later are ignored."""
         self.status = SequenceStatus.FINISHED
         self.finish_reason = reason
         self.stop_reason = stop_reason
+        if self.following is not None and reason is FinishReason.STOP:
+            ended = isinstance(stop_reason, str) or self.following.is_whole
+            output = self.output_token_ids if ended else self.output_token_ids[:-1]
+            self.is_steered = self.following.was_steered(output)
+            self.finish_reason = FinishReason.LENGTH if self.is_steered else reason
 
     def fail(self, code: ErrorCode, message: str) -> None:
         """End it with an error; what was generated before is kept."""
         self.finish(FinishReason.ERROR)
-        refused = self.constraint_error
+        refused = None if self.following is None else self.following.error
         self.error_code = code if refused is None else refused.code
         self.error_message = message if refused is None else refused.message
 
+    def _refuses(self, token: int) -> bool:
+        """Whether its constraint could not end in time after this one, which is sampled again."""
+        if self.following is None or token in self.stop_ids or not self.following.refuses(token):
+            return False
+        self.num_computed_tokens = min(self.num_computed_tokens, len(self.token_ids) - 1)
+        return True
+
     def _has_become_whole(self) -> bool:
         """Hand new tokens to the constraint; whether it allows nothing after them."""
-        constraint = self.begun_constraint()
-        if constraint is None:
+        if self.following is None:
             return False
-        new = self.output_token_ids[self.num_constrained :]
-        self.num_constrained += len(new)
         try:
-            return any(constraint.advance(token) for token in new)
+            return self.following.take(self.output_token_ids)
         except RowError as error:
             self.fail(error.code, error.message)
             return False

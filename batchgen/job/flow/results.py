@@ -22,6 +22,9 @@ from batchgen.job.text.tokenizer import TextCodec
 
 __all__ = ["Results", "ResultsOptions"]
 
+STEERED = "grammar"
+"""`stop_reason` of a completion that max_tokens would have cut, had its grammar not ended it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ResultsOptions:
@@ -144,7 +147,7 @@ class Results:
         self, prepared: PreparedRow, sample: int, completion: Completion, answer: Answer
     ) -> OutputRow:
         row, options = prepared.row, self._options
-        reason = completion.stop_reason
+        reason = STEERED if completion.is_steered else completion.stop_reason
         return OutputRow(
             index=row.index,
             sample=sample,

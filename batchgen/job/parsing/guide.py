@@ -58,20 +58,20 @@ class _Guided:
         self._grammar: Constraint | None = None
         self._grammar_holds = True
 
-    def advance(self, token: int) -> bool:
+    def advance(self, token: int, room: int) -> bool:
         """See `Constraint.advance`."""
         before = self._tracker.phase
         if before is Phase.ANSWER:
             grammar = self._begun_grammar()
-            return grammar is not None and grammar.advance(token)
+            return grammar is not None and grammar.advance(token, room)
         self._begin_to_force()
-        is_whole = before is Phase.OPEN and self._open_grammar(token)
+        is_whole = before is Phase.OPEN and self._open_grammar(token, room)
         self._tracker.push(token)
         if before is Phase.THINKING:
             self._num_thought += 1
         self._take_forced(token)
         if self._tracker.phase is Phase.ANSWER and before is not Phase.OPEN:
-            self._take_rest()
+            self._take_rest(room)
         elif self._tracker.phase is Phase.THINKING:
             self._grammar, self._grammar_holds = None, True
         return is_whole
@@ -95,12 +95,30 @@ class _Guided:
             _allow(mask, self._opening[0])
         return True
 
+    def steer(self, mask: Any, room: int) -> None:
+        """See `Constraint.steer`: thinking is not shortened for the answer's sake."""
+        if (grammar := self._of_answer()) is not None:
+            grammar.steer(mask, room)
+
+    def refuses(self, token: int, room: int) -> bool:
+        """See `Constraint.refuses`."""
+        grammar = self._of_answer()
+        return grammar is not None and grammar.refuses(token, room)
+
+    def is_steered(self, room: int) -> bool:
+        """See `Constraint.is_steered`."""
+        grammar = self._of_answer()
+        return grammar is not None and grammar.is_steered(room)
+
+    def _of_answer(self) -> Constraint | None:
+        return self._begun_grammar() if self._tracker.phase is Phase.ANSWER else None
+
     def _begun_grammar(self) -> Constraint | None:
         if self._grammar is None and self._guide.grammar is not None:
             self._grammar = self._guide.grammar()
         return self._grammar
 
-    def _open_grammar(self, token: int) -> bool:
+    def _open_grammar(self, token: int, room: int) -> bool:
         """Follow the grammar as long as the answer may be one of its own; whether it is whole."""
         if self._opening is not None:
             takes = self._opening[:1] == [token]
@@ -110,7 +128,7 @@ class _Guided:
             return False
         mask = np.zeros(token // _BITS + 1, dtype=np.int32)
         self._grammar_holds = not grammar.fill(mask) or _allows(mask, token)
-        return self._grammar_holds and grammar.advance(token)
+        return self._grammar_holds and grammar.advance(token, room)
 
     def _begin_to_force(self) -> bool:
         """Whether the end of the thinking is forced from here on."""
@@ -127,7 +145,7 @@ class _Guided:
             if not self._forced:
                 self._tracker.phase = Phase.ANSWER
 
-    def _take_rest(self) -> None:
+    def _take_rest(self, room: int) -> None:
         """The token that ended the thinking may have begun the answer."""
         self._grammar, self._grammar_holds, self._forced = None, True, None
         rest = self._tracker.rest.strip()
@@ -139,7 +157,7 @@ class _Guided:
             if grammar.fill(mask) and not _allows(mask, token):
                 text = "the token that ended the thinking began an answer outside the grammar"
                 raise RowError(ErrorCode.INVALID_SCHEMA, text)
-            grammar.advance(token)
+            grammar.advance(token, room)
 
 
 def _allow(mask: Any, token: int) -> None:

@@ -1,0 +1,136 @@
+"""How few tokens end what a grammar has begun: a search of the kind that fuzzers use.
+
+llguidance says whether tokens may follow, not how many have to. So an end is walked to, one byte at
+a time: quotes and brackets first, as they end things, else the kind of byte that was taken longest
+ago, so that no repetition holds it up. Then whatever can be left out is left out, in halves and
+down to single tokens (delta debugging; Zeller and Hildebrandt, 2002), and bytes become longer
+tokens. The way is short, not the shortest; the same grammar and text have the same one.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+__all__ = ["Way", "WaySearch"]
+
+_MOST_BYTES = 400
+"""Of a way that is looked for."""
+_ENDS = (b'"}])>', b'}])>"')
+"""Bytes that end something, the first that may come: a string before an object, and otherwise."""
+_KINDS = (
+    string.digits.encode(),
+    string.ascii_lowercase.encode(),
+    string.ascii_uppercase.encode(),
+    *(bytes([byte]) for byte in string.punctuation.encode()),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Tokens after which a grammar holds. `cost`: with the end token that has to follow, if any."""
+
+    tokens: tuple[int, ...]
+    cost: int
+
+
+class WaySearch:
+    """Over one vocabulary."""
+
+    def __init__(self, tokenizer: LLTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._byte_tokens: dict[int, int] = {}
+        for token in range(tokenizer.vocab_size):
+            text = tokenizer.decode_bytes([token])
+            if len(text) == 1 and not tokenizer.is_special_token(token):
+                self._byte_tokens.setdefault(text[0], token)
+        named = b"".join(_KINDS)
+        self._rest = self._tokens(bytes(b for b in range(256) if b not in named))
+        self._ends = [self._tokens(ends) for ends in _ENDS]
+        self._quote, self._letter = self._tokens(b'"'), self._tokens(b"q")
+
+    def find(self, matcher: LLMatcher, room: int, has_ends: bool) -> Way | None:
+        """The first way found that costs at most `room`, else the cheapest of those found."""
+        best: Way | None = None
+        for ends in self._ends:
+            walked = self._walk(matcher, ends)
+            if walked is None:
+                continue
+            for shortened in (False, True):
+                path = _shortened(matcher, walked) if shortened else walked
+                found = self._merged(matcher, path, has_ends)
+                best = min(filter(None, (best, found)), key=lambda way: way.cost, default=None)
+                if best is not None and best.cost <= room:
+                    return best
+        return best
+
+    def _walk(self, matcher: LLMatcher, ends: Sequence[int]) -> list[int] | None:
+        here, path = matcher.deep_copy(), list[int]()
+        kinds = [tokens for tokens in map(self._tokens, _KINDS) if tokens]
+        while not here.is_accepting():
+            if len(path) >= _MOST_BYTES:
+                return None
+            # Where letters may come too, a bracket is text, which ends nothing.
+            is_text = bool(self._letter) and here.validate_tokens(self._letter) == 1
+            token = _first(here, self._quote if is_text else ends)
+            token = _taken_in_turn(here, kinds) if token is None else token
+            token = _first(here, self._rest) if token is None else token
+            if token is None or not here.consume_token(token):
+                return None
+            path.append(token)
+        return path
+
+    def _merged(self, matcher: LLMatcher, path: list[int], has_ends: bool) -> Way | None:
+        merged = self._tokenizer.tokenize_bytes(self._tokenizer.decode_bytes(path))
+        if len(merged) < len(path) and (way := way_along(matcher, merged, has_ends)) is not None:
+            return way
+        return way_along(matcher, path, has_ends)
+
+    def _tokens(self, text: bytes) -> list[int]:
+        return [self._byte_tokens[byte] for byte in text if byte in self._byte_tokens]
+
+
+def way_along(matcher: LLMatcher, path: Sequence[int], has_ends: bool) -> Way | None:
+    """These tokens as a way, if they are one."""
+    tokens = list(path)
+    if matcher.validate_tokens(tokens) < len(tokens):
+        return None
+    end = matcher.deep_copy()
+    if (tokens and not end.consume_tokens(tokens)) or not end.is_accepting():
+        return None
+    return Way(tuple(tokens), len(tokens) + (has_ends and not end.is_stopped()))
+
+
+def _first(matcher: LLMatcher, tokens: Sequence[int]) -> int | None:
+    return next((token for token in tokens if matcher.validate_tokens([token])), None)
+
+
+def _taken_in_turn(matcher: LLMatcher, kinds: list[list[int]]) -> int | None:
+    """Of the first kind that may come its first token that may; both go to the end of their line,
+    the tokens of a kind among themselves."""
+    for place, tokens in enumerate(kinds):
+        token = _first(matcher, tokens)
+        if token is not None:
+            tokens.append(tokens.pop(tokens.index(token)))
+            kinds.append(kinds.pop(place))
+            return token
+    return None
+
+
+def _shortened(matcher: LLMatcher, path: list[int]) -> list[int]:
+    size = len(path) // 2
+    while size:
+        place = 0
+        while place < len(path):
+            less = path[:place] + path[place + size :]
+            if way_along(matcher, less, has_ends=False) is not None:
+                path = less
+            else:
+                place += max(1, size // 2)
+        size //= 2
+    return path
