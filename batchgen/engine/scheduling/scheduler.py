@@ -109,8 +109,10 @@ class Scheduler:
             step.sequences[row].take_scores(begin, end, *scores)
         finished: list[Sequence] = []
         for j, sequence in append_tokens(step, output.tokens, plainly=not output.failures):
-            step.num_ignored += sequence.is_scored_alone or j in output.failures
-            if output.deliver(j, sequence):
+            num_known = len(sequence.output_token_ids)
+            is_finished = output.deliver(j, sequence)
+            step.num_ignored += len(sequence.output_token_ids) == num_known
+            if is_finished:
                 self._step_size.finish(sequence)
                 self._leave(sequence)
                 finished.append(sequence)
