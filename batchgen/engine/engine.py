@@ -207,10 +207,8 @@ class LLMEngine:
         return finished
 
     def _recover(self, step: ScheduledStep, error: Exception) -> list[Sequence]:
-        """Run a failed step's rows again in halves, down to the row that is to blame.
-
-        Rows are independent, so the others lose nothing.
-        """
+        """Run a failed step's rows again in halves, down to the row that is to blame: rows are
+        independent, so the others lose nothing."""
         if failures.is_fatal(error):
             raise error
         if failures.is_out_of_memory(error):
