@@ -201,6 +201,39 @@ def test_packages_that_no_run_uses_are_absent_only_while_transformers_is_importe
     assert whole.is_sklearn_available()
 
 
+_PUT_OFF = """
+import sys, torch
+from batchgen.startup.quick_transformers import QuickImports
+from batchgen.startup.torch_compiler import put_off_compiler
+quick = QuickImports()
+quick.install(), put_off_compiler(torch), quick.alone()
+import transformers.models.llama.modeling_llama
+quick.done()
+there = lambda: [name in sys.modules for name in ("sympy", "torch._dynamo.utils")]
+print(*there(), torch.distributed.is_available())
+
+@torch.compiler.disable(recursive=False)
+def add(x): return x + 1
+
+@torch._dynamo.assume_constant_result
+def three(): return 3
+
+@torch._dynamo.allow_in_graph
+def double(x): return x * 2
+
+print(float(add(double(torch.ones(())))), *there())
+from torch._dynamo.utils import counters
+print(torch._dynamo.utils.counters is counters, *there())
+print(torch._dynamo is sys.modules["torch._dynamo"], torch._dynamo.config.cache_size_limit > 0)
+print(float(torch.compile(lambda x: add(double(x)) * three(), backend="eager")(torch.ones(()))))
+"""
+
+
+def test_a_process_on_a_cpu_gets_torchs_compiler_when_it_asks_for_it() -> None:
+    before = ["False", "False", "True", "3.0", "False", "False"]
+    assert child(_PUT_OFF) == [*before, "True", "True", "True", "True", "True", "9.0"]
+
+
 def test_a_tokenizer_that_was_just_read_is_not_copied_once_more() -> None:
     module = ModuleType("transformers.tokenization_utils_tokenizers")
     vars(module).update(copy=copy, TokenizerFast=bytearray)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
 from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
 from batchgen.engine.cpu.stack import bind_stack
+from batchgen.engine.memory import give_back_freed
 from batchgen.engine.model.binding import use_attention
 from batchgen.engine.model.checkpoint import load_folder, quietly
 from batchgen.engine.model.discovery import discover
@@ -43,7 +44,6 @@ from batchgen.engine.model.random_weights import load_random
 from batchgen.engine.model.rounding import check_quantization, round_module
 from batchgen.engine.optimizing import optimizer_of
 from batchgen.engine.parallel.group import Group
-from batchgen.engine.parallel.split_model import make_local
 from batchgen.engine.parallel.splitting import check_config, check_devices, check_plan
 from batchgen.engine.quantization.proof import has_quantized, settle_layers
 from batchgen.engine.steady.hold import backend_of, check_parts, check_settings, prove_steady
@@ -141,29 +141,31 @@ def load_model_from(
     backend = backend or select_backend(next(module.parameters()).device)
     vocab_size: int = module.get_output_embeddings().weight.shape[0]
     input_vocab_size: int = module.get_input_embeddings().weight.shape[0]
-    first = own_logits(module, vocab_size, copied=False) if is_quantized(module) else None
+    with _stage("own logits"):
+        first = own_logits(module, vocab_size, copied=False) if is_quantized(module) else None
     if group is not None:
         with timeline.span("split"):
             _make_local(module, vocab_size)
-    with timeline.span("discover"):
+    with _stage("discover"):
         found = discover(module, model_type, vocab_size)
     limits = find_limits(module, found)
     limits.check(model_type, max_model_len)
     wait_for_kernels()
-    with timeline.span("proof"):
+    with _stage("proof"):
         expected = prove(module, found, backend, limits.max_position)
-    if first is not None:
-        check_copies(module, expected, first)
+        if first is not None:
+            check_copies(module, expected, first)
+        del first
     weights = weigh(module)
     if optimize:
         use_attention(module, "eager")
-        with timeline.span("optimize"):
+        with _stage("optimize"):
             optimize(module)
     model = bind_model(module, found, backend, limits.max_position)
     if optimize and model.device.type == "cpu":
         bind_stack(model)
     if optimize and confirmed:
-        with timeline.span("confirm"):
+        with _stage("confirm"):
             confirm(model, expected)
     if rounded_cache:
         with timeline.span("rounded cache"):
@@ -176,8 +178,19 @@ def load_model_from(
     return model
 
 
+@contextmanager
+def _stage(name: str) -> Iterator[None]:
+    """A span at whose end the system gets back what was freed: each stage of a load needs logits
+    and activations of its own, and a process's peak is not to be their sum."""
+    with timeline.span(name):
+        yield
+    give_back_freed()
+
+
 def _make_local(module: Any, vocab_size: int) -> None:
     """Take transformers' wrappers off, and compare: they are the word on how a model is split."""
+    from batchgen.engine.parallel.split_model import make_local  # with torch's DTensor and SymPy
+
     before = own_logits(module, vocab_size, copied=False)
     make_local(module)
     check_same(module, own_logits(module, vocab_size), before, "split over several devices")

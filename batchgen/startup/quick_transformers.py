@@ -38,6 +38,7 @@ _NOT_USED = (
     "is_torchaudio_available",
     "is_librosa_available",
 )
+_NOT_USED_ALONE = "is_torch_distributed_available"
 
 
 class QuickImports:
@@ -49,13 +50,19 @@ class QuickImports:
 
     def __init__(self, *, whole: bool = False) -> None:
         self._whole = whole
-        self._done = Event()
+        self._done, self._alone = Event(), Event()
         self._changes = {_HELPERS: self.change, _TOKENIZERS: share_tokenizers} | quick_torch.CHANGES
 
     def install(self) -> None:
         """From now on. Does nothing where transformers is imported."""
         if "transformers" not in sys.modules:
             sys.meta_path.insert(0, self)
+
+    def alone(self) -> None:
+        """To be called before transformers is imported: this process works with no other, and
+        transformers never hears of torch's distributed tensors, which bring SymPy along."""
+        if not self._whole:
+            self._alone.set()
 
     def done(self) -> None:
         """transformers is imported: answer truly again."""
@@ -82,6 +89,9 @@ class QuickImports:
         for name in () if self._whole else _NOT_USED:
             if hasattr(module, name):
                 setattr(module, name, self._absent_until_done(getattr(module, name)))
+        if hasattr(module, _NOT_USED_ALONE):
+            ask = getattr(module, _NOT_USED_ALONE)
+            setattr(module, _NOT_USED_ALONE, lambda: not self._alone.is_set() and ask())
 
     def _absent_until_done(self, ask: Callable[..., bool]) -> Callable[..., bool]:
         @functools.wraps(ask)

@@ -23,6 +23,7 @@ from batchgen.startup.bytecode import keep_bytecode
 from batchgen.startup.importing import absent, importing
 from batchgen.startup.kernels import compile_kernels
 from batchgen.startup.quick_transformers import QuickImports
+from batchgen.startup.torch_compiler import put_off_compiler
 
 __all__ = ["prepare", "prepare_engine", "prepare_tokenizer"]
 
@@ -70,7 +71,7 @@ def _import(
         with importing, timeline.span("imports"), _nothing_to_collect():
             taken.set()
             try:
-                _import_engine(config, files)
+                _import_engine(config, files, quick)
             finally:
                 quick.done()
         _import_compilers(config)
@@ -88,13 +89,16 @@ def _nothing_to_collect() -> Iterator[None]:
         gc.enable()
 
 
-def _import_engine(config: EngineConfig, files: ModelFiles) -> None:
+def _import_engine(config: EngineConfig, files: ModelFiles, quick: QuickImports) -> None:
     """The engine, and transformers' classes of this model's type."""
     with timeline.span("torch"):
         import torch
     on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if on_cpu:
         _begin("kernels", _load_kernels)
+        if config.tensor_parallel == 1 and not config.trust_remote_code:
+            put_off_compiler(torch)
+            quick.alone()
     else:
         _begin("device", lambda: _warm_device(config))
     with absent("triton") if on_cpu else nullcontext():  # torch's compiler takes it along, 70 MB

@@ -24,12 +24,13 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True, slots=True)
 class LinearCall:
-    """One call of a plain linear layer; the input is held, so that its identity stays its own."""
+    """One call of a plain linear layer."""
 
     name: str
     """Dotted, in the model; the parent's name is all but the last part."""
     module: Any
-    x: torch.Tensor
+    input: int
+    """Calls one after the other with the very same tensor have the same number."""
 
     @property
     def parent(self) -> str:
@@ -73,10 +74,14 @@ def record_calls(
     """The layers that `run`, a small forward of the model, calls, in order: plain ones, or those
     that it `accepts`."""
     calls: list[LinearCall] = []
+    held: list[Any] = [None]  # the last input, so that its identity stays its own
 
     def note(module: nn.Module, args: Any) -> None:
         if args:
-            calls.append(LinearCall(names[module], module, args[0]))
+            number = calls[-1].input if calls else 0
+            number += args[0] is not held[0]
+            held[0] = args[0]
+            calls.append(LinearCall(names[module], module, number))
 
     names = {module: name for name, module in model.named_modules() if accepts(module)}
     handles = [module.register_forward_pre_hook(note) for module in names]
@@ -99,7 +104,7 @@ def siblings(
         if times[call.name] != 1:
             continue
         last = groups[-1][-1] if groups else None
-        shares = last is not None and last.parent == call.parent and last.x is call.x
+        shares = last is not None and last.parent == call.parent and last.input == call.input
         if shares and alike(groups[-1][0].module, call.module):
             groups[-1].append(call)
         else:

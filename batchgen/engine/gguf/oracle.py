@@ -24,7 +24,7 @@ _FAR = 7
 """Positions grow by more than one a token, so that slow pairs turn as well."""
 _TOKENS = 12
 _ROWS = 256
-"""Of a weight, in float64 at a time."""
+"""Of a weight, read at a time and in float64."""
 _ALLOWED = {torch.float32: 1e-3}
 _LOOSE = 1e-1
 _SLIDING = "sliding_attention"
@@ -113,20 +113,20 @@ class _Reading:
         return value[self.layer] if isinstance(value, list) else value
 
     def tensor(self, name: str) -> torch.Tensor | None:
-        found = self._raw(name)
-        return None if found is None else found.double()
+        full = self._full(name)
+        return None if full is None else read_values(self.plan.file, full).double()
 
-    def _raw(self, name: str) -> torch.Tensor | None:
-        for full in (name, f"blk.{self.layer}.{name}"):
-            if full in self.plan.file.tensors:
-                return read_values(self.plan.file, full)
-        return None
+    def _full(self, name: str) -> str | None:
+        names = (name, f"blk.{self.layer}.{name}")
+        return next((one for one in names if one in self.plan.file.tensors), None)
 
     def linear(self, stem: str, x: torch.Tensor) -> torch.Tensor | None:
-        weight, bias = self._raw(f"{stem}.weight"), self.tensor(f"{stem}.bias")
+        weight, bias = self._full(f"{stem}.weight"), self.tensor(f"{stem}.bias")
         if weight is None:
             return None
-        parts = [x @ part.double().T for part in weight.split(_ROWS)]
+        starts = range(0, self.plan.file.tensors[weight].shape[0], _ROWS)
+        rows = (slice(start, start + _ROWS) for start in starts)
+        parts = [x @ read_values(self.plan.file, weight, one).double().T for one in rows]
         return torch.cat(parts, dim=-1) + (0 if bias is None else bias)
 
     @property

@@ -18,19 +18,21 @@ _PLAIN = {0: np.float32, 1: np.float16, 28: np.float64}
 _BFLOAT16 = 30
 
 
-def read_values(file: GgufFile, name: str) -> torch.Tensor:
-    """The tensor as the file holds it, in its own float type, or float32 where it is quantised."""
-    info, raw = file.tensors[name], raw_bytes(file, name)
+def read_values(file: GgufFile, name: str, rows: slice = slice(None)) -> torch.Tensor:
+    """The tensor as the file holds it, in its own float type, or float32 where it is quantised.
+    `rows`: of a matrix, these alone."""
+    info, raw = file.tensors[name], np.asarray(raw_bytes(file, name))
+    raw = raw.reshape(math.prod(info.shape[:-1]), -1)[rows]
+    shape = (-1, *info.shape[1:])
     if info.kind == _BFLOAT16:
-        return torch.from_numpy(np.array(raw)).view(torch.bfloat16).reshape(info.shape)
+        return torch.from_numpy(np.array(raw)).view(torch.bfloat16).reshape(shape)
     if info.kind in _PLAIN:
-        return torch.from_numpy(np.array(raw).view(_PLAIN[info.kind])).reshape(info.shape)
+        return torch.from_numpy(np.array(raw).view(_PLAIN[info.kind])).reshape(shape)
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    rows = math.prod(info.shape[:-1])
-    dense = dequantize(np.asarray(raw).reshape(rows, -1), GGMLQuantizationType(info.kind))
-    return torch.from_numpy(np.ascontiguousarray(dense)).reshape(info.shape)
+    dense = dequantize(raw, GGMLQuantizationType(info.kind))
+    return torch.from_numpy(np.ascontiguousarray(dense)).reshape(shape)
 
 
 def raw_bytes(file: GgufFile, name: str) -> Any:
