@@ -83,11 +83,11 @@ def test_a_layer_of_experts(
     ]
     x, shares, *weights = (one.to(DEVICE, dtype) for one in (x, shares, *weights))
     asked = (x, chosen.to(DEVICE), shares, *weights)
-    ours = mix_experts(*asked, gate.function, gate.alpha, gate.limit, gate.shift)
+    ours = mix_experts(*asked, gate.text)
     wanted = plain(x, chosen, shares, weights, gate)
     norm = wanted.norm(dim=1).clamp_min(1e-9)
     assert float(((ours.double().cpu() - wanted).norm(dim=1) / norm).max()) < ERROR[dtype]
-    again = mix_experts(*asked, gate.function, gate.alpha, gate.limit, gate.shift)
+    again = mix_experts(*asked, gate.text)
     assert torch.equal(ours, again)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,6 +30,19 @@ class Gate:
     shift: float = 0.0
     interleaved: bool = False
     """Gates and ups take turns, or all gates come before all ups."""
+
+    @property
+    def text(self) -> str:
+        """The numbers of it. Compilers take texts as they are, and numbers as what may change."""
+        limit = "" if self.limit is None else self.limit
+        return f"{self.function},{self.alpha},{limit},{self.shift}"
+
+    @staticmethod
+    @cache
+    def read(text: str) -> Gate:
+        """From `text`."""
+        function, alpha, limit, shift = text.split(",")
+        return Gate(int(function), float(alpha), float(limit) if limit else None, float(shift))
 
     def split(self, gate_up: torch.Tensor, dim: int = -1) -> tuple[torch.Tensor, torch.Tensor]:
         """Gates and ups of what lies along `dim`."""

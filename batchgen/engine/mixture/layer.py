@@ -19,7 +19,7 @@ class Experts(nn.Module):
 
     def __init__(self, module: Any, sizes: Sizes, gate: Gate) -> None:
         super().__init__()
-        self.num_experts, self.gate = sizes.num_experts, gate
+        self.num_experts, self.gate, self.gate_text = sizes.num_experts, gate, gate.text
         self.gate_up_proj = _laid_out(module.gate_up_proj, sizes.transposed, gate)
         self.down_proj = _laid_out(module.down_proj, sizes.transposed)
         bias = getattr(module, "gate_up_proj_bias", None)
@@ -33,10 +33,9 @@ class Experts(nn.Module):
         [num_tokens, experts of a token] -> [num_tokens, hidden]."""
         from batchgen.engine.mixture.products import mix_experts
 
-        gate = self.gate
         out: torch.Tensor = mix_experts(
             hidden_states, top_k_index, top_k_weights, self.gate_up_proj, self.gate_up_proj_bias,
-            self.down_proj, self.down_proj_bias, gate.function, gate.alpha, gate.limit, gate.shift,
+            self.down_proj, self.down_proj_bias, self.gate_text,
         )  # fmt: skip
         return out
 

@@ -34,20 +34,16 @@ def mix_experts(
     gate_up_bias: torch.Tensor | None,
     down: torch.Tensor,  # [num_experts, hidden, width]
     down_bias: torch.Tensor | None,
-    function: int,
-    alpha: float,
-    limit: float | None,
-    shift: float,
+    gate: str,  # see `Gate.text`
 ) -> torch.Tensor:  # [num_tokens, hidden]
-    """Each token's experts, weighed and added; sums in float32. The last four: see `form.Gate`."""
+    """Each token's experts, weighed and added; sums in float32."""
     if not len(x):
         return torch.empty_like(x)
     x, chosen, shares = x.contiguous(), chosen.contiguous(), shares.contiguous()
     rows = row_block(chosen.numel(), len(down))
     pairs = sort_pairs(chosen, len(down), rows)
-    gate = Gate(function, alpha, limit, shift)
     tile, weight = gate_up_tile(rows, gate_up.dtype), Weight(gate_up, gate_up_bias)
-    inner = multiply_gate_up(x, weight, gate, pairs, chosen.shape[1], tile)
+    inner = multiply_gate_up(x, weight, Gate.read(gate), pairs, chosen.shape[1], tile)
     tile, weight = down_tile(rows, down.dtype), Weight(down, down_bias)
     parts = multiply_down(inner, weight, shares, pairs, tile)
     return add_up(parts, chosen, len(down))
@@ -62,10 +58,7 @@ def _(
     gate_up_bias: torch.Tensor | None,
     down: torch.Tensor,
     down_bias: torch.Tensor | None,
-    function: int,
-    alpha: float,
-    limit: float | None,
-    shift: float,
+    gate: str,  # see `Gate.text`
 ) -> torch.Tensor:
     return x.new_empty(x.shape)
 
