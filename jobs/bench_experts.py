@@ -87,6 +87,7 @@ class Layer:
 
     module: Any
     ours: Any
+    rounded: Any
     x: torch.Tensor
     chosen: torch.Tensor
     shares: torch.Tensor
@@ -106,6 +107,7 @@ def layers(args: argparse.Namespace) -> Iterator[Layer]:
 
     from batchgen.engine.mixture.form import find_gate, sizes_of
     from batchgen.engine.mixture.layer import Experts
+    from batchgen.engine.mixture.rounded import round_experts_of
 
     shape = SHAPES[args.shape]
     fields = {name: value for name, value in shape.items() if name != "model_type"}
@@ -120,11 +122,13 @@ def layers(args: argparse.Namespace) -> Iterator[Layer]:
     assert sizes is not None
     assert gate is not None
     ours = Experts(module, sizes, gate)
+    rounded = round_experts_of(module, sizes, gate, lambda weight: weight)
     for rows in args.rows or ROWS:
         x = torch.randn(rows, config.hidden_size, dtype=torch.bfloat16, device="cuda")
         scores = torch.randn(rows, sizes.num_experts, device="cuda").softmax(1)
         shares, chosen = scores.topk(config.num_experts_per_tok)
-        yield Layer(module, ours, x, chosen, shares.to(x.dtype), int(chosen.unique().numel()))
+        active = int(chosen.unique().numel())
+        yield Layer(module, ours, rounded, x, chosen, shares.to(x.dtype), active)
 
 
 def products(args: argparse.Namespace) -> None:
@@ -134,11 +138,15 @@ def products(args: argparse.Namespace) -> None:
     speed = measure_ceilings(torch.device("cuda"), torch.bfloat16)
     say(gb_per_s=round(speed.bytes_per_s / 1e9), tflops=round(speed.flops_per_s / 1e12))
     for layer in layers(args):
-        took = {name: measure(run, layer.x) for name, run in kernels_of(layer).items()}
+        kernels = kernels_of(layer)
+        took = {name: measure(run, layer.x) for name, run in kernels.items()}
+        own = kernels["own"](layer.x).float()
+        apart = {k: float((kernels[k](layer.x) - own).norm() / own.norm()) for k in ("all", "fp8")}
         floors = [size / speed.bytes_per_s * 1e6 for size in layer.weight_bytes]
         say(rows=len(layer.x), active=layer.active, us={k: round(us, 1) for k, us in took.items()},
             floors=[round(floor, 1) for floor in floors],
-            floor_share=round(sum(floors) / took["all"], 3))  # fmt: skip
+            floor_share=round(sum(floors) / took["all"], 3),
+            apart={name: round(error, 4) for name, error in apart.items()})  # fmt: skip
 
 
 def kernels_of(layer: Layer) -> dict[str, Callable[[torch.Tensor], Any]]:
@@ -157,6 +165,7 @@ def kernels_of(layer: Layer) -> dict[str, Callable[[torch.Tensor], Any]]:
         "down": lambda x: down(None),
         "sum": lambda x: add_up(parts, chosen, ours.num_experts),
         "all": lambda x: ours(x, chosen, shares),
+        "fp8": lambda x: layer.rounded(x, chosen, shares),
         "own": lambda x: layer.module(x, chosen, shares),
     }
 

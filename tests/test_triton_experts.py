@@ -3,6 +3,7 @@ stays; a model answers as `generate`."""
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import replace
 from typing import Any
@@ -10,14 +11,19 @@ from typing import Any
 import pytest
 import torch
 from parity_oracle import Oracle, assert_parity, run_engine
-from tiny_models import tiny_model
+from tiny_models import tiny_config, tiny_model
 from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
 
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.loader import load_model_from
 from batchgen.engine.mixture import replacing
 from batchgen.engine.mixture.form import GELU, GELU_TANH, SILU, Gate, find_gate
+from batchgen.engine.mixture.proof import ROUNDED_ERROR, Asked, disproof
 from batchgen.engine.mixture.tiles import row_block
+from batchgen.engine.model.packed_folder import load_random_packed
+from batchgen.engine.quantization.float8 import round_rows
+from batchgen.engine.quantization.scheme import Scheme
+from batchgen.engine.weights import weigh
 
 pytest.importorskip("triton", reason="triton is not installed: no products to test")
 
@@ -152,6 +158,45 @@ def test_a_model_with_experts_in_groups_answers_as_generate(
     assert replacing.has_experts(model.module)
     tokens = run_engine(model, prompts, 3)[0]
     assert_parity(oracle, prompts, wanted, tokens)
+
+
+@direct
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_experts_in_float8_are_as_defined(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the layer's own definition, which is near the module that it was made from."""
+    if INTERPRETED:
+        monkeypatch.setattr(replacing, "many", lambda *_: (3,))
+        from batchgen.engine.mixture import products
+
+        monkeypatch.setattr(products, "round_rows_on_gpu", round_rows)  # it does not cut off
+    model = tiny_model(name, **SIZES, hidden_size=64, intermediate_size=48).to(DEVICE)
+    own = experts_of(model)
+    notes = replacing.round_experts(model, lambda tensor: tensor)
+    assert notes == ["1 layer of experts are in float8, too"]
+    layer = experts_of(model)
+    x, chosen = draw(5, 64).to(DEVICE), torch.tensor([[0, 3]] * 5, device=DEVICE)
+    shares = torch.full((5, 2), 0.5, device=DEVICE)
+    wanted = own(x, chosen, shares)
+    assert float((layer.oracle(x, chosen, shares) - wanted).norm() / wanted.norm()) < 0.08
+    right = copy.deepcopy(layer)
+    layer.down_scale.data *= 1.1
+    asked = Asked(4, 2, 64, torch.float32, x.device)
+    broken = disproof(layer, right.oracle, asked, (3,), ROUNDED_ERROR)
+    assert broken is not None
+    assert "a row of 3 differs" in broken
+
+
+def test_random_experts_in_float8_weigh_half_and_count_as_much() -> None:
+    config = tiny_config("qwen3_moe", **SIZES)
+    cpu = torch.device("cpu")
+    rounded = load_random_packed(
+        config, Scheme("float8"), torch.bfloat16, cpu, trust_remote_code=False
+    )
+    assert type(experts_of(rounded)).__name__ == "RoundedExperts"
+    plain = weigh(tiny_model("qwen3_moe", **SIZES).bfloat16())
+    ours = weigh(rounded)
+    assert ours.active_parameters == plain.active_parameters
+    assert ours.num_bytes < 0.75 * plain.num_bytes
 
 
 @direct

@@ -44,8 +44,9 @@ def weigh(module: Any) -> Weights:
     active = layers = num_bytes = 0
     packed = [part for part in module.modules() if hasattr(part, "num_weights")]
     for part in packed:
-        active += part.num_weights
-        layers += part.num_weights
+        of_experts = hasattr(part, "num_experts")
+        active += int(part.num_weights * (share if of_experts else 1))
+        layers += 0 if of_experts else part.num_weights
         num_bytes += sum(one.nbytes for one in part.parameters())
     inside = {id(one) for part in packed for one in part.parameters()}
     for parameter in module.parameters():

@@ -7,7 +7,7 @@ function between the two products, which is asked on a few numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -30,6 +30,11 @@ class Gate:
     shift: float = 0.0
     interleaved: bool = False
     """Gates and ups take turns, or all gates come before all ups."""
+
+    @property
+    def in_halves(self) -> Gate:
+        """The same over gates that come before ups."""
+        return replace(self, interleaved=False)
 
     @property
     def text(self) -> str:

@@ -19,7 +19,8 @@ class Experts(nn.Module):
 
     def __init__(self, module: Any, sizes: Sizes, gate: Gate) -> None:
         super().__init__()
-        self.num_experts, self.gate, self.gate_text = sizes.num_experts, gate, gate.text
+        self.num_experts, self.gate_text = sizes.num_experts, gate.text
+        self.gate = gate.in_halves
         self.gate_up_proj = _laid_out(module.gate_up_proj, sizes.transposed, gate)
         self.down_proj = _laid_out(module.down_proj, sizes.transposed)
         bias = getattr(module, "gate_up_proj_bias", None)

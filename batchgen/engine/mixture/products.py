@@ -11,6 +11,7 @@ from batchgen.engine.mixture.form import Gate
 from batchgen.engine.mixture.kernels import down_kernel, gate_up_kernel, sum_kernel
 from batchgen.engine.mixture.sorting import Sorted, sort_pairs
 from batchgen.engine.mixture.tiles import Tile, down_tile, fitted, gate_up_tile, row_block
+from batchgen.engine.quantization.round_kernel import round_rows_on_gpu
 
 __all__ = ["Weight", "add_up", "mix_experts", "multiply_down", "multiply_gate_up"]
 
@@ -23,6 +24,7 @@ class Weight:
 
     values: torch.Tensor
     bias: torch.Tensor | None  # [num_experts, num_outputs]
+    scale: torch.Tensor | None = None  # float32 [num_experts, num_outputs]: of values in e4m3
 
 
 @torch.library.custom_op("batchgen::mix_experts", mutates_args=())
@@ -35,16 +37,19 @@ def mix_experts(
     down: torch.Tensor,  # [num_experts, hidden, width]
     down_bias: torch.Tensor | None,
     gate: str,  # see `Gate.text`
+    gate_up_scale: torch.Tensor | None = None,  # float32 [num_experts, 2 * width]
+    down_scale: torch.Tensor | None = None,  # float32 [num_experts, hidden]
 ) -> torch.Tensor:  # [num_tokens, hidden]
-    """Each token's experts, weighed and added; sums in float32."""
+    """Each token's experts, weighed and added; sums in float32. With scales, weights are in e4m3,
+    and what is multiplied with them is rounded to it row by row."""
     if not len(x):
         return torch.empty_like(x)
     x, chosen, shares = x.contiguous(), chosen.contiguous(), shares.contiguous()
     rows = row_block(chosen.numel(), len(down))
     pairs = sort_pairs(chosen, len(down), rows)
-    tile, weight = gate_up_tile(rows, gate_up.dtype), Weight(gate_up, gate_up_bias)
+    tile, weight = gate_up_tile(rows, gate_up.dtype), Weight(gate_up, gate_up_bias, gate_up_scale)
     inner = multiply_gate_up(x, weight, Gate.read(gate), pairs, chosen.shape[1], tile)
-    tile, weight = down_tile(rows, down.dtype), Weight(down, down_bias)
+    tile, weight = down_tile(rows, down.dtype), Weight(down, down_bias, down_scale)
     parts = multiply_down(inner, weight, shares, pairs, tile)
     return add_up(parts, chosen, len(down))
 
@@ -59,6 +64,8 @@ def _(
     down: torch.Tensor,
     down_bias: torch.Tensor | None,
     gate: str,  # see `Gate.text`
+    gate_up_scale: torch.Tensor | None = None,  # float32 [num_experts, 2 * width]
+    down_scale: torch.Tensor | None = None,  # float32 [num_experts, hidden]
 ) -> torch.Tensor:
     return x.new_empty(x.shape)
 
@@ -71,12 +78,13 @@ def multiply_gate_up(
     values, bias = weight.values, weight.bias
     tile = fitted(tile, 2, values.itemsize, x.device)
     inputs, outputs = values.shape[2], values.shape[1] // 2
+    rows, x_scale = _rounded(x, weight)
     out = torch.empty(len(pairs.order), outputs, dtype=x.dtype, device=x.device)
     grid = (triton.cdiv(outputs, tile.outputs), pairs.most_tiles)
     gate_up_kernel[grid](
-        x, values, bias, out, None, None, pairs.order, pairs.tiles, pairs.num_tiles,
+        rows, values, bias, out, x_scale, weight.scale, pairs.order, pairs.tiles, pairs.num_tiles,
         outputs, inputs, num_chosen, gate.alpha, gate.limit or 0.0, gate.shift, gate.function,
-        gate.limit is not None, bias is not None, False, inputs % tile.inputs == 0,
+        gate.limit is not None, bias is not None, x_scale is not None, inputs % tile.inputs == 0,
         tile.rows, tile.outputs, tile.inputs, num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
     return out
@@ -90,14 +98,21 @@ def multiply_down(
     values, bias = weight.values, weight.bias
     tile = fitted(tile, 1, values.itemsize, x.device)
     _, outputs, inputs = values.shape
+    rows, x_scale = _rounded(x, weight)
     out = torch.empty(len(pairs.order), outputs, dtype=x.dtype, device=x.device)
     grid = (triton.cdiv(outputs, tile.outputs), pairs.most_tiles)
     down_kernel[grid](
-        x, values, bias, shares, out, None, None, pairs.order, pairs.tiles, pairs.num_tiles,
-        outputs, inputs, bias is not None, False, inputs % tile.inputs == 0,
+        rows, values, bias, shares, out, x_scale, weight.scale,
+        pairs.order, pairs.tiles, pairs.num_tiles, outputs, inputs,
+        bias is not None, x_scale is not None, inputs % tile.inputs == 0,
         tile.rows, tile.outputs, tile.inputs, num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
     return out
+
+
+def _rounded(x: torch.Tensor, weight: Weight) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Rows as the weight wants them, and their scales float32 [num_rows, 1]."""
+    return (x, None) if weight.scale is None else round_rows_on_gpu(x)
 
 
 def add_up(parts: torch.Tensor, chosen: torch.Tensor, num_experts: int) -> torch.Tensor:

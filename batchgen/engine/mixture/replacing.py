@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,23 +12,64 @@ from torch import nn
 
 from batchgen.counts import counted
 from batchgen.engine.experts import expert_share
-from batchgen.engine.mixture.form import Sizes, find_gate, sizes_of
+from batchgen.engine.mixture.form import Gate, Sizes, find_gate, sizes_of
 from batchgen.engine.mixture.layer import Experts
-from batchgen.engine.mixture.proof import FEW, disproof, many
+from batchgen.engine.mixture.proof import ERRORS, FEW, ROUNDED_ERROR, Asked, disproof, many
+from batchgen.engine.mixture.rounded import RoundedExperts, fits_rounding, round_experts_of
 
-__all__ = ["has_experts", "replace_experts"]
+__all__ = ["has_experts", "replace_experts", "round_experts"]
 
 _logger = logging.getLogger(__name__)
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+Make = Callable[[Any, Sizes, Gate, Asked, tuple[int, ...]], nn.Module | str]
+"""What a module with experts becomes, or why it does not; it is asked for so many rows."""
 
 
 def has_experts(module: nn.Module) -> bool:
     """Whether any layer is one of ours."""
-    return any(isinstance(part, Experts) for part in module.modules())
+    return any(isinstance(part, Experts | RoundedExperts) for part in module.modules())
 
 
 def replace_experts(module: Any) -> int:
     """In place; returns how many. What is not known or not proven stays as it is, with a word."""
+    count, reasons = _replace(module, _grouped)
+    if count:
+        _logger.info("%s of experts multiplied in groups, proven", counted(count, "layer"))
+    if reasons:
+        layers, name = counted(len(reasons), "layer"), min(reasons)
+        _logger.info("%s of experts as transformers runs them: %s: %s", layers, name, reasons[name])
+    return count
+
+
+def round_experts(module: Any, fetch: Callable[[torch.Tensor], torch.Tensor]) -> list[str]:
+    """Experts in float8, in place, one after the other, where `fetch` brings each; the notes a user
+    should read."""
+
+    def rounded(
+        part: Any, sizes: Sizes, gate: Gate, asked: Asked, counts: tuple[int, ...]
+    ) -> nn.Module | str:
+        if not fits_rounding(sizes):
+            return "its sizes are no multiples of 16"
+        layer = round_experts_of(part, sizes, gate, fetch).eval()
+        asked = replace(asked, device=layer.down.device)
+        return disproof(layer, layer.oracle, asked, counts, ROUNDED_ERROR) or layer
+
+    count, reasons = _replace(module, rounded)
+    notes = [f"{counted(count, 'layer')} of experts are in float8, too"] if count else []
+    if reasons:
+        layers, name = counted(len(reasons), "layer"), min(reasons)
+        notes.append(f"{layers} of experts are not rounded: {name}: {reasons[name]}")
+    return notes
+
+
+def _grouped(
+    part: Any, sizes: Sizes, gate: Gate, asked: Asked, counts: tuple[int, ...]
+) -> nn.Module | str:
+    layer = Experts(part, sizes, gate).eval()
+    return disproof(layer, part, asked, counts, ERRORS[asked.dtype]) or layer
+
+
+def _replace(module: Any, make: Make) -> tuple[int, dict[str, str]]:
+    """How many became something else, and why the others did not."""
     config = module.config.get_text_config()
     share = expert_share(lambda name: getattr(config, name, None))
     known: set[Sizes] = set()
@@ -36,36 +79,27 @@ def replace_experts(module: Any) -> int:
         sizes = sizes_of(part)
         if sizes is None:
             continue
-        reason = _replace(module, name, max(1, round(share * sizes.num_experts)), sizes in known)
+        num_chosen = max(1, round(share * sizes.num_experts))
+        counts = FEW if sizes in known else many(sizes.num_experts, num_chosen)
         known.add(sizes)
-        if reason is None:
-            count += 1
+        made = _made(part, sizes, num_chosen, counts, make)
+        if isinstance(made, str):
+            reasons[name] = made
         else:
-            reasons[name] = reason
-    _say(count, reasons)
-    return count
+            module.set_submodule(name, made)
+            count += 1
+    return count, reasons
 
 
-def _replace(module: Any, name: str, num_chosen: int, known: bool) -> str | None:
-    """None, or why the module stays."""
-    part: Any = module.get_submodule(name)
-    sizes, gate = sizes_of(part), find_gate(part)
-    assert sizes is not None
+def _made(
+    part: Any, sizes: Sizes, num_chosen: int, counts: tuple[int, ...], make: Make
+) -> nn.Module | str:
+    weight, gate = part.down_proj, find_gate(part)
     if gate is None:
         return "what it does with gates is not known"
-    if part._forward_hooks or part._forward_pre_hooks or part.gate_up_proj.dtype not in _DTYPES:
-        return "it has hooks, or weights of another kind"
-    layer = Experts(part, sizes, gate).eval()
-    counts = FEW if known else many(sizes.num_experts, num_chosen)
-    reason = disproof(layer, part, num_chosen, counts)
-    if reason is None:
-        module.set_submodule(name, layer)
-    return reason
-
-
-def _say(count: int, reasons: dict[str, str]) -> None:
-    if count:
-        _logger.info("%s multiplied in groups, proven", counted(count, "layer") + " of experts")
-    if reasons:
-        many, name = counted(len(reasons), "layer"), min(reasons)
-        _logger.info("%s of experts as transformers runs them: %s: %s", many, name, reasons[name])
+    if part._forward_hooks or part._forward_pre_hooks:
+        return "it has hooks"
+    if weight.dtype not in ERRORS or type(weight) is not nn.Parameter:
+        return "its weights are of another kind"
+    asked = Asked(sizes.num_experts, num_chosen, sizes.hidden, weight.dtype, weight.device)
+    return make(part, sizes, gate, asked, counts)

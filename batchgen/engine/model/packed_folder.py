@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from batchgen.engine.mixture.rounded import find_experts, random_experts
 from batchgen.engine.model.quantized import Quantized
 from batchgen.engine.quantization.replacing import (
     can_stay,
@@ -110,6 +111,11 @@ def load_random_packed(
     empty = _empty(own, dtype, trust_remote_code)
     names = {n: shape for n, shape in linear_names(empty).items() if can_stay(shape, scheme)}
     state: dict[str, Any] = {f"{n}.weight": hollow_values(s, dtype) for n, s in names.items()}
+    mixtures = find_experts(empty) if scheme.kind == "float8" else {}
+    for name in mixtures:
+        for part in ("gate_up_proj", "down_proj"):
+            parameter = empty.get_parameter(f"{name}.{part}")
+            state[f"{name}.{part}"] = hollow_values(parameter.shape, dtype)
     for name, part in empty.named_parameters():
         if name not in state and part.ndim > 1:  # a CPU takes many seconds to draw a vocabulary's
             drawn = torch.empty(part.shape, dtype=dtype, device=device).normal_(std=0.02)
@@ -120,6 +126,9 @@ def load_random_packed(
     with torch.no_grad():
         for name, shape in names.items():
             _put(module, name, random_weight(shape, scheme, dtype, device), dtype)
+        for name, form in mixtures.items():
+            part = module.get_submodule(name)
+            module.set_submodule(name, random_experts(part, *form, dtype, device).eval())
     return module
 
 

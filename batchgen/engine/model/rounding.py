@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
+from batchgen.engine.mixture.replacing import round_experts
 from batchgen.engine.model.placement import fetcher
 from batchgen.engine.quantization.proof import has_quantized
 from batchgen.engine.quantization.replacing import round_linears
@@ -47,7 +48,7 @@ def _check_float8(dtype: str, device: torch.device) -> None:
 
 
 def round_module(module: Any, config: EngineConfig, device: torch.device) -> list[str]:
-    """Linear layers in float8, where that was asked for; the notes a user should read."""
+    """Linear layers and experts in float8, if that was asked for; the notes a user should read."""
     if config.quantization != "fp8" or has_quantized(module):
         return []
     if module.get_input_embeddings().weight.dtype == torch.float32:
@@ -55,4 +56,5 @@ def round_module(module: Any, config: EngineConfig, device: torch.device) -> lis
             "--quantization fp8 is for models in bfloat16 or float16, and this one is in float32",
             "add --dtype bfloat16, or leave --quantization out",
         )
-    return round_linears(module, fetcher(device))
+    fetch = fetcher(device)
+    return round_linears(module, fetch) + round_experts(module, fetch)

@@ -70,9 +70,6 @@ def round_linears(module: Any, fetch: Callable[[torch.Tensor], torch.Tensor]) ->
         weight = round_weight(fetch(part.weight.detach()))
         module.set_submodule(name, make_layer(weight, part.bias, part.weight.dtype))
     notes = ["linear layers are in float8, a scale for each output; the head keeps its dtype"]
-    stacks = [name for name, part in module.named_parameters() if part.ndim == 3]
-    if stacks:
-        notes.append(f"{counted(len(stacks), 'stack')} of experts are not rounded")
     if whole:
         notes.append(f"{counted(len(whole), 'linear layer')} are not rounded: {whole[0]}, ...")
     return notes
