@@ -12,7 +12,7 @@ from echo_runs import batchgen, prompts, stable, summary_of, write_rows
 
 from batchgen.devices import num_gpus, only_gpus
 from batchgen.engine.processes.devices import Device, own_device, parse_devices
-from batchgen.engine.processes.fleet import Fleet, start_fleet
+from batchgen.engine.processes.fleet import Fleet, begin_fleet
 from batchgen.engine.processes.wire import Load, Loaded
 from batchgen.engine.request import Completion, EngineStats, Request, SamplingParams
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
@@ -23,7 +23,8 @@ CORE = min(os.sched_getaffinity(0))
 @pytest.fixture
 def fleet() -> Iterator[Fleet]:
     one = parse_devices(f"cpu:{CORE}")[0]
-    made = start_fleet([one, one], None, max_num_seqs=4, max_model_len=100)
+    made = begin_fleet([one, one], Load(None, max_num_seqs=4, max_model_len=100))
+    made.wait_until_loaded()
     yield made
     made.close()
 

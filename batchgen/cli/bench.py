@@ -70,8 +70,8 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
     batchgen bench --static --to static.html
     """
     from batchgen.cli.process.logs import hush_libraries
-    from batchgen.cli.process.prepare import prepare_engine
     from batchgen.devices import check_device
+    from batchgen.engine.processes.preparing import prepare_engine
     from batchgen.job.model.files import resolve_model
     from batchgen.startup.importing import importing
 
@@ -83,7 +83,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
     files.check_loadable()
     config = _engine_config(flags, files.path, files.eos_token_ids)
     if ctx.obj is True:
-        prepare_engine(config, files)
+        prepare_engine(config, files.look)
     with importing:
         from batchgen.report.bench import format_table
         from batchgen.report.bench_session import COLUMNS, PEER_COLUMNS, BenchSession

@@ -98,9 +98,9 @@ def spec_ahead(flags: dict[str, Any]) -> JobSpec:
 def prepared(files: ModelFiles | None, *, own_process: bool) -> None:
     """Quick imports, where the process is ours."""
     if own_process and files is not None:
-        from batchgen.cli.process.prepare import prepare_tokenizer
+        from batchgen.engine.processes.preparing import prepare_tokenizer
 
-        prepare_tokenizer(files)
+        prepare_tokenizer(files.look)
 
 
 def set_by(ctx: click.Context) -> dict[str, str]:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-__all__ = ["CPU_ROUNDINGS", "GPU_BLOCK_SIZE", "PROOF_BLOCK_SIZE", "Adapter", "EngineConfig"]
+__all__ = [
+    "CPU_ROUNDINGS",
+    "GPU_BLOCK_SIZE",
+    "PROOF_BLOCK_SIZE",
+    "Adapter",
+    "EngineConfig",
+    "ModelLook",
+]
 
 
 CPU_ROUNDINGS = ("int8", "q4")
@@ -24,6 +33,15 @@ class Adapter:
     name: str
     folder: Path
     weights: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLook:
+    """What of a model is known before torch is there: its config.json, or a GGUF's like it, and the
+    files of its weights, where those are worth reading ahead."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    weights: Sequence[Path] = ()
 
 
 @dataclass(frozen=True, slots=True)

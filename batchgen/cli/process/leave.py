@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import sys
 import threading
 
 from batchgen.job.flow.signals import STAGE_THREADS
+from batchgen.startup.leaving import let_go
 from batchgen.startup.timeline import process_age
 
 __all__ = ["leave_at_once"]
 
 _logger = logging.getLogger(__name__)
-_COMPILERS = "torch._inductor.async_compile"
 
 
 def leave_at_once(code: int, *, own_process: bool) -> None:
@@ -24,15 +23,7 @@ def leave_at_once(code: int, *, own_process: bool) -> None:
     stuck = any(thread.name in STAGE_THREADS for thread in threading.enumerate())
     if stuck or (own_process and "torch" in sys.modules):
         if not stuck:
-            _let_compilers_go()
-            atexit._run_exitfuncs()
+            let_go()
         _logger.info("leaving %.2f s after the start", process_age() or 0.0)
         sys.stderr.flush()
         os._exit(code)
-
-
-def _let_compilers_go() -> None:
-    """torch waits up to a second for its compiling processes. They end by themselves as soon as
-    our end of their pipe closes, which it does with us."""
-    for pool in getattr(sys.modules.get(_COMPILERS), "_pool_set", ()):
-        pool.running = False

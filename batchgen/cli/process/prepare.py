@@ -1,33 +1,16 @@
-"""What a process of our own begins as soon as it is known that a model will run."""
+"""What the command's process begins as soon as it is known that a model will run."""
 
 from __future__ import annotations
 
-import gc
-import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
-
 from batchgen.cli.process.no_pandas import keep_pandas_out
-from batchgen.engine.config import EngineConfig
-from batchgen.engine.cuda.kernel_shapes import kernel_shapes
+from batchgen.engine.processes.preparing import prepare_engine, prepare_tokenizer
 from batchgen.job.input.reader import Reader
 from batchgen.job.input.sources import SourceKind
-from batchgen.job.model.files import ModelFiles, ModelKind
+from batchgen.job.model.files import ModelFiles
 from batchgen.job.run.stages import engine_config
 from batchgen.job.spec import JobSpec
-from batchgen.startup import timeline
-from batchgen.startup.ahead import Gpu, find_gpu, read_ahead
-from batchgen.startup.bytecode import keep_bytecode
-from batchgen.startup.importing import absent, importing
-from batchgen.startup.kernels import compile_kernels
-from batchgen.startup.quick_transformers import QuickImports
-from batchgen.startup.torch_compiler import put_off_compiler
 
-__all__ = ["prepare", "prepare_engine", "prepare_tokenizer"]
-
-_OTHER_SENSES = ("vision_config", "audio_config", "speech_config", "video_config")
+__all__ = ["prepare"]
 
 
 def prepare(spec: JobSpec, files: ModelFiles | None, reader: Reader) -> None:
@@ -35,140 +18,9 @@ def prepare(spec: JobSpec, files: ModelFiles | None, reader: Reader) -> None:
     does the work again and says what is wrong."""
     if all(source.kind is not SourceKind.HUB for source in reader.sources):
         keep_pandas_out()
-    if spec.engine != "echo" and files is not None and spec.devices is None:
-        prepare_engine(engine_config(spec, files), files)
-
-
-def prepare_tokenizer(files: ModelFiles) -> None:
-    """For a command that loads nothing else: quick imports are all there is to begin."""
-    QuickImports(whole=_is_more_than_text(files)).install()
-
-
-def prepare_engine(config: EngineConfig, files: ModelFiles) -> None:
-    """As `prepare`, for an engine alone. Whoever imports torch then does so under `importing`."""
-    keep_bytecode()
-    quick = QuickImports(whole=config.trust_remote_code or _is_more_than_text(files))
-    quick.install()
-    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as torch does; in time for the driver
-    taken = threading.Event()
-    _begin("imports", lambda: _import(config, files, quick, taken))
-    taken.wait()
-    _begin("ahead", lambda: _work_ahead(config, files))
-
-
-def _begin(name: str, work: Callable[[], object]) -> None:
-    threading.Thread(target=work, name=f"batchgen-{name}", daemon=True).start()
-
-
-def _is_more_than_text(files: ModelFiles) -> bool:
-    return any(key in files.config for key in _OTHER_SENSES)
-
-
-def _import(
-    config: EngineConfig, files: ModelFiles, quick: QuickImports, taken: threading.Event
-) -> None:
-    with suppress(Exception):
-        with importing, timeline.span("imports"), _nothing_to_collect():
-            taken.set()
-            try:
-                _import_engine(config, files, quick)
-            finally:
-                quick.done()
-        _import_compilers(config)
-
-
-@contextmanager
-def _nothing_to_collect() -> Iterator[None]:
-    """Imports make 400,000 objects that stay. A collection that looks through them takes 0.2 s, and
-    the compiler asks for one."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-def _import_engine(config: EngineConfig, files: ModelFiles, quick: QuickImports) -> None:
-    """The engine, and transformers' classes of this model's type."""
-    with timeline.span("torch"):
-        import torch
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
-    if on_cpu:
-        _begin("kernels", _load_kernels)
-        if config.tensor_parallel == 1 and not config.trust_remote_code:
-            put_off_compiler(torch)
-            quick.alone()
-    else:
-        _begin("device", lambda: _warm_device(config))
-    with absent("triton") if on_cpu else nullcontext():  # torch's compiler takes it along, 70 MB
-        import transformers
-
-        import batchgen.engine.factory  # noqa: F401
-
-    with suppress(KeyError):  # a type that is no name of a class: code of its own, a GGUF's
-        own = transformers.CONFIG_MAPPING[str(files.config.get("model_type"))]
-        transformers.MODEL_FOR_CAUSAL_LM_MAPPING[own]
-    assert transformers.AutoTokenizer is not None
-
-
-def _import_compilers(config: EngineConfig) -> None:
-    """On CUDA, beside the loading of weights: what compiles layers and kernels, and the digests of
-    torch and Triton by which they find what they compiled before. Both remember theirs."""
-    import torch
-
-    if config.device == "cpu" or config.enforce_eager or not torch.cuda.is_available():
+    if spec.engine == "echo" or files is None:
         return
-    with timeline.span("import compilers"):
-        import torch._inductor.compile_fx
-        import triton  # noqa: F401
-        from torch._inductor.codecache import CacheBase, torch_key
-
-    with timeline.span("compilers' digests"):
-        CacheBase.get_system()
-        torch_key()
-
-
-def _load_kernels() -> None:
-    """On a CPU: compiled on the first run, in processes of the compiler's own."""
-    from batchgen.engine.kernels.build import load_kernels
-
-    with timeline.span("CPU kernels"):
-        load_kernels()
-
-
-def _warm_device(config: EngineConfig) -> None:
-    """On CUDA, beside the imports that follow torch's."""
-    import torch
-
-    from batchgen.engine.cuda.warm_up import warm_device
-
-    with suppress(Exception), timeline.span("warm device"):
-        warm_device(torch.device("cuda" if config.device == "auto" else config.device))
-
-
-def _work_ahead(config: EngineConfig, files: ModelFiles) -> None:
-    with suppress(Exception):
-        gpu = find_gpu(config.device)
-        if gpu is not None:
-            if gpu.is_shared and config.attention_backend != "reference":
-                _compile_kernels(config, files, gpu)
-            gpu.make_context()
-        read_ahead(_weights(files))
-
-
-def _compile_kernels(config: EngineConfig, files: ModelFiles, gpu: Gpu) -> None:
-    shapes = kernel_shapes(
-        files.config,
-        dtype=config.dtype,
-        kv_cache_dtype=config.kv_cache_dtype,
-        block_size=config.block_size,
-    )
-    if shapes is not None:
-        compile_kernels(shapes, config.device, gpu.capability)
-
-
-def _weights(files: ModelFiles) -> list[Path]:
-    if files.kind is ModelKind.GGUF:
-        return [files.path]
-    return sorted(files.path.glob("model*.safetensors"))
+    if spec.devices is None:
+        prepare_engine(engine_config(spec, files), files.look)
+    else:  # each engine's process prepares itself
+        prepare_tokenizer(files.look)

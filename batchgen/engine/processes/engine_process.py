@@ -71,8 +71,7 @@ class EngineProcess:
             return None
 
     def close(self) -> None:
-        """Tell it to end; make it end where it does not."""
-        self.send(None)
+        """Wait for it, which was told to end (None); make it end where it does not."""
         try:
             self._process.wait(_CLOSE_S if self.loaded else 0)
         except subprocess.TimeoutExpired:

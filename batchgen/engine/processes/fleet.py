@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
 from batchgen.counts import counted
-from batchgen.engine.config import EngineConfig
 from batchgen.engine.processes.counters import add_counters, total_of
 from batchgen.engine.processes.devices import Device
 from batchgen.engine.processes.engine_process import EngineProcess
@@ -35,7 +34,7 @@ from batchgen.engine.processes.wire import (
 from batchgen.engine.request import Completion, EngineStats, Request
 from batchgen.errors import BatchgenError, ErrorCode, RowError
 
-__all__ = ["Fleet", "start_fleet"]
+__all__ = ["Fleet", "begin_fleet"]
 
 _MOST_DEATHS = 3
 """A device whose process dies so often without finishing anything is left alone."""
@@ -44,24 +43,9 @@ _OUTPUTS_S = 10.0
 _log = logging.getLogger(__name__)
 
 
-def start_fleet(
-    devices: Sequence[Device],
-    config: EngineConfig | None,
-    max_num_seqs: int = 256,
-    max_model_len: int = 1 << 20,
-) -> Fleet:
-    """A process a device, all loaded. `config` None: echo engines of these sizes.
-
-    Raises what the first of them raised (ModelRefusedError, UsageError) where one cannot load.
-    """
-    load = Load(config, max_num_seqs, max_model_len)
-    fleet = Fleet([EngineProcess(device, load) for device in devices], load)
-    try:
-        fleet.wait_until_loaded()
-    except BaseException:
-        fleet.close()
-        raise
-    return fleet
+def begin_fleet(devices: Sequence[Device], load: Load) -> Fleet:
+    """A process a device, which begin to load. To be closed, whatever follows."""
+    return Fleet([EngineProcess(device, load) for device in devices], load)
 
 
 class Fleet:
@@ -84,7 +68,7 @@ class Fleet:
         self.on_admission: Callable[[list[int]], None] | None = None
 
     def wait_until_loaded(self) -> None:
-        """Raises what one of them raised instead."""
+        """Raises what one of them raised instead: ModelRefusedError, UsageError."""
         while any(process.loaded is None for process in self._processes):
             self._receive(None)
 
@@ -145,6 +129,8 @@ class Fleet:
 
     def close(self) -> None:
         """End every process."""
+        for process in self._processes:
+            process.send(None)  # to all of them first: each takes a moment to let its GPU go
         for process in self._processes:
             process.close()
         self._processes = []

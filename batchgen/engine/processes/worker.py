@@ -13,6 +13,7 @@ import time
 from multiprocessing.connection import Connection
 
 from batchgen.engine.processes.child import leave_signals_to_parent, listen, portable, speak_as
+from batchgen.engine.processes.preparing import prepare_engine
 from batchgen.engine.processes.wire import (
     Abort,
     Add,
@@ -26,6 +27,9 @@ from batchgen.engine.processes.wire import (
 )
 from batchgen.engine.request import Completion, Engine, FinishReason, Request
 from batchgen.errors import RowError
+from batchgen.startup import timeline
+from batchgen.startup.importing import importing
+from batchgen.startup.leaving import end_process
 
 __all__ = ["main"]
 
@@ -37,10 +41,12 @@ def main(fd: int) -> None:
     leave_signals_to_parent()
     wire = Wire(Connection(fd))
     load: Load = wire.receive()
+    timeline.begin(own_process=True)
     speak_as(load.name, load.log_level)
     inbox = listen(wire.receive)
     try:
         _Worker(_engine(load), wire, inbox).serve()
+        end_process(0)
     except Exception as error:
         wire.send(Failed(portable(error)))
         sys.exit(1)
@@ -53,7 +59,9 @@ def _engine(load: Load) -> Engine:
         from batchgen.engine.echo import EchoEngine
 
         return EchoEngine(load.max_num_seqs, load.max_model_len)
-    from batchgen.engine.factory import load_engine
+    prepare_engine(load.config, load.look)
+    with importing:
+        from batchgen.engine.factory import load_engine
 
     engine = load_engine(load.config)
     if load.name.startswith("cuda:"):  # it sees that one alone, and calls it cuda:0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 from batchgen.engine.request import Completion, Engine, EngineStats, FinishReason
@@ -46,16 +46,16 @@ Outcome = FinishedRow | FailedRow
 
 @dataclass(frozen=True, slots=True)
 class DriveOptions:
-    """What is off in most runs. `row_timeout`: seconds in the engine that a row may take.
-
-    `pace` is given where there is a deadline, `suspects` where earlier runs died; `is_durable`
-    then says whether a row that was handed on is safe from the next death.
+    """What is off in most runs. `row_timeout`: seconds in the engine that a row may take; `begun`
+    is around all of it. `pace` is given where there is a deadline, `suspects` where earlier runs
+    died; `is_durable` then says whether a row that was handed on is safe from the next death.
     """
 
     pace: Pace | None = None
     row_timeout: float | None = None
     suspects: Suspects | None = None
     is_durable: Callable[[int], bool] = lambda index: True
+    begun: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class Drive:
@@ -112,9 +112,10 @@ class Drive:
     def run(self) -> None:
         """Serve every row of `ready`. The engine is loaded once the first row needs it."""
         try:
-            first = self._ready.get()
-            if first is not None:
-                self._serve(first)
+            with self._options.begun():
+                first = self._ready.get()
+                if first is not None:
+                    self._serve(first)
         except Cancelled:
             pass
         finally:
@@ -250,10 +251,9 @@ class Drive:
             self._outbox = []
 
     def _report(self, engine: Engine) -> None:
-        now = time.monotonic()
-        if now < self._next_stats:
+        if time.monotonic() < self._next_stats:
             return
-        self._next_stats = now + _STATS_EVERY_S
+        self._next_stats = time.monotonic() + _STATS_EVERY_S
         stats = engine.stats()
         live = self._live
         live.generated_tokens, live.running = stats.output_tokens, stats.num_running

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from batchgen.engine.request import Engine
 from batchgen.job.flow.deadline import Deadline
@@ -25,10 +28,19 @@ from batchgen.job.model.files import ModelFiles
 from batchgen.job.redaction import redacted
 from batchgen.job.run.kept_engine import Lend
 from batchgen.job.run.metrics_file import MetricsFile, Reporters
-from batchgen.job.run.stages import load_job_codec, load_job_engine, make_requests, make_results
+from batchgen.job.run.stages import (
+    begin_job_engine,
+    load_job_codec,
+    load_job_engine,
+    make_requests,
+    make_results,
+)
 from batchgen.job.spec import JobSpec
 from batchgen.job.text.requests import FailedRow, Requests
 from batchgen.job.text.tokenizer import TextCodec
+
+if TYPE_CHECKING:
+    from batchgen.engine.processes.fleet import Fleet
 
 __all__ = ["Assembly"]
 
@@ -54,6 +66,7 @@ class Assembly:
         self._faults = engine_faults()
         self.device_before: str | None = None
         self.lend: Lend | None = None
+        self._begun: Fleet | None = None
         self._made_requests: Requests | None = None
         self._input_read: tuple[int, str, tuple[Mark, ...]] = (0, "", ())
         self._finished = finished_rows()
@@ -128,6 +141,7 @@ class Assembly:
             row_timeout=self._spec.row_timeout,
             suspects=Suspects(lambda index: deaths.get(index, 0)) if suspected else None,
             is_durable=self._is_durable,
+            begun=self._engine_begun,
         )
 
     def _has_suspects(self) -> bool:
@@ -167,6 +181,17 @@ class Assembly:
         assert self._codec is not None, "a row finished before the tokenizer was loaded"
         return self._codec
 
+    @contextmanager
+    def _engine_begun(self) -> Iterator[None]:
+        """Processes of its own load it while this one reads the first rows."""
+        if self.lend is None:
+            self._begun = begin_job_engine(self._spec, self._files, apart=self._has_suspects())
+        try:
+            yield
+        finally:
+            if self._begun is not None:  # no row needed it
+                self._begun.close()
+
     def _load_engine(self) -> Engine:
         engine = slowed(self._load)
         self._note_device(engine.stats().device)
@@ -185,7 +210,8 @@ class Assembly:
         apart = self._has_suspects()
         if apart and self._spec.devices is None:
             _log.warning("rows may have killed earlier runs: the engine runs in its own process")
-        load = partial(load_job_engine, self._spec, self._files, apart=apart)
+        begun, self._begun = self._begun, None
+        load = partial(load_job_engine, self._spec, self._files, apart=apart, begun=begun)
         return load() if self.lend is None else self.lend(load, apart)
 
     def _fail(self, rows: list[FailedRow]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from batchgen.engine.config import Adapter, EngineConfig
 from batchgen.engine.processes.devices import Device, parse_devices
@@ -19,8 +20,12 @@ from batchgen.job.text.row_template import RowTemplate
 from batchgen.job.text.tokenizer import TextCodec, load_codec
 from batchgen.startup.importing import importing
 
+if TYPE_CHECKING:
+    from batchgen.engine.processes.fleet import Fleet
+
 __all__ = [
     "ECHO_LEN",
+    "begin_job_engine",
     "engine_config",
     "load_job_codec",
     "load_job_engine",
@@ -73,15 +78,23 @@ def make_results(
     return Results(codec, attempt, options)
 
 
-def load_job_engine(spec: JobSpec, files: ModelFiles | None, *, apart: bool = False) -> Engine:
-    """The engine of this spec: in this process, or one process a device. Imports torch.
-
-    `apart`: in a process of its own in any case, as rows may kill it.
-    """
+def begin_job_engine(
+    spec: JobSpec, files: ModelFiles | None, *, apart: bool = False
+) -> Fleet | None:
+    """Its processes, which begin to load, where it has any: one a device, or, `apart`, one in any
+    case, as rows may kill it. To be closed, or given to `load_job_engine`."""
     if spec.devices is not None:
-        return _load_fleet(spec, files, parse_devices(spec.devices, each=spec.tensor_parallel))
-    if apart:
-        return _load_fleet(spec, files, [Device(spec.device, spec.device)])
+        return _begin_fleet(spec, files, parse_devices(spec.devices, each=spec.tensor_parallel))
+    return _begin_fleet(spec, files, [Device(spec.device, spec.device)]) if apart else None
+
+
+def load_job_engine(
+    spec: JobSpec, files: ModelFiles | None, *, apart: bool = False, begun: Fleet | None = None
+) -> Engine:
+    """The engine of this spec: in this process, which imports torch, or in those that `begun`, or
+    `begin_job_engine`, has."""
+    if (fleet := begun or begin_job_engine(spec, files, apart=apart)) is not None:
+        return _loaded(fleet)
     if spec.engine == "echo":
         from batchgen.engine.echo import EchoEngine
 
@@ -93,11 +106,22 @@ def load_job_engine(spec: JobSpec, files: ModelFiles | None, *, apart: bool = Fa
     return load_engine(engine_config(spec, files))
 
 
-def _load_fleet(spec: JobSpec, files: ModelFiles | None, devices: Sequence[Device]) -> Engine:
-    from batchgen.engine.processes.fleet import start_fleet
+def _begin_fleet(spec: JobSpec, files: ModelFiles | None, devices: Sequence[Device]) -> Fleet:
+    from batchgen.engine.processes.fleet import begin_fleet
+    from batchgen.engine.processes.wire import Load
 
-    config = None if spec.engine == "echo" or files is None else engine_config(spec, files)
-    return start_fleet(devices, config, *_echo_sizes(spec))
+    if spec.engine == "echo" or files is None:
+        return begin_fleet(devices, Load(None, *_echo_sizes(spec)))
+    return begin_fleet(devices, Load(engine_config(spec, files), look=files.look))
+
+
+def _loaded(fleet: Fleet) -> Fleet:
+    try:
+        fleet.wait_until_loaded()
+    except BaseException:
+        fleet.close()
+        raise
+    return fleet
 
 
 def _echo_sizes(spec: JobSpec) -> tuple[int, int]:
