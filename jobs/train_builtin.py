@@ -31,6 +31,8 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 _DEV = [
     Path(__file__).parents[1] / "sample_data" / "messages_dev.jsonl",
     Path(__file__).parent / "builtin" / "dev.jsonl",
+    Path(__file__).parent / "builtin" / "second_dev.jsonl",
+    Path(__file__).parent / "builtin" / "third_dev.jsonl",
 ]
 _FIELDS = ("label", "order", "amount", "currency")
 
@@ -42,7 +44,7 @@ def _arguments() -> argparse.Namespace:
     words = commands.add_parser("words", help="choose the vocabulary and make its vectors")
     words.add_argument("--teacher", type=Path, required=True, help="SmolLM2 as .gguf")
     words.add_argument("--out", type=Path, required=True)
-    words.add_argument("--size", type=int, default=7168)
+    words.add_argument("--size", type=int, default=7680)
     train = commands.add_parser("train", help="train, export and judge the model")
     train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     start = train.add_mutually_exclusive_group(required=True)
@@ -56,6 +58,7 @@ def _arguments() -> argparse.Namespace:
     train.add_argument("--peak-lr", type=float, default=2e-3)
     train.add_argument("--dropout", type=float, default=0.1)
     train.add_argument("--blur", type=float, default=0.25, help="noise on the words' vectors")
+    train.add_argument("--words-rate", type=float, default=0.1, help="of --peak-lr, for vectors")
     train.add_argument("--smoothing", type=float, default=0.0, help="of the answers' tokens")
     train.add_argument("--workers", type=int, default=os.cpu_count())
     train.add_argument("--tiny", action="store_true", help="a smaller model, for a CPU")
@@ -74,8 +77,9 @@ def _words(options: argparse.Namespace) -> None:
     from builtin.messages import Writer
     from builtin.words import common_words, make_words, save_words
 
-    texts = [one.text for one in islice(Writer(options.seed).messages(), 15_000)]
-    words = make_words(options.teacher, texts, common_words(7000), options.size, options.seed)
+    messages = list(islice(Writer(options.seed).messages(), 15_000))
+    texts = [part for one in messages for part in (one.text, one.answer)]
+    words = make_words(options.teacher, texts, common_words(12000), options.size, options.seed)
     save_words(words, options.out)
 
 
@@ -97,7 +101,7 @@ def _train(options: argparse.Namespace) -> None:
         flush=True,
     )
     chosen = ("device", "seconds", "steps", "tokens", "peak_lr", "seed")
-    chosen += ("dropout", "blur", "smoothing")
+    chosen += ("dropout", "blur", "smoothing", "words_rate")
     recipe = Recipe(*(getattr(options, name) for name in chosen))
     print(f"loss {train(model, rows, words.neighbours(), recipe):.4f}", flush=True)
     export(model, words.tokenizer, options.out)

@@ -30,17 +30,18 @@ CHAT_TEMPLATE = """\
 """
 
 
-def finish_tokenizer(teacher: dict[str, Any], kept: list[str]) -> Tokenizer:
-    """Byte-level BPE of the teacher's tokens `kept`, digits one by one, a BOS before plain text.
-
-    `kept` holds, of each token, the tokens that it is merged from: a kept token stays one token.
+def finish_tokenizer(teacher: dict[str, Any], whole: list[str], parts: list[str]) -> Tokenizer:
+    """Byte-level BPE, digits one by one, a BOS before plain text. A word of `whole` is one token as
+    it stands; all else is merged as the teacher does from `parts`, tokens that hold of each the
+    tokens that it is merged from.
     """
-    names = [*SPECIAL, *ROLES, *kept]
-    there = set(kept)
+    names = [*SPECIAL, *ROLES, *whole, *parts]
+    there = set(parts)
     merges = [m.split(" ") if isinstance(m, str) else m for m in teacher["model"]["merges"]]
     pieces = dict(teacher)
     pieces["model"] = {
         **teacher["model"],
+        "ignore_merges": True,
         "vocab": {name: at for at, name in enumerate(names)},
         "merges": [[a, b] for a, b in merges if a in there and b in there and a + b in there],
     }

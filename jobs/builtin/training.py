@@ -31,7 +31,6 @@ _RAW, _SYSTEM, _MOST_TOKENS = 0.1, 0.08, 900
 _WARMUP, _WEIGHT_DECAY, _FLOOR = 0.02, 0.1, 0.02
 _SWAPS, _STRAYS = (0.0, 0.05, 0.15, 0.3), (0.0, 0.0, 0.05, 0.12)
 """How often a word of a row is swapped for a near one, or for any word, drawn a row."""
-_WORDS_SLOWER = 0.1
 _MEAN_FROM, _MEAN = 0.5, 0.998
 """The weights kept are a running mean over this last share of the steps, and how slow a one: in a
 short run each of them counts alike."""
@@ -42,7 +41,8 @@ class Recipe:
     """How long and how fast to learn: `steps`, or `seconds` where that is 0; `tokens` a batch.
 
     `dropout`: of a block's output and of the words' vectors; `blur`: noise on these, in parts of
-    their own size; `smoothing`: the share of an answer's token that all tokens divide."""
+    their own size; `smoothing`: the share of an answer's token that all tokens divide;
+    `words_rate`: of the vectors' learning rate, in parts of the other weights'."""
 
     device: str
     seconds: float
@@ -53,6 +53,7 @@ class Recipe:
     dropout: float
     blur: float
     smoothing: float
+    words_rate: float
 
     def gone(self, step: int, begin: float) -> float:
         """The share that is over; by steps the same command makes the same weights on a CPU."""
@@ -128,7 +129,7 @@ def train(model: LlamaForCausalLM, rows: Rows, neighbours: torch.Tensor, recipe:
     others = [weight for weight in model.parameters() if weight is not words]
     groups = [
         {"params": others, "scale": 1.0},
-        {"params": [words], "scale": _WORDS_SLOWER, "weight_decay": 0.0},
+        {"params": [words], "scale": recipe.words_rate, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(
         groups, lr=peak_lr, betas=(0.9, 0.95), weight_decay=_WEIGHT_DECAY, fused=device == "cuda"

@@ -16,16 +16,19 @@ _WORDS = {
     "CHF": ("francs", "Swiss francs"),
 }
 _CODES = ("USD", "USD", "USD", "EUR", "EUR", "EUR", "EUR", "GBP", "GBP", "GBP", "CHF", "CHF")
+_BARE = 0.08
+"""How often a sum with cents stands alone, without its currency."""
 _CONSONANTS = "BCDFGHJKLMNPQRSTVWXZ"
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """`shown`: as the message has it. `value`: a JSON number. `currency`: an ISO 4217 code."""
+    """`shown`: as the message has it. `value`: a JSON number. `currency`: an ISO 4217 code, or None
+    where the message names none."""
 
     shown: str
     value: str
-    currency: str
+    currency: str | None
 
 
 def _digits(rng: random.Random, low: int, high: int) -> str:
@@ -70,6 +73,8 @@ def _in_parts(rng: random.Random) -> str:
 def draw_amount(rng: random.Random) -> Amount:
     code = rng.choice(_CODES) if rng.random() < 0.96 else rng.choice(("SEK", "CAD", "AUD", "PLN"))
     shown, value = _number(rng, code)
+    if "." in shown and rng.random() < _BARE:
+        return Amount(shown, value, None)
     return Amount(_with_currency(rng, shown, code), value, code)
 
 

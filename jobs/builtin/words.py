@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from builtin.grammar import read_table
+from builtin.grammar import FOLDER, read_table
 from builtin.student import ROLES, SPECIAL, finish_tokenizer
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -22,12 +22,15 @@ from tokenizers import Tokenizer
 __all__ = ["Words", "common_words", "make_words", "read_words", "save_words"]
 
 WIDTH = 256
-LAYERS, CARRIER = 8, "The customer said:"
-_PLAIN = re.compile(r"Ġ?[A-Z]?[a-z]*|Ġ?[^\w\s]{1,4}")
+LAYERS, CARRIER = (8, 14, 20), "The customer said:"
+"""Of the teacher: the first tells spellings, the last meanings of words in several tokens."""
+_UNIT = re.compile(r"Ġ?[A-Z]?[a-z]+")
+_PIECE = re.compile(r"Ġ?[A-Z]?[a-z]*|'[a-z]+|Ġ?[^\w\s]{1,4}")
 _WORD = re.compile(r"Ġ[a-z]{3,}")
-_OFTEN = 10
-"""In 15,000 messages: slips of the pen are no words."""
-_RANDOM, _RMS, _EVEN, _NEIGHBOURS = 0.3, 0.06, 0.5, 6
+_OFTEN, _FIRST, _PIECES = 8, 500, 480
+"""How often 15,000 messages need a word that is kept as it stands (case, no space before it); words
+with a capital besides, the frequent ones; tokens for all else: slips, names, numbers' letters."""
+_RANDOM, _RMS, _EVEN, _NEIGHBOURS = 0.3, 0.06, 0.5, 8
 
 _TELLING = frozenset(read_table("telling")["any"])
 """Words that are not swapped for near ones: the label or a field hangs on them."""
@@ -44,7 +47,7 @@ class Words:
         return sorted(t[1:] for t in self.tokenizer.get_vocab() if _WORD.fullmatch(t))
 
     def neighbours(self) -> torch.Tensor:
-        """[vocab_size, 6]: of a lower-case word the nearest ones, of all else itself."""
+        """[vocab_size, 8]: of a lower-case word the nearest ones, of all else itself."""
         found = torch.arange(len(self.vectors))[:, None].repeat(1, _NEIGHBOURS)
         vocabulary = self.tokenizer.get_vocab()
         words = {i for t, i in vocabulary.items() if _WORD.fullmatch(t) and t[1:] not in _TELLING}
@@ -56,27 +59,56 @@ class Words:
 
 
 def choose_vocabulary(
-    pieces: dict[str, Any], texts: Iterable[str], words: Iterable[str], size: int
-) -> list[str]:
-    """Tokens of the teacher's vocabulary: those that `texts` need most, then common `words`."""
-    model = pieces["model"]
+    pieces: dict[str, Any], texts: list[str], words: Iterable[str], size: int
+) -> tuple[list[str], list[str]]:
+    """Whole words, those that `texts` need and then `words` in their order, each one token whether
+    the teacher has it or not; and tokens of the teacher's that the rest is put together from."""
+    teacher = Tokenizer.from_str(json.dumps(pieces))
+    split = teacher.pre_tokenizer.pre_tokenize_str
+    units = Counter(unit for text in texts for unit, _ in split(text))
+    vocabulary = pieces["model"]["vocab"]
+    ordinary = [word for word in dict.fromkeys(words) if not _named(word, vocabulary)]
+    known = set(ordinary)
+    whole = [
+        unit
+        for unit, count in units.most_common()
+        if count >= _OFTEN and _UNIT.fullmatch(unit) and _bare(unit) in known
+    ]
+    first = [form for word in ordinary for form in (word.capitalize(), f"Ġ{word.capitalize()}")]
+    first = sorted((form for form in first if form in vocabulary), key=vocabulary.__getitem__)
+    whole = list(dict.fromkeys([*whole, *first[:_FIRST], *(f"Ġ{word}" for word in ordinary)]))
+    kept = set(whole[:size])
+    rest = {unit: count for unit, count in units.items() if unit not in kept}
+    parts = dict.fromkeys(_pieces(pieces, teacher, rest))
+    return [unit for unit in whole if unit not in parts][: size - len(parts)], list(parts)
+
+
+def _bare(unit: str) -> str:
+    return unit.removeprefix("Ġ").lower()
+
+
+def _named(word: str, vocabulary: dict[str, int]) -> bool:
+    """Whether the teacher met the word rather with a capital: `London`, `Anna`."""
+    last = len(vocabulary)
+    return vocabulary.get(f"Ġ{word.capitalize()}", last) < vocabulary.get(f"Ġ{word}", last)
+
+
+def _pieces(pieces: dict[str, Any], teacher: Tokenizer, rest: dict[str, int]) -> list[str]:
+    """Single bytes, and the tokens that `rest` needs most with those that they are merged from."""
     parents = {}
-    for merge in model["merges"]:
+    for merge in pieces["model"]["merges"]:
         left, right = merge.split(" ") if isinstance(merge, str) else merge
         parents.setdefault(left + right, (left, right))
-    teacher = Tokenizer.from_str(json.dumps(pieces))
-    counts = Counter(
-        t for e in teacher.encode_batch(list(texts), add_special_tokens=False) for t in e.tokens
-    )
-    wanted = [token for token, count in counts.most_common() if count >= _OFTEN]
-    wanted += [f"Ġ{word}" for word in words]
-    kept: dict[str, None] = {t: None for t in sorted(model["vocab"]) if len(t) == 1}
-    for token in wanted:
-        if token in model["vocab"] and _PLAIN.fullmatch(token):
-            needed = _ancestors(token, parents)
-            if len(kept) + len(needed) > size:
-                break
-            kept.update(dict.fromkeys(needed))
+    needed: Counter[str] = Counter()
+    for unit, count in rest.items():
+        for token in teacher.model.tokenize(unit):
+            needed[token.value] += count
+    kept = {token: None for token in sorted(pieces["model"]["vocab"]) if len(token) == 1}
+    most = len(kept) + _PIECES
+    for token, _ in needed.most_common():
+        more = _ancestors(token, parents)
+        if _PIECE.fullmatch(token) and len(kept) + len(more) <= most:
+            kept.update(dict.fromkeys(more))
     return list(kept)
 
 
@@ -88,7 +120,7 @@ def _ancestors(token: str, parents: dict[str, tuple[str, str]]) -> list[str]:
 
 
 def make_words(
-    teacher: Path, texts: Iterable[str], words: Iterable[str], size: int, seed: int
+    teacher: Path, texts: list[str], words: Iterable[str], size: int, seed: int
 ) -> Words:
     """`teacher`: SmolLM2's GGUF file. `size`: tokens, the special ones included."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -96,33 +128,38 @@ def make_words(
     named = {"gguf_file": teacher.name}
     spoken = AutoTokenizer.from_pretrained(teacher.parent, **named).backend_tokenizer
     pieces = json.loads(spoken.to_str())
-    kept = choose_vocabulary(pieces, texts, words, size - len(SPECIAL) - len(ROLES))
-    ids = [pieces["model"]["vocab"][token] for token in kept]
+    whole, parts = choose_vocabulary(pieces, texts, words, size - len(SPECIAL) - len(ROLES))
+    spelled = [[t.id for t in spoken.model.tokenize(token)] for token in [*whole, *parts]]
     model = AutoModelForCausalLM.from_pretrained(teacher.parent, dtype=torch.float32, **named)
-    model.model.layers = model.model.layers[:LAYERS]
-    vectors = _vectors(model.model, spoken.encode(CARRIER, add_special_tokens=False).ids, ids, seed)
-    return Words(finish_tokenizer(pieces, kept), vectors)
+    model.model.layers = model.model.layers[: LAYERS[-1]]
+    carrier = spoken.encode(CARRIER, add_special_tokens=False).ids
+    vectors = _reduced(_seen(model.model, carrier, spelled), seed)
+    return Words(finish_tokenizer(pieces, whole, parts), vectors)
 
 
 @torch.no_grad()
-def _vectors(model: Any, carrier: list[int], ids: list[int], seed: int) -> torch.Tensor:
-    """[len(SPECIAL + ROLES) + len(ids), WIDTH]: principal directions of what the teacher makes of
-    each token alone and after a few words, and some noise that tells equals apart."""
-    seen: list[torch.Tensor] = []
+def _seen(model: Any, carrier: list[int], spelled: list[list[int]]) -> torch.Tensor:
+    """[len(spelled), kinds, teacher's width]: what the teacher makes of each word, spelled in its
+    tokens, after a few words."""
     before = model(input_ids=torch.tensor([carrier]), use_cache=True).past_key_values
-    for part in torch.tensor(ids).split(250):
-        cache = deepcopy(before)
-        cache.batch_repeat_interleave(len(part))
-        states = model(
-            input_ids=part[:, None], past_key_values=cache, output_hidden_states=True
-        ).hidden_states
-        kinds = (states[0][:, -1], states[LAYERS // 2][:, -1], states[LAYERS][:, -1])
-        seen.append(torch.stack(kinds, 1))
-    return _reduced(torch.cat(seen), seed)
+    found: dict[int, torch.Tensor] = {}
+    for length in sorted({len(ids) for ids in spelled}):
+        alike = [at for at, ids in enumerate(spelled) if len(ids) == length]
+        for part in torch.tensor(alike).split(250):
+            ids = torch.tensor([spelled[at] for at in part.tolist()])
+            cache = deepcopy(before)
+            cache.batch_repeat_interleave(len(part))
+            states = model(
+                input_ids=ids, past_key_values=cache, output_hidden_states=True
+            ).hidden_states
+            kinds = torch.stack([states[layer][:, -1] for layer in LAYERS], 1)
+            found.update(zip(part.tolist(), kinds, strict=True))
+    return torch.stack([found[at] for at in range(len(spelled))])
 
 
 def _reduced(seen: torch.Tensor, seed: int) -> torch.Tensor:
-    """[num_tokens, kinds, teacher's width] to [roles + num_tokens, WIDTH]."""
+    """[num_tokens, kinds, teacher's width] to [roles + num_tokens, WIDTH]: principal directions,
+    and some noise that tells equals apart."""
     seen = seen - seen.mean(0)
     seen = torch.nn.functional.normalize(seen, dim=-1).flatten(1)
     seen = seen - seen.mean(0)
@@ -153,8 +190,10 @@ def read_words(folder: Path) -> Words:
 
 
 def common_words(count: int) -> list[str]:
-    """English words, the most frequent first, of the package wordfreq."""
+    """The words of the phrases, then English ones of the package wordfreq, the frequent first."""
     from wordfreq import top_n_list
 
-    found = [w for w in top_n_list("en", 3 * count) if w.isascii() and w.isalpha()][:count]
-    return found
+    phrases = "\n".join(file.read_text(encoding="utf-8") for file in sorted(FOLDER.glob("*.txt")))
+    ours = dict.fromkeys(re.findall(r"(?<![A-Za-z'<])[a-z]{2,}(?![A-Za-z'>])", phrases))
+    frequent = [w for w in top_n_list("en", 3 * count) if re.fullmatch("[a-z]{2,}", w)]
+    return [*ours, *frequent[:count]]
