@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 # test's process gets on.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settle_waiting()
+
+# Many images set it; then every process that a test starts compiles all of batchgen again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Started by nohup or in the background of a script, a process ignores these, and so would every
 # process that a test starts and sends them to.
@@ -61,6 +67,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in marked:
         item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays: no collection of garbage, of which a test of an engine
+    that runs out of memory asks for dozens, needs to look through it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

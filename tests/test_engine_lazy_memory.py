@@ -5,7 +5,7 @@ import resource
 import pytest
 import torch
 
-from batchgen.engine.attention.cpu.lazy_memory import lazy_zeros
+from batchgen.engine.attention.lazy_memory import lazy_zeros
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

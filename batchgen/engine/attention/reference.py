@@ -6,11 +6,11 @@ Runs on any device, clear before fast. Every faster backend is tested against th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, CacheShape
+from batchgen.engine.attention.lazy_memory import zeroed_rows
 
 __all__ = ["ReferenceBackend", "ReferenceCache"]
 
@@ -72,11 +72,7 @@ class ReferenceBackend:
 
     def allocate(self, spec: AttentionSpec, shape: CacheShape) -> ReferenceCache:
         """Zeroed rows for the tokens of all blocks."""
-        rows = (shape.num_blocks * shape.block_size, spec.num_kv_heads)
-        kind: dict[str, Any] = {"dtype": shape.dtype, "device": shape.device}
-        return ReferenceCache(
-            torch.zeros(*rows, spec.head_dim, **kind), torch.zeros(*rows, spec.v_head_dim, **kind)
-        )
+        return ReferenceCache(*zeroed_rows(spec, shape))
 
     def bytes_per_block(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> int:
         """Memory of one block of one attention call, in bytes."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from batchgen.engine.attention.cpu.lazy_memory import lazy_zeros
 from batchgen.engine.attention.cpu.plain_torch import TorchCache, attend, write
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, CacheShape
+from batchgen.engine.attention.lazy_memory import lazy_zeros
 from batchgen.engine.kernels.build import load_kernels
 
 __all__ = ["CpuAttention", "HostStep"]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, CacheShape
+from batchgen.engine.attention.lazy_memory import zeroed_rows
 
 __all__ = ["TorchCache", "attend", "write"]
 
@@ -32,12 +32,8 @@ class TorchCache:
 
     @classmethod
     def allocate(cls, spec: AttentionSpec, shape: CacheShape) -> TorchCache:
-        """The empty cache; zeros, so that nothing stale is ever NaN."""
-        rows = (shape.num_blocks * shape.block_size, spec.num_kv_heads)
-        kind: dict[str, Any] = {"dtype": shape.dtype, "device": shape.device}
-        return cls(
-            torch.zeros(*rows, spec.head_dim, **kind), torch.zeros(*rows, spec.v_head_dim, **kind)
-        )
+        """The empty cache."""
+        return cls(*zeroed_rows(spec, shape))
 
 
 @dataclass(frozen=True, slots=True)
