@@ -53,11 +53,13 @@ def _plain(text: str) -> str:
 
 
 @cache
-def _nodes(kind: str) -> list[Node]:
-    """Of the phrases that carry a label, or of those that any message may have."""
+def _nodes(kind: str) -> list[tuple[Node, list[tuple[str, ...]]]]:
+    """Of the phrases that carry a label, or of those that any message may have; their clauses."""
     if kind == "core":
-        return [node for label in LABELS for node in read_phrases(label).nodes]
-    return [node for section in read_sections("frame").values() for node in section.nodes]
+        nodes = [node for label in LABELS for node in read_phrases(label).nodes]
+    else:
+        nodes = [node for section in read_sections("frame").values() for node in section.nodes]
+    return [(node, _clauses(node)) for node in nodes]
 
 
 @cache
@@ -68,7 +70,10 @@ def _things() -> dict[str, Phrases]:
 
 def _covers(kind: str, plain: str) -> bool:
     reading = _Reading(plain)
-    return any(reading.whole(node) for node in _nodes(kind))
+    return any(
+        all(any(piece in plain for piece in clause) for clause in clauses) and reading.whole(node)
+        for node, clauses in _nodes(kind)
+    )
 
 
 class _Reading:
@@ -135,6 +140,20 @@ class _Reading:
             if re.search(r"\d", self._text[at:end])
             or _NUMBER_WORDS & set(self._text[at:end].split())
         }
+
+
+def _clauses(node: Node) -> list[tuple[str, ...]]:
+    """Whatever the phrase makes holds one piece of each: most phrases are told apart by that."""
+    if isinstance(node, str):
+        return [] if node[:1] == "<" else [(_piece(node).strip(),)]
+    if isinstance(node, tuple):
+        return [clause for part in node for clause in _clauses(part)]
+    found: list[str] = []
+    for option in node:
+        if not (single := [clause for clause in _clauses(option) if len(clause) == 1]):
+            return []
+        found += max(single, key=lambda clause: len(clause[0]))
+    return [tuple(found)]
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +28,11 @@ from batchgen.engine.kernels.ops import Operators, Weight, WeightKind
 pytestmark = pytest.mark.usefixtures("two_threads")
 needs_compiler = pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
 DTYPES = [torch.float32, torch.bfloat16]
+SLOW_COMPILER = """#!/bin/sh
+[ "$1" = --version ] && exec echo slow
+while [ "$1" != -o ]; do shift; done
+head -c 1000 MADE > "$2" && sleep 0.5 && exec cat MADE > "$2"
+"""
 LOAD = "from batchgen.engine.kernels.build import load_kernels; print(load_kernels() is not None)"
 
 
@@ -231,8 +236,11 @@ def test_a_machine_without_compiler_leaves_torch_and_one_line_in_the_log(
 
 @needs_compiler
 def test_processes_that_compile_at_once_all_get_the_library(tmp_path: Path) -> None:
-    compiler = tmp_path / "cc"  # the same without optimising, which takes nine parts of the time
-    compiler.write_text(f'#!/bin/sh\nexec "{shutil.which("cc") or "gcc"}" "$@" -O0\n')
+    """The compiler takes its time, and what comes of it is the library that this process has."""
+    made = load_kernels()
+    assert made is not None
+    compiler = tmp_path / "cc"
+    compiler.write_text(SLOW_COMPILER.replace("MADE", shlex.quote(made._name)))
     compiler.chmod(0o755)
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CC": str(compiler)}
     started = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ NUMPY = tuple(int(part) for part in version("numpy").split(".")[:2])
 @spawns
 @pytest.mark.skipif(NUMPY >= (2, 4), reason="Triton's interpreter refuses masks of numpy 2.4")
 def test_a_mix_of_rows_is_sampled_as_defined_in_the_interpreter() -> None:
-    run_interpreted(__file__)
+    run_interpreted(Path(__file__).name)
 
 
 def sequence_of(params: SamplingParams, number: int = 0, output: tuple[int, ...] = ()) -> Sequence:

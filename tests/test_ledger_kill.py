@@ -6,11 +6,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import warm_process
+from echo_runs import environment
 from ledger_tools import expected_keys, keys_of, open_ledger, parts_of, temporary_files
 
 NUM_ROWS = 60
@@ -35,9 +36,10 @@ with open_ledger(folder, background=True, checkpoint_every=6) as ledger:
 
 
 def start(folder: Path, fault: str = "", pause: float = 0.0) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "BATCHGEN_FAULT": fault}
-    command = [sys.executable, "-c", CHILD, str(folder), str(pause)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    words = ["-c", CHILD, str(folder), str(pause)]
+    streams = {"stdout": subprocess.PIPE, "text": True}
+    env = environment(BATCHGEN_FAULT=fault)
+    return warm_process.start(words, env=env, cwd=Path(__file__).parent, **streams)
 
 
 def finish(folder: Path) -> None:

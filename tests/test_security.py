@@ -74,7 +74,7 @@ def test_code_beside_a_model_runs_only_where_it_is_asked_for(tmp_path: Path, sou
     code = f"open({str(struck)!r}, 'w').close()\nfrom transformers import PretrainedConfig\n"
     (model / "own.py").write_text(code + "class Own(PretrainedConfig):\n    model_type = 'own'\n")
     args = ["run", "-i", source, "-o", tmp_path / "o.parquet", "--model", model]
-    result = batchgen(*args, HF_HOME=str(tmp_path / "hf"))
+    result = batchgen(*args)
     assert result.returncode == 2
     assert "--trust-remote-code" in result.stderr
     assert not struck.exists()

@@ -15,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
 import pytest
+import warm_process
 from echo_runs import environment, prompts, write_rows
 
 from batchgen.startup import (
@@ -133,13 +134,14 @@ def test_what_a_start_compiles_ahead_names_every_room_that_a_run_imports(tmp_pat
     listed = set(Path(compile_worker.__file__).with_name("modules.txt").read_text().split())
     code = (
         "import sys; from batchgen.__main__ import main\n"
-        "main(sys.argv[1:]); import batchgen.engine.factory, batchgen.engine.cuda.graph_runner\n"
+        "assert main(sys.argv[1:]) == 0; import batchgen.engine.cuda.graph_runner\n"
         "print('\\n' + ' '.join(n for n in sys.modules if n.split('.')[0] == 'batchgen'))"
     )
     rows = write_rows(tmp_path / "in.jsonl", prompts(3))
-    loaded = child(
-        code, "run", "-i", str(rows), "-o", str(tmp_path / "o.parquet"), "--engine", "echo"
-    )
+    words = ["-c", code, "run", "-i", str(rows), "-o", str(tmp_path / "o.parquet"), "-q"]
+    process = warm_process.start(words, env=environment(), stdout=subprocess.PIPE, text=True)
+    loaded = process.communicate(timeout=120)[0].split()
+    assert process.returncode == 0
     rooms = {
         name.rpartition(".")[0] for name in loaded if name.startswith("batchgen.") and "." in name
     }

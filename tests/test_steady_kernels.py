@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
+from triton_interpreter import INTERPRETED, direct
 
 from batchgen.engine.model.model import Model
 
@@ -27,11 +27,6 @@ def same(got: torch.Tensor, expected: torch.Tensor) -> bool:
         return torch.equal(got, expected)
     bound = 2e-5 if got.dtype == torch.float32 else 2**-7
     return bool((got.float() - expected.float()).abs().max() <= bound * expected.abs().max())
-
-
-@spawns
-def test_steady_kernels_in_the_interpreter() -> None:
-    run_interpreted(__file__)
 
 
 @direct

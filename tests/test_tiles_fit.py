@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="triton is not installed: there is no GPU p
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import CUDABackend
+from triton.backends.nvidia import compiler
 from triton.compiler import ASTSource
 
 from batchgen.engine.attention.interface import AttentionSpec
@@ -33,10 +33,10 @@ class Known(Exception):
 
 @pytest.fixture
 def _short_compilation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def stop(_: CUDABackend, __: Any, metadata: dict[str, Any], *___: Any) -> None:
-        raise Known(metadata["shared"])
+    def stop(module: Any, _: Any) -> None:
+        raise Known(module.get_int_attr("ttg.shared"))
 
-    monkeypatch.setattr(CUDABackend, "make_ptx", stop)
+    monkeypatch.setattr(compiler.llvm, "to_module", stop)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # what is found there is not compiled
 
 

@@ -27,7 +27,7 @@ from triton_cases import (
     make_backend,
     wide,
 )
-from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
+from triton_interpreter import INTERPRETED, direct
 
 from batchgen.engine.attention.interface import AttentionSpec
 
@@ -79,11 +79,6 @@ def check(case: Case) -> None:
     tokens = step.metadata.num_tokens
     result = run(case, step)[:tokens]
     assert error(result, expected(case, step)[:tokens]) < TOLERANCE[case.dtype]
-
-
-@spawns
-def test_kernels_agree_with_the_oracle_in_the_interpreter() -> None:
-    run_interpreted(__file__)
 
 
 @direct

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from quantized_folders import save_quantized
-from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
+from triton_interpreter import INTERPRETED, direct
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.model import packed_folder
@@ -45,11 +45,6 @@ def error(ours: torch.Tensor, wanted: torch.Tensor) -> float:
 def draw(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(sum(shape))
     return torch.randn(shape, generator=generator).to(DEVICE, dtype)
-
-
-@spawns
-def test_products_are_as_defined_in_the_interpreter() -> None:
-    run_interpreted(__file__)
 
 
 @direct

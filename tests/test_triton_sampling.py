@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
+from triton_interpreter import INTERPRETED, direct
 
 from batchgen.engine.draws import draw_key, uniform
 
@@ -19,11 +19,6 @@ if not INTERPRETED:
 def random_logits(rows: int, vocab: int, dtype: torch.dtype) -> torch.Tensor:
     draw = torch.Generator().manual_seed(rows * vocab)
     return (torch.randn(rows, vocab, generator=draw) * 2).to(DEVICE, dtype)
-
-
-@spawns
-def test_kernels_choose_the_defined_tokens_in_the_interpreter() -> None:
-    run_interpreted(__file__)
 
 
 @direct

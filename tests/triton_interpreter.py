@@ -17,19 +17,18 @@ direct = pytest.mark.skipif(not DIRECT, reason="runs in the interpreter's proces
 spawns = pytest.mark.skipif(DIRECT, reason="the tests run directly")
 
 
-def run_interpreted(file: str, *options: str) -> None:
-    """The tests of a file that need no GPU, interpreted."""
-    path = Path(file)
+def run_interpreted(*files: str, only: str = "") -> None:
+    """The tests of these files that need no GPU, interpreted."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not cuda"),
-            *(*options, path.name),
+            *("-k", only, *files),
         ],
-        cwd=path.parent,
+        cwd=Path(__file__).parent,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=230,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

@@ -51,7 +51,8 @@ _ADOPT = 36  # PR_SET_CHILD_SUBREAPER, of <sys/prctl.h>
 
 
 def start(words: list[str], *, env: Mapping[str, str], **more: Any) -> subprocess.Popen[Any]:
-    """A process `batchgen WORDS`; `more` as for `subprocess.Popen`."""
+    """A process `batchgen WORDS`, or `python -c TEXT WORDS` of a program that begins with `-c`;
+    `more` as for `subprocess.Popen`."""
     if (
         more.keys() <= _TAKEN
         and sys.platform == "linux"
@@ -59,7 +60,8 @@ def start(words: list[str], *, env: Mapping[str, str], **more: Any) -> subproces
     ):
         if _is_alike(env):
             return Forked(_server(_has_model(words, env)), words, env=env, **more)
-    return subprocess.Popen(COMMAND + words, env=env, **more)
+    command = COMMAND[:1] if words[0] == "-c" else COMMAND
+    return subprocess.Popen(command + words, env=env, **more)
 
 
 def _is_alike(env: Mapping[str, str]) -> bool:
@@ -69,6 +71,7 @@ def _is_alike(env: Mapping[str, str]) -> bool:
 
 
 def _has_model(words: list[str], env: Mapping[str, str]) -> bool:
+    words = words[2:] if words[0] == "-c" else words
     return words[0] in ("run", "bench") and "echo" not in (*words, env.get("BATCHGEN_ENGINE"))
 
 
