@@ -156,7 +156,7 @@ def kernels_of(layer: Layer) -> dict[str, Callable[[torch.Tensor], Any]]:
     from batchgen.engine.mixture.tiles import row_block
 
     chosen, shares, ours = layer.chosen, layer.shares, layer.ours
-    rows = row_block(chosen.numel(), ours.num_experts)
+    rows = row_block(chosen.numel(), ours.num_experts, layer.x.dtype)
     parts = torch.randn(chosen.numel(), layer.x.shape[1], device="cuda").to(layer.x)
     gate_up, down = halves(layer)
     return {
@@ -180,7 +180,7 @@ def halves(layer: Layer) -> tuple[Half, Half]:
     from batchgen.engine.mixture.tiles import down_tile, gate_up_tile, row_block
 
     ours, chosen = layer.ours, layer.chosen
-    rows = row_block(chosen.numel(), ours.num_experts)
+    rows = row_block(chosen.numel(), ours.num_experts, layer.x.dtype)
     taken = gate_up_tile(rows, layer.x.dtype), down_tile(rows, layer.x.dtype)
     kept = {size: sort_pairs(chosen, ours.num_experts, size) for size in (16, 32, 64, 128)}
     first = Weight(ours.gate_up_proj, ours.gate_up_proj_bias)
@@ -217,7 +217,7 @@ def time_of(run: Half, tile: Any, x: torch.Tensor) -> float:
 def cuts(layer: Layer, weights: int) -> list[Any]:
     from batchgen.engine.mixture.tiles import Tile, row_block
 
-    taken = row_block(layer.chosen.numel(), layer.ours.num_experts)
+    taken = row_block(layer.chosen.numel(), layer.ours.num_experts, layer.x.dtype)
     every = product([taken], (32, 64, 128, 256), (64, 128), (4, 8), (3, 4, 5, 6))
     return [cut for cut in (Tile(*one) for one in every) if is_sensible(cut, weights)]
 

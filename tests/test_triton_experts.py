@@ -18,6 +18,7 @@ from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.loader import load_model_from
 from batchgen.engine.mixture import replacing
 from batchgen.engine.mixture.form import GELU, GELU_TANH, SILU, Gate, find_gate
+from batchgen.engine.mixture.packed import Blocks, Stored, pack_experts
 from batchgen.engine.mixture.proof import ROUNDED_ERROR, Asked, disproof
 from batchgen.engine.mixture.tiles import row_block
 from batchgen.engine.model.packed_folder import load_random_packed
@@ -133,7 +134,7 @@ def test_gates_are_known_by_what_they_answer() -> None:
 
 
 def test_a_tile_holds_the_rows_of_nearly_every_expert() -> None:
-    assert [row_block(8 * rows, 128) for rows in (1, 16, 64, 256, 512, 2048)] == [
+    assert [row_block(8 * rows, 128, torch.bfloat16) for rows in (1, 16, 64, 256, 512, 2048)] == [
         *(16, 16, 16, 32, 64, 128)
     ]
 
@@ -197,6 +198,34 @@ def test_random_experts_in_float8_weigh_half_and_count_as_much() -> None:
     ours = weigh(rounded)
     assert ours.active_parameters == plain.active_parameters
     assert ours.num_bytes < 0.75 * plain.num_bytes
+
+
+@direct
+@pytest.mark.parametrize("rows", [3] if INTERPRETED else [1, 20, 100, 500])
+def test_experts_in_mxfp4_are_as_defined(rows: int) -> None:
+    """Every code and many scales, inputs that are no whole steps, gates and ups in turns."""
+    hidden, width, experts = (64, 160, 3) if INTERPRETED else (2880, 2880, 32)
+    dtype = torch.float32 if INTERPRETED else torch.bfloat16
+
+    def stored(outputs: int, inputs: int) -> Stored:
+        generator = torch.Generator().manual_seed(inputs)
+        shape = (experts, outputs, inputs // 32)
+        blocks = torch.randint(0, 256, (*shape, 16), generator=generator, dtype=torch.uint8)
+        scales = torch.randint(116, 122, shape, generator=generator, dtype=torch.uint8)
+        return Stored(blocks.to(DEVICE), scales.to(DEVICE))
+
+    biases = draw(experts, 2 * width).to(DEVICE, dtype), draw(experts, hidden).to(DEVICE, dtype)
+    gate = replace(GPT_OSS, interleaved=True)
+    blocks = Blocks(stored(2 * width, hidden), stored(hidden, width), biases, gate)
+    asked = Asked(experts, 2, hidden, dtype, torch.device(DEVICE))
+    layer = pack_experts(blocks)
+    assert disproof(layer, blocks.oracle, asked, (rows,), ERROR[dtype]) is None
+    layer.gate_up.data[0, 0] ^= 64
+    layer.down.data[:, 1] ^= 8
+    assert disproof(layer, blocks.oracle, asked, (rows,), ERROR[dtype]) is not None
+    blocks.down.scales[1, 2] = 129
+    with pytest.raises(ValueError, match=r"a scale of 2\^2 is too large"):
+        pack_experts(blocks)
 
 
 @direct

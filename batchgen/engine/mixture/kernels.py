@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from batchgen.engine.mixture.form import GELU, SILU
+from batchgen.engine.mixture.four_bit_kernel import four_runs
 
 __all__ = ["down_kernel", "gate_up_kernel", "sum_kernel"]
 
@@ -26,7 +27,7 @@ def gate_up_kernel(
     bias: tl.tensor,  # [num_experts, 2 * num_outputs]
     out: tl.tensor,  # [num_pairs, num_outputs], in the order of `order`
     x_scale: tl.tensor,  # float32 [num_tokens]
-    scale: tl.tensor,  # float32 [num_experts, 2 * num_outputs]
+    scale: tl.tensor,  # float32 [num_experts, 2 * num_outputs], or of words
     order: tl.tensor,  # int32 [num_pairs]
     tiles: tl.tensor,  # int32 [.., 3]
     num_tiles: tl.tensor,  # int32 [1]
@@ -40,6 +41,8 @@ def gate_up_kernel(
     HAS_LIMIT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_SCALE: tl.constexpr,
+    PACKED: tl.constexpr,  # weights are words of 4 bits, see `four_bits`
+    ASM: tl.constexpr,
     WHOLE: tl.constexpr,  # inputs are whole steps
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -59,23 +62,41 @@ def gate_up_kernel(
     token = tl.load(order + tl.minimum(rows, end - 1)) // num_chosen
     gates = expert * 2 * num_outputs + output
     ups = gates + num_outputs
-    x_at = x + token.to(tl.int64)[None, :] * num_inputs + inputs[:, None]
-    gate_at = weight + gates[:, None] * num_inputs + inputs[None, :]
-    up_at = weight + ups[:, None] * num_inputs + inputs[None, :]
+    x_at = x + token.to(tl.int64)[None, :] * num_inputs
     gate = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     up = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    for start in range(0, num_inputs, BLOCK_K):
-        if WHOLE:
-            b = tl.load(x_at + start)
-            gate = tl.dot(tl.load(gate_at + start), b, gate, input_precision="ieee")
-            up = tl.dot(tl.load(up_at + start), b, up, input_precision="ieee")
-        else:
-            has_input = inputs < num_inputs - start
-            b = tl.load(x_at + start, has_input[:, None], other=0.0)
-            a = tl.load(gate_at + start, has_input[None, :], other=0.0)
-            gate = tl.dot(a, b, gate, input_precision="ieee")
-            a = tl.load(up_at + start, has_input[None, :], other=0.0)
-            up = tl.dot(a, b, up, input_precision="ieee")
+    if PACKED:
+        steps = tl.cdiv(num_inputs, BLOCK_K)
+        places = tl.arange(0, BLOCK_K // 4)
+        x_at += places[:, None]
+        gate_at = weight + gates[:, None] * (steps * (BLOCK_K // 4)) + places[None, :]
+        up_at = gate_at + num_outputs.to(tl.int64) * (steps * (BLOCK_K // 4))
+        scale_at = scale + expert * steps * 2 * num_outputs + output
+        for step in range(steps):
+            left = num_inputs - step * BLOCK_K
+            runs = _runs(x_at + step * BLOCK_K, places, left, WHOLE)
+            words = tl.load(gate_at + step * (BLOCK_K // 4))
+            scales = tl.load(scale_at + step * 2 * num_outputs)
+            gate = _add_runs(gate, words, scales, runs, ASM)
+            words = tl.load(up_at + step * (BLOCK_K // 4))
+            scales = tl.load(scale_at + step * 2 * num_outputs + num_outputs)
+            up = _add_runs(up, words, scales, runs, ASM)
+    else:
+        x_at += inputs[:, None]
+        gate_at = weight + gates[:, None] * num_inputs + inputs[None, :]
+        up_at = weight + ups[:, None] * num_inputs + inputs[None, :]
+        for start in range(0, num_inputs, BLOCK_K):
+            if WHOLE:
+                b = tl.load(x_at + start)
+                gate = tl.dot(tl.load(gate_at + start), b, gate, input_precision="ieee")
+                up = tl.dot(tl.load(up_at + start), b, up, input_precision="ieee")
+            else:
+                has_input = inputs < num_inputs - start
+                b = tl.load(x_at + start, has_input[:, None], other=0.0)
+                a = tl.load(gate_at + start, has_input[None, :], other=0.0)
+                gate = tl.dot(a, b, gate, input_precision="ieee")
+                a = tl.load(up_at + start, has_input[None, :], other=0.0)
+                up = tl.dot(a, b, up, input_precision="ieee")
     if HAS_SCALE:
         of_row = tl.load(x_scale + token)[None, :]
         gate = gate * tl.load(scale + gates)[:, None] * of_row
@@ -97,7 +118,7 @@ def down_kernel(
     shares: tl.tensor,  # [num_pairs]: of an expert in its token
     out: tl.tensor,  # [num_pairs, num_outputs], by the pairs' numbers
     x_scale: tl.tensor,  # float32 [num_pairs], in the order of `order`
-    scale: tl.tensor,  # float32 [num_experts, num_outputs]
+    scale: tl.tensor,  # float32 [num_experts, num_outputs], or of words
     order: tl.tensor,  # int32 [num_pairs]
     tiles: tl.tensor,  # int32 [.., 3]
     num_tiles: tl.tensor,  # int32 [1]
@@ -105,6 +126,8 @@ def down_kernel(
     num_inputs: tl.tensor,
     HAS_BIAS: tl.constexpr,
     HAS_SCALE: tl.constexpr,
+    PACKED: tl.constexpr,  # weights are words of 4 bits, see `four_bits`
+    ASM: tl.constexpr,
     WHOLE: tl.constexpr,  # inputs are whole steps
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -122,18 +145,32 @@ def down_kernel(
     output = expert * num_outputs + tl.minimum(outputs, num_outputs - 1)
     row = tl.minimum(rows, end - 1)
     pair = tl.load(order + row)
-    x_at = x + row.to(tl.int64)[None, :] * num_inputs + inputs[:, None]
-    w_at = weight + output[:, None] * num_inputs + inputs[None, :]
+    x_at = x + row.to(tl.int64)[None, :] * num_inputs
     total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    for start in range(0, num_inputs, BLOCK_K):
-        if WHOLE:
-            b = tl.load(x_at + start)
-            total = tl.dot(tl.load(w_at + start), b, total, input_precision="ieee")
-        else:
-            has_input = inputs < num_inputs - start
-            b = tl.load(x_at + start, has_input[:, None], other=0.0)
-            a = tl.load(w_at + start, has_input[None, :], other=0.0)
-            total = tl.dot(a, b, total, input_precision="ieee")
+    if PACKED:
+        steps = tl.cdiv(num_inputs, BLOCK_K)
+        places = tl.arange(0, BLOCK_K // 4)
+        x_at += places[:, None]
+        w_at = weight + output[:, None] * (steps * (BLOCK_K // 4)) + places[None, :]
+        scale_at = scale + output + expert * (steps - 1) * num_outputs
+        for step in range(steps):
+            left = num_inputs - step * BLOCK_K
+            runs = _runs(x_at + step * BLOCK_K, places, left, WHOLE)
+            words = tl.load(w_at + step * (BLOCK_K // 4))
+            scales = tl.load(scale_at + step * num_outputs)
+            total = _add_runs(total, words, scales, runs, ASM)
+    else:
+        x_at += inputs[:, None]
+        w_at = weight + output[:, None] * num_inputs + inputs[None, :]
+        for start in range(0, num_inputs, BLOCK_K):
+            if WHOLE:
+                b = tl.load(x_at + start)
+                total = tl.dot(tl.load(w_at + start), b, total, input_precision="ieee")
+            else:
+                has_input = inputs < num_inputs - start
+                b = tl.load(x_at + start, has_input[:, None], other=0.0)
+                a = tl.load(w_at + start, has_input[None, :], other=0.0)
+                total = tl.dot(a, b, total, input_precision="ieee")
     if HAS_SCALE:
         total = total * tl.load(scale + output)[:, None] * tl.load(x_scale + row)[None, :]
     if HAS_BIAS:
@@ -164,6 +201,33 @@ def sum_kernel(
         end = tl.where((expert >= 0) & (expert < num_experts), size, 0)
         total += tl.load(parts + pair * size + at, at < end, other=0.0).to(tl.float32)
     tl.store(out + token * size + at, total.to(out.dtype.element_ty), at < size)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _runs(at: tl.tensor, places: tl.tensor, left: tl.tensor, WHOLE: tl.constexpr) -> tl.tuple:
+    """Inputs of the four blocks of a step [32, rows]; `left`: so many inputs are there."""
+    if WHOLE:
+        return tl.load(at), tl.load(at + 32), tl.load(at + 64), tl.load(at + 96)
+    else:
+        inside = places[:, None]
+        return (
+            tl.load(at, inside < left, other=0.0),
+            tl.load(at + 32, inside < left - 32, other=0.0),
+            tl.load(at + 64, inside < left - 64, other=0.0),
+            tl.load(at + 96, inside < left - 96, other=0.0),
+        )
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _add_runs(
+    total: tl.tensor, words: tl.tensor, scales: tl.tensor, runs: tl.tuple, ASM: tl.constexpr
+) -> tl.tensor:
+    """The sum, with the products of a step's four blocks."""
+    weights = four_runs(words, scales, runs[0].dtype, ASM)
+    total = tl.dot(weights[0], runs[0], total, input_precision="ieee")
+    total = tl.dot(weights[1], runs[1], total, input_precision="ieee")
+    total = tl.dot(weights[2], runs[2], total, input_precision="ieee")
+    return tl.dot(weights[3], runs[3], total, input_precision="ieee")
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -15,7 +15,8 @@ from batchgen.engine.experts import expert_share
 from batchgen.engine.mixture.form import Gate, Sizes, find_gate, sizes_of
 from batchgen.engine.mixture.layer import Experts
 from batchgen.engine.mixture.proof import ERRORS, FEW, ROUNDED_ERROR, Asked, disproof, many
-from batchgen.engine.mixture.rounded import RoundedExperts, fits_rounding, round_experts_of
+from batchgen.engine.mixture.quantized import QuantizedExperts
+from batchgen.engine.mixture.rounded import fits_rounding, round_experts_of
 
 __all__ = ["has_experts", "replace_experts", "round_experts"]
 
@@ -26,7 +27,7 @@ Make = Callable[[Any, Sizes, Gate, Asked, tuple[int, ...]], nn.Module | str]
 
 def has_experts(module: nn.Module) -> bool:
     """Whether any layer is one of ours."""
-    return any(isinstance(part, Experts | RoundedExperts) for part in module.modules())
+    return any(isinstance(part, Experts | QuantizedExperts) for part in module.modules())
 
 
 def replace_experts(module: Any) -> int:

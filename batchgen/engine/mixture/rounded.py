@@ -8,11 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from batchgen.engine.mixture.form import Gate, Sizes, find_gate, sizes_of
+from batchgen.engine.mixture.form import SILU, Gate, Sizes, find_gate, sizes_of
+from batchgen.engine.mixture.quantized import Biases, QuantizedExperts, by_definition
 from batchgen.engine.quantization.float8 import E4M3, Float8, round_rows, round_weight
-from batchgen.engine.quantization.linear import kept
 
-__all__ = ["RoundedExperts", "find_experts", "fits_rounding", "random_experts", "round_experts_of"]
+__all__ = [
+    "RoundedExperts",
+    "biases_of",
+    "find_experts",
+    "fits_rounding",
+    "random_biases",
+    "random_experts",
+    "round_experts_of",
+]
 
 _ALIGNMENT = 16
 """Of both sizes: what a thread reads at once."""
@@ -35,62 +43,24 @@ def find_experts(module: nn.Module) -> dict[str, tuple[Sizes, Gate]]:
     return found
 
 
-class RoundedExperts(nn.Module):
+class RoundedExperts(QuantizedExperts):
     """What is multiplied with the weights is rounded, too, with a scale for each row."""
 
-    def __init__(
-        self,
-        gate_up: Float8,  # [num_experts, 2 * width, hidden]: gates, then ups
-        down: Float8,  # [num_experts, hidden, width]
-        gate: Gate,
-        dtype: torch.dtype,
-        biases: tuple[nn.Parameter | None, nn.Parameter | None] = (None, None),
-    ) -> None:
-        super().__init__()
-        self.num_experts, self.hidden = down.values.shape[:2]
-        self.gate, self.gate_text, self.dtype = gate.in_halves, gate.text, dtype
-        self.gate_up, self.gate_up_scale = kept(gate_up.values), kept(gate_up.scale)
-        self.down, self.down_scale = kept(down.values), kept(down.scale)
-        self.gate_up_bias, self.down_bias = biases
-
-    @property
-    def num_weights(self) -> int:
-        """Numbers that the rounded ones stand for."""
-        return self.gate_up.numel() + self.down.numel()
-
-    def forward(
-        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-    ) -> torch.Tensor:
-        """As `layer.Experts`."""
-        from batchgen.engine.mixture.products import mix_experts
-
-        out: torch.Tensor = mix_experts(
-            hidden_states, top_k_index, top_k_weights, self.gate_up, self.gate_up_bias, self.down,
-            self.down_bias, self.gate_text, self.gate_up_scale, self.down_scale,
-        )  # fmt: skip
-        return out
+    def __init__(self, gate_up: Float8, down: Float8, biases: Biases, gate: Gate) -> None:
+        """Of values [num_experts, 2 * width, hidden], gates before ups, and [.., hidden, width]."""
+        halves = [(one.values, one.scale) for one in (gate_up, down)]
+        count = gate_up.values.numel() + down.values.numel()
+        super().__init__(halves[0], halves[1], biases, gate, count)
 
     def oracle(self, x: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-        """The same by the definition, in float32, expert by expert."""
-        rounded, out = _rounded(x), torch.zeros_like(x, dtype=torch.float32)
-        for expert in chosen.unique().tolist():
-            rows, places = (chosen == expert).nonzero(as_tuple=True)
-            inner = rounded[rows] @ self._dense(expert, self.gate_up, self.gate_up_scale).T
-            if self.gate_up_bias is not None:
-                inner = inner + self.gate_up_bias[expert].float()
-            inner = _rounded(self.gate.apply(inner).to(x.dtype))
-            found = inner @ self._dense(expert, self.down, self.down_scale).T
-            if self.down_bias is not None:
-                found = found + self.down_bias[expert].float()
-            out.index_add_(0, rows, found * shares[rows, places, None].float())
-        return out
+        """The same by the definition, in float32."""
+        biases = self.gate_up_bias, self.down_bias
+        return by_definition((x, chosen, shares), self._dense, biases, self.gate, _rounded)
 
-    def _dense(self, expert: int, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return Float8(values[expert], scale[expert]).dense(torch.float32)
-
-    def extra_repr(self) -> str:
-        """For a printed model."""
-        return f"num_experts={self.num_experts}, gate={self.gate}"
+    def _dense(self, expert: int) -> tuple[torch.Tensor, torch.Tensor]:
+        gate_up = Float8(self.gate_up[expert], self.gate_up_scale[expert])
+        down = Float8(self.down[expert], self.down_scale[expert])
+        return gate_up.dense(torch.float32), down.dense(torch.float32)
 
 
 def _rounded(x: torch.Tensor) -> torch.Tensor:
@@ -109,12 +79,10 @@ def round_experts_of(
             weight = weight.T if sizes.transposed else weight
             yield torch.cat(gate.split(weight, dim=0)) if split else weight
 
-    biases = [getattr(module, f"{name}_proj_bias", None) for name in ("gate_up", "down")]
-    if biases[0] is not None:
-        biases[0] = kept(torch.cat(gate.split(biases[0].detach(), dim=1), dim=1))
     gate_up, down = module.gate_up_proj, module.down_proj
     stacks = _stack(dense(gate_up, True), len(down)), _stack(dense(down, False), len(down))
-    return RoundedExperts(*stacks, gate, down.dtype, (biases[0], biases[1]))
+    one, two = (None if bias is None else fetch(bias) for bias in biases_of(module, gate))
+    return RoundedExperts(*stacks, (one, two), gate)
 
 
 def random_experts(
@@ -126,14 +94,25 @@ def random_experts(
         for _ in range(sizes.num_experts):
             yield torch.empty(shape, dtype=dtype, device=device).normal_(std=_STD)
 
-    def bias(name: str) -> nn.Parameter | None:
-        found = getattr(module, name, None)
-        return None if found is None else kept(torch.zeros(found.shape, dtype=dtype, device=device))
-
     gate_up = _stack(drawn(2 * sizes.width, sizes.hidden), sizes.num_experts)
     down = _stack(drawn(sizes.hidden, sizes.width), sizes.num_experts)
-    biases = bias("gate_up_proj_bias"), bias("down_proj_bias")
-    return RoundedExperts(gate_up, down, gate, dtype, biases)
+    return RoundedExperts(gate_up, down, random_biases(module, dtype, device), gate)
+
+
+def biases_of(module: Any, gate: Gate) -> Biases:
+    """Those of a module that has some, gates before ups."""
+    gate_up, down = (getattr(module, f"{name}_proj_bias", None) for name in ("gate_up", "down"))
+    if gate_up is not None:
+        gate_up = torch.cat(gate.split(gate_up.detach(), dim=1), dim=1)
+    return gate_up, down
+
+
+def random_biases(module: Any, dtype: torch.dtype, device: torch.device) -> Biases:
+    """Zeros, where the module has some."""
+    found = biases_of(module, Gate(SILU))
+    shapes = [None if bias is None else bias.shape for bias in found]
+    one, two = (s if s is None else torch.zeros(s, dtype=dtype, device=device) for s in shapes)
+    return one, two
 
 
 def _stack(weights: Iterable[torch.Tensor], count: int) -> Float8:
