@@ -4,6 +4,7 @@ whole models beside what transformers' own module takes.
     python jobs/bench_experts.py products          # each kernel of a layer, in us
     python jobs/bench_experts.py tiles --rows 256  # other cuts of the products, the fastest first
     python jobs/bench_experts.py speed             # batchgen bench, a process a way
+    python jobs/bench_experts.py speed --shape gpt-oss-20b --ways bf16 mxfp4
 
 Weights are random, in the shape of Qwen3-30B-A3B; `--shape gpt-oss-20b` has that of gpt-oss-20b.
 """
@@ -48,11 +49,15 @@ OWN = (
     "from batchgen.__main__ import main; sys.exit(main(sys.argv[1:]))",
 )
 """The command, with experts as transformers runs them."""
-WAYS: dict[str, tuple[list[str], tuple[str, ...]]] = {
-    "own": ([], OWN),
-    "bf16": ([], ("-m", "batchgen")),
-    "fp8": (["--quantization", "fp8"], ("-m", "batchgen")),
+BATCHGEN = ("-m", "batchgen")
+MXFP4 = {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": []}}
+WAYS: dict[str, tuple[dict[str, Any], list[str], tuple[str, ...]]] = {
+    "own": ({}, [], OWN),
+    "bf16": ({}, [], BATCHGEN),
+    "fp8": ({}, ["--quantization", "fp8"], BATCHGEN),
+    "mxfp4": (MXFP4, [], BATCHGEN),
 }
+"""What config.json has beyond the shape, the flags, and the program."""
 ROWS = (1, 16, 64, 256, 2048)
 
 
@@ -71,8 +76,8 @@ def speed(args: argparse.Namespace) -> None:
     """Output tokens/s of each way and workload, the best run; ratios to the first way."""
     first: dict[str, float] = {}
     for way in args.ways:
-        flags, program = WAYS[way]
-        for row in bench(way, SHAPES[args.shape], flags, args, program):
+        more, flags, program = WAYS[way]
+        for row in bench(way, SHAPES[args.shape] | more, flags, args, program):
             if row["engine"] == "batchgen":
                 found = row["output_tokens_per_s"]
                 ratio = found / first.setdefault(row["workload"], found)
@@ -88,6 +93,7 @@ class Layer:
     module: Any
     ours: Any
     rounded: Any
+    packed: Any
     x: torch.Tensor
     chosen: torch.Tensor
     shares: torch.Tensor
@@ -107,7 +113,8 @@ def layers(args: argparse.Namespace) -> Iterator[Layer]:
 
     from batchgen.engine.mixture.form import find_gate, sizes_of
     from batchgen.engine.mixture.layer import Experts
-    from batchgen.engine.mixture.rounded import round_experts_of
+    from batchgen.engine.mixture.packed import random_packed
+    from batchgen.engine.mixture.rounded import biases_of, round_experts_of
 
     shape = SHAPES[args.shape]
     fields = {name: value for name, value in shape.items() if name != "model_type"}
@@ -123,12 +130,14 @@ def layers(args: argparse.Namespace) -> Iterator[Layer]:
     assert gate is not None
     ours = Experts(module, sizes, gate)
     rounded = round_experts_of(module, sizes, gate, lambda weight: weight)
+    biases = biases_of(module, gate)
+    packed = random_packed(sizes, gate, biases, torch.bfloat16, torch.device("cuda"))
     for rows in args.rows or ROWS:
         x = torch.randn(rows, config.hidden_size, dtype=torch.bfloat16, device="cuda")
         scores = torch.randn(rows, sizes.num_experts, device="cuda").softmax(1)
         shares, chosen = scores.topk(config.num_experts_per_tok)
         active = int(chosen.unique().numel())
-        yield Layer(module, ours, rounded, x, chosen, shares.to(x.dtype), active)
+        yield Layer(module, ours, rounded, packed, x, chosen, shares.to(x.dtype), active)
 
 
 def products(args: argparse.Namespace) -> None:
@@ -166,6 +175,7 @@ def kernels_of(layer: Layer) -> dict[str, Callable[[torch.Tensor], Any]]:
         "sum": lambda x: add_up(parts, chosen, ours.num_experts),
         "all": lambda x: ours(x, chosen, shares),
         "fp8": lambda x: layer.rounded(x, chosen, shares),
+        "mxfp4": lambda x: layer.packed(x, chosen, shares),
         "own": lambda x: layer.module(x, chosen, shares),
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from engine_runs import tokens_in_order
+from mxfp4_folders import MXFP4, save, save_mxfp4
 from parity_oracle import Oracle
-from safetensors.torch import load_file, save_file
-from tiny_models import MIXED, tiny_model
+from safetensors.torch import load_file
+from tiny_models import tiny_model
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -43,18 +43,6 @@ W8A8 = {
     "config_groups": {"group_0": {"weights": {}, "input_activations": {"num_bits": 8}}},
 }
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [16, 16]}
-MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head", "model.embed_tokens"]}
-FP4_VALUES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
-
-
-def save(folder: Path, quantization: Any, weights: dict[str, torch.Tensor], module: Any) -> Path:
-    module.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    if quantization is not None:
-        config["quantization_config"] = quantization
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 def save_fp8(folder: Path, *, described: bool = True) -> Path:
@@ -69,21 +57,6 @@ def save_fp8(folder: Path, *, described: bool = True) -> Path:
         weights[name] = (blocks / scale).view(rows, columns).to(torch.float8_e4m3fn)
         weights[f"{name}_scale_inv"] = scale.view(rows // 16, columns // 16)
     return save(folder, FP8 if described else None, weights, module)
-
-
-def save_mxfp4(folder: Path) -> Path:
-    """Experts in 4 bits, 32 of them under one power of two, as gpt-oss ships them."""
-    module = tiny_model("gpt_oss", layer_types=MIXED, intermediate_size=32)
-    weights = dict(module.state_dict())
-    for name in [name for name in weights if name.endswith(("gate_up_proj", "down_proj"))]:
-        groups = weights.pop(name).transpose(1, 2).unflatten(2, (-1, 32))
-        scale = (groups.abs().amax(-1) / 6).log2().ceil()
-        scaled = groups / scale.exp2()[..., None]
-        codes = (scaled.abs()[..., None] - FP4_VALUES).abs().argmin(-1) + 8 * (scaled < 0)
-        codes = codes.to(torch.uint8)
-        weights[f"{name}_blocks"] = codes[..., 0::2] | codes[..., 1::2] << 4
-        weights[f"{name}_scales"] = (scale + 127).to(torch.uint8)
-    return save(folder, MXFP4, weights, module)
 
 
 def served_and_generated(folder: Path) -> tuple[list[list[int]], list[list[int]]]:

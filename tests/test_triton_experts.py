@@ -6,25 +6,33 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mxfp4_folders import save_mxfp4
 from parity_oracle import Oracle, assert_parity, run_engine
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_config, tiny_model
+from transformers import AutoConfig
 from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
 
 from batchgen.engine.attention.reference import ReferenceBackend
+from batchgen.engine.config import EngineConfig
 from batchgen.engine.loader import load_model_from
 from batchgen.engine.mixture import replacing
 from batchgen.engine.mixture.form import GELU, GELU_TANH, SILU, Gate, find_gate
 from batchgen.engine.mixture.packed import Blocks, Stored, pack_experts
 from batchgen.engine.mixture.proof import ROUNDED_ERROR, Asked, disproof
 from batchgen.engine.mixture.tiles import row_block
+from batchgen.engine.model import packed_folder
+from batchgen.engine.model.checkpoint import load_folder
 from batchgen.engine.model.packed_folder import load_random_packed
 from batchgen.engine.quantization.float8 import round_rows
 from batchgen.engine.quantization.scheme import Scheme
 from batchgen.engine.weights import weigh
+from batchgen.errors import ModelRefusedError
 
 pytest.importorskip("triton", reason="triton is not installed: no products to test")
 
@@ -226,6 +234,32 @@ def test_experts_in_mxfp4_are_as_defined(rows: int) -> None:
     blocks.down.scales[1, 2] = 129
     with pytest.raises(ValueError, match=r"a scale of 2\^2 is too large"):
         pack_experts(blocks)
+
+
+@direct
+@pytest.mark.skipif(not INTERPRETED, reason="in float32 a GPU dequantises")
+def test_a_checkpoint_in_mxfp4_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_mxfp4(tmp_path)
+    config = EngineConfig(model=folder, device="cpu", dtype="float32")
+    asked = AutoConfig.from_pretrained(folder), torch.float32, config, torch.device("cpu")
+    dense, note = load_folder(*asked)
+    assert note is not None
+    assert note.is_dense
+    monkeypatch.setattr(packed_folder, "_can_keep_experts", lambda *_: True)
+    for name, value in (("many", lambda *_: (3,)), ("FEW", (2,))):
+        monkeypatch.setattr(packed_folder, name, value)
+    module, found = load_folder(*asked)
+    assert found is not None
+    assert (found.kept, found.dequantized, found.is_dense, found.in_package) == (3, 0, False, False)
+    assert "3 layers of experts in mxfp4 stay so" in found.note
+    ids = torch.arange(3, 12)[None]
+    wanted, ours = (one(input_ids=ids, use_cache=False).logits.detach() for one in (dense, module))
+    assert float((ours - wanted).norm() / wanted.norm()) < 1e-5
+    lacking = load_file(folder / "model.safetensors")
+    del lacking["model.layers.1.mlp.experts.down_proj_scales"]
+    save_file(lacking, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelRefusedError, match=r"lacks .*1.mlp.experts.down_proj_sca"):
+        load_folder(*asked)
 
 
 @direct

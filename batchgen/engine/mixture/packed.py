@@ -66,7 +66,9 @@ def pack_experts(blocks: Blocks) -> PackedExperts:
     return PackedExperts(gate_up, down, blocks.biases, blocks.gate, count)
 
 
-def random_packed(sizes: Sizes, gate: Gate, biases: Biases, device: torch.device) -> PackedExperts:
+def random_packed(
+    sizes: Sizes, gate: Gate, biases: Biases, _: torch.dtype, device: torch.device
+) -> PackedExperts:
     """As a checkpoint might have them: for benchmarks. Numbers are about 0.02."""
 
     def drawn(outputs: int, inputs: int) -> Stored:

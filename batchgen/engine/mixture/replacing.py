@@ -18,7 +18,7 @@ from batchgen.engine.mixture.proof import ERRORS, FEW, ROUNDED_ERROR, Asked, dis
 from batchgen.engine.mixture.quantized import QuantizedExperts
 from batchgen.engine.mixture.rounded import fits_rounding, round_experts_of
 
-__all__ = ["has_experts", "replace_experts", "round_experts"]
+__all__ = ["chosen_of", "has_experts", "replace_experts", "round_experts"]
 
 _logger = logging.getLogger(__name__)
 Make = Callable[[Any, Sizes, Gate, Asked, tuple[int, ...]], nn.Module | str]
@@ -71,8 +71,6 @@ def _grouped(
 
 def _replace(module: Any, make: Make) -> tuple[int, dict[str, str]]:
     """How many became something else, and why the others did not."""
-    config = module.config.get_text_config()
-    share = expert_share(lambda name: getattr(config, name, None))
     known: set[Sizes] = set()
     reasons: dict[str, str] = {}
     count = 0
@@ -80,7 +78,7 @@ def _replace(module: Any, make: Make) -> tuple[int, dict[str, str]]:
         sizes = sizes_of(part)
         if sizes is None:
             continue
-        num_chosen = max(1, round(share * sizes.num_experts))
+        num_chosen = chosen_of(module, sizes)
         counts = FEW if sizes in known else many(sizes.num_experts, num_chosen)
         known.add(sizes)
         made = _made(part, sizes, num_chosen, counts, make)
@@ -90,6 +88,13 @@ def _replace(module: Any, make: Make) -> tuple[int, dict[str, str]]:
             module.set_submodule(name, made)
             count += 1
     return count, reasons
+
+
+def chosen_of(module: Any, sizes: Sizes) -> int:
+    """Experts of a token, by the model's config."""
+    config = module.config.get_text_config()
+    share = expert_share(lambda name: getattr(config, name, None))
+    return max(1, round(share * sizes.num_experts))
 
 
 def _made(

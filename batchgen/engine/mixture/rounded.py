@@ -13,6 +13,7 @@ from batchgen.engine.mixture.quantized import Biases, QuantizedExperts, by_defin
 from batchgen.engine.quantization.float8 import E4M3, Float8, round_rows, round_weight
 
 __all__ = [
+    "ALIGNMENT",
     "RoundedExperts",
     "biases_of",
     "find_experts",
@@ -22,22 +23,23 @@ __all__ = [
     "round_experts_of",
 ]
 
-_ALIGNMENT = 16
+ALIGNMENT = 16
 """Of both sizes: what a thread reads at once."""
 _STD = 0.02
 
 
 def fits_rounding(sizes: Sizes) -> bool:
     """Whether experts of these sizes can be kept in float8."""
-    return sizes.hidden % _ALIGNMENT == 0 and sizes.width % _ALIGNMENT == 0
+    return sizes.hidden % ALIGNMENT == 0 and sizes.width % ALIGNMENT == 0
 
 
-def find_experts(module: nn.Module) -> dict[str, tuple[Sizes, Gate]]:
-    """Modules of experts that can be kept in float8, by name."""
+def find_experts(module: nn.Module, unit: int) -> dict[str, tuple[Sizes, Gate]]:
+    """Modules of experts, by name, that are known and whose sizes are multiples of `unit`."""
     found = {}
     for name, part in module.named_modules():
         sizes = sizes_of(part)
-        gate = None if sizes is None or not fits_rounding(sizes) else find_gate(part)
+        fits = sizes is not None and sizes.hidden % unit == 0 and sizes.width % unit == 0
+        gate = find_gate(part) if fits else None
         if sizes is not None and gate is not None:
             found[name] = (sizes, gate)
     return found
@@ -86,9 +88,9 @@ def round_experts_of(
 
 
 def random_experts(
-    module: Any, sizes: Sizes, gate: Gate, dtype: torch.dtype, device: torch.device
+    sizes: Sizes, gate: Gate, biases: Biases, dtype: torch.dtype, device: torch.device
 ) -> RoundedExperts:
-    """In the place of a module without memory: for benchmarks."""
+    """For benchmarks."""
 
     def drawn(*shape: int) -> Iterable[torch.Tensor]:
         for _ in range(sizes.num_experts):
@@ -96,7 +98,7 @@ def random_experts(
 
     gate_up = _stack(drawn(2 * sizes.width, sizes.hidden), sizes.num_experts)
     down = _stack(drawn(sizes.hidden, sizes.width), sizes.num_experts)
-    return RoundedExperts(gate_up, down, random_biases(module, dtype, device), gate)
+    return RoundedExperts(gate_up, down, biases, gate)
 
 
 def biases_of(module: Any, gate: Gate) -> Biases:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from batchgen.counts import counted
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.model.packed_folder import load_packed
+from batchgen.engine.model.packed_folder import load_packed, load_packed_experts
 from batchgen.engine.model.quantized import QUANTIZED_NAMES, Quantized, read_quantized
 from batchgen.engine.model.quiet import quiet_thread
 from batchgen.engine.parallel.splitting import split_arguments
@@ -64,6 +64,18 @@ def load_folder(
             trust_remote_code=config.trust_remote_code,
             check=lambda info: _check_info(path, info),
         )
+    if quantized.method == "mxfp4" and not (config.deterministic or config.adapters):
+        kept = load_packed_experts(
+            path,
+            own,
+            quantized,
+            dtype,
+            device,
+            trust_remote_code=config.trust_remote_code,
+            check=lambda info: _check_info(path, info),
+        )
+        if kept is not None:
+            return kept
     said: list[str] = []
     try:
         with quietly(said):

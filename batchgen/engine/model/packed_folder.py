@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,7 +19,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from batchgen.engine.mixture.rounded import find_experts, random_experts
+from batchgen.engine.mixture.form import Gate, Sizes
+from batchgen.engine.mixture.four_bits import RUN
+from batchgen.engine.mixture.packed import random_packed
+from batchgen.engine.mixture.proof import FEW, Asked, many
+from batchgen.engine.mixture.replacing import chosen_of
+from batchgen.engine.mixture.rounded import ALIGNMENT, find_experts, random_biases, random_experts
+from batchgen.engine.mixture.stored import PARTS, STACKS, check_blocks, put_packed
 from batchgen.engine.model.quantized import Quantized
 from batchgen.engine.quantization.replacing import (
     can_stay,
@@ -31,8 +38,9 @@ from batchgen.engine.quantization.stored import StoredLayer, StoredTensor, find_
 from batchgen.engine.weights import hollow_values
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["load_packed", "load_random_packed"]
+__all__ = ["load_packed", "load_packed_experts", "load_random_packed"]
 
+_logger = logging.getLogger(__name__)
 _KEPT_IN = (torch.bfloat16, torch.float16)
 _LEAST = {"float8": (8, 9), "integer": (8, 0)}
 """Compute capability: whose tensor cores multiply float8, or bfloat16."""
@@ -80,42 +88,114 @@ def load_packed(
             if names.get(layer.module_name) == layer.shape and can_stay(layer.shape, scheme)
         }
         state = _state(tensors, layers, kept, dtype)
-        module, info = type(empty).from_pretrained(
-            None,
-            config=own,
-            state_dict=state,
-            dtype=dtype,
-            attn_implementation="eager",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-        check(info)
+        module = _filled(empty, own, state, dtype, check)
         with torch.no_grad():
             for name, layer in kept.items():
                 _put(module, name, layer.read(device), dtype)
     return module, replace(quantized, kept=len(kept), dequantized=len(layers) - len(kept))
 
 
+def load_packed_experts(
+    path: Path,
+    own: Any,
+    quantized: Quantized,
+    dtype: torch.dtype | str,
+    device: torch.device,
+    *,
+    trust_remote_code: bool,
+    check: CheckInfo,
+) -> tuple[Any, Quantized] | None:
+    """As `load_packed`, of experts in MXFP4; None where they cannot stay so."""
+    own = _without_quantization(own)
+    dtype = _dtype_of(own, dtype)
+    if not _can_keep_experts(dtype, device):
+        return None
+    with ExitStack() as files:
+        tensors = _open(path, files)
+        empty = _empty(own, dtype, trust_remote_code)
+        mixtures = find_experts(empty, RUN)
+        if not mixtures:
+            return None
+        for name, (sizes, _) in mixtures.items():
+            check_blocks(str(path), tensors, name, sizes)
+        packed = {f"{name}.{s}_{part}" for name in mixtures for s in STACKS for part in PARTS}
+        state = {name: one for name, one in tensors.items() if name not in packed}
+        module = _filled(empty, own, state | _hollow_experts(empty, mixtures, dtype), dtype, check)
+        count = _put_experts(module, mixtures, tensors, dtype, device)
+    return module, replace(quantized, kept=count, dequantized=len(mixtures) - count)
+
+
+def _put_experts(
+    module: Any,
+    mixtures: Mapping[str, tuple[Sizes, Gate]],
+    tensors: Mapping[str, StoredTensor],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> int:
+    """How many stay packed; the others are dequantised."""
+    count = 0
+    for name, form in mixtures.items():
+        sizes = form[0]
+        chosen = chosen_of(module, sizes)
+        asked = Asked(sizes.num_experts, chosen, sizes.hidden, dtype, device)
+        counts = FEW if count else many(sizes.num_experts, chosen)
+        reason = put_packed(module, name, tensors, form, asked, counts)
+        count += reason is None
+        if reason is not None:
+            _logger.info("experts dequantised: %s: %s", name, reason)
+    return count
+
+
+def _filled(
+    empty: Any, own: Any, state: Mapping[str, Any], dtype: torch.dtype, check: CheckInfo
+) -> Any:
+    """The module of these tensors, as transformers loads it."""
+    module, info = type(empty).from_pretrained(
+        None,
+        config=own,
+        state_dict=state,
+        dtype=dtype,
+        attn_implementation="eager",
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    check(info)
+    return module
+
+
+def _hollow_experts(
+    empty: Any, mixtures: Mapping[str, Any], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    names = [f"{name}.{stack}" for name in mixtures for stack in STACKS]
+    return {name: hollow_values(empty.get_parameter(name).shape, dtype) for name in names}
+
+
+def _can_keep_experts(dtype: torch.dtype, device: torch.device) -> bool:
+    if device.type != "cuda" or dtype != torch.bfloat16:
+        return False
+    return torch.cuda.get_device_capability(device) >= _LEAST["integer"]
+
+
 def load_random_packed(
     own: Any,
-    scheme: Scheme,
+    scheme: Scheme | None,
     dtype: torch.dtype | str,
     device: torch.device,
     *,
     trust_remote_code: bool,
 ) -> Any:
-    """The architecture with random weights, those of linear layers in the scheme: for benchmarks.
-    Never more than one layer's weight is there whole."""
+    """The architecture with random weights, those of linear layers in the scheme, or of experts in
+    MXFP4 without one: for benchmarks. Never more than one layer's weight is there whole."""
     own = _without_quantization(own)
     dtype = _dtype_of(own, dtype)
     empty = _empty(own, dtype, trust_remote_code)
-    names = {n: shape for n, shape in linear_names(empty).items() if can_stay(shape, scheme)}
+    names = linear_names(empty) if scheme is not None else {}
+    names = {n: s for n, s in names.items() if scheme is not None and can_stay(s, scheme)}
     state: dict[str, Any] = {f"{n}.weight": hollow_values(s, dtype) for n, s in names.items()}
-    mixtures = find_experts(empty) if scheme.kind == "float8" else {}
-    for name in mixtures:
-        for part in ("gate_up_proj", "down_proj"):
-            parameter = empty.get_parameter(f"{name}.{part}")
-            state[f"{name}.{part}"] = hollow_values(parameter.shape, dtype)
+    mixtures = {}
+    if scheme is None or scheme.kind == "float8":
+        mixtures = find_experts(empty, RUN if scheme is None else ALIGNMENT)
+    state |= _hollow_experts(empty, mixtures, dtype)
     for name, part in empty.named_parameters():
         if name not in state and part.ndim > 1:  # a CPU takes many seconds to draw a vocabulary's
             drawn = torch.empty(part.shape, dtype=dtype, device=device).normal_(std=0.02)
@@ -125,10 +205,12 @@ def load_random_packed(
     )
     with torch.no_grad():
         for name, shape in names.items():
+            assert scheme is not None
             _put(module, name, random_weight(shape, scheme, dtype, device), dtype)
+        make = random_packed if scheme is None else random_experts
         for name, form in mixtures.items():
-            part = module.get_submodule(name)
-            module.set_submodule(name, random_experts(part, *form, dtype, device).eval())
+            biases = random_biases(module.get_submodule(name), dtype, device)
+            module.set_submodule(name, make(*form, biases, dtype, device).eval())
     return module
 
 

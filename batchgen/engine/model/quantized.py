@@ -56,7 +56,7 @@ class Quantized:
     @property
     def is_dense(self) -> bool:
         """Whether the weights are dequantised at load."""
-        if self.scheme is not None:
+        if self.scheme is not None or self.kept:
             return not self.kept
         kept = self.method in ("bitsandbytes", "torchao")
         return not kept and not self.rounds_activations
@@ -66,6 +66,10 @@ class Quantized:
         """What a user should know, one sentence."""
         if self.scheme is not None:
             return self._own_note(self.scheme)
+        if self.kept:
+            note = f"{counted(self.kept, 'layer')} of experts in {self.method} stay so on the GPU"
+            more = counted(self.dequantized, "layer")
+            return f"{note}; {more} had to be dequantised" if self.dequantized else note
         if self.is_dense:
             return f"{self.method} weights are dequantised at load: they take their full size"
         if self.rounds_activations:
@@ -78,7 +82,7 @@ class Quantized:
     @property
     def in_package(self) -> bool:
         """Whether its package's layers run, on the device where that put them."""
-        return self.scheme is None and not self.is_dense
+        return self.scheme is None and not self.kept and not self.is_dense
 
     def _own_note(self, scheme: Scheme) -> str:
         note = f"{self.method} weights are dequantised at load: they take their full size"

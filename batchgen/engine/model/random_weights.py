@@ -25,8 +25,8 @@ def load_random(
     torch.manual_seed(config.seed)
     if config.tensor_parallel > 1:
         return _load_share(own, dtype, config, device)
-    scheme = _scheme(own, config)
-    if scheme is not None and device.type == "cuda" and not config.deterministic:
+    scheme, has_blocks = _scheme(own, config)
+    if (scheme is not None or has_blocks) and device.type == "cuda" and not config.deterministic:
         remote = config.trust_remote_code
         return load_random_packed(own, scheme, dtype, device, trust_remote_code=remote)
     if isinstance(dtype, str):
@@ -52,9 +52,10 @@ def _load_share(
         )
 
 
-def _scheme(own: Any, config: EngineConfig) -> Scheme | None:
+def _scheme(own: Any, config: EngineConfig) -> tuple[Scheme | None, bool]:
+    """Of linear layers; and whether experts are in MXFP4."""
     found = described(config.model, own)
     if found is not None:
         found.check(str(config.model), quantization=config.quantization, deterministic=False)
-        return found.scheme
-    return Scheme("float8") if config.quantization == "fp8" else None
+        return found.scheme, found.method == "mxfp4"
+    return Scheme("float8") if config.quantization == "fp8" else None, False
