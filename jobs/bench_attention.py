@@ -10,12 +10,12 @@ them for each query head.
 from __future__ import annotations
 
 import random
-import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from gpu_bench import replay_us
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, CacheShape
 from batchgen.engine.attention.triton.paged import TritonBackend
@@ -85,23 +85,7 @@ def build(lengths: Lengths) -> tuple[AttentionMetadata, int]:
 
 def microseconds(call: Callable[[], object]) -> float:
     """Median time of one call within a graph of `CALLS`."""
-    call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(CALLS):
-            call()
-    graph.replay()
-    times: list[float] = []
-    for _ in range(9):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1000 / CALLS)
-    median: float = statistics.median(times)
-    return median
+    return replay_us(call, CALLS, repeats=9)
 
 
 def measure(

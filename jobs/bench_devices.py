@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from child_processes import batchgen, equal_share, run_and_kill, summary_of
+from child_processes import batchgen, equal_share, parser_of, run_and_kill, summary_of
 
 TEXT = "the small fox reads a long letter about rain and then walks home"
 
@@ -114,9 +114,7 @@ def mixed_rows(count: int) -> list[dict[str, Any]]:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--devices", default="cpu:0,cpu:1")
     parser.add_argument("--rows", type=int, default=480)
     parser.add_argument("--rounds", type=int, default=3)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,27 +28,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from child_processes import batchgen, equal_share, run_and_kill, summary_of
+from child_processes import batchgen, equal_share, parser_of, run_and_kill, summary_of
+from gpu_bench import LLAMA, LLAMA_8B, LLAMA_70B, QWEN_06B, replay_us, say
 
 ROOT = Path(__file__).parent.parent
 BUILT_IN = ROOT / "batchgen" / "models" / "batchgen-tiny"
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256,
-    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
-    "num_key_value_heads": 8, "head_dim": 128,
-}  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": LLAMA | {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4,
-                     "num_attention_heads": 8, "head_dim": 64, "vocab_size": 8192},
-    "0.6b": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 1024,
-             "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8,
-             "head_dim": 128, "num_hidden_layers": 28, "vocab_size": 151936,
-             "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1000000,
-             "tie_word_embeddings": True},
-    "8b": LLAMA | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-                   "num_attention_heads": 32},
-    "70b": LLAMA | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
-                    "num_attention_heads": 64, "initializer_range": 0.006},
+                     "num_attention_heads": 8, "vocab_size": 8192},
+    "0.6b": QWEN_06B,
+    "8b": LLAMA_8B,
+    "70b": LLAMA_70B,
 }  # fmt: skip
 SUMS = [(rows, width) for width in (4096, 8192) for rows in (16, 128, 256, 2048)]
 
@@ -137,15 +126,19 @@ def time_sums(rank: int, ranks: int, meeting: str) -> None:
     )
     for rows, width in SUMS:
         x = torch.randn(rows, width, dtype=torch.bfloat16, device=device)
-        took = {"nccl": graph_us(partial(dist.all_reduce, x))}
+        took = {"nccl": sum_us(partial(dist.all_reduce, x))}
         for name in ("one_shot_all_reduce", "two_shot_all_reduce_"):
             try:
-                took[name] = graph_us(symmetric(name, x))
+                took[name] = sum_us(symmetric(name, x))
             except Exception as error:  # of a driver or a build that has none
                 took[name] = f"{type(error).__name__}: {str(error)[:80]}"  # type: ignore[assignment]
         if rank == 0:
             say(rows=rows, width=width, **took)
     dist.destroy_process_group()
+
+
+def sum_us(run: Callable[[], object]) -> float:
+    return round(replay_us(run, 50, warm=3), 1)
 
 
 def symmetric(name: str, x: torch.Tensor) -> Callable[[], object]:
@@ -157,26 +150,6 @@ def symmetric(name: str, x: torch.Tensor) -> Callable[[], object]:
     symmetric_memory.rendezvous(shared, group)
     run = getattr(torch.ops.symm_mem, name)
     return lambda: run(shared.copy_(x), "sum", group)
-
-
-def graph_us(run: Callable[[], object], calls: int = 50) -> float:
-    """Median microseconds of a call, of `calls` in a graph."""
-    for _ in range(3):
-        run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            run()
-    times = []
-    for _ in range(10):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / calls)
-    return float(round(statistics.median(times), 1))
 
 
 def save_model(args: argparse.Namespace, folder: Path) -> Path:
@@ -197,9 +170,7 @@ def save_model(args: argparse.Namespace, folder: Path) -> Path:
 
 
 def config_of(shape: str) -> dict[str, Any]:
-    return SHAPES[shape] | {
-        "torch_dtype": "bfloat16", "bos_token_id": 0, "eos_token_id": 1, "hidden_act": "silu",
-    }  # fmt: skip
+    return SHAPES[shape] | {"bos_token_id": 0, "eos_token_id": 1}
 
 
 def save_rows(count: int, path: Path) -> Path:
@@ -212,14 +183,8 @@ def save_rows(count: int, path: Path) -> Path:
     return path
 
 
-def say(**facts: Any) -> None:
-    print(json.dumps(facts), flush=True)
-
-
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("devices")
     one.add_argument("--rows", type=int, default=1024)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,21 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from child_processes import parser_of
+from gpu_bench import LLAMA_8B, LLAMA_70B, replay_us, say
 from torch import nn
 
 GROUP = 128
-SHAPES = {
-    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-           "num_attention_heads": 32, "num_key_value_heads": 8},
-    "70b": {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
-            "num_attention_heads": 64, "num_key_value_heads": 8, "initializer_range": 0.006},
-}  # fmt: skip
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256,
-    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "hidden_act": "silu",
-    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
-    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+SHAPES = {"8b": LLAMA_8B, "70b": LLAMA_70B}
+ENDS = {"bos_token_id": 1, "eos_token_id": 2}
 BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
 W4 = {"quant_method": "gptq", "bits": 4, "group_size": GROUP}
 SCHEMES: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -61,7 +52,7 @@ def speed(args: argparse.Namespace) -> None:
     first: dict[str, float] = {}
     for scheme in args.schemes:
         more, flags = SCHEMES[scheme]
-        for row in bench(scheme, LLAMA | SHAPES[args.shape] | more, flags, args):
+        for row in bench(scheme, SHAPES[args.shape] | ENDS | more, flags, args):
             if row["engine"] != "batchgen":
                 continue
             found = row["output_tokens_per_s"]
@@ -141,21 +132,7 @@ def ways_of(weight: torch.Tensor) -> dict[str, Way]:
 def measure(run: Way, x: torch.Tensor, repeats: int = 20) -> float:
     """Microseconds of one call, replayed as a graph after what the cache held was driven out."""
     flushed = torch.empty(64 << 20, dtype=torch.uint8, device="cuda")
-    run(x)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run(x)
-    times = []
-    for _ in range(repeats):
-        flushed.zero_()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) * 1000)
-    return statistics.median(times)
+    return replay_us(lambda: run(x), repeats=repeats, before=flushed.zero_)
 
 
 def perplexities(args: argparse.Namespace) -> None:
@@ -261,14 +238,8 @@ def words(codes: torch.Tensor) -> torch.Tensor:
     return torch.where(found >= 2**31, found - 2**32, found).to(torch.int32)
 
 
-def say(**facts: Any) -> None:
-    print(json.dumps(facts), flush=True)
-
-
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("products")
     one.add_argument("--rows", type=int, nargs="*")

@@ -45,11 +45,17 @@ print("RESULT" + json.dumps(run(sys.argv[1], prompt, steps)))
 """
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def parser_of_files(doc: str) -> argparse.ArgumentParser:
+    """Files to compare, and the peer that they are compared with."""
+    parser = argparse.ArgumentParser(description=doc.split("\n", 1)[0])
     parser.add_argument("models", nargs="*", type=Path, help="files; without any, the tiny ones")
     parser.add_argument("--peer", default=sys.executable, help="a Python that has xllamacpp")
     parser.add_argument("--keep", type=Path, help="write llama.cpp's answers there")
+    return parser
+
+
+def main() -> int:
+    parser = parser_of_files(__doc__)
     parser.add_argument("--dense", action="store_true", help="compare float32 copies of the models")
     parser.add_argument("--only", help="of the tiny files, those whose name begins so")
     args = parser.parse_args()

@@ -11,13 +11,14 @@ text read as such).
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from check_gguf import parser_of_files
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
 
@@ -57,10 +58,7 @@ for line in sys.stdin:
 def main() -> int:
     from tiny_gguf_tokens import KEPT, TEXTS, VOCABULARIES, odd_texts
 
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("models", nargs="*", type=Path, help="files; without any, the tiny ones")
-    parser.add_argument("--peer", default=sys.executable, help="a Python that has xllamacpp")
-    parser.add_argument("--keep", type=Path, help="write llama.cpp's answers there")
+    parser = parser_of_files(__doc__)
     parser.add_argument("--only", default="", help="of the tiny files, those whose name has this")
     parser.add_argument("--seed", type=int, default=1, help="of the random texts")
     args = parser.parse_args()

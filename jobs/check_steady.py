@@ -15,7 +15,6 @@ output tokens/s with the mode and without. Exit code 1 unless all rows of the mo
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import signal
@@ -28,25 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from child_processes import batchgen, summary_of
+from child_processes import batchgen, parser_of, summary_of
+from gpu_bench import LLAMA_8B, QWEN_06B
 
-QWEN = {
-    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 1024,
-    "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
-    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "hidden_act": "silu",
-    "max_position_embeddings": 40960, "rms_norm_eps": 1e-6,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
-    "tie_word_embeddings": True, "torch_dtype": "bfloat16",
-}  # fmt: skip
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096,
-    "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "vocab_size": 128256, "hidden_act": "silu",
-    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
-    "tie_word_embeddings": False, "torch_dtype": "bfloat16",
-}  # fmt: skip
-SHAPES = {"qwen3-0.6b": QWEN, "llama-3-8b": LLAMA}
+SHAPES = {"qwen3-0.6b": QWEN_06B, "llama-3-8b": LLAMA_8B}
 MODES = {"without": False, "with --deterministic": True}
 COMMAND_WAYS: dict[str, tuple[str, ...]] = {
     "whole": (),
@@ -246,9 +230,7 @@ def kill_midway(words: list[str], out: Path) -> None:
 
 def parse_args() -> Any:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("model", help=f"{', '.join(SHAPES)}, a folder, a .gguf file, or products")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="bfloat16")

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from child_processes import batchgen, equal_share, run_and_kill, summary_of
+from child_processes import batchgen, equal_share, parser_of, run_and_kill, summary_of
 
 TEXT = "the small fox reads a long letter about rain and then walks home"
 
@@ -91,9 +91,7 @@ class Check:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--size", type=int, default=2)
     parser.add_argument("--rows", type=int, default=200)

@@ -3,6 +3,7 @@ compare what they wrote."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-__all__ = ["batchgen", "equal_share", "run_and_kill", "summary_of"]
+__all__ = ["batchgen", "equal_share", "parser_of", "run_and_kill", "summary_of"]
 
 _LONGEST_S = 3600.0
 _MOMENT_S = 0.1
@@ -63,3 +64,10 @@ def _children(parent: int, module: str) -> list[int]:
             if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(int(pid))
     return sorted(found)
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """Whose help is the script's own words, as they stand."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )

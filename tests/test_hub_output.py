@@ -7,9 +7,11 @@ import hashlib
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -53,6 +55,7 @@ class Hub:
 def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # an answer in one piece: in two it waits for the client's acknowledgement
 
         def serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -133,6 +136,7 @@ def entry(hub: Hub, name: str) -> dict[str, Any]:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     import huggingface_hub.constants
+    from huggingface_hub.utils import _http
 
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(hub))
@@ -144,6 +148,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(hub_output, "_PAUSES_S", (0.01, 0.01))
+    hasty = vars(time) | {"sleep": lambda _: time.sleep(0.01)}  # between the library's own tries
+    monkeypatch.setattr(_http, "time", SimpleNamespace(**hasty))
     monkeypatch.chdir(tmp_path)
     yield hub
     server.shutdown()

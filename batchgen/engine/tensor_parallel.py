@@ -45,7 +45,7 @@ class ParallelEngine(LLMEngine):
         try:
             super().close()
         finally:
-            getattr(self._runner, "release", lambda: None)()
+            self._runner.release()
             self.followers.close()
             leave_group()
             torch.set_num_threads(self.threads_before)

@@ -105,10 +105,11 @@ def base_config(read: Reading, sizes: Sizes, model_type: str) -> dict[str, Any]:
     }
 
 
-def rope_config(rope: Rope, head_dim: int) -> dict[str, Any]:
-    """`rope_parameters` of the plain kind; the file's own frequencies are put in their place."""
+def rope_config(rope: Rope, head_dim: int, *, partial: bool = False) -> dict[str, Any]:
+    """`rope_parameters` of the plain kind; the file's own frequencies are put in their place.
+    `partial`: the type's own default is a part of a head, so that the whole is written too."""
     found: dict[str, Any] = {"rope_type": "default", "rope_theta": rope.base}
-    if rope.dims != head_dim:
+    if partial or rope.dims != head_dim:
         found["partial_rotary_factor"] = rope.dims / head_dim
     return found
 

@@ -80,11 +80,9 @@ class GraphRunner:
         fine_buckets: bool = False,
         steady: bool = False,
     ) -> None:
-        device = model.device
-        max_blocks = -(-max_model_len // block_size)
+        device, max_blocks = model.device, -(-max_model_len // block_size)
         self._model = model
-        self._block_size = block_size
-        self._max_model_len = max_model_len
+        self._block_size, self._max_model_len = block_size, max_model_len
         self._buckets = Buckets(max_num_tokens, max_num_seqs, fine=fine_buckets)
         self._packer = StepPacker(num_slots, max_blocks, block_size)
         self._sampling = SamplingTable(num_slots, model.vocab_size, device)
@@ -136,8 +134,7 @@ class GraphRunner:
         reported = self._sampler.report(step) if choice.kind == MIXED else None
         transfer.tokens[: len(step)].copy_(self._tokens[: len(step)], non_blocking=True)
         transfer.done.record()
-        saved = 0 if shared is None else shared.saved
-        return _Launched(transfer, step, reported, scores, saved)
+        return _Launched(transfer, step, reported, scores, shared.saved if shared else 0)
 
     def collect(self, handle: _Launched) -> StepOutput:
         """Wait for a launched step's tokens; -1 stands for a row without one."""
@@ -154,6 +151,10 @@ class GraphRunner:
             missing = [j for j, token in enumerate(tokens) if token < 0]
             output.failures = failures_of(handle.step, missing, self._model.vocab_size)
         return output
+
+    def release(self) -> None:
+        """Drop the graphs: the communicator of their collectives waits for their end."""
+        self._captures = Captures()
 
     def _admit(self, step: ScheduledStep) -> tuple[Choice, HostDraws | None]:
         """Take over the sampling of new rows; how this step's tokens are chosen."""

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 
 from batchgen.engine.cuda.buckets import Bucket
-from batchgen.engine.cuda.captures import Captures
 from batchgen.engine.cuda.graph_inputs import Sections
 from batchgen.engine.cuda.graph_runner import GraphRunner
 from batchgen.engine.cuda.host_syncs import notice_waiting
@@ -43,10 +42,6 @@ class _Rank(GraphRunner):
     def __init__(self, model: Any, group: Group, **sizes: Any) -> None:
         super().__init__(model, **sizes)
         self._group = group
-
-    def release(self) -> None:
-        """Drop the graphs: the communicator of their collectives waits for their end."""
-        self._captures = Captures()
 
     def _share(self, x: torch.Tensor) -> torch.Tensor:
         self._group.broadcast(x)

@@ -62,6 +62,10 @@ class StepRunner(Protocol):
         """Wait for a launched step's tokens."""
         ...
 
+    def release(self) -> None:
+        """At the end, before ranks part: drop what a communicator of theirs waits for."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LaunchedStep:
@@ -128,6 +132,9 @@ class EagerRunner:
             unusable = (~handle.usable).nonzero()[:, 0].tolist()
             output.failures = failures_of(handle.step, unusable, self._model.vocab_size)
         return output
+
+    def release(self) -> None:
+        """Nothing waits for an eager step."""
 
     def _forward(self, batch: Batch) -> torch.Tensor:
         return self._model.forward(

@@ -18,9 +18,8 @@ def _glm(read: Reading, model_type: str, norms: dict[str, str]) -> Layout:
     config = base_config(read, sizes, model_type) | {
         "rms_norm_eps": read.number("attention.layer_norm_rms_epsilon"),
         "attention_bias": read.has("blk.0.attn_q.bias") or read.has("blk.0.attn_qkv.bias"),
-        "rope_parameters": rope_config(ropes[""], sizes.head_dim),
+        "rope_parameters": rope_config(ropes[""], sizes.head_dim, partial=True),
     }
-    config["rope_parameters"]["partial_rotary_factor"] = ropes[""].dims / sizes.head_dim
     layer: dict[str, Any] = ATTENTION | {
         "attn_qkv": split_qkv(sizes),
         "ffn_norm": "post_attention_layernorm",

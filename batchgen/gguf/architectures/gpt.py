@@ -46,10 +46,9 @@ def gptneox(read: Reading) -> Layout:
     config = base_config(read, sizes, "gpt_neox") | {
         "layer_norm_eps": read.number("attention.layer_norm_epsilon"),
         "use_parallel_residual": read.flag("use_parallel_residual", True),
-        "rope_parameters": rope_config(ropes[""], sizes.head_dim),
+        "rope_parameters": rope_config(ropes[""], sizes.head_dim, partial=True),
         "hidden_dropout": 0.0,
     }
-    config["rope_parameters"]["partial_rotary_factor"] = ropes[""].dims / sizes.head_dim
     top = {
         "token_embd": "gpt_neox.embed_in",
         "output_norm": "gpt_neox.final_layer_norm",
@@ -94,10 +93,9 @@ def stablelm(read: Reading) -> Layout:
         "layer_norm_eps": read.number("attention.layer_norm_epsilon"),
         "use_qkv_bias": read.has("blk.0.attn_q.bias"),
         "use_parallel_residual": not read.has("blk.0.ffn_norm.weight"),
-        "rope_parameters": rope_config(ropes[""], sizes.head_dim),
+        "rope_parameters": rope_config(ropes[""], sizes.head_dim, partial=True),
         "hidden_dropout": 0.0,
     }
-    config["rope_parameters"]["partial_rotary_factor"] = ropes[""].dims / sizes.head_dim
     reason = {"use_parallel_residual": "llama.cpp goes by whether the tensor ffn_norm is there"}
     return Layout(config, TOP, DENSE, ropes, harmless=reason)
 
@@ -113,10 +111,9 @@ def nemotron(read: Reading) -> Layout:
         | {
             "norm_eps": read.number("attention.layer_norm_epsilon"),
             "hidden_act": "relu2",
-            "rope_parameters": rope_config(ropes[""], sizes.head_dim),
+            "rope_parameters": rope_config(ropes[""], sizes.head_dim, partial=True),
         }
     )
-    config["rope_parameters"]["partial_rotary_factor"] = ropes[""].dims / sizes.head_dim
     layer = {k: To(v, "minus_one") if k.endswith("_norm") else v for k, v in DENSE.items()}
     top = TOP | {"output_norm": To("model.norm", "minus_one")}
     return Layout(config, top, layer, ropes, constants=zeros)

@@ -27,9 +27,8 @@ def phi2(read: Reading) -> Layout:
     config = base_config(read, sizes, "phi") | {
         "layer_norm_eps": read.number("attention.layer_norm_epsilon"),
         "hidden_act": "gelu_new",
-        "rope_parameters": rope_config(ropes[""], sizes.head_dim),
+        "rope_parameters": rope_config(ropes[""], sizes.head_dim, partial=True),
     }
-    config["rope_parameters"]["partial_rotary_factor"] = ropes[""].dims / sizes.head_dim
     layer: dict[str, Any] = ATTENTION | {
         "attn_qkv": split_qkv(sizes),
         "attn_output": "self_attn.dense",
