@@ -72,6 +72,21 @@ ONCE void write_out(const Linear *A, const float *sums, int64_t row, int64_t fir
     }
 }
 
+/* The sums of a whole panel are complete: straight from the registers. */
+INLINE void finish(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t first,
+                   const int rows) {
+    const float *bias = A->weight.bias, *residual = A->residual;
+    float *out = A->out;
+    int64_t at = row * A->out_stride + first, stride = A->out_stride;
+    for (int r = 0; r < rows; r++, at += stride)
+        for (int c = 0; c < WIDE; c++) {
+            vf value = acc[r][c];
+            if (bias) value += load(bias, first + c * LANES, 0);
+            if (residual) value += load(residual, at + c * LANES, 0);
+            store(out, at + c * LANES, value, 0);
+        }
+}
+
 /* One chunk of a panel, inputs [from, from + count), against rows [row, end) in tiles of
    near-equal height. `sums` [end - row, PANEL] holds what earlier chunks gave. */
 INLINE void chunk_rows(const Linear *A, int64_t p, int64_t from, int64_t count, int64_t row,
@@ -82,6 +97,7 @@ INLINE void chunk_rows(const Linear *A, int64_t p, int64_t from, int64_t count, 
     int64_t tiles = (end - row + ROWS - 1) / ROWS;
     int64_t burst = (FETCH_EVERY * PANEL * 4 / LINE + tiles - 1) / tiles;
     int64_t bursts = (count + FETCH_EVERY - 1) / FETCH_EVERY;
+    int last = from + count == A->num_inputs, whole = (p + 1) * PANEL <= A->num_outputs;
     for (int64_t t = 0; t < tiles; t++) {
         int64_t height = (end - row + (tiles - t) - 1) / (tiles - t);
         const float *x = (const float *)A->x + row * A->x_stride + from;
@@ -89,9 +105,10 @@ INLINE void chunk_rows(const Linear *A, int64_t p, int64_t from, int64_t count, 
 #define TILE_OF(R)                                                                             \
         begin_sums(acc, from ? sums : 0, R);                                                   \
         multiply(x, A->x_stride, chunk, count, next, next < fetched ? burst : 0, acc, R);      \
-        keep_sums(acc, sums, R)
+        if (last && whole) finish(A, acc, row, p * PANEL, R);                                  \
+        else keep_sums(acc, sums, R)
         EACH_HEIGHT(height, TILE_OF)
-        if (from + count == A->num_inputs) write_out(A, sums, row, p * PANEL, height);
+        if (last && !whole) write_out(A, sums, row, p * PANEL, height);
         row += height;
         sums += height * PANEL;
         next += bursts * burst * LINE;
