@@ -16,7 +16,7 @@ from parity_oracle import Oracle, assert_parity, run_engine
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_config, tiny_model
 from transformers import AutoConfig
-from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
+from triton_interpreter import INTERPRETED, direct
 
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.config import EngineConfig
@@ -67,11 +67,6 @@ def plain(x: Any, chosen: Any, shares: Any, weights: Any, gate: Gate) -> torch.T
         found = inner @ down[expert].T + down_bias[expert]
         out.index_add_(0, rows, found * shares.double().cpu()[rows, places, None])
     return out
-
-
-@spawns
-def test_experts_are_as_defined_in_the_interpreter() -> None:
-    run_interpreted(__file__)
 
 
 @direct
@@ -154,9 +149,9 @@ def test_a_model_with_experts_in_groups_answers_as_generate(
 ) -> None:
     if INTERPRETED:
         monkeypatch.setattr(replacing, "many", lambda *_: (5,))
-    prompts = [list(range(3, 20)), [5, 6], [9] * 7]
+    prompts = [list(range(3, 12)), [5, 6]]
     oracle = Oracle(tiny_model(name, **SIZES).to(DEVICE))
-    wanted = [oracle.generate(prompt, 3) for prompt in prompts]
+    wanted = [oracle.generate(prompt, 2) for prompt in prompts]
     replaced = []
     model = load_model_from(
         tiny_model(name, **SIZES).to(DEVICE),
@@ -165,7 +160,7 @@ def test_a_model_with_experts_in_groups_answers_as_generate(
     )
     assert replaced == [1]
     assert replacing.has_experts(model.module)
-    tokens = run_engine(model, prompts, 3)[0]
+    tokens = run_engine(model, prompts, 2)[0]
     assert_parity(oracle, prompts, wanted, tokens)
 
 
