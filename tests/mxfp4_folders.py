@@ -24,9 +24,9 @@ def save(folder: Path, quantization: Any, weights: dict[str, torch.Tensor], modu
     return folder
 
 
-def save_mxfp4(folder: Path) -> Path:
+def save_mxfp4(folder: Path, **changes: Any) -> Path:
     """Experts in 4 bits, 32 of them under one power of two, as gpt-oss ships them."""
-    module = tiny_model("gpt_oss", layer_types=MIXED, intermediate_size=32)
+    module = tiny_model("gpt_oss", **{"layer_types": MIXED, "intermediate_size": 32, **changes})
     weights = dict(module.state_dict())
     for name in [name for name in weights if name.endswith(("gate_up_proj", "down_proj"))]:
         groups = weights.pop(name).transpose(1, 2).unflatten(2, (-1, 32))
