@@ -48,10 +48,10 @@ _AT_FIRST = {number: signal.getsignal(number) for number in POLITE_SIGNALS}
 
 
 _LONGEST = (
-    *("test_a_longer_input_takes", "in_the_interpreter", "test_the_first_command_runs"),
+    *("test_a_longer_input_takes", "in_the_interpreter", "test_the_first_commands_run"),
     *("test_no_warning_of_a_dependency", "test_kills_and_faults_at_random", "test_killed_anywhere"),
     *("test_killed_at_a_dozen", "test_shards_of_random_numbers", "test_any_sequence_of_shardings"),
-    *("test_processes_that_compile_at_once", "test_code_beside_a_model"),
+    *("test_code_beside_a_model", "test_two_processes_give", "test_a_killed_rank_ends"),
 )
 """Begun first: at the end, one of them would keep a worker after the others have gone."""
 
