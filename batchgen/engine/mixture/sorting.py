@@ -32,7 +32,7 @@ class Sorted:
         return len(self.tiles)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_pairs"])  # type: ignore[untyped-decorator]
 def _count_kernel(
     chosen: tl.tensor,  # [num_pairs]: experts
     counts: tl.tensor,  # int32 [num_experts]
@@ -49,7 +49,7 @@ def _count_kernel(
     tl.store(counts + expert, tl.sum(found))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_pairs"])  # type: ignore[untyped-decorator]
 def _place_kernel(
     chosen: tl.tensor,  # [num_pairs]: experts
     counts: tl.tensor,  # int32 [num_experts]
