@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from echo_runs import environment
 from ledger_tools import make_row, open_ledger, parts_of, rows_of, truncate
 
 from batchgen.cli.diff import diff
@@ -18,7 +21,9 @@ from batchgen.counts import counted
 from batchgen.errors import InputUnreadableError, UsageError
 from batchgen.job.promise import promise_of
 from batchgen.job.rows import OutputRow
+from batchgen.job.storage.parts import part_summary
 from batchgen.job.verbs.compare import compare
+from batchgen.job.verbs.part_facts import facts_of_part
 
 
 def call(command: Any, *arguments: object) -> Result:
@@ -59,6 +64,32 @@ def test_status_survives_a_damaged_part(tmp_path: Path) -> None:
     truncate(parts_of(tmp_path)[0])
     seen = status_json(tmp_path)
     assert seen["damaged_parts"] == 1
+
+
+def test_status_of_a_job_under_way_imports_neither_pyarrow_nor_numpy(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        ledger.append([*rows_of(range(4)), make_row(9, status="error", error_code="oom")])
+    code = (
+        "import sys; from batchgen.cli.main import cli\n"
+        "try: cli()\n"
+        "except SystemExit: print(sorted({'numpy', 'pyarrow', 'torch'} & set(sys.modules)))"
+    )
+    words = [sys.executable, "-c", code, "status", str(tmp_path / "out.parquet")]
+    told = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60)
+    assert "rows done   5" in told.stdout
+    assert told.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_part_tells_the_same_with_and_without_pyarrow(tmp_path: Path) -> None:
+    code = "batchgen.part" * 6000  # the footer is longer than what is read at first
+    with open_ledger(tmp_path) as ledger:
+        failed = make_row(
+            1, status="error", error_code=code, error_message="\x18\x0dbatchgen.part\x18"
+        )
+        ledger.append([*rows_of(range(1)), failed])
+    (part,) = parts_of(tmp_path)
+    summary = part_summary(part)
+    assert facts_of_part(part) == (summary.rows, summary.errors) == (2, {code: 1})
 
 
 def test_status_of_nothing_says_so(tmp_path: Path) -> None:

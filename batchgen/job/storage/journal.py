@@ -24,7 +24,7 @@ from batchgen.job.storage.begun_log import BegunLog, open_log
 from batchgen.job.stores.files import Guard, checked_name, read_checked, write_atomic
 from batchgen.job.stores.places import Place, all_of, remove_all
 
-__all__ = ["Inflight", "Journal", "saved_tokens", "write_attempts"]
+__all__ = ["Inflight", "Journal", "write_attempts"]
 
 Inflight = dict[tuple[int, int], list[int]]
 """(index, sample) -> the token ids generated so far."""
@@ -150,15 +150,6 @@ def write_attempts(folder: Place, attempts: Mapping[int, int], guard: Guard) -> 
         write_atomic(
             folder / "begun-000000.log", np.concatenate(records).tobytes(), "journal", guard
         )
-
-
-def saved_tokens(folder: Place) -> int:
-    """Tokens of rows in flight that a stopped run saved in a checkpoint folder."""
-    total = 0
-    for path in folder.glob("inflight-*.json"):
-        data = read_checked(path)
-        total += sum(len(ids) for _, _, ids in json.loads(data)) if data else 0
-    return total
 
 
 _EMPTY: Records = np.empty(0, dtype=_RECORD)

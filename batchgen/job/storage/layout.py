@@ -10,6 +10,7 @@ OUT.parquet.ckpt/
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +20,22 @@ from batchgen.job.shard import Shard
 from batchgen.job.stores.places import Place, names_in
 from batchgen.job.stores.remote_path import RemotePath
 
-__all__ = ["FOLDER_MANIFEST", "JOURNALS", "SAVED_TOKENS", "Layout", "folder_of"]
+__all__ = [
+    "FOLDER_MANIFEST",
+    "JOURNALS",
+    "PART_NAME",
+    "SAVED_TOKENS",
+    "Layout",
+    "folder_of",
+    "list_parts",
+    "shard_of_part",
+]
 
 JOURNALS = "begun-*.log"
 SAVED_TOKENS = "inflight-*.json"
+PART_NAME = re.compile(
+    r"^part-(?:(?P<label>\w+)-)?(?P<attempt>\d+)-(?P<seq>\d+)\.[0-9a-f]{8}\.parquet$"
+)
 FOLDER_MANIFEST = "_manifest.json"
 """In an output that is a folder: the job, and the files with their rows."""
 
@@ -141,3 +154,23 @@ class Layout:
         """The same of this run's own sharding."""
         yield from self.work.glob(JOURNALS)
         yield from self.work.glob(SAVED_TOKENS)
+
+
+def list_parts(folder: Place, shard: Shard | None = None) -> list[Place]:
+    """Committed parts that may have rows of the shard (None: all), by attempt and number."""
+    found = [(m, name) for name in names_in(folder) if (m := PART_NAME.match(name))]
+    if shard is not None:
+        found = [(m, name) for m, name in found if shard.overlaps(_shard(m))]
+    found.sort(key=lambda item: (int(item[0]["attempt"]), int(item[0]["seq"]), item[1]))
+    return [folder / name for _, name in found]
+
+
+def shard_of_part(path: Place) -> Shard:
+    """The shard whose run wrote a part; 0/1: a run of all rows."""
+    match = PART_NAME.match(path.name)
+    assert match is not None, path
+    return _shard(match)
+
+
+def _shard(match: re.Match[str]) -> Shard:
+    return Shard.of_label(match["label"] or "") or Shard(0, 1)

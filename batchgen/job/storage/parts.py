@@ -10,7 +10,6 @@ torn, truncated or changed file is known for what it is. All samples of a row li
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,9 +33,9 @@ from batchgen.job.schema import (
     output_writer,
     record_batch,
 )
-from batchgen.job.shard import Shard
+from batchgen.job.storage.layout import PART_NAME, list_parts, shard_of_part
 from batchgen.job.stores.files import Guard, checked_name, make_folder, read_checked, write_atomic
-from batchgen.job.stores.places import Place, all_of, arrow_source, move, names_in
+from batchgen.job.stores.places import Place, all_of, arrow_source, move
 
 __all__ = [
     "Columns",
@@ -54,9 +53,6 @@ __all__ = [
     "write_part_table",
 ]
 
-_NAME = re.compile(
-    r"^part-(?:(?P<label>\w+)-)?(?P<attempt>\d+)-(?P<seq>\d+)\.[0-9a-f]{8}\.parquet$"
-)
 _PART_KEY = b"batchgen.part"
 _IN_ORDER = attrgetter("index", "sample")
 
@@ -107,7 +103,7 @@ class Part:
     @property
     def order(self) -> tuple[float, int, int, str]:
         """Parts in the order in which they were written: time, attempt, sequence."""
-        match = _NAME.match(self.path.name)
+        match = PART_NAME.match(self.path.name)
         assert match is not None, self.path
         return self.written_at, int(match["attempt"]), int(match["seq"]), self.path.name
 
@@ -229,29 +225,9 @@ def set_aside(path: Place, damaged: Place) -> None:
         move(path, damaged)
 
 
-def list_parts(folder: Place, shard: Shard | None = None) -> list[Place]:
-    """Committed parts that may have rows of the shard (None: all), by attempt and number."""
-    found = [(m, name) for name in names_in(folder) if (m := _NAME.match(name))]
-    if shard is not None:
-        found = [(m, name) for m, name in found if shard.overlaps(_shard(m))]
-    found.sort(key=lambda item: (int(item[0]["attempt"]), int(item[0]["seq"]), item[1]))
-    return [folder / name for _, name in found]
-
-
 def part_summary(path: Place) -> PartSummary:
     """Row counts and errors of a part, from its footer alone."""
     return summary_of(pq.read_metadata(arrow_source(path)))
-
-
-def shard_of_part(path: Place) -> Shard:
-    """The shard whose run wrote a part; 0/1: a run of all rows."""
-    match = _NAME.match(path.name)
-    assert match is not None, path
-    return _shard(match)
-
-
-def _shard(match: re.Match[str]) -> Shard:
-    return Shard.of_label(match["label"] or "") or Shard(0, 1)
 
 
 def _encoded(batch: pa.RecordBatch | pa.Table, summary: PartSummary) -> bytes:

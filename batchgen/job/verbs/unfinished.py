@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from contextlib import suppress
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from batchgen.job.arrow_ints import integers
 from batchgen.job.ledger.shard_manifests import all_manifests, furthest_of
-from batchgen.job.storage.bitmap import Bitmap
-from batchgen.job.storage.journal import saved_tokens
-from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.layout import SAVED_TOKENS, Layout, list_parts, shard_of_part
 from batchgen.job.storage.manifest import Manifest
-from batchgen.job.storage.parts import list_parts, part_summary, shard_of_part
-from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.stores.files import read_checked
+from batchgen.job.stores.places import Place
+from batchgen.job.verbs.part_facts import DistinctRows, facts_of_part
 from batchgen.job.verbs.status import ShardStatus, Status, age_of, owner_of
 
 __all__ = ["look_at_parts", "look_at_shards"]
@@ -26,12 +22,12 @@ def look_at_shards(status: Status, layout: Layout, job: Manifest) -> None:
     manifests = all_manifests(layout, job)
     seen = furthest_of([job, *manifests.values()])
     status.rows_read = None if seen is None else seen.rows_read
-    status.inflight_tokens_saved = saved_tokens(layout.folder)
+    status.inflight_tokens_saved = _saved_tokens(layout.folder)
     for other in layout.shards_begun():
         manifest = manifests.get(other.work)
         found = ShardStatus(str(other.shard), "stopped", owner=owner_of(other))
         status.shards.append(found)
-        status.inflight_tokens_saved += saved_tokens(other.work)
+        status.inflight_tokens_saved += _saved_tokens(other.work)
         if manifest is not None:
             status.runs += len(manifest.runs)
             status.rows_total = status.rows_total or manifest.total_rows
@@ -50,27 +46,24 @@ def look_at_parts(status: Status, layout: Layout) -> None:
     by_shard = {found.shard: found for found in status.shards}
     paths = list_parts(layout.parts)
     splits = {shard_of_part(path).count for path in paths}
-    distinct = Bitmap() if len(splits) > 1 else None
+    distinct = DistinctRows() if len(splits) > 1 else None
     for path in paths:
         try:
-            summary = part_summary(path)
+            rows, part_errors = facts_of_part(path)
             if distinct is not None:
-                index = pq.read_table(arrow_source(path), columns=["index"], use_threads=False)[
-                    "index"
-                ]
-                distinct.add_array(integers(index))
+                distinct.add(path)
         except FileNotFoundError:
             continue
-        except (OSError, pa.ArrowException, KeyError, ValueError):
+        except (OSError, LookupError, ValueError):
             status.damaged_parts += 1
             continue
         status.parts += 1
-        status.rows_done += summary.rows
-        errors.update(summary.errors)
+        status.rows_done += rows
+        errors.update(part_errors)
         status.last_rows_age_s = _youngest(status.last_rows_age_s, path)
         found = by_shard.get(str(shard_of_part(path)))
         if found is not None:
-            found.rows_written += summary.rows
+            found.rows_written += rows
             found.last_rows_age_s = _youngest(found.last_rows_age_s, path)
     if distinct is not None:
         status.rows_done = len(distinct)
@@ -82,3 +75,12 @@ def look_at_parts(status: Status, layout: Layout) -> None:
 def _youngest(known: float | None, path: Place) -> float | None:
     age = age_of(path)
     return age if known is None else known if age is None else min(known, age)
+
+
+def _saved_tokens(folder: Place) -> int:
+    """Tokens of rows in flight that a stopped run saved in a checkpoint folder."""
+    total = 0
+    for path in folder.glob(SAVED_TOKENS):
+        data = read_checked(path)
+        total += sum(len(ids) for _, _, ids in json.loads(data)) if data else 0
+    return total
