@@ -228,6 +228,12 @@ OTHERS: dict[str, tuple[tuple[str, ...], int, str]] = {
         r"'cuda:77' is not there.*\n  next: .*--device cpu",
     ),
     "a validation of nothing": (("validate",), 2, r"next: batchgen validate --in prompts.jsonl"),
+    "a preview of nothing": (("preview",), 2, r"next: batchgen preview --in prompts.jsonl"),
+    "a file without --in": (
+        (*RUN, "-i", "my", "good.jsonl"),
+        2,
+        r"unexpected extra argument \(good.jsonl\)\n  next: give each file with --in",
+    ),
     "a report of other rows": (
         ("report", "numbers.parquet"),
         66,

@@ -68,9 +68,12 @@ def _call(argv: Sequence[str] | None) -> int:
 def _show_way_out(error: click.ClickException) -> None:
     """What to do next about wrong words, beside click's own message."""
     command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
-    if isinstance(error, click.MissingParameter) and command.endswith((" run", " validate")):
+    takes_files = command.endswith((" run", " validate", " preview", " plan"))
+    if isinstance(error, click.MissingParameter) and takes_files:
         more = " --out out.parquet" if command.endswith(" run") else ""
         print(f"  next: {command} --in prompts.jsonl{more}", file=sys.stderr)
+    elif takes_files and "unexpected extra argument" in error.message:
+        print("  next: give each file with --in, and quote a name with a space", file=sys.stderr)
     elif isinstance(error, click.BadParameter) and command.endswith((" run", "validate")):
         print(f"  next: {command} --help-all says what each flag takes", file=sys.stderr)
     elif not command:  # click names the command's help wherever it can
