@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.grammar.constraint import GrammarConstraint
-from batchgen.engine.grammar.way_out import WaySearch
+from batchgen.engine.grammar.way_out import Ways, WaySearch
 from batchgen.engine.request import Constraint, GrammarKind, Shared, StructuredOutput
 from batchgen.errors import ErrorCode, RowError, UsageError
 
@@ -40,6 +41,14 @@ _WHITESPACE = r"[ \t]{1,2}|\r?\n[ \t]{0,20}"
 line breaks until max_tokens."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A grammar before its first token."""
+
+    matcher: LLMatcher
+    ways: Ways
+
+
 class GrammarCompiler(Shared):
     """Compiles for one vocabulary, which is read with the first grammar. Used from one thread.
 
@@ -54,7 +63,7 @@ class GrammarCompiler(Shared):
         self._eos_token_ids = tuple(sorted(eos_token_ids))
         self._tokenizer: LLTokenizer | None = None
         self._search: WaySearch | None = None
-        self._kept: OrderedDict[StructuredOutput, LLMatcher | RowError] = OrderedDict()
+        self._kept: OrderedDict[StructuredOutput, _Compiled | RowError] = OrderedDict()
         self._kept_text = 0
 
     def constraint(
@@ -69,15 +78,18 @@ class GrammarCompiler(Shared):
         return _Begin(self, wanted, ends, self._compiled(wanted))
 
     def begun(
-        self, wanted: StructuredOutput, ends: tuple[int, ...], compiled: LLMatcher | None
+        self, wanted: StructuredOutput, ends: tuple[int, ...], compiled: _Compiled | None
     ) -> Constraint:
         """A constraint at its first token; compiled here where it comes from another process."""
-        matcher = (compiled or self._compiled(wanted)).deep_copy()
-        if self._search is None:
-            self._search = WaySearch(self._vocabulary())
-        least = min(_MOST_ROOM, _LEAST_ROOM + len(wanted.text) // 8)
+        found = compiled or self._compiled(wanted)
+        begin = min(_MOST_ROOM, _LEAST_ROOM + len(wanted.text) // 8)
         return GrammarConstraint(
-            matcher, self._vocab_size, ends, self._eos_token_ids, self._search, least
+            found.matcher.deep_copy(),
+            self._vocab_size,
+            ends,
+            self._eos_token_ids,
+            found.ways,
+            begin,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -85,7 +97,7 @@ class GrammarCompiler(Shared):
         vocabulary = partial(str, self._vocabulary_text())
         return GrammarCompiler, (vocabulary, self._vocab_size, self._eos_token_ids)
 
-    def _compiled(self, wanted: StructuredOutput) -> LLMatcher:
+    def _compiled(self, wanted: StructuredOutput) -> _Compiled:
         found = self._kept.pop(wanted, None)
         if found is None:
             found = self._compile(wanted)
@@ -99,7 +111,7 @@ class GrammarCompiler(Shared):
             raise RowError(found.code, found.message)
         return found
 
-    def _compile(self, wanted: StructuredOutput) -> LLMatcher | RowError:
+    def _compile(self, wanted: StructuredOutput) -> _Compiled | RowError:
         """A refusal is kept too: a file's rows often share one schema."""
         if len(wanted.text) > MAX_TEXT:
             return _refused(wanted, f"it has more than {MAX_TEXT:,} characters")
@@ -110,7 +122,11 @@ class GrammarCompiler(Shared):
             return _refused(wanted, str(error) or type(error).__name__)
         limits = llguidance.LLParserLimits(max_lexer_states=_MAX_STATES, verbose_errors=False)
         matcher = llguidance.LLMatcher(self._vocabulary(), grammar, log_level=0, limits=limits)
-        return _refused(wanted, matcher.get_error()) if matcher.is_error() else matcher
+        if matcher.is_error():
+            return _refused(wanted, matcher.get_error())
+        if self._search is None:
+            self._search = WaySearch(self._vocabulary())
+        return _Compiled(matcher, Ways(self._search, matcher))
 
     def _vocabulary(self) -> LLTokenizer:
         if self._tokenizer is None:
@@ -135,7 +151,7 @@ class _Begin:
         compiler: GrammarCompiler,
         wanted: StructuredOutput,
         ends: tuple[int, ...],
-        compiled: LLMatcher | None = None,
+        compiled: _Compiled | None = None,
     ) -> None:
         self._parts = compiler, wanted, ends
         self._compiled = compiled

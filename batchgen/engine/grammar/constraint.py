@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchgen.engine.grammar.ending import Ending
-from batchgen.engine.grammar.way_out import WaySearch
+from batchgen.engine.grammar.way_out import Ways
 from batchgen.errors import ErrorCode, RowError
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ class GrammarConstraint:
         vocab_size: int,
         end_token_ids: Collection[int],
         eos_token_ids: Collection[int],
-        search: WaySearch,
+        ways: Ways,
         begin: int,
     ) -> None:
         self._matcher = matcher
         self._num_words = -(-vocab_size // BITS)
         self._ends = [token for token in end_token_ids if 0 <= token < vocab_size]
         self._eos = [token for token in eos_token_ids if 0 <= token < vocab_size]
-        self._ending = Ending(search, begin, bool(self._ends))
+        self._ending = Ending(ways, begin, bool(self._ends))
         self._refused: list[int] = []
         self._was_kept_from: bool = False
         self._is_narrowed: bool | None = None

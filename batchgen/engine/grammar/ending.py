@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchgen.engine.grammar.way_out import Way, WaySearch, way_along
+from batchgen.engine.grammar.way_out import Way, Ways, way_along
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -33,10 +33,11 @@ class Ending:
     `begin`: the room from which on it looks. `has_ends`: whether a token ends the sequence.
     """
 
-    def __init__(self, search: WaySearch, begin: int, has_ends: bool) -> None:
-        self._search = search
+    def __init__(self, ways: Ways, begin: int, has_ends: bool) -> None:
+        self._ways = ways
         self._due = begin
         self._has_ends = has_ends
+        self._num_taken = 0
         self._way: Way | None = None
         self._next: tuple[int, Way | None] | None = None
         """A token that was looked at, and the way after it."""
@@ -44,7 +45,10 @@ class Ending:
     def look(self, matcher: LLMatcher, room: int) -> Way | None:
         """The way out, where it is time to know it."""
         if self._way is None and room <= self._due:
-            self._keep(self._search.find(matcher, room - 1, self._has_ends), room)
+            if self._num_taken + room < self._ways.least:
+                self._due = -1  # the row has too few tokens for the shortest that is known
+                return None
+            self._keep(self._ways.find(matcher, room - 1, self._has_ends), room)
         return self._way
 
     def fits(self, matcher: LLMatcher, token: int, room: int) -> bool:
@@ -60,6 +64,7 @@ class Ending:
     def advance(self, matcher: LLMatcher, token: int, room: int) -> None:
         """This token came, `matcher` has taken it, and `room` may follow."""
         known, self._next = self._next, None
+        self._num_taken += 1
         if self._way is None:
             return
         looked = known is not None and known[0] == token
@@ -89,7 +94,7 @@ class Ending:
             return kept
         if room > _MOST_SEARCHED and len(old) >= room:
             return kept  # just enough is left, as it has been: no time for that at each token
-        found = self._search.find(matcher, room - 1, self._has_ends)
+        found = self._ways.find(matcher, room - 1, self._has_ends)
         return min(filter(None, (kept, found)), key=lambda way: way.cost, default=None)
 
     def _keep(self, way: Way | None, room: int) -> None:

@@ -12,22 +12,23 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-__all__ = ["Way", "WaySearch"]
+__all__ = ["Way", "WaySearch", "Ways", "way_along"]
 
-_MOST_BYTES = 400
-"""Of a way that is looked for."""
+_MOST_BYTES, _BYTES_OF_TOKEN = 2000, 8
+"""Of a way that is looked for; of one of few tokens, so many for each and some to leave out."""
 _ENDS = (b'"}])>', b'}])>"')
 """Bytes that end something, the first that may come: a string before an object, and otherwise."""
 _KINDS = (
     string.digits.encode(),
     string.ascii_lowercase.encode(),
     string.ascii_uppercase.encode(),
-    *(bytes([byte]) for byte in string.punctuation.encode()),
+    *(bytes([byte]) for byte in string.punctuation.encode() + b" "),
 )
 
 
@@ -58,7 +59,7 @@ class WaySearch:
         """The first way found that costs at most `room`, else the cheapest of those found."""
         best: Way | None = None
         for ends in self._ends:
-            walked = self._walk(matcher, ends)
+            walked = self._walk(matcher, ends, min(_MOST_BYTES, (room + 8) * _BYTES_OF_TOKEN))
             if walked is None:
                 continue
             for shortened in (False, True):
@@ -69,11 +70,11 @@ class WaySearch:
                     return best
         return best
 
-    def _walk(self, matcher: LLMatcher, ends: Sequence[int]) -> list[int] | None:
+    def _walk(self, matcher: LLMatcher, ends: Sequence[int], most: int) -> list[int] | None:
         here, path = matcher.deep_copy(), list[int]()
         kinds = [tokens for tokens in map(self._tokens, _KINDS) if tokens]
         while not here.is_accepting():
-            if len(path) >= _MOST_BYTES:
+            if len(path) >= most:
                 return None
             # Where letters may come too, a bracket is text, which ends nothing.
             is_text = bool(self._letter) and here.validate_tokens(self._letter) == 1
@@ -93,6 +94,20 @@ class WaySearch:
 
     def _tokens(self, text: bytes) -> list[int]:
         return [self._byte_tokens[byte] for byte in text if byte in self._byte_tokens]
+
+
+class Ways:
+    """Of one grammar; `begun` is its matcher before the first token."""
+
+    def __init__(self, search: WaySearch, begun: LLMatcher) -> None:
+        self.find = search.find
+        self._begun = begun
+
+    @cached_property
+    def least(self) -> int:
+        """About half the tokens of the first whole text that was found; 0: none was."""
+        way = self.find(self._begun, _MOST_BYTES, has_ends=False)
+        return 0 if way is None else way.cost // 2
 
 
 def way_along(matcher: LLMatcher, path: Sequence[int], has_ends: bool) -> Way | None:
