@@ -128,3 +128,29 @@ def test_tokens_of_thinking_are_those_of_the_rows(url: str, path: tuple[str, str
     assert usage[path[0]] == {path[1]: 7}
     usage = batch_line([row | {"reasoning_tokens": None}], "m")["response"]["body"]["usage"]
     assert usage[path[0]] == {path[1]: 0}
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": '{"a": 1}'}}
+SAID: dict[str, Any] = {
+    "index": 3, "sample": 0, "id": "a", "status": "ok", "completion": "Yes", "reasoning": "hm",
+    "reasoning_tokens": 7, "finish_reason": "stop", "prompt_tokens": 3, "completion_tokens": 12,
+    "cached_tokens": 2, "finished_at": None, "run_id": "r", "tool_calls": json.dumps([CALL]),
+    "logprobs": [-0.5], "token_texts": ["Yes"],
+    "top_logprobs": [[{"token": "Yes", "id": 5, "logprob": -0.5}]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", [{}, {"tool_calls": None}, {"finish_reason": "length"}])
+@pytest.mark.parametrize("url", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+def test_a_body_comes_back_from_the_openai_package_as_it_went_in(
+    url: str, changed: dict[str, Any]
+) -> None:
+    chat = pytest.importorskip("openai.types.chat").ChatCompletion
+    text = pytest.importorskip("openai.types").Completion
+    response = pytest.importorskip("openai.types.responses").Response
+    line = batch_line([SAID | {"url": url} | changed], "m")
+    assert (line["custom_id"], line["error"], line["response"]["status_code"]) == ("a", None, 200)
+    body = line["response"]["body"]
+    kind = {"chat": chat, "completions": text, "responses": response}[url.split("/")[2]]
+    assert kind.model_validate(body).to_dict() == body
+    assert json.loads(json.dumps(body)) == body
