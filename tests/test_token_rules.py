@@ -165,6 +165,9 @@ class Alternating:
         self.length += 1
         return False
 
+    def allows(self, token: int, room: int) -> bool:
+        return False
+
     def steer(self, mask: np.ndarray, room: int) -> None:
         pass
 
