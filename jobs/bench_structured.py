@@ -2,7 +2,7 @@
 
     python jobs/bench_structured.py MODEL.gguf [--rows 48] [--tokens 48] [--rounds 5] [--profile]
 
-Both runs go in turns on one engine (CPU, float32), so that what others do to the machine hits both;
+Both runs go in turns, either one first, on one engine (CPU, float32), so that others hit both;
 each decodes the same number of tokens. Printed: the median seconds of a decode step, plain and
 half, and how much more the half takes by the median over the rounds of their ratio; the same of the
 process's CPU time, over all its threads. `--profile` adds where the host's time goes.
@@ -107,7 +107,9 @@ def main() -> int:
     bench.run(2)  # what is made once
     rounds = []
     for number in range(asked.rounds):
-        rounds.append((bench.run(0), bench.run(2)))
+        first, second = (0, 2) if number % 2 else (2, 0)  # neither is always the later one
+        spent = {first: bench.run(first), second: bench.run(second)}
+        rounds.append((spent[0], spent[2]))
         print(f"round {number}: plain, half {rounds[-1]}", file=sys.stderr, flush=True)
     for name in ("wall", "cpu"):
         pairs = [(getattr(plain, name), getattr(half, name)) for plain, half in rounds]

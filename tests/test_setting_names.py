@@ -111,7 +111,8 @@ def test_a_setting_that_is_not_served_is_refused_by_name() -> None:
         error = error_of({name: ["odd"]})
         assert error.code is ErrorCode.UNSUPPORTED_SETTING, name
         assert name in error.message
-    assert error_of({"cache_implementation": "quantized"}).code is ErrorCode.UNSUPPORTED_SETTING
+    for given in ({"cache_implementation": "quantized"}, {"web_search_options": {}}):
+        assert error_of(given).code is ErrorCode.UNSUPPORTED_SETTING
 
 
 def test_a_setting_at_its_default_changes_nothing() -> None:

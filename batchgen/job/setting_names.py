@@ -103,7 +103,7 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "tool_choice": lambda choice: True,  # read with the tools: `parsing.tool_choice`
     "truncation": _off("disabled"),
     "verbosity": _off("medium"),
-    "web_search_options": _off(),
+    "web_search_options": lambda _: False,  # {} searches
     # vLLM
     "add_special_tokens": _off(),
     "allowed_token_ids": _off(),

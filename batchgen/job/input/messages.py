@@ -150,8 +150,10 @@ def _read_part(part: Any, where: str) -> dict[str, Any]:
         return {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, dict) else shown(part)
     text = part.get("refusal" if kind == "refusal" else "text") if isinstance(part, dict) else None
-    if kind not in _TEXT_PARTS or not isinstance(text, str):
+    if kind not in _TEXT_PARTS:
         raise _invalid(f"{where}.content may hold text parts only, not {shown(kind)}")
+    if not isinstance(text, str):
+        raise _invalid(f"{where}.content has a {kind} part without its text")
     return {"type": "text", "text": text}
 
 
