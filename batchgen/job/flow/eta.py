@@ -27,6 +27,8 @@ _WINDOW_SHARE = 0.25
 _CROWDING_CPU = 0.7
 """A step's time grows with this power of its rows on a CPU; a GPU reads its weights all the same.
 """
+_HALF_OVER = math.log(2)
+"""So many rows alive are expected when the last one's end is as likely past as to come."""
 
 Floats = npt.NDArray[np.float64]
 _EDGES: Floats = np.concatenate([[0.0], _GROWTH ** np.arange(_NUM_BINS)])  # lower edges, in tokens
@@ -132,7 +134,7 @@ def _of_samples(begun: Sequence[BegunRow], now: float, pace: float) -> tuple[Flo
 def _draining(alive: Floats, slots: float, crowding: float) -> float:
     """Time, in steps of full slots, in which rows end without new ones, `alive` of them at each
     bin's beginning: a step of fewer rows is shorter by their share to the power of `crowding`."""
-    there = alive >= 0.5
+    there = alive >= _HALF_OVER
     share = np.clip(alive, 1.0, slots) / slots
     return float((_WIDTHS * share**crowding)[there].sum())
 
