@@ -209,9 +209,6 @@ def test_a_grammar_that_passes_its_limits_while_it_runs_fails_its_row_alone(
         def advance(self, token: int, room: int) -> bool:
             return False
 
-        def allows(self, token: int, room: int) -> bool:
-            return False
-
         def fill(self, mask: Any) -> bool:
             raise RowError(ErrorCode.INVALID_SCHEMA, "too many states")
 

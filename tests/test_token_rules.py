@@ -165,9 +165,6 @@ class Alternating:
         self.length += 1
         return False
 
-    def allows(self, token: int, room: int) -> bool:
-        return False
-
     def steer(self, mask: np.ndarray, room: int) -> None:
         pass
 

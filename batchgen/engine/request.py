@@ -40,7 +40,7 @@ class Constraint(Protocol):
     """What one sequence may say next: moved along by its tokens, asked for each next one's mask.
 
     Made by the job, as stop checkers are. `advance` and `fill` raise RowError for a grammar that
-    turns out to be beyond its limits; the sequence fails with it. `room`: most tokens.
+    turns out to be beyond its limits; the sequence then fails with it. `room`: most tokens.
     """
 
     def advance(self, token: int, room: int) -> bool:
@@ -50,17 +50,15 @@ class Constraint(Protocol):
         """Set the bits of allowed tokens in a zeroed int32 array [ceil(vocab_size / 32)], token t
         being bit t % 32 of word t // 32. False: every token is allowed, the mask is untouched."""
 
-    def allows(self, token: int, room: int) -> bool:
-        """Whether `fill` and `steer` surely allow it. False may be wrong: then they are asked."""
-
     def steer(self, mask: Any, room: int) -> None:
         """Where `room` tokens are just enough to end, keep those allowed with which it does."""
 
     def refuses(self, token: int, room: int) -> bool:
-        """Whether `room` tokens are too few to end after this one: `steer` excludes it then."""
+        """Whether `room` tokens after this one, which was sampled, are too few to end: it is
+        sampled anew, and `steer` excludes it."""
 
     def is_steered(self, room: int) -> bool:
-        """Whether `steer` kept any token from coming, the next one with `room` too."""
+        """Whether any token, the next one with `room` too, was kept from coming by `steer`."""
 
 
 class Shared:
@@ -89,8 +87,8 @@ class GrammarKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StructuredOutput:
-    """What a whole completion must match. `whitespace`: within JSON, None = two spaces or a line
-    break with its indentation at most, "" = none, else a regular expression."""
+    """What a whole completion must match. `whitespace`: between the tokens of JSON, None = two
+    spaces or a line break with its indentation at most, "" = none, else a regular expression."""
 
     kind: GrammarKind
     text: str
@@ -109,6 +107,7 @@ class Question:
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How one sequence is sampled. Validated by the job; the engine trusts it. top_k 0 = off.
+
     Ids outside the vocabulary have no effect. `logit_bias`: (token id, what is added), each id
     once. `bad_words`: token sequences that the output never completes. `allowed_token_ids`: no
     others; empty = off. `top_logprobs`: alternatives to report, at most `MAX_TOP_LOGPROBS`, and
@@ -145,6 +144,7 @@ class SamplingParams:
     thinking_token_budget: int | None = None
     """Most tokens of thinking: the job makes a constraint of it."""
     skip_special_tokens: bool = True
+    """Of the text, as the next: the job's alone."""
     spaces_between_special_tokens: bool = True
     choices: tuple[str, ...] = ()
     """Labels; the most likely one is the completion, and nothing is sampled (`job.decisions`)."""
@@ -226,7 +226,7 @@ class Completion:
     ends_with_stop_token: bool = False
     """The last of `token_ids` ended it (EOS, or a stop token id) and is no part of the answer."""
     is_steered: bool = False
-    """LENGTH, yet whole: its constraint ended it."""
+    """LENGTH, yet whole: its constraint was led to an end because few tokens were left."""
 
 
 @dataclass(slots=True)

@@ -110,9 +110,7 @@ class EagerRunner:
         logits = self._forward(batch)
         num_sampled = len(step.sampled)
         scores = score(logits[num_sampled:], step) if step.scored else None
-        chosen = logits[:num_sampled]
-        here = chosen if chosen.device.type == "cpu" else None
-        sampled = sample(chosen, self._sampling.gather(step, here))
+        sampled = sample(logits[:num_sampled], self._sampling.gather(step))
         self._last_tokens[batch.sampled_slots] = sampled.tokens
         logprobs = None if sampled.logprobs is None else self._to_host(sampled.logprobs)
         tokens, usable = self._to_host(sampled.tokens), self._to_host(sampled.usable)

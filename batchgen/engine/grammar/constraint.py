@@ -78,16 +78,6 @@ class GrammarConstraint:
         mask[:num_words] = own[:num_words]
         return True
 
-    def allows(self, token: int, room: int) -> bool:
-        """See `Constraint.allows`: a thousandth of the time of a mask."""
-        if token in self._ends or token in self._eos or self._refused or room == 1:
-            return False
-        way = self._ending.look(self._matcher, room)
-        if way is not None and way.cost == room:
-            return False
-        self._is_narrowed = False
-        return bool(self._matcher.validate_tokens([token]))
-
     def steer(self, mask: Any, room: int) -> None:
         """See `Constraint.steer`."""
         self._is_narrowed = False

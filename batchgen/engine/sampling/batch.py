@@ -15,8 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from batchgen.engine.sampling.masks import RowMasks
-from batchgen.engine.sampling.rules import AllowedTokens, is_bare
+from batchgen.engine.sampling.rules import (
+    AllowedTokens,
+    BegunWords,
+    TokenRules,
+    Words,
+    fixed_words,
+    is_bare,
+)
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
 
@@ -102,7 +108,8 @@ class SamplingTable:
         self._rows = np.zeros(num_slots, dtype=_PARAMETERS)
         self._plain = np.ones(num_slots, dtype=np.bool_)
         self._unfiltered = np.ones(num_slots, dtype=np.bool_)
-        self._masks = RowMasks(num_slots, vocab_size)
+        self._rules: list[TokenRules | Words | None] = [None] * num_slots
+        self._begun: BegunWords | None = None
         self._vocab_size = vocab_size
         self._device = device
 
@@ -114,7 +121,12 @@ class SamplingTable:
     def begin_rules(self, step: ScheduledStep) -> None:
         """Begin with what rows may take next, grammars in other threads, while the model runs; the
         `gather` of the same step waits for it. No token may be delivered in between."""
-        self._masks.begin([step.sequences[row] for row in step.sampled])
+        if self._begun is not None:  # of a step that failed: its rows are asked again
+            self._begun.result()
+        self._begun = self._begin([step.sequences[row] for row in step.sampled])
+
+    def _begin(self, sequences: list[Sequence]) -> BegunWords:
+        return BegunWords([(self._rules[s.slot], s) for s in sequences])
 
     def is_plain(self, step: ScheduledStep) -> bool:
         """Whether every sampled row takes its most likely token as it is."""
@@ -129,8 +141,8 @@ class SamplingTable:
         positions = np.array(step.output_positions, dtype=np.int64)
         return HostDraws(table["temperature"], table["key"].astype(np.int64), positions)
 
-    def gather(self, step: ScheduledStep, logits: torch.Tensor | None = None) -> SamplingBatch:
-        """The sampling of a step's sampled rows; `logits` as for `RowMasks.gather`."""
+    def gather(self, step: ScheduledStep) -> SamplingBatch:
+        """The sampling of a step's sampled rows."""
         slots = self._slots(step)
         if self._plain[slots].all():
             return SamplingBatch()
@@ -138,10 +150,9 @@ class SamplingTable:
         positions = np.array(step.output_positions, dtype=np.int64)
         sequences = [step.sequences[row] for row in step.sampled]
         short = np.flatnonzero(table["min_tokens"] > positions)
-        allowed = self._masks.gather(sequences, logits)
         counts = table["top_logprobs"]
         return SamplingBatch(
-            processing=self._processing(table, positions, sequences, short, allowed),
+            processing=self._processing(table, positions, sequences, short),
             logprobs=bool(table["logprobs"].any()),
             top_logprobs=int(counts.max(initial=0)),
             top_counts=tuple(counts.tolist()) if counts.any() else (),
@@ -164,11 +175,16 @@ class SamplingTable:
         row["penalised"] = sequence.counts_tokens
         row["logprobs"] = params.logprobs is not None
         row["top_logprobs"] = params.top_logprobs
-        self._masks.admit(sequence)
+        self._rules[sequence.slot] = self._rules_of(sequence)
         bare = is_bare(sequence)
         self._plain[sequence.slot] = bare and params.greedy
         filtered = 0 < params.top_k < self._vocab_size or params.top_p < 1.0 or params.min_p > 0.0
         self._unfiltered[sequence.slot] = bare and (params.greedy or not filtered)
+
+    def _rules_of(self, sequence: Sequence) -> TokenRules | Words | None:
+        if sequence.needs_known_tokens:
+            return TokenRules(sequence.request, self._vocab_size)
+        return fixed_words(sequence.request, self._vocab_size)
 
     def _processing(
         self,
@@ -176,11 +192,10 @@ class SamplingTable:
         positions: npt.NDArray[np.int64],
         sequences: list[Sequence],
         short: npt.NDArray[np.int64],
-        allowed: AllowedTokens | None,
     ) -> Processing | None:
         drawing = np.flatnonzero(table["temperature"] > 0)
         penalised = np.flatnonzero(table["penalised"])
-        bias = self._bias(sequences)
+        bias, allowed = self._bias(sequences), self._allowed(sequences)
         if not (len(drawing) or len(penalised) or len(short) or bias or allowed):
             return None
         drawn = table[drawing]
@@ -225,6 +240,14 @@ class SamplingTable:
             self._tensor(np.array(ids, np.int64)),
             self._tensor(np.array(values, np.float32)),
         )
+
+    def _allowed(self, sequences: list[Sequence]) -> AllowedTokens | None:
+        begun = self._begin(sequences) if self._begun is None else self._begun
+        self._begun = None
+        ruled = [(row, words) for row, words in begun.result() if words is not None]
+        if not ruled:
+            return None
+        return AllowedTokens([row for row, _ in ruled], np.stack([words for _, words in ruled]))
 
     def _masked(
         self, short: npt.NDArray[np.int64], sequences: list[Sequence]

@@ -42,11 +42,6 @@ class Following:
             words[:] = 0
             return True
 
-    def allows(self, token: int) -> bool:
-        """As `Constraint.allows`; not once it has failed, which `fill` tells."""
-        room = self._most_tokens - self._num_taken
-        return self.error is None and self._begun().allows(token, room)
-
     def steer(self, words: Any) -> None:
         """As `Constraint.steer`."""
         if self.error is None:

@@ -248,10 +248,6 @@ class Sequence:
             return False
         return self.following.fill(words)
 
-    def allows(self, token: int) -> bool:
-        """As `Constraint.allows`."""
-        return self.is_finished or (self.following is not None and self.following.allows(token))
-
     def finish(self, reason: FinishReason, stop_reason: str | int | None = None) -> None:
         """End it; tokens that come later are ignored."""
         self.status = SequenceStatus.FINISHED

@@ -95,11 +95,6 @@ class _Guided:
             _allow(mask, self._opening[0])
         return True
 
-    def allows(self, token: int, room: int) -> bool:
-        """See `Constraint.allows`."""
-        grammar = self._of_answer()
-        return grammar is not None and grammar.allows(token, room)
-
     def steer(self, mask: Any, room: int) -> None:
         """See `Constraint.steer`: thinking is not shortened for the answer's sake."""
         if (grammar := self._of_answer()) is not None:
