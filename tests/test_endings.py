@@ -13,9 +13,7 @@ from test_structured import _byte_engine, _request, _text, _wanted
 
 from batchgen import LLM
 from batchgen.engine.grammar.compiler import GrammarCompiler
-from batchgen.engine.grammar.constraint import GrammarConstraint
 from batchgen.engine.request import Completion, FinishReason, Request
-from batchgen.engine.sampling import masks
 
 jsonschema = pytest.importorskip("jsonschema")
 pytest.importorskip("llguidance")
@@ -78,28 +76,6 @@ def test_it_ends_the_same_alone_preempted_and_continued(grammars: GrammarCompile
             for r, ids in zip(_requests(grammars, 40), tokens_of(whole).values(), strict=True)
         ]
         assert said(completions_of(_byte_engine(), begun)) == said(whole)
-
-
-def test_a_mask_that_is_left_out_would_have_changed_nothing(
-    grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    filled: list[int] = []
-    fill = GrammarConstraint.fill
-    monkeypatch.setattr(
-        GrammarConstraint, "fill", lambda self, mask: (filled.append(1), fill(self, mask))[1]
-    )
-
-    def run() -> tuple[dict[int, list[int]], int]:
-        filled.clear()
-        wanted = [_wanted(guided_json=SCHEMAS[0]), _wanted(guided_regex="[^x]*x")]
-        rows = [_request(grammars, i, wanted[i % 2], temperature=0, max_tokens=50) for i in (0, 1)]
-        return tokens_of(completions_of(_byte_engine(), rows)), len(filled)
-
-    few, num_few = run()
-    monkeypatch.setattr(masks, "_takes_likeliest", lambda sequence: False)
-    every, num_every = run()
-    assert few == every
-    assert num_few < num_every
 
 
 @pytest.mark.parametrize(
