@@ -43,7 +43,8 @@ class Peer:
         asked |= {"samplers": ["top_k"], "top_k": 1, "n_probs": 1, "cache_prompt": False}
         said = self._server.handle_completions(asked | more)
         said = json.loads(said) if isinstance(said, str) else said
-        found: list[dict[str, Any]] = said["choices"][0]["logprobs"]["content"]
+        told = said["choices"][0]["logprobs"] or {"content": []}  # none of half a character
+        found: list[dict[str, Any]] = told["content"]
         return found
 
     def run(self, rows: list[tuple[list[int], int]]) -> list[list[int]]:
@@ -51,17 +52,18 @@ class Peer:
         done = self._pool.map(lambda row: self.complete(*row), rows)
         return [[token["id"] for token in one] for one in done]
 
-    def score(self, windows: list[list[int]]) -> list[list[float]]:
-        """The log-probability of each token of each window but its first."""
+    def score(self, windows: list[list[int]]) -> list[list[float | None]]:
+        """The log-probability of each token of each window but its first; None where the server
+        keeps it to itself, as a token ends within a character."""
         return list(self._pool.map(self._score, windows))
 
-    def _score(self, window: list[int]) -> list[float]:
-        found = []
+    def _score(self, window: list[int]) -> list[float | None]:
+        found: list[float | None] = []
         for at in range(1, len(window)):
             bias = [[window[at], SURE]]
-            told = self.complete(window[:at], 1, logit_bias=bias, cache_prompt=True)[0]
-            assert told["id"] == window[at], "the bias did not force the token"
-            found.append(float(told["logprob"]))
+            told = self.complete(window[:at], 1, logit_bias=bias, cache_prompt=True)
+            assert not told or told[0]["id"] == window[at], "the bias did not force the token"
+            found.append(float(told[0]["logprob"]) if told else None)
         return found
 
 

@@ -5,8 +5,9 @@
 
 The text is the prompts of sample_data/general.jsonl in their order, cut into windows; a window's
 first token has nothing before it and is not scored. batchgen scores prompts as `--score` does;
-llama.cpp (see peer_llamacpp.py) is asked for one token after the other. `agrees`: places where the
-likeliest token is that of the first engine.
+llama.cpp (see peer_llamacpp.py) is asked for one token after the other; what it does not tell is
+left out everywhere. `agrees`: places where the likeliest token is that of the first engine.
+`to_peer`: a perplexity's ratio to llama.cpp's less 1, and its standard error.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,9 @@ def main() -> None:
     lengths = [(args.window, 1)] * (args.tokens // args.window)
     path, rows = make_rows(args.model, lengths)
     windows = [list(row.prompt_token_ids) for row in rows]
+    peers = ask(args.peer, path, windows) if args.peer else None
+    if peers:
+        print(line("llama.cpp", peers, peers), flush=True)
     first: list[int] | None = None
     for text in args.engines or ENGINES:
         settings: dict[str, Any] = dict(pair.split("=", 1) for pair in text.split(","))
@@ -47,15 +53,31 @@ def main() -> None:
         engine.close()
         first = first or likeliest
         agrees = sum(map(int.__eq__, likeliest, first)) / len(first)
-        print(line(f"batchgen {text}", scores) | {"agrees": round(agrees, 4)}, flush=True)
-    if args.peer:
-        print(line("llama.cpp", ask(args.peer, path, windows)), flush=True)
+        found = line(f"batchgen {text}", scores, peers) | {"agrees": round(agrees, 4)}
+        print(found | (beside(scores, peers) if peers else {}), flush=True)
 
 
-def line(name: str, scores: list[float]) -> dict[str, Any]:
-    """Perplexity and the number of scored tokens."""
-    perplexity = math.exp(-sum(scores) / len(scores))
-    return {"contender": name, "perplexity": round(perplexity, 4), "tokens": len(scores)}
+Told = Sequence[float | None]
+"""Log-probabilities of the scored places; None where nothing was told."""
+
+
+def line(name: str, scores: Told, peers: Told | None) -> dict[str, Any]:
+    """Perplexity and the number of scored tokens: those that the peer told too."""
+    known = [mine for mine, _ in _both(scores, peers or scores)]
+    perplexity = math.exp(-statistics.mean(known))
+    return {"contender": name, "perplexity": round(perplexity, 4), "tokens": len(known)}
+
+
+def beside(scores: Told, peers: Told) -> dict[str, str]:
+    """How far a perplexity is from the peer's."""
+    apart = [its - mine for mine, its in _both(scores, peers)]
+    error = statistics.stdev(apart) / math.sqrt(len(apart))
+    return {"to_peer": f"{math.expm1(statistics.mean(apart)):+.2%} +- {error:.2%}"}
+
+
+def _both(scores: Told, peers: Told) -> list[tuple[float, float]]:
+    pairs = zip(scores, peers, strict=True)
+    return [(mine, its) for mine, its in pairs if mine is not None and its is not None]
 
 
 def score(engine: Engine, windows: list[list[int]]) -> tuple[list[float], list[int]]:
@@ -72,7 +94,7 @@ def score(engine: Engine, windows: list[list[int]]) -> tuple[list[float], list[i
     return scores, likeliest
 
 
-def ask(peer: str, path: Path, windows: list[list[int]]) -> list[float]:
+def ask(peer: str, path: Path, windows: list[list[int]]) -> list[float | None]:
     """llama.cpp's log-probabilities of the same tokens."""
     command = [peer, str(PEER), "score", str(path), str(min(SLOTS, len(windows)))]
     done = subprocess.run(
