@@ -60,7 +60,7 @@ def start(words: list[str], *, env: Mapping[str, str], **more: Any) -> subproces
     ):
         if _is_alike(env):
             return Forked(_server(_has_model(words, env)), words, env=env, **more)
-    command = COMMAND[:1] if words[0] == "-c" else COMMAND
+    command = COMMAND[:1] if words[:1] == ["-c"] else COMMAND
     return subprocess.Popen(command + words, env=env, **more)
 
 
@@ -71,8 +71,8 @@ def _is_alike(env: Mapping[str, str]) -> bool:
 
 
 def _has_model(words: list[str], env: Mapping[str, str]) -> bool:
-    words = words[2:] if words[0] == "-c" else words
-    return words[0] in ("run", "bench") and "echo" not in (*words, env.get("BATCHGEN_ENGINE"))
+    words = words[2:] if words[:1] == ["-c"] else words
+    return words[:1] in (["run"], ["bench"]) and "echo" not in (*words, env.get("BATCHGEN_ENGINE"))
 
 
 @functools.cache

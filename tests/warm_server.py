@@ -126,7 +126,7 @@ def main() -> None:
     words = serve(connection)
     if words is None:
         os._exit(0)
-    if words[0] == "-c":
+    if words[:1] == ["-c"]:
         sys.argv[:] = ["-c", *words[2:]]
         exec(words[1], {"__name__": "__main__"})
         sys.exit(0)
