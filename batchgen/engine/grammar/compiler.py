@@ -10,7 +10,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.grammar.constraint import GrammarConstraint
@@ -62,7 +62,6 @@ class GrammarCompiler(Shared):
         self._vocab_size = vocab_size
         self._eos_token_ids = tuple(sorted(eos_token_ids))
         self._tokenizer: LLTokenizer | None = None
-        self._search: WaySearch | None = None
         self._kept: OrderedDict[StructuredOutput, _Compiled | RowError] = OrderedDict()
         self._kept_text = 0
 
@@ -124,9 +123,12 @@ class GrammarCompiler(Shared):
         matcher = llguidance.LLMatcher(self._vocabulary(), grammar, log_level=0, limits=limits)
         if matcher.is_error():
             return _refused(wanted, matcher.get_error())
-        if self._search is None:
-            self._search = WaySearch(self._vocabulary())
-        return _Compiled(matcher, Ways(self._search, matcher))
+        return _Compiled(matcher, Ways(lambda: self._search, matcher))
+
+    @cached_property
+    def _search(self) -> WaySearch:
+        """Made for the first document that comes near its end in time: it reads all tokens."""
+        return WaySearch(self._vocabulary())
 
     def _vocabulary(self) -> LLTokenizer:
         if self._tokenizer is None:

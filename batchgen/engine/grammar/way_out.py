@@ -10,7 +10,7 @@ tokens. The way is short, not the shortest; the same grammar and text have the s
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -97,11 +97,15 @@ class WaySearch:
 
 
 class Ways:
-    """Of one grammar; `begun` is its matcher before the first token."""
+    """Of one grammar; `begun` is its matcher before the first token, `search` gives the search."""
 
-    def __init__(self, search: WaySearch, begun: LLMatcher) -> None:
-        self.find = search.find
+    def __init__(self, search: Callable[[], WaySearch], begun: LLMatcher) -> None:
+        self._search = search
         self._begun = begun
+
+    def find(self, matcher: LLMatcher, room: int, has_ends: bool) -> Way | None:
+        """See `WaySearch.find`."""
+        return self._search().find(matcher, room, has_ends)
 
     @cached_property
     def least(self) -> int:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from batchgen.engine.quantization.tiles import Tile as Cut
-from batchgen.engine.quantization.tiles import fitted as fitted_cut
+from batchgen.engine.quantization.tiles import fitting_stages
 
 __all__ = ["WORDS", "Tile", "down_tile", "fitted", "gate_up_tile", "row_block"]
 
@@ -75,5 +74,4 @@ def fitted(tile: Tile, weights: int, dtype: torch.dtype, device: torch.device) -
     weight_bytes = 0.5 if dtype == WORDS else dtype.itemsize
     row_bytes = 2 if dtype == WORDS else dtype.itemsize
     step = (weights * tile.outputs * weight_bytes + tile.rows * row_bytes) * tile.inputs
-    cut = Cut(tile.rows, tile.outputs, 1, tile.num_warps, tile.num_stages)
-    return replace(tile, num_stages=fitted_cut(cut, int(step), device).num_stages)
+    return replace(tile, num_stages=fitting_stages(tile.num_stages, int(step), device))

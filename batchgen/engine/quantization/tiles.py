@@ -7,11 +7,20 @@ choose there takes at most 6% longer than the best one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
-__all__ = ["Tile", "block_tile", "fitted", "float8_tile", "integer_tile", "prefers_tiles"]
+from batchgen.engine.attention.triton.device import shared_memory
+
+__all__ = [
+    "Tile",
+    "block_tile",
+    "fitted",
+    "fitting_stages",
+    "float8_tile",
+    "integer_tile",
+    "prefers_tiles",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +80,12 @@ def integer_tile(rows: int, outputs: int) -> Tile:
 
 def fitted(tile: Tile, step_bytes: int, device: torch.device) -> Tile:
     """The tile, with no more stages of so many bytes than the device's cores have room for."""
-    if device.type != "cuda":
-        return tile
-    found: Any = torch.cuda.get_device_properties(device)
-    room = getattr(found, "shared_memory_per_block_optin", found.shared_memory_per_block)
-    return replace(tile, num_stages=max(1, min(tile.num_stages, room // step_bytes)))
+    return replace(tile, num_stages=fitting_stages(tile.num_stages, step_bytes, device))
+
+
+def fitting_stages(most: int, step_bytes: int, device: torch.device) -> int:
+    """Stages of so many bytes that the device's cores have room for, up to `most`; at least one."""
+    return max(1, min(most, shared_memory(device) // step_bytes))
 
 
 def _even_splits(programs: int) -> int:
