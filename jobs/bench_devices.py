@@ -20,22 +20,22 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from child_processes import batchgen, equal_share, parser_of, run_and_kill, summary_of
 
 TEXT = "the small fox reads a long letter about rain and then walks home"
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Of one run: output tokens a second of its engine, all seconds, those before it worked."""
+class Measured(NamedTuple):
+    """One run."""
 
     rate: float
+    """Output tokens a second of its engine."""
     seconds: float
     start_s: float
+    """Of these, those before the engine worked."""
 
 
 def main() -> int:
@@ -114,10 +114,7 @@ def mixed_rows(count: int) -> list[dict[str, Any]]:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = parser_of(__doc__)
-    parser.add_argument("--devices", default="cpu:0,cpu:1")
-    parser.add_argument("--rows", type=int, default=480)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = parser_of(__doc__, devices="cpu:0,cpu:1", rows=480, rounds=3)
     parser.add_argument("--model", help="default: the built-in one")
     return parser.parse_args()
 

@@ -10,8 +10,8 @@
 int64_t gemm_panel(void), int8_panel(void), quant_scratch(int64_t, int64_t);
 int64_t quant_panel_bytes(int64_t, int64_t);
 void gemm_pack(const float *, float *, int64_t, int64_t, int64_t);
-void gemm(const float *, const float *, const float *, float *, int64_t, int64_t, int64_t, int64_t,
-          int64_t, int64_t);
+void packed_linear(const void *, const void *, const float *, void *, int64_t, int64_t, int64_t,
+                   int64_t, int64_t, int64_t, int64_t);
 void int8_pack(const int8_t *, int8_t *, int64_t, int64_t, int64_t);
 void int8_linear(const void *, const Weight *, int16_t *, float *, void *, int64_t, int64_t,
                  int64_t, int64_t, int64_t);
@@ -63,7 +63,7 @@ static void check_gemm(int64_t rows) {
     int64_t panels = (OUT + gemm_panel() - 1) / gemm_panel();
     float *packed = aligned_alloc(64, (size_t)(panels * gemm_panel() * INPUTS * 4));
     gemm_pack(weight, packed, OUT, INPUTS, 1);
-    gemm(x, packed, 0, out, rows, INPUTS, OUT, INPUTS, OUT, 1);
+    packed_linear(x, packed, 0, out, rows, INPUTS, OUT, INPUTS, OUT, FLOAT32, 1);
     judge("float32", out, product(x, weight, rows), rows * OUT, 1e-5f);
 }
 

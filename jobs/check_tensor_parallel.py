@@ -91,12 +91,8 @@ class Check:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = parser_of(__doc__)
+    parser = parser_of(__doc__, size=2, rows=200, device="cuda", dtype="float32")
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--size", type=int, default=2)
-    parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--dtype", default="float32")
     return parser.parse_args()
 
 

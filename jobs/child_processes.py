@@ -66,8 +66,11 @@ def _children(parent: int, module: str) -> list[int]:
     return sorted(found)
 
 
-def parser_of(doc: str | None) -> argparse.ArgumentParser:
-    """Whose help is the script's own words, as they stand."""
-    return argparse.ArgumentParser(
+def parser_of(doc: str | None, **defaults: int | str) -> argparse.ArgumentParser:
+    """Whose help is the script's own words, as they stand, with a flag for each default."""
+    parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
+    return parser

@@ -45,12 +45,16 @@ def environment(**extra: str) -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1"} | extra
 
 
-def begin(*args: object, fault: str = "", heard: bool = True, **more: Any) -> subprocess.Popen[Any]:
+def begin(
+    *args: object, fault: str = "", heard: bool = True, cold: bool = False, **more: Any
+) -> subprocess.Popen[Any]:
     """Start the command, with a fault. What it says waits for `communicate`, or is lost where it is
-    not `heard`; `more` as for `subprocess.Popen`."""
+    not `heard`; `cold`: from a start of Python; `more` as for `subprocess.Popen`."""
     stream = subprocess.PIPE if heard else subprocess.DEVNULL
     env = environment(BATCHGEN_FAULT=fault)
     given = {"env": env, "stdout": stream, "stderr": stream, "text": True}
+    if cold:
+        return subprocess.Popen(batchgen_command(*args), **(given | more))
     return warm_process.start([*map(str, args)], **(given | more))
 
 

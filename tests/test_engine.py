@@ -31,16 +31,21 @@ def _requests(temperature: float = 1.0, **params: Any) -> list[Request]:
     ]
 
 
+Tokens = dict[int, list[int]]
+"""Of each request, by its id."""
+with_and_without_late_tokens = pytest.mark.parametrize("depth", [0, 1])
+
+
 @pytest.fixture(scope="module")
-def unbroken() -> dict[int, list[int]]:
+def unbroken() -> Tokens:
     """One row at a time, whole prompts at once: what every other run must equal."""
     return tokens_of(completions_of(engine_over(max_num_seqs=1), _requests()))
 
 
-@pytest.mark.parametrize("depth", [0, 1])
+@with_and_without_late_tokens
 @pytest.mark.parametrize("max_num_seqs", [1, 16, 64])
 def test_tokens_at_temperature_1_do_not_depend_on_batch_size_order_or_late_tokens(
-    unbroken: dict[int, list[int]], max_num_seqs: int, depth: int
+    unbroken: Tokens, max_num_seqs: int, depth: int
 ) -> None:
     requests = _requests()
     random.Random(max_num_seqs).shuffle(requests)
@@ -52,8 +57,8 @@ def test_tokens_at_temperature_1_do_not_depend_on_batch_size_order_or_late_token
     }
 
 
-@pytest.mark.parametrize("depth", [0, 1])
-def test_forced_preemption_changes_no_token(unbroken: dict[int, list[int]], depth: int) -> None:
+@with_and_without_late_tokens
+def test_forced_preemption_changes_no_token(unbroken: Tokens, depth: int) -> None:
     engine = engine_over(num_blocks=30, depth=depth)
     completions = completions_of(engine, _requests())
     assert engine.stats().preemptions > 10
@@ -61,10 +66,10 @@ def test_forced_preemption_changes_no_token(unbroken: dict[int, list[int]], dept
     assert tokens_of(completions) == unbroken
 
 
-@pytest.mark.parametrize("depth", [0, 1])
+@with_and_without_late_tokens
 @pytest.mark.parametrize("budget", [1, 7, 13])
 def test_prompts_cut_at_any_offset_change_no_token(
-    unbroken: dict[int, list[int]], budget: int, depth: int
+    unbroken: Tokens, budget: int, depth: int
 ) -> None:
     model = FakeModel()
     engine = engine_over(model, max_num_batched_tokens=budget, depth=depth)
@@ -72,17 +77,15 @@ def test_prompts_cut_at_any_offset_change_no_token(
     assert max(model.num_tokens_of_steps) == budget
 
 
-@pytest.mark.parametrize("depth", [0, 1])
+@with_and_without_late_tokens
 def test_late_tokens_equal_early_ones_with_penalties_and_min_tokens(depth: int) -> None:
     params = {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "min_tokens": 5}
     early = tokens_of(completions_of(engine_over(max_num_seqs=1), _requests(**params)))
     assert tokens_of(completions_of(engine_over(depth=depth), _requests(**params))) == early
 
 
-@pytest.mark.parametrize("depth", [0, 1])
-def test_an_earlier_runs_tokens_are_continued_to_the_same_end(
-    unbroken: dict[int, list[int]], depth: int
-) -> None:
+@with_and_without_late_tokens
+def test_an_earlier_runs_tokens_are_continued_to_the_same_end(unbroken: Tokens, depth: int) -> None:
     interrupted = engine_over()
     for request in _requests():
         interrupted.add(request)
@@ -122,8 +125,8 @@ class FailingModel(FakeModel):
             raise self.error
 
 
-@pytest.mark.parametrize("depth", [0, 1])
-def test_running_out_of_memory_twice_heals(unbroken: dict[int, list[int]], depth: int) -> None:
+@with_and_without_late_tokens
+def test_running_out_of_memory_twice_heals(unbroken: Tokens, depth: int) -> None:
     model = FailingModel(torch.OutOfMemoryError("injected"), at=(5, 9))
     engine = engine_over(model, depth=depth)
     assert tokens_of(completions_of(engine, _requests())) == unbroken
@@ -132,7 +135,7 @@ def test_running_out_of_memory_twice_heals(unbroken: dict[int, list[int]], depth
     assert max(model.num_tokens_of_steps[-10:]) <= 16, "the budget is remembered"
 
 
-@pytest.mark.parametrize("depth", [0, 1])
+@with_and_without_late_tokens
 def test_a_row_that_runs_out_of_memory_alone_is_an_error_and_the_rest_is_not(depth: int) -> None:
     poison = VOCAB_SIZE - 1
     requests = [Request(i, [1 + i] * 9, SamplingParams(max_tokens=6)) for i in range(20)]
@@ -149,7 +152,7 @@ def test_a_row_that_runs_out_of_memory_alone_is_an_error_and_the_rest_is_not(dep
     assert engine._scheduler.max_num_batched_tokens == 64, "the culprit is gone"
 
 
-@pytest.mark.parametrize("depth", [0, 1])
+@with_and_without_late_tokens
 def test_a_row_that_crashes_the_step_loses_no_other_row(depth: int) -> None:
     poison = VOCAB_SIZE - 1
     requests = [Request(i, [1 + i] * 9, SamplingParams(max_tokens=6)) for i in range(20)]
@@ -215,10 +218,10 @@ class FlakyRunner:
         return self.runner.collect(handle)
 
 
-@pytest.mark.parametrize("depth", [0, 1])
+@with_and_without_late_tokens
 @pytest.mark.parametrize(("execute", "collect"), [((1, 2, 9), ()), ((), (1, 6)), ((5,), (5, 6))])
 def test_a_step_that_fails_before_packing_or_after_launching_changes_no_token(
-    unbroken: dict[int, list[int]], depth: int, execute: tuple[int, ...], collect: tuple[int, ...]
+    unbroken: Tokens, depth: int, execute: tuple[int, ...], collect: tuple[int, ...]
 ) -> None:
     engine = engine_over(depth=depth)
     engine._runner = FlakyRunner(engine._runner, execute, collect)
@@ -238,7 +241,7 @@ class NanModel(FakeModel):
         return logits
 
 
-@pytest.mark.parametrize("depth", [0, 1])
+@with_and_without_late_tokens
 def test_nan_logits_fail_their_own_row(depth: int) -> None:
     requests = [Request(i, [1 + i] * 3, SamplingParams(max_tokens=6)) for i in range(8)]
     requests[3] = Request(3, [VOCAB_SIZE - 1] * 3, SamplingParams(max_tokens=6))
@@ -345,7 +348,7 @@ def test_logprobs_come_with_every_token_when_asked_for() -> None:
     assert _greedy().logprobs is None
 
 
-@pytest.mark.parametrize("depth", [0, 1])
+@with_and_without_late_tokens
 def test_aborted_requests_never_come_back_and_free_their_blocks(depth: int) -> None:
     engine = engine_over(depth=depth)
     expected = tokens_of(completions_of(engine_over(), _requests()))
@@ -362,7 +365,7 @@ def test_aborted_requests_never_come_back_and_free_their_blocks(depth: int) -> N
     assert engine._scheduler.block_manager.num_free == 400
 
 
-@pytest.mark.parametrize("depth", [0, 1])
+@with_and_without_late_tokens
 def test_closing_in_the_middle_leaves_nothing_behind(depth: int) -> None:
     engine = engine_over(depth=depth)
     for request in _requests():

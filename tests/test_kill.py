@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from echo_runs import (
     batchgen,
     batchgen_command,
     begin,
-    environment,
     prompts,
     stable,
     summary_of,
@@ -42,10 +40,8 @@ def mixed_rows() -> list[dict[str, object] | str]:
 def killed_run(args: list[object], ckpt: Path, moment: float, from_work: bool) -> int:
     """Start a slow run and kill it `moment` seconds after its start, or after it saved some rows;
     its exit code."""
-    env = environment(BATCHGEN_FAULT=SLOW)
-    cold = subprocess.Popen(batchgen_command(*args), env=env) if not from_work else None
     # The first moments are of Python's own start.
-    process = cold or begin(*args, fault=SLOW, heard=False)
+    process = begin(*args, fault=SLOW, heard=False, cold=not from_work)
     before = set(ckpt.glob("parts/*"))
     while from_work and not set(ckpt.glob("parts/*")) - before and process.poll() is None:
         time.sleep(0.005)
@@ -85,13 +81,8 @@ run.communicate()
 
 def launched(args: list[object], ckpt: Path) -> tuple[subprocess.Popen[str], int]:
     """A process that starts a slow run and reads what it says; and the run, once rows are safe."""
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, *batchgen_command(*args)],
-        env=environment(BATCHGEN_FAULT=SLOW),
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = batchgen_command(*args)
+    launcher = begin("-c", LAUNCHER, *command, fault=SLOW, start_new_session=True, stderr=None)
     assert launcher.stdout is not None
     pid = int(launcher.stdout.readline())
     launcher.stdout.close()

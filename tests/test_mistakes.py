@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,138 +43,134 @@ FILES = {
     "renamed.parquet": GOOD,
 }
 RUN, ENGINE = ("run", "-o", "out.parquet"), ("--engine", "echo")
-MISTAKES: dict[str, tuple[tuple[str, ...], int, str]] = {
+MISTAKES: dict[str, tuple[str, int, str]] = {
     # what was typed after `batchgen run -o out.parquet --engine echo -i` -> exit code, what is said
     "a prompt column that no row has": (
-        ("good.jsonl", "--prompt-column", "text"),
+        "good.jsonl --prompt-column text",
         65,
         "--prompt-column text: no row has it; the rows have prompt, topic",
     ),
     "an id column that no row has": (
-        ("good.jsonl", "--id-column", "uid"),
+        "good.jsonl --id-column uid",
         65,
         "--id-column uid: no row has it; the rows have prompt, topic",
     ),
     "a messages column that no row has": (
-        ("good.jsonl", "--messages-column", "chat"),
+        "good.jsonl --messages-column chat",
         65,
         "the rows have prompt, topic",
     ),
     "a slip in --keep-columns": (
-        ("good.jsonl", "--keep-columns", "topc"),
+        "good.jsonl --keep-columns topc",
         65,
         r"--keep-columns topc: no row has it.*\n  next: did you mean 'topic'\?",
     ),
     "no prompt column under its usual name": (
-        ("text.jsonl",),
+        "text.jsonl",
         3,
         r'text.jsonl:1: missing_prompt: .*\["text"\]\n    next: name the column .*--prompt-column',
     ),
-    "CSV under another name": (("table.jsonl",), 65, r"looks like CSV.*\n  next: name it \.csv"),
-    "pretty-printed JSON": (("pretty.jsonl",), 65, r"JSON over several lines.*\n  next: jq -c"),
-    "plain lines of text": (("lines.txt",), 65, r"lines.txt is plain text.*\n  next: jq -Rc"),
-    "rows that are lists": (("list.jsonl",), 3, "a row is a JSON object, not a list"),
-    "an empty file": (("empty.jsonl",), 0, r"no rows: nothing was generated \(is it the one"),
-    "a file that is not there": (("goof.jsonl",), 66, r"does not exist\n  next: . holds"),
-    "a pattern that matches nothing": (("*.nope",), 66, r"no file matches .*\n  next: quote"),
-    "standard input": (("-",), 66, "write its rows to a file first"),
-    "a folder with tables beside": (("mixed",), 0, r"1 table is left out; .*--in 'mixed/\*.csv'"),
-    "a folder of tables": (("tables",), 66, r"next: it holds b.csv: name tables with a pattern"),
-    "a folder without rows": (("no_rows",), 66, "look into subfolders"),
+    "CSV under another name": ("table.jsonl", 65, r"looks like CSV.*\n  next: name it \.csv"),
+    "pretty-printed JSON": ("pretty.jsonl", 65, r"JSON over several lines.*\n  next: jq -c"),
+    "plain lines of text": ("lines.txt", 65, r"lines.txt is plain text.*\n  next: jq -Rc"),
+    "rows that are lists": ("list.jsonl", 3, "a row is a JSON object, not a list"),
+    "an empty file": ("empty.jsonl", 0, r"no rows: nothing was generated \(is it the one"),
+    "a file that is not there": ("goof.jsonl", 66, r"does not exist\n  next: . holds"),
+    "a pattern that matches nothing": ("'*.nope'", 66, r"no file matches .*\n  next: quote"),
+    "standard input": ("-", 66, "write its rows to a file first"),
+    "a folder with tables beside": ("mixed", 0, r"1 table is left out; .*--in 'mixed/\*.csv'"),
+    "a folder of tables": ("tables", 66, r"next: it holds b.csv: name tables with a pattern"),
+    "a folder without rows": ("no_rows", 66, "look into subfolders"),
     "an OpenAI file of another model": (
-        ("openai.jsonl", "--served-model-name", "mine"),
+        "openai.jsonl --served-model-name mine",
         3,
         r'model_mismatch: body.model "gpt-4o".*\n    next: --ignore-model',
     ),
-    "a parameter's name misspelt in a row": (("typo.jsonl",), 3, "did you mean max_tokens"),
-    "a parameter out of range in a row": (("cold.jsonl",), 3, "a number from 0 to 100, not -1"),
-    "a prompt that is a number": (("number.jsonl",), 3, "prompt must be a string, not 3"),
-    "a prompt and messages": (("both.jsonl",), 3, "more than one of prompt, messages"),
-    "an id twice": (("twice.jsonl",), 3, r"twice.jsonl:2: duplicate_id.*\n.*--id-column"),
-    "a message without content": (("roles.jsonl",), 3, r"roles.jsonl:1: \w+: .*content"),
+    "a parameter's name misspelt in a row": ("typo.jsonl", 3, "did you mean max_tokens"),
+    "a parameter out of range in a row": ("cold.jsonl", 3, "a number from 0 to 100, not -1"),
+    "a prompt that is a number": ("number.jsonl", 3, "prompt must be a string, not 3"),
+    "a prompt and messages": ("both.jsonl", 3, "more than one of prompt, messages"),
+    "an id twice": ("twice.jsonl", 3, r"twice.jsonl:2: duplicate_id.*\n.*--id-column"),
+    "a message without content": ("roles.jsonl", 3, r"roles.jsonl:1: \w+: .*content"),
     "a column misspelt in a template": (
-        ("good.jsonl", "--template", "typo.j2"),
+        "good.jsonl --template typo.j2",
         3,
         "no column 'topc'; did you mean 'topic'",
     ),
-    "a template that is not there": (
-        ("good.jsonl", "--template", "no.j2"),
-        2,
-        "no.j2: cannot be read",
-    ),
+    "a template that is not there": ("good.jsonl --template no.j2", 2, "no.j2: cannot be read"),
     "samples without a temperature": (
-        ("good.jsonl", "--n", "3"),
+        "good.jsonl --n 3",
         0,
         "--n 3 at temperature 0 gives equal samples: give --temperature",
     ),
     "--system for plain prompts": (
-        ("good.jsonl", "--system", "Be brief."),
+        "good.jsonl --system 'Be brief.'",
         0,
         "a plain prompt gets no --system; --as-chat makes it a chat",
     ),
     "another program's flag for the batch": (
-        ("good.jsonl", "--batch-size", "8"),
+        "good.jsonl --batch-size 8",
         2,
         "Did you mean '?--max-num-seqs",
     ),
     "transformers' name of a flag": (
-        ("good.jsonl", "--max_new_tokens", "8"),
+        "good.jsonl --max_new_tokens 8",
         2,
         "Did you mean '?--max-tokens",
     ),
     "a flag's value that is no number": (
-        ("good.jsonl", "--temperature", "hot"),
+        "good.jsonl --temperature hot",
         2,
         r"'hot' is not a valid.*\n  next: batchgen run --help-all",
     ),
-    "no token at all": (("good.jsonl", "--max-tokens", "0"), 2, "0 is not in the range"),
-    "a shard past the last": (("good.jsonl", "--shard", "4/4"), 2, "--shard 0/4 for the first"),
-    "words for --max-failures": (("good.jsonl", "--max-failures", "many"), 2, "a share such as"),
-    "words for --time-limit": (("good.jsonl", "--time-limit", "soon"), 2, "60s, 10m, 2h"),
-    "a device that is none": (("good.jsonl", "--device", "gpu"), 2, "use --device auto, cpu"),
+    "no token at all": ("good.jsonl --max-tokens 0", 2, "0 is not in the range"),
+    "a shard past the last": ("good.jsonl --shard 4/4", 2, "--shard 0/4 for the first"),
+    "words for --max-failures": ("good.jsonl --max-failures many", 2, "a share such as"),
+    "words for --time-limit": ("good.jsonl --time-limit soon", 2, "60s, 10m, 2h"),
+    "a device that is none": ("good.jsonl --device gpu", 2, "use --device auto, cpu"),
     "JSON that is none in a flag": (
-        ("good.jsonl", "--chat-template-kwargs", "{a"),
+        "good.jsonl --chat-template-kwargs '{a'",
         2,
         "write a JSON object, such as",
     ),
     "Python's dicts for JSON": (
-        ("quotes.jsonl",),
+        "quotes.jsonl",
         3,
         "quotes.jsonl:1: invalid_json: Python's quotes.*json.dumps",
     ),
     "lines of JSON named as Parquet": (
-        ("renamed.parquet",),
+        "renamed.parquet",
         65,
         r"holds JSON, not Parquet\n  next: mv renamed.parquet renamed.jsonl",
     ),
     "Parquet whose prompts are numbers": (
-        ("numbers.parquet",),
+        "numbers.parquet",
         65,
         r"'prompt' holds int64, not strings\n  next: convert the column, or name another",
     ),
     "an input named twice": (
-        ("good.jsonl", "-i", "good.jsonl"),
+        "good.jsonl -i good.jsonl",
         0,
         "good.jsonl is named 2 times: so often its rows are computed",
     ),
     "a file in place of the checkpoint folder": (
-        ("good.jsonl", "--checkpoint-dir", "text.jsonl"),
+        "good.jsonl --checkpoint-dir text.jsonl",
         73,
         r"cannot write the folder text.jsonl.*\n  next: a file is in its way: name another",
     ),
     "a schema for the whole job": (
-        ("good.jsonl", "--json-schema", "schema.json"),
+        "good.jsonl --json-schema schema.json",
         2,
         "Did you mean a row's response_format",
     ),
-    "a flag without its value": (("good.jsonl", "--stop"), 2, r"an argument.*\n  next: batchgen"),
+    "a flag without its value": ("good.jsonl --stop", 2, r"an argument.*\n  next: batchgen"),
     "a folder for --summary": (
-        ("good.jsonl", "--summary", "mixed"),
+        "good.jsonl --summary mixed",
         2,
         r"'mixed' is a directory.*\n  next: batchgen run --help-all",
     ),
     "--retry and --overwrite": (
-        ("good.jsonl", "--retry", "failed", "--overwrite"),
+        "good.jsonl --retry failed --overwrite",
         2,
         "keeps finished rows and --overwrite discards them",
     ),
@@ -259,7 +256,7 @@ OTHERS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a diff with nothing": (("diff", "nope.parquet", "b.parquet"), 66, "next: give an output"),
 }
 ALL = OTHERS | {
-    name: ((*RUN, *ENGINE, "-i", *words), code, said)
+    name: ((*RUN, *ENGINE, "-i", *shlex.split(words)), code, said)
     for name, (words, code, said) in MISTAKES.items()
 }
 

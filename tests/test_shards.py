@@ -10,24 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ledger_tools as tools
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_tools import (
-    Crash,
-    die,
-    expected_keys,
-    finish,
-    flip_a_bit,
-    hooked,
-    keys_of,
-    make_row,
-    open_ledger,
-    parts_of,
-    rows_of,
-    temporary_files,
-)
 
 from batchgen.cli.merge import merge as merge_command
 from batchgen.errors import FingerprintMismatchError, OutputHeldError, UsageError
@@ -55,7 +42,7 @@ def _fast_disk() -> Iterator[None]:
 
 
 def shard_ledger(folder: Path, index: int, count: int, **changes: Any) -> Ledger:
-    return open_ledger(folder, shard=Shard(index, count), **changes)
+    return tools.open_ledger(folder, shard=Shard(index, count), **changes)
 
 
 def rows_left(ledger: Ledger, shard: Shard, total: int) -> list[int]:
@@ -69,7 +56,7 @@ def run_shard(folder: Path, index: int, count: int, total: int, **changes: Any) 
             return 0
         left = rows_left(ledger, Shard(index, count), total)
         ledger.begin(left)
-        ledger.append(rows_of(left))
+        ledger.append(tools.rows_of(left))
         ledger.checkpoint_input(total, "digest")
         ledger.finalize(total)
         return len(left)
@@ -147,13 +134,13 @@ def test_four_shards_merge_to_the_output_and_leave_nothing(tmp_path: Path) -> No
     assert [run_shard(tmp_path, i, 4, 30) for i in (2, 0, 3, 1)] == [7, 8, 7, 8]
     assert not (tmp_path / "out.parquet").exists()
     assert merged(tmp_path).rows == 30
-    assert keys_of(tmp_path / "out.parquet") == expected_keys(30)
+    assert tools.keys_of(tmp_path / "out.parquet") == tools.expected_keys(30)
     folder = tmp_path / "out.parquet.ckpt"
-    assert temporary_files(tmp_path) == parts_of(tmp_path) == []
+    assert tools.temporary_files(tmp_path) == tools.parts_of(tmp_path) == []
     assert not (folder / "shards").exists()
     assert merged(tmp_path).rows == 30
     assert run_shard(tmp_path, 1, 4, 30) == 0
-    with open_ledger(tmp_path) as whole:
+    with tools.open_ledger(tmp_path) as whole:
         assert whole.finished is not None
 
 
@@ -162,32 +149,32 @@ def test_what_shards_did_is_not_done_again_by_any_other_number(tmp_path: Path, o
     for index in (0, 1):
         run_shard(tmp_path, index, 4, 40)
     with shard_ledger(tmp_path, 2, 4) as stopped:
-        stopped.append(rows_of([2, 6, 10]))
+        stopped.append(tools.rows_of([2, 6, 10]))
     with pytest.raises(MissingShardsError, match="17 of 40"):
         merged(tmp_path, num_rows=40)
     assert sum(run_shard(tmp_path, i, others, 40) for i in range(others)) == 17
     merged(tmp_path)
-    assert keys_of(tmp_path / "out.parquet") == expected_keys(40)
+    assert tools.keys_of(tmp_path / "out.parquet") == tools.expected_keys(40)
 
 
 def test_an_unsharded_run_finishes_what_shards_began_and_writes_the_output(tmp_path: Path) -> None:
     run_shard(tmp_path, 0, 2, 20)
     with shard_ledger(tmp_path, 1, 2) as stopped:
         stopped.begin([1, 3, 5])
-        stopped.append(rows_of([1]))
+        stopped.append(tools.rows_of([1]))
         stopped.save_inflight({(3, 0): [7, 8], (5, 0): [9]})
-    with open_ledger(tmp_path) as whole:
+    with tools.open_ledger(tmp_path) as whole:
         assert whole.num_done == 11
         assert whole.inflight_tokens(3) == [7, 8]
         assert [whole.attempt(i) for i in (3, 5, 7)] == [2, 2, 1]
-        finish(whole, 20)
-    assert keys_of(tmp_path / "out.parquet") == expected_keys(20)
+        tools.finish(whole, 20)
+    assert tools.keys_of(tmp_path / "out.parquet") == tools.expected_keys(20)
     assert not (tmp_path / "out.parquet.ckpt" / "shards").exists()
 
 
 def test_shards_finish_what_an_unsharded_run_began(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as whole:
-        whole.append(rows_of(range(9)))
+    with tools.open_ledger(tmp_path) as whole:
+        whole.append(tools.rows_of(range(9)))
         whole.save_inflight({(10, 0): [1, 2], (11, 0): [3]})
         whole.checkpoint_input(12, "digest")
     with shard_ledger(tmp_path, 0, 2) as ledger:
@@ -202,7 +189,7 @@ def test_shards_finish_what_an_unsharded_run_began(tmp_path: Path) -> None:
 def test_merge_names_missing_rows_and_the_shards_to_run(tmp_path: Path) -> None:
     run_shard(tmp_path, 0, 3, 10)
     with shard_ledger(tmp_path, 2, 3) as stopped:
-        stopped.append(rows_of([2, 8]))
+        stopped.append(tools.rows_of([2, 8]))
     with pytest.raises(MissingShardsError, match="4 of 10 rows missing: 1, 4-5, 7") as lacking:
         merged(tmp_path)
     assert lacking.value.exit_code == 66
@@ -212,8 +199,8 @@ def test_merge_names_missing_rows_and_the_shards_to_run(tmp_path: Path) -> None:
 
 def test_rows_that_are_there_twice_do_not_hide_a_gap(tmp_path: Path) -> None:
     with shard_ledger(tmp_path, 0, 2) as a, shard_ledger(tmp_path, 0, 3) as b:
-        a.append(rows_of([0, 2, 4]))
-        b.append(rows_of([0, 3]))
+        a.append(tools.rows_of([0, 2, 4]))
+        b.append(tools.rows_of([0, 3]))
     with pytest.raises(MissingShardsError, match=r"1 of 5 rows missing: 1"):
         merged(tmp_path, num_rows=5)
 
@@ -221,18 +208,18 @@ def test_rows_that_are_there_twice_do_not_hide_a_gap(tmp_path: Path) -> None:
 def test_the_first_commit_wins_with_all_of_its_samples(tmp_path: Path) -> None:
     """One run met an error where the other made three samples: never a mixture of both."""
     with shard_ledger(tmp_path, 0, 2) as a, shard_ledger(tmp_path, 0, 3) as b:
-        b.append([make_row(0, status="error", error_code="oom", completion=None)])
+        b.append([tools.make_row(0, status="error", error_code="oom", completion=None)])
         b.flush()
-        a.append([make_row(0, sample) for sample in range(3)])
-        a.append(rows_of([2]))
+        a.append([tools.make_row(0, sample) for sample in range(3)])
+        a.append(tools.rows_of([2]))
     run_shard(tmp_path, 1, 2, 3)
     assert merged(tmp_path).duplicates_dropped == 3
-    assert keys_of(tmp_path / "out.parquet")[:2] == [(0, 0), (1, 0)]
+    assert tools.keys_of(tmp_path / "out.parquet")[:2] == [(0, 0), (1, 0)]
 
 
 def test_live_runs_of_two_sizes_see_what_the_other_finished(tmp_path: Path) -> None:
     with shard_ledger(tmp_path, 0, 2) as a, shard_ledger(tmp_path, 0, 3) as b:
-        a.append(rows_of([0, 2, 4, 6]))
+        a.append(tools.rows_of([0, 2, 4, 6]))
         a.flush()
         b.checkpoint_input(1, "d")
         assert [i for i in range(12) if b.is_done(i)] == [0, 6]
@@ -242,8 +229,8 @@ def test_a_shard_that_is_done_is_done_again_only_where_its_rows_were_lost(tmp_pa
     for index in range(2):
         run_shard(tmp_path, index, 2, 20)
     assert run_shard(tmp_path, 1, 2, 20) == 0
-    lost = next(path for path in parts_of(tmp_path) if "-1of2-" in path.name)
-    flip_a_bit(lost, 0.5)
+    lost = next(path for path in tools.parts_of(tmp_path) if "-1of2-" in path.name)
+    tools.flip_a_bit(lost, 0.5)
     with pytest.raises(MissingShardsError, match=r"--shard 1/2|10 of 20") as lacking:
         merged(tmp_path)
     assert "--shard 1/2 (10 rows)" in str(lacking.value.hint)
@@ -256,13 +243,13 @@ def test_shards_with_other_settings_are_refused(tmp_path: Path) -> None:
         with pytest.raises(FingerprintMismatchError, match="temperature") as refused:
             shard_ledger(tmp_path, 1, 2, fingerprint={"sampling": {"temperature": 1}})
         assert refused.value.exit_code == 4
-        first.append(rows_of([0]))
+        first.append(tools.rows_of([0]))
 
 
 def test_shards_that_read_other_inputs_are_not_merged(tmp_path: Path) -> None:
     for index, digest in enumerate(["one", "other"]):
         with shard_ledger(tmp_path, index, 2) as ledger:
-            ledger.append(rows_of(rows_left(ledger, Shard(index, 2), 10)))
+            ledger.append(tools.rows_of(rows_left(ledger, Shard(index, 2), 10)))
             ledger.checkpoint_input(10, digest)
             ledger.finalize(10)
     with pytest.raises(FingerprintMismatchError, match="the first 10 rows differ"):
@@ -280,8 +267,8 @@ def test_a_live_shard_keeps_out_the_merge_the_whole_run_and_its_double(tmp_path:
     with shard_ledger(tmp_path, 1, 4), shard_ledger(tmp_path, 2, 4):
         for come_in in (
             lambda: merged(tmp_path),
-            lambda: open_ledger(tmp_path),
-            lambda: open_ledger(tmp_path, overwrite=True),
+            lambda: tools.open_ledger(tmp_path),
+            lambda: tools.open_ledger(tmp_path, overwrite=True),
             lambda: shard_ledger(tmp_path, 3, 4, overwrite=True),
         ):
             with pytest.raises(
@@ -294,17 +281,17 @@ def test_a_live_shard_keeps_out_the_merge_the_whole_run_and_its_double(tmp_path:
 
 
 def test_a_live_whole_run_keeps_shards_out(tmp_path: Path) -> None:
-    with open_ledger(tmp_path) as whole:
+    with tools.open_ledger(tmp_path) as whole:
         with pytest.raises(OutputHeldError, match="being written by"):
             shard_ledger(tmp_path, 0, 2)
-        whole.append(rows_of([0]))
+        whole.append(tools.rows_of([0]))
         whole.finalize(1)
 
 
 def test_a_shard_whose_folder_was_begun_anew_by_others_cannot_commit(tmp_path: Path) -> None:
     """Its number is given out a second time; who it was tells them apart."""
     silent = shard_ledger(tmp_path, 0, 2)
-    silent.append(rows_of([0]))
+    silent.append(tools.rows_of([0]))
     claim = tmp_path / "out.parquet.ckpt" / "shards" / "0of2" / "owners" / "1.json"
     claim.write_text(json.dumps(json.loads(claim.read_text()) | {"host": "elsewhere"}))
     os.utime(claim, (1, 1))
@@ -313,8 +300,8 @@ def test_a_shard_whose_folder_was_begun_anew_by_others_cannot_commit(tmp_path: P
     with shard_ledger(tmp_path, 0, 2, overwrite=True) as anew:
         assert anew.num_done == 0
         with pytest.raises(OutputHeldError, match="lost"):
-            silent.append(rows_of([2, 4, 6, 8, 10, 12]))
-    die(silent)
+            silent.append(tools.rows_of([2, 4, 6, 8, 10, 12]))
+    tools.die(silent)
 
 
 def test_overwrite_by_all_shards_discards_only_once(tmp_path: Path) -> None:
@@ -334,18 +321,18 @@ def test_a_crash_while_the_merge_writes_is_tidied_by_whoever_comes(tmp_path: Pat
 
         def crash(point: str, path: Path | None, moment: str = moment) -> None:
             if point == moment:
-                raise Crash
+                raise tools.Crash
 
-        with hooked(crash), pytest.raises(Crash):
+        with tools.hooked(crash), pytest.raises(tools.Crash):
             merged(tmp_path)
     assert run_shard(tmp_path, 1, 2, 10) == 0
-    assert parts_of(tmp_path) == []
+    assert tools.parts_of(tmp_path) == []
     assert merged(tmp_path).rows == 10
 
 
 def test_merge_exits_3_where_too_many_rows_failed(tmp_path: Path) -> None:
     with shard_ledger(tmp_path, 0, 1) as ledger:
-        ledger.append([make_row(0), make_row(1, status="error", error_code="oom")])
+        ledger.append([tools.make_row(0), tools.make_row(1, status="error", error_code="oom")])
         ledger.finalize(2)
     out = str(tmp_path / "out.parquet")
     assert CliRunner().invoke(merge_command, [out]).exit_code == 3
@@ -376,10 +363,10 @@ def test_any_sequence_of_shardings_and_deaths_gives_the_whole_output(
                 run_shard(folder, index, count, total)
             merged(folder)
         else:
-            with open_ledger(folder) as whole:
-                assert not durable & set(finish(whole, total))
-        assert keys_of(folder / "out.parquet") == expected_keys(total)
-        assert temporary_files(folder) == []
+            with tools.open_ledger(folder) as whole:
+                assert not durable & set(tools.finish(whole, total))
+        assert tools.keys_of(folder / "out.parquet") == tools.expected_keys(total)
+        assert tools.temporary_files(folder) == []
 
 
 def take_turn(
@@ -404,18 +391,18 @@ def take_turn(
     def hook(point: str, path: Path | None) -> None:
         countdown[0] -= 1
         if way == "cut" and countdown[0] < 0:
-            raise Crash
+            raise tools.Crash
 
     try:
-        with hooked(hook):
+        with tools.hooked(hook):
             ledger.begin(sorted(mine))
-            ledger.append(rows_of(mine))
+            ledger.append(tools.rows_of(mine))
             if way != "die":
                 ledger.flush()
                 durable.update(mine)
-    except Crash:
+    except tools.Crash:
         pass
     if way == "end":
         ledger.close()
     else:
-        die(ledger)
+        tools.die(ledger)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand, flag, flag_group
-from batchgen.cli.preview import ahead_options, prepared, spec_ahead
+from batchgen.cli.flags import flag, flag_group
+from batchgen.cli.preview import ahead_command, prepared, spec_ahead
 from batchgen.counts import counted
 from batchgen.errors import UsageError
 
@@ -30,10 +30,7 @@ _what = flag_group(
 )  # fmt: skip
 
 
-@click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
-@_what
-@ahead_options
-@click.pass_context
+@ahead_command(_what)
 def plan(ctx: click.Context, /, **flags: Any) -> None:
     """Say what a run would cost: rows, tokens, fit, time and GPU-hours. No torch.
 

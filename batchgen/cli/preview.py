@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from batchgen.job.ahead.preview import RowPreview, Setting
     from batchgen.job.model.files import ModelFiles
 
-__all__ = ["ahead_options", "prepared", "preview", "set_by", "spec_ahead"]
+__all__ = ["ahead_command", "prepared", "preview", "set_by", "spec_ahead"]
 
 _OF_A_RUN = ("Output", "Engine", "Resume", "Report")
 _OF_ROWS = {
@@ -39,9 +40,22 @@ def _indices(ctx: click.Context, param: click.Parameter, value: str | None) -> f
         raise click.BadParameter("write row indices, such as 5,17", ctx, param) from None
 
 
-def ahead_options(command: Decorated) -> Decorated:
-    """All the flags of `run`, so that of a command only the verb changes; those that say nothing
-    of a row are taken and not shown."""
+def ahead_command(
+    *own: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command with flags of its own before those of `run`, of which only the verb changes."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        command = _run_options(click.pass_context(function))
+        for flags in own:
+            command = flags(command)
+        return click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)(command)
+
+    return decorate
+
+
+def _run_options(command: Decorated) -> Decorated:
+    """Those that say nothing of a row are taken and not shown."""
     command = options.job_options(command)
     for param in command.__click_params__:  # type: ignore[attr-defined]
         if param.section in _OF_A_RUN and param.name not in _OF_ROWS:
@@ -61,10 +75,7 @@ _which = flag_group(
 )  # fmt: skip
 
 
-@click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
-@_which
-@ahead_options
-@click.pass_context
+@ahead_command(_which)
 def preview(ctx: click.Context, /, **flags: Any) -> None:
     """Show prompts as the model will see them, and where each setting came from. No torch.
 

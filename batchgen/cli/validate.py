@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
-from batchgen.cli.preview import ahead_options, prepared, spec_ahead
+from batchgen.cli.preview import ahead_command, prepared, spec_ahead
 from batchgen.counts import counted
 from batchgen.errors import InvalidDataError
 
@@ -21,9 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["validate"]
 
 
-@click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
-@ahead_options
-@click.pass_context
+@ahead_command()
 def validate(ctx: click.Context, /, **flags: Any) -> None:
     """List every row that a run with the same flags would turn into an error row. No torch.
 

@@ -26,21 +26,13 @@ class EchoEngine:
     """`request.Engine`; every step answers all that waits."""
 
     def __init__(self, max_num_seqs: int = 4096, max_model_len: int = 1 << 20) -> None:
-        self._max_num_seqs = max_num_seqs
-        self._max_model_len = max_model_len
+        self.max_num_seqs = max_num_seqs
+        """What a caller should keep queued."""
+        self.max_model_len = max_model_len
+        """A length that no test passes."""
         self._waiting: dict[int, tuple[Request, float]] = {}
         self._stats = EngineStats()
         self.on_admission: Callable[[list[int]], None] | None = None
-
-    @property
-    def max_model_len(self) -> int:
-        """A length that no test passes."""
-        return self._max_model_len
-
-    @property
-    def max_num_seqs(self) -> int:
-        """What a caller should keep queued."""
-        return self._max_num_seqs
 
     @property
     def num_unfinished(self) -> int:
@@ -49,9 +41,9 @@ class EchoEngine:
 
     def add(self, request: Request) -> None:
         """Queue a request; RowError where its prompt leaves no room for a token."""
-        if len(request.prompt_token_ids) >= self._max_model_len:
+        if len(request.prompt_token_ids) >= self.max_model_len:
             tokens = counted(len(request.prompt_token_ids), "token")
-            text = f"{tokens}, at most {self._max_model_len - 1:,} fit"
+            text = f"{tokens}, at most {self.max_model_len - 1:,} fit"
             raise RowError(ErrorCode.PROMPT_TOO_LONG, text)
         self._waiting[request.request_id] = (request, time.monotonic())
 

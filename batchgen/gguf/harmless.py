@@ -18,31 +18,22 @@ _ARCHITECTURE = {
     "basename": "a name",
     "quantization_version": "the tensors' types say it",
 }
+_NONE = (
+    "attention.key_length_mla", "attention.max_alibi_bias", "attention.clamp_kqv",
+    "attention.clip_kqv", "attention.scale", "attention.sliding_window",
+    "attention.value_length_mla", "attn_logit_softcapping", "expert_count",
+    "expert_feed_forward_length", "expert_shared_count", "expert_used_count",
+    "final_logit_softcapping", "leading_dense_block_count", "nextn_predict_layers", "pooling_type",
+)  # fmt: skip
+_NONE_OR_ONE = (
+    "embedding_scale", "expert_group_count", "expert_group_used_count", "expert_weights_scale",
+    "logit_scale", "residual_scale",
+)  # fmt: skip
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(_NONE, (0,)),
+    **dict.fromkeys(_NONE_OR_ONE, (0, 1)),
     "attention.causal": (True,),
-    "attention.key_length_mla": (0,),
-    "attention.max_alibi_bias": (0.0,),
-    "attention.clamp_kqv": (0.0,),
-    "attention.clip_kqv": (0.0,),
-    "attention.scale": (0.0,),
-    "attention.sliding_window": (0,),
-    "attention.value_length_mla": (0,),
-    "attn_logit_softcapping": (0.0,),
-    "embedding_scale": (0.0, 1.0),
-    "expert_count": (0,),
-    "expert_feed_forward_length": (0,),
-    "expert_group_count": (0, 1),
-    "expert_group_used_count": (0, 1),
-    "expert_shared_count": (0,),
-    "expert_used_count": (0,),
-    "expert_weights_scale": (0.0, 1.0),
-    "final_logit_softcapping": (0.0,),
-    "leading_dense_block_count": (0,),
-    "logit_scale": (0.0, 1.0),
-    "nextn_predict_layers": (0,),
-    "pooling_type": (0,),
-    "residual_scale": (0.0, 1.0),
-    "rope.scaling.attn_factor": (1.0,),
+    "rope.scaling.attn_factor": (1,),
 }
 """Values with which a key that an architecture does not read means nothing."""
 _TOKENIZER = "tokenizer."

@@ -90,7 +90,7 @@ class BenchSession:
     def _add_floors(self, model: Model, workloads: Workloads) -> None:
         """Measured last, since it takes memory of its own."""
         ceilings, size = measure_ceilings(model.device, model.dtype), self._size(model)
-        self.facts.update(_device_facts(model), **asdict(ceilings), **asdict(size))
+        self.facts.update(_device_facts(model), **asdict(ceilings), **size._asdict())
         for row in self.rows:
             work = workloads[row["workload"]]
             floor = floor_seconds(work, size, ceilings.bytes_per_s, ceilings.flops_per_s)

@@ -7,15 +7,14 @@ FLOPs at the matmul rate (2 per parameter and token). No engine is faster withou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchgen.report.workloads import WorkItem
 
 __all__ = ["ModelSize", "floor_seconds"]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSize:
+class ModelSize(NamedTuple):
     """What the floor needs of a model: parameters that a token passes, and bytes."""
 
     active_parameters: int

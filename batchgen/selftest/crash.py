@@ -53,14 +53,23 @@ class CrashPlan:
 class _Tally:
     """What happened so far."""
 
-    kills: int = 0
-    runs: int = 0
     jobs: int = 0
     recomputed: int = 0
     damaged: int = 0
     blows: Counter[str] = field(default_factory=Counter)
     codes: Counter[int] = field(default_factory=Counter)
+    """How many interrupted runs ended in each exit code."""
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def runs(self) -> int:
+        """Interrupted ones, however they ended."""
+        return self.codes.total()
+
+    @property
+    def kills(self) -> int:
+        """Runs that a SIGKILL ended."""
+        return self.codes[KILLED]
 
 
 class Crash:
@@ -157,9 +166,7 @@ class Crash:
 
     def _note(self, blow: Blow, code: int, said: str) -> None:
         tally = self._tally
-        tally.runs += 1
         tally.codes[code] += 1
-        tally.kills += code == KILLED
         if code not in (0, KILLED, blow.code, *blow.unready):
             tally.problems.append(f"{blow.name} ({blow.fault}) ended in {code}: {said}")
         tally.blows["kill" if code == KILLED != blow.code else blow.name] += code != 0

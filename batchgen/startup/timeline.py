@@ -10,16 +10,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 __all__ = ["Span", "begin", "mark", "process_age", "seconds_of", "span", "spans", "text"]
 
 FIRST_TOKEN = "first token"
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Begin and end in seconds since the timeline's zero."""
 
     name: str

@@ -164,13 +164,3 @@ EXPORT void amx_pack(const uint16_t *weight, uint16_t *packed, int64_t num_outpu
                     from < num_outputs ? weight[from * num_inputs + i] : 0;
             }
 }
-
-/* out = x weight^T + bias */
-EXPORT void amx_gemm(const void *x, const void *packed, const float *bias, void *out,
-                     int64_t num_rows, int64_t num_inputs, int64_t num_outputs, int64_t x_stride,
-                     int64_t out_stride, int64_t threads) {
-    const Linear layer = {x, 0, {packed, 0, bias, TILES}, 0, out, num_rows, num_inputs,
-                          num_outputs, x_stride, out_stride, threads, 1};
-#pragma omp parallel num_threads((int)threads)
-    amx_share(&layer);
-}

@@ -17,15 +17,9 @@ EXPORT int64_t bf16_panel(void) { return PANEL; }
 /* weight [num_outputs, num_inputs] into panels; outputs past the last are zeros. */
 EXPORT void bf16_pack(const uint16_t *weight, uint16_t *packed, int64_t num_outputs,
                       int64_t num_inputs, int64_t threads) {
-    int64_t panels = (num_outputs + PANEL - 1) / PANEL;
 #pragma omp parallel for num_threads((int)threads)
-    for (int64_t p = 0; p < panels; p++)
-        for (int64_t i = 0; i < num_inputs; i++)
-            for (int64_t o = 0; o < PANEL; o++) {
-                int64_t from = p * PANEL + o;
-                packed[(p * num_inputs + i) * PANEL + o] =
-                    from < num_outputs ? weight[from * num_inputs + i] : 0;
-            }
+    for (int64_t o = 0; o < num_outputs; o += PANEL)
+        pack_panel(weight, packed, o, num_outputs, num_inputs, PANEL, sizeof(uint16_t));
 }
 
 /* acc[r] += x[r] . panel, a panel in float32 or (narrow) bfloat16. */
@@ -116,14 +110,4 @@ void bf16_share(const Linear *A) {
             group_rows(A, g * GROUP, last < panels ? last : panels, b * ROW_BLOCK,
                        end < A->num_rows ? end : A->num_rows);
         }
-}
-
-/* out = x weight^T + bias */
-EXPORT void bf16_gemm(const void *x, const void *packed, const float *bias, void *out,
-                      int64_t num_rows, int64_t num_inputs, int64_t num_outputs, int64_t x_stride,
-                      int64_t out_stride, int64_t threads) {
-    const Linear layer = {x, 0, {packed, 0, bias, BFLOAT16}, 0, out, num_rows, num_inputs,
-                          num_outputs, x_stride, out_stride, threads, 1};
-#pragma omp parallel num_threads((int)threads)
-    bf16_share(&layer);
 }

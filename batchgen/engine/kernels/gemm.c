@@ -20,15 +20,9 @@ EXPORT int64_t gemm_panel(void) { return PANEL; }
 /* weight [num_outputs, num_inputs] into panels; outputs past the last are zeros. */
 EXPORT void gemm_pack(const float *weight, float *packed, int64_t num_outputs, int64_t num_inputs,
                       int64_t threads) {
-    int64_t panels = (num_outputs + PANEL - 1) / PANEL;
 #pragma omp parallel for num_threads((int)threads)
-    for (int64_t p = 0; p < panels; p++)
-        for (int64_t i = 0; i < num_inputs; i++)
-            for (int64_t o = 0; o < PANEL; o++) {
-                int64_t from = p * PANEL + o;
-                packed[(p * num_inputs + i) * PANEL + o] =
-                    from < num_outputs ? weight[from * num_inputs + i] : 0.0f;
-            }
+    for (int64_t o = 0; o < num_outputs; o += PANEL)
+        pack_panel(weight, packed, o, num_outputs, num_inputs, PANEL, sizeof(float));
 }
 
 /* acc[r] += x[r] . panel; meanwhile `burst` lines are fetched every FETCH_EVERY inputs. */
@@ -134,14 +128,4 @@ void gemm_share(const Linear *A) {
             int64_t end = (b + 1) * ROW_BLOCK;
             panel_rows(A, p, b * ROW_BLOCK, end < A->num_rows ? end : A->num_rows);
         }
-}
-
-/* out = x weight^T + bias */
-EXPORT void gemm(const float *x, const float *packed, const float *bias, float *out,
-                 int64_t num_rows, int64_t num_inputs, int64_t num_outputs, int64_t x_stride,
-                 int64_t out_stride, int64_t threads) {
-    const Linear layer = {x, 0, {packed, 0, bias, FLOAT32}, 0, out, num_rows, num_inputs,
-                          num_outputs, x_stride, out_stride, threads, 0};
-#pragma omp parallel num_threads((int)threads)
-    gemm_share(&layer);
 }

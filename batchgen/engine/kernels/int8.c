@@ -201,10 +201,7 @@ EXPORT void int8_linear(const void *x, const Weight *weight, int16_t *levels, fl
     {
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < num_rows; r++)
-            if (bf16)
-                level_row(x, levels, x_scale, r, num_inputs, 1);
-            else
-                level_row(x, levels, x_scale, r, num_inputs, 0);
+            IN_PRECISION(level_row(x, levels, x_scale, r, num_inputs, bf16))
         int8_share(&layer);
     }
 }

@@ -40,6 +40,19 @@ INLINE void linear_share(const Linear *A) {
         gemm_share(A);
 }
 
+/* The panel that begins at output `first` of a weight [num_outputs, num_inputs], as [num_inputs,
+   width]: one output's numbers of `bytes` each lie `width` apart. Those past the last are zeros. */
+INLINE void pack_panel(const void *weight, void *packed, int64_t first, int64_t num_outputs,
+                       int64_t num_inputs, const int64_t width, const size_t bytes) {
+    char *to = (char *)packed + first * num_inputs * bytes;
+    for (int64_t i = 0; i < num_inputs; i++)
+        for (int64_t o = first; o < first + width; o++, to += bytes)
+            if (o < num_outputs)
+                memcpy(to, (const char *)weight + (o * num_inputs + i) * bytes, bytes);
+            else
+                memset(to, 0, bytes);
+}
+
 /* Levels of a row: whole numbers whose products with 8 bits never leave 32, in pairs. */
 INLINE int64_t level_stride(int64_t num_inputs) { return (num_inputs + 1) / 2 * 2; }
 

@@ -1,11 +1,21 @@
-/* Small operators between the linear layers, each in one pass over its rows. */
+/* A linear layer by itself, and the small operators between them, each in one pass over its rows. */
 #include <math.h>
 
-#include "rows.h"
+#include "linear.h"
 
 #define PARALLEL_SIZE 65536 /* values below which a second thread costs more than it gives */
 
 INLINE int team(int64_t size, int64_t threads) { return size < PARALLEL_SIZE ? 1 : (int)threads; }
+
+/* out = x weight^T + bias, `packed` by the kernel of that kind: of float32 or bfloat16. */
+EXPORT void packed_linear(const void *x, const void *packed, const float *bias, void *out,
+                          int64_t num_rows, int64_t num_inputs, int64_t num_outputs,
+                          int64_t x_stride, int64_t out_stride, int64_t kind, int64_t threads) {
+    const Linear layer = {x, 0, {packed, 0, bias, kind}, 0, out, num_rows, num_inputs,
+                          num_outputs, x_stride, out_stride, threads, kind != FLOAT32};
+#pragma omp parallel num_threads((int)threads)
+    linear_share(&layer);
+}
 
 /* out = x / sqrt(mean(x^2) + eps) * weight over rows of `size` values; `round_first`: round to the
    output's precision before multiplying by the weight. */
@@ -24,12 +34,7 @@ EXPORT void rms_norm(const void *x, const float *weight, void *out, int64_t rows
 EXPORT void silu_mul(const void *x, void *out, int64_t rows, int64_t size, int64_t stride,
                      int64_t bf16, int64_t threads) {
 #pragma omp parallel for num_threads(team(rows * size, threads)) schedule(static)
-    for (int64_t r = 0; r < rows; r++) {
-        if (bf16)
-            silu_row(x, out, r, stride, size, 1);
-        else
-            silu_row(x, out, r, stride, size, 0);
-    }
+    for (int64_t r = 0; r < rows; r++) IN_PRECISION(silu_row(x, out, r, stride, size, bf16))
 }
 
 /* x [tokens, heads, size] by strides -> out [tokens, heads, size]; cos, sin [tokens, size]. */
@@ -40,10 +45,7 @@ EXPORT void rope(const void *x, const void *cos, const void *sin, void *out, int
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t h = 0; h < heads; h++) {
             int64_t from = t * token_stride + h * head_stride, to = (t * heads + h) * size;
-            if (bf16)
-                rope_head(x, cos, sin, out, from, t * angle_stride, to, size / 2, 1);
-            else
-                rope_head(x, cos, sin, out, from, t * angle_stride, to, size / 2, 0);
+            IN_PRECISION(rope_head(x, cos, sin, out, from, t * angle_stride, to, size / 2, bf16))
         }
 }
 
@@ -70,12 +72,7 @@ INLINE void quantize_row(const void *x, int8_t *out, float *scale, int64_t row, 
 EXPORT void quantize_rows(const void *x, int8_t *out, float *scale, int64_t rows, int64_t size,
                           int64_t bf16, int64_t threads) {
 #pragma omp parallel for num_threads(team(rows * size, threads)) schedule(static)
-    for (int64_t r = 0; r < rows; r++) {
-        if (bf16)
-            quantize_row(x, out, scale, r, size, 1);
-        else
-            quantize_row(x, out, scale, r, size, 0);
-    }
+    for (int64_t r = 0; r < rows; r++) IN_PRECISION(quantize_row(x, out, scale, r, size, bf16))
 }
 
 /* x [rows, size] times its row's scale, in place. */
@@ -85,9 +82,7 @@ EXPORT void scale_rows(void *x, const float *scale, int64_t rows, int64_t size, 
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < size; i += LANES) {
             int64_t left = size - i;
-            if (bf16)
-                store_n(x, r * size + i, load_n(x, r * size + i, left, 1) * scale[r], left, 1);
-            else
-                store_n(x, r * size + i, load_n(x, r * size + i, left, 0) * scale[r], left, 0);
+            IN_PRECISION(store_n(x, r * size + i, load_n(x, r * size + i, left, bf16) * scale[r], left,
+                                 bf16))
         }
 }

@@ -20,11 +20,9 @@ __all__ = ["Operators", "Weight", "WeightKind"]
 _POINTER, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _SIGNATURES = {
     "gemm_pack": [_POINTER] * 2 + [_INT] * 3,
-    "gemm": [_POINTER] * 4 + [_INT] * 6,
     "amx_pack": [_POINTER] * 2 + [_INT] * 3,
-    "amx_gemm": [_POINTER] * 4 + [_INT] * 6,
     "bf16_pack": [_POINTER] * 2 + [_INT] * 3,
-    "bf16_gemm": [_POINTER] * 4 + [_INT] * 6,
+    "packed_linear": [_POINTER] * 4 + [_INT] * 7,
     "int8_pack": [_POINTER] * 2 + [_INT] * 3,
     "int8_linear": [_POINTER] * 5 + [_INT] * 5,
     "int8_rows": [_POINTER] * 4 + [_INT] * 4,
@@ -72,11 +70,9 @@ class Operators:
         for name, arguments in _SIGNATURES.items():
             function: Any = getattr(library, name)
             function.restype, function.argtypes = None, arguments
-        pack, gemm = library.bf16_pack, library.bf16_gemm
-        if self._has_amx:
-            pack, gemm = library.amx_pack, library.amx_gemm
+        pack = library.amx_pack if self._has_amx else library.bf16_pack
         self._packs = {torch.float32: library.gemm_pack, torch.bfloat16: pack}
-        self._gemms = {torch.float32: library.gemm, torch.bfloat16: gemm}
+        self._packed_linear = library.packed_linear
         self.run_stack = library.run_stack
         self._int8_pack, self._int8_rows = library.int8_pack, library.int8_rows
         self._int8_linear = library.int8_linear
@@ -134,7 +130,7 @@ class Operators:
         rows = x if x.is_contiguous() else x.contiguous()
         num_inputs = rows.shape[-1]
         out = torch.empty(*rows.shape[:-1], num_outputs, dtype=packed.dtype)
-        self._gemms[packed.dtype](
+        self._packed_linear(
             rows.data_ptr(),
             packed.data_ptr(),
             None if bias is None else bias.data_ptr(),
@@ -144,6 +140,7 @@ class Operators:
             num_outputs,
             num_inputs,
             num_outputs,
+            self.kind_of(packed.dtype),
             torch.get_num_threads(),
         )
         return out

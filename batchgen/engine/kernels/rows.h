@@ -7,6 +7,16 @@
 
 #include "common.h"
 
+/* CALL as compiled for either precision, so that nothing within asks which one it is. */
+#define IN_PRECISION(CALL)      \
+    if (bf16) {                 \
+        const int bf16 = 1;     \
+        CALL;                   \
+    } else {                    \
+        const int bf16 = 0;     \
+        CALL;                   \
+    }
+
 INLINE vf load_n(const void *p, int64_t i, int64_t left, int bf16) {
     if (left >= LANES) return load(p, i, bf16);
     vf x = splat(0.0f);

@@ -17,20 +17,11 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
 from batchgen.counts import counted
+from batchgen.engine.processes import wire
 from batchgen.engine.processes.counters import add_counters, total_of
 from batchgen.engine.processes.devices import Device
 from batchgen.engine.processes.engine_process import EngineProcess
 from batchgen.engine.processes.trials import CONTROL_ID, Trials
-from batchgen.engine.processes.wire import (
-    Abort,
-    Add,
-    AskOutputs,
-    Failed,
-    Load,
-    Loaded,
-    Outputs,
-    Report,
-)
 from batchgen.engine.request import Completion, EngineStats, Request
 from batchgen.errors import BatchgenError, ErrorCode, RowError
 
@@ -43,7 +34,7 @@ _OUTPUTS_S = 10.0
 _log = logging.getLogger(__name__)
 
 
-def begin_fleet(devices: Sequence[Device], load: Load) -> Fleet:
+def begin_fleet(devices: Sequence[Device], load: wire.Load) -> Fleet:
     """A process a device, which begin to load. To be closed, whatever follows."""
     return Fleet([EngineProcess(device, load) for device in devices], load)
 
@@ -51,7 +42,7 @@ def begin_fleet(devices: Sequence[Device], load: Load) -> Fleet:
 class Fleet:
     """`request.Engine` over processes. Single-threaded, as every engine."""
 
-    def __init__(self, processes: Sequence[EngineProcess], load: Load) -> None:
+    def __init__(self, processes: Sequence[EngineProcess], load: wire.Load) -> None:
         self._load = load
         self._max_model_len = 1 << 62
         self._processes = list(processes)
@@ -114,7 +105,7 @@ class Fleet:
         owner = self._owners.pop(request_id, None)
         if owner is not None:
             self._drop(owner, request_id)
-            owner.send(Abort([request_id]))
+            owner.send(wire.Abort([request_id]))
 
     def unfinished_outputs(self) -> dict[int, list[int]]:
         """What each generated; where a process does not answer in time, what they came with."""
@@ -176,7 +167,7 @@ class Fleet:
         for request_id in taken:
             self._drop(self._owners.pop(request_id), request_id)
         if taken:
-            busiest.send(Abort(taken))
+            busiest.send(wire.Abort(taken))
             self._give(idle, taken)
         else:
             self._try_suspect(idle)
@@ -191,7 +182,7 @@ class Fleet:
             process.assigned[request.request_id] = request
             self._owners[request.request_id] = process
         if requests:
-            process.send(Add(requests, self.doomed))
+            process.send(wire.Add(requests, self.doomed))
 
     def _receive(self, timeout: float | None) -> None:
         """Handle what the processes say; wait for it at most `timeout` seconds."""
@@ -202,18 +193,18 @@ class Fleet:
 
     def _handle(self, process: EngineProcess, message: object) -> None:
         match message:
-            case Loaded(stats=stats):
+            case wire.Loaded(stats=stats):
                 process.loaded, process.stats = message, stats
                 self._max_model_len = min(self._max_model_len, message.max_model_len)
-            case Report(completions, begun, stats):
+            case wire.Report(completions, begun, stats):
                 process.stats = stats
                 self._note_begun(process, begun)
                 self._take(process, completions)
-            case Outputs(token_ids):
+            case wire.Outputs(token_ids):
                 self._outputs = token_ids
-            case Failed(error) if process.loaded is None and process.is_first:
+            case wire.Failed(error) if process.loaded is None and process.is_first:
                 raise error  # a model that is refused, a device that is not there
-            case Failed(error):
+            case wire.Failed(error):
                 _log.warning("%s: %s: %s", process.device.name, type(error).__name__, error)
             case None:
                 self._bury(process)
@@ -252,7 +243,7 @@ class Fleet:
     def _ask_outputs(self, process: EngineProcess) -> dict[int, list[int]]:
         """Reports that come before its answer are taken on the way."""
         self._outputs = None
-        process.send(AskOutputs())
+        process.send(wire.AskOutputs())
         until = time.monotonic() + _OUTPUTS_S
         while self._outputs is None and process in self._processes and time.monotonic() < until:
             if wait([process.connection], _WAIT_S):

@@ -66,12 +66,8 @@ class DeviceTables:
 
     def recount(self, sequences: Rows[Sequence]) -> None:
         """Make the counts of these from their known tokens; none may be pending."""
-        if not sequences:
-            return
-        if self.counts is None:
-            self.counts = self._table(torch.int32)
         values = [_counts(s, self._vocab_size) for s in sequences]
-        self._scatter(self.counts, sequences, values)
+        self.counts = self._scatter(self.counts, torch.int32, sequences, values)
 
     def _write_stops(self, sequences: Rows[Sequence]) -> None:
         if not sequences:
@@ -80,11 +76,8 @@ class DeviceTables:
         self.stops.index_copy_(0, self._slots(sequences), self._send(np.stack(words)))
 
     def _write_bias(self, sequences: Rows[Sequence]) -> None:
-        if not sequences:
-            return
-        if self.bias is None:
-            self.bias = self._table(torch.float32)
-        self._scatter(self.bias, sequences, [self._bias_of(s) for s in sequences])
+        values = [self._bias_of(s) for s in sequences]
+        self.bias = self._scatter(self.bias, torch.float32, sequences, values)
 
     def _bias_of(self, sequence: Sequence) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         pairs = [p for p in sequence.request.params.logit_bias if 0 <= p[0] < self._vocab_size]
@@ -93,11 +86,16 @@ class DeviceTables:
 
     def _scatter(
         self,
-        table: torch.Tensor,
+        table: torch.Tensor | None,
+        dtype: torch.dtype,
         sequences: Rows[Sequence],
         entries: Rows[tuple[npt.NDArray[np.int64], npt.NDArray[np.generic]]],
-    ) -> None:
-        """Rows of zeros, with these (ids, values) in them."""
+    ) -> torch.Tensor | None:
+        """Rows of zeros, with these (ids, values) in them, in the table, which the first make."""
+        if not sequences:
+            return table
+        if table is None:
+            table = self._table(dtype)
         table.index_fill_(0, self._slots(sequences), 0)
         places = [
             s.slot * self._vocab_size + ids for s, (ids, _) in zip(sequences, entries, strict=True)
@@ -105,6 +103,7 @@ class DeviceTables:
         values = np.concatenate([values for _, values in entries])
         index = self._send(np.concatenate(places))
         table.view(-1).index_copy_(0, index, self._send(values))
+        return table
 
     def _table(self, dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros((self._size, self._vocab_size), dtype=dtype, device=self._device)

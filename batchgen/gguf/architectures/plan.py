@@ -21,16 +21,14 @@ from batchgen.gguf.tokenizer.keys import tokenizer_keys
 
 __all__ = ["Plan", "plan_gguf", "read_plan"]
 
+_ROPE_TENSORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
+_OLD_TENSORS = ("attn_rot_embd", "attn.rot_embd")
 _IGNORED_TENSORS = {
-    "rope_freqs": "applied to the rotary frequencies",
-    "rope_factors_long": "applied to the rotary frequencies",
-    "rope_factors_short": "applied to the rotary frequencies",
-    "attn_rot_embd": "rotary frequencies of old files; llama.cpp computes them",
-    "attn.rot_embd": "rotary frequencies of old files; llama.cpp computes them",
+    **dict.fromkeys(_ROPE_TENSORS, "applied to the rotary frequencies"),
+    **dict.fromkeys(_OLD_TENSORS, "rotary frequencies of old files; llama.cpp computes them"),
     "attn.bias": "a causal mask; llama.cpp makes its own",
     "attn.masked_bias": "a causal mask's value; llama.cpp has its own",
 }
-_ROPE_TENSORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 
 
 @dataclass(frozen=True, slots=True)

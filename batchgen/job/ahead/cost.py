@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["GPUS", "Gpu", "ModelShape", "Work", "num_steps", "seconds_of"]
 
@@ -24,8 +25,7 @@ _QUERIES = 8.5
 """Tokens of a prompt that share one reading of the keys before them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(NamedTuple):
     """By its data sheet: memory in GB, bandwidth in TB/s, dense bfloat16 products in TFLOP/s."""
 
     memory_gb: float

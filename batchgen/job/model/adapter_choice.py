@@ -39,10 +39,10 @@ def settled_adapter(params: SamplingParams, names: Collection[str]) -> SamplingP
         return params
     if (own == BASE and len(names) > 1) or names == {own}:
         return replace(params, adapter="")
+    if own in names:
+        return params
     if not names:
         text = f"{ADAPTER} {shown(own)}: no --adapter is given"
         raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
-    if own not in names:
-        text = f"{ADAPTER} {shown(own)} is none of those given: {', '.join(sorted(names))}"
-        raise RowError(ErrorCode.INVALID_PARAM, text)
-    return params
+    text = f"{ADAPTER} {shown(own)} is none of those given: {', '.join(sorted(names))}"
+    raise RowError(ErrorCode.INVALID_PARAM, text)

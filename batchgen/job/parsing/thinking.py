@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, auto
 from typing import Any
 
 from batchgen.job.parsing.marks import Marks
@@ -20,11 +20,11 @@ REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 class Begin(Enum):
     """Where the first token of an answer stands, as its prompt has it."""
 
-    OPEN = "open"
+    OPEN = auto()
     """No tag yet: the model may begin to think, or to answer."""
-    INSIDE = "inside"
+    INSIDE = auto()
     """The prompt has opened the thinking."""
-    OFF = "off"
+    OFF = auto()
     """The prompt has closed it, or the answer has begun: all that comes is answer."""
 
 

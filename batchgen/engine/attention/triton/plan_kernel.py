@@ -31,15 +31,9 @@ def _search(table: tl.tensor, wanted: tl.tensor, count: tl.tensor, steps: tl.ten
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _count_entries(
-    cu_seqlens: tl.tensor,
-    first_entry: tl.tensor,
-    num_seqs: tl.tensor,
-    min_rows: tl.tensor,
-    max_rows: tl.tensor,
-    GROUP: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    CHUNK: tl.constexpr,
-) -> tl.tensor:
+    cu_seqlens: tl.tensor, first_entry: tl.tensor, num_seqs: tl.tensor, min_rows: tl.tensor,
+    max_rows: tl.tensor, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, CHUNK: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Entries before each sequence, and of all."""
     num_entries = 0
     for start in range(0, num_seqs, CHUNK):
