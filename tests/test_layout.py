@@ -36,7 +36,7 @@ FLOORS = [
     ["batchgen.engine.processes"],
     ["batchgen.job.stores"],
     ["batchgen.job"],
-    ["batchgen.job.model", "batchgen.job.decisions", "batchgen.job.parsing"],
+    ["batchgen.job.model", "batchgen.job.decisions", "batchgen.job.parsing", "batchgen.job.eta"],
     ["batchgen.job.text"],
     ["batchgen.job.input", "batchgen.job.flow"],
     ["batchgen.job.storage"],

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from echo_runs import begin, environment, prompts, write_rows
 
+from batchgen.job.eta.time_left import TimeLeft
 from batchgen.job.flow import progress
 from batchgen.job.flow.progress import Live, make_reporter
 
@@ -71,7 +72,7 @@ def test_the_time_left_leaves_out_rows_of_earlier_runs(clock: Clock) -> None:
 
 def test_the_finished_bar_shows_no_time_left(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     stream, live = io.StringIO(), Live(stage="running", total_rows=10, rows=10, running=1)
-    live.began, live.generated_tokens = clock.now, 1000
+    live.began, live.finished_tokens = clock.now, 1000
     reporter = make_reporter(live, "bar", quiet=False, stream=stream)
     clock.now += 10
     reporter.close()
@@ -132,13 +133,20 @@ def test_a_dumb_terminal_gets_lines(tmp_path: Path) -> None:
     assert "rows [" not in shown
 
 
-def test_a_terminal_of_no_size_gets_lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_of_no_size_gets_a_bar_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()  # of 0 rows and 0 columns until somebody sets more
     with os.fdopen(theirs, "w") as stream:
-        reporter = make_reporter(Live(rows=5), "auto", quiet=False, stream=stream)
-        clock.now += 100
+        live = Live(stage="running", total_rows=10, rows=5)
+        reporter = make_reporter(live, "auto", quiet=False, stream=stream)
         reporter.update()
         reporter.close()
-        assert b"batchgen: 5 rows" in os.read(ours, 4096)
+        shown = os.read(ours, 4096).decode()
     os.close(ours)
+    assert "5/10 rows" in shown
+    assert max(map(len, re.split(r"[\r\n]+", shown))) <= 80
+
+
+def test_a_time_that_nobody_can_know_is_a_span() -> None:
+    assert progress._span(TimeLeft(100, 120, 130), 0) == "2:00"
+    assert progress._span(TimeLeft(100, 120, 4000), 10) == "1:30-1:06:30"

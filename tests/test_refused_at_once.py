@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from echo_runs import batchgen_command, environment, write_rows
+from safetensors.numpy import save_file
 from test_model_files import model_folder, write_gguf
 
 from batchgen import devices
@@ -165,3 +167,37 @@ def test_a_quiet_thread_silences_no_other(capsys: pytest.CaptureFixture[str]) ->
     assert (outer.getvalue(), inner.getvalue()) == ("", "a bar\n")
     assert capsys.readouterr().err == "the error\n"
     assert sys.stderr is before
+
+
+def test_a_folder_that_is_not_whole_is_told_what_it_lacks(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ModelRefusedError, match="names no model_type") as refused:
+        resolve_model(str(folder)).check_loadable()
+    assert "no tokenizer" in str(refused.value)
+    assert "no weights" in str(refused.value)
+    resolve_model(str(folder)).check_loadable(whole=False)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "tokenizer.json").write_text("{}")
+    names = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    save_file({"a": np.zeros(100, np.float32)}, folder / "model-1.safetensors")
+    with pytest.raises(ModelRefusedError, match=r"1 of the files .* \(model-2.safetensors\)"):
+        resolve_model(str(folder)).check_loadable()
+
+
+def test_weights_that_are_cut_off_or_a_pointer_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "tokenizer.json").write_text("{}")
+    weights = folder / "model.safetensors"
+    save_file({"a": np.zeros(100, np.float32)}, weights)
+    resolve_model(str(folder)).check_loadable()
+    weights.write_bytes(weights.read_bytes()[:-40])
+    with pytest.raises(ModelRefusedError, match="cut off: 40 bytes"):
+        resolve_model(str(folder)).check_loadable()
+    weights.write_text("version https://git-lfs.github.com/spec/v1\nsize 12\n")
+    with pytest.raises(ModelRefusedError, match="git lfs pull"):
+        resolve_model(str(folder)).check_loadable()

@@ -83,7 +83,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
     check_device(flags["device"])
     files = resolve_model(flags["model"], flags["revision"])
     files.check_supported()
-    files.check_loadable()
+    files.check_loadable(whole=False)
     config = _engine_config(flags, files.path, files.eos_token_ids)
     if ctx.obj is True:
         prepare_engine(config, files.look)

@@ -122,16 +122,16 @@ class Drive:
             self._ready.cancel()
 
     def _serve(self, first: list[PreparedRow]) -> None:
-        started = time.monotonic()
+        started, live = time.monotonic(), self._live
         engine = self._load_engine()
-        self.load_s = time.monotonic() - started
-        self._engine = engine
-        self._live.stage, self._live.began = "running", started + self.load_s
+        live.stage, live.began = "running", time.monotonic()
+        self.load_s, self._engine = live.began - started, engine
         try:
             self._loop(engine, first)
         finally:
-            self.engine_s, self.stats = time.monotonic() - started - self.load_s, engine.stats()
-            self._live.running, self._live.generated_tokens = 0, self.stats.output_tokens
+            live.ended = time.monotonic()
+            self.engine_s, self.stats = live.ended - live.began, engine.stats()
+            live.running, live.generated_tokens = 0, self.stats.output_tokens
             engine.close()
 
     def _loop(self, engine: Engine, first: list[PreparedRow]) -> None:

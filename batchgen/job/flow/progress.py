@@ -13,14 +13,18 @@ from dataclasses import dataclass, field
 from typing import Protocol, TextIO
 
 from batchgen.counts import counted
-from batchgen.job.flow.eta import BegunRow, Lengths, Progress, SecondsLeft
+from batchgen.job.eta.lengths import Lengths
+from batchgen.job.eta.moment import BegunRow, Progress
+from batchgen.job.eta.time_left import SecondsLeft, TimeLeft
 
 __all__ = ["Live", "Reporter", "make_reporter"]
 
 LINES_EVERY_S = 30.0
 BAR_EVERY_S = 0.25
 _RATE_WINDOW_S = 20.0
-_LOOK_EVERY_S = 2.0
+_LOOK_EVERY_S, _LOOK_SHARE, _LOOK_AT_LEAST_S = 2.0, 0.01, 20.0
+"""After so long, or this share of the time so far, the time left is worked out anew."""
+_COLUMNS = 80
 
 
 @dataclass(slots=True)
@@ -38,6 +42,8 @@ class Live:
     total_rows: int | None = None
     began: float = 0.0
     """When the engine was there, in monotonic seconds; 0.0 before."""
+    ended: float = 0.0
+    """When it had done its last row."""
     device: str = ""
     begun: tuple[BegunRow, ...] = ()
     """Rows in the engine's hands."""
@@ -70,7 +76,9 @@ class _Rates:
     def __init__(self, live: Live) -> None:
         self._live = live
         self._seen: list[tuple[float, int, int]] = [(time.monotonic(), 0, 0)]
-        self._left: SecondsLeft | None = None
+        self._seconds_left: SecondsLeft | None = None
+        self._left: TimeLeft | None = None
+        self._looked = 0.0
 
     def describe(self) -> str:
         """`ETA 0:12, 12.0 rows/s, 345 tok/s, 64 live`: a narrow terminal cuts the end. No ETA
@@ -84,29 +92,34 @@ class _Rates:
         row_rate = (live.rows - rows) / elapsed
         token_rate = (live.generated_tokens - tokens) / elapsed
         text = f"{row_rate:,.1f} rows/s, {token_rate:,.0f} tok/s, {live.running:,} live"
-        left = self._seconds_left(now)
-        return text if left is None else f"ETA {_clock(left)}, {text}"
+        every_s = min(max(_LOOK_SHARE * (now - self._began), _LOOK_EVERY_S), _LOOK_AT_LEAST_S)
+        if now - self._looked >= every_s:
+            self._left, self._looked = self._time_left(now), now
+        if self._left is None:
+            return text
+        return f"ETA {_span(self._left, now - self._looked)}, {text}"
 
     def finished(self) -> str:
-        """Of the whole run, once it is over: its mean rates."""
-        live, elapsed = self._live, max(time.monotonic() - self._began, 1e-6)
-        return f"{live.rows / elapsed:,.1f} rows/s, {live.generated_tokens / elapsed:,.0f} tok/s"
+        """Of the whole run, once it is over: its mean rates, as the summary tells them."""
+        live = self._live
+        elapsed = max((live.ended or time.monotonic()) - self._began, 1e-6)
+        return f"{live.rows / elapsed:,.1f} rows/s, {live.finished_tokens / elapsed:,.0f} tok/s"
 
     @property
     def _began(self) -> float:
         return self._live.began or time.monotonic()
 
-    def _seconds_left(self, now: float) -> float | None:
+    def _time_left(self, now: float) -> TimeLeft | None:
         """Of this run: what earlier ones did, and loading, say nothing of its rate."""
         live = self._live
         if live.total_rows is None:
             return None
-        if self._left is None:
-            self._left = SecondsLeft(now, on_cpu=not live.device.startswith("cuda"))
+        if self._seconds_left is None:
+            self._seconds_left = SecondsLeft(on_cpu=not live.device.startswith("cuda"))
         begun = live.begun
         rows_left = live.total_rows - live.reused - live.rows - len(begun)
         made = max(live.generated_tokens, live.finished_tokens)
-        return self._left.estimate(
+        return self._seconds_left.estimate(
             Progress(now, live.rows, max(rows_left, 0), made, begun, live.lengths)
         )
 
@@ -146,10 +159,12 @@ class _Bar:
 
         self._live, self._rates = live, _Rates(live)
         self._next = 0.0
+        has_size = _has_size(stream)
         self._bar = tqdm(
             file=stream,
             unit="row",
-            dynamic_ncols=True,
+            dynamic_ncols=has_size,
+            ncols=None if has_size else _COLUMNS,
             bar_format="{n_fmt} rows [{elapsed}{postfix}]",
         )
 
@@ -185,15 +200,25 @@ def make_reporter(live: Live, mode: str, *, quiet: bool, stream: TextIO | None =
 
 
 def _draws(stream: TextIO) -> bool:
-    """Whether this is a terminal that a bar can be drawn on: one of size 0 (a container's, `script`
-    without a terminal around it) would show nothing."""
-    if not stream.isatty() or os.environ.get("TERM") == "dumb":
-        return False
+    """Whether this is a terminal that a bar can be drawn on."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _has_size(stream: TextIO) -> bool:
+    """Whether the terminal says how wide it is: of one without a size (a container's, one behind
+    `ssh` from a script) tqdm would make a bar of no column."""
     try:
-        size = os.get_terminal_size(stream.fileno())
-    except OSError:
-        return False
-    return size.columns > 0 and size.lines > 0
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):  # no terminal; a stream without a file
+        return True
+
+
+def _span(left: TimeLeft, since: float) -> str:
+    """`2:05`, or `1:40-3:10` where nobody can know better."""
+    early, likely, late = (
+        _clock(max(each - since, 0.0)) for each in (left.early, left.likely, left.late)
+    )
+    return likely if left.is_sure else f"{early}-{late}"
 
 
 def _clock(seconds: float) -> str:

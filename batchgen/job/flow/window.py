@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from batchgen.engine.request import Completion
-from batchgen.job.flow.eta import BegunRow
+from batchgen.job.eta.moment import BegunRow
 from batchgen.job.text.requests import SAMPLE_BITS, PreparedRow
 
 __all__ = ["WaitingRow", "Window"]

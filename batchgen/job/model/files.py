@@ -19,6 +19,7 @@ from batchgen.job.model.chat_templates import (
     folder_templates,
     gguf_templates,
 )
+from batchgen.job.model.folder_parts import check_folder
 from batchgen.job.model.generation_defaults import generation_defaults, ignored_generation_settings
 from batchgen.job.model.identity import files_identity, folder_identity, text_digest
 from batchgen.job.model.json_files import ModelJson
@@ -130,8 +131,9 @@ class ModelFiles:
         if architectures and all(name.endswith(_NOT_CAUSAL) for name in architectures):
             raise self._refused("no causal language model", architectures)
 
-    def check_loadable(self) -> None:
-        """Refuse what cannot be loaded with the packages installed here. Raises ModelRefusedError.
+    def check_loadable(self, whole: bool = True) -> None:
+        """Refuse what cannot be loaded with the packages installed here, or, where it has to be
+        `whole`, lacks a part. Raises ModelRefusedError.
 
         Apart from `check_supported`: a job that is done needs none of them.
         """
@@ -139,6 +141,8 @@ class ModelFiles:
             from batchgen.job.model.gguf_support import check_loadable
 
             check_loadable(self.path)
+        elif whole:
+            check_folder(self.path, self.name, self.config)
 
     def _refused(self, what: str, architectures: list[str]) -> ModelRefusedError:
         named = ", ".join([*architectures, str(self.config.get("model_type", "?"))])

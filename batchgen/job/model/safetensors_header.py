@@ -14,6 +14,7 @@ __all__ = ["StoredTensor", "read_tensors"]
 
 _MOST_BYTES = 100 << 20
 """That the format allows a header."""
+_LFS = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,20 @@ def read_tensors(path: Path) -> Iterator[StoredTensor]:
     """All of one file. Raises ModelRefusedError where it is none."""
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+            begin = file.read(8)
+            if begin == _LFS[:8]:
+                raise ValueError("a pointer of Git LFS: run `git lfs pull` where it came from")
+            length = int.from_bytes(begin, "little")
             if length > _MOST_BYTES:
                 raise ValueError(f"a header of {length:,} bytes")
             header = json.loads(file.read(length))
+            size = file.seek(0, 2) - 8 - length
         for name, one in header.items():
             if name != "__metadata__":
-                begin, end = one["data_offsets"]
-                yield StoredTensor(name, one["dtype"], tuple(one["shape"]), end - begin)
+                first, end = one["data_offsets"]
+                if end > size:
+                    raise ValueError(f"it is cut off: {end - size:,} bytes or more are missing")
+                yield StoredTensor(name, one["dtype"], tuple(one["shape"]), end - first)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         text = f"{path}: no safetensors file that can be read: {error}"
         raise ModelRefusedError(text, "fetch it again, whole") from error

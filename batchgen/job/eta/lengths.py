@@ -1,0 +1,78 @@
+"""How long rows become, estimated while most of them are still under way.
+
+With continuous batching short rows finish first, so the mean length of finished rows is too small,
+and after a start no row has finished at all. Lengths are therefore estimated from finished rows and
+from the ages of those that still run, as survival times are from deaths and from the living
+(Kaplan and Meier, 1958). Curves are given at `EDGES`, in tokens, and straight in between.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Floats", "Lengths", "drawn", "mean_and_spread", "survival"]
+
+_GROWTH = 1.1
+_NUM_BINS = 150
+
+Floats = npt.NDArray[np.float64]
+EDGES: Floats = np.concatenate([[0.0], _GROWTH ** np.arange(_NUM_BINS)])  # [num_bins + 1]
+WIDTHS: Floats = np.diff(EDGES)
+
+
+@dataclass(slots=True)
+class Lengths:
+    """Histogram of finished samples' lengths, in bins that grow."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * _NUM_BINS)
+    num_samples: int = 0
+
+    def add(self, tokens: int) -> None:
+        """One more of this length."""
+        self.counts[_bin(tokens)] += 1
+        self.num_samples += 1
+
+
+def survival(
+    lengths: Lengths, ages: Floats, most: float, reach: float, unseen: float = 0.0
+) -> Floats:
+    """P(length > edge), [num_bins + 1], of samples of which some ended and some run, [num_running].
+
+    Nobody knows what lies beyond the longest one: while it runs, `reach` times its age, else its
+    length; `unseen` rows more are taken to go on to `reach` times that. Never past `most`.
+    """
+    ended = np.array(lengths.counts, dtype=float)
+    alive = np.histogram(ages, bins=EDGES)[0].astype(float)
+    at_risk = np.cumsum((ended + alive)[::-1])[::-1] - alive / 2 + unseen
+    passing = 1 - np.divide(ended, at_risk, out=np.zeros_like(ended), where=at_risk > 0)
+    curve = np.concatenate([[1.0], np.cumprod(passing)])
+    known = np.flatnonzero(ended + alive)
+    longest = int(known[-1])
+    open_ended = alive[longest] or unseen
+    end = _bin(EDGES[longest + 1] * reach) if open_ended else longest
+    curve[min(end, max(_bin(most), longest)) + 1 :] = 0.0
+    return np.asarray(curve)
+
+
+def mean_and_spread(curve: Floats) -> tuple[float, float]:
+    """Mean length, and the standard deviation by it."""
+    area = (curve[:-1] + curve[1:]) / 2 * WIDTHS
+    mean = max(float(area.sum()), 1e-9)
+    squares = 2 * float(area @ ((EDGES[:-1] + EDGES[1:]) / 2))
+    return mean, math.sqrt(max(squares - mean * mean, 0.0)) / mean
+
+
+def drawn(curve: Floats, ages: Floats, draws: Floats) -> Floats:
+    """Lengths of samples that have come to these ages; `draws`: uniform in (0, 1]."""
+    still = np.interp(ages, EDGES, curve) * draws
+    return np.maximum(np.interp(-still, -curve, EDGES), ages + 1)
+
+
+def _bin(tokens: float) -> int:
+    if tokens < 1:
+        return 0
+    return min(int(math.log(tokens) / math.log(_GROWTH)) + 1, _NUM_BINS - 1)
