@@ -15,7 +15,7 @@ from typing import Any
 from batchgen.counts import counted
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["GgufHeader", "TensorInfo", "read_gguf_header"]
+__all__ = ["GgufHeader", "TensorInfo", "forget_gguf_headers", "read_gguf_header"]
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -121,6 +121,12 @@ def read_gguf_header(path: Path) -> GgufHeader:
     """The metadata of `path`. Raises ModelRefusedError where it is no readable GGUF file."""
     stat = path.stat()
     return _read_cached(path, stat.st_size, stat.st_mtime_ns)
+
+
+def forget_gguf_headers() -> None:
+    """Once a model is loaded: its vocabulary and merges are 100,000 strings and more. Who asks
+    again has the file read again."""
+    _read_cached.cache_clear()
 
 
 @lru_cache(maxsize=4)

@@ -204,7 +204,13 @@ def test_packages_that_no_run_uses_are_absent_only_while_transformers_is_importe
 
 
 _PUT_OFF = """
-import sys, torch
+import sys
+from batchgen.startup.later import META, run_later
+run_later()
+import torch
+import torch._prims.rng_prims
+asleep = lambda *names: "".join(type(sys.modules[name]).__name__[1] for name in names)
+print(asleep(META, "torch.optim", "torch.ao", "torch.utils.data"))
 from batchgen.startup.quick_transformers import QuickImports
 from batchgen.startup.torch_compiler import put_off_compiler
 quick = QuickImports()
@@ -227,13 +233,21 @@ print(float(add(double(torch.ones(())))), *there())
 from torch._dynamo.utils import counters
 print(torch._dynamo.utils.counters is counters, *there())
 print(torch._dynamo is sys.modules["torch._dynamo"], torch._dynamo.config.cache_size_limit > 0)
+print(asleep(META))
 print(float(torch.compile(lambda x: add(double(x)) * three(), backend="eager")(torch.ones(()))))
+from torch.utils.data.sampler import RandomSampler
+loader = torch.utils.data.DataLoader([1, 2], sampler=RandomSampler([1, 2]))
+layer = torch.nn.Linear(1, 1)
+torch.optim.SGD(layer.parameters(), lr=0.1).step()
+torch.ao.quantization.quantize_dynamic(layer)
+print(len(list(loader)), torch.nn.Linear(3, 4, device="meta").weight.device)
 """
 
 
 def test_a_process_on_a_cpu_gets_torchs_compiler_when_it_asks_for_it() -> None:
-    before = ["False", "False", "True", "3.0", "False", "False"]
-    assert child(_PUT_OFF) == [*before, "True", "True", "True", "True", "True", "9.0"]
+    before = ["LLLL", "False", "False", "True", "3.0", "False", "False"]
+    after = ["True", "True", "True", "True", "True", "o", "9.0", "2", "meta"]
+    assert child(_PUT_OFF) == [*before, *after]
 
 
 def test_a_tokenizer_that_was_just_read_is_not_copied_once_more() -> None:

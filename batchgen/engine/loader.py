@@ -21,7 +21,7 @@ from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
 from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
 from batchgen.engine.cpu.stack import bind_stack
-from batchgen.engine.memory import give_back_freed
+from batchgen.engine.memory import give_back_freed, give_back_loaded
 from batchgen.engine.model.binding import use_attention
 from batchgen.engine.model.checkpoint import load_folder, quietly
 from batchgen.engine.model.discovery import discover
@@ -52,6 +52,7 @@ from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.gguf.weights_kept import PACKED
 from batchgen.startup import timeline
 from batchgen.startup.kernels import wait_for_kernels
+from batchgen.startup.later import META, or_whole, wake
 
 __all__ = ["check_splitting", "load_model", "load_model_from", "resolve_device", "resolve_dtype"]
 
@@ -175,6 +176,8 @@ def load_model_from(
     model.weights = weights
     model.input_vocab_size = input_vocab_size
     model.cautions += limits.notes
+    del expected
+    give_back_loaded(model.device)
     return model
 
 
@@ -240,7 +243,8 @@ def _load_module(config: EngineConfig, device: torch.device) -> tuple[Any, Quant
         if path.is_file():
             from batchgen.engine.model.gguf import load_gguf
 
-            return load_gguf(path, dtype, packed=config.quantization == PACKED), None
+            packed = config.quantization == PACKED
+            return or_whole(lambda: load_gguf(path, dtype, packed=packed)), None
         return _load_folder(path, dtype, config, device)
     except (UsageError, ModelRefusedError):
         raise
@@ -251,6 +255,7 @@ def _load_module(config: EngineConfig, device: torch.device) -> tuple[Any, Quant
 def _load_folder(
     path: Path, dtype: torch.dtype | str, config: EngineConfig, device: torch.device
 ) -> tuple[Any, Quantized | None]:
+    wake(META)
     own = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     _check_config(own)
     if config.load_format == "dummy":

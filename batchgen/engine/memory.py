@@ -9,11 +9,13 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 import torch
 
 from batchgen.engine.resident import peak_resident_bytes
+from batchgen.startup.library_pages import let_go_of_library_pages
 
 __all__ = [
     "device_memory",
     "device_name",
     "give_back_freed",
+    "give_back_loaded",
     "on_device",
     "peak_memory_bytes",
     "release_memory",
@@ -30,6 +32,14 @@ def give_back_freed() -> None:
     """Hand the system what the process has freed and the C library keeps (GNU's; others do not)."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back_loaded(device: torch.device) -> None:
+    """As `give_back_freed`, once a part of a load is over that is not to come again: on a CPU,
+    where the model shares its memory with them, also what libraries' files have there."""
+    give_back_freed()
+    if device.type == "cpu":
+        let_go_of_library_pages()
 
 
 def device_memory(device: torch.device) -> int:

@@ -39,6 +39,7 @@ _NOT_USED = (
     "is_librosa_available",
 )
 _NOT_USED_ALONE = "is_torch_distributed_available"
+_NOT_USED_BY_FILES = "is_accelerate_available"
 
 
 class QuickImports:
@@ -50,7 +51,7 @@ class QuickImports:
 
     def __init__(self, *, whole: bool = False) -> None:
         self._whole = whole
-        self._done, self._alone = Event(), Event()
+        self._done, self._alone, self._is_file = Event(), Event(), Event()
         self._changes = {_HELPERS: self.change, _TOKENIZERS: share_tokenizers} | quick_torch.CHANGES
 
     def install(self) -> None:
@@ -58,11 +59,17 @@ class QuickImports:
         if "transformers" not in sys.modules:
             sys.meta_path.insert(0, self)
 
-    def alone(self) -> None:
+    def alone(self, *, is_file: bool = False) -> None:
         """To be called before transformers is imported: this process works with no other, and
-        transformers never hears of torch's distributed tensors, which bring SymPy along."""
+        transformers never hears of torch's distributed tensors, which bring SymPy along.
+
+        `is_file`: the model is a file that we load ourselves, without accelerate (and boto3, which
+        that looks for).
+        """
         if not self._whole:
             self._alone.set()
+            if is_file:
+                self._is_file.set()
 
     def done(self) -> None:
         """transformers is imported: answer truly again."""
@@ -89,9 +96,9 @@ class QuickImports:
         for name in () if self._whole else _NOT_USED:
             if hasattr(module, name):
                 setattr(module, name, self._absent_until_done(getattr(module, name)))
-        if hasattr(module, _NOT_USED_ALONE):
-            ask = getattr(module, _NOT_USED_ALONE)
-            setattr(module, _NOT_USED_ALONE, lambda: not self._alone.is_set() and ask())
+        for name, event in ((_NOT_USED_ALONE, self._alone), (_NOT_USED_BY_FILES, self._is_file)):
+            if hasattr(module, name):
+                setattr(module, name, _absent_once(event, getattr(module, name)))
 
     def _absent_until_done(self, ask: Callable[..., bool]) -> Callable[..., bool]:
         @functools.wraps(ask)
@@ -99,6 +106,14 @@ class QuickImports:
             return self._done.is_set() and ask(*args, **kwargs)
 
         return answer
+
+
+def _absent_once(event: Event, ask: Callable[..., bool]) -> Callable[..., bool]:
+    @functools.wraps(ask)
+    def answer(*args: Any, **kwargs: Any) -> bool:
+        return not event.is_set() and ask(*args, **kwargs)
+
+    return answer
 
 
 def share_tokenizers(module: ModuleType) -> None:

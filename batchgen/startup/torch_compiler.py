@@ -11,11 +11,12 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from types import ModuleType
 from typing import Any
+
+from batchgen.startup.later import META, LoadedModule, wake
 
 __all__ = ["put_off_compiler"]
 
@@ -53,6 +54,7 @@ class _Waiting(ModuleType):
         """The compiler; from the first call on it has this module's place."""
         if sys.modules.get(_NAME) is not self:
             return importlib.import_module(_NAME)
+        wake(META)
         del sys.modules[_NAME]
         real = importlib.import_module(_NAME)
         for name in filter(sys.modules.__contains__, _ALONE):
@@ -105,19 +107,4 @@ class _Finder:
             return None
         self._waiting._real()
         found = sys.modules.get(name)
-        return None if found is None else spec_from_loader(name, _Loaded(found))
-
-
-class _Loaded(Loader):
-    """Hands out a module that has run."""
-
-    def __init__(self, module: ModuleType) -> None:
-        self._module, self._spec = module, module.__spec__
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """It is there."""
-        return self._module
-
-    def exec_module(self, module: ModuleType) -> None:
-        """It ran: what it says of itself stays as it was."""
-        module.__spec__ = self._spec
+        return None if found is None else spec_from_loader(name, LoadedModule(found))

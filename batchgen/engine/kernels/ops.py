@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from batchgen.engine.kernels.answers import empty_rows
 from batchgen.engine.kernels.build import load_kernels
 
 __all__ = ["Operators", "Weight", "WeightKind"]
@@ -129,7 +130,7 @@ class Operators:
         """x weight^T + bias in the dtype of `packed`; the bias is float32."""
         rows = x if x.is_contiguous() else x.contiguous()
         num_inputs = rows.shape[-1]
-        out = torch.empty(*rows.shape[:-1], num_outputs, dtype=packed.dtype)
+        out = empty_rows(*rows.shape[:-1], num_outputs, dtype=packed.dtype)
         self._packed_linear(
             rows.data_ptr(),
             packed.data_ptr(),
@@ -166,7 +167,7 @@ class Operators:
         count = rows.numel() // num_inputs
         levels = torch.empty(count * _even(num_inputs), dtype=torch.int16)
         scale = torch.empty(count)
-        out = torch.empty(*rows.shape[:-1], num_outputs, dtype=rows.dtype)
+        out = empty_rows(*rows.shape[:-1], num_outputs, dtype=rows.dtype)
         self._int8_linear(
             rows.data_ptr(),
             ctypes.addressof(weight),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from batchgen.engine.kernels.answers import empty_rows
 from batchgen.engine.kernels.build import load_kernels
 
 __all__ = ["QuantKernels", "QuantWeight"]
@@ -112,7 +113,7 @@ class QuantKernels:
         x = x if x.is_contiguous() else x.contiguous()
         num_inputs = x.shape[-1]
         num_rows = x.numel() // num_inputs
-        out = torch.empty(*x.shape[:-1], num_outputs, dtype=x.dtype)
+        out = empty_rows(*x.shape[:-1], num_outputs, dtype=x.dtype)
         scratch = torch.empty(self.scratch_bytes(num_rows, num_inputs), dtype=torch.uint8)
         self._library.quant_gemm(
             x.data_ptr(),

@@ -13,11 +13,12 @@ import torch
 
 from batchgen.engine.gguf.module import make_module
 from batchgen.engine.gguf.oracle import check_attention
-from batchgen.engine.memory import give_back_freed
+from batchgen.engine.memory import give_back_loaded
 from batchgen.engine.packed.layers import unrounded
 from batchgen.gguf.architectures.plan import read_plan
 from batchgen.gguf.parts import own_dtype
 from batchgen.gguf.tokenizer.special import named_id
+from batchgen.gguf_header import forget_gguf_headers
 
 __all__ = ["load_gguf"]
 
@@ -43,5 +44,6 @@ def load_gguf(path: Path, dtype: torch.dtype | str, *, packed: bool = False) -> 
             setattr(holder, name, named_id(plan.file.metadata, key))
     with unrounded(module):
         check_attention(module.eval(), plan)
-    give_back_freed()
+    forget_gguf_headers()
+    give_back_loaded(module.device)
     return module

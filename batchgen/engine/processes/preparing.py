@@ -15,6 +15,8 @@ from batchgen.startup import timeline
 from batchgen.startup.ahead import Gpu, find_gpu, read_ahead
 from batchgen.startup.importing import absent, importing
 from batchgen.startup.kernels import compile_kernels
+from batchgen.startup.later import run_later, wake
+from batchgen.startup.library_pages import let_go_of_library_pages
 from batchgen.startup.quick_transformers import QuickImports
 from batchgen.startup.torch_compiler import put_off_compiler
 
@@ -75,15 +77,21 @@ def _nothing_to_collect() -> Iterator[None]:
 
 def _import_engine(config: EngineConfig, look: ModelLook, quick: QuickImports) -> None:
     """The engine, and transformers' classes of this model's type."""
+    is_alone = config.tensor_parallel == 1 and not config.trust_remote_code
+    if is_alone and (config.device == "cpu" or find_gpu(config.device) is None):
+        run_later()
     with timeline.span("torch"):
         import torch
     on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if on_cpu:
         _begin("kernels", _load_kernels)
-        if config.tensor_parallel == 1 and not config.trust_remote_code:
+        if is_alone:
             put_off_compiler(torch)
-            quick.alone()
+            with suppress(ImportError):  # random numbers take it for there, as `META` has it
+                import torch._prims.rng_prims
+            quick.alone(is_file=config.model.is_file())
     else:
+        wake()
         _begin("device", lambda: _warm_device(config))
     with absent("triton") if on_cpu else nullcontext():  # torch's compiler takes it along, 70 MB
         import transformers
@@ -94,6 +102,8 @@ def _import_engine(config: EngineConfig, look: ModelLook, quick: QuickImports) -
         own = transformers.CONFIG_MAPPING[str(look.config.get("model_type"))]
         transformers.MODEL_FOR_CAUSAL_LM_MAPPING[own]
     assert transformers.AutoTokenizer is not None
+    if on_cpu:
+        let_go_of_library_pages()
 
 
 def _import_compilers(config: EngineConfig) -> None:
