@@ -1,10 +1,9 @@
-"""How long products and attention take by each tile that they could have in the mode, beside the
-library's; and whether what the rows decide changes no bit. For `check_steady.py products`."""
+"""How long products and attention take in the mode by each of their tiles, beside the library's;
+and where the library adds up in the mode's order. For `check_steady.py products`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,14 +17,14 @@ from batchgen.engine.attention.interface import AttentionSpec, CacheShape
 from batchgen.engine.attention.triton.device import num_sms
 from batchgen.engine.attention.triton.paged import TritonBackend
 from batchgen.engine.attention.triton.tuning import Tile
+from batchgen.engine.cuda.buckets import sizes_up_to
 from batchgen.engine.steady.cuda.attention import steady_attention
+from batchgen.engine.steady.cuda.library import Layer, try_library
 from batchgen.engine.steady.cuda.product import ProductTile, multiply, tile_of
 
 __all__ = ["time_attention", "time_products"]
 
 ROWS = (16, 64, 128, 256, 512, 1024, 4096)
-FAMILIES = ((64, 1), (64, 2), (64, 4), (128, 1), (128, 2), (128, 4), (256, 1), (256, 2))
-"""Outputs of a tile, and segments: what decides the bits."""
 _MEASURED_MS = 5
 _STEPS = ("256 x 800", "131 ragged", "16 x 800", "8 x 1024", "14 ragged")
 TILES = {  # rows, keys, warps, stages: of decodes; of chunks where they are others
@@ -59,76 +58,26 @@ def _layers(shape: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
-def _tiles(family: tuple[int, int]) -> Iterator[ProductTile]:
-    block_n, segments = family
-    for block_m in (64, 128):
-        warps = 8 if block_m * block_n > 64 * 128 else 4
-        for stages in (3, 4) if block_n < 256 else (3,):
-            for spread in (False, True) if segments > 1 else (False,):
-                yield ProductTile(block_m, block_n, 64, segments, spread, warps, stages)
-
-
-def _fits(tile: ProductTile, rows: int, outputs: int, device: torch.device) -> bool:
-    tiles = -(-rows // tile.block_m) * -(-outputs // tile.block_n)
-    return not tile.spread or tiles <= num_sms(device)
-
-
 def _time_layer(name: str, outputs: int, inputs: int) -> None:
     device = torch.empty(0, device="cuda").device
     weight = torch.randn(outputs, inputs, device=device).bfloat16() * 0.02
     rows = torch.randn(ROWS[-1], inputs, device=device).bfloat16()
-    families = [f for f in FAMILIES if outputs < 20000 or f[0] * f[1] >= 128]
-    _compile_all(families, rows, weight)
-    torn = [f for f in families if not _same_bits(f, rows, weight)]
+    tiles = {tile_of(n, outputs, rows.dtype, num_sms(device)): n for n in range(1, 4096)}
     for count in ROWS if outputs < 100000 else ROWS[:-2]:
         x = rows[:count]
-        own = tile_of(count, outputs, inputs, x.dtype, num_sms(device))
+        own = tile_of(count, outputs, x.dtype, num_sms(device))
+        took = {tile: _us(lambda x=x, t=tile: multiply(x, weight, None, t)) for tile in tiles}
+        best = min(took, key=lambda tile: took[tile])
         library = _us(lambda x=x: functional.linear(x, weight))
-        held = _us(lambda x=x, own=own: multiply(x, weight, None, own))
-        best = {family: _best(family, x, weight) for family in families}
-        told = ", ".join(f"{n}x{s} {us:.0f} {how}" for (n, s), (us, how) in best.items())
-        print(f"{name} {count} rows: library {library:.0f}, ours {held:.0f} | {told}", flush=True)
-    print(f"{name}: bits that rows change: {torn or 'none'}", flush=True)
+        print(f"{name} {count} rows: library {library:.0f}, ours {took[own]:.0f} {_said(own)}, "
+              f"best {took[best]:.0f} {_said(best)}", flush=True)  # fmt: skip
+    tried = sizes_up_to(ROWS[-1])
+    equal, all_of_them = try_library([Layer.of(weight, None)], tried)
+    print(f"{name}: the library has our bits at {equal} of {all_of_them} sizes", flush=True)
 
 
-def _compile_all(families: list[Any], rows: torch.Tensor, weight: torch.Tensor) -> None:
-    tiles = [tile for family in families for tile in _tiles(family)]
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda tile: _try(rows[:16], weight, tile), tiles))
-    torch.cuda.synchronize()
-
-
-def _try(x: torch.Tensor, weight: torch.Tensor, tile: ProductTile) -> torch.Tensor | None:
-    """None where the tile has no room on this card, or too many programs for what arrives."""
-    if not _fits(tile, len(x), len(weight), x.device):
-        return None
-    try:
-        return multiply(x, weight, None, tile)
-    except Exception as error:
-        if "OutOfResources" not in type(error).__name__:
-            raise
-        return None
-
-
-def _same_bits(family: tuple[int, int], rows: torch.Tensor, weight: torch.Tensor) -> bool:
-    found = [_try(rows[:n], weight, tile) for tile in _tiles(family) for n in (16, 100, 300)]
-    return all(
-        torch.equal(a[: len(b)], b[: len(a)])
-        for a in found
-        for b in found[:1]
-        if a is not None and b is not None
-    )
-
-
-def _best(family: tuple[int, int], x: torch.Tensor, weight: torch.Tensor) -> tuple[float, str]:
-    """The shortest time, and by which height, spread and stages."""
-    found = []
-    for tile in _tiles(family):
-        if _try(x, weight, tile) is not None:
-            us = _us(lambda tile=tile: multiply(x, weight, None, tile))
-            spread = "s" if tile.spread else ""
-            found.append((us, f"{tile.block_m}{spread}/{tile.num_stages}"))
-    return min(found, default=(float("inf"), "-"))
+def _said(tile: ProductTile) -> str:
+    return f"{tile.block_m}x{tile.block_n}/{tile.num_stages}"
 
 
 def _us(call: Any) -> float:

@@ -36,7 +36,7 @@ def same(got: torch.Tensor, expected: torch.Tensor) -> bool:
 def test_a_product_is_the_same_bits_for_any_number_of_rows(
     num_outputs: int, num_inputs: int, dtype: torch.dtype
 ) -> None:
-    from batchgen.engine.steady.cuda.product import steady_linear
+    from batchgen.engine.steady.cuda.linear import steady_linear
 
     torch.manual_seed(0)
     weight = torch.randn(num_outputs, num_inputs, device=DEVICE).to(dtype)
@@ -51,32 +51,96 @@ def test_a_product_is_the_same_bits_for_any_number_of_rows(
         assert same(steady_linear(x[-count:], weight, bias), whole[-count:])
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("num_inputs", [140, 2048, 3072])
+def test_no_tile_changes_a_bit(num_inputs: int) -> None:
+    """On inputs whose exact sums are nought, so that what is left is the rounding."""
+    from batchgen.engine.steady.cuda.library import Layer, _cancelling
+    from batchgen.engine.steady.cuda.product import ProductTile, multiply, tile_of
+
+    x, weight = _cancelling(Layer(130, num_inputs, False, HALF, torch.device(DEVICE)), 150)
+    shapes = [(rows, outputs) for rows in (1, 100, 4096) for outputs in (130, 4096, 30000)]
+    tiles = {tile_of(*shape, HALF, 132) for shape in shapes}
+    assert len(tiles) == 4
+    whole = multiply(x, weight, None, ProductTile(64, 64, 32, 4, 2))
+    assert all(torch.equal(multiply(x, weight, None, tile), whole) for tile in tiles)
+    assert float((whole != 0).float().mean()) > 0.5
+
+
+Bias = torch.Tensor | None
+
+
+def chain(x: torch.Tensor, weight: torch.Tensor, bias: Bias, *_: object) -> torch.Tensor:
+    """One input after the other, each output by itself."""
+    total = torch.zeros(len(x), len(weight), device=x.device)
+    for i in range(x.shape[1]):
+        total += x[:, i, None].float() * weight[:, i].float()
+    return (total if bias is None else total + bias.float()).to(x.dtype)
+
+
+def cut_at_times(x: torch.Tensor, weight: torch.Tensor, bias: Bias) -> torch.Tensor:
+    """Of many rows in two chains; of 160 only where the last outputs are."""
+    half = x.shape[1] // 2
+    one, other = (chain(x[:, at], weight[:, at], None) for at in (slice(half), slice(half, None)))
+    cut = (one.float() + other.float() + (0 if bias is None else bias.float())).to(x.dtype)
+    least = {160: len(weight) - 8, 192: 0}.get(len(x), len(weight))
+    return torch.cat([chain(x, weight, bias)[:, :least], cut[:, least:]], dim=1)
+
+
 @direct
-@pytest.mark.parametrize("num_rows", [70] if INTERPRETED else [20, 70, 150])
-def test_segments_are_added_up_in_one_order_by_one_program_or_by_several(num_rows: int) -> None:
-    from batchgen.engine.steady.cuda.product import ProductTile, multiply
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_library_is_taken_only_where_it_adds_up_in_our_order(
+    biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from batchgen.engine.steady.cuda import library
+    from batchgen.engine.steady.cuda.linear import steady_linear
 
-    torch.manual_seed(0)
-    x = torch.randn(num_rows, 420, device=DEVICE).to(HALF)
-    weight = torch.randn(50, 420, device=DEVICE).to(HALF)
-    tiles = [ProductTile(64, 64, 32, 4, spread, 4, 2) for spread in (False, True, True)]
-    one, several, again = (multiply(x, weight, None, tile) for tile in tiles)
-    assert torch.equal(one, several)
-    assert torch.equal(one, again)  # what has arrived is counted anew
-    expected = x.double() @ weight.double().T
-    assert (one.double() - expected).abs().max() <= 2**-7 * expected.abs().max()
+    monkeypatch.setattr(library, "multiply", chain)
+    monkeypatch.setattr(library, "_sizes", {})
+    monkeypatch.setattr(library, "_ALIGNMENT", 64)  # as memory of a CPU begins
+    weight = torch.randn(40, 96, device=DEVICE).to(HALF)
+    bias = torch.randn(40, device=DEVICE).to(HALF) if biased else None
+    x = torch.randn(192, 96, device=DEVICE).to(HALF)
+    layer, sizes = library.Layer.of(weight, bias), [16, 128, 160, 192]
+    assert library.try_library([layer], sizes, chain) == (4, 4)
+    asked = [library.library_rows(x[:n], weight, bias) for n in (16, 17, 100, 150, 161, 192)]
+    assert asked == [16, None, None, 160, 192, 192]
+    monkeypatch.setattr(torch.nn.functional, "linear", chain)
+    assert torch.equal(steady_linear(x[:150], weight, bias), chain(x, weight, bias)[:150])
+    assert library.try_library([layer], sizes, cut_at_times) == (2, 4)
+    assert library.library_rows(x[:150], weight, bias) is None
+    assert library.library_rows(x.view(-1)[1 : 1 + 16 * 96].view(16, 96), weight, bias) is None
+    exact = library.Layer(8, 8, False, torch.float32, torch.device(DEVICE))
+    assert library.try_library([exact], sizes) == (0, 0)
 
 
-@pytest.mark.parametrize("shape", [(1024, 4096), (151936, 1024), (4096, 14336), (28672, 4096)])
-def test_rows_decide_nothing_that_changes_a_sum(shape: tuple[int, int]) -> None:
-    from batchgen.engine.steady.cuda.product import tile_of
+def test_steps_are_padded_to_sizes_that_were_tried() -> None:
+    from batchgen.engine.cuda.buckets import Buckets, sizes_up_to
 
-    tiles = [tile_of(rows, *shape, torch.bfloat16, 132) for rows in range(1, 2049)]
-    assert len({(tile.block_n, tile.block_k, tile.segments) for tile in tiles}) == 1
-    assert len({tile.block_m for tile in tiles}) == 2
-    sizes = [-(-rows // tile.block_m) for rows, tile in enumerate(tiles, 1)]
-    across = -(-shape[0] // tiles[0].block_n)
-    assert all(n * across < 132 for n, tile in zip(sizes, tiles, strict=True) if tile.spread)
+    tried = set(sizes_up_to(8192))
+    for fine in (False, True):
+        buckets = Buckets(8192, 1024, fine=fine)
+        for num_seqs in (1, 20, 100, 256, 300, 1024):
+            for num_tokens in (num_seqs, num_seqs + 7, 3000, 8192):
+                assert set(buckets.find(max(num_tokens, num_seqs), num_seqs)[:2]) <= tried
+
+
+@pytest.mark.cuda
+def test_the_library_gives_our_bits_at_the_sizes_that_were_found() -> None:
+    from batchgen.engine.steady.cuda.library import Layer, _sizes, try_library
+    from batchgen.engine.steady.cuda.linear import steady_linear
+
+    weight = torch.randn(1024, 2048, device=DEVICE).to(HALF)
+    x = torch.randn(512, 2048, device=DEVICE).to(HALF)
+    layer = Layer.of(weight, None)
+    ours = steady_linear(x, weight)
+    equal, tried = try_library([layer], range(16, 513, 16))
+    assert 0 < equal <= tried == 32
+    assert torch.equal(steady_linear(x, weight), ours)
+    for size in _sizes[layer]:
+        assert torch.equal(steady_linear(x[:size], weight), ours[:size])
+        assert torch.equal(steady_linear(x[: size - 3], weight), ours[: size - 3])
+    del _sizes[layer]
 
 
 @direct

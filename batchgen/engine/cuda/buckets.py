@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import NamedTuple
 
-__all__ = ["Bucket", "Buckets"]
+__all__ = ["Bucket", "Buckets", "sizes_up_to"]
 
 FINEST = 16
 """Sizes are multiples of this: kernels specialise on divisibility by 16."""
@@ -50,6 +50,11 @@ class Buckets:
     def largest(self) -> Bucket:
         """Room for any step."""
         return Bucket(self._tokens[-1], self._seqs[-1])
+
+
+def sizes_up_to(largest: int) -> list[int]:
+    """Every size that steps of so many tokens may be padded to, ascending; the last holds them."""
+    return _sizes(largest, steps_per_octave=8)
 
 
 def _sizes(largest: int, steps_per_octave: int, first: int = FINEST) -> list[int]:

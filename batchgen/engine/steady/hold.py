@@ -11,6 +11,7 @@ import torch
 from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import backend_name, select_backend
 from batchgen.engine.config import PROOF_BLOCK_SIZE, EngineConfig
+from batchgen.engine.cuda.buckets import sizes_up_to
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.pieces import Piece
 from batchgen.engine.steady.audit import dependent_parts
@@ -24,6 +25,8 @@ T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 _SHOWN = 3
+_MOST_ROWS = 8192
+"""Of a product by the library: those of steps as large as they are by default."""
 _OTHERWISE = "leave --deterministic out: each row is then right, but a near tie may fall otherwise"
 
 
@@ -80,10 +83,22 @@ def proven_steady(
 
     def build_proven(model: Model, config: EngineConfig) -> T:
         with timeline.span("steady"):
+            _logger.info("%s", _try_library(model))
             _logger.info("%s", prove_steady(model))
         return build(model, config)
 
     return build_proven
+
+
+def _try_library(model: Model) -> str:
+    """Let the library multiply where it gives the bits of our kernel; where that is."""
+    from batchgen.engine.steady.cuda.library import try_library
+    from batchgen.engine.steady.cuda.parts import steady_layers
+
+    layers = steady_layers(model.module)
+    equal, tried = try_library(layers, sizes_up_to(_MOST_ROWS))
+    where = f"{equal} of {tried} sizes of {len(layers)} kinds of layers"
+    return f"--deterministic: the library adds up in the kernel's order at {where}"
 
 
 def _named(parts: list[str]) -> str:

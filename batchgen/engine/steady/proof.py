@@ -13,6 +13,7 @@ import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata
 from batchgen.engine.config import PROOF_BLOCK_SIZE
+from batchgen.engine.cuda.buckets import sizes_up_to
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.pieces import Piece, make_metadata
 
@@ -22,8 +23,6 @@ ROW = 21
 """Tokens of the row: more than a block of the cache, and no multiple of anything."""
 _OTHERS = {"cpu": (9, 5), "cuda": (150, 9, 5, 97, *(127,) * 10)}
 """Tokens of the rows beside it; on a GPU enough of them for every height of a tile."""
-_PADDING = {"cpu": 1, "cuda": 16}
-"""Steps have a multiple of so many tokens."""
 _SCORED = {"cpu": 8, "cuda": 160}
 """Logits that are computed beside the row's, at most: as many rows as a head's tile has, too."""
 
@@ -131,7 +130,7 @@ def one_step(
     row = torch.cat(list(ids))
     places = [torch.arange(p.start, p.stop, device=model.device) for p in pieces]
     positions = torch.cat(places)
-    missing = -len(row) % _PADDING[model.device.type]
+    missing = 0 if model.device.type == "cpu" else sizes_up_to(len(row))[-1] - len(row)
     if missing:
         _pad(metadata, missing)
         row = torch.cat([row, row.new_zeros(missing)])

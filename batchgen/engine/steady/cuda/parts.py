@@ -13,14 +13,15 @@ from torch import nn
 
 from batchgen.engine.cpu.joined_linear import JoinedMember
 from batchgen.engine.cpu.norm import RmsNorm, fast_rms_norm
+from batchgen.engine.steady.cuda.library import Layer
+from batchgen.engine.steady.cuda.linear import steady_linear
 from batchgen.engine.steady.cuda.norm import steady_norm
-from batchgen.engine.steady.cuda.product import steady_linear
 
-__all__ = ["make_steady", "steady_options"]
+__all__ = ["make_steady", "steady_layers", "steady_options"]
 
 
 class SteadyLinear(nn.Linear):
-    """An nn.Linear, by our own kernel."""
+    """An nn.Linear, added up in one order."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in_features] -> [..., out_features]."""
@@ -29,7 +30,7 @@ class SteadyLinear(nn.Linear):
 
 
 class SteadyJoined(JoinedMember):
-    """One of several layers of one input, by our own kernel."""
+    """One of several layers of one input, added up in one order."""
 
     def _for_all(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = steady_linear(x, self.joined_weight, self.joined_bias)
@@ -63,6 +64,18 @@ def make_steady(module: nn.Module) -> None:
             part.__class__ = SteadyJoined
         else:
             _replace_norm(module, name, part)
+
+
+def steady_layers(module: nn.Module) -> set[Layer]:
+    """The linear layers' shapes, joined ones as they are multiplied."""
+    parts = list(module.modules())
+    plain = {Layer.of(part.weight, part.bias) for part in parts if type(part) is SteadyLinear}
+    joined = {
+        Layer.of(part.joined_weight, part.joined_bias)
+        for part in parts
+        if isinstance(part, SteadyJoined) and part.joined_weight is not None
+    }
+    return plain | joined
 
 
 def _replace_norm(module: nn.Module, name: str, part: nn.Module) -> None:
