@@ -45,7 +45,8 @@ class Layer(NamedTuple):
     @classmethod
     def of(cls, weight: torch.Tensor, bias: torch.Tensor | None) -> Layer:
         """Of a linear layer's parameters."""
-        return cls(*weight.shape, bias is not None, weight.dtype, weight.device)
+        num_outputs, num_inputs = weight.shape
+        return cls(num_outputs, num_inputs, bias is not None, weight.dtype, weight.device)
 
 
 _sizes: dict[Layer, tuple[int, ...]] = {}
