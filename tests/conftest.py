@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settle_waiting()
 
+# Nothing that is imported or collected is garbage: see `pytest_collection_finish`.
+gc.disable()
+
 # Many images set it; then every process that a test starts compiles all of batchgen again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -72,6 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """What is imported and collected stays: no collection of garbage, of which a test of an engine
     that runs out of memory asks for dozens, needs to look through it."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 

@@ -33,6 +33,7 @@ def _requests(temperature: float = 1.0, **params: Any) -> list[Request]:
 
 Tokens = dict[int, list[int]]
 """Of each request, by its id."""
+PENALTIES = {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "min_tokens": 5}
 with_and_without_late_tokens = pytest.mark.parametrize("depth", [0, 1])
 
 
@@ -42,8 +43,13 @@ def unbroken() -> Tokens:
     return tokens_of(completions_of(engine_over(max_num_seqs=1), _requests()))
 
 
+@pytest.fixture(scope="module")
+def unbroken_with_penalties() -> Tokens:
+    return tokens_of(completions_of(engine_over(max_num_seqs=1), _requests(**PENALTIES)))
+
+
 @with_and_without_late_tokens
-@pytest.mark.parametrize("max_num_seqs", [1, 16, 64])
+@pytest.mark.parametrize("max_num_seqs", [3, 16, 64])
 def test_tokens_at_temperature_1_do_not_depend_on_batch_size_order_or_late_tokens(
     unbroken: Tokens, max_num_seqs: int, depth: int
 ) -> None:
@@ -78,10 +84,11 @@ def test_prompts_cut_at_any_offset_change_no_token(
 
 
 @with_and_without_late_tokens
-def test_late_tokens_equal_early_ones_with_penalties_and_min_tokens(depth: int) -> None:
-    params = {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "min_tokens": 5}
-    early = tokens_of(completions_of(engine_over(max_num_seqs=1), _requests(**params)))
-    assert tokens_of(completions_of(engine_over(depth=depth), _requests(**params))) == early
+def test_late_tokens_equal_early_ones_with_penalties_and_min_tokens(
+    unbroken_with_penalties: Tokens, depth: int
+) -> None:
+    completions = completions_of(engine_over(depth=depth), _requests(**PENALTIES))
+    assert tokens_of(completions) == unbroken_with_penalties
 
 
 @with_and_without_late_tokens

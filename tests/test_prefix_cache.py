@@ -69,7 +69,7 @@ def test_tokens_equal_those_without_a_cache(
     job: tuple[list[Request], dict[str, Any], int],
 ) -> None:
     requests, config, depth = job
-    plain = engine_over(enable_prefix_caching=False, max_num_seqs=1)
+    plain = engine_over(enable_prefix_caching=False)
     engine = engine_over(depth=depth, **config)
     completions = completions_of(engine, requests)
     assert tokens_of(completions) == tokens_of(completions_of(plain, requests))
@@ -151,7 +151,7 @@ def test_what_a_failed_step_did_not_compute_is_not_found(
     job: tuple[list[Request], dict[str, Any], int], failing: set[int]
 ) -> None:
     requests, config, depth = job
-    plain = engine_over(enable_prefix_caching=False, max_num_seqs=1)
+    plain = engine_over(enable_prefix_caching=False)
     completions = completions_of(engine_over(FailsAt(failing), depth, **config), requests)
     clean = tokens_of(completions_of(plain, requests))
     for index, completion in completions.items():

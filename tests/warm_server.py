@@ -37,19 +37,30 @@ def rehearse(kind: str, names: Path) -> None:
     names.write_text("\n".join(name for name in sys.modules if not name.startswith("__")))
 
 
-def import_all(kind: str) -> None:
-    """What a run of this kind imports, as a forked process finds out that then ends."""
+def import_all(kind: str, known: Path) -> None:
+    """What a run of this kind imports: their names are in `known`, or found out first."""
     for name in _FIRST[kind]:
         import_module(name)
-    with tempfile.TemporaryDirectory() as folder:
+    try:
+        names = known.read_text()
+    except FileNotFoundError:
+        names = rehearsed(kind, known)
+    for name in names.split("\n"):
+        import_module(name)
+
+
+def rehearsed(kind: str, known: Path) -> str:
+    """As a forked process finds out that then ends; noted for the other workers of the session."""
+    with tempfile.TemporaryDirectory(dir=known.parent) as folder:
         names = Path(folder, "modules")
         pid = os.fork()
         if pid == 0:
             rehearse(kind, names)
             os._exit(0)
         os.waitpid(pid, 0)
-        for name in names.read_text().split("\n"):
-            import_module(name)
+        text = names.read_text()
+        names.replace(known)
+    return text
 
 
 def serve(connection: socket.socket) -> list[str] | None:
@@ -120,11 +131,16 @@ def main() -> None:
     settle_waiting()
     settle_pool()
     hush_libraries()
-    import_all(sys.argv[2])
+    gc.disable()  # nothing that is imported is garbage
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
+    known = Path(tempfile.gettempdir(), f"batchgen-tests-{session}-{sys.argv[2]}")
+    import_all(sys.argv[2], known)
+    gc.enable()
     gc.collect()
     gc.freeze()
     words = serve(connection)
     if words is None:
+        known.unlink(missing_ok=True)
         os._exit(0)
     if words[:1] == ["-c"]:
         sys.argv[:] = ["-c", *words[2:]]
