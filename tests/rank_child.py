@@ -7,7 +7,6 @@ model, and ends where the socket does.
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -32,7 +31,3 @@ def main(fd: int) -> None:
             os._exit(0)
         group.leave_group()
         torch.set_num_threads(1)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

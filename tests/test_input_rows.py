@@ -310,7 +310,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.dictionaries(names, values))
 def test_any_object_is_a_good_row_or_a_typed_error(raw: dict[str, Any]) -> None:
     row = parse(raw)

@@ -134,7 +134,7 @@ class Job:
         assert report.rows == self.num_rows
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     num_rows=st.integers(1, 40),
     every=st.integers(1, 12),
@@ -158,7 +158,7 @@ def test_every_row_is_in_the_output_exactly_once_whatever_happens(
             assert again.finished is not None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(crash_at=st.integers(0, 30), num_rows=st.integers(1, 20))
 def test_a_crash_at_any_boundary_of_the_end_leaves_a_whole_output_or_none(
     crash_at: int, num_rows: int
@@ -193,7 +193,7 @@ def test_a_crash_at_any_boundary_of_the_end_leaves_a_whole_output_or_none(
 TWO_WRITERS = st.lists(st.tuples(st.sampled_from("AB"), st.integers(1, 6)), max_size=20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(steps=TWO_WRITERS, seed=st.integers(0, 999), paused=st.booleans())
 def test_two_processes_that_both_believe_they_own_the_output_cannot_double_a_row(
     steps: list[tuple[str, int]], seed: int, paused: bool

@@ -63,7 +63,7 @@ def jobs(draw: st.DrawFn) -> tuple[list[Request], dict[str, Any], int]:
     return requests, config, draw(st.integers(0, 1))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(jobs())
 def test_tokens_equal_those_without_a_cache(
     job: tuple[list[Request], dict[str, Any], int],
@@ -145,7 +145,7 @@ class FailsAt(FakeModel):
             raise RuntimeError("CUDA out of memory")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(jobs(), st.sets(st.integers(1, 12), max_size=4))
 def test_what_a_failed_step_did_not_compute_is_not_found(
     job: tuple[list[Request], dict[str, Any], int], failing: set[int]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import batchgen, begin, cold_batchgen, stable, summary_of, wait_for_parts, write_rows
+from echo_runs import batchgen, begin, stable, summary_of, wait_for_parts, write_rows
 from test_cli import loaded_modules
 
 ROWS = 40
@@ -80,7 +80,7 @@ def test_a_finished_run_loads_neither_torch_nor_transformers(
 
 
 def test_quiet_is_silent_with_a_real_model(tmp_path: Path, args: list[object]) -> None:
-    result = cold_batchgen(*args, "-o", tmp_path / "out.parquet", "--limit", 2, "-q")
+    result = batchgen(*args, "-o", tmp_path / "out.parquet", "--limit", 2, "-q")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 

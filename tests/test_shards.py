@@ -344,7 +344,7 @@ TURN = st.tuples(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(total=st.integers(0, 30), turns=st.lists(TURN, max_size=10), seed=st.integers(0, 999))
 def test_any_sequence_of_shardings_and_deaths_gives_the_whole_output(
     total: int, turns: list[tuple[int, int, int, str]], seed: int

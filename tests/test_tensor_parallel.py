@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import subprocess
-import sys
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -16,12 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+import warm_process
 from echo_runs import stable, write_rows
 from engine_runs import completions_of, tokens_of
 from tiny_models import tiny_model
 
 import batchgen
-from batchgen.engine.children import start_child
 from batchgen.engine.config import Adapter, EngineConfig
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.factory import load_engine, load_over
@@ -33,6 +32,7 @@ from batchgen.engine.tensor_parallel import load_parallel
 from batchgen.errors import BatchgenError, ModelRefusedError, UsageError
 
 TYPES = ["llama", "qwen3", "mixtral", "qwen3_moe", "gemma2", "phi3", "deepseek_v3"]
+RANK = "import rank_child; rank_child.main(0)"
 VOCAB = 98  # older transformers gather heads of even size alone
 
 
@@ -40,15 +40,14 @@ class Pair:
     """This process and another, which takes one model after the other."""
 
     def __init__(self, folder: Path) -> None:
-        env = os.environ | {
-            "GLOO_SOCKET_IFNAME": "lo",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-        }
+        env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
         self._folder, self._count = folder, 0
-        self._connection: Connection
-        self._process: subprocess.Popen[bytes]
-        self._connection, self._process = start_child("rank_child", env)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = warm_process.start(
+                ["-c", RANK, "run"], env=env, stdin=theirs, cwd=Path(__file__).parent
+            )
+        self._connection = Connection(ours.detach())
 
     def load(self, config: EngineConfig) -> LLMEngine:
         if not self._count:

@@ -36,7 +36,7 @@ _READ_LATE = (
     *("BATCHGEN_", "SLURM_", "RANK", "WORLD_SIZE", "PYTEST_CURRENT_TEST"),
     *("ARROW_DEFAULT_MEMORY_POOL", "GOMP_SPINCOUNT"),  # settled by the server as by each command
     *("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY"),  # likewise
-    *("TORCH_LOGS", "TORCH_CPP_LOG_LEVEL"),
+    *("TORCH_LOGS", "TORCH_CPP_LOG_LEVEL", "GLOO_SOCKET_IFNAME"),
     *("TORCHINDUCTOR_CACHE_DIR", "_RJEM_MALLOC_CONF"),  # set by torch and polars for what comes
     "PYTHONFAULTHANDLER",
 )
