@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import ONCE, THOROUGH, answer_among, tiny_model
+from tiny_models import THOROUGH, answer_among, tiny_model
 from torch.nn import functional as F
 
 from batchgen.cli.process.threads import settle_waiting
@@ -110,9 +110,11 @@ def test_a_row_answers_bit_for_bit_alike_whatever_comes_along(quantization: str 
 
 
 @needs_compiler
-@pytest.mark.parametrize("model_type", sorted({*THOROUGH, *ONCE} - set(LLAMA_SHAPED)))
+@pytest.mark.parametrize("model_type", sorted({*THOROUGH} - set(LLAMA_SHAPED)))
 def test_other_architectures_load_and_answer(model_type: str) -> None:
-    load(model_type)  # compared with the model's own logits at load: refused otherwise
+    """Compared with the model's own logits at load: refused otherwise. Those that are checked once
+    have `generate`'s tokens: see test_parity."""
+    load(model_type)
 
 
 @needs_compiler
