@@ -1,8 +1,8 @@
 """Rows that overlap too much to be merged in memory, put on disk by ranges of their index.
 
 One pass sorts a few megabytes at a time and writes them to the ranges that they belong to; each
-range is then small enough to be sorted in memory. Rows are packed lightly: what is written here is
-read once, moments later.
+range is then small enough to be sorted in memory. Rows are not packed, and are mapped instead of
+read, once, moments later: to pack text of any variety costs more than the pages that hold it.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class RangeFile:
         self._path = path
         self._schema = schema
         self._writer: pa.ipc.RecordBatchFileWriter | None = None
+        self._reader: pa.ipc.RecordBatchFileReader | None = None
         self._writing = threading.Lock()
         self.spans: list[Span] = []
 
@@ -57,8 +58,8 @@ class RangeFile:
         """Append the rows as one batch."""
         with self._writing:
             if self._writer is None:
-                packed = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-                self._writer = pa.ipc.new_file(str(self._path), self._schema, options=packed)
+                plain = pa.ipc.IpcWriteOptions(use_threads=False)
+                self._writer = pa.ipc.new_file(str(self._path), self._schema, options=plain)
             self._writer.write_batch(rows)
             self.spans.append(span)
 
@@ -73,24 +74,26 @@ class RangeFile:
         return [self.batch(number) for number in range(len(self.spans))]
 
     def batch(self, number: int) -> SortedRows:
-        """The rows of one of the spans."""
-        reader = pa.ipc.open_file(pa.OSFile(str(self._path)))
-        return SortedRows(
-            pa.Table.from_batches([reader.get_batch(number)]), self.spans[number].rank
-        )
+        """The rows of one of the spans, on the file's pages."""
+        if self._reader is None:
+            self._reader = pa.ipc.open_file(pa.memory_map(str(self._path)))
+        span = self.spans[number]
+        table = pa.Table.from_batches([self._reader.get_batch(number)])
+        return SortedRows(table, span.rank, span.size)
 
     def remove(self) -> None:
         """Close it and free its space."""
         self.finish()
+        self._reader = None
         self._path.unlink(missing_ok=True)
 
 
 def bounds_of(spans: Sequence[Span], memory_bytes: int) -> Ints:
-    """First indices of all ranges but the first, so that each range's rows fit in a quarter of the
+    """First indices of all ranges but the first, so that each range's rows fit in an eighth of the
     memory where they are spread evenly: they are held as read, as sorted and as written.
     [at most _MAX_RANGES - 1]; [] where one index has all."""
     total = sum(span.size for span in spans)
-    wanted = min(_MAX_RANGES, 2 + 4 * total // max(1, memory_bytes))
+    wanted = min(_MAX_RANGES, 2 + 8 * total // max(1, memory_bytes))
     edges = np.unique([edge for span in spans for edge in (span.first, span.last + 1)])
     firsts = np.searchsorted(edges, [span.first for span in spans])
     ends = np.searchsorted(edges, [span.last + 1 for span in spans])
