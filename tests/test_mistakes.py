@@ -41,6 +41,11 @@ FILES = {
     "no_rows/readme.md": "x",
     "quotes.jsonl": "{'prompt': 'a'}\n",
     "renamed.parquet": GOOD,
+    "nan.jsonl": '{"prompt": "a", "score": NaN}\n',
+    "commas.jsonl": '{"prompt": "a"},\n{"prompt": "b"},\n',
+    "wrapped.json": '{"my data": [{"prompt": "a"}]}',
+    "claude.jsonl": '{"params": {"messages": [{"role": "user", "content": "a"}]}}\n',
+    "nested/day=1/rows.jsonl": GOOD,
 }
 RUN, ENGINE = ("run", "-o", "out.parquet"), ("--engine", "echo")
 MISTAKES: dict[str, tuple[str, int, str]] = {
@@ -175,6 +180,15 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
         "keeps finished rows and --overwrite discards them",
     ),
 }
+MISTAKES |= {
+    "Latin-1": ("latin.jsonl", 3, r"byte 16 is not UTF-8\n    next: iconv -f LATIN1"),
+    "NaN": ("nan.jsonl", 3, r"NaN is not a JSON number\n    next: write null"),
+    "commas between lines": ("commas.jsonl", 3, r"more text after .*\n    next: .*sed 's/,\$//'"),
+    "all rows in one object": ("wrapped.json", 3, r"""jq -c '\."my data"\[\]' FILE"""),
+    "a batch for Anthropic's API": ("claude.jsonl", 3, r"jq -c '\.params \+ del\(\.params\)'"),
+    "a folder of folders": ("nested", 66, r"next: write 'nested/\*\*/\*\.jsonl'"),
+    "a folder of folders of Parquet": ("deep", 66, r"next: write 'deep/\*\*/\*\.parquet'"),
+}
 OTHERS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a command misspelt": (("rnu",), 2, "Did you mean 'run'"),
     "no input": (RUN, 2, r"Missing option '--in'.*\n  next: batchgen run --in prompts.jsonl"),
@@ -253,7 +267,25 @@ OTHERS: dict[str, tuple[tuple[str, ...], int, str]] = {
     ),
     "the status of nothing": (("status", "nope.parquet"), 66, "next: check the name"),
     "a merge of nothing": (("merge", "nope.parquet"), 66, "next: run `batchgen run` first"),
-    "a diff with nothing": (("diff", "nope.parquet", "b.parquet"), 66, "next: give an output"),
+    "a diff with nothing": (
+        ("diff", "nope.parquet", "b.parquet"),
+        66,
+        r"nope.parquet is not there\n  next: give an output",
+    ),
+    "a command of another program": (("generate",), 2, r"next: batchgen --help lists"),
+    "a status of no file": (("status",), 2, "next: batchgen status --help shows an example"),
+    **{
+        f"a look at a run that is not done: {words[0]}": (
+            (*words, "stopped.parquet"),
+            66,
+            r"stopped.parquet is not written yet.*\n  next: run the same command again",
+        )
+        for words in (
+            ("report",),
+            ("inspect",),
+            ("diff", "numbers.parquet"),
+        )
+    },
 }
 ALL = OTHERS | {
     name: ((*RUN, *ENGINE, "-i", *shlex.split(words)), code, said)
@@ -264,9 +296,14 @@ ALL = OTHERS | {
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in FILES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     pq.write_table(pa.table({"prompt": [1, 2]}), tmp_path / "numbers.parquet")
+    (tmp_path / "stopped.parquet.ckpt").mkdir()
+    (tmp_path / "stopped.parquet.ckpt/manifest.json").write_text("{}")
+    (tmp_path / "deep/day=1").mkdir(parents=True)
+    pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "deep/day=1/rows.parquet")
+    (tmp_path / "latin.jsonl").write_bytes('{"prompt": "café"}\n'.encode("latin-1"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -299,6 +336,14 @@ def test_a_job_without_one_good_row_has_nothing_to_protect(
     assert "has no completion: it is replaced" in capsys.readouterr().err
     assert set(pq.read_table("out.parquet")["status"].to_pylist()) == {"ok"}
     assert main(job) == 0  # nothing to do
+
+
+def test_an_empty_input_that_was_filled_meanwhile_is_run_with_any_setting() -> None:
+    job = [*RUN, *ENGINE, "-i", "empty.jsonl"]
+    assert main(job) == 0
+    Path("empty.jsonl").write_text(GOOD)
+    assert main([*job, "--max-tokens", "3"]) == 0
+    assert pq.read_table("out.parquet").num_rows == 2
 
 
 def test_a_job_with_a_good_row_is_protected_from_another_flag(

@@ -72,6 +72,10 @@ def _show_way_out(error: click.ClickException) -> None:
     if isinstance(error, click.MissingParameter) and takes_files:
         more = " --out out.parquet" if command.endswith(" run") else ""
         print(f"  next: {command} --in prompts.jsonl{more}", file=sys.stderr)
+    elif isinstance(error, click.MissingParameter):
+        print(f"  next: {command} --help shows an example", file=sys.stderr)
+    elif command == "batchgen":
+        print("  next: batchgen --help lists the commands; the first is run", file=sys.stderr)
     elif takes_files and "unexpected extra argument" in error.message:
         print("  next: give each file with --in, and quote a name with a space", file=sys.stderr)
     elif isinstance(error, click.BadParameter) and command.endswith((" run", "validate")):

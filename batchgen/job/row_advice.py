@@ -47,8 +47,21 @@ _ADVICE = {
     ErrorCode.INTERNAL: "--retry failed tries these rows again; report it if it stays",
 }
 """Each code has a line: a test holds that."""
+_OF_MESSAGES = {
+    "is not UTF-8": "iconv -f LATIN1 -t UTF-8 FILE > rows.jsonl, or what else the file is in",
+    "is not a JSON number": "write null where there is no number (pandas: to_json does)",
+    "more text after the object": (
+        "one object a line, and no comma behind it: sed 's/,$//' FILE | jq -c . > rows.jsonl"
+    ),
+    "stand in its list": "make them lines as said, and give that file with --in",
+    "; messages stand in": "lift them as said, and give that file with --in",
+}
+"""More than the code tells."""
 
 
-def advice_for(code: str) -> str:
-    """What to do about rows of this code."""
+def advice_for(code: str, message: str = "") -> str:
+    """What to do about rows of this code, the first of which failed with this message."""
+    for part, advice in _OF_MESSAGES.items():
+        if part in message:
+            return advice
     return _ADVICE.get(ErrorCode(code), _LOOK)

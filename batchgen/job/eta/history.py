@@ -53,12 +53,14 @@ class History:
         # Seconds, tokens, finished rows, row-seconds in slots, tokens of a row that always ran.
         self._notes: list[tuple[float, float, float, float, float]] = []
         self._columns: Floats = np.zeros((5, 0))
+        self._running = 0.0
 
     def note(self, seen: Progress) -> None:
         """One more moment, in place of the last one where that was a moment ago."""
         now, made = seen.now, float(seen.made_tokens)
         then, made_then, _, slots, tokens = self._notes[-1] if self._notes else (now, made, 0, 0, 0)
-        there = max(float(seen.running), 1.0)
+        there = max((self._running + seen.running) / 2, 1.0)
+        self._running = float(seen.running)
         slots, tokens = slots + there * (now - then), tokens + (made - made_then) / there
         if len(self._notes) > 1 and then - self._notes[-2][0] < self.elapsed / _NOTES:
             self._notes.pop()

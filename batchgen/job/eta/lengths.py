@@ -18,6 +18,7 @@ __all__ = ["Floats", "Lengths", "drawn", "mean_and_spread", "survival"]
 
 _GROWTH = 1.1
 _NUM_BINS = 150
+_FEW, _ENDING = 20.0, 0.2
 
 Floats = npt.NDArray[np.float64]
 EDGES: Floats = np.concatenate([[0.0], _GROWTH ** np.arange(_NUM_BINS)])  # [num_bins + 1]
@@ -26,29 +27,46 @@ WIDTHS: Floats = np.diff(EDGES)
 
 @dataclass(slots=True)
 class Lengths:
-    """Histogram of finished samples' lengths, in bins that grow."""
+    """Histograms of finished samples' lengths, in bins that grow; `cut`: of those that only
+    `max_tokens` ended."""
 
     counts: list[int] = field(default_factory=lambda: [0] * _NUM_BINS)
+    cut: list[int] = field(default_factory=lambda: [0] * _NUM_BINS)
     num_samples: int = 0
 
-    def add(self, tokens: int) -> None:
+    def add(self, tokens: int, is_cut: bool = False) -> None:
         """One more of this length."""
         self.counts[_bin(tokens)] += 1
+        self.cut[_bin(tokens)] += is_cut
         self.num_samples += 1
 
 
 def survival(
-    lengths: Lengths, ages: Floats, most: float, reach: float, unseen: float = 0.0
+    lengths: Lengths,
+    ages: Floats,
+    most: float,
+    *,
+    uncut: bool = False,
+    reach: float,
+    prior: float,
+    unseen: float,
 ) -> Floats:
-    """P(length > edge), [num_bins + 1], of samples of which some ended and some run, [num_running].
+    """P(length > edge), [num_bins + 1], of samples of which some ended and some run, [num_running];
+    `uncut`: had `max_tokens` ended none.
 
-    Nobody knows what lies beyond the longest one: while it runs, `reach` times its age, else its
-    length; `unseen` rows more are taken to go on to `reach` times that. Never past `most`.
+    Where few are known they end as if up to `prior` more had been seen, one in five of which ends
+    at each edge. Nobody knows what lies beyond the longest one: while it runs, `reach` times its
+    age, else its length; `unseen` rows more are taken to go on to `reach` times that. Never past
+    `most`.
     """
     ended = np.array(lengths.counts, dtype=float)
     alive = np.histogram(ages, bins=EDGES)[0].astype(float)
+    if uncut:
+        ended, alive = ended - lengths.cut, alive + lengths.cut
     at_risk = np.cumsum((ended + alive)[::-1])[::-1] - alive / 2 + unseen
-    passing = 1 - np.divide(ended, at_risk, out=np.zeros_like(ended), where=at_risk > 0)
+    more = prior * np.maximum(1 - at_risk / _FEW, 0.0)
+    at_risk, ending = at_risk + more, ended + _ENDING * more
+    passing = 1 - np.divide(ending, at_risk, out=np.zeros_like(ended), where=at_risk > 0)
     curve = np.concatenate([[1.0], np.cumprod(passing)])
     known = np.flatnonzero(ended + alive)
     longest = int(known[-1])

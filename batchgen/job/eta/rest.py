@@ -13,7 +13,7 @@ from batchgen.job.eta.moment import Progress
 
 __all__ = ["EARLY", "LATE", "LIKELY", "Case", "Rest"]
 
-_PLAYS = 16
+_PLAYS = 40
 _AT_A_TIME = 16
 """So many shares of the slots take a row each in one go."""
 _PLAYED_ROWS = 2
@@ -31,12 +31,13 @@ class Case:
     share: float
     errors: float
     reach: float
+    prior: float
     unseen: float = 0.0
 
 
-EARLY = Case(share=0.1, errors=-1.3, reach=1.0)
-LIKELY = Case(share=0.5, errors=0.0, reach=1.5)
-LATE = Case(share=0.9, errors=1.3, reach=2.0, unseen=1.0)
+EARLY = Case(share=0.0, errors=-1.3, reach=1.0, prior=6.0)
+LIKELY = Case(share=0.5, errors=0.0, reach=1.5, prior=2.0)
+LATE = Case(share=1.0, errors=1.3, reach=2.0, prior=0.0, unseen=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +81,28 @@ class Rest:
             known = 1 / self.samples_left + 1 / max(self.seen.lengths.num_samples, 1)
             scale = max(1 + case.errors * spread * math.sqrt(known), 0.1)
         before = (self.samples_left - played) * mean * scale / speed.rate
-        ends = self._ends(curve, played, scale, max(round(speed.slots), 1))
+        ends = self._ends(case, played, scale, max(round(speed.slots), 1))
         running = np.clip(np.arange(ends.shape[1], 0, -1), 1, speed.slots)
         steps = np.diff(ends, prepend=0.0) @ (running / speed.slots) ** crowding
         return before + float(np.quantile(steps, case.share)) / speed.pace
 
-    def _survival(self, case: Case) -> Floats:
-        return survival(self.seen.lengths, self.ages, self.longest, case.reach, case.unseen)
+    def _survival(self, case: Case, uncut: bool = False) -> Floats:
+        """Of those that run, `uncut`, and of those to come, whose mean is that of all so far."""
+        prior = case.prior if uncut else 0.0
+        how = {"reach": case.reach, "prior": prior, "unseen": case.unseen}
+        return survival(self.seen.lengths, self.ages, self.longest, uncut=uncut, **how)
 
-    def _ends(self, curve: Floats, rows: int, scale: float, most_slots: int) -> Floats:
+    def _ends(self, case: Case, rows: int, scale: float, most_slots: int) -> Floats:
         """After how many tokens slots run empty, first to last, [plays, num_slots]: what runs and
         so many more rows, each in a slot that is free, some at a time."""
         chance = np.random.default_rng(0)
-        running = drawn(curve, self.ages, 1 - chance.random((_PLAYS, len(self.ages))))
+        draws = 1 - chance.random((_PLAYS, len(self.ages) + rows))
+        begun, to_come = np.split(draws, [len(self.ages)], axis=1)
+        running = drawn(self._survival(case, uncut=True), self.ages, begun)
+        lengths = scale * drawn(self._survival(case), np.zeros(rows), to_come)
         free = min(max(most_slots - len(self.ages), 0), rows)
         left = np.minimum(running, self.most) - self.ages
         ends = np.hstack([left, np.zeros((_PLAYS, free or int(not len(self.ages))))])
-        lengths = scale * drawn(curve, np.zeros(rows), 1 - chance.random((_PLAYS, rows)))
         width = max(ends.shape[1] // _AT_A_TIME, 1)
         for begin in range(0, rows, width):
             more = lengths[:, begin : begin + width]

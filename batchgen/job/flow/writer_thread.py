@@ -85,7 +85,7 @@ class Write:
         live.rows += len(outcomes)
         for row in rows:
             if row.completion_tokens is not None:
-                live.lengths.add(row.completion_tokens)
+                live.lengths.add(row.completion_tokens, row.finish_reason == "length")
         live.finished_tokens += sum(row.completion_tokens or 0 for row in rows)
         live.prompt_tokens += sum(row.prompt_tokens or 0 for row in rows if row.sample == 0)
 

@@ -8,12 +8,19 @@ value, parts of OpenAI's Responses API, and the function calls that came before 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.quoting import shown
 
-__all__ = ["is_conversation", "is_written_conversation", "read_messages", "read_token_ids"]
+__all__ = [
+    "is_conversation",
+    "is_written_conversation",
+    "not_one_content",
+    "read_messages",
+    "read_token_ids",
+]
 
 _MAX_TOKEN_ID = 2**31 - 1
 _SPEAKERS = {
@@ -183,3 +190,29 @@ def _with_tool_calls(message: dict[str, Any]) -> dict[str, Any]:
 
 def _invalid(reason: str) -> RowError:
     return RowError(ErrorCode.INVALID_ROW, reason)
+
+
+def not_one_content(given: int, columns: Sequence[str], raw: Mapping[str, Any]) -> RowError:
+    """A row in which not one but so many of the columns say what it asks."""
+    names = ", ".join(columns)
+    if given:
+        return RowError(ErrorCode.INVALID_ROW, f"more than one of {names}")
+    has = shown([key for key, value in raw.items() if value is not None])
+    chat = next((key for key, value in raw.items() if _is_chat(value)), None)
+    hint = f"; give --messages-column {chat}" if chat else _inside(raw)
+    return RowError(ErrorCode.MISSING_PROMPT, f"none of {names}; the row has {has}{hint}")
+
+
+def _inside(raw: Mapping[str, Any]) -> str:
+    """Where a row's own content is wrapped: all rows in one object, a request of another API."""
+    for key, value in raw.items():
+        path = f".{key}" if key.isidentifier() else f".{json.dumps(key)}"
+        if len(raw) == 1 and isinstance(value, list) and value and isinstance(value[0], dict):
+            return f"; rows stand in its list {key!r}: jq -c '{path}[]' FILE makes them lines"
+        if isinstance(value, dict) and _is_chat(value.get("messages")):
+            return f"; messages stand in {key!r}: jq -c '{path} + del({path})' FILE lifts them"
+    return ""
+
+
+def _is_chat(value: Any) -> bool:
+    return is_conversation(value) or (isinstance(value, str) and is_written_conversation(value))

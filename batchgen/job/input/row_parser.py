@@ -17,6 +17,7 @@ from batchgen.job.input.kept_columns import KeptColumns
 from batchgen.job.input.messages import (
     is_conversation,
     is_written_conversation,
+    not_one_content,
     read_messages,
     read_token_ids,
 )
@@ -217,7 +218,7 @@ class RowParser:
         token_ids = raw.get(ids_column)
         given = (prompt is not None) + (messages is not None) + (token_ids is not None)
         if given != 1:
-            raise _one_content(given, prompt_column, messages_column, raw)
+            raise not_one_content(given, columns, raw)
         if messages is not None:
             row.messages = read_messages(messages)
         elif token_ids is not None:
@@ -275,19 +276,3 @@ class RowParser:
             if holder not in self._kept.named:
                 own = joined(own, holder, raw.get(holder))
         return own
-
-
-def _one_content(
-    given: int, prompt_column: str, messages_column: str, raw: Mapping[str, Any]
-) -> RowError:
-    names = f"{prompt_column}, {messages_column}, {TOKEN_IDS}"
-    if given:
-        return RowError(ErrorCode.INVALID_ROW, f"more than one of {names}")
-    has = shown([key for key, value in raw.items() if value is not None])
-    chat = next((key for key, value in raw.items() if _is_chat(value)), None)
-    hint = f"; give --messages-column {chat}" if chat else ""
-    return RowError(ErrorCode.MISSING_PROMPT, f"none of {names}; the row has {has}{hint}")
-
-
-def _is_chat(value: Any) -> bool:
-    return is_conversation(value) or (isinstance(value, str) and is_written_conversation(value))

@@ -170,7 +170,8 @@ def _folder(path: Path, output: Place | None) -> Iterator[Source]:
         text = "folder %s: %s left out; to read such files too, name them: --in '%s/*.csv'"
         _log.warning(text, path, counted(len(others), "table is", "tables are"), path)
     if not files:
-        hint = f"write '{path}/**/*.jsonl' to look into subfolders"
+        ending = ".parquet" if next(path.rglob("*.parquet"), None) else ".jsonl"
+        hint = f"write '{path}/**/*{ending}' to look into subfolders"
         if others:
             hint = f"it holds {', '.join(others[:5])}: name tables with a pattern, '{path}/*.csv'"
         raise InputUnreadableError(f"folder {path} holds no {', '.join(_FOLDER_SUFFIXES)}", hint)

@@ -102,8 +102,7 @@ def holds_no_completion(layout: Layout) -> bool:
         return False
     if manifest.state == "complete":
         totals = manifest.totals
-        bad = totals is not None and totals.ok == 0 and totals.rows > 0
-        return bad and _is_output_of(layout, manifest)
+        return totals is not None and totals.ok == 0 and _is_output_of(layout, manifest)
     if layout.target.exists() or any(p.match(SAVED_TOKENS) for p in layout.journals_and_tokens()):
         return False
     found = [part_summary(path) for path in list_parts(layout.parts)]

@@ -79,8 +79,9 @@ def read_template(value: str, flag: str) -> str:
 
 
 def _wrong(what: str, flag: str, reason: str) -> UsageError:
+    why = reason.rstrip(".")
     return UsageError(
-        f"The {what} does not compile: {reason}.", f"Correct it, or give another with {flag}."
+        f"The {what} does not compile: {why}.", f"Correct it, or give another with {flag}."
     )
 
 

@@ -14,6 +14,7 @@ from batchgen.job.storage.output_folder import output_files
 from batchgen.job.stores.failures import ChangedError
 from batchgen.job.stores.files import temporary_path
 from batchgen.job.stores.places import Place, opened, place_of
+from batchgen.job.verbs.row_files import not_written
 
 __all__ = ["to_hf"]
 
@@ -46,7 +47,7 @@ def to_hf(out: Place, folder: Path) -> None:
         text = f"datasets cannot take {out}: {first_line(cause)}"
         raise InputUnreadableError(text, "give the output of a finished run") from error
     except FileNotFoundError as error:
-        raise InputUnreadableError(f"{out} is not there", "check the name") from error
+        raise not_written(out, out) from error
     except ChangedError as error:
         text = f"{error} was written anew while it was read"
         raise InputUnreadableError(text, "export it again") from error

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
 from batchgen.job.form import Form, compression_of
+from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.storage.output_folder import output_files
 from batchgen.job.stores.places import Place, arrow_source, opened
 
-__all__ = ["JsonFile", "ParquetFiles", "RowFile", "no_output", "open_rows"]
+__all__ = ["JsonFile", "ParquetFiles", "RowFile", "no_output", "not_written", "open_rows"]
 
 Row = dict[str, Any]
 _MOMENTS = {"started_at", "finished_at"}
@@ -111,6 +112,16 @@ def no_output(path: Place, names: Iterable[str]) -> InputUnreadableError:
     )
 
 
+def not_written(out: Place, path: Place) -> InputUnreadableError:
+    """For an output whose file at `path` is not there: a run may be under way."""
+    if Layout(folder_of(out), out).manifest.exists():
+        return InputUnreadableError(
+            f"{out} is not written yet: its job is not complete",
+            f"run the same command again to continue; `batchgen status {out}` tells how far it is",
+        )
+    return InputUnreadableError(f"cannot read {out}: {path} is not there", _NEXT)
+
+
 def open_rows(path: Place) -> RowFile:
     """Raises InputUnreadableError where it is no such file."""
     is_json = Form.of(path).kind == "jsonl"
@@ -118,6 +129,8 @@ def open_rows(path: Place) -> RowFile:
         if is_json:
             return JsonFile(path)
         return ParquetFiles(path)
+    except FileNotFoundError as error:
+        raise not_written(path, path) from error
     except (OSError, pa.ArrowException, ValueError) as error:
         text = f"cannot read {path} as {'JSONL' if is_json else 'Parquet'}: {first_line(error)}"
         raise InputUnreadableError(text, _NEXT) from error

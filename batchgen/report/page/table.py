@@ -18,7 +18,7 @@ from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.storage.output_folder import output_files
 from batchgen.job.storage.provenance import footer_manifest
 from batchgen.job.stores.places import Place, arrow_source
-from batchgen.job.verbs.row_files import no_output
+from batchgen.job.verbs.row_files import no_output, not_written
 
 __all__ = ["Floats", "Ints", "Table", "read_table"]
 
@@ -80,7 +80,7 @@ def read_table(out: Place) -> Table:
         ]
         table = pa.concat_tables(tables)
     except FileNotFoundError as error:
-        raise InputUnreadableError(f"cannot read {out}: {path} is not there", _NEXT) from error
+        raise not_written(out, path) from error
     except (OSError, pa.ArrowException, ValueError) as error:
         raise InputUnreadableError(f"cannot read {out}: {first_line(error)}", _NEXT) from error
     manifest = footer_manifest(path)
