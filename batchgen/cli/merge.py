@@ -34,7 +34,6 @@ def merge(
     \b
     batchgen merge out.parquet
     """
-    from batchgen.job.run.published import send
     from batchgen.job.run.summary import TOO_MANY_FAILURES, FailureLimit
     from batchgen.job.storage.layout import folder_of
     from batchgen.job.storage.output import check_name, check_served
@@ -47,6 +46,8 @@ def merge(
     check_served(out)
     report = merge_output(out, folder_of(out, checkpoint_dir), num_rows=rows, lock=lock)
     if hub is not None and isinstance(out, Path) and isinstance(checkpoint_dir, Path):
+        from batchgen.job.run.published import send
+
         send(hub, out, checkpoint_dir)
     code = TOO_MANY_FAILURES if limit.exceeded(report.errors, report.rows) else 0
     click.echo(json.dumps({"out": str(hub or out), "exit_code": code} | asdict(report)))
