@@ -225,6 +225,9 @@ def test_rows_are_estimated_before_they_are_read(tmp_path: Path) -> None:
     assert estimated_rows(find_sources(names), None) == 12
     assert estimated_rows(find_sources(names), 3) == 3
     assert estimated_rows(find_sources([str(long)]), None) == pytest.approx(30_000, rel=0.01)
+    grows = tmp_path / "sorted.jsonl"
+    grows.write_text("".join(f'{{"prompt": "{"x" * length}"}}\n' for length in range(0, 4000, 2)))
+    assert estimated_rows(find_sources([str(grows)]), None) == pytest.approx(2_000, rel=0.2)
 
 
 def test_a_stop_does_not_wait_for_a_long_call() -> None:

@@ -1,14 +1,15 @@
-"""About how many rows an input has, for progress and ETA: looks at footers and first megabytes."""
+"""About how many rows an input has, for progress and ETA: looks at footers and a MiB of lines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from batchgen.job.input.sources import Source, SourceKind
 
 __all__ = ["estimated_rows"]
 
-_SAMPLE_BYTES = 1 << 20
+_SAMPLE_BYTES, _PLACES = 1 << 20, 32
 
 
 def estimated_rows(sources: Sequence[Source], limit: int | None) -> int | None:
@@ -35,14 +36,28 @@ def _rows_of(source: Source) -> int | None:
 
 
 def _lines_of(source: Source) -> int:
-    """Lines of the file, if they go on as they begin."""
+    """Lines of the file, if they are all over it as where it is looked at; of one in a store, as it
+    begins."""
     if source.remote is not None:
         size, sample = source.remote.size, source.remote.head(_SAMPLE_BYTES)
     else:
-        size = source.path.stat().st_size
-        with source.path.open("rb") as file:
-            sample = file.read(_SAMPLE_BYTES)
+        size, sample = _sampled(source.path)
     lines = sample.count(b"\n")
     if len(sample) == size:
         return lines + (not sample.endswith(b"\n") and bool(sample))
     return round(size / len(sample) * max(lines, 1))
+
+
+def _sampled(path: Path) -> tuple[int, bytes]:
+    """The file's size, and bytes of it: all, or some of each part, as lines may be sorted by
+    length."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _SAMPLE_BYTES:
+            return size, file.read()
+        width = _SAMPLE_BYTES // _PLACES
+        pieces = []
+        for place in range(_PLACES):
+            file.seek(place * (size - width) // (_PLACES - 1))
+            pieces.append(file.read(width))
+    return size, b"".join(pieces)
