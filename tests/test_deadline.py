@@ -66,6 +66,12 @@ def test_rows_that_cannot_finish_are_known_by_what_was_measured() -> None:
     assert not pace.fits(SamplingParams(max_tokens=400, min_tokens=300))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _server_is_up() -> None:
+    """A worker's first command waits for what forks it (see `warm_process`): no run's own time."""
+    assert batchgen("--version").returncode == 0
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "in.jsonl", prompts(400))

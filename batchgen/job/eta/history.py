@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,7 @@ _LIKELY, _SURE = 2.0, 3.0
 """So many standard errors apart, two times perhaps differ, or are taken to."""
 
 
-@dataclass(frozen=True, slots=True)
-class Speed:
+class Speed(NamedTuple):
     """Over some seconds: tokens a second of all rows, how many ran, how many finished."""
 
     seconds: float

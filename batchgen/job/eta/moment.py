@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchgen.job.eta.lengths import Lengths
 
 __all__ = ["BegunRow", "Progress"]
 
 
-@dataclass(frozen=True, slots=True)
-class BegunRow:
+class BegunRow(NamedTuple):
     """A row in the engine: when it began (monotonic seconds), its samples, their `max_tokens`."""
 
     begun_at: float

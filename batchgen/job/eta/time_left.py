@@ -8,7 +8,8 @@ says it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from batchgen.job.eta.history import History
 from batchgen.job.eta.moment import Progress
@@ -29,8 +30,7 @@ _CROWDING_CPU = 0.7
 _NEAR, _NEAR_S = 1.3, 8.0
 
 
-@dataclass(frozen=True, slots=True)
-class TimeLeft:
+class TimeLeft(NamedTuple):
     """Seconds until the last row is done: `likely`, and from `early` to `late`."""
 
     early: float

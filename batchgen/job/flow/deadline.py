@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchgen.errors import UsageError
 
@@ -24,8 +24,7 @@ _LEAST_MARGIN_S = 2.0
 _MOST_MARGIN_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(NamedTuple):
     """Moments on `time.monotonic`'s clock: be gone by `at`, begin to leave at `leave_at`."""
 
     at: float
