@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from echo_runs import batchgen, prompts, stable, summary_of, write_rows
+from safetensors.numpy import save_file
 
 from batchgen.devices import num_gpus, only_gpus
 from batchgen.engine.processes.devices import Device, own_device, parse_devices
@@ -16,6 +19,7 @@ from batchgen.engine.processes.fleet import Fleet, begin_fleet
 from batchgen.engine.processes.wire import Load, Loaded
 from batchgen.engine.request import Completion, EngineStats, Request, SamplingParams
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
+from batchgen.job.model.files import resolve_model
 
 CORE = min(os.sched_getaffinity(0))
 
@@ -131,6 +135,9 @@ def test_an_aborted_request_is_never_answered(fleet: Fleet) -> None:
 def test_a_model_that_is_refused_is_refused_as_without_processes(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text('{"model_type": "mamba"}')
+    for file in resolve_model(None).path.glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "m")
+    save_file({"x": np.zeros(1)}, tmp_path / "m" / "model.safetensors", {"format": "pt"})
     rows = write_rows(tmp_path / "in.jsonl", prompts(2))
     device = f"cpu:{CORE}"
     result = batchgen(
@@ -138,7 +145,7 @@ def test_a_model_that_is_refused_is_refused_as_without_processes(tmp_path: Path)
         "--devices", device,
     )  # fmt: skip
     assert result.returncode == ModelRefusedError.exit_code
-    assert "lacks weights" in result.stderr
+    assert "lacks 323 weights, the first is" in result.stderr
 
 
 def test_a_job_over_processes_writes_the_file_of_one(tmp_path: Path) -> None:

@@ -71,6 +71,12 @@ def test_a_stop_of_tokens_that_each_end_within_a_character_is_found(
         assert first_stop(codecs["gpt2"], ids, [text]) == (len(ids), text)
 
 
+def test_a_character_that_begins_in_bytes_of_none_is_found(codecs: dict[str, TextCodec]) -> None:
+    for broken in (b"\xf0\x80\x9f\x8e\x89", b"\x80" * 9, b"\xe6\x97" * 5):
+        ids = list(broken + "🎉".encode())
+        assert first_stop(codecs["bytes"], ids, ["🎉"]) == (len(ids), "🎉")
+
+
 def test_several_tokens_at_once_are_searched(codecs: dict[str, TextCodec]) -> None:
     ids = codecs["gpt2"].encode_batch(["one two three"])[0]
     checker = make_stop_checker(codecs["gpt2"], ["two"])

@@ -95,9 +95,19 @@ class _StopChecker:
         if found:
             return min(found, key=lambda pair: pair[0])[1]
         if complete:
-            self._tail = self._end_of(text)
-            self._seen = len(token_ids)
+            self._take(token_ids, text)
         return None
+
+    def _take(self, token_ids: Sequence[int], text: str) -> None:
+        """These ids count as seen. Of a text that was broken for long not the last ones: a whole
+        character may have begun in them."""
+        num_open = _MAX_BYTES - 1 if text.endswith(_INCOMPLETE) else 0
+        for count in range(len(token_ids) - num_open, len(token_ids)):
+            start = self._text(token_ids[:count])[0] if count > self._seen else None
+            if start is not None and text.startswith(start):  # else it ends within a character
+                text, token_ids = start, token_ids[:count]
+                break
+        self._tail, self._seen = self._end_of(text), len(token_ids)
 
     def _window(self, token_ids: Sequence[int], start: int) -> tuple[str, str]:
         """Text of the ids seen from `start` on, and of those with the new ones.
