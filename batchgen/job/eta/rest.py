@@ -81,7 +81,7 @@ class Rest:
             known = 1 / self.samples_left + 1 / max(self.seen.lengths.num_samples, 1)
             scale = max(1 + case.errors * spread * math.sqrt(known), 0.1)
         before = (self.samples_left - played) * mean * scale / speed.rate
-        ends = self._ends(case, played, scale, max(round(speed.slots), 1))
+        ends = self._ends(case, scale, curve, played, max(round(speed.slots), 1))
         running = np.clip(np.arange(ends.shape[1], 0, -1), 1, speed.slots)
         steps = np.diff(ends, prepend=0.0) @ (running / speed.slots) ** crowding
         return before + float(np.quantile(steps, case.share)) / speed.pace
@@ -92,14 +92,14 @@ class Rest:
         how = {"reach": case.reach, "prior": prior, "unseen": case.unseen}
         return survival(self.seen.lengths, self.ages, self.longest, uncut=uncut, **how)
 
-    def _ends(self, case: Case, rows: int, scale: float, most_slots: int) -> Floats:
+    def _ends(self, case: Case, scale: float, curve: Floats, rows: int, most_slots: int) -> Floats:
         """After how many tokens slots run empty, first to last, [plays, num_slots]: what runs and
         so many more rows, each in a slot that is free, some at a time."""
         chance = np.random.default_rng(0)
         draws = 1 - chance.random((_PLAYS, len(self.ages) + rows))
         begun, to_come = np.split(draws, [len(self.ages)], axis=1)
         running = drawn(self._survival(case, uncut=True), self.ages, begun)
-        lengths = scale * drawn(self._survival(case), np.zeros(rows), to_come)
+        lengths = scale * drawn(curve, np.zeros(rows), to_come)
         free = min(max(most_slots - len(self.ages), 0), rows)
         left = np.minimum(running, self.most) - self.ages
         ends = np.hstack([left, np.zeros((_PLAYS, free or int(not len(self.ages))))])

@@ -191,8 +191,8 @@ class Merge:
 
 def _keep_pages() -> None:
     """Let jemalloc, where Arrow takes its memory there, keep what is freed for the next table: to
-    give pages back and to fault them in again costs a merge a third of its time. Threads that
-    begin now go by it."""
+    give pages back and to fault them in again is much of a merge's system time. Threads that begin
+    now go by it."""
     if pa.default_memory_pool().backend_name == "jemalloc":
         pa.jemalloc_set_decay_ms(_KEPT_MS)
 
