@@ -33,6 +33,13 @@ SLOW_COMPILER = """#!/bin/sh
 while [ "$1" != -o ]; do shift; done
 head -c 1000 MADE > "$2" && sleep 0.5 && exec cat MADE > "$2"
 """
+OTHER_OPENMP = """
+import ctypes, shutil, sys
+from batchgen.engine.kernels.build import _openmp_runtime
+own = _openmp_runtime()
+ctypes.CDLL(shutil.copy(own, sys.argv[1]))
+print(own == _openmp_runtime())
+"""
 LOAD = "from batchgen.engine.kernels.build import load_kernels; print(load_kernels() is not None)"
 
 
@@ -250,3 +257,10 @@ def test_processes_that_compile_at_once_all_get_the_library(tmp_path: Path) -> N
     assert [process.communicate(timeout=300)[0].strip() for process in started] == ["True"] * 2
     assert len(list((tmp_path / "batchgen").glob("*.so"))) == 1
     assert [path.suffix for path in (tmp_path / "batchgen").iterdir()] == [".so"]
+
+
+@needs_compiler
+def test_threads_are_shared_with_torch_whatever_other_packages_bring(tmp_path: Path) -> None:
+    """The copy is loaded last: its addresses come first."""
+    command = [sys.executable, "-c", OTHER_OPENMP, str(tmp_path / "libgomp-other.so.1")]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.strip() == "True"

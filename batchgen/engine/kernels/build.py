@@ -91,15 +91,18 @@ def _machine_flags() -> list[str]:
 
 
 def _openmp_runtime() -> Path:
-    """The OpenMP library inside this process, which is the one PyTorch uses."""
-    torch.ones(1).sum()
+    """The OpenMP library that PyTorch's code calls. Other packages may have brought copies of their
+    own into the process: asked through PyTorch's module, the loader looks among its libraries."""
     try:
+        function = ctypes.CDLL(torch._C.__file__).omp_get_max_threads
         lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
+    except (AttributeError, OSError):
         raise _NoCompilerError("cannot tell which OpenMP runtime PyTorch uses") from None
+    address = ctypes.cast(function, ctypes.c_void_p).value or 0
     for line in lines:
+        start, end = (int(bound, 16) for bound in line.split(maxsplit=1)[0].split("-"))
         path = Path(line.split(maxsplit=5)[-1])
-        if path.name.startswith(("libgomp", "libiomp5", "libomp")):
+        if start <= address < end and path.name.startswith(("libgomp", "libiomp5", "libomp")):
             return path
     raise _NoCompilerError("PyTorch has loaded no OpenMP runtime")
 
