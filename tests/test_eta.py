@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -9,38 +10,85 @@ from functools import cache
 import numpy as np
 import pytest
 
+from batchgen.engine.request import Request, SamplingParams
 from batchgen.job.eta.lengths import Lengths
-from batchgen.job.eta.moment import BegunRow, Progress
+from batchgen.job.eta.moment import BegunRow, Progress, ReadRows
+from batchgen.job.eta.order import ReadingOrder
 from batchgen.job.eta.time_left import SecondsLeft, TimeLeft
+from batchgen.job.flow.window import Window
+from batchgen.job.rows import InputRow
+from batchgen.job.text.prepared import PreparedRow, request_id
 
 SECOND_MINUTE, TOLERANCE, SHORT = 60.0, 0.25, 10.0
-Draw = Callable[[np.random.Generator, int], np.ndarray]  # lengths of so many rows
-SHAPES: dict[str, tuple[Draw, int]] = {
-    "all of one length": (lambda rng, n: np.full(n, 256), 256),
-    "uniform": (lambda rng, n: rng.integers(8, 513, n), 512),
-    "long-tailed": (lambda rng, n: rng.lognormal(4.6, 0.8, n), 1024),
-    "labels and essays": (lambda rng, n: np.where(rng.random(n) < 0.9, 20, 700), 1024),
-    "memoryless": (lambda rng, n: rng.exponential(150, n), 2048),
-    "most are cut": (lambda rng, n: rng.exponential(300, n), 128),
-    "longer and longer": (lambda rng, n: np.sort(rng.integers(8, 513, n)), 512),
-    "shorter and shorter": (lambda rng, n: np.sort(rng.integers(8, 513, n))[::-1], 512),
+READ_AHEAD, REORDERED, CHUNK = 2048, 1024, 512
+Rng = np.random.Generator
+Drawn = tuple[np.ndarray, np.ndarray | int]  # lengths of so many rows, and their `max_tokens`
+SHAPES: dict[str, Callable[[Rng, int], Drawn]] = {
+    "all of one length": lambda rng, n: (np.full(n, 256), 256),
+    "uniform": lambda rng, n: (rng.integers(8, 513, n), 512),
+    "long-tailed": lambda rng, n: (rng.lognormal(4.6, 0.8, n), 1024),
+    "labels and essays": lambda rng, n: (np.where(rng.random(n) < 0.9, 20, 700), 1024),
+    "memoryless": lambda rng, n: (rng.exponential(150, n), 2048),
+    "most are cut": lambda rng, n: (rng.exponential(300, n), 128),
+    "longer and longer": lambda rng, n: (np.sort(rng.integers(8, 513, n)), 512),
+    "shorter and shorter": lambda rng, n: (np.sort(rng.integers(8, 513, n))[::-1], 512),
+    "one in ten may be long": lambda rng, n: cut(np.where(rng.random(n) < 0.9, 24, 220)),
+    "two kinds": lambda rng, n: part(rng, np.where(rng.random(n) < 0.5, 64, 640)),
+    "as many tokens as they may have": lambda rng, n: cut(rng.lognormal(4, 1, n)),
+    "a part of what they may have": lambda rng, n: part(rng, rng.lognormal(5, 0.8, n)),
+    "as long whatever they may have": lambda rng, n: (
+        rng.lognormal(4, 0.8, n),
+        rng.choice([32, 256, 2048], n),
+    ),
+    "larger and larger": lambda rng, n: cut(np.sort(rng.integers(8, 513, n))),
+    "smaller and smaller": lambda rng, n: cut(np.sort(rng.integers(8, 513, n))[::-1]),
 }
+
+
+def cut(most: np.ndarray) -> Drawn:
+    """Rows that nothing else ends."""
+    return most, most
+
+
+def part(rng: Rng, most: np.ndarray) -> Drawn:
+    """Rows that use between nothing and all of what they may have."""
+    return most * rng.beta(2, 2, len(most)), most
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`minutes`: about how long it takes; `cold`: so much slower is its first minute."""
+    """`minutes`: about how long it takes, prompts apart, of about `prompt` tokens; `cold`: so much
+    slower is its first minute."""
 
     shape: str
     minutes: float
     on_cpu: bool
     slots: int = 64
     cold: float = 1.0
+    seed: int = 0
+    prompt: int = 0
 
     def step_s(self, running: int, at: float) -> float:
         """Seconds of a step of so many rows."""
         seconds = 0.005 + 0.0015 * running if self.on_cpu else 0.05
         return seconds * (self.cold if at < SECOND_MINUTE else 1.0)
+
+    def prompt_s(self, tokens: int) -> float:
+        """Seconds of so many tokens of prompts."""
+        return tokens * (0.0004 if self.on_cpu else 0.00004)
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lengths and `max_tokens`, in the order of the input."""
+        rng, draw = np.random.default_rng(self.seed), SHAPES[self.shape]
+        mean = bounded(*draw(rng, 400))[0].mean()
+        rows = int(self.minutes * 60 * self.slots / self.step_s(self.slots, 1e9) / mean)
+        return bounded(*draw(rng, rows))
+
+
+def bounded(lengths: np.ndarray, most: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers from 1 on, at most `most`."""
+    most = np.maximum(np.broadcast_to(most, len(lengths)).astype(int), 1)
+    return np.clip(lengths.astype(int), 1, most), most
 
 
 JOBS = [
@@ -57,35 +105,63 @@ JOBS = [
     Job("memoryless", 10, False),
     Job("most are cut", 5, False),
     Job("longer and longer", 15, False),
+    Job("one in ten may be long", 5, True),
+    Job("one in ten may be long", 2.5, True, slots=16),
+    Job("one in ten may be long", 15, False),
+    Job("one in ten may be long", 5, True, prompt=30),
+    Job("one in ten may be long", 5, False, prompt=500),
+    Job("two kinds", 5, True),
+    Job("two kinds", 5, True, prompt=300),
+    Job("two kinds", 15, False),
+    Job("as many tokens as they may have", 5, True),
+    Job("as many tokens as they may have", 10, False, slots=16),
+    Job("a part of what they may have", 5, True),
+    Job("a part of what they may have", 15, False),
+    Job("as long whatever they may have", 5, True),
+    Job("as long whatever they may have", 15, False),
+    Job("larger and larger", 15, False),
+    Job("smaller and smaller", 15, False),
 ]
 SORTED = Job("shorter and shorter", 15, False)
 
 
 @cache
 def simulated(job: Job) -> list[tuple[float, TimeLeft | None]]:
-    """(the seconds that were left, what was shown then) of a run by continuous batching."""
-    rng, (draw, most) = np.random.default_rng(0), SHAPES[job.shape]
-    mean = np.clip(draw(rng, 400), 1, most).mean()
-    rows = int(job.minutes * 60 * job.slots / job.step_s(job.slots, 1e9) / mean)
-    lengths = np.clip(draw(rng, rows), 1, most).astype(int)
-    now, made, begun, next_look = 0.0, 0, 0, 0.0
-    run, known, left, shown = np.zeros((3, 0)), Lengths(), SecondsLeft(on_cpu=job.on_cpu), []
-    while begun < rows or run.size:
-        more = lengths[begun : begun + job.slots - run.shape[1]]
-        run = np.hstack([run, [more, more * 0, more * 0 + now]])  # length, age, moment begun
+    """(the seconds that were left, what was shown then) of a run by continuous batching, in which
+    those of the largest `max_tokens` of so many rows begin first."""
+    lengths, most = job.rows()
+    rows = len(lengths)
+    prompts = np.random.default_rng(1).poisson(job.prompt, rows)
+    windows = np.arange(rows) // REORDERED
+    inputs = np.lexsort((-most, windows))  # in the order in which they begin
+    now, made, begun, next_look, read = 0.0, 0, 0, 0.0, 0
+    order = ReadingOrder()
+    run, known, left, shown = np.zeros((4, 0)), Lengths(), SecondsLeft(on_cpu=job.on_cpu), []
+    while begun < rows or run.shape[1]:
+        while read < rows and read - begun + run.shape[1] < READ_AHEAD:
+            for each in most[read : read + CHUNK]:
+                order = order.read(int(each))
+            read = min(read + CHUNK, rows)
+        more = inputs[begun : begun + job.slots - run.shape[1]]
+        run = np.hstack([run, [lengths[more], more * 0, more * 0 + now, most[more]]])
         begun += len(more)
+        now += job.prompt_s(int(prompts[more].sum()))
         steps = max(min(8, int((run[0] - run[1]).min())), 1)
         now += steps * job.step_s(run.shape[1], now)
         run[1] += steps
         made += steps * run.shape[1]
         ended = run[1] >= run[0]
-        for length in run[0, ended]:
-            known.add(int(length))
+        for length, bound in run[::3, ended].T:
+            known.add(int(length), int(bound))
         run = run[:, ~ended]
         if now >= next_look:
             next_look = now + max(2.0, job.minutes / 2)
-            there = tuple(BegunRow(at, 1, most) for at in run[2])
-            seen = Progress(now, begun - run.shape[1], rows - begun, made, there, known)
+            there = tuple(BegunRow(at, 1, int(bound)) for _, _, at, bound in run.T)
+            waiting = Counter(most[inputs[begun:][inputs[begun:] < read]].tolist())
+            tokens = int(prompts[inputs[:begun]].sum()), int(prompts[:read].sum())
+            rows_read = ReadRows(there, waiting, order, *tokens)
+            finished = begun - run.shape[1]
+            seen = Progress(now, finished, rows - begun, made, rows_read, known)
             shown.append((now, left.estimate(seen)))
     return [(now - at, found) for at, found in shown if at >= SECOND_MINUTE]
 
@@ -132,8 +208,8 @@ def test_one_number_says_it_at_most_moments_of_rows_that_are_alike() -> None:
 def test_nothing_is_said_before_rows_have_finished() -> None:
     left, lengths = SecondsLeft(), Lengths()
     begun = tuple(BegunRow(0.0, 1, 256) for _ in range(8))
-    assert left.estimate(Progress(1.0, 0, 100, 8, begun, lengths)) is None
-    assert left.estimate(Progress(9.0, 0, 100, 800, begun, lengths)) is None
+    assert left.estimate(Progress(1.0, 0, 100, 8, ReadRows(begun), lengths)) is None
+    assert left.estimate(Progress(9.0, 0, 100, 800, ReadRows(begun), lengths)) is None
 
 
 def test_rows_that_have_not_finished_are_bounded_by_their_max_tokens() -> None:
@@ -141,7 +217,9 @@ def test_rows_that_have_not_finished_are_bounded_by_their_max_tokens() -> None:
     left, lengths = SecondsLeft(), Lengths()
     begun = tuple(BegunRow(0.0, 1, 256) for _ in range(8))
     for second in range(22):
-        found = left.estimate(Progress(float(second), 0, 0, 80 * second + 8, begun, lengths))
+        found = left.estimate(
+            Progress(float(second), 0, 0, 80 * second + 8, ReadRows(begun), lengths)
+        )
     assert found is not None
     assert found.early < 3
     assert 4 < found.late < 6  # 46 tokens more
@@ -150,11 +228,39 @@ def test_rows_that_have_not_finished_are_bounded_by_their_max_tokens() -> None:
 def test_loading_and_rows_of_earlier_runs_do_not_count() -> None:
     """Ten minutes of loading pass; then the rate is that of the rows since."""
     left, lengths = SecondsLeft(), Lengths()
-    assert left.estimate(Progress(600.0, 0, 1000, 0, (), lengths)) is None
+    assert left.estimate(Progress(600.0, 0, 1000, 0, ReadRows(), lengths)) is None
     for second in range(601, 621):
         for _ in range(10):
-            lengths.add(100)
+            lengths.add(100, 256)
         rows = (second - 600) * 10
-        found = left.estimate(Progress(float(second), rows, 1000 - rows, rows * 100, (), lengths))
+        found = left.estimate(
+            Progress(float(second), rows, 1000 - rows, rows * 100, ReadRows(), lengths)
+        )
     assert found is not None
     assert 72 < found.likely < 88  # 800 rows of 100 tokens at 1,000 tokens a second
+
+
+def test_rows_that_wait_count_by_their_max_tokens_until_they_begin_or_are_given_up() -> None:
+    window = Window()
+    rows = [prepared(index, most) for index, most in enumerate([24, 220, 24])]
+    for row in rows:
+        window.add(row)
+    read = window.read()
+    assert (read.begun, dict(read.waiting), read.order.rows) == ((), {24: 2, 220: 1}, 3)
+    window.begin([rows[1].requests[0].request_id])
+    window.remove(rows[0])
+    read = window.read()
+    assert [row.most_tokens for row in read.begun] == [220]
+    assert dict(read.waiting) == {24: 1}
+    assert (read.begun_prompt_tokens, read.read_prompt_tokens) == (3, 9)
+    window.remove(rows[1])
+    window.begin([rows[2].requests[0].request_id])
+    assert dict(window.read().waiting) == {}
+    assert [row.most_tokens for row in window.read().begun] == [24]
+
+
+def prepared(index: int, most: int) -> PreparedRow:
+    """A row of three tokens."""
+    params = SamplingParams(max_tokens=most)
+    requests = [Request(request_id(index, 0), [1, 2, 3], params)]
+    return PreparedRow(InputRow(index, "in.jsonl:1", params=params), None, [1, 2, 3], requests)

@@ -46,7 +46,7 @@ def test_a_log_gets_a_plain_line_every_thirty_seconds(clock: Clock) -> None:
         live.rows, live.running = second * 5, 8
         live.generated_tokens = live.finished_tokens = second * 50
         for _ in range(5):
-            live.lengths.add(10)
+            live.lengths.add(10, 256)
         reporter.update()
     reporter.close()
     lines = stream.getvalue().splitlines()
@@ -65,7 +65,7 @@ def test_the_time_left_leaves_out_rows_of_earlier_runs(clock: Clock) -> None:
     for _ in range(10):
         clock.now += 1
         live.rows += 1
-        live.lengths.add(100)
+        live.lengths.add(100, 256)
         live.finished_tokens, live.generated_tokens = live.rows * 100, live.rows * 100
         shown = rates.describe()
     assert re.match(r"ETA 1:(2|3)\d, ", shown), shown  # 90 rows, one a second

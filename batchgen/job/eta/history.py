@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from batchgen.job.eta.lengths import Floats
 from batchgen.job.eta.moment import Progress
+from batchgen.job.eta.order import Drift, drift
 
-__all__ = ["History", "Speed", "Trend"]
+__all__ = ["History", "Speed"]
 
 _NOTES = 500
 """A run of any length is remembered by about so many moments."""
 _CROWDING_SPREAD = 0.02
 """Variance of the logarithm of rows in a step above which the run itself tells their cost."""
 _CROWDING_DOUBT = 0.3
-_LIKELY, _SURE = 2.0, 3.0
-"""So many standard errors apart, two times perhaps differ, or are taken to."""
+_PROMPT_SPREAD = 0.1
+"""Variance of prompts by tokens made, by its mean's square, above which the run itself tells what
+they cost."""
+_WAVES = 1 / 3
+"""Of what runs, so much may have ended a moment earlier or later: rows may come in waves."""
 
 
 class Speed(NamedTuple):
@@ -36,35 +39,34 @@ class Speed(NamedTuple):
         return self.rate / self.slots
 
 
-@dataclass(frozen=True, slots=True)
-class Trend:
-    """Seconds between two rows to come, where rows that finished tell that they change, as in a
-    file that is sorted: `likely`, and where it goes further."""
-
-    likely: float
-    far: float
-    is_sure: bool
-
-
 class History:
     """Moments of a run; between two of them all goes on evenly."""
 
     def __init__(self) -> None:
-        # Seconds, tokens, finished rows, row-seconds in slots, tokens of a row that always ran.
-        self._notes: list[tuple[float, float, float, float, float]] = []
-        self._columns: Floats = np.zeros((5, 0))
+        # Seconds, tokens, finished rows, row-seconds in slots, tokens of a row that always ran,
+        # tokens of prompts that were begun.
+        self._notes: list[tuple[float, float, float, float, float, float]] = []
+        self._finished: list[Floats] = []  # samples by class, and their tokens
+        self._columns: Floats = np.zeros((6, 0))
         self._running = 0.0
+        self.prompt_cost = 0.0
+        """Of a token of a prompt, in tokens made."""
 
     def note(self, seen: Progress) -> None:
         """One more moment, in place of the last one where that was a moment ago."""
         now, made = seen.now, float(seen.made_tokens)
-        then, made_then, _, slots, tokens = self._notes[-1] if self._notes else (now, made, 0, 0, 0)
+        last = self._notes[-1] if self._notes else (now, made, 0.0, 0.0, 0.0, 0.0)
+        then, made_then, _, slots, tokens, _ = last
         there = max((self._running + seen.running) / 2, 1.0)
         self._running = float(seen.running)
         slots, tokens = slots + there * (now - then), tokens + (made - made_then) / there
         if len(self._notes) > 1 and then - self._notes[-2][0] < self.elapsed / _NOTES:
             self._notes.pop()
-        self._notes.append((now, made, float(seen.rows), slots, tokens))
+            self._finished.pop()
+        prompts = float(seen.read.begun_prompt_tokens)
+        self._notes.append((now, made, float(seen.rows), slots, tokens, prompts))
+        lengths = seen.lengths
+        self._finished.append(np.append(lengths.counts.sum(axis=1), float(lengths.num_tokens)))
         self._columns = np.array(self._notes).T
 
     @property
@@ -76,10 +78,24 @@ class History:
         """Over so many seconds that ended so many seconds `before` the last moment."""
         ended = self._notes[-1][0] - before
         began = max(ended - seconds, self._notes[0][0])
-        _, tokens, rows, slots, _ = self._at(ended) - self._at(began)
+        _, tokens, rows, slots, _, prompts = self._at(ended) - self._at(began)
         seconds = max(ended - began, 1e-6)
         slots = max(slots / seconds, 1.0)
-        return Speed(seconds, float(tokens) / seconds, float(slots), float(rows))
+        rate = float(tokens + self.prompt_cost * prompts) / seconds
+        return Speed(seconds, rate, float(slots), float(rows))
+
+    def learn_prompt_cost(self, expected: float) -> None:
+        """Of a token of a prompt, in tokens made, from how seconds grew with them so far."""
+        seconds, made, _, _, _, prompts = np.diff(self._columns)
+        there = made > 0
+        weight = made[there] / max(made[there].sum(), 1.0)
+        share, cost = prompts[there] / made[there], seconds[there] / made[there]
+        mean_share, mean_cost = float(weight @ share), float(weight @ cost)
+        doubt = _PROMPT_SPREAD * max(mean_share**2, 1e-9)
+        slope = doubt * expected * mean_cost / (1 + expected * mean_share)
+        slope += float(weight @ ((share - mean_share) * (cost - mean_cost)))
+        slope /= doubt + float(weight @ (share - mean_share) ** 2)
+        self.prompt_cost = min(max(slope / max(mean_cost - slope * mean_share, 1e-9), 0.0), 1.0)
 
     def ages(self, begun_at: Floats) -> Floats:
         """Tokens that rows that began then have made."""
@@ -95,29 +111,36 @@ class History:
         if not steps.size:
             return expected, _CROWDING_DOUBT
         weight = steps[0] / steps[0].sum()
-        rows, pace = np.log(steps[3] / steps[0]), np.log(steps[1] / steps[3])
+        work = steps[1] + self.prompt_cost * steps[5]
+        rows, pace = np.log(steps[3] / steps[0]), np.log(work / steps[3])
         rows, pace = rows - weight @ rows, pace - weight @ pace
         told = _CROWDING_SPREAD + float(weight @ rows**2)
         slowing = _CROWDING_SPREAD * expected - float(weight @ (rows * pace))
         return min(max(slowing / told, 0.0), 1.0), _CROWDING_DOUBT * _CROWDING_SPREAD / told
 
-    def trend(self, rows_left: int, spread: float) -> Trend | None:
-        """The line through the second and the last quarter of the time, gone on with, where those
-        two differ. `spread`: of rows' lengths, by their mean."""
-        quarter = self.elapsed / 4
-        earlier, later = self.speed(quarter, 2 * quarter), self.speed(quarter)
-        if min(earlier.rows, later.rows) < 1:
-            return None
-        before, now = earlier.seconds / earlier.rows, later.seconds / later.rows
-        error = spread * math.hypot(earlier.rows**-0.5, later.rows**-0.5)
-        error = math.hypot(error, later.slots / later.rows / _SURE)  # rows may come in waves
-        errors = abs(math.log(now / before)) / error
-        if errors < _LIKELY:
-            return None
-        between = (earlier.rows + later.rows) / 2 + self.speed(quarter, quarter).rows
-        change = (now - before) / between * (later.rows + rows_left) / 2
-        far = change * (1 + _LIKELY / errors)
-        return Trend(max(now + change, now / 10), max(now + far, now / 10), errors > _SURE)
+    def drift(self, tokens_of: Floats, spread: float, running: float, to_come: float) -> Drift:
+        """Of lengths beside those expected of their class, `tokens_of` each, [num_classes]: the
+        line through the second and the last quarter of the time, gone on with.
+
+        `spread`: of lengths of one class, by their mean; `running`, `to_come`: expected tokens of
+        all samples that run and of all that come.
+        """
+        start, quarter = self._notes[0][0], self.elapsed / 4
+        times = start + quarter * np.array([1, 2, 3, 4])
+        finished = np.array(self._finished)
+        made, expected, rows = (
+            np.interp(times, self._columns[0], each)
+            for each in (finished[:, -1], finished[:, :-1] @ tokens_of, self._columns[2])
+        )
+        (made_then, _, made_now), (then, middle, now) = np.diff(made), np.diff(expected)
+        rows_then, _, rows_now = np.diff(rows)
+        if min(then, now, made_then, made_now) <= 0 or min(rows_then, rows_now) < 1:
+            return Drift()
+        before, lately = made_then / then, made_now / now
+        error = spread * math.hypot(rows_then**-0.5, rows_now**-0.5)
+        error = math.hypot(error, _WAVES * running / now)
+        change = (lately - before) / ((then + now) / 2 + middle) * (now + to_come) / 2
+        return drift(lately + change, math.log(lately / before), error)
 
     def _at(self, moment: float) -> Floats:
         return np.array([np.interp(moment, self._columns[0], each) for each in self._columns])

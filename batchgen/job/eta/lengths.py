@@ -1,9 +1,11 @@
-"""How long rows become, estimated while most of them are still under way.
+"""How much of their `max_tokens` rows use, estimated while most of them are still under way.
 
 With continuous batching short rows finish first, so the mean length of finished rows is too small,
-and after a start no row has finished at all. Lengths are therefore estimated from finished rows and
+and after a start no row has finished at all. Shares are therefore estimated from finished rows and
 from the ages of those that still run, as survival times are from deaths and from the living
-(Kaplan and Meier, 1958). Curves are given at `EDGES`, in tokens, and straight in between.
+(Kaplan and Meier, 1958). Those with a large `max_tokens` begin first, so each class of `max_tokens`
+has a curve of its own; where it has few rows, those of all classes fill in. Curves are given at
+`EDGES`, in shares of `max_tokens`, and straight in between; what is left at 1 is cut there.
 """
 
 from __future__ import annotations
@@ -14,83 +16,127 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Floats", "Lengths", "drawn", "mean_and_spread", "survival"]
+__all__ = ["NUM_CLASSES", "Floats", "Lengths", "classes_of", "curves", "drawn", "mean_and_variance"]
 
-_GROWTH = 1.1
+_LOG = math.log(1.1)
 _NUM_BINS = 150
+_CLASS_BINS = 4
+NUM_CLASSES = _NUM_BINS // _CLASS_BINS + 1
 _FEW, _ENDING = 20.0, 0.2
+_POOLED = 5.0
+"""All classes together count for so many rows of each one."""
 
 Floats = npt.NDArray[np.float64]
-EDGES: Floats = np.concatenate([[0.0], _GROWTH ** np.arange(_NUM_BINS)])  # [num_bins + 1]
+Ints = npt.NDArray[np.int64]
+EDGES: Floats = np.concatenate([[0.0], np.exp(_LOG * np.arange(1.0 - _NUM_BINS, 1.0))])
+"""[num_bins + 1], from 0 to 1."""
 WIDTHS: Floats = np.diff(EDGES)
 
 
 @dataclass(slots=True)
 class Lengths:
-    """Histograms of finished samples' lengths, in bins that grow; `cut`: of those that only
-    `max_tokens` ended."""
+    """Finished samples by the class of their `max_tokens` and by the share of it that they used, in
+    bins that grow; the last one is for those that used all."""
 
-    counts: list[int] = field(default_factory=lambda: [0] * _NUM_BINS)
-    cut: list[int] = field(default_factory=lambda: [0] * _NUM_BINS)
+    counts: Ints = field(default_factory=lambda: np.zeros((NUM_CLASSES, _NUM_BINS + 1), np.int64))
+    most: Ints = field(default_factory=lambda: np.zeros(NUM_CLASSES, np.int64))
+    """`max_tokens` of each class, added up."""
     num_samples: int = 0
+    num_tokens: int = 0
 
-    def add(self, tokens: int, is_cut: bool = False) -> None:
-        """One more of this length."""
-        self.counts[_bin(tokens)] += 1
-        self.cut[_bin(tokens)] += is_cut
+    def add(self, tokens: int, most: int) -> None:
+        """One more of this length, of at most so many tokens."""
+        most = max(most, 1)
+        number = min(int(math.log(most) / (_LOG * _CLASS_BINS)), NUM_CLASSES - 1)
+        self.counts[number, _bin(tokens / most)] += 1
+        self.most[number] += most
         self.num_samples += 1
+        self.num_tokens += tokens
 
 
-def survival(
-    lengths: Lengths,
-    ages: Floats,
-    most: float,
+def classes_of(most: Floats) -> Ints:
+    """The class of each `max_tokens`."""
+    numbers = np.log(np.maximum(most, 1.0)) / (_LOG * _CLASS_BINS)
+    return np.minimum(numbers.astype(np.int64), NUM_CLASSES - 1)
+
+
+def curves(
+    ended: Floats,
+    alive: Floats,
+    most: Floats,
     *,
-    uncut: bool = False,
+    by_tokens: float,
     reach: float,
     prior: float,
     unseen: float,
 ) -> Floats:
-    """P(length > edge), [num_bins + 1], of samples of which some ended and some run, [num_running];
-    `uncut`: had `max_tokens` ended none.
+    """P(share > edge), [num_classes, num_bins + 1], of classes of about so many `max_tokens`, by
+    how many `ended` in which bin, [num_classes, num_bins + 1], and run, [num_classes, num_bins].
 
-    Where few are known they end as if up to `prior` more had been seen, one in five of which ends
-    at each edge. Nobody knows what lies beyond the longest one: while it runs, `reach` times its
-    age, else its length; `unseen` rows more are taken to go on to `reach` times that. Never past
-    `most`.
+    Where a class has few rows, its rows use the share that those of others use, or, with the weight
+    `by_tokens`, as many tokens. Where few are known at all they end as if up to `prior` more had
+    been seen, one in five of which ends at each edge. Nobody knows what lies beyond the longest
+    one: while it runs, `reach` times its age, else its length; `unseen` rows more are taken to go
+    on to `reach` times that.
     """
-    ended = np.array(lengths.counts, dtype=float)
-    alive = np.histogram(ages, bins=EDGES)[0].astype(float)
-    if uncut:
-        ended, alive = ended - lengths.cut, alive + lengths.cut
-    at_risk = np.cumsum((ended + alive)[::-1])[::-1] - alive / 2 + unseen
+    how = {"reach": reach, "prior": prior, "unseen": unseen}
+    pooled = (1 - by_tokens) * _pooled(ended, alive, np.zeros(len(most), np.int64), **how)
+    if by_tokens:
+        places = np.round(np.log(np.maximum(most, 1.0)) / _LOG).astype(np.int64)
+        pooled = pooled + by_tokens * _pooled(ended, alive, places, **how)
+    passing = 1 - (ended[:, :-1] + _POOLED * pooled) / (_at_risk(ended, alive) + _POOLED)
+    whole = np.ones((len(most), 1))
+    return np.hstack([whole, np.cumprod(np.clip(passing, 0.0, 1.0), axis=1)])
+
+
+def mean_and_variance(curve: Floats) -> tuple[Floats, Floats]:
+    """Of shares, each [num_classes]."""
+    areas = (curve[:, :-1] + curve[:, 1:]) / 2 * WIDTHS
+    mean = np.maximum(areas.sum(axis=1), 1e-9)
+    squares = areas @ (EDGES[:-1] + EDGES[1:])
+    return mean, np.maximum(squares - mean**2, 0.0)
+
+
+def drawn(curve: Floats, classes: Ints, shares: Floats, draws: Floats) -> Floats:
+    """Shares at which samples of these classes end that have come to these, [num_samples];
+    `draws`: uniform in (0, 1], [plays, num_samples]."""
+    # Curves end to end, each beginning at twice its number: one look-up serves all.
+    first = 2.0 * np.arange(len(curve))[:, None]
+    passed = np.hstack([first + 1 - curve, first + 1])
+    edges = np.broadcast_to(np.append(EDGES, 1.0), passed.shape)
+    at = np.interp(2 * classes + shares, (first + EDGES).ravel(), curve.ravel())
+    return np.asarray(np.interp(2 * classes + 1 - at * draws, passed.ravel(), edges.ravel()))
+
+
+def _pooled(
+    ended: Floats, alive: Floats, places: Ints, *, reach: float, prior: float, unseen: float
+) -> Floats:
+    """Of those that come to each bin, the part that ends there, [num_classes, num_bins], by all
+    classes together; they begin at these `places` of the bins that they share."""
+    all_ended, all_alive = np.zeros((2, int(places.max()) + _NUM_BINS + 1))
+    for place, ends, ages in zip(places, ended, alive, strict=True):
+        all_ended[place : place + _NUM_BINS] += ends[:-1]
+        all_alive[place : place + _NUM_BINS] += ages
+        all_alive[place + _NUM_BINS] += ends[-1]
+    both = all_ended + all_alive
+    at_risk = np.cumsum(both[::-1])[::-1] - all_alive / 2 + unseen
     more = prior * np.maximum(1 - at_risk / _FEW, 0.0)
-    at_risk, ending = at_risk + more, ended + _ENDING * more
-    passing = 1 - np.divide(ending, at_risk, out=np.zeros_like(ended), where=at_risk > 0)
-    curve = np.concatenate([[1.0], np.cumprod(passing)])
-    known = np.flatnonzero(ended + alive)
-    longest = int(known[-1])
-    open_ended = alive[longest] or unseen
-    end = _bin(EDGES[longest + 1] * reach) if open_ended else longest
-    curve[min(end, max(_bin(most), longest)) + 1 :] = 0.0
-    return np.asarray(curve)
+    at_risk, ending = at_risk + more, all_ended + _ENDING * more
+    part = np.divide(ending, at_risk, out=np.zeros_like(ending), where=at_risk > 0)
+    longest = int(np.flatnonzero(both)[-1])
+    open_ended = all_alive[longest] or unseen
+    part[longest + 1 + int(math.log(reach) / _LOG) if open_ended else longest :] = 1.0
+    return np.stack([part[place : place + _NUM_BINS] for place in places])
 
 
-def mean_and_spread(curve: Floats) -> tuple[float, float]:
-    """Mean length, and the standard deviation by it."""
-    area = (curve[:-1] + curve[1:]) / 2 * WIDTHS
-    mean = max(float(area.sum()), 1e-9)
-    squares = 2 * float(area @ ((EDGES[:-1] + EDGES[1:]) / 2))
-    return mean, math.sqrt(max(squares - mean * mean, 0.0)) / mean
+def _at_risk(ended: Floats, alive: Floats) -> Floats:
+    """How many came to each bin, [num_classes, num_bins]."""
+    both = ended.copy()
+    both[:, :-1] += alive
+    return np.asarray(np.cumsum(both[:, ::-1], axis=1)[:, :0:-1] - alive / 2)
 
 
-def drawn(curve: Floats, ages: Floats, draws: Floats) -> Floats:
-    """Lengths of samples that have come to these ages; `draws`: uniform in (0, 1]."""
-    still = np.interp(ages, EDGES, curve) * draws
-    return np.maximum(np.interp(-still, -curve, EDGES), ages + 1)
-
-
-def _bin(tokens: float) -> int:
-    if tokens < 1:
-        return 0
-    return min(int(math.log(tokens) / math.log(_GROWTH)) + 1, _NUM_BINS - 1)
+def _bin(share: float) -> int:
+    if share >= 1:
+        return _NUM_BINS
+    return max(_NUM_BINS + math.floor(math.log(share) / _LOG), 0) if share > 0 else 0

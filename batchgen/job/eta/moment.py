@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from batchgen.job.eta.lengths import Lengths
+from batchgen.job.eta.order import ReadingOrder
 
-__all__ = ["BegunRow", "Progress"]
+__all__ = ["BegunRow", "Progress", "ReadRows"]
 
 
 class BegunRow(NamedTuple):
@@ -16,6 +18,19 @@ class BegunRow(NamedTuple):
     begun_at: float
     samples: int
     most_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRows:
+    """Rows that were read and are not finished: those `begun`, how many samples of which
+    `max_tokens` are `waiting`; whether `max_tokens` change along the input; and of prompts of all
+    rows so far, those of rows that were ever begun and of all that were read."""
+
+    begun: tuple[BegunRow, ...] = ()
+    waiting: Mapping[int, int] = field(default_factory=dict)
+    order: ReadingOrder = field(default_factory=ReadingOrder)
+    begun_prompt_tokens: int = 0
+    read_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +44,10 @@ class Progress:
     rows: int
     rows_left: int
     made_tokens: int
-    begun: tuple[BegunRow, ...]
+    read: ReadRows
     lengths: Lengths
 
     @property
     def running(self) -> int:
         """Samples in the engine."""
-        return sum(row.samples for row in self.begun)
+        return sum(row.samples for row in self.read.begun)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from batchgen.job.eta.history import History
 from batchgen.job.eta.moment import Progress
-from batchgen.job.eta.rest import EARLY, LATE, LIKELY, Case, Rest
+from batchgen.job.eta.rest import EARLY, LATE, LIKELY, Case, Course, Rest
 
 __all__ = ["SecondsLeft", "TimeLeft"]
 
@@ -27,7 +27,9 @@ _LATEST_S = 5.0
 _CROWDING_CPU = 0.7
 """A step's time grows with this power of its rows on a CPU; a GPU reads its weights all the same.
 """
-_NEAR, _NEAR_S = 1.3, 8.0
+_PROMPT_COST_CPU, _PROMPT_COST_GPU = 0.3, 0.05
+"""Of a token of a prompt, in tokens made: the model's weights are read once for all of a prompt."""
+_NEAR, _NEAR_S = 1.25, 8.0
 
 
 class TimeLeft(NamedTuple):
@@ -40,17 +42,18 @@ class TimeLeft(NamedTuple):
     @property
     def is_sure(self) -> bool:
         """Whether one number says it."""
-        near = max(self.likely * (_NEAR - 1), _NEAR_S)
-        return self.late - self.likely <= near and self.likely - self.early <= near
+        return self.late <= max(self.likely * _NEAR, self.likely + _NEAR_S) and self.early >= min(
+            self.likely / _NEAR, self.likely - _NEAR_S
+        )
 
 
 class SecondsLeft:
     """Asked now and then, at least every half minute; each answer is noted for the next ones."""
 
     def __init__(self, *, on_cpu: bool = True) -> None:
+        self._prompt_cost = _PROMPT_COST_CPU if on_cpu else _PROMPT_COST_GPU
         self._crowding = _CROWDING_CPU if on_cpu else 0.0
         self._history = History()
-        self._longest = 1.0
 
     def estimate(self, seen: Progress) -> TimeLeft | None:
         """None while too little is known. Of what came before the first token, loading and
@@ -58,28 +61,31 @@ class SecondsLeft:
         if not seen.made_tokens:
             return None
         self._history.note(seen)
-        self._longest = max([self._longest, *(float(row.most_tokens) for row in seen.begun)])
         few = seen.lengths.num_samples < _FEWEST_FINISHED
         settled = _SHORTEST_WINDOW_S if few else _SETTLING_S
-        if self._history.elapsed < settled or not (seen.begun or seen.rows):
+        if self._history.elapsed < settled or not (seen.read.begun or seen.rows):
             return None
         return self._time_left(seen, replace(LATE, reach=1e9) if few else LATE)
 
     def _time_left(self, seen: Progress, late: Case) -> TimeLeft | None:
         history = self._history
         window = max(_SHORTEST_WINDOW_S, _WINDOW_SHARE * history.elapsed)
+        history.learn_prompt_cost(self._prompt_cost)
         latest = history.speed(_LATEST_S)
         usual = history.speed(window) if seen.rows_left else latest
         if min(usual.rate, latest.rate) <= 0:
             return None
-        rest = Rest.of(seen, history, self._longest)
-        slow, fast = sorted((usual, latest), key=lambda speed: speed.rate)
-        trend = history.trend(seen.rows_left, rest.spread()) if seen.rows_left else None
-        a_row_s = trend.likely if trend is not None and trend.is_sure else None
-        either = (None,) if trend is None else (None, trend.far)
+        quarter = history.elapsed / 4
+        speeds = [usual, latest]
+        if seen.rows_left:
+            speeds += [history.speed(quarter, before * quarter) for before in range(3)]
+        speeds.sort(key=lambda speed: speed.rate)
+        rest = Rest.of(seen, history)
+        drift, order = rest.drift(history), rest.order
         crowding, doubt = history.crowding(self._crowding, window)
         quick, dull = min(crowding + doubt, 1.0), max(crowding - doubt, 0.0)
-        likely = rest.seconds(LIKELY, usual, crowding, a_row_s)
-        early = min(rest.seconds(EARLY, fast, quick, each) for each in either)
-        latest_end = max(rest.seconds(late, slow, dull, each) for each in either)
-        return TimeLeft(min(early, likely), likely, max(latest_end, likely))
+        likely = rest.seconds(LIKELY, Course(usual, crowding, order.likely, drift.likely))
+        soon = Course(speeds[-1], quick, min(1.0, order.far), min(1.0, drift.far))
+        long = Course(speeds[0], dull, max(1.0, order.far), max(1.0, drift.far))
+        early = min(rest.seconds(EARLY, soon), likely)
+        return TimeLeft(early, likely, max(rest.seconds(late, long), likely))

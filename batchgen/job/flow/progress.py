@@ -14,7 +14,7 @@ from typing import Protocol, TextIO
 
 from batchgen.counts import counted
 from batchgen.job.eta.lengths import Lengths
-from batchgen.job.eta.moment import BegunRow, Progress
+from batchgen.job.eta.moment import Progress, ReadRows
 from batchgen.job.eta.time_left import SecondsLeft, TimeLeft
 
 __all__ = ["Live", "Reporter", "make_reporter"]
@@ -45,8 +45,8 @@ class Live:
     ended: float = 0.0
     """When it had done its last row."""
     device: str = ""
-    begun: tuple[BegunRow, ...] = ()
-    """Rows in the engine's hands."""
+    read: ReadRows = field(default_factory=ReadRows)
+    """Rows that were read and are not finished."""
     lengths: Lengths = field(default_factory=Lengths)
 
 
@@ -116,11 +116,11 @@ class _Rates:
             return None
         if self._seconds_left is None:
             self._seconds_left = SecondsLeft(on_cpu=not live.device.startswith("cuda"))
-        begun = live.begun
-        rows_left = live.total_rows - live.reused - live.rows - len(begun)
+        read = live.read
+        rows_left = live.total_rows - live.reused - live.rows - len(read.begun)
         made = max(live.generated_tokens, live.finished_tokens)
         return self._seconds_left.estimate(
-            Progress(now, live.rows, max(rows_left, 0), made, begun, live.lengths)
+            Progress(now, live.rows, max(rows_left, 0), made, read, live.lengths)
         )
 
 

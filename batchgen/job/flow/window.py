@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from batchgen.engine.request import Completion
-from batchgen.job.eta.moment import BegunRow
+from batchgen.job.eta.moment import BegunRow, ReadRows
+from batchgen.job.eta.order import ReadingOrder
 from batchgen.job.text.requests import SAMPLE_BITS, PreparedRow
 
 __all__ = ["WaitingRow", "Window"]
@@ -22,12 +24,21 @@ class WaitingRow:
     completions: dict[int, Completion] = field(default_factory=dict)
     begun_at: float = 0.0
 
+    @property
+    def most_tokens(self) -> int:
+        """What bounds the length of each of its samples."""
+        return self.prepared.row.params.max_tokens
+
 
 class Window:
     """Rows by index, and how many prompt tokens they have together."""
 
     def __init__(self) -> None:
         self._rows: dict[int, WaitingRow] = {}
+        self._begun: dict[int, WaitingRow] = {}
+        self._waiting: Counter[int] = Counter()  # samples by `max_tokens`
+        self._order = ReadingOrder()
+        self._prompt_tokens = [0, 0]  # of all rows that were begun, and that were read
         self.num_tokens = 0
 
     def __len__(self) -> int:
@@ -42,12 +53,17 @@ class Window:
 
     def add(self, prepared: PreparedRow) -> None:
         """Take a row in."""
-        self._rows[prepared.row.index] = WaitingRow(prepared)
+        row = self._rows[prepared.row.index] = WaitingRow(prepared)
+        self._waiting[row.most_tokens] += len(prepared.requests)
+        self._order = self._order.read(row.most_tokens)
+        self._prompt_tokens[1] += prepared.num_prompt_tokens
         self.num_tokens += prepared.num_prompt_tokens
 
     def remove(self, prepared: PreparedRow) -> None:
         """Forget a row."""
-        del self._rows[prepared.row.index]
+        row = self._rows.pop(prepared.row.index)
+        if self._begun.pop(prepared.row.index, None) is None:
+            self._wait_no_more(row)
         self.num_tokens -= prepared.num_prompt_tokens
 
     def begin(self, identifiers: list[int]) -> list[int]:
@@ -55,27 +71,29 @@ class Window:
         now = time.monotonic()
         begun = []
         for identifier in identifiers:
-            row = self._rows.get(identifier >> SAMPLE_BITS)
+            index = identifier >> SAMPLE_BITS
+            row = self._rows.get(index)
             if row is not None and not row.begun_at:
                 row.begun_at = now
-                begun.append(row.prepared.row.index)
+                self._begun[index] = row
+                self._prompt_tokens[0] += row.prepared.num_prompt_tokens
+                self._wait_no_more(row)
+                begun.append(index)
         return sorted(begun)
 
     def begun_before(self, moment: float) -> list[PreparedRow]:
         """Rows that have been in the engine's hands since before that moment."""
-        return [row.prepared for row in self if 0.0 < row.begun_at < moment]
+        return [row.prepared for row in self._begun.values() if row.begun_at < moment]
 
-    def begun(self) -> tuple[BegunRow, ...]:
-        """Rows in the engine's hands, with what bounds their length."""
-        return tuple(
+    def read(self) -> ReadRows:
+        """Rows in the engine's hands and rows that wait, with what bounds their length."""
+        begun = tuple(
             BegunRow(
-                row.begun_at,
-                len(row.prepared.requests) - len(row.completions),
-                row.prepared.row.params.max_tokens,
+                row.begun_at, len(row.prepared.requests) - len(row.completions), row.most_tokens
             )
-            for row in self
-            if row.begun_at
+            for row in self._begun.values()
         )
+        return ReadRows(begun, dict(self._waiting), self._order, *self._prompt_tokens)
 
     def finished_samples(self) -> dict[tuple[int, int], list[int]]:
         """(index, sample) -> all but the last token of each finished sample of an unfinished row: a
@@ -90,3 +108,8 @@ class Window:
     def not_begun(self) -> list[PreparedRow]:
         """Rows that the engine has not touched."""
         return [row.prepared for row in self if not row.begun_at]
+
+    def _wait_no_more(self, row: WaitingRow) -> None:
+        self._waiting[row.most_tokens] -= len(row.prepared.requests)
+        if not self._waiting[row.most_tokens]:
+            del self._waiting[row.most_tokens]

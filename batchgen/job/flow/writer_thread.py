@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
 from batchgen.job.flow.channel import Channel
-from batchgen.job.flow.engine_thread import Outcome
+from batchgen.job.flow.engine_thread import FinishedRow, Outcome
 from batchgen.job.flow.first_failures import FirstFailures
 from batchgen.job.flow.progress import Live
 from batchgen.job.flow.results import Results
@@ -83,9 +83,14 @@ class Write:
         live = self.live
         live.failed += self.failures.note(outcomes, rows)
         live.rows += len(outcomes)
+        most = {
+            done.prepared.row.index: done.prepared.row.params.max_tokens
+            for done in outcomes
+            if isinstance(done, FinishedRow)
+        }
         for row in rows:
             if row.completion_tokens is not None:
-                live.lengths.add(row.completion_tokens, row.finish_reason == "length")
+                live.lengths.add(row.completion_tokens, most[row.index])
         live.finished_tokens += sum(row.completion_tokens or 0 for row in rows)
         live.prompt_tokens += sum(row.prompt_tokens or 0 for row in rows if row.sample == 0)
 
