@@ -22,13 +22,14 @@ from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.loader import load_model_from
 from batchgen.engine.mixture import replacing
-from batchgen.engine.mixture.form import GELU, GELU_TANH, SILU, Gate, find_gate
+from batchgen.engine.mixture.form import GELU, GELU_TANH, QUIET, SILU, Gate, find_gate
 from batchgen.engine.mixture.packed import Blocks, Stored, pack_experts
 from batchgen.engine.mixture.proof import ROUNDED_ERROR, Asked, disproof
 from batchgen.engine.mixture.tiles import row_block
 from batchgen.engine.model import packed_folder
 from batchgen.engine.model.checkpoint import load_folder
 from batchgen.engine.model.packed_folder import load_random_packed
+from batchgen.engine.model.random_weights import load_random
 from batchgen.engine.quantization.float8 import round_rows
 from batchgen.engine.quantization.scheme import Scheme
 from batchgen.engine.weights import weigh
@@ -201,6 +202,18 @@ def test_random_experts_in_float8_weigh_half_and_count_as_much() -> None:
     ours = weigh(rounded)
     assert ours.active_parameters == plain.active_parameters
     assert ours.num_bytes < 0.75 * plain.num_bytes
+
+
+def test_random_experts_are_quieter_than_what_goes_past_them() -> None:
+    """Else one rounding sends rows to other experts, and no proof holds."""
+    own, cpu = tiny_config("gpt_oss", **SIZES), torch.device("cpu")
+    plain = experts_of(load_random(own, torch.bfloat16, EngineConfig(model=Path("any")), cpu))
+    share = float(plain.down_proj.float().std() / plain.gate_up_proj.float().std())
+    assert share == pytest.approx(QUIET, rel=0.2)
+    packed = experts_of(load_random_packed(own, None, torch.bfloat16, cpu, trust_remote_code=False))
+    scales = (packed.down_scale, packed.gate_up_scale)
+    down, gate_up = (int(one.view(torch.uint8).max()) for one in scales)
+    assert 2.0 ** (down - gate_up) == QUIET
 
 
 @direct

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from batchgen.engine.mixture.form import Gate, Sizes
+from batchgen.engine.mixture.form import QUIET, Gate, Sizes
 from batchgen.engine.mixture.four_bits import RUN, Packed, dense_blocks, pack_blocks
 from batchgen.engine.mixture.quantized import Biases, QuantizedExperts, by_definition
 
@@ -69,13 +70,16 @@ def pack_experts(blocks: Blocks) -> PackedExperts:
 def random_packed(
     sizes: Sizes, gate: Gate, biases: Biases, _: torch.dtype, device: torch.device
 ) -> PackedExperts:
-    """As a checkpoint might have them: for benchmarks. Numbers are about 0.02."""
+    """As a checkpoint might have them: for benchmarks. Numbers are about 0.02, of `down` about
+    0.02 * `QUIET`."""
 
-    def drawn(outputs: int, inputs: int) -> Stored:
+    def drawn(outputs: int, inputs: int, share: float = 1.0) -> Stored:
         shape = (sizes.num_experts, outputs, inputs // RUN)
         make: Callable[..., torch.Tensor] = torch.randint
         values = make(0, 256, (*shape, RUN // 2), dtype=torch.uint8, device=device)
-        return Stored(values, make(118, 122, shape, dtype=torch.uint8, device=device))
+        least = 118 + round(math.log2(share))
+        return Stored(values, make(least, least + 4, shape, dtype=torch.uint8, device=device))
 
-    gate_up, down = drawn(2 * sizes.width, sizes.hidden), drawn(sizes.hidden, sizes.width)
+    gate_up = drawn(2 * sizes.width, sizes.hidden)
+    down = drawn(sizes.hidden, sizes.width, QUIET)
     return pack_experts(Blocks(gate_up, down, biases, gate))

@@ -9,6 +9,7 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
 from batchgen.engine.config import EngineConfig
+from batchgen.engine.mixture.form import quieten
 from batchgen.engine.model.checkpoint import described, quietly
 from batchgen.engine.model.packed_folder import load_random_packed
 from batchgen.engine.parallel.splitting import split_arguments
@@ -33,7 +34,9 @@ def load_random(
         dtype = own.dtype or torch.float32
     make: Any = AutoModelForCausalLM.from_config
     with device:
-        return make(own, dtype=dtype, attn_implementation="eager")
+        module = make(own, dtype=dtype, attn_implementation="eager")
+    quieten(module)
+    return module
 
 
 def _load_share(
