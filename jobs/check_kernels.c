@@ -7,9 +7,10 @@
 #include "paged.h"
 #include "quant.h"
 
-int64_t gemm_panel(void), int8_panel(void), quant_scratch(int64_t, int64_t);
+int64_t gemm_panel(void), bf16_panel(void), int8_panel(void), quant_scratch(int64_t, int64_t);
 int64_t quant_panel_bytes(int64_t, int64_t);
 void gemm_pack(const float *, float *, int64_t, int64_t, int64_t);
+void bf16_pack(const uint16_t *, uint16_t *, int64_t, int64_t, int64_t);
 void packed_linear(const void *, const void *, const float *, void *, int64_t, int64_t, int64_t,
                    int64_t, int64_t, int64_t, int64_t);
 void int8_pack(const int8_t *, int8_t *, int64_t, int64_t, int64_t);
@@ -65,6 +66,24 @@ static void check_gemm(int64_t rows) {
     gemm_pack(weight, packed, OUT, INPUTS, 1);
     packed_linear(x, packed, 0, out, rows, INPUTS, OUT, INPUTS, OUT, FLOAT32, 1);
     judge("float32", out, product(x, weight, rows), rows * OUT, 1e-5f);
+}
+
+/* x rounded, in place, and as its bits. */
+static uint16_t *in_bf16(float *x, int64_t count) {
+    uint16_t *bits = malloc((size_t)count * sizeof(uint16_t));
+    for (int64_t i = 0; i < count; i++) x[i] = bf16_to_float(bits[i] = float_to_bf16(x[i]));
+    return bits;
+}
+
+static void check_bf16(int64_t rows) {
+    float *x = filled(rows * INPUTS), *weight = filled(OUT * INPUTS), out[MOST_ROWS * OUT];
+    uint16_t *narrow = in_bf16(x, rows * INPUTS), answer[MOST_ROWS * OUT];
+    int64_t panels = (OUT + bf16_panel() - 1) / bf16_panel();
+    uint16_t *packed = aligned_alloc(64, (size_t)(panels * bf16_panel() * INPUTS * 2));
+    bf16_pack(in_bf16(weight, OUT * INPUTS), packed, OUT, INPUTS, 1);
+    packed_linear(narrow, packed, 0, answer, rows, INPUTS, OUT, INPUTS, OUT, BFLOAT16, 1);
+    for (int64_t i = 0; i < rows * OUT; i++) out[i] = bf16_to_float(answer[i]);
+    judge("bfloat16", out, product(x, weight, rows), rows * OUT, 4e-3f);
 }
 
 static void check_int8(int64_t rows) {
@@ -165,6 +184,7 @@ static void check_attention(void) {
 int main(void) {
     for (int64_t rows = 1; rows <= MOST_ROWS; rows += 4) {
         check_gemm(rows);
+        check_bf16(rows);
         check_int8(rows);
         check_blocks("Q4_0", Q4_0, 18, rows), check_blocks("Q4_1", Q4_1, 20, rows);
         check_blocks("Q5_0", Q5_0, 22, rows), check_blocks("Q5_1", Q5_1, 24, rows);

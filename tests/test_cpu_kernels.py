@@ -65,10 +65,25 @@ def test_linear_equals_torch_for_every_number_of_rows(
 
 
 @needs_compiler
-def test_linear_answers_bit_for_bit_alike_whatever_rows_come_along() -> None:
-    weight = torch.randn(96, 200)
+@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(1, 32), (47, 64), (48, 704), (100, 96)])
+def test_linear_in_bfloat16_rounds_the_sum_of_exact_products(
+    num_outputs: int, num_inputs: int
+) -> None:
+    weight, bias = torch.randn(num_outputs, num_inputs).bfloat16(), torch.randn(num_outputs)
     packed = operators().pack(weight)
-    x = torch.randn(300, 200)
+    for rows in [*range(1, 20), 79, 81, 241]:
+        x = torch.randn(rows, num_inputs).bfloat16()
+        expected = F.linear(x.double(), weight.double(), bias.double()).float()
+        got = operators().linear(x, packed, num_outputs, bias).float()
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=2**-8)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear_answers_bit_for_bit_alike_whatever_rows_come_along(dtype: torch.dtype) -> None:
+    weight = torch.randn(96, 224).to(dtype)
+    packed = operators().pack(weight)
+    x = torch.randn(300, 224).to(dtype)
     whole = operators().linear(x, packed, 96, None)
     for first, last in [(0, 1), (7, 9), (100, 131), (3, 256)]:
         part = operators().linear(x[first:last], packed, 96, None)

@@ -1,7 +1,8 @@
 """Linear layers on the CPU: weights packed once at load, siblings of one input joined.
 
-float32 goes to the project's own kernel where it was compiled, and bfloat16 where the CPU has AMX;
-else to oneDNN's packed weights. Each replacement is compared with `F.linear` before it is kept.
+float32 goes to the project's own kernel where it was compiled, and bfloat16 where the CPU
+multiplies it (AMX, AVX-512 BF16) or oneDNN cannot; else to oneDNN's packed weights. Each
+replacement is compared with `F.linear` before it is kept.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-/* Linear layers in bfloat16 on CPUs without matrix tiles: weights packed once into panels of PANEL
+/* Linear layers in bfloat16 on CPUs that do not multiply it (those that do: gemm.c): weights packed once into panels of PANEL
    outputs, widened to float32 on the way into the registers. A chunk of a panel is widened once for
    all rows of a block, a chunk of the rows once for GROUP panels.
    Every output is one sum in float32 over the inputs in their order, whatever the number of rows. */
 #include "linear.h"
 
+#if !BF16_PAIRS
 #define ROWS FLOAT_ROWS
 #define WIDE FLOAT_WIDE
 #define PANEL (WIDE * LANES)
@@ -13,6 +14,9 @@
 #define LINE 64
 
 EXPORT int64_t bf16_panel(void) { return PANEL; }
+
+/* Inputs are to be a multiple of it. */
+EXPORT int64_t bf16_step(void) { return 1; }
 
 /* weight [num_outputs, num_inputs] into panels; outputs past the last are zeros. */
 EXPORT void bf16_pack(const uint16_t *weight, uint16_t *packed, int64_t num_outputs,
@@ -111,3 +115,4 @@ void bf16_share(const Linear *A) {
                        end < A->num_rows ? end : A->num_rows);
         }
 }
+#endif

@@ -34,6 +34,7 @@ _SIGNATURES = {
     "scale_rows": [_POINTER] * 2 + [_INT] * 4,
     "rope": [_POINTER] * 4 + [_INT] * 8,
 }
+_NUMBERS = ("gemm_panel", "amx_panel", "bf16_panel", "bf16_step", "amx_start", "int8_panel")
 _TILE_INPUTS = 32
 _MOST_INT8_INPUTS = 1 << 17
 """Of a layer whose rows keep 7 bits at least: see `level_limit` in linear.h."""
@@ -62,10 +63,18 @@ class Operators:
     """The compiled operators. One instance serves the process."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        for name in ("gemm_panel", "amx_panel", "bf16_panel", "amx_start", "int8_panel"):
+        for name in (
+            "gemm_panel",
+            "amx_panel",
+            "bf16_panel",
+            "bf16_step",
+            "amx_start",
+            "int8_panel",
+        ):
             getattr(library, name).restype = ctypes.c_int64
         self._has_amx = bool(library.amx_start())
         panel = library.amx_panel() if self._has_amx else library.bf16_panel()
+        self._bf16_step: int = _TILE_INPUTS if self._has_amx else library.bf16_step()
         self._panels = {torch.float32: library.gemm_panel(), torch.bfloat16: panel}
         self._int8_panel: int = library.int8_panel()
         for name, arguments in _SIGNATURES.items():
@@ -89,9 +98,10 @@ class Operators:
         return None if library is None else Operators(library)
 
     def can_pack(self, weight: torch.Tensor) -> bool:
-        """Whether `pack` and `linear` take this weight: tiles of bfloat16 hold 32 inputs."""
+        """Whether `pack` and `linear` take this weight: bfloat16 may be multiplied in pairs of
+        inputs, tiles of it hold 32."""
         if weight.dtype == torch.bfloat16:
-            return not self._has_amx or weight.shape[1] % _TILE_INPUTS == 0
+            return weight.shape[1] % self._bf16_step == 0
         return weight.dtype == torch.float32
 
     def kind_of(self, dtype: torch.dtype) -> WeightKind:
@@ -102,9 +112,9 @@ class Operators:
 
     def is_fastest(self, dtype: torch.dtype) -> bool:
         """Whether no other library is known to multiply faster on this CPU: in bfloat16 oneDNN
-        does, from AVX-512 on, where there are no tiles."""
+        does where it runs at all and the kernel widens it to float32."""
         onednn: Any = torch.ops.mkldnn
-        if dtype == torch.float32 or self._has_amx:
+        if dtype == torch.float32 or self._bf16_step > 1:
             return True
         return not (torch.backends.mkldnn.is_available() and onednn._is_mkldnn_bf16_supported())
 
