@@ -58,7 +58,7 @@ def part(rng: Rng, most: np.ndarray) -> Drawn:
 @dataclass(frozen=True, slots=True)
 class Job:
     """`minutes`: about how long it takes, prompts apart, of about `prompt` tokens; `cold`: so much
-    slower is its first minute."""
+    slower is its first minute; `busy`: by so much others make it slower or faster."""
 
     shape: str
     minutes: float
@@ -67,11 +67,20 @@ class Job:
     cold: float = 1.0
     seed: int = 0
     prompt: int = 0
+    busy: float = 0.0
 
     def step_s(self, running: int, at: float) -> float:
         """Seconds of a step of so many rows."""
         seconds = 0.005 + 0.0015 * running if self.on_cpu else 0.05
-        return seconds * (self.cold if at < SECOND_MINUTE else 1.0)
+        return seconds * (self.cold if at < SECOND_MINUTE else 1.0) * self.slowness(at)
+
+    def slowness(self, at: float) -> float:
+        """Of the machine, as others come and go, one every half minute."""
+        if not self.busy or at > 1e6:
+            return 1.0
+        others, within = divmod(at / 30, 1)
+        now, then = np.random.default_rng(self.seed).normal(0, self.busy, 99)[int(others) :][:2]
+        return float(np.exp(now + (then - now) * within))
 
     def prompt_s(self, tokens: int) -> float:
         """Seconds of so many tokens of prompts."""
@@ -121,6 +130,14 @@ JOBS = [
     Job("as long whatever they may have", 15, False),
     Job("larger and larger", 15, False),
     Job("smaller and smaller", 15, False),
+]
+BUSY = [
+    Job("all of one length", 5, True, busy=0.25, seed=1),
+    Job("long-tailed", 5, True, busy=0.25, seed=2),
+    Job("one in ten may be long", 5, True, prompt=30, busy=0.25, seed=3),
+    Job("as many tokens as they may have", 5, True, busy=0.25, seed=4),
+    Job("as many tokens as they may have", 10, False, busy=0.25, seed=5),
+    Job("two kinds", 10, True, busy=0.25, seed=6),
 ]
 SORTED = Job("shorter and shorter", 15, False)
 

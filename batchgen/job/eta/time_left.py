@@ -20,7 +20,7 @@ __all__ = ["SecondsLeft", "TimeLeft"]
 _FEWEST_FINISHED = 5
 _SETTLING_S = 2.0
 _SHORTEST_WINDOW_S = 20.0
-_WINDOW_SHARE = 0.25
+_WINDOW_SHARE = 0.5
 """Of the time so far, over which the rate is taken: longer runs have slower swings."""
 _LATEST_S = 5.0
 """Over which the rate of this moment is taken."""
