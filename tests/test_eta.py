@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.request import EngineStats, Request, SamplingParams
 from batchgen.job.eta.lengths import Lengths
 from batchgen.job.eta.moment import BegunRow, Progress, ReadRows
 from batchgen.job.eta.order import ReadingOrder
@@ -32,6 +32,7 @@ SHAPES: dict[str, Callable[[Rng, int], Drawn]] = {
     "most are cut": lambda rng, n: (rng.exponential(300, n), 128),
     "longer and longer": lambda rng, n: (np.sort(rng.integers(8, 513, n)), 512),
     "shorter and shorter": lambda rng, n: (np.sort(rng.integers(8, 513, n))[::-1], 512),
+    "short or cut": lambda rng, n: (np.where(rng.random(n) < 0.5, rng.normal(20, 6, n), 300), 200),
     "one in ten may be long": lambda rng, n: cut(np.where(rng.random(n) < 0.9, 24, 220)),
     "two kinds": lambda rng, n: part(rng, np.where(rng.random(n) < 0.5, 64, 640)),
     "as many tokens as they may have": lambda rng, n: cut(rng.lognormal(4, 1, n)),
@@ -113,6 +114,8 @@ JOBS = [
     Job("memoryless", 2.5, False, slots=16),
     Job("memoryless", 10, False),
     Job("most are cut", 5, False),
+    Job("short or cut", 3, True, slots=160),
+    Job("short or cut", 5, True, slots=64),
     Job("longer and longer", 15, False),
     Job("one in ten may be long", 5, True),
     Job("one in ten may be long", 2.5, True, slots=16),
@@ -175,8 +178,8 @@ def simulated(job: Job) -> list[tuple[float, TimeLeft | None]]:
             next_look = now + max(2.0, job.minutes / 2)
             there = tuple(BegunRow(at, 1, int(bound)) for _, _, at, bound in run.T)
             waiting = Counter(most[inputs[begun:][inputs[begun:] < read]].tolist())
-            tokens = int(prompts[inputs[:begun]].sum()), int(prompts[:read].sum())
-            rows_read = ReadRows(there, waiting, order, *tokens)
+            tokens = int(prompts[inputs[:begun]].sum())
+            rows_read = ReadRows(there, waiting, order, int(prompts[:read].sum()), tokens, tokens)
             finished = begun - run.shape[1]
             seen = Progress(now, finished, rows - begun, made, rows_read, known)
             shown.append((now, left.estimate(seen)))
@@ -201,7 +204,7 @@ def test_it_is_within_a_quarter_from_the_second_minute_on(job: Job) -> None:
 
 
 def test_of_a_hundred_moments_one_is_outside_at_most() -> None:
-    shown = [moment for job in JOBS for moment in simulated(job)]
+    shown = [moment for job in JOBS + BUSY for moment in simulated(job)]
     wrong = [(left, true) for true, left in shown if not holds(left, true)]
     assert len(wrong) <= len(shown) / 100, f"{len(wrong)} of {len(shown)}"
 
@@ -257,23 +260,42 @@ def test_loading_and_rows_of_earlier_runs_do_not_count() -> None:
     assert 72 < found.likely < 88  # 800 rows of 100 tokens at 1,000 tokens a second
 
 
+@pytest.mark.parametrize(("alone", "seconds"), [(1.0, 80), (0.5, 40)])
+def test_rows_that_take_the_answer_of_an_equal_one_cost_nothing(
+    alone: float, seconds: float
+) -> None:
+    left, lengths = SecondsLeft(), Lengths()
+    for second in range(21):
+        rows, waiting = second * 10, {100: 1000 - second * 10}
+        read = ReadRows((), waiting, alone=alone)
+        found = left.estimate(
+            Progress(float(second), rows, 1000 - rows, rows * 100 + 1, read, lengths)
+        )
+        for _ in range(10):
+            lengths.add(100, 100)
+    assert found is not None
+    assert found.likely == pytest.approx(seconds, rel=0.1)  # 1,000 tokens a second
+
+
 def test_rows_that_wait_count_by_their_max_tokens_until_they_begin_or_are_given_up() -> None:
     window = Window()
     rows = [prepared(index, most) for index, most in enumerate([24, 220, 24])]
     for row in rows:
         window.add(row)
-    read = window.read()
+    read = window.read(EngineStats())
     assert (read.begun, dict(read.waiting), read.order.rows) == ((), {24: 2, 220: 1}, 3)
     window.begin([rows[1].requests[0].request_id])
     window.remove(rows[0])
-    read = window.read()
+    read = window.read(EngineStats())
     assert [row.most_tokens for row in read.begun] == [220]
     assert dict(read.waiting) == {24: 1}
-    assert (read.begun_prompt_tokens, read.read_prompt_tokens) == (3, 9)
+    assert (read.prompt_tokens, read.begun_prompt_tokens) == (9, 3)
     window.remove(rows[1])
     window.begin([rows[2].requests[0].request_id])
-    assert dict(window.read().waiting) == {}
-    assert [row.most_tokens for row in window.read().begun] == [24]
+    assert dict(window.read(EngineStats()).waiting) == {}
+    assert window.read(EngineStats()).alone == 1.0
+    assert window.read(EngineStats(folded_rows=1)).alone == 0.0
+    assert [row.most_tokens for row in window.read(EngineStats()).begun] == [24]
 
 
 def prepared(index: int, most: int) -> PreparedRow:

@@ -9,7 +9,7 @@ import numpy as np
 
 from batchgen.job.eta.lengths import Floats
 from batchgen.job.eta.moment import Progress
-from batchgen.job.eta.order import Drift, drift
+from batchgen.job.eta.order import Drift, drift, nearest
 
 __all__ = ["History", "Speed"]
 
@@ -44,7 +44,7 @@ class History:
 
     def __init__(self) -> None:
         # Seconds, tokens, finished rows, row-seconds in slots, tokens of a row that always ran,
-        # tokens of prompts that were begun.
+        # computed tokens of prompts.
         self._notes: list[tuple[float, float, float, float, float, float]] = []
         self._finished: list[Floats] = []  # samples by class, and their tokens
         self._columns: Floats = np.zeros((6, 0))
@@ -58,12 +58,12 @@ class History:
         last = self._notes[-1] if self._notes else (now, made, 0.0, 0.0, 0.0, 0.0)
         then, made_then, _, slots, tokens, _ = last
         there = max((self._running + seen.running) / 2, 1.0)
-        self._running = float(seen.running)
+        self._running = seen.running
         slots, tokens = slots + there * (now - then), tokens + (made - made_then) / there
         if len(self._notes) > 1 and then - self._notes[-2][0] < self.elapsed / _NOTES:
             self._notes.pop()
             self._finished.pop()
-        prompts = float(seen.read.begun_prompt_tokens)
+        prompts = float(seen.read.computed_prompt_tokens)
         self._notes.append((now, made, float(seen.rows), slots, tokens, prompts))
         lengths = seen.lengths
         self._finished.append(np.append(lengths.counts.sum(axis=1), float(lengths.num_tokens)))
@@ -127,20 +127,22 @@ class History:
         """
         start, quarter = self._notes[0][0], self.elapsed / 4
         times = start + quarter * np.array([1, 2, 3, 4])
-        finished = np.array(self._finished)
-        made, expected, rows = (
-            np.interp(times, self._columns[0], each)
-            for each in (finished[:, -1], finished[:, :-1] @ tokens_of, self._columns[2])
-        )
-        (made_then, _, made_now), (then, middle, now) = np.diff(made), np.diff(expected)
-        rows_then, _, rows_now = np.diff(rows)
-        if min(then, now, made_then, made_now) <= 0 or min(rows_then, rows_now) < 1:
+        ended = np.array(self._finished)
+        series = ended[:, :-1] @ tokens_of, self._columns[2], ended[:, -1], self._columns[1]
+        expected, rows, *made = (np.diff(np.interp(times, self._columns[0], x)) for x in series)
+        (then, middle, now), (rows_then, _, rows_now) = expected, rows
+        if min(then, now) <= 0 or min(rows_then, rows_now) < 1:
             return Drift()
-        before, lately = made_then / then, made_now / now
         error = spread * math.hypot(rows_then**-0.5, rows_now**-0.5)
         error = math.hypot(error, _WAVES * running / now)
-        change = (lately - before) / ((then + now) / 2 + middle) * (now + to_come) / 2
-        return drift(lately + change, math.log(lately / before), error)
+        # At first short rows end; later many long ones do at once, of which the tokens were made
+        # before. By tokens of rows that ended, lengths seem to grow then, by tokens made to fall.
+        drifts = []
+        for of_then, _, of_now in made:
+            before, lately = max(of_then / then, 1e-9), max(of_now / now, 1e-9)
+            change = (lately - before) / ((then + now) / 2 + middle) * (now + to_come) / 2
+            drifts.append(drift(lately + change, math.log(lately / before), error))
+        return nearest(*drifts)
 
     def _at(self, moment: float) -> Floats:
         return np.array([np.interp(moment, self._columns[0], each) for each in self._columns])

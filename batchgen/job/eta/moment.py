@@ -22,15 +22,21 @@ class BegunRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReadRows:
-    """Rows that were read and are not finished: those `begun`, how many samples of which
-    `max_tokens` are `waiting`; whether `max_tokens` change along the input; and of prompts of all
-    rows so far, those of rows that were ever begun and of all that were read."""
+    """Rows that were read and are not finished: those `begun`, and how many samples of which
+    `max_tokens` are `waiting`. `alone`: the share of both that is computed, where others take the
+    answer of an equal one. `order`: whether `max_tokens` change along the input.
+
+    Tokens of prompts: of all rows that were ever read, of those that were begun, and of these what
+    the engine computed.
+    """
 
     begun: tuple[BegunRow, ...] = ()
     waiting: Mapping[int, int] = field(default_factory=dict)
     order: ReadingOrder = field(default_factory=ReadingOrder)
+    prompt_tokens: int = 0
     begun_prompt_tokens: int = 0
-    read_prompt_tokens: int = 0
+    computed_prompt_tokens: int = 0
+    alone: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,6 @@ class Progress:
     lengths: Lengths
 
     @property
-    def running(self) -> int:
-        """Samples in the engine."""
-        return sum(row.samples for row in self.read.begun)
+    def running(self) -> float:
+        """Samples in the engine's steps."""
+        return self.read.alone * sum(row.samples for row in self.read.begun)

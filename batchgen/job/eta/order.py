@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-__all__ = ["Drift", "ReadingOrder", "drift"]
+__all__ = ["Drift", "ReadingOrder", "drift", "nearest"]
 
 _LIKELY, _SURE = 2.0, 3.0
 """So many standard errors from no change, one is perhaps there, or is taken to be."""
@@ -54,3 +54,14 @@ def drift(there: float, slope: float, error: float) -> Drift:
     far = 1 + (there - 1) * (1 + _LIKELY * error / abs(slope))
     likely = there if abs(slope) > _SURE * error else 1.0
     return Drift(max(likely, _LEAST), max(far, _LEAST))
+
+
+def nearest(one: Drift, other: Drift) -> Drift:
+    """What two measures of the same agree on."""
+    return Drift(*(_nearest(*both) for both in zip(one, other, strict=True)))
+
+
+def _nearest(one: float, other: float) -> float:
+    if (one - 1) * (other - 1) <= 0:
+        return 1.0
+    return min(one, other) if one > 1 else max(one, other)

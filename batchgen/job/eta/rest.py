@@ -26,7 +26,7 @@ from batchgen.job.eta.order import Drift
 
 __all__ = ["EARLY", "LATE", "LIKELY", "Case", "Course", "Rest"]
 
-_PLAYS = 40
+_PLAYS = 16
 _AT_A_TIME = 8
 """So many shares of the slots take a row each in one go."""
 _PLAYED_ROWS = 2
@@ -37,13 +37,12 @@ _REORDERED = 1024
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """How the rest may turn out: in `share` of the plays the run has ended by then.
-
-    `errors`: so many standard errors is the work to come off. For `reach`, `prior` and `unseen` see
-    `curves`. `in_order`: the last rows are those with the smallest `max_tokens`.
+    """How the rest may turn out: the last rows end so many `deviations` later than in the middle of
+    the plays, and the work to come is so many standard `errors` off. For `reach`, `prior` and
+    `unseen` see `curves`. `in_order`: the last rows are those with the smallest `max_tokens`.
     """
 
-    share: float
+    deviations: float
     errors: float
     reach: float
     prior: float
@@ -51,9 +50,9 @@ class Case:
     in_order: bool = True
 
 
-EARLY = Case(share=0.0, errors=-1.3, reach=1.0, prior=6.0)
-LIKELY = Case(share=0.5, errors=0.0, reach=1.5, prior=2.0)
-LATE = Case(share=1.0, errors=1.3, reach=2.0, prior=0.0, unseen=1.0, in_order=False)
+EARLY = Case(deviations=-2.0, errors=-1.3, reach=1.0, prior=6.0)
+LIKELY = Case(deviations=0.0, errors=0.0, reach=1.5, prior=2.0)
+LATE = Case(deviations=2.0, errors=1.3, reach=2.0, prior=0.0, unseen=1.0, in_order=False)
 
 
 class Course(NamedTuple):
@@ -92,7 +91,9 @@ class Rest:
         """What is left at that moment."""
         lengths, read = seen.lengths, seen.read
         begun = np.array(read.begun, dtype=float).reshape(-1, 3)
-        begun_at, limits = np.repeat(begun[:, ::2], begun[:, 1].astype(int), axis=0).T
+        samples = np.repeat(begun[:, ::2], begun[:, 1].astype(int), axis=0)
+        computed = math.ceil(read.alone * len(samples))
+        begun_at, limits = samples[np.arange(computed) * len(samples) // max(computed, 1)].T
         limits = np.maximum(limits, 1.0)
         waiting = np.array(list(read.waiting.items()), dtype=float).reshape(-1, 2)
         running, waits = classes_of(limits), classes_of(waiting[:, 0])
@@ -108,15 +109,16 @@ class Rest:
         unread = max(round(seen.rows_left * samples_a_row - many.sum()), 0)
         means = all_tokens / all_many
         unread_rows = unread / samples_a_row
-        prompts = read.read_prompt_tokens * (1 + unread_rows / max(read.order.rows, 1))
+        prompts = read.prompt_tokens * (1 + unread_rows / max(read.order.rows, 1))
         prompt = (prompts - read.begun_prompt_tokens) / max(unread + many.sum(), 1.0)
+        prompt *= read.computed_prompt_tokens / max(read.alone * read.begun_prompt_tokens, 1.0)
         return cls(
             finished=lengths.counts[present].astype(float),
             present=present,
             classes=np.searchsorted(present, running),
             ages=np.minimum(history.ages(begun_at), np.maximum(limits - 1, 0)),
             limits=limits,
-            to_come=np.stack([many, unread * all_many / all_many.sum()]),
+            to_come=read.alone * np.stack([many, unread * all_many / all_many.sum()]),
             most=np.stack([np.divide(tokens, many, out=means.copy(), where=many > 0), means]),
             samples_read=float(all_many.sum()),
             order=read.order.drift(unread_rows),
@@ -156,7 +158,8 @@ class Rest:
         ends = _ends(self._running(case, by_tokens), to_come, max(round(speed.slots), 1))
         running = np.clip(np.arange(ends.shape[1], 0, -1), 1, speed.slots)
         steps = np.diff(ends, prepend=0.0) @ (running / speed.slots) ** course.crowding
-        return before / speed.rate + float(np.quantile(steps, case.share)) / speed.pace
+        last = max(float(np.median(steps) + case.deviations * steps.std()), 0.0)
+        return before / speed.rate + last / speed.pace
 
     def _running(self, case: Case, by_tokens: float) -> Floats:
         """Tokens that those that run still make, [plays, num_running]."""

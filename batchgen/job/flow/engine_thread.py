@@ -257,7 +257,7 @@ class Drive:
         stats = engine.stats()
         live = self._live
         live.generated_tokens, live.running = stats.output_tokens, stats.num_running
-        live.read, live.device = self._waiting.read(), stats.device
+        live.read, live.device = self._waiting.read(stats), stats.device
         if self._options.pace is not None:
             self._leave_hopeless(engine, self._options.pace)
         if self._options.row_timeout is not None:

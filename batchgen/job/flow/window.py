@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from batchgen.engine.request import Completion
+from batchgen.engine.request import Completion, EngineStats
 from batchgen.job.eta.moment import BegunRow, ReadRows
 from batchgen.job.eta.order import ReadingOrder
 from batchgen.job.text.requests import SAMPLE_BITS, PreparedRow
@@ -31,14 +31,15 @@ class WaitingRow:
 
 
 class Window:
-    """Rows by index, and how many prompt tokens they have together."""
+    """Rows by index, and how many prompt tokens they have together; of what came and went, sums."""
 
     def __init__(self) -> None:
         self._rows: dict[int, WaitingRow] = {}
         self._begun: dict[int, WaitingRow] = {}
         self._waiting: Counter[int] = Counter()  # samples by `max_tokens`
         self._order = ReadingOrder()
-        self._prompt_tokens = [0, 0]  # of all rows that were begun, and that were read
+        self._read_tokens = 0
+        self._begun_tokens = 0
         self.num_tokens = 0
 
     def __len__(self) -> int:
@@ -56,7 +57,7 @@ class Window:
         row = self._rows[prepared.row.index] = WaitingRow(prepared)
         self._waiting[row.most_tokens] += len(prepared.requests)
         self._order = self._order.read(row.most_tokens)
-        self._prompt_tokens[1] += prepared.num_prompt_tokens
+        self._read_tokens += prepared.num_prompt_tokens
         self.num_tokens += prepared.num_prompt_tokens
 
     def remove(self, prepared: PreparedRow) -> None:
@@ -76,7 +77,7 @@ class Window:
             if row is not None and not row.begun_at:
                 row.begun_at = now
                 self._begun[index] = row
-                self._prompt_tokens[0] += row.prepared.num_prompt_tokens
+                self._begun_tokens += row.prepared.num_prompt_tokens
                 self._wait_no_more(row)
                 begun.append(index)
         return sorted(begun)
@@ -85,15 +86,22 @@ class Window:
         """Rows that have been in the engine's hands since before that moment."""
         return [row.prepared for row in self._begun.values() if row.begun_at < moment]
 
-    def read(self) -> ReadRows:
-        """Rows in the engine's hands and rows that wait, with what bounds their length."""
+    def read(self, stats: EngineStats) -> ReadRows:
+        """Rows in the engine's hands and rows that wait, with what bounds their length. `stats`:
+        the engine's, which is to do all of them."""
         begun = tuple(
             BegunRow(
                 row.begun_at, len(row.prepared.requests) - len(row.completions), row.most_tokens
             )
             for row in self._begun.values()
         )
-        return ReadRows(begun, dict(self._waiting), self._order, *self._prompt_tokens)
+        alone = 1.0
+        if stats.folded_rows:
+            samples = sum(row.samples for row in begun) + self._waiting.total()
+            alone = min((stats.num_running + stats.num_waiting) / max(samples, 1), 1.0)
+        computed = stats.prompt_tokens - stats.cached_tokens
+        prompts = self._read_tokens, self._begun_tokens, computed
+        return ReadRows(begun, dict(self._waiting), self._order, *prompts, alone)
 
     def finished_samples(self) -> dict[tuple[int, int], list[int]]:
         """(index, sample) -> all but the last token of each finished sample of an unfinished row: a
