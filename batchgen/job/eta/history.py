@@ -21,6 +21,8 @@ _CROWDING_DOUBT = 0.3
 _PROMPT_SPREAD = 0.1
 """Variance of prompts by tokens made, by its mean's square, above which the run itself tells what
 they cost."""
+_GENERATIONS = 2
+"""So many times what runs must have ended in a quarter to say how long rows are then."""
 _WAVES = 1 / 3
 """Of what runs, so much may have ended a moment earlier or later: rows may come in waves."""
 
@@ -131,7 +133,8 @@ class History:
         series = ended[:, :-1] @ tokens_of, self._columns[2], ended[:, -1], self._columns[1]
         expected, rows, *made = (np.diff(np.interp(times, self._columns[0], x)) for x in series)
         (then, middle, now), (rows_then, _, rows_now) = expected, rows
-        if min(then, now) <= 0 or min(rows_then, rows_now) < 1:
+        fewest = max(_GENERATIONS * self._running, 1.0)
+        if min(then, now) <= 0 or min(rows_then, rows_now) < fewest:
             return Drift()
         error = spread * math.hypot(rows_then**-0.5, rows_now**-0.5)
         error = math.hypot(error, _WAVES * running / now)
