@@ -168,13 +168,23 @@ def int8_kernel() -> Operators:
     return operators()
 
 
-def in_whole_numbers(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What int8.c does to rows: levels as large as their products with 127 allow, and a scale."""
-    limit = min((2**31 - 1) // 127 // (x.shape[1] + x.shape[1] % 2), 32767)
-    top = x.float().abs().amax(1, keepdim=True)
-    inverse = torch.where(top > 1e-30, torch.full_like(top, limit) / top, 0.0)
-    levels = (x.double() * inverse.double()).round().long()  # one rounding, as with FMA
-    return levels, torch.where(top > 1e-30, top / limit, 0.0)
+def in_whole_numbers(x: torch.Tensor) -> torch.Tensor:
+    """What rows are to the kernel (levels.h): in groups of inputs, 255 levels from the least value
+    (or nought) to the largest; without groups, as large as their products with 127 allow."""
+    x, group = x.float(), int8_kernel().int8_group
+    if not group:
+        limit = min((2**31 - 1) // 127 // (x.shape[1] + x.shape[1] % 2), 32767)
+        top = x.abs().amax(1, keepdim=True)
+        inverse = torch.where(top > 1e-30, torch.full_like(top, limit) / top, 0.0)
+        levels = (x.double() * inverse.double()).round()  # one rounding, as with FMA
+        return levels * torch.where(top > 1e-30, top / limit, 0.0)
+    groups = F.pad(x, (0, -x.shape[1] % group)).unflatten(1, (-1, group))
+    least, most = groups.amin(2, keepdim=True).clamp(max=0), groups.amax(2, keepdim=True)
+    scale = (most.clamp(min=0) - least) / 255
+    inverse = torch.where(scale > 1e-30, 1 / scale, 0.0)
+    zero = (-least * inverse).round()
+    codes = ((groups * inverse).round() + zero).clamp(max=255) - zero
+    return (codes * scale).flatten(1)[:, : x.shape[1]].double()
 
 
 @needs_compiler
@@ -192,11 +202,14 @@ def test_the_eight_bit_product_is_exact_in_whole_numbers_for_every_number_of_row
         x = torch.randn(rows, num_inputs).to(dtype)
         x[0] = 3.0  # with the first output: the largest sum there is
         x[-1] = 0.0
-        whole, row_scale = in_whole_numbers(x)
-        expected = (whole @ levels.long().T).float() * row_scale * scale + bias
+        x[rows // 2] = x[rows // 2].abs()
+        weight = levels.double() * scale[:, None].double()
+        expected = F.linear(in_whole_numbers(x), weight, bias.double()).float()
         got = int8_kernel().int8_linear(x, Weight(*pointers, WeightKind.INT8), num_outputs)
         bound = 1e-6 if dtype == torch.float32 else 4e-3
-        torch.testing.assert_close(got.float(), expected, atol=1e-5, rtol=bound)
+        torch.testing.assert_close(
+            got.float(), expected, atol=2e-7 * float(expected.abs().max()), rtol=bound
+        )
 
 
 @needs_compiler

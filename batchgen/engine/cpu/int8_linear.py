@@ -1,8 +1,9 @@
-"""Linear layers in 8 bits on the CPU, opt-in: one scale per output, one per row of the input.
+"""Linear layers in 8 bits on the CPU, opt-in: weights have a scale an output.
 
-The weights are rounded once at load, the rows at every call (symmetric); the product is exact in
-32-bit integers. The project's own kernel keeps rows in up to 16 bits, oneDNN (where that cannot be
-had, or the CPU has AMX) in 8.
+They are rounded once at load, the rows at every call; products are exact in 32-bit integers. The
+project's own kernel keeps rows in up to 16 bits, or with AVX-512 VNNI in 8 with a scale and a zero
+for each 32 inputs (see kernels/levels.h); oneDNN (where neither can be had, or the CPU has AMX) in
+8 with a scale a row.
 """
 
 from __future__ import annotations

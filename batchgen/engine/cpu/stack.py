@@ -64,6 +64,7 @@ class _Buffers:
 
     widths: tuple[int, ...]  # of normed, qkv, attended, gate_up, active
     dtype: torch.dtype
+    level_stride: int  # of a row in whole numbers
     num_rows: int = 0
     tensors: tuple[torch.Tensor, ...] = ()
     levels: tuple[torch.Tensor, ...] = ()
@@ -86,8 +87,8 @@ class _Buffers:
         self.tensors = tuple(
             torch.empty(num_rows * width, dtype=self.dtype) for width in self.widths
         )
-        widest = torch.empty(num_rows * (max(self.widths) + 1), dtype=torch.int16)
-        self.levels = (widest, torch.empty(num_rows))
+        levels = torch.empty(num_rows * self.level_stride, dtype=torch.int16)
+        self.levels = (levels, torch.empty(num_rows))
 
 
 @dataclass(slots=True)
@@ -237,7 +238,7 @@ def _make_stack(model: Model) -> LayerStack | None:
     queries = spec.num_heads * spec.head_dim
     qkv = queries + 2 * spec.num_kv_heads * spec.head_dim
     widths = (first.hidden, qkv, queries, 2 * first.intermediate, first.intermediate)
-    buffers = _Buffers(widths, model.dtype)
+    buffers = _Buffers(widths, model.dtype, operators.level_stride(max(widths)))
     run = operators.run_stack
     stack = LayerStack(parts, calls, model.backend, model.step, run, blocks, buffers)
     if any(isinstance(linear, PackedProduct) for part in parts for linear in part.held[1]):

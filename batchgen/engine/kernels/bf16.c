@@ -1,6 +1,6 @@
-/* Linear layers in bfloat16 on CPUs that do not multiply it (those that do: gemm.c): weights packed once into panels of PANEL
-   outputs, widened to float32 on the way into the registers. A chunk of a panel is widened once for
-   all rows of a block, a chunk of the rows once for GROUP panels.
+/* Linear layers in bfloat16 on CPUs that do not multiply it (those that do: amx.c, gemm.c): weights
+   packed once into panels of PANEL outputs, widened to float32 on the way into the registers. A
+   chunk of a panel is widened once for all rows of a block, a chunk of the rows once for GROUP panels.
    Every output is one sum in float32 over the inputs in their order, whatever the number of rows. */
 #include "linear.h"
 

@@ -35,11 +35,13 @@ KERNEL_SOURCES = (
     "amx.c",
     "bf16.c",
     "int8.c",
+    "int8_vnni.c",
     "ops.c",
     "stack.c",
     *_QUANT_SOURCES,
 )
-_HEADERS = ("common.h", "linear.h", "paged.h", "rows.h", "tile.h", "quant.h", "quant_lanes.h")
+_HEADERS = ("common.h", "linear.h", "levels.h", "paged.h", "rows.h", "tile.h")
+_HEADERS += ("quant.h", "quant_lanes.h")
 KERNEL_FLAGS = (
     *("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w"),
     "-ffp-contract=off",  # see vfma in common.h

@@ -1,9 +1,11 @@
 /* Linear layers with weights in 8 bits (a scale for each output) and rows in up to 16 (a scale for
    each row): sums are exact in 32-bit integers, so an answer does not depend on the other rows.
    Multiplying pairs of 16 bits costs what pairs of 8 do without VNNI, at twice the speed of float32;
-   rows lose nothing to speak of that way. Weights are widened once for all rows of a block. */
-#include "linear.h"
+   rows lose nothing to speak of that way. Weights are widened once for all rows of a block.
+   With AVX-512 VNNI: int8_vnni.c. */
+#include "levels.h"
 
+#if !INT8_GROUPS
 #if defined(__AVX512BW__)
 #define INTS 16
 #define ROWS 8
@@ -13,11 +15,7 @@ typedef __m512i vint;
 #define STORE(P, X) _mm512_storeu_si512(P, X)
 #define WIDEN(P) _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(P)))
 #define SPLAT(X) _mm512_set1_epi32(X)
-#if defined(__AVX512VNNI__)
-#define DOT(SUM, A, B) _mm512_dpwssd_epi32(SUM, A, B)
-#else
 #define DOT(SUM, A, B) _mm512_add_epi32(SUM, _mm512_madd_epi16(A, B))
-#endif
 #elif defined(__AVX2__)
 #define INTS 8
 #define ROWS 6
@@ -159,6 +157,10 @@ void int8_share(const Linear *A) { (void)A; }
 
 /* Outputs of a panel; 0 = no kernel for this processor. */
 EXPORT int64_t int8_panel(void) { return PANEL; }
+EXPORT int64_t int8_panel_bytes(int64_t num_inputs) { return PANEL * level_stride(num_inputs); }
+
+/* Inputs of a row that share a scale; 0 = all. */
+EXPORT int64_t int8_group(void) { return 0; }
 
 /* weight [num_outputs, num_inputs] in 8 bits into panels of pairs of inputs; the rest is zeros. */
 EXPORT void int8_pack(const int8_t *weight, int8_t *packed, int64_t num_outputs,
@@ -190,6 +192,10 @@ EXPORT void int8_rows(const int8_t *packed, const float *scale, const int64_t *i
     }
 #endif
 }
+
+#endif
+
+EXPORT int64_t int8_level_stride(int64_t num_inputs) { return level_stride(num_inputs); }
 
 /* out = x weight^T + bias; `levels` and `x_scale` are room for the rows in whole numbers. */
 EXPORT void int8_linear(const void *x, const Weight *weight, int16_t *levels, float *x_scale,

@@ -16,7 +16,7 @@ typedef struct {
 
 typedef struct {
     const void *x;        /* [num_rows, num_inputs], row stride x_stride; INT8: levels */
-    const float *x_scale; /* INT8: [num_rows], what a row's levels are to be multiplied with */
+    const float *x_scale; /* of levels, see levels.h */
     Weight weight;
     const void *residual; /* added to the answer, laid out like it (may be it); or null */
     void *out;            /* [num_rows, num_outputs], row stride out_stride */
@@ -58,41 +58,6 @@ INLINE void pack_panel(const void *weight, void *packed, int64_t first, int64_t 
                 memcpy(to, (const char *)weight + (o * num_inputs + i) * bytes, bytes);
             else
                 memset(to, 0, bytes);
-}
-
-/* Levels of a row: whole numbers whose products with 8 bits never leave 32, in pairs. */
-INLINE int64_t level_stride(int64_t num_inputs) { return (num_inputs + 1) / 2 * 2; }
-
-INLINE float level_limit(int64_t num_inputs) {
-    int64_t most = INT32_MAX / 127 / level_stride(num_inputs);
-    return most < INT16_MAX ? (float)most : (float)INT16_MAX;
-}
-
-/* Row `row` of x [.., size] as levels; a row with a NaN gets NaN as its scale. */
-INLINE void level_row(const void *x, int16_t *levels, float *scale, int64_t row, int64_t size,
-                      const int bf16) {
-    int64_t from = row * size, to = row * level_stride(size);
-    float limit = level_limit(size), top = 0.0f;
-    vf most = splat(0.0f), odd = splat(0.0f);
-    for (int64_t i = 0; i < size; i += LANES) {
-        vf value = load_n(x, from + i, size - i, bf16);
-        most = vmax(vmax(value, -value), most);
-        odd += value * 0.0f; /* NaN where one is, or an infinity */
-    }
-    for (int c = 0; c < LANES; c++) top = most[c] > top ? most[c] : top;
-    float inverse = top > 1e-30f ? limit / top : 0.0f, spoilt = 0.0f;
-    for (int c = 0; c < LANES; c++) spoilt += odd[c];
-    scale[row] = (inverse > 0.0f ? top / limit : 0.0f) + spoilt;
-    for (int64_t i = 0; i < size; i += LANES) {
-        int64_t left = size - i;
-        vf value = load_n(x, from + i, left, bf16);
-        vi near = (vi)vfma(value, splat(inverse), splat(12582912.0f)) - 0x4b400000;
-        if (left >= LANES)
-            *(vh_any *)(levels + to + i) = __builtin_convertvector(near, vh);
-        else
-            for (int64_t c = 0; c < left; c++) levels[to + i + c] = (int16_t)near[c];
-    }
-    if (size % 2) levels[to + size] = 0;
 }
 
 /* For what ends a tile of any height: compilers take their time over each copy of it. */

@@ -35,6 +35,7 @@ _SIGNATURES = {
     "rope": [_POINTER] * 4 + [_INT] * 8,
 }
 _NUMBERS = ("gemm_panel", "amx_panel", "bf16_panel", "bf16_step", "amx_start", "int8_panel")
+_NUMBERS += ("int8_group",)
 _TILE_INPUTS = 32
 _MOST_INT8_INPUTS = 1 << 17
 """Of a layer whose rows keep 7 bits at least: see `level_limit` in linear.h."""
@@ -77,8 +78,16 @@ class Operators:
         self._bf16_step: int = _TILE_INPUTS if self._has_amx else library.bf16_step()
         self._panels = {torch.float32: library.gemm_panel(), torch.bfloat16: panel}
         self._int8_panel: int = library.int8_panel()
-        for name, arguments in _SIGNATURES.items():
+        self.int8_group: int = library.int8_group()
+        """Inputs of a row that share a scale and a zero in 8 bits; 0: rows have a scale, and up to
+        16 bits."""
+        for name in ("int8_panel_bytes", "int8_level_stride"):
             function: Any = getattr(library, name)
+            function.restype, function.argtypes = ctypes.c_int64, [_INT]
+        self._int8_panel_bytes = library.int8_panel_bytes
+        self._level_stride = library.int8_level_stride
+        for name, arguments in _SIGNATURES.items():
+            function = getattr(library, name)
             function.restype, function.argtypes = None, arguments
         pack = library.amx_pack if self._has_amx else library.bf16_pack
         self._packs = {torch.float32: library.gemm_pack, torch.bfloat16: pack}
@@ -160,11 +169,16 @@ class Operators:
         """Whether `pack_int8` is for this processor: with AMX, oneDNN is faster."""
         return bool(self._int8_panel) and not self._has_amx and num_inputs <= _MOST_INT8_INPUTS
 
+    def level_stride(self, num_inputs: int) -> int:
+        """Numbers of 16 bits that a row takes when it is put in whole numbers."""
+        size: int = self._level_stride(num_inputs)
+        return size
+
     def pack_int8(self, weight: torch.Tensor) -> torch.Tensor:
         """Weight int8 [num_outputs, num_inputs] as panels for `int8_linear` and `int8_rows`."""
         num_outputs, num_inputs = weight.shape
         panels = -(-num_outputs // self._int8_panel)
-        size = panels * self._int8_panel * _even(num_inputs)
+        size = panels * self._int8_panel_bytes(num_inputs)
         packed = torch.empty(size, dtype=torch.int8)
         weight, threads = weight.contiguous(), torch.get_num_threads()
         self._int8_pack(weight.data_ptr(), packed.data_ptr(), num_outputs, num_inputs, threads)
@@ -175,7 +189,7 @@ class Operators:
         rows = x if x.is_contiguous() else x.contiguous()
         num_inputs = rows.shape[-1]
         count = rows.numel() // num_inputs
-        levels = torch.empty(count * _even(num_inputs), dtype=torch.int16)
+        levels = torch.empty(count * self.level_stride(num_inputs), dtype=torch.int16)
         scale = torch.empty(count)
         out = empty_rows(*rows.shape[:-1], num_outputs, dtype=rows.dtype)
         self._int8_linear(
@@ -281,7 +295,3 @@ class Operators:
         is_bf16, threads = x.dtype == torch.bfloat16, torch.get_num_threads()
         self._scale_rows(x.data_ptr(), scale.data_ptr(), rows, size, is_bf16, threads)
         return x
-
-
-def _even(num_inputs: int) -> int:
-    return num_inputs + num_inputs % 2

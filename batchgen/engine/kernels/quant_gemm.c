@@ -6,9 +6,10 @@
 #define ROW_BYTES 262144 /* of rounded rows, which stay in the second-level cache */
 
 /* Unsigned codes of group g (four inputs) of a sub-block, half h of the outputs. `plane`: of 8 bits
-   the low or the high four. */
+   the low or the high four, or (-1) all. */
 INLINE wu codes_of(const uint8_t *codes, const uint8_t *high, const int g, const int h,
                    const int plane, const int kind) {
+    if (kind == Q8_0 && plane < 0) return line_at(codes + g * QLINE, h);
     if (kind == Q8_0) return shifted(line_at(codes + g * QLINE, h), 4 * plane) & 0x0f0f;
     wu found = shifted(line_at(codes + g % 4 * QLINE, h), g / 4 * 4) & 0x0f0f;
     if (kind == Q6_K)
@@ -25,9 +26,9 @@ INLINE int groups_in_16_bits(const int kind) {
 
 /* sum[r] += scale * (codes . x[r]) over the 32 inputs of a sub-block; `scales`: two of 16 bits a
    lane, for the first and the last 16 inputs. */
-INLINE void dot_sub(wi sum[TILE][HALVES], const int8_t *x, int64_t stride, const uint8_t *codes,
-                    const uint8_t *high, const ws scales[2][HALVES], const int kind,
-                    const int rows) {
+INLINE void dot_sub_pairs(wi sum[TILE][HALVES], const int8_t *x, int64_t stride,
+                          const uint8_t *codes, const uint8_t *high,
+                          const ws scales[2][HALVES], const int kind, const int rows) {
     const int span = groups_in_16_bits(kind);
     UNROLL for (int plane = 0; plane < (kind == Q8_0 ? 2 : 1); plane++)
         UNROLL for (int from = 0; from < 8; from += span) {
@@ -47,6 +48,39 @@ INLINE void dot_sub(wi sum[TILE][HALVES], const int8_t *x, int64_t stride, const
                 for (int r = 0; r < rows; r++) sum[r][h] += mul_words(part[r][h], scale);
             }
         }
+}
+
+/* The same where bytes are added to 32 bits at once. */
+INLINE void dot_sub_words(wi sum[TILE][HALVES], const int8_t *x, int64_t stride,
+                          const uint8_t *codes, const uint8_t *high,
+                          const ws scales[2][HALVES], const int kind, const int rows) {
+    const int span = kind == Q6_K ? 4 : 8; /* groups with one scale */
+    UNROLL for (int from = 0; from < 8; from += span) {
+        wi part[TILE][HALVES];
+        for (int r = 0; r < rows; r++)
+            for (int h = 0; h < HALVES; h++) part[r][h] = is_wide(kind) ? (wi){0} : sum[r][h];
+        UNROLL for (int g = from; g < from + span; g++)
+            for (int h = 0; h < HALVES; h++) {
+                wu w = codes_of(codes, high, g, h, -1, kind);
+                HOLD(w);
+                for (int r = 0; r < rows; r++)
+                    part[r][h] = add_bytes(part[r][h], w, four(x + r * stride + 4 * g));
+            }
+        for (int h = 0; h < HALVES; h++) {
+            wi scale = (wi)scales[from / 4][h] << 16 >> 16;
+            for (int r = 0; r < rows; r++)
+                sum[r][h] = is_wide(kind) ? sum[r][h] + part[r][h] * scale : part[r][h];
+        }
+    }
+}
+
+INLINE void dot_sub(wi sum[TILE][HALVES], const int8_t *x, int64_t stride, const uint8_t *codes,
+                    const uint8_t *high, const ws scales[2][HALVES], const int kind,
+                    const int rows) {
+    if (BYTES_TO_WORDS)
+        dot_sub_words(sum, x, stride, codes, high, scales, kind, rows);
+    else
+        dot_sub_pairs(sum, x, stride, codes, high, scales, kind, rows);
 }
 
 INLINE void no_sums(wi sum[TILE][HALVES], const int rows) {

@@ -54,6 +54,16 @@ INLINE ws mul_bytes(wu w, ws x) {
 #endif
 }
 
+#if defined(__AVX512VNNI__)
+#define BYTES_TO_WORDS 1 /* four products of bytes are added to a sum of 32 bits at once */
+INLINE wi add_bytes(wi sum, wu w, ws x) {
+    return (wi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
+}
+#else
+#define BYTES_TO_WORDS 0
+INLINE wi add_bytes(wi sum, wu w, ws x) { return sum; }
+#endif
+
 /* Neighbouring 16-bit numbers multiplied and added in pairs. */
 INLINE wi mul_words(ws a, ws b) {
 #if defined(__AVX512BW__)

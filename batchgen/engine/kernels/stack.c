@@ -1,6 +1,6 @@
 /* A stack of decoder layers of Llama's shape in one parallel region: norm, q/k/v, rotary embedding,
    paged attention, o + residual, norm, gate/up, silu, down + residual. */
-#include "linear.h"
+#include "levels.h"
 #include "paged.h"
 #include "quant.h"
 
