@@ -40,8 +40,8 @@ KERNEL_SOURCES = (
     "stack.c",
     *_QUANT_SOURCES,
 )
-_HEADERS = ("common.h", "linear.h", "levels.h", "paged.h", "rows.h", "tile.h")
-_HEADERS += ("quant.h", "quant_lanes.h")
+_QUANT_HEADERS = ("quant.h", "quant_lanes.h")
+_HEADERS = ("common.h", "linear.h", "levels.h", "paged.h", "rows.h", "tile.h", *_QUANT_HEADERS)
 KERNEL_FLAGS = (
     *("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w"),
     "-ffp-contract=off",  # see vfma in common.h

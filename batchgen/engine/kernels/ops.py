@@ -34,8 +34,8 @@ _SIGNATURES = {
     "scale_rows": [_POINTER] * 2 + [_INT] * 4,
     "rope": [_POINTER] * 4 + [_INT] * 8,
 }
-_NUMBERS = ("gemm_panel", "amx_panel", "bf16_panel", "bf16_step", "amx_start", "int8_panel")
-_NUMBERS += ("int8_group",)
+_PANELS = ("gemm_panel", "amx_panel", "bf16_panel", "int8_panel")
+_NUMBERS = (*_PANELS, "bf16_step", "amx_start", "int8_group")
 _TILE_INPUTS = 32
 _MOST_INT8_INPUTS = 1 << 17
 """Of a layer whose rows keep 7 bits at least: see `level_limit` in linear.h."""
