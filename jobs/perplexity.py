@@ -7,7 +7,9 @@ The text is the prompts of sample_data/general.jsonl in their order, cut into wi
 first token has nothing before it and is not scored. batchgen scores prompts as `--score` does;
 llama.cpp (see peer_llamacpp.py) is asked for one token after the other; what it does not tell is
 left out everywhere. `agrees`: places where the likeliest token is that of the first engine.
-`to_peer`: a perplexity's ratio to llama.cpp's less 1, and its standard error.
+`to_peer`, `to_first`: a perplexity's ratio to llama.cpp's or the first engine's less 1, and its
+standard error. With a first engine in float32, which dequantises the file, that is what rounding
+rows costs.
 """
 
 from __future__ import annotations
@@ -45,16 +47,19 @@ def main() -> None:
     peers = ask(args.peer, path, windows) if args.peer else None
     if peers:
         print(line("llama.cpp", peers, peers), flush=True)
-    first: list[int] | None = None
+    first: tuple[list[float], list[int]] | None = None
     for text in args.engines or ENGINES:
         settings: dict[str, Any] = dict(pair.split("=", 1) for pair in text.split(","))
         engine = make_engine(path, max_num_seqs=SLOTS, **settings)
         scores, likeliest = score(engine, windows)
         engine.close()
-        first = first or likeliest
-        agrees = sum(map(int.__eq__, likeliest, first)) / len(first)
+        first = first or (scores, likeliest)
+        agrees = sum(map(int.__eq__, likeliest, first[1])) / len(likeliest)
         found = line(f"batchgen {text}", scores, peers) | {"agrees": round(agrees, 4)}
-        print(found | (beside(scores, peers) if peers else {}), flush=True)
+        found |= {"to_first": beside(scores, first[0])}
+        print(found | ({"to_peer": beside(scores, peers)} if peers else {}), flush=True)
+    if peers and first:
+        print({"contender": "llama.cpp", "to_first": beside(peers, first[0])}, flush=True)
 
 
 Told = Sequence[float | None]
@@ -68,11 +73,11 @@ def line(name: str, scores: Told, peers: Told | None) -> dict[str, Any]:
     return {"contender": name, "perplexity": round(perplexity, 4), "tokens": len(known)}
 
 
-def beside(scores: Told, peers: Told) -> dict[str, str]:
-    """How far a perplexity is from the peer's."""
+def beside(scores: Told, peers: Told) -> str:
+    """How far a perplexity is from another's."""
     apart = [its - mine for mine, its in _both(scores, peers)]
     error = statistics.stdev(apart) / math.sqrt(len(apart))
-    return {"to_peer": f"{math.expm1(statistics.mean(apart)):+.2%} +- {error:.2%}"}
+    return f"{math.expm1(statistics.mean(apart)):+.2%} +- {error:.2%}"
 
 
 def _both(scores: Told, peers: Told) -> list[tuple[float, float]]:
