@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from batchgen.devices import num_gpus, only_gpus
 from batchgen.engine.processes.devices import Device, own_device, parse_devices
 from batchgen.engine.processes.fleet import Fleet, begin_fleet
+from batchgen.engine.processes.placing import Placing
 from batchgen.engine.processes.wire import Load, Loaded
 from batchgen.engine.request import Completion, EngineStats, Request, SamplingParams
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
@@ -116,11 +117,49 @@ def test_few_requests_are_dealt_evenly_and_the_longest_come_first() -> None:
     for number in range(10):
         fleet.add(request(number, max_tokens=number + 1))
     fleet._give_out()
-    assert [list(one.assigned), list(two.assigned)] == [[9, 7, 5, 3, 1], [8, 6, 4, 2, 0]]
+    assert [list(one.assigned), list(two.assigned)] == [[9, 6, 5, 2, 1], [8, 7, 4, 3, 0]]
     for number in range(10, 300):
         fleet.add(request(number, max_tokens=5))
     fleet._give_out()
     assert len(one.assigned) == len(two.assigned) == 64 + 16
+
+
+def dealt(requests: Sequence[Request]) -> tuple[set[int], set[int]]:
+    one, two = Idle(64), Idle(64)
+    fleet = Fleet([one, two], Load(None))  # type: ignore[list-item]
+    for one_request in requests:
+        fleet.add(one_request)
+    fleet._give_out()
+    return set(one.assigned), set(two.assigned)
+
+
+def test_questions_on_one_document_go_to_one_process() -> None:
+    documents = [[number] * 1000 for number in range(6)]
+    questions = [
+        request(8 * document + question, [*documents[document], question], max_tokens=20)
+        for question in range(8)
+        for document in range(6)
+    ]
+    one, two = dealt(questions)
+    for document in range(6):
+        asked = set(range(8 * document, 8 * document + 8))
+        assert asked <= one or asked <= two
+    assert len(one) == len(two)
+
+
+def test_rows_under_one_instruction_are_dealt_evenly() -> None:
+    one, two = dealt([request(i, [7] * 600 + [i], max_tokens=30) for i in range(50)])
+    assert abs(len(one) - len(two)) <= 2
+
+
+def test_a_process_that_died_has_nothing_in_hand_and_knows_no_beginning() -> None:
+    placing: Placing[str] = Placing()
+    assert placing.place(request(0, [1] * 600), ["one"]) == "one"
+    placing.take(0)
+    assert placing.place(request(1, [1] * 600), ["two", "one"]) == "one"
+    placing.forget("one")
+    placing.take(1)
+    assert placing.place(request(2, [1] * 600), ["two", "one"]) == "two"
 
 
 def test_an_aborted_request_is_never_answered(fleet: Fleet) -> None:
