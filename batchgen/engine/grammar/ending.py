@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchgen.engine.grammar.way_out import Way, Ways, way_along
+from batchgen.engine.grammar.way import Way, way_along
+from batchgen.engine.grammar.way_out import Ways
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -38,6 +39,8 @@ class Ending:
         self._due = begin
         self._has_ends = has_ends
         self._num_taken = 0
+        self._has_failed = False
+        """Whether a way was looked for in vain."""
         self._way: Way | None = None
         self._next: tuple[int, Way | None] | None = None
         """A token that was looked at, and the way after it."""
@@ -45,10 +48,12 @@ class Ending:
     def look(self, matcher: LLMatcher, room: int) -> Way | None:
         """The way out, where it is time to know it."""
         if self._way is None and room <= self._due:
-            if self._num_taken + room < self._ways.least:
-                self._due = -1  # the row has too few tokens for the shortest that is known
+            if self._ways.are_beyond(self._num_taken + room, self._has_ends):
+                self._due = -1
                 return None
-            self._keep(self._ways.find(matcher, room - 1, self._has_ends), room)
+            way = self._found(matcher, room)
+            self._has_failed |= way is None or way.cost > room
+            self._keep(way, room)
         return self._way
 
     def fits(self, matcher: LLMatcher, token: int, room: int) -> bool:
@@ -81,6 +86,13 @@ class Ending:
             return [token for token in allowed if token in first]
         return [token for token in allowed if self.fits(matcher, token, room - 1)]
 
+    def _found(self, matcher: LLMatcher, room: int) -> Way | None:
+        if not self._num_taken:
+            return self._ways.first(room, self._has_ends)
+        if self._has_failed:  # what the long search has not found it seldom finds later
+            return self._ways.find(matcher, room - 1, self._has_ends)
+        return self._ways.find_nearer(matcher, room, self._has_ends)
+
     def _after(self, matcher: LLMatcher, token: int, room: int) -> Way | None:
         """The way from here, where `token` was the last to come: what is left of the old one, or a
         part of it, or one that is looked for."""
@@ -92,7 +104,7 @@ class Ending:
         kept = next(filter(None, ways), None)
         if kept is not None and (kept.cost < room or kept.cost == room <= _MOST_SEARCHED):
             return kept
-        if room > _MOST_SEARCHED and len(old) >= room:
+        if not room or (room > _MOST_SEARCHED and len(old) >= room):
             return kept  # just enough is left, as it has been: no time for that at each token
         found = self._ways.find(matcher, room - 1, self._has_ends)
         return min(filter(None, (kept, found)), key=lambda way: way.cost, default=None)

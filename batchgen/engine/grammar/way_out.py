@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+from batchgen.engine.grammar.nearest_end import nearest_end
+from batchgen.engine.grammar.way import Way, way_along
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-__all__ = ["Way", "WaySearch", "Ways", "way_along"]
+__all__ = ["WaySearch", "Ways"]
 
 _MOST_BYTES, _BYTES_OF_TOKEN = 2000, 8
 """Of a way that is looked for; of one of few tokens, so many for each and some to leave out."""
@@ -30,14 +32,6 @@ _KINDS = (
     string.ascii_uppercase.encode(),
     *(bytes([byte]) for byte in string.punctuation.encode() + b" "),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """Tokens after which a grammar holds. `cost`: with the end token that has to follow, if any."""
-
-    tokens: tuple[int, ...]
-    cost: int
 
 
 class WaySearch:
@@ -69,6 +63,12 @@ class WaySearch:
                 if best is not None and best.cost <= room:
                     return best
         return best
+
+    def nearest(
+        self, matcher: LLMatcher, known: Way | None, room: int, has_ends: bool
+    ) -> Way | None:
+        """See `nearest_end`."""
+        return nearest_end(self._tokenizer, matcher, known, room, has_ends)
 
     def _walk(self, matcher: LLMatcher, ends: Sequence[int], most: int) -> list[int] | None:
         here, path = matcher.deep_copy(), list[int]()
@@ -102,27 +102,39 @@ class Ways:
     def __init__(self, search: Callable[[], WaySearch], begun: LLMatcher) -> None:
         self._search = search
         self._begun = begun
+        self._firsts: dict[tuple[int, bool], Way | None] = {}
 
     def find(self, matcher: LLMatcher, room: int, has_ends: bool) -> Way | None:
         """See `WaySearch.find`."""
         return self._search().find(matcher, room, has_ends)
 
+    def find_nearer(self, matcher: LLMatcher, room: int, has_ends: bool) -> Way | None:
+        """The same with a token to spare, or whatever else is found in the room. NO_WAY: it is
+        known that nothing is."""
+        way = self.find(matcher, room - 1, has_ends)
+        if way is not None and way.cost <= room:
+            return way
+        return self._search().nearest(matcher, way, room, has_ends) or way
+
+    def first(self, room: int, has_ends: bool) -> Way | None:
+        """`find_nearer` before the first token; kept, as rows share their grammar and room."""
+        key = room, has_ends
+        if key not in self._firsts:
+            self._firsts[key] = self.find_nearer(self._begun, room, has_ends)
+        return self._firsts[key]
+
+    def are_beyond(self, room: int, has_ends: bool) -> bool:
+        """Whether no text of so few tokens is known, nor likely."""
+        if room >= self._likely:
+            return False
+        way = self.first(room, has_ends)
+        return way is None or way.cost > room
+
     @cached_property
-    def least(self) -> int:
+    def _likely(self) -> int:
         """About half the tokens of the first whole text that was found; 0: none was."""
         way = self.find(self._begun, _MOST_BYTES, has_ends=False)
         return 0 if way is None else way.cost // 2
-
-
-def way_along(matcher: LLMatcher, path: Sequence[int], has_ends: bool) -> Way | None:
-    """These tokens as a way, if they are one."""
-    tokens = list(path)
-    if matcher.validate_tokens(tokens) < len(tokens):
-        return None
-    end = matcher.deep_copy()
-    if (tokens and not end.consume_tokens(tokens)) or not end.is_accepting():
-        return None
-    return Way(tuple(tokens), len(tokens) + (has_ends and not end.is_stopped()))
 
 
 def _first(matcher: LLMatcher, tokens: Sequence[int]) -> int | None:
