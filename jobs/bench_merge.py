@@ -1,12 +1,13 @@
 """Merge and `status` of a job of many shards, made of echo rows without running any.
 
     python jobs/bench_merge.py --rows 1000000 --shards 1000
-    python jobs/bench_merge.py --tokens 16 --varied --repeat 3
+    python jobs/bench_merge.py --tokens 16 --repeat 3
 
 Prints one line of JSON: seconds of `status` and of the merge, each with the CPU's seconds beside
 (on a machine that others use, those are the ones to look at), rows a second, peak memory. `--keep`
-leaves the shards in a folder, for the next time. All rows have the same words, which pack 100 times
-smaller; with `--varied` each draws its own from a list of 5,000, and packs 3 times smaller.
+leaves the shards in a folder, for the next time. Every row draws its own words from one list of
+20,000, the n-th of them 1/n as often as the first, and its own counts and times: all drawn from
+seeds, the same in every run.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 from batchgen.job.ledger.ledger import Ledger
@@ -34,7 +37,6 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--shards", type=int, default=1_000)
     parser.add_argument("--tokens", type=int, default=64, help="words of prompt and completion")
-    parser.add_argument("--varied", action="store_true", help="words drawn for each row")
     parser.add_argument("--repeat", type=int, default=1, help="the medians of so many merges")
     parser.add_argument("--keep", type=Path, help="an empty folder, or one used so before")
     asked = parser.parse_args()
@@ -46,7 +48,7 @@ def main() -> None:
         runs = [measured(made, out) for _ in range(asked.repeat)]
     shown = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     shown |= {"merge_rows_per_s": round(asked.rows / shown["merge_s"])}
-    shown |= {name: getattr(asked, name) for name in ("rows", "shards", "tokens", "varied")}
+    shown |= {name: getattr(asked, name) for name in ("rows", "shards", "tokens")}
     print(json.dumps(shown | {"cores": len(os.sched_getaffinity(0))}))
 
 
@@ -68,25 +70,37 @@ def measured(made: Path, out: Path) -> dict[str, float]:
 def write_shard(out: Path, shard: Shard, asked: argparse.Namespace) -> None:
     """What a finished run of this shard leaves."""
     draw = random.Random(shard.index)
-    same = [f"word{i}" for i in range(asked.tokens)]
-    words = ["".join(draw.choices("etaoinshrdlu", k=5)) for _ in range(5_000)]
     folder = Path(f"{out}.ckpt")
     with Ledger.open(folder, out, {}, run_id=f"run{shard.index}", shard=shard) as ledger:
         mine = range(shard.index, asked.rows, shard.count)
-        drawn = (draw.choices(words, k=asked.tokens) if asked.varied else same for _ in mine)
-        ledger.append([row(i, " ".join(text)) for i, text in zip(mine, drawn, strict=True)])
+        ledger.append([row(index, asked.tokens, draw) for index in mine])
         ledger.flush()
         ledger.checkpoint_input(asked.rows, "digest", at_end=True)
         ledger.finalize(asked.rows)
 
 
-def row(index: int, text: str) -> OutputRow:
+@cache
+def vocabulary() -> tuple[list[str], list[float]]:
+    """Words of 2 to 9 letters, and how often one of the first n is drawn (not normed)."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 9))) for _ in range(20_000)]
+    return words, list(accumulate(1 / place for place in range(1, len(words) + 1)))
+
+
+def row(index: int, tokens: int, draw: random.Random) -> OutputRow:
+    words, weights = vocabulary()
+    prompt, completion = (
+        " ".join(draw.choices(words, cum_weights=weights, k=tokens)) for _ in range(2)
+    )
+    queued, prefill, decode = index * 1e-4 * draw.random(), draw.random() / 8, 2 * draw.random()
+    began, took = 1_750_000_000_000_000 + index * 100, int(1e6 * (prefill + decode))
     return OutputRow(
-        index=index, sample=0, id=f"row-{index}", status="ok", prompt=f"{index} {text}",
-        completion=f"{text} {index}", finish_reason="stop", prompt_tokens=64,
-        completion_tokens=64, cached_tokens=0, queue_s=index * 1e-6, prefill_s=0.01, ttft_s=0.01,
-        decode_s=0.1, tpot_s=0.002, latency_s=0.11, seed=0, started_at=index, finished_at=index,
-        run_id="run",
+        index=index, sample=0, id=f"row-{index}", status="ok", prompt=prompt,
+        completion=completion, finish_reason=draw.choice(("stop", "stop", "length")),
+        prompt_tokens=draw.randint(tokens, 2 * tokens), completion_tokens=tokens, cached_tokens=0,
+        queue_s=queued, prefill_s=prefill, ttft_s=queued + prefill, decode_s=decode,
+        tpot_s=decode / tokens, latency_s=prefill + decode, seed=draw.getrandbits(63),
+        started_at=began, finished_at=began + took, run_id="run",
     )  # fmt: skip
 
 
