@@ -38,7 +38,7 @@ FLOORS = [
     ["batchgen.job"],
     ["batchgen.job.model", "batchgen.job.decisions", "batchgen.job.parsing", "batchgen.job.eta"],
     ["batchgen.job.text"],
-    ["batchgen.job.input", "batchgen.job.flow"],
+    ["batchgen.job.input", "batchgen.job.flow", "batchgen.job.parquet"],
     ["batchgen.job.storage"],
     ["batchgen.job.ledger"],
     ["batchgen.job.run", "batchgen.job.verbs"],

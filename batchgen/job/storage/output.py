@@ -14,8 +14,9 @@ from batchgen.counts import counted
 from batchgen.errors import BatchgenError, OutputUnwritableError, UsageError
 from batchgen.job.arrow_ints import integers
 from batchgen.job.form import Form
+from batchgen.job.parquet.row_groups import RowGroupWriter
 from batchgen.job.prefetch import prefetched
-from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
+from batchgen.job.schema import MAX_ROW_GROUP_ROWS
 from batchgen.job.storage.layout import FOLDER_MANIFEST
 from batchgen.job.storage.manifest import FinalReport
 from batchgen.job.storage.output_folder import OutputFolder, output_files
@@ -175,11 +176,11 @@ def write_output(
     if rows_per_file is not None:
         return _write_folder(out, tables, (schema, metadata), check, guard, rows_per_file)
     with atomic_file(out, "final") as file, unwritable("the output", out):
-        with output_writer(file.temporary, schema, metadata=metadata) as writer:
+        with RowGroupWriter(file.temporary, schema, metadata) as writer:
             for table in _row_groups(prefetched(tables, 1)):
                 check.add(table)
                 faults.reach("final.write")
-                writer.write_table(table, row_group_size=MAX_ROW_GROUP_ROWS)
+                writer.write(table)
         report = check.finish()
         file.commit(guard)
     return report
@@ -242,9 +243,10 @@ def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         size += table.nbytes
         if rows >= MAX_ROW_GROUP_ROWS or size >= _MAX_GROUP_BYTES:
             whole = pa.concat_tables(waiting)
-            full = rows if size >= _MAX_GROUP_BYTES else rows - rows % MAX_ROW_GROUP_ROWS
-            for start in range(0, full, MAX_ROW_GROUP_ROWS):
-                yield whole.slice(start, min(MAX_ROW_GROUP_ROWS, full - start))
+            step = min(MAX_ROW_GROUP_ROWS, max(1, rows * _MAX_GROUP_BYTES // max(1, size)))
+            full = rows - rows % step
+            for start in range(0, full, step):
+                yield whole.slice(start, step)
             waiting = [whole.slice(full)] if full < rows else []
             rows -= full
             size = sum(table.nbytes for table in waiting)

@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchgen.job.arrow_ints import integers
-from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_writer
+from batchgen.job.parquet.row_groups import RowGroupWriter
 from batchgen.job.storage.layout import FOLDER_MANIFEST
 from batchgen.job.stores import faults
 from batchgen.job.stores.files import Guard, fsync, fsync_folder, temporary_path, unwritable
@@ -61,7 +60,7 @@ class OutputFolder:
         self._out, self._schema, self._metadata = out, schema, metadata
         self._rows_per_file = rows_per_file
         self._temporary = temporary_path(out)
-        self._writer: pq.ParquetWriter | None = None
+        self._writer: RowGroupWriter | None = None
         self._files: list[dict[str, Any]] = []
 
     def __enter__(self) -> OutputFolder:
@@ -82,7 +81,7 @@ class OutputFolder:
             file["first"] = piece["index"][0].as_py() if file["first"] is None else file["first"]
             file["last"] = piece["index"][-1].as_py()
             assert self._writer is not None
-            self._writer.write_table(piece, row_group_size=MAX_ROW_GROUP_ROWS)
+            self._writer.write(piece)
 
     def commit(self, guard: Guard) -> None:
         """Name the files by their number, write the manifest, make all durable, then visible."""
@@ -108,7 +107,7 @@ class OutputFolder:
 
     def __exit__(self, *exc: object) -> None:
         if self._writer is not None:
-            self._writer.close()
+            self._writer.abandon()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _manifest(self) -> str:
@@ -128,7 +127,7 @@ class OutputFolder:
     def _begin_file(self) -> None:
         self._end_file()
         path = self._path(len(self._files))
-        self._writer = output_writer(path, self._schema, metadata=self._metadata)
+        self._writer = RowGroupWriter(path, self._schema, self._metadata)
         self._files.append({"rows": 0, "output_rows": 0, "first": None, "last": None})
 
     def _end_file(self) -> None:
