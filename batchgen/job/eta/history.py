@@ -86,6 +86,16 @@ class History:
         rate = float(tokens + self.prompt_cost * prompts) / seconds
         return Speed(seconds, rate, float(slots), float(rows))
 
+    def slowest_and_fastest(self, others: list[Speed]) -> tuple[Speed, Speed]:
+        """Of these, of the last quarter of the time and of those before it, the first one, as a run
+        warms up, left out. A slow quarter counts with the next one: a run that stood still for some
+        seconds is not taken to do so for long."""
+        quarter = self.elapsed / 4
+        last, *before = (self.speed(quarter, number * quarter) for number in range(3))
+        slow = [*others, last, self.speed(2 * quarter, quarter)]
+        fast = [*others, last, *before]
+        return min(slow, key=lambda one: one.rate), max(fast, key=lambda one: one.rate)
+
     def learn_prompt_cost(self, expected: float) -> None:
         """Of a token of a prompt, in tokens made, from how seconds grew with them so far."""
         seconds, made, _, _, _, prompts = np.diff(self._columns)

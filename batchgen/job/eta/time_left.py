@@ -75,17 +75,15 @@ class SecondsLeft:
         usual = history.speed(window) if seen.rows_left else latest
         if min(usual.rate, latest.rate) <= 0:
             return None
-        quarter = history.elapsed / 4
-        speeds = [usual, latest]
+        slow = fast = usual
         if seen.rows_left:
-            speeds += [history.speed(quarter, before * quarter) for before in range(3)]
-        speeds.sort(key=lambda speed: speed.rate)
+            slow, fast = history.slowest_and_fastest([usual, latest])
         rest = Rest.of(seen, history)
         drift, order = rest.drift(history), rest.order
         crowding, doubt = history.crowding(self._crowding, window)
         quick, dull = min(crowding + doubt, 1.0), max(crowding - doubt, 0.0)
         likely = rest.seconds(LIKELY, Course(usual, crowding, order.likely, drift.likely))
-        soon = Course(speeds[-1], quick, min(1.0, order.far), min(1.0, drift.far))
-        long = Course(speeds[0], dull, max(1.0, order.far), max(1.0, drift.far))
+        soon = Course(fast, quick, min(1.0, order.far), min(1.0, drift.far))
+        long = Course(slow, dull, max(1.0, order.far), max(1.0, drift.far))
         early = min(rest.seconds(EARLY, soon), likely)
         return TimeLeft(early, likely, max(rest.seconds(late, long), likely))
