@@ -38,7 +38,7 @@ _PANELS = ("gemm_panel", "amx_panel", "bf16_panel", "int8_panel")
 _NUMBERS = (*_PANELS, "bf16_step", "amx_start", "int8_group")
 _TILE_INPUTS = 32
 _MOST_INT8_INPUTS = 1 << 17
-"""Of a layer whose rows keep 7 bits at least: see `level_limit` in linear.h."""
+"""Of a layer whose rows keep 7 bits at least: see `level_limit` in levels.h."""
 
 
 class WeightKind(IntEnum):
@@ -107,10 +107,9 @@ class Operators:
         return None if library is None else Operators(library)
 
     def can_pack(self, weight: torch.Tensor) -> bool:
-        """Whether `pack` and `linear` take this weight: bfloat16 may be multiplied in pairs of
-        inputs, tiles of it hold 32."""
+        """Whether `pack` and `linear` take this weight: tiles of bfloat16 hold 32 inputs."""
         if weight.dtype == torch.bfloat16:
-            return weight.shape[1] % self._bf16_step == 0
+            return not self._has_amx or weight.shape[1] % _TILE_INPUTS == 0
         return weight.dtype == torch.float32
 
     def kind_of(self, dtype: torch.dtype) -> WeightKind:
@@ -129,7 +128,7 @@ class Operators:
 
     def pack(self, weight: torch.Tensor) -> torch.Tensor:
         """Weight [num_outputs, num_inputs] as panels for `linear`."""
-        weight = weight.detach().contiguous()
+        weight = self._whole(weight.detach()).contiguous()
         num_outputs, num_inputs = weight.shape
         panel = self._panels[weight.dtype]
         panels = -(-num_outputs // panel)
@@ -139,6 +138,11 @@ class Operators:
         )
         return packed
 
+    def _whole(self, x: torch.Tensor) -> torch.Tensor:
+        """With whole pairs of inputs, where bfloat16 is multiplied in pairs."""
+        odd = x.dtype == torch.bfloat16 and self._bf16_step == 2 and x.shape[-1] % 2
+        return torch.nn.functional.pad(x, (0, 1)) if odd else x
+
     def linear(
         self,
         x: torch.Tensor,  # [..., num_inputs]
@@ -147,7 +151,7 @@ class Operators:
         bias: torch.Tensor | None,
     ) -> torch.Tensor:  # [..., num_outputs]
         """x weight^T + bias in the dtype of `packed`; the bias is float32."""
-        rows = x if x.is_contiguous() else x.contiguous()
+        rows = self._whole(x).contiguous()
         num_inputs = rows.shape[-1]
         out = empty_rows(*rows.shape[:-1], num_outputs, dtype=packed.dtype)
         self._packed_linear(
@@ -171,8 +175,7 @@ class Operators:
 
     def level_stride(self, num_inputs: int) -> int:
         """Numbers of 16 bits that a row takes when it is put in whole numbers."""
-        size: int = self._level_stride(num_inputs)
-        return size
+        return int(self._level_stride(num_inputs))
 
     def pack_int8(self, weight: torch.Tensor) -> torch.Tensor:
         """Weight int8 [num_outputs, num_inputs] as panels for `int8_linear` and `int8_rows`."""
