@@ -27,7 +27,7 @@ from batchgen.cli.merge import merge as merge_command
 from batchgen.errors import BatchgenError, StoppedError, UsageError
 from batchgen.job.ledger.survey import survey
 from batchgen.job.rows import OutputRow
-from batchgen.job.storage import parts
+from batchgen.job.storage import merge, parts
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.merge import EMIT_BYTES, Merge, peak_bytes, ranked
 from batchgen.job.storage.output import MissingRowsError, OutputCheck
@@ -103,6 +103,21 @@ def test_long_rows_go_on_in_tables_of_bounded_bytes(tmp_path: Path) -> None:
     sizes = [table.nbytes for table in Merge(ranked(parts), Columns().schema(), tmp_path).tables()]
     assert sum(sizes) > 2 * EMIT_BYTES
     assert max(sizes) <= EMIT_BYTES + max(part.size for part in parts)
+
+
+def test_ranges_on_disk_go_on_in_tables_of_bounded_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large a range is: shards of every Nth row overlap everywhere."""
+    monkeypatch.setattr(merge, "EMIT_BYTES", 20_000)
+    rows = [make_row(i, completion="x" * 200) for i in range(4_000)]
+    parts = make_parts(tmp_path, [rows[k::10] for k in range(10)])
+    budget = peak_bytes(ranked(parts)) // 2
+    made = Merge(ranked(parts), Columns().schema(), tmp_path, memory_bytes=budget)
+    tables = list(made.tables())
+    assert [i for table in tables for i in table["index"].to_pylist()] == list(range(4_000))
+    assert max(table.nbytes for table in tables) < 60_000
+    assert budget // 8 > 60_000  # a range has more
 
 
 def test_missing_rows_are_named_and_nothing_is_written(tmp_path: Path) -> None:

@@ -118,14 +118,14 @@ class Merge:
             file.remove()
 
     def _of_range(self, file: RangeFile) -> Iterator[pa.Table]:
-        """One table where all of it fits in memory twice, as planned."""
+        """Where all of it fits in memory twice, as planned, tables of EMIT_BYTES or so."""
         much = 2 * sum(span.size for span in file.spans) > self._memory_bytes
         bounds = bounds_of(file.spans, self._memory_bytes) if much else None
         if bounds is not None and len(bounds):
             portions = [partial(file.batch, number) for number in range(len(file.spans))]
             yield from self._by_ranges(portions, bounds)
-        elif file.spans:
-            yield self._sorted(file.read())
+        else:
+            yield from self._cut(file.read(), None)
 
     def _new_file(self) -> RangeFile:
         name = temporary_path(self._scratch / f"range-{len(self._files):06d}")
@@ -151,11 +151,16 @@ class Merge:
             active.append(rows)
             if frontier is not None and not _is_enough(active, kept):
                 continue
-            for bound in (*_cuts(active, frontier), frontier):
-                ready, active = split(active, bound)
-                if ready:
-                    yield self._sorted(ready)
+            yield from self._cut(active, frontier)
             kept = sum(rows.size for rows in active)
+
+    def _cut(self, rows: list[SortedRows], frontier: int | None) -> Iterator[pa.Table]:
+        """Those below the frontier, taken out of `rows`, in tables no larger than need be."""
+        for bound in (*_cuts(rows, frontier), frontier):
+            ready, rest = map(list, split(rows, bound))
+            rows[:] = rest
+            if ready:
+                yield self._sorted(ready)
 
     def _loaded(self, pieces: Sequence[Piece]) -> Iterator[SortedRows]:
         """The rows of each piece, in this order; the next few are decoded meanwhile."""
