@@ -36,6 +36,7 @@ _SIGNATURES = {
 }
 _PANELS = ("gemm_panel", "amx_panel", "bf16_panel", "int8_panel")
 _NUMBERS = (*_PANELS, "bf16_step", "amx_start", "int8_group")
+"""What the library was compiled for: asked once, without arguments."""
 _TILE_INPUTS = 32
 _MOST_INT8_INPUTS = 1 << 17
 """Of a layer whose rows keep 7 bits at least: see `level_limit` in levels.h."""
@@ -64,14 +65,7 @@ class Operators:
     """The compiled operators. One instance serves the process."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        for name in (
-            "gemm_panel",
-            "amx_panel",
-            "bf16_panel",
-            "bf16_step",
-            "amx_start",
-            "int8_panel",
-        ):
+        for name in _NUMBERS:
             getattr(library, name).restype = ctypes.c_int64
         self._has_amx = bool(library.amx_start())
         panel = library.amx_panel() if self._has_amx else library.bf16_panel()
