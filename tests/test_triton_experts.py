@@ -25,6 +25,7 @@ from batchgen.engine.mixture import replacing
 from batchgen.engine.mixture.form import GELU, GELU_TANH, QUIET, SILU, Gate, Sizes, find_gate
 from batchgen.engine.mixture.packed import Blocks, Stored, pack_experts, random_packed
 from batchgen.engine.mixture.proof import ROUNDED_ERROR, Asked, disproof
+from batchgen.engine.mixture.rounded import random_experts
 from batchgen.engine.mixture.tiles import row_block
 from batchgen.engine.model import packed_folder
 from batchgen.engine.model.checkpoint import load_folder
@@ -215,6 +216,10 @@ def test_random_experts_are_quieter_than_what_goes_past_them() -> None:
     scales = (packed.down_scale, packed.gate_up_scale)
     down, gate_up = (int(one.view(torch.uint8).max()) for one in scales)
     assert 2.0 ** (down - gate_up) == QUIET
+    rounded = random_experts(sizes, Gate(SILU), (None, None), torch.bfloat16, cpu)
+    scales = (rounded.down_scale, rounded.gate_up_scale)
+    down_scale, gate_up_scale = (float(one.float().mean()) for one in scales)
+    assert down_scale / gate_up_scale == pytest.approx(QUIET, rel=0.2)
 
 
 @direct

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from batchgen.engine.mixture.form import SILU, Gate, Sizes, find_gate, sizes_of
+from batchgen.engine.mixture.form import QUIET, SILU, Gate, Sizes, find_gate, sizes_of
 from batchgen.engine.mixture.quantized import Biases, QuantizedExperts, by_definition
 from batchgen.engine.quantization.float8 import E4M3, Float8, round_rows, round_weight
 
@@ -90,14 +90,14 @@ def round_experts_of(
 def random_experts(
     sizes: Sizes, gate: Gate, biases: Biases, dtype: torch.dtype, device: torch.device
 ) -> RoundedExperts:
-    """For benchmarks."""
+    """For benchmarks. See `QUIET`."""
 
-    def drawn(*shape: int) -> Iterable[torch.Tensor]:
+    def drawn(outputs: int, inputs: int, std: float = _STD) -> Iterable[torch.Tensor]:
         for _ in range(sizes.num_experts):
-            yield torch.empty(shape, dtype=dtype, device=device).normal_(std=_STD)
+            yield torch.empty(outputs, inputs, dtype=dtype, device=device).normal_(std=std)
 
     gate_up = _stack(drawn(2 * sizes.width, sizes.hidden), sizes.num_experts)
-    down = _stack(drawn(sizes.hidden, sizes.width), sizes.num_experts)
+    down = _stack(drawn(sizes.hidden, sizes.width, _STD * QUIET), sizes.num_experts)
     return RoundedExperts(gate_up, down, biases, gate)
 
 
