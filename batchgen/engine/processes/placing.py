@@ -23,7 +23,7 @@ _PIECE = 256
 _STEP = 2
 """A token that is generated costs as much as so many of a prompt."""
 _MOST_BEGINNINGS = 1 << 16
-"""Those known longest are forgotten: their blocks are not in any cache any more."""
+"""Those that nobody had for longest are forgotten: their blocks are in no cache any more."""
 
 Process = TypeVar("Process", bound=Hashable)
 
@@ -82,7 +82,7 @@ class Placing(Generic[Process]):
         self._work[request.request_id] = _Work(process, tokens, limit)
         self._load[process] = self._load.get(process, 0.0) + tokens
         for name in names:
-            self._seen.setdefault(name, set()).add(process)
+            self._seen[name] = self._seen.pop(name, set()) | {process}
         while len(self._seen) > _MOST_BEGINNINGS:
             del self._seen[next(iter(self._seen))]
 
