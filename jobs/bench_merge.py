@@ -42,7 +42,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         made, out = asked.keep or Path(name) / "made", Path(name) / "out.parquet"
-        if not made.exists():
+        if not made.exists() or not any(made.iterdir()):
             for index in range(asked.shards):
                 write_shard(made / out.name, Shard(index, asked.shards), asked)
         runs = [measured(made, out) for _ in range(asked.repeat)]
