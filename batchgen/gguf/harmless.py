@@ -7,8 +7,10 @@ from typing import Any
 from batchgen.gguf.layout import Layout
 from batchgen.gguf.reading import Reading, refused
 
-__all__ = ["without_effect"]
+__all__ = ["NO_WINDOW", "without_effect"]
 
+NO_WINDOW = {"attention.sliding_window": "llama.cpp does not read it for this architecture"}
+"""For a layout's `harmless`: of architectures whose files may have it."""
 _ARCHITECTURE = {
     "vocab_size": "the rows of token_embd.weight say it",
     "tensor_data_layout": "a remark of old converters; llama.cpp does not read it",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen.gguf.reading import Reading
 from batchgen.gguf.ropes import Rope, read_rope
-from batchgen.gguf.tensors import Table
+from batchgen.gguf.tensors import Table, To
 
 __all__ = [
     "Layout",
     "Sizes",
     "base_config",
+    "halves",
     "one_rope",
     "read_sizes",
     "rope_config",
@@ -117,6 +119,13 @@ def rope_config(rope: Rope, head_dim: int, *, partial: bool = False) -> dict[str
 def one_rope(read: Reading, sizes: Sizes, *, partial: bool = False) -> dict[str, Rope]:
     """The same rope for all layers."""
     return {"": read_rope(read, sizes.head_dim, partial=partial)}
+
+
+def halves(table: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
+    """The table with queries and keys brought from pairs side by side to transformers' halves."""
+    query = To(table["attn_q"], "unpermute", heads=sizes.heads)
+    key = To(table["attn_k"], "unpermute", heads=sizes.kv_heads)
+    return {**table, "attn_q": query, "attn_k": key}
 
 
 def window_or_none(read: Reading) -> int | None:

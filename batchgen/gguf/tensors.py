@@ -20,11 +20,11 @@ class To:
     `.weight` or `.bias`.
 
     `how`: "" as it is; "unpermute": rows of `heads` heads, rotary pairs side by side, back to
-    halves; "minus_one"; "transpose": the last
-    two dimensions exchanged; "row": one dimension more in front; "join": along `axis` with
-    other tensors of the same target, in order of `place`; "interleave": two of them, the last
-    dimension in turns, after their last two dimensions have been exchanged; "heads_first": rows
-    [queries, keys, values] of `heads` heads to [query, key, value] of each head.
+    halves; "minus_one"; "transpose": the last two dimensions exchanged; "row": one dimension more
+    in front; "join": along `axis` with other tensors of the same target, in order of `place`;
+    "interleave": two of them, the last dimension in turns, after their last two dimensions have
+    been exchanged; "heads_first": rows [queries, keys, values] of `heads` heads to [query, key,
+    value] of each head.
     `rows`: only these, [from, to). `bare`: the target is a parameter itself, without a suffix;
     its bias is `target` and `_bias`.
     """

@@ -6,7 +6,7 @@ from typing import Any
 
 from batchgen.gguf.architectures.llama import bias_config
 from batchgen.gguf.layout import Layout, Sizes, base_config, one_rope, read_sizes, rope_config
-from batchgen.gguf.names import DENSE, TOP
+from batchgen.gguf.names import DENSE, QK_NORMS, TOP
 from batchgen.gguf.reading import Reading
 from batchgen.gguf.ropes import Rope
 
@@ -30,9 +30,8 @@ def command_r(read: Reading) -> Layout:
     ropes = one_rope(read, sizes)
     config = _config(read, sizes, ropes[""], "cohere")
     config["use_qk_norm"] = read.has("blk.0.attn_q_norm.weight")
-    norms = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
     zeros = bias_config(read)[1]
-    return Layout(config, TOP, LAYER | norms, ropes, pairs=True, constants=zeros)
+    return Layout(config, TOP, LAYER | QK_NORMS, ropes, pairs=True, constants=zeros)
 
 
 def cohere2(read: Reading) -> Layout:

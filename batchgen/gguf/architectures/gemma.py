@@ -14,7 +14,7 @@ from batchgen.gguf.layout import (
     rope_config,
     window_or_none,
 )
-from batchgen.gguf.names import DENSE
+from batchgen.gguf.names import DENSE, QK_NORMS
 from batchgen.gguf.reading import Reading
 from batchgen.gguf.tensors import To
 
@@ -31,7 +31,6 @@ POST_NORMS = {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 

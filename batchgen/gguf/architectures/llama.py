@@ -6,11 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 from batchgen.gguf.architectures import moe
-from batchgen.gguf.layout import Layout, Sizes, base_config, one_rope, read_sizes, rope_config
+from batchgen.gguf.harmless import NO_WINDOW
+from batchgen.gguf.layout import (
+    Layout,
+    Sizes,
+    base_config,
+    halves,
+    one_rope,
+    read_sizes,
+    rope_config,
+)
 from batchgen.gguf.names import DENSE, TOP
 from batchgen.gguf.reading import Reading
 from batchgen.gguf.ropes import Rope, read_rope
-from batchgen.gguf.tensors import To
 
 __all__ = [
     "arcee",
@@ -21,8 +29,6 @@ __all__ = [
     "olmo",
     "smollm3",
 ]
-
-NO_WINDOW = {"attention.sliding_window": "llama.cpp does not read it for this architecture"}
 
 
 def llama(read: Reading) -> Layout:
@@ -98,13 +104,6 @@ def llama_rope(read: Reading, sizes: Sizes) -> Rope:
     """The file's rope, with the factors that Llama 3.1 and later bring as a tensor."""
     rope = read_rope(read, sizes.head_dim)
     return replace(rope, factors="rope_freqs.weight") if read.has("rope_freqs.weight") else rope
-
-
-def halves(table: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
-    """The table with queries and keys brought from pairs side by side to transformers' halves."""
-    query = To(table["attn_q"], "unpermute", heads=sizes.heads)
-    key = To(table["attn_k"], "unpermute", heads=sizes.kv_heads)
-    return {**table, "attn_q": query, "attn_k": key}
 
 
 def bias_config(read: Reading) -> tuple[dict[str, bool], dict[str, float]]:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from batchgen.gguf.layout import Layout, Sizes, base_config, one_rope, read_sizes, rope_config
-from batchgen.gguf.names import ATTENTION, TOP
+from batchgen.gguf.harmless import NO_WINDOW
+from batchgen.gguf.layout import (
+    Layout,
+    Sizes,
+    base_config,
+    halves,
+    one_rope,
+    read_sizes,
+    rope_config,
+)
+from batchgen.gguf.names import ATTENTION, QK_NORMS, TOP
 from batchgen.gguf.reading import Reading
 from batchgen.gguf.ropes import Rope
 from batchgen.gguf.tensors import To
@@ -14,7 +23,6 @@ from batchgen.gguf.tensors import To
 __all__ = ["gpt_oss", "granite_scales", "granitemoe", "mixtral", "olmoe", "qwen2moe", "qwen3moe"]
 
 BESIDE_EXPERTS = ATTENTION | {"ffn_norm": "post_attention_layernorm"}
-QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 
 
 def _experts(room: str = "mlp", router: str = "gate") -> dict[str, Any]:
@@ -25,12 +33,6 @@ def _experts(room: str = "mlp", router: str = "gate") -> dict[str, Any]:
         "ffn_up_exps": To(joined, "join", place=1, axis=1, bare=True),
         "ffn_down_exps": To(f"{room}.experts.down_proj", bare=True),
     }
-
-
-def _halves(table: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
-    query = To(table["attn_q"], "unpermute", heads=sizes.heads)
-    key = To(table["attn_k"], "unpermute", heads=sizes.kv_heads)
-    return {**table, "attn_q": query, "attn_k": key}
 
 
 def _config(read: Reading, sizes: Sizes, rope: Rope, model_type: str) -> dict[str, Any]:
@@ -48,9 +50,8 @@ def _config(read: Reading, sizes: Sizes, rope: Rope, model_type: str) -> dict[st
 def mixtral(read: Reading, sizes: Sizes, rope: Rope) -> Layout:
     """A `llama` file with experts."""
     config = _config(read, sizes, rope, "mixtral")
-    layer = _halves(BESIDE_EXPERTS, sizes) | _experts()
-    reason = {"attention.sliding_window": "llama.cpp does not read it for this architecture"}
-    return Layout(config, TOP, layer, {"": rope}, pairs=True, harmless=reason)
+    layer = halves(BESIDE_EXPERTS, sizes) | _experts()
+    return Layout(config, TOP, layer, {"": rope}, pairs=True, harmless=NO_WINDOW)
 
 
 def qwen2moe(read: Reading) -> Layout:
@@ -109,7 +110,7 @@ def granitemoe(read: Reading) -> Layout:
     ropes = one_rope(read, sizes)
     read.only("expert_shared_feed_forward_length", (0,))
     config = _config(read, sizes, ropes[""], "granitemoe") | granite_scales(read, sizes)
-    layer = _halves(BESIDE_EXPERTS, sizes) | _experts("block_sparse_moe", "router")
+    layer = halves(BESIDE_EXPERTS, sizes) | _experts("block_sparse_moe", "router")
     return Layout(config, TOP, layer, ropes, pairs=True)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from batchgen.gguf.architectures.llama import bias_config
+from batchgen.gguf.harmless import NO_WINDOW
 from batchgen.gguf.layout import Layout, base_config, one_rope, read_sizes, rope_config
-from batchgen.gguf.names import DENSE, TOP
+from batchgen.gguf.names import DENSE, QK_NORMS, TOP
 from batchgen.gguf.reading import Reading
 
 __all__ = ["hunyuan_dense", "olmo2", "qwen2", "qwen3", "seed_oss"]
 
-QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 NO_BIAS = dict.fromkeys((f"self_attn.{name}_proj.bias" for name in "qkv"), 0.0)
-NO_WINDOW = {"attention.sliding_window": "llama.cpp does not read it for this architecture"}
 
 
 def _neox(
