@@ -13,7 +13,8 @@ import pytest
 from phrase_cover import can_make
 
 from batchgen import InputSpec, JobSpec, run
-from batchgen.job.model.files import BUILTIN_NAME, ModelFiles, resolve_model
+from batchgen.job.model.files import ModelFiles, resolve_model
+from batchgen.job.model.source import BUILTIN_NAME
 from batchgen.job.text.tokenizer import TextCodec, load_codec
 from batchgen.job.verbs.gold import judge
 

@@ -25,7 +25,8 @@ from batchgen.job.flow.engine_faults import EngineFaults
 from batchgen.job.rows import InputRow
 from batchgen.job.stores import faults
 from batchgen.job.text.codecs import ByteCodec
-from batchgen.job.text.requests import PreparedRow, Requests
+from batchgen.job.text.prepared import PreparedRow
+from batchgen.job.text.requests import Requests
 
 MAX_SEQS, BUDGET, BLOCK_SIZE, MAX_LEN = 48, 512, 4, 128
 

@@ -20,7 +20,8 @@ from batchgen.job.input.params import apply, read_params
 from batchgen.job.parsing.answers import AnswerParsers
 from batchgen.job.rows import InputRow
 from batchgen.job.text.codecs import BackendCodec
-from batchgen.job.text.requests import FailedRow, PreparedRow, Requests
+from batchgen.job.text.prepared import FailedRow, PreparedRow
+from batchgen.job.text.requests import Requests
 
 TAGS = ["<think>", "</think>"]
 GRAMMAR = {"guided_regex": r'\{"a": ?[1-9][0-9]?\}'}

@@ -18,7 +18,7 @@ from batchgen.job.flow.quarantine import GIVEN_UP, Suspects, group_size
 from batchgen.job.rows import InputRow
 from batchgen.job.shard import Shard
 from batchgen.job.stores import faults
-from batchgen.job.text.requests import PreparedRow
+from batchgen.job.text.prepared import PreparedRow
 
 REQUEST = Request(0, [1], SamplingParams())
 RUNS = 3

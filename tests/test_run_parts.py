@@ -30,7 +30,8 @@ from batchgen.job.rows import InputRow
 from batchgen.job.run.summary import FailureLimit
 from batchgen.job.spec import InputSpec, JobSpec
 from batchgen.job.text.codecs import ByteCodec
-from batchgen.job.text.requests import FailedRow, Requests, request_id, row_and_sample
+from batchgen.job.text.prepared import FailedRow, request_id, row_and_sample
+from batchgen.job.text.requests import Requests
 
 
 class BrittleCodec(ByteCodec):

@@ -25,7 +25,7 @@ from ledger_tools import open_ledger, parts_of, rows_of
 from batchgen.cli.main import cli
 from batchgen.job.input.reader import Reader
 from batchgen.job.spec import InputSpec
-from batchgen.job.storage.parts import list_parts
+from batchgen.job.storage.layout import list_parts
 from batchgen.selftest.audit import begun_again, differences, leftovers
 from batchgen.selftest.bad_files import jsonl_file
 from batchgen.selftest.blows import damage

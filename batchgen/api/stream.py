@@ -26,7 +26,8 @@ from batchgen.job.flow.engine_thread import Drive, DriveOptions, Outcome
 from batchgen.job.flow.progress import Live
 from batchgen.job.flow.results import Results
 from batchgen.job.rows import InputRow
-from batchgen.job.text.requests import PreparedRow, Requests
+from batchgen.job.text.prepared import PreparedRow
+from batchgen.job.text.requests import Requests
 
 __all__ = ["Stages", "Stream"]
 

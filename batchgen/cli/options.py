@@ -20,7 +20,6 @@ __all__ = [
     "job_options",
     "model_options",
     "output_options",
-    "report_options",
     "resume_options",
     "sampling_options",
 ]

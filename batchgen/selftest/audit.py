@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from batchgen.counts import counted
-from batchgen.job.storage.parts import list_parts
+from batchgen.job.storage.layout import list_parts
 from batchgen.job.verbs.compare import compare
 
 __all__ = ["begun_again", "differences", "leftovers"]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from batchgen.job.flow.signals import POLITE_SIGNALS
-from batchgen.job.storage.parts import list_parts, part_summary
+from batchgen.job.storage.layout import list_parts
+from batchgen.job.storage.parts import part_summary
 from batchgen.job.stores.places import Place
 from batchgen.selftest.child import Child, unready_codes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.counts import counted
-from batchgen.job.storage.parts import list_parts
+from batchgen.job.storage.layout import list_parts
 from batchgen.selftest.audit import begun_again, differences, leftovers
 from batchgen.selftest.blows import KILLED, Blow, at_the_end, chosen_blow, damage, rows_in
 from batchgen.selftest.child import Child, SelftestError

@@ -24,7 +24,8 @@ from batchgen.job.flow.slow_engine import SlowEngine
 from batchgen.job.rows import InputRow
 from batchgen.job.stores import faults
 from batchgen.job.stores.faults import Fault
-from batchgen.job.text.requests import FailedRow, PreparedRow, Requests
+from batchgen.job.text.prepared import FailedRow, PreparedRow
+from batchgen.job.text.requests import Requests
 
 __all__ = ["EngineFaults", "engine_faults"]
 

@@ -20,7 +20,7 @@ from batchgen.job.flow.pace import Pace
 from batchgen.job.flow.progress import Live
 from batchgen.job.flow.quarantine import Suspects
 from batchgen.job.flow.window import WaitingRow, Window
-from batchgen.job.text.requests import FailedRow, PreparedRow, failed, row_and_sample
+from batchgen.job.text.prepared import FailedRow, PreparedRow, failed, row_and_sample
 
 __all__ = ["Drive", "DriveOptions", "FinishedRow", "Outcome"]
 

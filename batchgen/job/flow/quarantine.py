@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.text.requests import FailedRow, PreparedRow, failed
+from batchgen.job.text.prepared import FailedRow, PreparedRow, failed
 
 __all__ = ["GIVEN_UP", "SUSPECT", "Suspects", "group_size"]
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from batchgen.job.flow.channel import Cancelled, Channel
 from batchgen.job.rows import InputRow
-from batchgen.job.text.requests import FailedRow, PreparedRow, Requests
+from batchgen.job.text.prepared import FailedRow, PreparedRow
+from batchgen.job.text.requests import Requests
 
 __all__ = ["Feed", "chunks"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from batchgen.engine.request import Completion, EngineStats
 from batchgen.job.eta.moment import BegunRow, ReadRows
 from batchgen.job.eta.order import ReadingOrder
-from batchgen.job.text.requests import SAMPLE_BITS, PreparedRow
+from batchgen.job.text.prepared import SAMPLE_BITS, PreparedRow
 
 __all__ = ["WaitingRow", "Window"]
 

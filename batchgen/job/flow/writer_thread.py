@@ -13,7 +13,7 @@ from batchgen.job.flow.first_failures import FirstFailures
 from batchgen.job.flow.progress import Live
 from batchgen.job.flow.results import Results
 from batchgen.job.rows import OutputRow
-from batchgen.job.text.requests import FailedRow
+from batchgen.job.text.prepared import FailedRow
 
 __all__ = ["RowSink", "Write", "finished_rows"]
 

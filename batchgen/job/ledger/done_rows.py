@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from batchgen.job.storage.bitmap import Bitmap
-from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.parts import Part, list_parts, scan_parts
+from batchgen.job.storage.layout import Layout, list_parts
+from batchgen.job.storage.parts import Part, scan_parts
 from batchgen.job.stores.places import Place
 
 __all__ = ["DoneRows"]

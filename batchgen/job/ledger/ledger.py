@@ -41,7 +41,7 @@ from batchgen.job.storage.part_writer import PartWriter
 from batchgen.job.storage.parts import Columns, PartStem
 from batchgen.job.stores.places import Place
 
-__all__ = ["FinalReport", "InputCheckpoint", "Ledger"]
+__all__ = ["Ledger"]
 
 
 class Ledger(AbstractContextManager["Ledger"]):

@@ -9,10 +9,10 @@ from typing import Any
 
 from batchgen.errors import FingerprintMismatchError, OutputUnwritableError
 from batchgen.job.form import Form
-from batchgen.job.storage.layout import JOURNALS, SAVED_TOKENS, Layout
+from batchgen.job.storage.layout import JOURNALS, SAVED_TOKENS, Layout, list_parts
 from batchgen.job.storage.manifest import Manifest, fingerprint_diff
 from batchgen.job.storage.output import verified_totals
-from batchgen.job.storage.parts import list_parts, part_summary
+from batchgen.job.storage.parts import part_summary
 from batchgen.job.storage.provenance import footer_manifest, output_identity, written_rows
 from batchgen.job.stores.files import is_there, remove_stale
 from batchgen.job.stores.places import Place, remove_all, remove_trees
@@ -21,7 +21,6 @@ from batchgen.job.stores.uploads import abort_uploads
 
 __all__ = [
     "Found",
-    "Layout",
     "check_folder",
     "check_target",
     "decide",

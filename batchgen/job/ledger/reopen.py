@@ -23,18 +23,11 @@ from batchgen.job.ledger.opening import Found, decide, discard_work
 from batchgen.job.ledger.shard_manifests import furthest_input
 from batchgen.job.stop_check import Look, nothing
 from batchgen.job.storage.journal import write_attempts
-from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.lock import OutputLock
 from batchgen.job.storage.manifest import Manifest, flatten
 from batchgen.job.storage.output import row_groups_of, verified_totals
-from batchgen.job.storage.parts import (
-    Columns,
-    PartStem,
-    list_parts,
-    part_summary,
-    read_part,
-    write_part_table,
-)
+from batchgen.job.storage.parts import Columns, PartStem, part_summary, read_part, write_part_table
 from batchgen.job.storage.provenance import footer_manifest
 from batchgen.job.stores.files import make_folder
 from batchgen.job.stores.places import Place, remove_all

@@ -8,10 +8,9 @@ from typing import Any
 from batchgen.counts import counted
 from batchgen.errors import BatchgenError
 from batchgen.job.ledger.opening import Found, discard_work
-from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.manifest import FinalReport, Manifest, flatten
 from batchgen.job.storage.output import MissingRowsError
-from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.totals import totals_of_parts
 
 __all__ = [

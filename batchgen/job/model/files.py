@@ -23,9 +23,9 @@ from batchgen.job.model.folder_parts import check_folder
 from batchgen.job.model.generation_defaults import generation_defaults, ignored_generation_settings
 from batchgen.job.model.identity import files_identity, folder_identity, text_digest
 from batchgen.job.model.json_files import ModelJson
-from batchgen.job.model.source import BUILTIN_NAME, ModelSource, locate
+from batchgen.job.model.source import ModelSource, locate
 
-__all__ = ["BUILTIN_NAME", "BUILTIN_TASK", "ModelFiles", "ModelKind", "resolve_model"]
+__all__ = ["BUILTIN_TASK", "ModelFiles", "ModelKind", "resolve_model"]
 
 BUILTIN_TASK = "(reads support messages; for anything else give --model)"
 

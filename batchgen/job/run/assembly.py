@@ -36,7 +36,8 @@ from batchgen.job.run.stages import (
     make_results,
 )
 from batchgen.job.spec import JobSpec
-from batchgen.job.text.requests import FailedRow, Requests
+from batchgen.job.text.prepared import FailedRow
+from batchgen.job.text.requests import Requests
 from batchgen.job.text.tokenizer import TextCodec
 
 if TYPE_CHECKING:

@@ -37,10 +37,9 @@ from batchgen.job.run.summary import (
 )
 from batchgen.job.run.summing_up import summary_of
 from batchgen.job.spec import JobSpec
-from batchgen.job.storage.layout import folder_of
+from batchgen.job.storage.layout import folder_of, list_parts
 from batchgen.job.storage.manifest import FinalReport, fingerprint_diff
 from batchgen.job.storage.output import check_name, check_served
-from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.totals import totals_of_parts
 from batchgen.job.stores.places import Place
 

@@ -31,7 +31,6 @@ from batchgen.job.stores.places import Place
 
 __all__ = [
     "HEARTBEAT_SECONDS",
-    "STALE_SECONDS",
     "OutputLock",
     "current_owner",
     "heartbeat_age",

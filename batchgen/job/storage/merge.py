@@ -30,7 +30,7 @@ from batchgen.job.stores.files import temporary_path
 from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_path import RemotePath
 
-__all__ = ["DamagedPartError", "Merge", "Piece", "peak_bytes", "ranked"]
+__all__ = ["DamagedPartError", "Merge", "peak_bytes", "ranked"]
 
 T = TypeVar("T")
 MEMORY_BYTES = 256 << 20

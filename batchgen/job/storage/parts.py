@@ -33,7 +33,7 @@ from batchgen.job.schema import (
     output_writer,
     record_batch,
 )
-from batchgen.job.storage.layout import PART_NAME, list_parts, shard_of_part
+from batchgen.job.storage.layout import PART_NAME
 from batchgen.job.stores.files import Guard, checked_name, make_folder, read_checked, write_atomic
 from batchgen.job.stores.places import Place, all_of, arrow_source, move
 
@@ -42,12 +42,10 @@ __all__ = [
     "Part",
     "PartStem",
     "PartSummary",
-    "list_parts",
     "part_summary",
     "read_part",
     "scan_parts",
     "set_aside",
-    "shard_of_part",
     "summary_of",
     "write_part",
     "write_part_table",

@@ -21,13 +21,10 @@ from batchgen.job.text.hints import Hints
 from batchgen.job.text.kept_specials import with_special_tokens
 from batchgen.job.text.overlong import OverlongPolicy, PromptCut
 from batchgen.job.text.prepared import (
-    SAMPLE_BITS,
     FailedRow,
     PreparedRow,
     as_row_error,
-    failed,
     request_id,
-    row_and_sample,
 )
 from batchgen.job.text.render_process import RenderProcess
 from batchgen.job.text.row_prompts import RowPrompts
@@ -37,17 +34,7 @@ from batchgen.job.text.stop_strings import make_stop_checker
 from batchgen.job.text.template import Chat
 from batchgen.job.text.tokenizer import TextCodec
 
-__all__ = [
-    "SAMPLE_BITS",
-    "FailedRow",
-    "PreparedRow",
-    "Requests",
-    "answer_parsers",
-    "as_row_error",
-    "failed",
-    "request_id",
-    "row_and_sample",
-]
+__all__ = ["Requests", "answer_parsers"]
 
 
 def answer_parsers(

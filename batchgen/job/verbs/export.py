@@ -20,9 +20,8 @@ import pyarrow as pa
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError, StoppedError
 from batchgen.job.storage.json_lines import json_line, plain
-from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.manifest import Manifest
-from batchgen.job.storage.parts import list_parts
 from batchgen.job.storage.provenance import footer_manifest
 from batchgen.job.stores.places import Place
 from batchgen.job.verbs.openai_lines import COLUMNS, batch_line
