@@ -15,6 +15,7 @@ from pathlib import Path
 
 from batchgen.counts import counted
 from batchgen.errors import UsageError
+from batchgen.installed import version_of
 
 __all__ = ["check_device", "check_device_name", "gpu_names", "num_gpus", "only_gpus"]
 
@@ -123,9 +124,4 @@ def _see_driver() -> str:
 
 def _build_of_torch() -> str:
     """`cpu`, `cu130`, `rocm7.1`; nothing where the version does not tell."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("torch").partition("+")[2]
-    except PackageNotFoundError:
-        return ""
+    return (version_of("torch") or "").partition("+")[2]

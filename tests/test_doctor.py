@@ -49,7 +49,7 @@ def test_it_says_ready_here(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_missing_ends_with_1_and_a_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(versions, "_installed", {"torch": "1.0", "tqdm": "99.0"}.get)
+    monkeypatch.setattr(versions, "version_of", {"torch": "1.0", "tqdm": "99.0"}.get)
     found = {one.name: one for one in version_findings()}
     assert (found["torch"].state, found["tqdm"].state) == (State.BAD, State.WARNING)
     assert found["pyarrow"].fix == "pip install 'pyarrow>=18.0.0'"

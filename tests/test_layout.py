@@ -67,6 +67,7 @@ SINGLE = {
     "counts",
     "devices",
     "gguf_header",
+    "installed",
     "lora_config",
 }  # of the package: every room may use them
 

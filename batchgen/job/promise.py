@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.devices import gpu_names
+from batchgen.installed import version_of
 
 __all__ = ["ACROSS", "NOT_ACROSS", "changes", "promise_of", "with_changes"]
 
@@ -35,7 +36,7 @@ def promise_of(device: str) -> dict[str, Any]:
     """For the manifest: across what tokens and logits are equal bit for bit, across what not, and
     what computes. Standard library only."""
     names = [] if device.startswith("cpu") else gpu_names()
-    versions = [(name, _version(name)) for name in _PACKAGES]
+    versions = [(name, version_of(name)) for name in _PACKAGES]
     versions += [("driver", one.removeprefix("driver ")) for one in names if _is_driver(one)]
     return {
         "equal_across": list(ACROSS),
@@ -92,12 +93,3 @@ def _cpu() -> str:
                 break
     known = set(flags.split())
     return " ".join([name, *(one for one in _INSTRUCTIONS if one in known)])
-
-
-def _version(name: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version  # reading manifests needs it not
-
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from batchgen import __version__
+from batchgen.installed import version_of
 from batchgen.job.model.adapters import parse_adapters
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.model.identity import text_digest
@@ -51,7 +51,7 @@ def facts_of(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:
         "limit": spec.input.limit,
         **({"adapters": list(spec.input.adapters)} if spec.input.adapters else {}),
         "versions": {"batchgen": __version__, "python": platform.python_version()}
-        | {name: found for name in _LIBRARIES if (found := _version(name))},
+        | {name: found for name in _LIBRARIES if (found := version_of(name))},
     }
 
 
@@ -133,10 +133,3 @@ def _row_template(given: str) -> str:
 def model_name(spec: JobSpec, files: ModelFiles | None) -> str:
     """What summary, manifest and footer call the model."""
     return spec.model or spec.engine if files is None else files.name
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

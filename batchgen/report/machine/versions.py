@@ -7,9 +7,9 @@ import platform
 import re
 from collections.abc import Iterator
 from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
 
 from batchgen import __version__
+from batchgen.installed import version_of
 from batchgen.report.machine.finding import Finding, State
 
 __all__ = ["EXTRAS", "tested_versions", "version_findings"]
@@ -38,7 +38,7 @@ def version_findings() -> Iterator[Finding]:
     for name, (low, high) in tested_versions().items():
         yield _library(name, low, high)
     for extra, (package, purpose) in EXTRAS.items():
-        found = _installed(package)
+        found = version_of(package)
         if found is None:
             fix = f"pip install 'batchgen-llm[{extra}]'"
             yield Finding(f"[{extra}]", State.ABSENT, f"not installed: {purpose}", fix)
@@ -55,7 +55,7 @@ def _python() -> Finding:
 
 
 def _library(name: str, low: str, high: str) -> Finding:
-    found = _installed(name)
+    found = version_of(name)
     if found is None:
         return Finding(name, State.BAD, "not installed", f"pip install '{name}>={low}'")
     if _numbers(found) < _numbers(low):
@@ -66,13 +66,6 @@ def _library(name: str, low: str, high: str) -> Finding:
         text = f"{found}: newer than {high}, the newest tested"
         return Finding(name, State.WARNING, text, f"if runs fail: pip install '{name}<={high}'")
     return Finding(name, State.OK, f"{found} (tested: {low} to {high})")
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _numbers(text: str) -> tuple[int, ...]:
