@@ -25,7 +25,7 @@ from batchgen.devices import check_device
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import UsageError
 from batchgen.job.input.params import merge
-from batchgen.job.model.files import ModelFiles, resolve_model
+from batchgen.job.model.files import ModelFiles, model_of
 from batchgen.job.rows import InputRow
 from batchgen.job.run.stages import load_job_codec, load_job_engine, make_requests, make_results
 from batchgen.job.spec import InputSpec, JobSpec
@@ -196,12 +196,8 @@ class LLM:
 
 
 def _model_files(spec: JobSpec) -> ModelFiles | None:
-    """None: the echo engine without a model, which speaks bytes."""
-    if spec.engine == "echo" and spec.model is None:
-        return None
-    files = resolve_model(spec.model, spec.revision, spec.allow_pickle, spec.input.adapters)
-    files.check_supported()
-    if files.ignored_settings:
+    files = model_of(spec)
+    if files is not None and files.ignored_settings:
         named = ", ".join(files.ignored_settings)
         _log.warning("not served, and ignored, of the model's generation_config: %s", named)
     return files

@@ -14,7 +14,6 @@ from batchgen.job.input.kept_columns import KeptColumns
 from batchgen.job.input.row_parser import PARAMS, RowParser
 from batchgen.job.model.adapter_choice import settled_adapter
 from batchgen.job.model.adapters import parse_adapters
-from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
 from batchgen.job.text.row_template import RowTemplate
@@ -56,9 +55,7 @@ class RowReading:
         except RecursionError:
             too_deep = RowError(ErrorCode.INVALID_JSON, "nested too deeply")
             row = InputRow(index, f"row {index}", error=too_deep)
-        if row.id is not None and not self._seen.add(row.id):
-            text = f"id {shown(row.id)} was used by an earlier row"
-            row.error = RowError(ErrorCode.DUPLICATE_ID, text)
+        self._seen.enter(row)
         return row
 
     def _as_object(self, given: Any) -> dict[str, Any]:

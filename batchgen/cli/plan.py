@@ -38,12 +38,13 @@ def plan(ctx: click.Context, /, **flags: Any) -> None:
     batchgen plan --in prompts.jsonl --model Qwen/Qwen3-0.6B --gpu h100
     """
     from batchgen.job.ahead.model_size import shape_of
-    from batchgen.job.ahead.opening import opened, resolved
+    from batchgen.job.ahead.opening import opened
     from batchgen.job.ahead.plan import plan_of
+    from batchgen.job.model.files import model_of
     from batchgen.job.model.weights import quantization_of
 
     spec = spec_ahead(flags)
-    files = resolved(spec)
+    files = model_of(spec)
     if files is None:
         raise UsageError("the echo engine computes nothing that could be planned", "name a --model")
     quantization = quantization_of(spec, files) if spec.device == "cpu" else spec.quantization

@@ -82,11 +82,12 @@ def preview(ctx: click.Context, /, **flags: Any) -> None:
     \b
     batchgen preview --in prompts.jsonl -n 3 --model Qwen/Qwen3-0.6B
     """
-    from batchgen.job.ahead.opening import opened, resolved
+    from batchgen.job.ahead.opening import opened
     from batchgen.job.ahead.preview import Wanted, previews
+    from batchgen.job.model.files import model_of
 
     spec = spec_ahead(flags)
-    files = resolved(spec)
+    files = model_of(spec)
     prepared(files, own_process=ctx.obj is True)
     wanted = Wanted(flags["count"], flags["indices"], frozenset(flags["ids"]))
     shown = 0

@@ -42,14 +42,16 @@ def validate(ctx: click.Context, /, **flags: Any) -> None:
 @contextmanager
 def _validation(flags: dict[str, Any], *, own_process: bool) -> Iterator[Validation]:
     """Everything opened; errors of the command line or the model are raised here."""
-    from batchgen.job.ahead.opening import open_reader, opened, resolved
+    from batchgen.job.ahead.opening import opened
     from batchgen.job.ahead.validation import Validation
+    from batchgen.job.input.reader import Reader
+    from batchgen.job.model.files import model_of
 
     spec = spec_ahead(flags)
     if spec.model is None and spec.engine != "echo":
-        yield Validation(open_reader(spec, None))
+        yield Validation(Reader.of_job(spec, None))
         return
-    files = resolved(spec)
+    files = model_of(spec)
     prepared(files, own_process=own_process)
     with opened(spec, files) as job:
         yield Validation(job)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from batchgen.job.input.reader import Reader
-from batchgen.job.model.files import ModelFiles, resolve_model
+from batchgen.job.model.files import ModelFiles
 from batchgen.job.rows import InputRow
 from batchgen.job.run.stages import ECHO_LEN, make_requests
 from batchgen.job.spec import JobSpec
@@ -17,7 +17,7 @@ from batchgen.job.text.prepared import FailedRow, PreparedRow
 from batchgen.job.text.requests import Requests
 from batchgen.job.text.tokenizer import TextCodec, load_codec
 
-__all__ = ["OpenedJob", "open_reader", "opened", "resolved"]
+__all__ = ["OpenedJob", "opened"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +47,10 @@ def _too_long(row: PreparedRow, limit: int) -> FailedRow:
     return FailedRow(row.row, too_long(row.num_computed_tokens, limit), row.prompt)
 
 
-def resolved(spec: JobSpec) -> ModelFiles | None:
-    """The model's small files; None for the echo engine without one. Raises ModelRefusedError."""
-    if spec.engine == "echo" and spec.model is None:
-        return None
-    files = resolve_model(spec.model, spec.revision, spec.allow_pickle, spec.input.adapters)
-    files.check_supported()
-    return files
-
-
-def open_reader(spec: JobSpec, files: ModelFiles | None) -> Reader:
-    """The rows of the job. Raises what opening an input raises."""
-    names = () if files is None else files.served_names
-    served = (*spec.input.served_model_names, *names)
-    return Reader(
-        replace(spec.input, served_model_names=served),
-        output=spec.out,
-        flags=spec.sampling,
-        generation_defaults={} if files is None else files.generation_defaults,
-        shard=None if spec.shard is None else (spec.shard.index, spec.shard.count),
-    )
-
-
 @contextmanager
 def opened(spec: JobSpec, files: ModelFiles | None) -> Iterator[OpenedJob]:
     """Raises what opening an input, a template or a tokenizer raises."""
-    reader = open_reader(spec, files)
+    reader = Reader.of_job(spec, files)
     codec = load_codec(
         files,
         spec.chat_template,

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+from batchgen.errors import ErrorCode, RowError
+from batchgen.job.quoting import shown
+from batchgen.job.rows import InputRow
+
 __all__ = ["SeenIds"]
 
 _DIGEST_BYTES = 10
@@ -47,6 +51,12 @@ class SeenIds:
         if self._count > _BUCKET_IDS * len(self._buckets):
             self._split_one()
         return True
+
+    def enter(self, row: InputRow) -> None:
+        """Enter the row's id, if it has one; the row is an error where an earlier one had it."""
+        if row.id is not None and not self.add(row.id):
+            text = f"id {shown(row.id)} was used by an earlier row"
+            row.error = RowError(ErrorCode.DUPLICATE_ID, text)
 
     def _place(self, digest: bytes) -> int:
         number = int.from_bytes(digest[:6], "little")

@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from batchgen.counts import counted
 from batchgen.engine.request import SamplingParams
-from batchgen.errors import ErrorCode, FingerprintMismatchError, RowError
+from batchgen.errors import FingerprintMismatchError, RowError
 from batchgen.job.input.duplicates import SeenIds
 from batchgen.job.input.file_kinds import HEAD_BYTES, is_array, refuse_text
 from batchgen.job.input.jsonl import JsonlRows
@@ -29,12 +30,12 @@ from batchgen.job.input.row_parser import RowParser
 from batchgen.job.input.sources import Source, SourceKind, find_sources
 from batchgen.job.input_marks import Mark, Marks, mark_of
 from batchgen.job.named_columns import check_names
-from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
-from batchgen.job.spec import InputSpec, SamplingDefaults
+from batchgen.job.spec import InputSpec, JobSpec, SamplingDefaults
 from batchgen.job.stores.places import Place
 
 if TYPE_CHECKING:
+    from batchgen.job.model.files import ModelFiles
     from batchgen.job.text.row_template import RowTemplate
 
 __all__ = ["Reader"]
@@ -90,6 +91,19 @@ class Reader:
         self._settle_jsonl_columns()
         for name in self._kept.not_met:
             _log.warning("--keep-columns %s: no source has it so far; it may be all null", name)
+
+    @classmethod
+    def of_job(cls, spec: JobSpec, files: ModelFiles | None) -> Reader:
+        """The rows of a job, or of its shard, which may call its model by any of its names."""
+        names = () if files is None else files.served_names
+        served = (*spec.input.served_model_names, *names)
+        return cls(
+            replace(spec.input, served_model_names=served),
+            output=spec.out,
+            flags=spec.sampling,
+            generation_defaults={} if files is None else files.generation_defaults,
+            shard=None if spec.shard is None else (spec.shard.index, spec.shard.count),
+        )
 
     @property
     def kept_schema(self) -> list[tuple[str, pa.DataType]]:
@@ -181,9 +195,7 @@ class Reader:
             error = RowError(error.code, error.message)  # without the traceback's hold on the line
             return InputRow(index, origin, params=self.base_params, error=error)
         row = self._parser.parse(index, origin, raw, typed)
-        if row.id is not None and not self._seen.add(row.id):
-            text = f"id {shown(row.id)} was used by an earlier row"
-            row.error = RowError(ErrorCode.DUPLICATE_ID, text)
+        self._seen.enter(row)
         return row
 
     def _skipped(self, index: int) -> bool:

@@ -24,8 +24,9 @@ from batchgen.job.model.generation_defaults import generation_defaults, ignored_
 from batchgen.job.model.identity import files_identity, folder_identity, text_digest
 from batchgen.job.model.json_files import ModelJson
 from batchgen.job.model.source import ModelSource, locate
+from batchgen.job.spec import JobSpec
 
-__all__ = ["BUILTIN_TASK", "ModelFiles", "ModelKind", "resolve_model"]
+__all__ = ["BUILTIN_TASK", "ModelFiles", "ModelKind", "model_of", "resolve_model"]
 
 BUILTIN_TASK = "(reads support messages; for anything else give --model)"
 
@@ -150,6 +151,16 @@ class ModelFiles:
             f"Model {self.name} is {what} ({named}); batchgen serves decoder-only models.",
             "Name a causal language model (AutoModelForCausalLM).",
         )
+
+
+def model_of(spec: JobSpec) -> ModelFiles | None:
+    """The model of a job; None: the echo engine without one, which speaks bytes. Raises
+    ModelRefusedError also for what its small files show not to be served."""
+    if spec.engine == "echo" and spec.model is None:
+        return None
+    files = resolve_model(spec.model, spec.revision, spec.allow_pickle, spec.input.adapters)
+    files.check_supported()
+    return files
 
 
 def resolve_model(

@@ -19,7 +19,7 @@ from batchgen.job.flow.signals import Stop
 from batchgen.job.input.reader import Reader
 from batchgen.job.ledger.fingerprint import facts_of, model_name
 from batchgen.job.ledger.ledger import Ledger
-from batchgen.job.model.files import BUILTIN_TASK, ModelFiles, resolve_model
+from batchgen.job.model.files import BUILTIN_TASK, ModelFiles, model_of
 from batchgen.job.redaction import redacted
 from batchgen.job.run.closing_words import closing_words, failure_words
 from batchgen.job.run.input_check import check_finished_input
@@ -150,33 +150,15 @@ class _Job:
         return True
 
     def _model_files(self) -> ModelFiles | None:
-        """None: the echo engine without a model, which speaks bytes."""
-        spec = self._spec
-        if spec.engine == "echo" and spec.model is None:
-            return None
-        files = interruptible(
-            lambda: resolve_model(
-                spec.model, spec.revision, spec.allow_pickle, spec.input.adapters
-            ),
-            self._stop,
-            "the model's files were looked for",
-        )
-        files.check_supported()
-        if files.builtin:
+        what = "the model's files were looked for"
+        files = interruptible(lambda: model_of(self._spec), self._stop, what)
+        if files is not None and files.builtin:
             self._say(f"no --model given: using the built-in model {files.name} {BUILTIN_TASK}")
         return files
 
     def reader(self) -> Reader:
         """The input, its first rows read."""
-        given, files, shard = self._spec.input, self._files, self._spec.shard
-        names = () if files is None else files.served_names
-        reader = Reader(
-            replace(given, served_model_names=(*given.served_model_names, *names)),
-            output=self._spec.out,
-            flags=self._spec.sampling,
-            generation_defaults={} if files is None else files.generation_defaults,
-            shard=None if shard is None else (shard.index, shard.count),
-        )
+        reader = Reader.of_job(self._spec, self._files)
         check_metrics_file(self._spec.metrics_file)
         if self._spec.summary is not None:
             check_summary(self._spec.summary, self._spec.out, reader.sources)
