@@ -90,8 +90,12 @@ def check_folder(layout: Layout) -> None:
 
 def _nothing_to_lose(layout: Layout) -> bool:
     """No finished row, no saved token, no output: an earlier run was refused or stopped at once."""
-    saved = any(path.match(SAVED_TOKENS) for path in layout.journals_and_tokens())
-    return not saved and not list_parts(layout.parts) and not layout.sign.exists()
+    kept = _has_saved_tokens(layout) or list_parts(layout.parts) or layout.sign.exists()
+    return not kept
+
+
+def _has_saved_tokens(layout: Layout) -> bool:
+    return any(path.match(SAVED_TOKENS) for path in layout.journals_and_tokens())
 
 
 def holds_no_completion(layout: Layout) -> bool:
@@ -102,7 +106,7 @@ def holds_no_completion(layout: Layout) -> bool:
     if manifest.state == "complete":
         totals = manifest.totals
         return totals is not None and totals.ok == 0 and _is_output_of(layout, manifest)
-    if layout.target.exists() or any(p.match(SAVED_TOKENS) for p in layout.journals_and_tokens()):
+    if layout.target.exists() or _has_saved_tokens(layout):
         return False
     found = [part_summary(path) for path in list_parts(layout.parts)]
     return all(sum(part.errors.values()) >= part.rows for part in found)

@@ -177,5 +177,4 @@ _ALIASES = {
 def call_format(name: str, template: str | None) -> CallFormat | None:
     """The format that `--tool-call-parser` names; of `auto` the template's, of `none` none.
     UsageError for a name that is none."""
-    known = _NAMED | {alias: _NAMED[form] for alias, form in _ALIASES.items()}
-    return named_format("--tool-call-parser", name, template, _FORMATS, known)
+    return named_format("--tool-call-parser", name, template, _FORMATS, _NAMED, _ALIASES)

@@ -23,15 +23,17 @@ def named_format(
     name: str,
     template: str | None,
     formats: Iterable[Form],
-    known: Mapping[str, Form],
+    named: Mapping[str, Form],
+    aliases: Mapping[str, str],
 ) -> Form | None:
     """The format that `flag` names; of `auto` the first that is the template's, of `none` none.
-    UsageError for a name that is none."""
+    `aliases`: other names of those `named`. UsageError for a name that is none."""
     if name == "auto":
         return next((f for f in formats if template and f.is_of(template)), None)
     plain = name.lower().replace("-", "_")
     if plain == "none":
         return None
+    known = {**named, **{alias: named[form] for alias, form in aliases.items()}}
     if plain in known:
         return known[plain]
     near = get_close_matches(plain, known, 1)

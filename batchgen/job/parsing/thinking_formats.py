@@ -107,5 +107,4 @@ _ALIASES = {
 def thinking_format(name: str, template: str | None) -> ThinkingFormat | None:
     """The format that `--reasoning-parser` names; of `auto` the template's, of `none` none.
     UsageError for a name that is none."""
-    known = _NAMED | {alias: _NAMED[form] for alias, form in _ALIASES.items()}
-    return named_format("--reasoning-parser", name, template, _FORMATS, known)
+    return named_format("--reasoning-parser", name, template, _FORMATS, _NAMED, _ALIASES)

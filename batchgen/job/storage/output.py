@@ -177,10 +177,7 @@ def write_output(
         return _write_folder(out, tables, (schema, metadata), check, guard, rows_per_file)
     with atomic_file(out, "final") as file, unwritable("the output", out):
         with RowGroupWriter(file.temporary, schema, metadata) as writer:
-            for table in _row_groups(prefetched(tables, 1)):
-                check.add(table)
-                faults.reach("final.write")
-                writer.write(table)
+            _write_checked(tables, check, writer)
         report = check.finish()
         file.commit(guard)
     return report
@@ -196,13 +193,19 @@ def _write_folder(
 ) -> FinalReport:
     with _folder(out, made_of, rows_per_file, check.num_rows, guard) as folder:
         with unwritable("the output", out):
-            for table in _row_groups(prefetched(tables, 1)):
-                check.add(table)
-                faults.reach("final.write")
-                folder.write(table)
+            _write_checked(tables, check, folder)
         report = check.finish()
         folder.commit(guard)
     return report
+
+
+def _write_checked(
+    tables: Iterator[pa.Table], check: OutputCheck, writer: RowGroupWriter | OutputFolder
+) -> None:
+    for table in _row_groups(prefetched(tables, 1)):
+        check.add(table)
+        faults.reach("final.write")
+        writer.write(table)
 
 
 def _folder(

@@ -157,10 +157,7 @@ def write_part(
         late=late,
         written_at=time.time(),
     )
-    data = _encoded(batch, summary)
-    path = folder / checked_name(stem.name, data, "parquet")
-    write_atomic(path, data, "part", guard)
-    return Part.of(path, summary)
+    return _commit(folder, stem, batch, summary, guard)
 
 
 def write_part_table(
@@ -181,10 +178,7 @@ def write_part_table(
         written_at=time.time(),
     )
     table = table.replace_schema_metadata(None).combine_chunks()
-    data = _encoded(table, summary)
-    path = folder / checked_name(stem.name, data, "parquet")
-    write_atomic(path, data, "part", guard)
-    return Part.of(path, summary)
+    return _commit(folder, stem, table, summary, guard)
 
 
 def read_part(path: Place) -> pa.Table | None:
@@ -226,6 +220,19 @@ def set_aside(path: Place, damaged: Place) -> None:
 def part_summary(path: Place) -> PartSummary:
     """Row counts and errors of a part, from its footer alone."""
     return summary_of(pq.read_metadata(arrow_source(path)))
+
+
+def _commit(
+    folder: Place,
+    stem: PartStem,
+    rows: pa.RecordBatch | pa.Table,
+    summary: PartSummary,
+    guard: Guard,
+) -> Part:
+    data = _encoded(rows, summary)
+    path = folder / checked_name(stem.name, data, "parquet")
+    write_atomic(path, data, "part", guard)
+    return Part.of(path, summary)
 
 
 def _encoded(batch: pa.RecordBatch | pa.Table, summary: PartSummary) -> bytes:
