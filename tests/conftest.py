@@ -113,6 +113,14 @@ def _logs_reach_the_test() -> None:
     log.handlers.clear()
 
 
+@pytest.fixture(scope="module")
+def no_fsync() -> Iterator[None]:
+    """For tests of order and names; what fsync does is the kill tests' matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     """For what shares its work out among threads."""

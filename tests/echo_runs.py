@@ -94,6 +94,18 @@ def cold_batchgen(*args: object, **extra: str) -> subprocess.CompletedProcess[st
     )
 
 
+def loaded_modules(*args: object) -> set[str]:
+    """What a command that ends with 0 has imported by then, packages and modules."""
+    code = (
+        "import sys; from batchgen.__main__ import main; code = main(sys.argv[1:]);"
+        "print('\\n' + ' '.join(sorted(sys.modules))); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, *map(str, args)]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.splitlines()[-1].split())
+
+
 def summary_of(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """The last line on stdout; nothing else may be there."""
     assert len(result.stdout.splitlines()) == 1, result.stdout + result.stderr

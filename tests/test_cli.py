@@ -16,6 +16,7 @@ from echo_runs import (
     batchgen_command,
     begin,
     environment,
+    loaded_modules,
     prompts,
     summary_of,
     write_rows,
@@ -34,19 +35,6 @@ KEYS = [
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "in.jsonl", prompts(20))
-
-
-def loaded_modules(*args: object) -> set[str]:
-    """Modules that a command has imported by its end, and the packages that they are of."""
-    code = (
-        "import sys; from batchgen.__main__ import main; main(sys.argv[1:]);"
-        "print('\\n' + ' '.join(sorted(sys.modules)))"
-    )
-    command = [sys.executable, "-c", code, *map(str, args)]
-    result = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, check=True, timeout=120
-    )
-    return set(result.stdout.splitlines()[-1].split())
 
 
 def test_a_run_prints_one_summary_line_with_exactly_the_documented_keys(

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,13 +32,7 @@ from ledger_tools import (
 from batchgen.errors import OutputHeldError
 from batchgen.job.ledger.ledger import Ledger
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _fast_disk() -> Iterator[None]:
-    """These tests are about order and names; what fsync does is the kill tests' matter."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 STEP = st.one_of(

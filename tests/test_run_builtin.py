@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import batchgen, begin, stable, summary_of, wait_for_parts, write_rows
-from test_cli import loaded_modules
+from echo_runs import (
+    batchgen,
+    begin,
+    loaded_modules,
+    stable,
+    summary_of,
+    wait_for_parts,
+    write_rows,
+)
 
 ROWS = 40
 TEXT = "the small fox reads a long letter about rain and then walks home to its friends"

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,7 @@ STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "3"}
 RANKS = {"RANK": "1", "WORLD_SIZE": "2"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _fast_disk() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def shard_ledger(folder: Path, index: int, count: int, **changes: Any) -> Ledger:
