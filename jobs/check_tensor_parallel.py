@@ -26,7 +26,7 @@ TEXT = "the small fox reads a long letter about rain and then walks home"
 def main() -> int:
     args = parse_args()
     check = Check(args)
-    one = check.run("one")
+    one, kept = check.run("one"), True
     over = {
         "graphs": ["--tensor-parallel", str(args.size)],
         "eager": ["--tensor-parallel", str(args.size), "--enforce-eager"],
@@ -38,16 +38,13 @@ def main() -> int:
               f"{rate:.2f} of one device's, loaded in {summary['load_s']:.0f} s, captured in "
               f"{summary['capture_s']:.1f} s, peak {summary['peak_memory_bytes'] / 2**30:.1f} GiB "
               f"of {one['peak_memory_bytes'] / 2**30:.1f}", flush=True)  # fmt: skip
+        kept = check.tell_share(name) and kept
     code, said = check.run_and_kill("killed", *over["graphs"])
-    print(f"a rank killed: exit code {code}, {said}")
+    print(f"a rank killed: exit code {code}, {said}", flush=True)
     resumed = check.run("killed", *over["graphs"])
     print(f"the same command again: {resumed['reused']} rows kept, {resumed['computed']} computed")
-    kept = code == 1 and resumed["reused"] > 0
-    for name in (*over, "killed"):
-        share = check.equal_share("one", name)
-        print(f"{name}: {share:.1%} of rows equal to one device's")
-        kept = kept and (share == 1 or args.dtype != "float32")
-    return 0 if kept else 1
+    kept = check.tell_share("killed") and kept
+    return 0 if kept and code == 1 and resumed["reused"] > 0 else 1
 
 
 class Check:
@@ -73,9 +70,11 @@ class Check:
         """Exit code and last words of a run that loses a rank once rows are finished."""
         return run_and_kill(self._command(name, *flags), self._output(name), "processes.rank")
 
-    def equal_share(self, one: str, other: str) -> float:
-        """Share of rows that two runs have the same."""
-        return equal_share(self._output(one), self._output(other))
+    def tell_share(self, name: str) -> bool:
+        """Print how many rows a run has as the one on one device; whether that is as promised."""
+        share = equal_share(self._output("one"), self._output(name))
+        print(f"{name}: {share:.1%} of rows equal to one device's", flush=True)
+        return share == 1 or bool(self._args.dtype != "float32")
 
     def _output(self, name: str) -> Path:
         return self._folder / f"{name}.parquet"

@@ -43,6 +43,10 @@ class Nothing:
     def synchronize(self) -> None:
         """Nothing to wait for."""
 
+    def query(self) -> bool:
+        """Whether it is done."""
+        return True
+
 
 class PaddedModel(FakeModel):
     """`FakeModel` that writes no padded token; `failing` calls run out of memory."""

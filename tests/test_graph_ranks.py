@@ -7,8 +7,10 @@ group is handed over here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ from test_graph_faults import (
     unbroken,
 )
 
+from batchgen.engine import tensor_parallel
 from batchgen.engine.cuda import ranks
 from batchgen.engine.cuda.ranks import GraphFollower, GraphLeader
 from batchgen.engine.engine import LLMEngine
@@ -33,6 +36,8 @@ from batchgen.engine.parallel.group import Group, StepLostError
 from batchgen.engine.request import Completion
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
+from batchgen.engine.tensor_parallel import ParallelEngine
+from batchgen.errors import BatchgenError
 from batchgen.job.text.codecs import ByteCodec
 from batchgen.job.text.requests import Requests
 
@@ -126,6 +131,47 @@ def test_a_model_that_waits_for_the_device_runs_without_graphs_on_all_ranks(
     assert {i: list(c.token_ids) for i, c in ended.items()} == unbroken()
     assert not leader._captures.graphs
     assert not follower._captures.graphs
+
+
+class NeverDone:
+    """An event behind a sum that another GPU has left."""
+
+    def query(self) -> bool:
+        """Never."""
+        return False
+
+    def synchronize(self) -> None:
+        """What must not be called."""
+        pytest.fail("waits for what never ends")
+
+
+def test_a_sum_that_a_lost_rank_left_is_waited_for_no_longer_and_nothing_frees_what_it_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = itertools.count()
+
+    def check() -> None:
+        if next(looks) >= 3:
+            raise BatchgenError("the process of rank 1 ended")
+
+    group = Group(0, 2, torch.device("cpu"), check=check)
+    event: Any = NeverDone()
+    with pytest.raises(BatchgenError, match="rank 1 ended"):
+        group.wait(event)
+
+    engine = ParallelEngine.__new__(ParallelEngine)
+    plain, leader, _ = two_ranks(PaddedModel(), PaddedModel())
+    vars(engine).update(vars(plain))
+    lost: Any = SimpleNamespace(left_a_gpu_waiting=True, close=lambda *, at_once: None)
+    engine.followers, engine.threads_before = lost, torch.get_num_threads()
+    kept: list[Any] = []
+    monkeypatch.setattr(tensor_parallel, "_abandoned", kept)
+    monkeypatch.setattr(tensor_parallel, "leave_group", lambda: pytest.fail("frees shared memory"))
+    monkeypatch.setattr(leader, "collect", lambda handle: pytest.fail("waits for a step"))
+    monkeypatch.setattr(leader, "release", lambda: pytest.fail("frees graphs"))
+    engine._in_flight.append((cast(Any, None), None))
+    engine.close()
+    assert kept == [leader]
 
 
 def test_a_step_that_fails_on_the_leader_is_lost_and_no_row_is_blamed(

@@ -14,6 +14,7 @@ import torch
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.engine import LLMEngine
+from batchgen.engine.execution.step_runner import StepRunner
 from batchgen.engine.factory import load_follower, load_over
 from batchgen.engine.loader import check_splitting, resolve_device
 from batchgen.engine.model.model import Model
@@ -24,6 +25,9 @@ from batchgen.engine.request import Completion
 from batchgen.errors import BatchgenError
 
 __all__ = ["ParallelEngine", "follow", "load_parallel"]
+
+_abandoned: list[StepRunner] = []
+"""Of ranks that lost another one: what a GPU may still read is never freed."""
 
 
 class ParallelEngine(LLMEngine):
@@ -41,13 +45,17 @@ class ParallelEngine(LLMEngine):
             raise self.followers.explain(error) from error
 
     def close(self) -> None:
-        """End the other ranks as well."""
+        """End the other ranks as well. Where one was lost, a GPU is waited for by nobody: what it
+        runs may be a sum that never ends, and to free what that reads would wait for it too."""
+        if self.followers.left_a_gpu_waiting:
+            self._in_flight.clear()
+            _abandoned.append(self._runner)
         try:
             super().close()
         finally:
-            self._runner.release()
-            self.followers.close()
-            leave_group()
+            if not self.followers.left_a_gpu_waiting:
+                self._runner.release()
+            _part(self.followers)
             torch.set_num_threads(self.threads_before)
 
 
@@ -71,13 +79,18 @@ def load_parallel(config: EngineConfig) -> tuple[Model, LLMEngine]:
     except BaseException as error:
         lost = isinstance(error, Exception) and not isinstance(error, BatchgenError)
         reason = followers.explain(error) if lost else error  # type: ignore[arg-type]
-        followers.close(at_once=True)
-        leave_group()
+        _part(followers, at_once=True)
         torch.set_num_threads(threads_before)
         raise reason from error
     assert isinstance(engine, ParallelEngine)
     engine.followers, engine.threads_before = followers, threads_before
     return model, engine
+
+
+def _part(followers: Followers, *, at_once: bool = False) -> None:
+    followers.close(at_once=at_once)
+    if not followers.left_a_gpu_waiting:
+        leave_group()
 
 
 def follow(start: Start, next_order: Callable[[], object]) -> None:

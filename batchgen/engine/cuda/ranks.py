@@ -69,6 +69,7 @@ class GraphLeader(_Rank):
 
     def collect(self, handle: Any) -> StepOutput:
         """As on one GPU; tokens that came after a rank had ended are nobody's."""
+        self._group.wait(handle.transfer.done)
         output = super().collect(handle)
         self._group.check()
         return output

@@ -49,6 +49,8 @@ class EagerLeader(EagerRunner):
 
     def collect(self, handle: LaunchedStep) -> StepOutput:
         """As of one device; tokens that came after a rank had ended are nobody's."""
+        if handle.done is not None:
+            self._group.wait(handle.done)
         output = super().collect(handle)
         self._group.check()
         return output

@@ -6,8 +6,10 @@ one has ended, that one never returns on a GPU unless its communicator is aborte
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -86,6 +88,11 @@ class Followers:
         """Of the ranks from 1 on."""
         return [process.pid for process in self._processes]
 
+    @property
+    def left_a_gpu_waiting(self) -> bool:
+        """Whether one ended unasked, so that what the leader's GPU runs may never end."""
+        return self._on_gpu and self._failure is not None
+
     def wait_until_ready(self) -> None:
         """Raises what one of them raised instead."""
         with self._news:
@@ -154,6 +161,7 @@ class Followers:
             self._news.notify_all()
         if self._on_gpu and dist.is_initialized():  # it frees the leader before it returns, if ever
             threading.Thread(target=_abort, daemon=True).start()
+            atexit.register(signal.alarm, int(_STUCK_S))  # a way out that waits for it ends too
         if not self._is_known.wait(_STUCK_S) and not self._is_closing:
             _log.critical("%s", self._failure)
             os._exit(self._failure.exit_code)

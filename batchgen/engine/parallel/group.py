@@ -9,6 +9,7 @@ and cannot decide anything else. A pipe may be silent for hours; a collective ma
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ __all__ = ["Group", "StepLostError", "join_group", "leave_group"]
 _TIMEOUT = timedelta(minutes=30)
 """Of one collective: ranks read weights, and compile, at different speeds."""
 _FAREWELL_S = 10.0
+_LOOK_EVERY_S = 1e-4
 
 
 class StepLostError(BatchgenError):
@@ -58,6 +60,13 @@ class Group:
         least = torch.tensor(number, device=self.device)
         dist.all_reduce(least, op=dist.ReduceOp.MIN)
         return int(least)
+
+    def wait(self, done: torch.cuda.Event) -> None:
+        """Until the device has come there. Raises what `check` does: a sum over GPUs that one of
+        them has left never ends, and aborting NCCL does not end one over shared memory."""
+        while not done.query():
+            self.check()
+            time.sleep(_LOOK_EVERY_S)
 
     @contextmanager
     def together(self) -> Iterator[None]:
