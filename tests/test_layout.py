@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -143,6 +144,26 @@ def test_a_room_says_what_it_owns_what_it_imports_and_where_to_begin(folder: Pat
     text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
     assert "Imports" in text
     assert "Read" in text
+    half = PACKAGE.name + "." + folder.relative_to(PACKAGE).parts[0]
+    said = re.search(r"Imports (.*?)[.;:]\s", text + "\n", re.DOTALL)
+    assert said
+    used = set().union(*map(_imports, folder.glob("*.py")))
+    used |= {module.rpartition(".")[0] for module in used}
+    for name in re.findall(r"`([\w.]+)`", said[1]):
+        assert {name, f"{PACKAGE.name}.{name}", f"{half}.{name}"} & used, name
+
+
+def test_the_page_on_the_inside_names_every_room_of_the_halves() -> None:
+    page = (PACKAGE / "docs" / "inside.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    listed = {
+        (half, name)
+        for cell in cells
+        for half in re.findall(r"`(\w+)/", cell)
+        for name in re.findall(r"(\w+)`", cell)
+    }
+    rooms = [room.relative_to(PACKAGE).parts for room in ROOMS]
+    assert listed == {parts for parts in rooms if len(parts) == 2 and parts[0] in ("engine", "job")}
 
 
 def _functions() -> list[tuple[int, str]]:

@@ -2,7 +2,7 @@
 
 Imports its own rooms, `startup` and the errors; never `job`, `report` or `cli`. `request`,
 `config` and the other plain values here are what every room uses; `engine`, `factory`, `loader`,
-`runners`, `tensor_parallel`, `cache_size` and `echo` are its face and use every room.
+`optimizing`, `runners`, `tensor_parallel`, `cache_size` and `echo` are its face and use every room.
 Read `request.py` (the seam to the job half) first, then `engine.py`, then
 `scheduling/scheduler.py`.
 """

@@ -1,5 +1,5 @@
 """Attention over the paged KV cache: one interface, one oracle, several backends.
 
-Imports `kernels` and torch; knows no model, no scheduler and no request.
+Imports torch; knows no model, no scheduler and no request.
 Read `interface.py` first, then the oracle, `reference.py`; `cpu/` and `triton/` must equal it.
 """

@@ -1,5 +1,5 @@
 """From logits to tokens, on either device, without a generator.
 
-Imports `scheduling` (steps and sequences), `engine.draws` and torch.
+Imports `scheduling` (steps and sequences) and torch.
 Read `sampler.py` first.
 """

@@ -1,5 +1,5 @@
 """`--deterministic`: every row's logits are a function of its own tokens alone, bit for bit.
 
-Imports `model`, `cpu`, `attention` and torch; triton only where there is a GPU.
+Imports `model`, `attention`, the buckets of `cuda` and torch; triton only where there is a GPU.
 Read `hold.py` first: what is made so, what is refused by name, and the proof at load.
 """

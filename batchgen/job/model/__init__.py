@@ -1,5 +1,5 @@
 """A model's files before torch: where it lies, which one it is, its tokens and its defaults.
 
-Imports nothing of the other rooms.
+Imports `batchgen.gguf` and the values of `job`.
 Read `files.py` first.
 """

@@ -1,5 +1,5 @@
 """One job from its spec to its summary.
 
-Imports every room but `verbs`, and builds the engine.
+Imports the rooms below it, and builds the engine; `verbs` is its neighbour.
 Read `runner.py` first, then `assembly.py`.
 """

@@ -1,5 +1,5 @@
-"""What the other commands do: status, merge, diff.
+"""What other commands do with outputs: status, merge, diff, export, and the rows of inspect.
 
-Imports every room but `run`.
+Imports `ledger`, `storage`, `stores` and `text`; `run` is its neighbour.
 Read the file that the command is named for.
 """
