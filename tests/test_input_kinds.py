@@ -113,7 +113,7 @@ def test_a_first_line_that_is_a_list_is_a_bad_row_and_no_array(tmp_path: Path) -
     assert found[0].error is not None
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.CSV", "t.csv.gz"])
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.TSV", "t.CSV", "t.csv.gz"])
 def test_a_table_gives_text_and_typed_parameters(tmp_path: Path, name: str) -> None:
     lines = [
         "id,prompt,max_tokens,zip,temperature",
@@ -121,7 +121,7 @@ def test_a_table_gives_text_and_typed_parameters(tmp_path: Path, name: str) -> N
         "8,b,,NA,0.5",
     ]
     text = "\n".join(lines) + "\n"
-    text = text.replace(",", "\t").replace("one\t", "one,") if "tsv" in name else text
+    text = text.replace(",", "\t").replace("one\t", "one,") if "tsv" in name.lower() else text
     data = text.encode()
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     one, two = read(tmp_path / name)
@@ -135,6 +135,35 @@ def test_a_table_that_is_none_or_has_no_prompts_is_refused(tmp_path: Path, text:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises((InputUnreadableError, InvalidDataError), match=r"t\.csv"):
         read(tmp_path / "t.csv")
+
+
+def test_a_bad_value_of_a_table_is_its_own_row_s_error(tmp_path: Path) -> None:
+    lines = ["id,prompt,max_tokens,ignore_eos,stop", "1,a,5,TRUE,7", "2,b,many,,", "3,c,,false,END"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    one, two, three = read(tmp_path / "t.csv")
+    assert (one.params.max_tokens, one.params.ignore_eos, one.params.stop) == (5, True, ("7",))
+    assert two.error is not None
+    assert "max_tokens" in two.error.message
+    assert (three.error, three.params.max_tokens, three.params.stop) == (None, 256, ("END",))
+
+
+def test_text_of_a_table_that_is_no_utf_8_is_its_own_row_s_error(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("id,prompt\n1,caf\xe9\n2,tea\n".encode("latin-1"))
+    one, two = read(tmp_path / "t.csv")
+    assert one.error is not None
+    assert "is not UTF-8" in one.error.message
+    assert (two.prompt, two.error) == ("tea", None)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_a_quote_that_nothing_closes_takes_no_rows_in(tmp_path: Path, name: str) -> None:
+    pack = gzip.compress if name.endswith("gz") else bytes
+    (tmp_path / name).write_bytes(pack(b'id,prompt\n1,a\n2,"b\n3,c\n4,d\n'))
+    with pytest.raises(InputUnreadableError, match="after row 1: a quote begins a value"):
+        read(tmp_path / name)
+    for whole in (b'"b\n3,c\n"\n', b'"b\r\n"', b'5"'):
+        (tmp_path / name).write_bytes(pack(b"id,prompt\n1,a\n2," + whole))
+        assert len(read(tmp_path / name)) == 2
 
 
 REFUSED = {

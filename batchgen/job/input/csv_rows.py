@@ -1,69 +1,151 @@
 """Rows of a CSV or TSV file with a header line, through Arrow.
 
-Every column is text, so that an id `007` stays one, but for columns named like a parameter, whose
-type Arrow finds out. A quoted value may hold line ends.
+Every column is text, so that an id `007` stays one. Of columns named like a parameter each value is
+read alone, so that a wrong one is its own row's error; an empty one is not set. A quoted value may
+hold line ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import PurePath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pv
 
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
+from batchgen.job.decisions.settings import DECISION_NAMES
 from batchgen.job.input.arrow_rows import ArrowColumns, ArrowRows, find_columns
 from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.row_parser import RowParser
+from batchgen.job.input.row_parser import PARAMS, SYSTEM, RowParser
 from batchgen.job.input.sources import Source
+from batchgen.job.input.structured import STRUCTURED_NAMES
+from batchgen.job.input.token_rules import TOKEN_RULE_NAMES
+from batchgen.job.model.adapter_choice import ADAPTER
 from batchgen.job.spec import InputSpec
 
 __all__ = ["csv_rows"]
 
 _BLOCK_BYTES = 8 << 20
+_CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
+_TEXTS = frozenset(
+    (*STRUCTURED_NAMES, *TOKEN_RULE_NAMES, *DECISION_NAMES, *PARAMS, ADAPTER, SYSTEM, "stop")
+)
+"""Parameters whose value is text, also where it looks like a number."""
+_BOOLEANS = {"true": True, "false": False}
+_NUMBER = re.compile(r"[+-]?(\d+|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
+_NOT_SET = frozenset(pv.ConvertOptions().null_values)
+"""How pandas, R and databases write that there is no number: empty, NA, NULL, nan, ..."""
 
 
 def csv_rows(source: Source, spec: InputSpec, parser: RowParser, kept: KeptColumns) -> ArrowRows:
-    """The rows of one file. The header, and the first block's types, are read at once.
+    """The rows of one file. The header is read at once.
 
     InvalidDataError for a file without a column of prompts, InputUnreadableError for a damaged one.
     """
     try:
-        with _open(source, {}) as reader:
+        with _open(_Ended(source)) as reader:
             names = reader.schema.names
-        types = {name: pa.string() for name in names if name not in parser.param_columns}
-        with _open(source, types) as reader:
-            schema = reader.schema
     except (OSError, pa.ArrowException) as error:
         raise _damaged(source, 0, error) from error
+    schema = pa.schema([(name, pa.string()) for name in names])
     columns = find_columns(schema, source.name, spec, parser, kept)
-    batches = partial(_batches, source, columns, types)
-    return ArrowRows(columns, batches, partial(_damaged, source))
+    settings = parser.param_columns & {*columns.names}
+    cells = {name: _text if name in _TEXTS else _setting for name in settings}
+    columns = replace(columns, read={**columns.read, **cells})
+    return ArrowRows(columns, partial(_batches, source, columns, names), partial(_damaged, source))
 
 
-def _open(source: Source, types: dict[str, pa.DataType]) -> pv.CSVStreamingReader:
-    tabs = ".tsv" in source.path.suffixes
+class _Ended:
+    """A file, decompressed, for Arrow to read, and how it ended."""
+
+    def __init__(self, source: Source) -> None:
+        endings = PurePath(source.name.lower()).suffixes
+        self.delimiter = "\t" if ".tsv" in endings else ","
+        file = source.name if source.remote is None else source.remote.open()
+        self._stream = pa.input_stream(file, compression=_CODECS.get(endings[-1]))
+        self._end = b""
+
+    def read(self, size: int) -> bytes:
+        """The next bytes."""
+        data: bytes = self._stream.read(size)
+        self._end = (self._end + data[-3:])[-3:]
+        return data
+
+    def close(self) -> None:
+        """Called by Arrow when it is through."""
+        self._stream.close()
+
+    @property
+    def closed(self) -> bool:
+        """Asked by Arrow before it reads."""
+        return bool(self._stream.closed)
+
+    def is_open_quote(self, last: bytes) -> bool:
+        """Whether nothing closed the quote that began the file's last value: there are line ends in
+        it, and the file ends without a quote."""
+        return any(end in last for end in (b"\r", b"\n")) and not self._end.rstrip().endswith(b'"')
+
+
+def _open(file: _Ended, names: Iterable[str] = ()) -> pv.CSVStreamingReader:
     return pv.open_csv(
-        source.name if source.remote is None else source.remote.open(),
+        file,
         read_options=pv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
-        parse_options=pv.ParseOptions(delimiter="\t" if tabs else ",", newlines_in_values=True),
-        convert_options=pv.ConvertOptions(column_types=types, strings_can_be_null=False),
+        parse_options=pv.ParseOptions(delimiter=file.delimiter, newlines_in_values=True),
+        convert_options=pv.ConvertOptions(
+            check_utf8=False,  # so that text that is none is its row's error
+            column_types=dict.fromkeys(names, pa.string()),
+            strings_can_be_null=False,
+        ),
     )
 
 
 def _batches(
-    source: Source, columns: ArrowColumns, types: dict[str, pa.DataType]
+    source: Source, columns: ArrowColumns, names: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
-    with _open(source, types) as reader:
+    """The last row is given when it is known not to have taken other rows in."""
+    file = _Ended(source)
+    last = None
+    with _open(file, names) as reader:
         for batch in reader:
-            yield batch.select(list(columns.names))
+            if last is not None:
+                yield last.select(columns.names)
+            last = batch
+    if last is None or not last.num_rows:
+        return
+    if not file.is_open_quote(bytes(last.column(last.num_columns - 1)[-1].as_buffer())):
+        yield last.select(columns.names)
+        return
+    yield last.slice(0, last.num_rows - 1).select(columns.names)
+    raise pa.ArrowInvalid("a quote begins a value that nothing ends, up to the end of the file")
+
+
+def _text(value: Any) -> Any:
+    return value or None
+
+
+def _setting(value: Any) -> Any:
+    """A number or a boolean where it is one; else the text, which its reader then refuses."""
+    if value is None or value in _NOT_SET:
+        return None
+    plain = str(value).strip()
+    if _NUMBER.fullmatch(plain) is None:
+        return _BOOLEANS.get(plain.lower(), value)
+    with suppress(ValueError):  # Python reads no integer of thousands of digits
+        return int(plain) if plain.lstrip("+-").isdigit() else float(plain)
+    return value
 
 
 def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableError:
-    return InputUnreadableError(
-        f"input {source.name} is no CSV that can be read on after row {number}: "
-        f"{first_line(error)}",
-        "mend it there; every row needs the header's number of values",
-    )
+    reason = first_line(error)
+    hint = "mend it there; every row needs the header's number of values, commas between them"
+    if "quote" in reason or "straddling" in reason:
+        hint = "mend it there: a value that begins with a quote ends with one, and has others twice"
+    text = f"input {source.name} is no CSV that can be read on after row {number}: {reason}"
+    return InputUnreadableError(text, hint)
