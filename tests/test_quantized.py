@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.cpu.joined_linear import JoinedMember, join_linears
+from batchgen.engine.cpu.joined_linear import JoinedDense, join_linears
 from batchgen.engine.cpu.linear_calls import is_plain
 from batchgen.engine.cpu.optimize import optimize_for_cpu
 from batchgen.engine.factory import load_engine
@@ -169,7 +169,7 @@ def test_layers_that_are_more_than_they_seem_are_left_alone() -> None:
         assert change(copy)
         keys = [layer.self_attn.k_proj for layer in copy.model.layers]
         assert type(keys[0].weight) is Packed
-        assert not any(isinstance(key, JoinedMember) for key in keys)
+        assert not any(isinstance(key, JoinedDense) for key in keys)
         got = copy(input_ids=ids, use_cache=False).logits
         torch.testing.assert_close(torch.Tensor(got), expected, rtol=1e-3, atol=1e-4)
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from batchgen.engine.cpu.linear_calls import is_plain, record_calls, siblings
 from batchgen.engine.quantization.linear import QuantizedLinear
 
-__all__ = ["JoinedMember", "JoinedQuantized", "join_linears"]
+__all__ = ["JoinedDense", "JoinedQuantized", "join_linears"]
 
 
 class _Shared:
@@ -60,7 +60,7 @@ class _Member(nn.Module):
         raise NotImplementedError
 
 
-class JoinedMember(_Member):
+class JoinedDense(_Member):
     """Stands where an nn.Linear stood. The first member owns the joined weight."""
 
     def __init__(self, linear: nn.Linear, shared: _Shared, index: int) -> None:
@@ -127,7 +127,7 @@ def _join(module: nn.Module, names: Sequence[str]) -> None:
     bias = None if linears[0].bias is None else _joined([linear.bias for linear in linears])
     shared = _Shared(sizes)
     for index, (name, linear) in enumerate(zip(names, linears, strict=True)):
-        member = JoinedMember(linear, shared, index)
+        member = JoinedDense(linear, shared, index)
         if index == 0:
             member.joined_weight, member.joined_bias = weight, bias
         module.set_submodule(name, member)

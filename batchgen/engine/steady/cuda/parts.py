@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from batchgen.engine.cpu.joined_linear import JoinedMember
+from batchgen.engine.cpu.joined_linear import JoinedDense
 from batchgen.engine.cpu.norm import RmsNorm, fast_rms_norm
 from batchgen.engine.steady.cuda.library import Layer
 from batchgen.engine.steady.cuda.linear import steady_linear
@@ -29,7 +29,7 @@ class SteadyLinear(nn.Linear):
         return out
 
 
-class SteadyJoined(JoinedMember):
+class SteadyJoined(JoinedDense):
     """One of several layers of one input, added up in one order."""
 
     def _for_all(self, x: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ def make_steady(module: nn.Module) -> None:
     for name, part in list(module.named_modules()):
         if type(part) is nn.Linear:
             part.__class__ = SteadyLinear
-        elif type(part) is JoinedMember:
+        elif type(part) is JoinedDense:
             part.__class__ = SteadyJoined
         else:
             _replace_norm(module, name, part)
