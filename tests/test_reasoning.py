@@ -15,7 +15,7 @@ from echo_runs import write_rows
 from batchgen.cli.main import cli
 from batchgen.engine.request import Completion, FinishReason, SamplingParams, Timings
 from batchgen.errors import FingerprintMismatchError, UsageError
-from batchgen.job.flow.engine_thread import FinishedRow
+from batchgen.job.flow.engine_stage import FinishedRow
 from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.parsing.answers import AnswerParsers
 from batchgen.job.parsing.thinking_formats import thinking_format

@@ -17,12 +17,12 @@ from echo_runs import write_rows
 from batchgen.engine.request import Completion, FinishReason, Timings
 from batchgen.errors import ErrorCode, RowError, StoppedError
 from batchgen.job.flow.channel import Cancelled, Channel
-from batchgen.job.flow.engine_thread import FinishedRow
+from batchgen.job.flow.engine_stage import FinishedRow
 from batchgen.job.flow.interruptible import interruptible
-from batchgen.job.flow.reader_thread import Feed, chunks
+from batchgen.job.flow.reader_stage import ReaderStage, chunks
 from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.flow.signals import Stop
-from batchgen.job.flow.writer_thread import finished_rows
+from batchgen.job.flow.writer_stage import finished_rows
 from batchgen.job.input.estimate import estimated_rows
 from batchgen.job.input.sources import find_sources
 from batchgen.job.ledger.fingerprint import facts_of, fingerprint_of
@@ -159,8 +159,8 @@ def test_long_rows_wait_for_the_writing_thread_in_bounded_memory() -> None:
 
 def test_long_prompts_wait_for_the_engine_in_bounded_memory() -> None:
     ready, _ = requests_of(ByteCodec()).prepare([row(0, "p" * 100_000)])
-    feed = Feed([], lambda: requests_of(ByteCodec()), fail=list, on_chunk=lambda: None)
-    assert num_sent(feed.ready, ready) == 10
+    stage = ReaderStage([], lambda: requests_of(ByteCodec()), fail=list, on_chunk=lambda: None)
+    assert num_sent(stage.ready, ready) == 10
 
 
 def num_sent(channel: Channel[Any], batch: Sequence[object]) -> int:

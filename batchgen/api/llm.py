@@ -184,7 +184,7 @@ class LLM:
         with self._lock:
             self._check_free()
             self._open = weakref.ref(stream)
-            return self._room.begin(work, stream.drive.stop)
+            return self._room.begin(work, stream.engine_stage.stop)
 
     def _check_free(self) -> None:
         other = None if self._open is None else self._open()

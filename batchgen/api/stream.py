@@ -1,6 +1,6 @@
 """One call of `LLM.generate`: rows are pulled, run and given back while somebody asks for results.
 
-    user's rows --pull--> prepared rows ==ready==> Drive on the engine's thread
+    user's rows --pull--> prepared rows ==ready==> EngineStage on the engine's thread
     user's loop <--next-- results      <==finished==
 
 Rows are pulled and results made in the caller's thread, inside `next`. Rows pulled and not given
@@ -22,7 +22,7 @@ from batchgen.api.source import NOT_YET, Source
 from batchgen.engine.request import Engine
 from batchgen.errors import BatchgenError
 from batchgen.job.flow.channel import Channel
-from batchgen.job.flow.engine_thread import Drive, DriveOptions, Outcome
+from batchgen.job.flow.engine_stage import EngineStage, EngineStageOptions, Outcome
 from batchgen.job.flow.progress import Live
 from batchgen.job.flow.results import Results
 from batchgen.job.rows import InputRow
@@ -70,13 +70,13 @@ class Stream(Iterator[Result]):
         self.max_in_flight = max_in_flight
         self._ready: Channel[list[PreparedRow]] = Channel(sys.maxsize)
         self._finished: Channel[list[Outcome]] = Channel(sys.maxsize)
-        self._drive = Drive(
+        self._engine_stage = EngineStage(
             stages.engine,
             self._ready,
             self._finished,
             begin=lambda rows: None,
             live=Live(),
-            options=DriveOptions(row_timeout=stages.row_timeout),
+            options=EngineStageOptions(row_timeout=stages.row_timeout),
         )
         self._work: Future[None] | None = None
         self._no_more_rows = False
@@ -126,7 +126,7 @@ class Stream(Iterator[Result]):
         """End without waiting for the step under way."""
         if not self._closed:
             self._closed = True
-            self._drive.stop()
+            self._engine_stage.stop()
             self._finished.cancel()
             self.on_end()
 
@@ -137,16 +137,16 @@ class Stream(Iterator[Result]):
             self._work.exception()
 
     @property
-    def drive(self) -> Drive:
+    def engine_stage(self) -> EngineStage:
         """What works on the engine's thread."""
-        return self._drive
+        return self._engine_stage
 
     def _begin(self) -> None:
-        drive, finished = self._drive, self._finished
+        stage, finished = self._engine_stage, self._finished
 
         def work() -> None:  # knows nothing of the stream, which may be forgotten meanwhile
             try:
-                drive.run()
+                stage.run()
             finally:
                 finished.close()
 

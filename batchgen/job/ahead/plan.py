@@ -16,7 +16,7 @@ from batchgen.errors import ErrorCode
 from batchgen.job.ahead.cost import GPUS, ModelShape, Work, seconds_of
 from batchgen.job.ahead.opening import OpenedJob
 from batchgen.job.ahead.survey import Survey
-from batchgen.job.flow.reader_thread import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
+from batchgen.job.flow.reader_stage import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
 from batchgen.job.input.estimate import estimated_rows
 from batchgen.job.spec import JobSpec
 from batchgen.job.text.prepared import PreparedRow

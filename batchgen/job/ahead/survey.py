@@ -12,7 +12,7 @@ from batchgen.engine.prefix.block_hashes import extend_block_hashes
 from batchgen.engine.prefix.folding import fold_key
 from batchgen.engine.request import Request
 from batchgen.job.ahead.cost import Work
-from batchgen.job.flow.engine_thread import WINDOW_ROWS
+from batchgen.job.flow.engine_stage import WINDOW_ROWS
 
 __all__ = ["Survey"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.ahead.opening import OpenedJob
-from batchgen.job.flow.reader_thread import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
+from batchgen.job.flow.reader_stage import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
 from batchgen.job.input.reader import Reader
 from batchgen.job.rows import InputRow
 from batchgen.job.text.row_prompts import RowPrompts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batchgen.job.flow.engine_thread import Outcome
+from batchgen.job.flow.engine_stage import Outcome
 from batchgen.job.rows import FirstFailure, InputRow, OutputRow
 from batchgen.job.text.prepared import FailedRow
 

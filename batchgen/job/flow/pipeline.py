@@ -1,7 +1,7 @@
 """Three threads at work and the main thread watching: signals, progress, failures, the way out.
 
-Feed ──ready──> Drive (owns the engine) ──finished──> Write (owns the ledger's appends)
-  └───────────────error rows──────────────────────────┘
+ReaderStage ──ready──> EngineStage (the engine) ──finished──> WriterStage (the ledger's appends)
+     └───────────────────error rows─────────────────────────────┘
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 
 from batchgen.job.flow.channel import Cancelled, Channel
-from batchgen.job.flow.engine_thread import Drive, Outcome
+from batchgen.job.flow.engine_stage import EngineStage, Outcome
 from batchgen.job.flow.progress import Reporter
-from batchgen.job.flow.reader_thread import Feed
+from batchgen.job.flow.reader_stage import ReaderStage
 from batchgen.job.flow.signals import Stop
-from batchgen.job.flow.writer_thread import Write
+from batchgen.job.flow.writer_stage import WriterStage
 
 __all__ = ["Pipeline"]
 
@@ -24,7 +24,7 @@ _SHARE_FOR_WRITING = 0.25
 """Of the grace: an engine that is still in its step by then is left behind."""
 
 
-class _Stage(threading.Thread):
+class _StageThread(threading.Thread):
     """A thread that keeps its failure. Daemon: one stuck in a model load must not hold the exit."""
 
     def __init__(self, name: str, work: Callable[[], None], ended: threading.Event) -> None:
@@ -45,24 +45,24 @@ class _Stage(threading.Thread):
 
 
 class Pipeline:
-    """Runs feed, drive and write to their end, or winds them down on a signal or a failure."""
+    """Runs reader, engine and writer to their end, or winds them down on a signal or a failure."""
 
     def __init__(
         self,
-        feed: Feed,
-        drive: Drive,
-        write: Write,
+        reader: ReaderStage,
+        engine: EngineStage,
+        writer: WriterStage,
         finished: Channel[list[Outcome]],
         *,
         stop: Stop,
         grace: float,
         reporter: Reporter,
     ) -> None:
-        self._feed_object, self._drive_object = feed, drive
+        self._reader_stage, self._engine_stage = reader, engine
         self._ended = threading.Event()
-        self._feed = _Stage("reader", feed.run, self._ended)
-        self._drive = _Stage("engine", drive.run, self._ended)
-        self._write = _Stage("writer", write.run, self._ended)
+        self._reader = _StageThread("reader", reader.run, self._ended)
+        self._engine = _StageThread("engine", engine.run, self._ended)
+        self._writer = _StageThread("writer", writer.run, self._ended)
         self._finished = finished
         self._stop = stop
         self._grace = grace
@@ -72,7 +72,7 @@ class Pipeline:
     @property
     def stopped(self) -> bool:
         """Whether the run ended before its input did."""
-        return self._deadline is not None or self._drive_object.cut_short
+        return self._deadline is not None or self._engine_stage.cut_short
 
     def run(self) -> None:
         """Work to the end. Raises the first stage's failure, after what was finished is written."""
@@ -80,41 +80,41 @@ class Pipeline:
             self._run()
         finally:
             self._reporter.close()
-        for stage in (self._write, self._feed, self._drive):
+        for stage in (self._writer, self._reader, self._engine):
             if stage.failure is not None:
                 raise stage.failure
 
     def _run(self) -> None:
-        for stage in (self._write, self._drive, self._feed):
+        for stage in (self._writer, self._engine, self._reader):
             stage.start()
-        while self._drive.is_alive() or self._feed.is_alive():
+        while self._engine.is_alive() or self._reader.is_alive():
             self._look()
             if self._overdue():
-                self._drive_object.save_inflight_of_stuck_step()
+                self._engine_stage.save_inflight_of_stuck_step()
                 break
         self._finished.close()
-        while self._write.is_alive() and not self._late():
+        while self._writer.is_alive() and not self._late():
             self._look()
 
     def _look(self) -> None:
         self._ended.wait(_LOOK_EVERY_S)
         self._ended.clear()
         self._reporter.update()
-        failed = any(stage.failure for stage in (self._feed, self._drive, self._write))
+        failed = any(stage.failure for stage in (self._reader, self._engine, self._writer))
         if self._deadline is None and (self._stop.requested or failed):
             self._wind_down()
 
     def _wind_down(self) -> None:
         self._grace = self._stop.grace(self._grace)
         self._deadline = time.monotonic() + self._grace
-        self._feed_object.stop()
-        self._drive_object.stop()
+        self._reader_stage.stop()
+        self._engine_stage.stop()
 
     def _overdue(self) -> bool:
         """Whether to leave without the engine: it is still loading, or its time is over."""
         if self._deadline is None:
             return False
-        return self._drive_object.loading or self._late(_SHARE_FOR_WRITING * self._grace)
+        return self._engine_stage.loading or self._late(_SHARE_FOR_WRITING * self._grace)
 
     def _late(self, before: float = 0.0) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline - before

@@ -10,7 +10,7 @@ from typing import Any
 from batchgen.engine.request import Completion, Timings
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.decisions.answers import Decisions, columns_of, joined
-from batchgen.job.flow.engine_thread import FinishedRow, Outcome
+from batchgen.job.flow.engine_stage import FinishedRow, Outcome
 from batchgen.job.parsing.answers import Answer
 from batchgen.job.rows import InputRow, OutputRow
 from batchgen.job.text.kept_specials import with_special_tokens

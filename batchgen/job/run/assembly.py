@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from batchgen.engine.request import Engine
 from batchgen.job.flow.deadline import Deadline
 from batchgen.job.flow.engine_faults import engine_faults
-from batchgen.job.flow.engine_thread import Drive, DriveOptions
+from batchgen.job.flow.engine_stage import EngineStage, EngineStageOptions
 from batchgen.job.flow.pace import Pace
 from batchgen.job.flow.pipeline import Pipeline
 from batchgen.job.flow.progress import Live, Reporter, make_reporter
 from batchgen.job.flow.quarantine import SUSPECT, Suspects
-from batchgen.job.flow.reader_thread import Feed
+from batchgen.job.flow.reader_stage import ReaderStage
 from batchgen.job.flow.signals import Stop
 from batchgen.job.flow.slow_engine import slowed
-from batchgen.job.flow.writer_thread import Write, finished_rows
+from batchgen.job.flow.writer_stage import WriterStage, finished_rows
 from batchgen.job.input.estimate import estimated_rows
 from batchgen.job.input.reader import Reader
 from batchgen.job.input_marks import Mark
@@ -73,16 +73,18 @@ class Assembly:
         self._finished = finished_rows()
         self.live = Live(reused=ledger.num_done)
         self._expect(estimated_rows(reader.sources, spec.input.limit))
-        self.feed = Feed(reader, self._requests, fail=self._fail, on_chunk=self._note_input)
-        self.drive = Drive(
+        self.reader_stage = ReaderStage(
+            reader, self._requests, fail=self._fail, on_chunk=self._note_input
+        )
+        self.engine_stage = EngineStage(
             self._load_engine,
-            self.feed.ready,
+            self.reader_stage.ready,
             self._finished,
             begin=ledger.begin,
             live=self.live,
-            options=self._drive_options(deadline),
+            options=self._engine_options(deadline),
         )
-        self.write = self._make_write(run_id)
+        self.writer_stage = self._make_writer_stage(run_id)
 
     @property
     def plain_prompts_for_chat(self) -> bool:
@@ -110,9 +112,9 @@ class Assembly:
         """The stages, to be run once."""
         spec = self._spec
         return Pipeline(
-            self.feed,
-            self.drive,
-            self.write,
+            self.reader_stage,
+            self.engine_stage,
+            self.writer_stage,
             self._finished,
             stop=stop,
             grace=spec.grace,
@@ -132,12 +134,12 @@ class Assembly:
     def save(self) -> None:
         """What is finished becomes durable, and what is in flight is kept for the next run."""
         self._ledger.flush()
-        if self.drive.inflight:
-            self._ledger.save_inflight(self.drive.inflight)
+        if self.engine_stage.inflight:
+            self._ledger.save_inflight(self.engine_stage.inflight)
 
-    def _drive_options(self, deadline: Deadline | None) -> DriveOptions:
+    def _engine_options(self, deadline: Deadline | None) -> EngineStageOptions:
         deaths, suspected = self._ledger.deaths, self._has_suspects()
-        return DriveOptions(
+        return EngineStageOptions(
             pace=None if deadline is None else Pace(deadline.leave_at),
             row_timeout=self._spec.row_timeout,
             suspects=Suspects(lambda index: deaths.get(index, 0)) if suspected else None,
@@ -155,10 +157,10 @@ class Assembly:
         self._ledger.flush()
         return True
 
-    def _make_write(self, run_id: str) -> Write:
+    def _make_writer_stage(self, run_id: str) -> WriterStage:
         spec, ledger = self._spec, self._ledger
         results = make_results(spec, self._loaded_codec, ledger.attempt, run_id)
-        return Write(
+        return WriterStage(
             self._finished,
             results,
             ledger,
@@ -222,7 +224,7 @@ class Assembly:
         """After a chunk, on the reading thread: how far the input was read, and what it was."""
         reader = self._reader
         self._input_read = (reader.rows_read, reader.digest(), reader.marks())
-        if self.feed.read_to_end:
+        if self.reader_stage.read_to_end:
             self._expect(self._reader.rows_read)
 
     def _expect(self, rows: int | None) -> None:
@@ -235,5 +237,5 @@ class Assembly:
     def _checkpoint_input(self) -> None:
         """On the writing thread, which alone writes the manifest."""
         rows_read, digest, marks = self._input_read
-        if rows_read or self.feed.read_to_end:
+        if rows_read or self.reader_stage.read_to_end:
             self._ledger.checkpoint_input(rows_read, digest, self._reader.identity(), marks)

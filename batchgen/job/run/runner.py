@@ -190,7 +190,7 @@ class _Job:
             self._spec, self._files, reader, ledger, self._run_id, self._stop.deadline
         )
         assembly.lend = self.lend
-        assembly.feed.begin_early = self._prepare is not None
+        assembly.reader_stage.begin_early = self._prepare is not None
         assembly.device_before = self._device_before
         pipeline = assembly.pipeline(self._stop)
         try:

@@ -56,15 +56,15 @@ def summary_of(
 
 
 def _of_this_run(ledger: Ledger, assembly: Assembly, counts: dict[str, int]) -> dict[str, object]:
-    drive, live = assembly.drive, assembly.live
-    stats, seconds = drive.stats, drive.engine_s
+    stage, live = assembly.engine_stage, assembly.live
+    stats, seconds = stage.stats, stage.engine_s
     output = live.finished_tokens
     where = {"device": stats.device} if stats.device else {}
     return where | {
-        "failures": tuple(assembly.write.failures.commonest(counts)),
+        "failures": tuple(assembly.writer_stage.failures.commonest(counts)),
         "recomputed": ledger.num_recomputed,
         "truncated": assembly.num_cut,
-        "load_s": round(drive.load_s, 3),
+        "load_s": round(stage.load_s, 3),
         "engine_s": round(seconds, 3),
         **{key: round(sum(map(timeline.seconds_of, names)), 3) for key, names in _SPANS.items()},
         "output_tokens_per_s": _rate(output, seconds),

@@ -9,7 +9,7 @@ from batchgen.job.rows import InputRow
 from batchgen.job.text.prepared import FailedRow, PreparedRow
 from batchgen.job.text.requests import Requests
 
-__all__ = ["Feed", "chunks"]
+__all__ = ["ReaderStage", "chunks"]
 
 CHUNK_ROWS = 512
 CHUNK_CHARACTERS = 2_000_000
@@ -18,7 +18,7 @@ TOKENS_AHEAD = 1_000_000
 """Of prompts that are ready, some 40 bytes each: rows may be long."""
 
 
-class Feed:
+class ReaderStage:
     """Rows as prepared chunks in `ready`; error rows go out at once.
 
     `make_requests` loads the tokenizer; it is called on this thread when the first row needs it.

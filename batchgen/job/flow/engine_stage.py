@@ -1,6 +1,6 @@
 """The engine's thread: admit prepared rows, step, hand finished rows on. It waits for nobody.
 
-    Feed --chunks--> [window of waiting rows | engine] --finished rows--> Writer
+    ReaderStage --chunks--> [window of waiting rows | engine] --finished rows--> WriterStage
 
 The window holds more rows than the engine runs, so that the engine can order them (long outputs
 first), and is bounded in rows and in prompt tokens, so that memory does not grow with the input.
@@ -22,7 +22,7 @@ from batchgen.job.flow.quarantine import Suspects
 from batchgen.job.flow.window import WaitingRow, Window
 from batchgen.job.text.prepared import FailedRow, PreparedRow, failed, row_and_sample
 
-__all__ = ["Drive", "DriveOptions", "FinishedRow", "Outcome"]
+__all__ = ["EngineStage", "EngineStageOptions", "FinishedRow", "Outcome"]
 
 WINDOW_ROWS = 2048
 WINDOW_ROWS_PER_SEQUENCE = 4
@@ -45,7 +45,7 @@ Outcome = FinishedRow | FailedRow
 
 
 @dataclass(frozen=True, slots=True)
-class DriveOptions:
+class EngineStageOptions:
     """What is off in most runs. `row_timeout`: seconds in the engine that a row may take; `begun`
     is around all of it. `pace` is given where there is a deadline, `suspects` where earlier runs
     died; `is_durable` then says whether a row that was handed on is safe from the next death.
@@ -58,7 +58,7 @@ class DriveOptions:
     begun: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-class Drive:
+class EngineStage:
     """Runs one engine from loading to the last row. One thread calls `run`; `stop` may be called
     from another one."""
 
@@ -70,14 +70,14 @@ class Drive:
         *,
         begin: Callable[[list[int]], None],
         live: Live,
-        options: DriveOptions | None = None,
+        options: EngineStageOptions | None = None,
     ) -> None:
         self._load_engine = load_engine
         self._ready = ready
         self._finished = finished
         self._begin = begin
         self._live = live
-        self._options = options or DriveOptions()
+        self._options = options or EngineStageOptions()
         self._engine: Engine | None = None
         self._waiting = Window()
         self._outbox: list[Outcome] = []

@@ -8,14 +8,14 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
 from batchgen.job.flow.channel import Channel
-from batchgen.job.flow.engine_thread import FinishedRow, Outcome
+from batchgen.job.flow.engine_stage import FinishedRow, Outcome
 from batchgen.job.flow.first_failures import FirstFailures
 from batchgen.job.flow.progress import Live
 from batchgen.job.flow.results import Results
 from batchgen.job.rows import OutputRow
 from batchgen.job.text.prepared import FailedRow
 
-__all__ = ["RowSink", "Write", "finished_rows"]
+__all__ = ["RowSink", "WriterStage", "finished_rows"]
 
 _TICK_S = 1.0
 _MOST_ROWS = 8192
@@ -51,7 +51,7 @@ class RowSink(Protocol):
 
 
 @dataclass(slots=True)
-class Write:
+class WriterStage:
     """Drains `finished` until it is closed. `checkpoint` is called now and then between appends."""
 
     finished: Channel[list[Outcome]]
