@@ -21,7 +21,8 @@ _CODES = "| code | what to do |\n| --- | --- |\n"
 _HEAD = """\
 # Commands and flags
 
-Each flag can also be set as `BATCHGEN_<FLAG>`: `--max-tokens 64` as `BATCHGEN_MAX_TOKENS=64`.
+Each flag can also be set as `BATCHGEN_<FLAG>`: `--max-tokens 64` as `BATCHGEN_MAX_TOKENS=64`;
+of a flag that repeats a variable holds one value a line.
 `batchgen COMMAND --help` shows what matters, `--help-all` everything. `validate`, `preview`, `plan`
 and `ray run` take the flags of `run` that concern them.
 """

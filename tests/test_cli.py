@@ -61,6 +61,23 @@ def test_every_flag_has_an_environment_name_and_the_flag_wins(tmp_path: Path, ro
     assert summary_of(longer)["completion_tokens"] == 80
 
 
+def test_a_variable_of_a_flag_that_repeats_holds_a_value_a_line(tmp_path: Path, rows: Path) -> None:
+    named = rows.rename(tmp_path / "two words.jsonl")
+    given = {
+        "BATCHGEN_ENGINE": "echo",
+        "BATCHGEN_STOP": "the end\n\n###",
+        "BATCHGEN_IN": str(named),
+    }
+    assert batchgen("run", "--out", tmp_path / "o.parquet", **given).returncode == 0
+    manifest = json.loads((tmp_path / "o.parquet.ckpt" / "manifest.json").read_text())
+    assert manifest["fingerprint"]["sampling.stop"] == ["the end", "###"]
+    batchgen(
+        "run", "--out", tmp_path / "o.parquet", "--overwrite", **given | {"BATCHGEN_STOP": "\n\n"}
+    )
+    manifest = json.loads((tmp_path / "o.parquet.ckpt" / "manifest.json").read_text())
+    assert manifest["fingerprint"]["sampling.stop"] == ["\n\n"]
+
+
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [

@@ -40,6 +40,14 @@ class Flag(click.Option):
         self.core = core
         self.envvar = self.envvar or environment_name(self.opts)
 
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """Of a flag that repeats a variable holds one value a line: click would cut at each space,
+        and make two stop texts of one."""
+        if not self.multiple:
+            return super().value_from_envvar(ctx)
+        text = self.resolve_envvar_value(ctx)
+        return None if text is None else [line for line in text.splitlines() if line] or [text]
+
     def get_help_extra(self, ctx: click.Context) -> Any:
         """Leave ranges out: the error for a wrong number names them."""
         extra = super().get_help_extra(ctx)
