@@ -15,10 +15,17 @@ from safetensors.numpy import save_file
 
 from batchgen.devices import num_gpus, only_gpus
 from batchgen.engine.processes.devices import Device, own_device, parse_devices
+from batchgen.engine.processes.engine_process import EngineProcess
 from batchgen.engine.processes.fleet import Fleet, begin_fleet
 from batchgen.engine.processes.placing import Placing
 from batchgen.engine.processes.wire import Load, Loaded
-from batchgen.engine.request import Completion, EngineStats, Request, SamplingParams
+from batchgen.engine.request import (
+    Completion,
+    EngineStats,
+    FinishReason,
+    Request,
+    SamplingParams,
+)
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
 from batchgen.job.model.files import resolve_model
 
@@ -99,7 +106,7 @@ def test_what_a_process_refuses_is_its_requests_error(fleet: Fleet) -> None:
     assert fleet.num_unfinished == 0
 
 
-class Idle:
+class Idle(EngineProcess):
     """A process that was given requests and did nothing yet."""
 
     def __init__(self, max_num_seqs: int) -> None:
@@ -113,20 +120,38 @@ class Idle:
 
 def test_few_requests_are_dealt_evenly_and_the_longest_come_first() -> None:
     one, two = Idle(64), Idle(64)
-    fleet = Fleet([one, two], Load(None))  # type: ignore[list-item]
+    fleet = Fleet([one, two], Load(None))
     for number in range(10):
         fleet.add(request(number, max_tokens=number + 1))
     fleet._give_out()
     assert [list(one.assigned), list(two.assigned)] == [[9, 6, 5, 2, 1], [8, 7, 4, 3, 0]]
-    for number in range(10, 300):
+    for number in range(10, 2000):
         fleet.add(request(number, max_tokens=5))
     fleet._give_out()
-    assert len(one.assigned) == len(two.assigned) == 64 + 16
+    assert len(one.assigned) == len(two.assigned) == 64 * 8
+
+
+def test_a_process_with_free_slots_takes_what_another_has_no_slot_for() -> None:
+    one, two = Idle(64), Idle(64)
+    fleet = Fleet([one, two], Load(None))
+    for number in range(400):
+        fleet.add(request(number))
+    fleet._give_out()
+    one.begun.update(list(one.assigned)[:64])
+    for request_id in list(two.assigned)[:190]:
+        fleet._finish(Completion(request_id, [1], FinishReason.STOP, None))
+    begun = set(one.begun)
+    fleet._give_out()
+    assert (len(one.assigned), len(two.assigned)) == (146, 64)
+    assert begun <= set(one.assigned)
+    assert {*one.assigned, *two.assigned} == {i for i in range(400) if i in fleet._requests}
+    fleet._give_out()
+    assert (len(one.assigned), len(two.assigned)) == (146, 64)  # it has no free slot now
 
 
 def dealt(requests: Sequence[Request]) -> tuple[set[int], set[int]]:
     one, two = Idle(64), Idle(64)
-    fleet = Fleet([one, two], Load(None))  # type: ignore[list-item]
+    fleet = Fleet([one, two], Load(None))
     for one_request in requests:
         fleet.add(one_request)
     fleet._give_out()

@@ -58,6 +58,11 @@ class EngineProcess:
         """Requests that it was given and does not compute yet."""
         return [request_id for request_id in self.assigned if request_id not in self.begun]
 
+    @property
+    def num_free(self) -> int:
+        """Slots without a request; less than none where more wait. None at all before it loaded."""
+        return self.loaded.max_num_seqs - len(self.assigned) if self.loaded else 0
+
     def send(self, message: object) -> None:
         """To the child; nothing happens where it is gone: its socket tells."""
         with suppress(OSError):

@@ -30,6 +30,7 @@ __all__ = ["Fleet", "begin_fleet"]
 
 _MOST_DEATHS = 3
 """A device whose process dies so often without finishing anything is left alone."""
+_ROWS_PER_SLOT = 8
 _WAIT_S = 0.1
 _OUTPUTS_S = 10.0
 _log = logging.getLogger(__name__)
@@ -144,11 +145,14 @@ class Fleet:
         for process in self._processes:
             if process.loaded is not None and not process.assigned:
                 self._find_work(process)
+            elif process.num_free > 0 and process not in self._trials:
+                self._relieve_another(process)
 
     def _deal(self) -> None:
-        """Each to one that has room: for what it computes at once, and some while the next come."""
+        """Each to one that has room: for what it computes at once, and for what shows its engine
+        how large steps must be for slots to stay filled."""
         room = {
-            p: p.loaded.max_num_seqs + max(2, p.loaded.max_num_seqs // 4) - len(p.assigned)
+            p: _ROWS_PER_SLOT * p.loaded.max_num_seqs - len(p.assigned)
             for p in self._processes
             if p.loaded is not None and p not in self._trials
         }
@@ -168,13 +172,22 @@ class Fleet:
             return self._try_suspect(idle)
         busiest = max(self._processes, key=lambda process: len(process.unbegun))
         taken = busiest.unbegun[1::2]
-        for request_id in taken:
+        if not taken:
+            return self._try_suspect(idle)
+        self._move(taken, busiest, idle)
+
+    def _relieve_another(self, free: EngineProcess) -> None:
+        """For a process with free slots, and nothing left to deal: what another has no slot for."""
+        busiest = min(self._processes, key=lambda process: process.num_free)
+        excess = min(free.num_free, -busiest.num_free // 2)
+        if excess > 0 and busiest not in self._trials:
+            self._move(busiest.unbegun[-excess:], busiest, free)
+
+    def _move(self, request_ids: list[int], owner: EngineProcess, to: EngineProcess) -> None:
+        for request_id in request_ids:
             self._drop(self._owners.pop(request_id), request_id)
-        if taken:
-            busiest.send(wire.Abort(taken))
-            self._give(idle, taken)
-        else:
-            self._try_suspect(idle)
+        owner.send(wire.Abort(request_ids))
+        self._give(to, request_ids)
 
     def _try_suspect(self, idle: EngineProcess) -> None:
         if (suspect := self._trials.take(idle)) is not None:

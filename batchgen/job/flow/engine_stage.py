@@ -25,7 +25,7 @@ from batchgen.job.text.prepared import FailedRow, PreparedRow, failed, row_and_s
 __all__ = ["EngineStage", "EngineStageOptions", "FinishedRow", "Outcome"]
 
 WINDOW_ROWS = 2048
-WINDOW_ROWS_PER_SEQUENCE = 4
+WINDOW_ROWS_PER_SEQUENCE = 16
 WINDOW_TOKENS = 2_000_000
 _HAND_OVER_ROWS = 256
 _HAND_OVER_S = 0.1
