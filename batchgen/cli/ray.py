@@ -90,12 +90,11 @@ def _say(spec: JobSpec, text: str) -> None:
 
 def _is_complete(spec: JobSpec) -> bool:
     from batchgen.job.storage.layout import Layout, folder_of
-    from batchgen.job.storage.manifest import Manifest
+    from batchgen.job.storage.manifest import is_complete
 
     again = spec.overwrite or spec.retry is not None or spec.incremental
     layout = Layout(folder_of(spec.out, spec.checkpoint_dir), spec.out)
-    found = None if again else Manifest.read(layout.manifest)
-    return found is not None and found.state == "complete"
+    return not again and is_complete(layout.manifest)
 
 
 def _finished(spec: JobSpec, *, as_json: bool) -> int:

@@ -27,7 +27,7 @@ from batchgen.job.shard import Shard
 from batchgen.job.spec import JobSpec
 from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.storage.lock import is_held
-from batchgen.job.storage.manifest import FinalReport, Manifest
+from batchgen.job.storage.manifest import FinalReport, is_complete
 from batchgen.job.verbs.merge_job import merge_output
 
 __all__ = ["run_joined"]
@@ -113,8 +113,7 @@ class _Joined:
         return summary
 
     def _is_complete(self) -> bool:
-        job = Manifest.read(self._layout.manifest)
-        return job is not None and job.state == "complete"
+        return is_complete(self._layout.manifest)
 
     def _pieces(self) -> list[Layout]:
         """Of the finest split that was begun, else of the one that is asked for."""
@@ -158,5 +157,4 @@ class _Joined:
 
 
 def _is_done(piece: Layout) -> bool:
-    own = Manifest.read(piece.own_manifest)
-    return own is not None and own.state == "complete"
+    return is_complete(piece.own_manifest)

@@ -101,7 +101,7 @@ class Ledger(AbstractContextManager["Ledger"]):
     @property
     def finished(self) -> FinalReport | None:
         """Totals of the finished output; None while there is work to do."""
-        return self._manifest.totals if self._manifest.state == "complete" else None
+        return self._manifest.totals if self._manifest.is_complete else None
 
     @property
     def shard(self) -> Shard | None:

@@ -103,7 +103,7 @@ def holds_no_completion(layout: Layout) -> bool:
     manifest = Manifest.read(layout.manifest)
     if manifest is None or layout.shards_begun():
         return False
-    if manifest.state == "complete":
+    if manifest.is_complete:
         totals = manifest.totals
         return totals is not None and totals.ok == 0 and _is_output_of(layout, manifest)
     if layout.target.exists() or _has_saved_tokens(layout):

@@ -114,10 +114,10 @@ def take_up(asked: Reopening, held: OutputLock) -> Reopened:
     if found.written is not None:
         manifest.total_rows = found.written
         complete(layout, manifest, verified_totals(layout.record, found.written), held.check)
-    grown = manifest.state == "complete" and asked.has_grown(manifest)
+    grown = manifest.is_complete and asked.has_grown(manifest)
     old = _OldRows(asked, manifest)
     if not old.again and not (grown and asked.incremental):
-        return Reopened(expected if manifest.state == "complete" else asked.fingerprint)
+        return Reopened(expected if manifest.is_complete else asked.fingerprint)
     _begin_generation(asked, manifest, old, held)
     return Reopened(asked.fingerprint, len(old.again), begun=True)
 
@@ -144,7 +144,7 @@ class _OldRows:
         layout, retry = asked.layout, asked.retry
         parts = list_parts(layout.parts) if manifest.state == "running" else []
         self.paths = [path for path in parts if _is_of(path, manifest)]
-        self._output = layout.record if manifest.state == "complete" else None
+        self._output = layout.record if manifest.is_complete else None
         self._look = asked.look
         self.again: dict[int, int] = {}
         if retry is not None:
@@ -216,7 +216,7 @@ def _begin_generation(
         fingerprint=flatten(asked.fingerprint),
         job_id=uuid.uuid4().hex,
         generation=uuid.uuid4().hex,
-        replaces=manifest.job_id if manifest.state == "complete" else manifest.replaces,
+        replaces=manifest.job_id if manifest.is_complete else manifest.replaces,
         reopened=asked.label,
         input=furthest_input(layout, manifest),
         state="running",
@@ -224,7 +224,7 @@ def _begin_generation(
         totals=None,
         output=None,
     )
-    if manifest.state == "complete":
+    if manifest.is_complete:
         discard_work(layout)  # what a run left that died right after it had finished
     # The new generation's parts count for nothing until the manifest names it, and the old ones go
     # only after that: a kill in between loses neither.

@@ -52,7 +52,7 @@ def _take_up_own(asked: Reopening) -> None:
     """A shard that is complete is not, where the input has more rows by now."""
     path = asked.layout.own_manifest
     own = Manifest.read(path)
-    if own is None or own.state != "complete" or not asked.has_grown(own):
+    if own is None or not own.is_complete or not asked.has_grown(own):
         return
     held = enter(asked.layout, asked.run_id)
     try:

@@ -44,7 +44,7 @@ def _own(layout: Layout, job: Manifest) -> Manifest:
 def is_still_complete(layout: Layout, manifest: Manifest, num_done: int) -> bool:
     """Whether a shard that was complete has all of its rows still; else it runs again."""
     shard, total = layout.shard, manifest.total_rows
-    if manifest.state != "complete" or shard is None:
+    if not manifest.is_complete or shard is None:
         return False
     if total is not None and shard.num_rows(total) == num_done:
         return True

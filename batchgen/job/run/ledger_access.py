@@ -27,13 +27,13 @@ from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.storage.parts import Columns
 from batchgen.job.stores.places import Place
 
-__all__ = ["Entrance"]
+__all__ = ["LedgerAccess"]
 
 _LOCK_POLL_S = 0.5
 _Result = TypeVar("_Result")
 
 
-class Entrance:
+class LedgerAccess:
     """Of one run. `say` tells the user what happens."""
 
     def __init__(
@@ -109,7 +109,7 @@ class Entrance:
         if self._spec.retry is not None or self._spec.incremental or is_held(layout.work):
             return
         manifest = decide(layout, fingerprint_of(self._spec, self._files), False).manifest
-        if manifest is not None and manifest.state != "complete":
+        if manifest is not None and not manifest.is_complete:
             self.check_input(furthest_input(layout.whole, manifest))
 
     def check_input(self, checkpoint: InputCheckpoint | None) -> None:

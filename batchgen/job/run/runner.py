@@ -23,7 +23,7 @@ from batchgen.job.model.files import BUILTIN_TASK, ModelFiles, model_of
 from batchgen.job.redaction import redacted
 from batchgen.job.run.closing_words import closing_words, failure_words
 from batchgen.job.run.input_check import check_finished_input
-from batchgen.job.run.ledger_access import Entrance
+from batchgen.job.run.ledger_access import LedgerAccess
 from batchgen.job.run.metrics_file import check_metrics_file
 from batchgen.job.run.opening_words import opening_words, recorded_facts
 from batchgen.job.run.retry import check_words, has_nothing_to_lose
@@ -110,14 +110,16 @@ class _Job:
     def run(self, reader: Reader) -> Summary:
         """The whole job; see `runner.run`."""
         spec, files = self._spec, self._files
-        entrance = Entrance(spec, files, reader, self._folder, self._run_id, self._stop, self._say)
+        access = LedgerAccess(
+            spec, files, reader, self._folder, self._run_id, self._stop, self._say
+        )
         facts_before = recorded_facts(spec, self._folder)
         if not spec.overwrite:
-            entrance.check_untouched()
+            access.check_untouched()
         if spec.overwrite or not (self._folder.exists() or spec.out.exists()):
             check_runnable(self._spec, self._files)  # before anything is made, or given up
         try:
-            ledger = entrance.open_ledger()
+            ledger = access.open_ledger()
         except OutputHeldError as error:
             if self._spec.lock != "skip":
                 raise
@@ -128,19 +130,19 @@ class _Job:
                 device = ledger.manifest.facts.get("device", "auto")
                 self._device = device if device != "auto" else self._device
                 limit = self._spec.input.limit
-                entrance.compared(lambda: check_finished_input(ledger.manifest, reader, limit))
+                access.compared(lambda: check_finished_input(ledger.manifest, reader, limit))
                 self._say(f"nothing to do: {self._share(ledger)} is complete")
                 return self._complete(ledger.finished)
             self._tell_changes(facts_before)
-            if self._is_of_this_input(ledger, reader, entrance):
+            if self._is_of_this_input(ledger, reader, access):
                 return self._work(ledger, reader)
-        with entrance.open_ledger() as ledger:
+        with access.open_ledger() as ledger:
             return self._work(ledger, reader)
 
-    def _is_of_this_input(self, ledger: Ledger, reader: Reader, entrance: Entrance) -> bool:
+    def _is_of_this_input(self, ledger: Ledger, reader: Reader, access: LedgerAccess) -> bool:
         """Whether earlier runs read the same; with --overwrite their work is given up, if not."""
         try:
-            entrance.check_input(ledger.input_checkpoint)
+            access.check_input(ledger.input_checkpoint)
         except FingerprintMismatchError as error:
             if not self._spec.overwrite or ledger.shard is not None:
                 raise

@@ -22,7 +22,14 @@ from batchgen.job.redaction import redacted
 from batchgen.job.stores.files import Guard, read_current, unwritable, write_atomic
 from batchgen.job.stores.places import Place
 
-__all__ = ["FinalReport", "InputCheckpoint", "Manifest", "fingerprint_diff", "flatten"]
+__all__ = [
+    "FinalReport",
+    "InputCheckpoint",
+    "Manifest",
+    "fingerprint_diff",
+    "flatten",
+    "is_complete",
+]
 
 MANIFEST_VERSION = 1
 _RUNS_KEPT = 100
@@ -145,6 +152,11 @@ class Manifest:
         return None if self.input is None else _safe(asdict(self.input))
 
     @property
+    def is_complete(self) -> bool:
+        """Whether its work is done: the output is there, or all rows of a shard are."""
+        return self.state == "complete"
+
+    @property
     def template_time(self) -> datetime:
         """What `strftime_now` tells templates: `--template-time`, else when the job began."""
         return datetime.fromisoformat(self.fingerprint.get("template_time", self.began))
@@ -167,6 +179,12 @@ class Manifest:
                 f"{where} was begun with other settings:\n  " + "\n  ".join(lines),
                 "give the same settings again, or another --out, or --overwrite to start afresh",
             )
+
+
+def is_complete(path: Place) -> bool:
+    """Whether a manifest is there that says that its work is done."""
+    manifest = Manifest.read(path)
+    return manifest is not None and manifest.is_complete
 
 
 def _safe(data: Mapping[str, Any]) -> Any:

@@ -21,7 +21,7 @@ from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError, StoppedError
 from batchgen.job.storage.json_lines import json_line, plain
 from batchgen.job.storage.layout import Layout, list_parts
-from batchgen.job.storage.manifest import Manifest
+from batchgen.job.storage.manifest import Manifest, is_complete
 from batchgen.job.storage.provenance import footer_manifest
 from batchgen.job.stores.places import Place
 from batchgen.job.verbs.openai_lines import COLUMNS, batch_line
@@ -41,8 +41,7 @@ def to_openai(out: Place, folder: Place, write: Write) -> None:
     """Every row of a finished output, whose checkpoint folder knows the model where the file does
     not. InputUnreadableError where it cannot be read."""
     manifest = footer_manifest(out) or Manifest.read(folder / "manifest.json")
-    model = str(manifest.facts.get("model", "")) if manifest else ""
-    _write_lines(_rows(out, COLUMNS), model, write)
+    _write_lines(_rows(out, COLUMNS), _model_of(manifest), write)
 
 
 def follow_openai(out: Place, folder: Place, write: Write) -> None:
@@ -56,9 +55,8 @@ def follow_openai(out: Place, folder: Place, write: Write) -> None:
     next_index = 0
     while True:
         manifest = Manifest.read(layout.manifest)
-        complete = manifest is not None and manifest.state == "complete"
-        model = str(manifest.facts.get("model", "")) if manifest else ""
-        if complete:
+        model = _model_of(manifest)
+        if manifest is not None and manifest.is_complete:
             rest = (row for row in _rows(layout.target, COLUMNS) if row["index"] >= next_index)
             return _write_lines(rest, model, write)
         stopped = manifest is not None and status_of(out, folder).state != "running"
@@ -70,7 +68,7 @@ def follow_openai(out: Place, folder: Place, write: Write) -> None:
         while next_index in waiting:
             _write_lines(iter(waiting.pop(next_index)), model, write)
             next_index += 1
-        if stopped and not _is_complete(layout):
+        if stopped and not is_complete(layout.manifest):
             text = f"the job of {out} stopped; its first {next_index:,} rows were written"
             raise StoppedError(text, "continue the job, then export again")
         time.sleep(_POLL_S)
@@ -95,9 +93,8 @@ def to_csv(out: Place, file: TextIO) -> None:
             csv.writer(file).writerow(empty.names)
 
 
-def _is_complete(layout: Layout) -> bool:
-    manifest = Manifest.read(layout.manifest)
-    return manifest is not None and manifest.state == "complete"
+def _model_of(manifest: Manifest | None) -> str:
+    return str(manifest.facts.get("model", "")) if manifest else ""
 
 
 def _write_lines(rows: Iterator[Row], model: str, write: Write) -> None:

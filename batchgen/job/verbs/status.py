@@ -74,7 +74,7 @@ def status_of(out: Place, ckpt_dir: Place) -> Status:
         status.rows_expected = manifest.runs[-1].get("rows_expected")
     status.model = manifest.fingerprint.get("model.name", manifest.fingerprint.get("model"))
     status.owner = owner_of(layout)
-    if manifest.state == "complete" and manifest.totals is not None:
+    if manifest.is_complete and manifest.totals is not None:
         status.rows_read = None if manifest.input is None else manifest.input.rows_read
         status.rows_done = manifest.totals.rows
         status.errors = manifest.totals.error_codes

@@ -31,7 +31,7 @@ def look_at_shards(status: Status, layout: Layout, job: Manifest) -> None:
         if manifest is not None:
             status.runs += len(manifest.runs)
             status.rows_total = status.rows_total or manifest.total_rows
-            found.state = "done" if manifest.state == "complete" else "stopped"
+            found.state = "done" if manifest.is_complete else "stopped"
         if found.owner is not None and found.owner["alive"]:
             found.state = "running"
     if status.rows_total is not None:
