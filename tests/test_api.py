@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import doctest
 import gc
+import json
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -254,6 +255,15 @@ def test_run_is_the_file_job(tmp_path: Path) -> None:
         run(inputs=given, out=out, **options | {"max_tokens": 5})
     with pytest.raises(UsageError, match="--out"):
         run(inputs=given, engine="echo")
+
+
+@pytest.mark.parametrize("stop", ["the end", ["the end", "###"]])
+def test_run_takes_stop_texts_as_the_flag_does(tmp_path: Path, stop: Any) -> None:
+    source = write_rows(tmp_path / "in.jsonl", prompts(2))
+    settings = {"inputs": source, "out": tmp_path / "out.parquet", "engine": "echo", "quiet": True}
+    assert run(**settings, stop=stop).computed == 2
+    manifest = json.loads((tmp_path / "out.parquet.ckpt" / "manifest.json").read_text())
+    assert manifest["fingerprint"]["sampling.stop"] == ([stop] if isinstance(stop, str) else stop)
 
 
 def test_ctrl_c_stops_run_with_everything_saved(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -54,7 +54,7 @@ def generate(
 def run(
     spec: JobSpec | None = None,
     *,
-    stop: Stop | None = None,
+    stop: Stop | str | Sequence[str] | None = None,
     report: Report | None = None,
     prepare: Prepare | None = None,
     **options: Any,
@@ -64,12 +64,15 @@ def run(
     It resumes, locks and writes as the command does. Failed rows beyond `max_failures` give a
     summary with `exit_code` 3, and Ctrl-C ends it with everything saved before KeyboardInterrupt
     is raised; whatever else has an exit code of its own is raised as a BatchgenError. In an event
-    loop: `await asyncio.to_thread(run, ...)`. Instead of keywords: a `JobSpec`.
+    loop: `await asyncio.to_thread(run, ...)`. Instead of keywords: a `JobSpec`. `stop`: the flag's
+    texts, or a `Stop` by which another thread ends the job.
 
     >>> from batchgen import run
     >>> run(inputs="prompts.jsonl", out="out.parquet", engine="echo", quiet=True).rows
     2
     """
+    if stop is not None and not isinstance(stop, Stop):
+        options["stop"], stop = stop, None
     if spec is None:
         spec = spec_of_job(options)
     elif options:
