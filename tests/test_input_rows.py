@@ -142,6 +142,21 @@ def test_as_chat_and_system_make_conversations() -> None:
     assert parse({"prompt": "hello"}, system="be brief").prompt == "hello"
 
 
+def test_an_extra_that_is_left_out_is_told_once_with_how_to_keep_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kept = KeptColumns("all")
+    for value in ({"a": 1}, [1], "text"):
+        kept.read({"meta": value})
+    assert [record.getMessage() for record in caplog.records] == [
+        "column 'meta' holds lists or objects and is left out; --keep-columns takes it by name, as "
+        "JSON text"
+    ]
+    for chosen in ("none", "meta"):
+        KeptColumns(chosen).read({"meta": {}})
+    assert len(caplog.records) == 1
+
+
 def test_scalar_extras_are_kept_as_text() -> None:
     raw = {"prompt": "a", "s": "x", "i": 5, "f": 0.5, "b": True, "z": None, "l": [1], "d": {}}
     assert parse(raw).kept == {"s": "x", "i": "5", "f": "0.5", "b": "true", "z": None}

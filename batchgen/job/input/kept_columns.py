@@ -102,6 +102,7 @@ class KeptColumns:
         problem = None
         for name, value in extras.items():
             if not self._keeps(name, value):
+                self._tell_left_out(name)
                 continue
             if name in RESERVED_NAMES:
                 problem = f"extra column {name!r} has the name of an output column"
@@ -122,6 +123,14 @@ class KeptColumns:
         if name in self._types:
             return True
         return (self.all or name == "url") and not isinstance(value, list | dict)
+
+    def _tell_left_out(self, name: str) -> None:
+        if self.all and name not in self._told and len(self._told) < MAX_LATE_COLUMNS:
+            self._told.add(name)
+            text = (
+                "column %r holds lists or objects and is left out; --keep-columns takes it by name"
+            )
+            _log.warning(text + ", as JSON text", name)
 
     def _admit(self, name: str) -> bool:
         """Whether a late column may still be added; the row's number of columns is not ours."""
