@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from batchgen.errors import RowError
-from batchgen.job.input.messages import read_messages
-from batchgen.job.input.settings import read_template_kwargs
+from batchgen.job.fields.messages import read_messages
+from batchgen.job.fields.settings import read_template_kwargs
 from batchgen.job.text.codecs import BackendCodec
 from batchgen.job.text.template import ChatTemplate
 

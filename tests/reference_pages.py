@@ -14,7 +14,7 @@ import click
 
 from batchgen.cli.main import cli
 from batchgen.errors import ErrorCode
-from batchgen.job.row_advice import advice_for
+from batchgen.job.run.row_advice import advice_for
 
 DOCS = Path(__file__).parents[1] / "batchgen" / "docs"
 _CODES = "| code | what to do |\n| --- | --- |\n"

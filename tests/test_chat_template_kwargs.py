@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from echo_runs import batchgen, write_rows
 
-from batchgen.job.input.settings import with_default_kwargs
+from batchgen.job.fields.settings import with_default_kwargs
 
 TEMPLATE = "{{ enable_thinking }} {{ mood }} {{ messages[0].content }}"
 CHAT = [{"role": "user", "content": "x"}]

@@ -24,7 +24,7 @@ from batchgen.engine.request import Question, SamplingParams
 from batchgen.errors import ErrorCode, FingerprintMismatchError, RowError, UsageError
 from batchgen.job.decisions.question_texts import asked_chat
 from batchgen.job.decisions.settings import read_labels, unheeded
-from batchgen.job.input.params import apply, merge, read_params
+from batchgen.job.fields.params import apply, merge, read_params
 from batchgen.job.input.reader import Reader
 
 DOCUMENT = "The small fox reads a long letter about rain. It walks home and tells its friends. " * 3

@@ -8,7 +8,7 @@ import tracemalloc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.job.input.duplicates import SeenIds
+from batchgen.job.fields.duplicates import SeenIds
 
 
 @settings(max_examples=100, deadline=None)

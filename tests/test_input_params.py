@@ -8,7 +8,7 @@ import pytest
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
-from batchgen.job.input.params import merge, read_params, validate_flags
+from batchgen.job.fields.params import merge, read_params, validate_flags
 
 
 def code_of(given: dict[str, Any]) -> ErrorCode:

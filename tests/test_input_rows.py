@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, UsageError
-from batchgen.job.input.kept_columns import MAX_LATE_COLUMNS, KeptColumns
-from batchgen.job.input.row_parser import RowParser
+from batchgen.job.fields.kept_columns import MAX_LATE_COLUMNS, KeptColumns
+from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
 

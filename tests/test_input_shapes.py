@@ -15,11 +15,11 @@ import pytest
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, InvalidDataError
-from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.messages import read_messages
-from batchgen.job.input.params import near_miss
+from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.messages import read_messages
+from batchgen.job.fields.params import near_miss
+from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.reader import Reader
-from batchgen.job.input.row_parser import RowParser
 from batchgen.job.rows import InputRow, OutputRow
 from batchgen.job.schema import output_schema, record_batch
 from batchgen.job.spec import InputSpec

@@ -8,7 +8,7 @@ import pytest
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.input.params import apply, read_params
+from batchgen.job.fields.params import apply, read_params
 from batchgen.job.rows import InputRow
 from batchgen.job.text.codecs import ByteCodec
 from batchgen.job.text.requests import Requests

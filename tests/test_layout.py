@@ -39,6 +39,7 @@ FLOORS = [
     ["batchgen.job"],
     ["batchgen.job.model", "batchgen.job.decisions", "batchgen.job.parsing", "batchgen.job.eta"],
     ["batchgen.job.text"],
+    ["batchgen.job.fields"],
     ["batchgen.job.input", "batchgen.job.flow", "batchgen.job.parquet"],
     ["batchgen.job.storage"],
     ["batchgen.job.ledger"],

@@ -17,7 +17,7 @@ from builtin_oracle import answers, log_probabilities, tokenizer
 from click.testing import CliRunner
 
 from batchgen.cli.main import cli
-from batchgen.job.input.params import read_params
+from batchgen.job.fields.params import read_params
 from batchgen.job.text.token_texts import byte_level_bytes, bytes_of, piece_bytes, shown_bytes
 
 TEXT = "The small fox reads a letter"

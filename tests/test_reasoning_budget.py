@@ -16,7 +16,7 @@ from test_reasoning import HARMONY, HARMONY_TAGS, OPENS, QWEN, USER
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.request import Completion, FinishReason, Request, SamplingParams
 from batchgen.errors import ErrorCode
-from batchgen.job.input.params import apply, read_params
+from batchgen.job.fields.params import apply, read_params
 from batchgen.job.parsing.answers import AnswerParsers
 from batchgen.job.rows import InputRow
 from batchgen.job.text.codecs import BackendCodec

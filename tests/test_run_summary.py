@@ -16,8 +16,8 @@ from batchgen.cli.command import main
 from batchgen.cli.run import summary_printer
 from batchgen.cli.screen.run_summary import summary_lines
 from batchgen.errors import ErrorCode
-from batchgen.job.row_advice import _ADVICE, advice_for
 from batchgen.job.rows import FirstFailure
+from batchgen.job.run.row_advice import _ADVICE, advice_for
 from batchgen.job.run.summary import Summary
 
 

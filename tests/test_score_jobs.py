@@ -16,7 +16,7 @@ from echo_runs import write_rows
 from batchgen.cli.main import cli
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
-from batchgen.job.input.params import apply, merge, read_params, scoring
+from batchgen.job.fields.params import apply, merge, read_params, scoring
 
 TEXT = "The small fox reads a long letter about rain and then walks home to its friends"
 CHAT = [{"role": "user", "content": "Say hello"}]

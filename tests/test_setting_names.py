@@ -13,14 +13,14 @@ import pytest
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.params import PARAMETER_NAMES, read_params
+from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.params import PARAMETER_NAMES, read_params
+from batchgen.job.fields.row_parser import RowParser
+from batchgen.job.fields.setting_names import SETTING_NAMES, TEXT_SETTINGS
+from batchgen.job.fields.settings import TEMPLATE_NAMES, TRUNCATE
 from batchgen.job.input.reader import Reader
-from batchgen.job.input.row_parser import RowParser
-from batchgen.job.input.settings import TEMPLATE_NAMES, TRUNCATE
 from batchgen.job.parsing.thinking_choice import THINKING_NAMES, spread_thinking
 from batchgen.job.rows import InputRow
-from batchgen.job.setting_names import SETTING_NAMES, TEXT_SETTINGS
 from batchgen.job.spec import InputSpec
 
 CHAT = [{"role": "user", "content": "Hi"}]

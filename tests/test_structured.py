@@ -26,7 +26,7 @@ from batchgen.engine.request import (
     StructuredOutput,
 )
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.input.params import read_params
+from batchgen.job.fields.params import read_params
 from batchgen.job.rows import InputRow
 from batchgen.job.text.codecs import ByteCodec
 from batchgen.job.text.requests import Requests

@@ -24,7 +24,7 @@ from batchgen.api.stream import Stages, Stream
 from batchgen.devices import check_device
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import UsageError
-from batchgen.job.input.params import merge
+from batchgen.job.fields.params import merge
 from batchgen.job.model.files import ModelFiles, model_of
 from batchgen.job.rows import InputRow
 from batchgen.job.run.stages import load_job_codec, load_job_engine, make_requests, make_results

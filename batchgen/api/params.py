@@ -8,7 +8,7 @@ from typing import Any
 
 from batchgen.engine.request import MAX_TOP_LOGPROBS, SamplingParams, StructuredOutput
 from batchgen.errors import ErrorCode, RowError, UsageError
-from batchgen.job.input.params import apply, read_params
+from batchgen.job.fields.params import apply, read_params
 from batchgen.job.quoting import shown
 
 __all__ = ["ParamsLike", "base_params", "checked", "each_of"]

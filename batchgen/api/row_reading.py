@@ -9,9 +9,9 @@ from typing import Any
 from batchgen.api.params import checked
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
-from batchgen.job.input.duplicates import SeenIds
-from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.row_parser import PARAMS, RowParser
+from batchgen.job.fields.duplicates import SeenIds
+from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.row_parser import PARAMS, RowParser
 from batchgen.job.model.adapter_choice import settled_adapter
 from batchgen.job.model.adapters import parse_adapters
 from batchgen.job.rows import InputRow

@@ -33,7 +33,7 @@ def _template_kwargs(
     """A JSON object, fit to be a row's chat_template_kwargs."""
     if not value:
         return {}
-    from batchgen.job.input.settings import read_template_kwargs
+    from batchgen.job.fields.settings import read_template_kwargs
 
     try:
         given = json.loads(value)

@@ -136,7 +136,7 @@ def _print_json(summary: Summary) -> None:
 def job_spec(flags: dict[str, Any]) -> JobSpec:
     """The frozen job of these flags; only sampling flags that were given become defaults."""
     from batchgen.engine.processes.devices import own_device
-    from batchgen.job.input.params import scoring
+    from batchgen.job.fields.params import scoring
 
     input_names = {field.name for field in fields(InputSpec)}
     job_names = {field.name for field in fields(JobSpec)} - {"input", "sampling", "shard"}

@@ -14,6 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 from batchgen.errors import ErrorCode, InputUnreadableError, InvalidDataError, RowError
+from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.openai_rows import ENVELOPE, URL, is_openai_row
+from batchgen.job.fields.row_parser import PARAMS, TEMPLATE_COLUMNS, RowParser
 from batchgen.job.input.arrow_values import (
     content_of,
     id_of,
@@ -22,10 +25,7 @@ from batchgen.job.input.arrow_values import (
     kept_value,
     plain_of,
 )
-from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.openai_rows import ENVELOPE, URL, is_openai_row
-from batchgen.job.input.row_parser import PARAMS, TEMPLATE_COLUMNS, RowParser
-from batchgen.job.named_columns import few
+from batchgen.job.input.named_columns import few
 from batchgen.job.spec import InputSpec
 from batchgen.job.stored_types import stored_type
 from batchgen.job.text.row_template import WHOLE_ROW, RowTemplate

@@ -21,12 +21,12 @@ import pyarrow.csv as pv
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
 from batchgen.job.decisions.settings import DECISION_NAMES
+from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.row_parser import PARAMS, SYSTEM, RowParser
+from batchgen.job.fields.structured import STRUCTURED_NAMES
+from batchgen.job.fields.token_rules import TOKEN_RULE_NAMES
 from batchgen.job.input.arrow_rows import ArrowColumns, ArrowRows, find_columns
-from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.row_parser import PARAMS, SYSTEM, RowParser
 from batchgen.job.input.sources import Source
-from batchgen.job.input.structured import STRUCTURED_NAMES
-from batchgen.job.input.token_rules import TOKEN_RULE_NAMES
 from batchgen.job.model.adapter_choice import ADAPTER
 from batchgen.job.spec import InputSpec
 

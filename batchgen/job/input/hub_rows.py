@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 
 from batchgen.errors import InputUnreadableError
+from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.arrow_rows import ArrowRows, find_columns
-from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.row_parser import RowParser
 from batchgen.job.input.sources import Source, SourceKind
 from batchgen.job.spec import InputSpec
 

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError, InvalidDataError
+from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.arrow_rows import ArrowColumns, ArrowRows, find_columns
-from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.row_parser import RowParser
 from batchgen.job.input.sources import Source
+from batchgen.job.input.wide_integers import bytes_for_wide_integers, wide_integers
 from batchgen.job.prefetch import prefetched
 from batchgen.job.spec import InputSpec
-from batchgen.job.wide_integers import bytes_for_wide_integers, wide_integers
 
 __all__ = ["parquet_rows"]
 

@@ -21,15 +21,15 @@ import pyarrow as pa
 from batchgen.counts import counted
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import FingerprintMismatchError, RowError
-from batchgen.job.input.duplicates import SeenIds
+from batchgen.job.fields.duplicates import SeenIds
+from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.params import merge
+from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.file_kinds import HEAD_BYTES, is_array, refuse_text
 from batchgen.job.input.jsonl import JsonlRows
-from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.params import merge
-from batchgen.job.input.row_parser import RowParser
+from batchgen.job.input.named_columns import check_names
 from batchgen.job.input.sources import Source, SourceKind, find_sources
 from batchgen.job.input_marks import Mark, Marks, mark_of
-from batchgen.job.named_columns import check_names
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec, JobSpec, SamplingDefaults
 from batchgen.job.stores.places import Place

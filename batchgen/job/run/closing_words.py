@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from batchgen.counts import counted
-from batchgen.job.row_advice import advice_for
+from batchgen.job.run.row_advice import advice_for
 from batchgen.job.run.summary import Summary
 
 __all__ = ["closing_words", "failure_words", "kinds_of_failures"]

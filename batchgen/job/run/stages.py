@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from batchgen.engine.config import Adapter, EngineConfig
 from batchgen.engine.processes.devices import Device, parse_devices
 from batchgen.engine.request import Engine
+from batchgen.job.fields.params import merge
 from batchgen.job.flow.results import Results, ResultsOptions
-from batchgen.job.input.params import merge
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.model.weights import quantization_of
 from batchgen.job.spec import JobSpec

@@ -14,17 +14,17 @@ from typing import Any
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.decisions.settings import DECISION_NAMES, check_decision, read_decisions
-from batchgen.job.input.settings import (
+from batchgen.job.fields.setting_names import SETTING_NAMES
+from batchgen.job.fields.settings import (
     TEMPLATE_NAMES,
     TRUNCATE,
     check_setting,
     nearest,
 )
-from batchgen.job.input.structured import STRUCTURED_NAMES, read_structured
-from batchgen.job.input.token_rules import TOKEN_RULE_NAMES, read_token_rules
+from batchgen.job.fields.structured import STRUCTURED_NAMES, read_structured
+from batchgen.job.fields.token_rules import TOKEN_RULE_NAMES, read_token_rules
 from batchgen.job.model.adapter_choice import ADAPTER, read_adapter
 from batchgen.job.quoting import shown
-from batchgen.job.setting_names import SETTING_NAMES
 from batchgen.job.spec import SamplingDefaults
 
 __all__ = [

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.input.kept_columns import KeptColumns
-from batchgen.job.input.messages import (
+from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.messages import (
     is_conversation,
     is_written_conversation,
     not_one_content,
     read_messages,
     read_token_ids,
 )
-from batchgen.job.input.openai_rows import ENVELOPE, body_as_row, is_openai_row, read_body
-from batchgen.job.input.params import PARAMETER_NAMES, apply, near_miss, read_params
-from batchgen.job.input.settings import (
+from batchgen.job.fields.openai_rows import ENVELOPE, body_as_row, is_openai_row, read_body
+from batchgen.job.fields.params import PARAMETER_NAMES, apply, near_miss, read_params
+from batchgen.job.fields.setting_names import TEXT_SETTINGS
+from batchgen.job.fields.settings import (
     TEMPLATE_NAMES,
     TRUNCATE,
     joined,
@@ -38,7 +39,6 @@ from batchgen.job.parsing.thinking_choice import THINKING_NAMES, spread_thinking
 from batchgen.job.parsing.tool_choice import choose_tools
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
-from batchgen.job.setting_names import TEXT_SETTINGS
 from batchgen.job.spec import InputSpec
 from batchgen.job.text.chat_shape import with_system
 

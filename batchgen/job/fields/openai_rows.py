@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.input.settings import json_or_text
+from batchgen.job.fields.settings import json_or_text
 from batchgen.job.quoting import shown
 
 __all__ = ["ENVELOPE", "URL", "body_as_row", "is_openai_row", "read_body"]

@@ -10,8 +10,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
+from batchgen.job.fields.setting_names import is_neutral
 from batchgen.job.quoting import shown
-from batchgen.job.setting_names import is_neutral
 
 __all__ = [
     "ONE_CALL",
