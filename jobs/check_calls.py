@@ -26,9 +26,9 @@ from answer_tokenizers import tag_codec  # noqa: E402
 from check_templates import found_in  # noqa: E402
 
 from batchgen.errors import RowError  # noqa: E402
-from batchgen.job.parsing.answers import Answer, AnswerParsers  # noqa: E402
-from batchgen.job.parsing.call_formats import call_format  # noqa: E402
-from batchgen.job.parsing.thinking_formats import thinking_format  # noqa: E402
+from batchgen.job.answers.call_formats import call_format  # noqa: E402
+from batchgen.job.answers.reading import Answer, AnswerParsers  # noqa: E402
+from batchgen.job.answers.thinking_formats import thinking_format  # noqa: E402
 from batchgen.job.rows import InputRow  # noqa: E402
 from batchgen.job.text.template import ChatTemplate  # noqa: E402
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchgen.engine.request import Completion, FinishReason
 from batchgen.errors import RowError
-from batchgen.job.decisions.answers import Decisions
+from batchgen.job.decisions.decisions import Decisions
 from batchgen.job.decisions.labels import plan_labels
 
 END = 99
@@ -50,7 +50,7 @@ def test_any_labels_are_found_by_their_ways(
         ]
         done = Completion(number, [], FinishReason.STOP, target_logprobs=values)
         completions.append(done)
-    (answer,) = Decisions((ways,)).answers(completions)
+    (answer,) = Decisions((ways,)).made(completions)
     ended = any(a != b and b.startswith(a) for a in names for b in names)
     shared = min(
         next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), len(prompt))

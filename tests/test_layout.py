@@ -37,7 +37,7 @@ FLOORS = [
     ["batchgen.engine.processes"],
     ["batchgen.job.stores"],
     ["batchgen.job"],
-    ["batchgen.job.model", "batchgen.job.decisions", "batchgen.job.parsing", "batchgen.job.eta"],
+    ["batchgen.job.model", "batchgen.job.decisions", "batchgen.job.answers", "batchgen.job.eta"],
     ["batchgen.job.text"],
     ["batchgen.job.fields"],
     ["batchgen.job.input", "batchgen.job.flow", "batchgen.job.parquet"],

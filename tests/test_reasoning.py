@@ -15,10 +15,10 @@ from echo_runs import write_rows
 from batchgen.cli.main import cli
 from batchgen.engine.request import Completion, FinishReason, SamplingParams, Timings
 from batchgen.errors import FingerprintMismatchError, UsageError
+from batchgen.job.answers.reading import AnswerParsers
+from batchgen.job.answers.thinking_formats import thinking_format
 from batchgen.job.flow.engine_stage import FinishedRow
 from batchgen.job.flow.results import Results, ResultsOptions
-from batchgen.job.parsing.answers import AnswerParsers
-from batchgen.job.parsing.thinking_formats import thinking_format
 from batchgen.job.rows import InputRow, OutputRow
 from batchgen.job.text.codecs import BackendCodec
 from batchgen.job.text.requests import Requests

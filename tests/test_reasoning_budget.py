@@ -16,8 +16,8 @@ from test_reasoning import HARMONY, HARMONY_TAGS, OPENS, QWEN, USER
 from batchgen.engine.engine import LLMEngine
 from batchgen.engine.request import Completion, FinishReason, Request, SamplingParams
 from batchgen.errors import ErrorCode
+from batchgen.job.answers.reading import AnswerParsers
 from batchgen.job.fields.params import apply, read_params
-from batchgen.job.parsing.answers import AnswerParsers
 from batchgen.job.rows import InputRow
 from batchgen.job.text.codecs import BackendCodec
 from batchgen.job.text.prepared import FailedRow, PreparedRow

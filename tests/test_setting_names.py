@@ -13,13 +13,13 @@ import pytest
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
+from batchgen.job.answers.thinking_choice import THINKING_NAMES, spread_thinking
 from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.fields.params import PARAMETER_NAMES, read_params
 from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.fields.setting_names import SETTING_NAMES, TEXT_SETTINGS
 from batchgen.job.fields.settings import TEMPLATE_NAMES, TRUNCATE
 from batchgen.job.input.reader import Reader
-from batchgen.job.parsing.thinking_choice import THINKING_NAMES, spread_thinking
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
 

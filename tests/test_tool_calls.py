@@ -16,13 +16,13 @@ from echo_runs import write_rows
 from batchgen.cli.main import cli
 from batchgen.engine.request import Completion, FinishReason, SamplingParams, Timings
 from batchgen.errors import ErrorCode, RowError, UsageError
+from batchgen.job.answers.call_formats import call_format
+from batchgen.job.answers.calls import Tools
+from batchgen.job.answers.marks import Marks
+from batchgen.job.answers.reading import AnswerParsers
+from batchgen.job.answers.tool_choice import forced_output, read_tool_choice
 from batchgen.job.flow.engine_stage import FinishedRow
 from batchgen.job.flow.results import Results, ResultsOptions
-from batchgen.job.parsing.answers import AnswerParsers
-from batchgen.job.parsing.call_formats import call_format
-from batchgen.job.parsing.calls import Tools
-from batchgen.job.parsing.marks import Marks
-from batchgen.job.parsing.tool_choice import forced_output, read_tool_choice
 from batchgen.job.rows import InputRow, OutputRow
 from batchgen.job.text.requests import Requests
 
@@ -65,7 +65,7 @@ def read(name: str, answer: str, tokens: bool, tools: Any = TOOLS) -> tuple[str,
 
 
 def _wish() -> Any:
-    from batchgen.job.parsing.marks import Wish
+    from batchgen.job.answers.marks import Wish
 
     return Wish()
 

@@ -15,11 +15,11 @@ def _parser_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if value in ("auto", "none"):
         return value
     if param.name == "reasoning_parser":
-        from batchgen.job.parsing.thinking_formats import thinking_format
+        from batchgen.job.answers.thinking_formats import thinking_format
 
         thinking_format(value, None)
     else:
-        from batchgen.job.parsing.call_formats import call_format
+        from batchgen.job.answers.call_formats import call_format
 
         call_format(value, None)
     return value

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
+from batchgen.job.answers.thinking_choice import THINKING_NAMES, spread_thinking, thinking_wishes
+from batchgen.job.answers.tool_choice import choose_tools
 from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.fields.messages import (
     is_conversation,
@@ -35,8 +37,6 @@ from batchgen.job.fields.settings import (
 )
 from batchgen.job.model.adapter_choice import adapter_of_body, settled_adapter
 from batchgen.job.model.adapters import parse_adapters
-from batchgen.job.parsing.thinking_choice import THINKING_NAMES, spread_thinking, thinking_wishes
-from batchgen.job.parsing.tool_choice import choose_tools
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec

@@ -100,7 +100,7 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "modalities": _off(["text"]),
     "parallel_tool_calls": _off(True),
     "suffix": _off(),
-    "tool_choice": lambda choice: True,  # read with the tools: `parsing.tool_choice`
+    "tool_choice": lambda choice: True,  # read with the tools: `answers.tool_choice`
     "truncation": _off("disabled"),
     "verbosity": _off("medium"),
     "web_search_options": lambda _: False,  # {} searches

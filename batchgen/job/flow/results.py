@@ -9,9 +9,9 @@ from typing import Any
 
 from batchgen.engine.request import Completion, Timings
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.decisions.answers import Decisions, columns_of, joined
+from batchgen.job.answers.reading import Answer
+from batchgen.job.decisions.decisions import Decisions, columns_of, joined
 from batchgen.job.flow.engine_stage import FinishedRow, Outcome
-from batchgen.job.parsing.answers import Answer
 from batchgen.job.rows import InputRow, OutputRow
 from batchgen.job.text.kept_specials import with_special_tokens
 from batchgen.job.text.prepared import FailedRow, PreparedRow, as_row_error, failed
@@ -85,7 +85,7 @@ class Results:
         """One row, whatever the number of requests that its decisions took."""
         prepared, completions = outcome.prepared, outcome.completions
         try:
-            columns = columns_of(decisions, decisions.answers(completions))
+            columns = columns_of(decisions, decisions.made(completions))
         except RowError as error:
             return self._error_row(failed(prepared, error))
         out = self._row(prepared, 0, joined(completions), Answer(""))

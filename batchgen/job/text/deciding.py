@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from batchgen.engine.request import Question, Request, SamplingParams
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.decisions.answers import Decisions
+from batchgen.job.decisions.decisions import Decisions
 from batchgen.job.decisions.labels import Ways, plan_labels
 from batchgen.job.decisions.question_texts import asked_chat, asked_text, labels_of, questions_of
 from batchgen.job.rows import InputRow

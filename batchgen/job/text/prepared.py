@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from batchgen.engine.request import Request
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.decisions.answers import Decisions
-from batchgen.job.parsing.answers import Reading
+from batchgen.job.answers.reading import Reading
+from batchgen.job.decisions.decisions import Decisions
 from batchgen.job.rows import InputRow
 
 __all__ = [

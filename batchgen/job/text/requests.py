@@ -14,7 +14,7 @@ from batchgen.engine.draws import draw_key
 from batchgen.engine.grammar.compiler import GrammarCompiler
 from batchgen.engine.request import Constraint, Request, SamplingParams, StopChecker
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.parsing.answers import AnswerParsers, Reading, guided
+from batchgen.job.answers.reading import AnswerParsers, Reading, guided
 from batchgen.job.rows import InputRow
 from batchgen.job.text.deciding import Deciding
 from batchgen.job.text.hints import Hints

@@ -13,8 +13,8 @@ from typing import Any
 
 from batchgen.engine.request import GrammarKind, StructuredOutput
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.parsing.calls import Call, Calls, Tools, json_value
-from batchgen.job.parsing.marks import Marks, Wish
+from batchgen.job.answers.calls import Call, Calls, Tools, json_value
+from batchgen.job.answers.marks import Marks, Wish
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 

@@ -12,7 +12,7 @@ from batchgen.engine.request import Completion, Timings
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.decisions.labels import LabelPlan, Ways
 
-__all__ = ["Answer", "Decisions", "columns_of", "joined"]
+__all__ = ["Decision", "Decisions", "columns_of", "joined"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +25,18 @@ class Decisions:
     ways: tuple[Ways, ...]
     names: tuple[str, ...] = ()
 
-    def answers(self, completions: Sequence[Completion]) -> list[Answer]:
+    def made(self, completions: Sequence[Completion]) -> list[Decision]:
         """One a question. RowError(NAN_LOGITS) where no label has a probability."""
         found, place = [], 0
         for way in self.ways:
             own = completions[place : place + len(way.requests)]
-            found.append(_answer(way, [c.target_logprobs or [] for c in own]))
+            found.append(_decision(way, [c.target_logprobs or [] for c in own]))
             place += len(way.requests)
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Decision:
     """`probs`, `logprobs`: of each label, in the labels' order; `token_ids`: of the chosen one."""
 
     labels: tuple[str, ...]
@@ -52,25 +52,25 @@ class Answer:
         return [{"label": a, "prob": p, "logprob": logprob} for a, p, logprob in columns]
 
 
-def columns_of(decisions: Decisions, answers: Sequence[Answer]) -> dict[str, Any]:
+def columns_of(decisions: Decisions, made: Sequence[Decision]) -> dict[str, Any]:
     """The output's columns. Of questions the completion is a JSON object, name to label."""
-    tokens = [token for answer in answers for token in answer.token_ids]
+    tokens = [token for decision in made for token in decision.token_ids]
     if not decisions.names:
-        (answer,) = answers
+        (decision,) = made
         return {
-            "completion": answer.choice,
-            "choice": answer.choice,
-            "choice_probs": answer.choice_probs,
+            "completion": decision.choice,
+            "choice": decision.choice,
+            "choice_probs": decision.choice_probs,
             "completion_tokens": len(tokens),
             "token_ids": tokens,
         }
-    named = list(zip(decisions.names, answers, strict=True))
-    text = json.dumps({name: answer.choice for name, answer in named}, ensure_ascii=False)
+    named = list(zip(decisions.names, made, strict=True))
+    text = json.dumps({name: decision.choice for name, decision in named}, ensure_ascii=False)
     return {
         "completion": text,
         "decisions": [
-            {"name": name, "choice": answer.choice, "choice_probs": answer.choice_probs}
-            for name, answer in named
+            {"name": name, "choice": decision.choice, "choice_probs": decision.choice_probs}
+            for name, decision in named
         ],
         "completion_tokens": len(tokens),
         "token_ids": tokens,
@@ -92,7 +92,7 @@ def joined(completions: Sequence[Completion]) -> Completion:
     return replace(completions[0], timings=timings, preemptions=preemptions, cached_tokens=cached)
 
 
-def _answer(way: Ways, scored: Sequence[Sequence[float]]) -> Answer:
+def _decision(way: Ways, scored: Sequence[Sequence[float]]) -> Decision:
     logprobs = [_logprob(plan, scored) for plan in way.labels]
     best = max(logprobs)
     if not math.isfinite(best):
@@ -101,7 +101,7 @@ def _answer(way: Ways, scored: Sequence[Sequence[float]]) -> Answer:
     weights = [math.exp(logprob - best) for logprob in logprobs]
     total = math.fsum(weights)
     chosen = way.labels[logprobs.index(best)]  # of equals the first
-    return Answer(
+    return Decision(
         labels=tuple(plan.label for plan in way.labels),
         probs=tuple(weight / total for weight in weights),
         logprobs=tuple(logprobs),

@@ -8,15 +8,15 @@ from itertools import chain
 
 from batchgen.engine.request import Constraint, SamplingParams
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.parsing.addressed_calls import AddressedCalls
-from batchgen.job.parsing.call_formats import call_format
-from batchgen.job.parsing.calls import CallFormat, Tools, calls_column
-from batchgen.job.parsing.guide import ThinkingGuide
-from batchgen.job.parsing.marks import Decoder, Marks, Wish
-from batchgen.job.parsing.thinking import Begin, ThinkingFormat, begin_in_chat, begin_in_text
-from batchgen.job.parsing.thinking_formats import thinking_format
-from batchgen.job.parsing.tool_choice import ForcedCalls
-from batchgen.job.parsing.tracking import num_thinking_tokens
+from batchgen.job.answers.addressed_calls import AddressedCalls
+from batchgen.job.answers.call_formats import call_format
+from batchgen.job.answers.calls import CallFormat, Tools, calls_column
+from batchgen.job.answers.guide import ThinkingGuide
+from batchgen.job.answers.marks import Decoder, Marks, Wish
+from batchgen.job.answers.thinking import Begin, ThinkingFormat, begin_in_chat, begin_in_text
+from batchgen.job.answers.thinking_formats import thinking_format
+from batchgen.job.answers.tool_choice import ForcedCalls
+from batchgen.job.answers.tracking import num_thinking_tokens
 from batchgen.job.rows import InputRow
 
 __all__ = ["Answer", "AnswerParsers", "Reading", "guided"]

@@ -14,9 +14,9 @@ import numpy as np
 
 from batchgen.engine.request import Constraint
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.parsing.marks import Marks
-from batchgen.job.parsing.thinking import Begin, ThinkingFormat
-from batchgen.job.parsing.tracking import Phase, tracker
+from batchgen.job.answers.marks import Marks
+from batchgen.job.answers.thinking import Begin, ThinkingFormat
+from batchgen.job.answers.tracking import Phase, tracker
 
 __all__ = ["ThinkingGuide"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchgen.job.parsing.calls import Call, Calls, Tools, typed_value
-from batchgen.job.parsing.marks import Marks, Wish
+from batchgen.job.answers.calls import Call, Calls, Tools, typed_value
+from batchgen.job.answers.marks import Marks, Wish
 
 __all__ = ["NestedCalls"]
 

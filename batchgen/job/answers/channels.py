@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from batchgen.job.parsing.marks import Marks
-from batchgen.job.parsing.thinking import Begin, Split, ThinkingFormat
+from batchgen.job.answers.marks import Marks
+from batchgen.job.answers.thinking import Begin, Split, ThinkingFormat
 
 __all__ = ["HARMONY", "Message", "messages_of"]
 

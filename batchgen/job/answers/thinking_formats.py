@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchgen.job.parsing.channels import HARMONY
-from batchgen.job.parsing.named_format import named_format
-from batchgen.job.parsing.thinking import ThinkingFormat
+from batchgen.job.answers.channels import HARMONY
+from batchgen.job.answers.named_format import named_format
+from batchgen.job.answers.thinking import ThinkingFormat
 
 __all__ = ["thinking_format"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from batchgen.job.parsing.calls import Call, Calls, Tools, json_value, no_constant
-from batchgen.job.parsing.marks import Marks, Wish
+from batchgen.job.answers.calls import Call, Calls, Tools, json_value, no_constant
+from batchgen.job.answers.marks import Marks, Wish
 
 __all__ = ["BareJsonCalls", "MistralCalls", "NamedJsonCalls", "TaggedJsonCalls", "read_json_calls"]
 

@@ -9,21 +9,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from batchgen.job.parsing.addressed_calls import AddressedCalls
-from batchgen.job.parsing.calls import Call, CallFormat, Calls, Tools, json_value
-from batchgen.job.parsing.channels import HARMONY, messages_of
-from batchgen.job.parsing.gemma_calls import GemmaCalls
-from batchgen.job.parsing.json_calls import (
+from batchgen.job.answers.addressed_calls import AddressedCalls
+from batchgen.job.answers.calls import Call, CallFormat, Calls, Tools, json_value
+from batchgen.job.answers.channels import HARMONY, messages_of
+from batchgen.job.answers.gemma_calls import GemmaCalls
+from batchgen.job.answers.json_calls import (
     BareJsonCalls,
     MistralCalls,
     NamedJsonCalls,
     TaggedJsonCalls,
 )
-from batchgen.job.parsing.marks import Marks, Wish
-from batchgen.job.parsing.named_format import named_format
-from batchgen.job.parsing.nested_calls import NestedCalls
-from batchgen.job.parsing.pythonic_calls import PythonicCalls
-from batchgen.job.parsing.tagged_calls import (
+from batchgen.job.answers.marks import Marks, Wish
+from batchgen.job.answers.named_format import named_format
+from batchgen.job.answers.nested_calls import NestedCalls
+from batchgen.job.answers.pythonic_calls import PythonicCalls
+from batchgen.job.answers.tagged_calls import (
     CODER,
     DSML,
     GLM,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from batchgen.job.parsing.marks import Marks
+from batchgen.job.answers.marks import Marks
 
 __all__ = ["Begin", "Split", "ThinkingFormat", "begin_in_chat", "begin_in_text"]
 

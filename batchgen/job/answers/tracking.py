@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol
 
-from batchgen.job.parsing.channels import HARMONY, messages_of
-from batchgen.job.parsing.marks import Marks, Wish
-from batchgen.job.parsing.thinking import Begin, ThinkingFormat
+from batchgen.job.answers.channels import HARMONY, messages_of
+from batchgen.job.answers.marks import Marks, Wish
+from batchgen.job.answers.thinking import Begin, ThinkingFormat
 
 __all__ = ["Phase", "Tracker", "num_thinking_tokens", "tracker"]
 

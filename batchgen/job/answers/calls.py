@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Protocol
 
-from batchgen.job.parsing.marks import Marks
+from batchgen.job.answers.marks import Marks
 
 __all__ = [
     "Call",

@@ -6,8 +6,8 @@ import json
 import re
 from dataclasses import dataclass
 
-from batchgen.job.parsing.calls import Call, Calls, Tools, json_value
-from batchgen.job.parsing.marks import Marks, Wish
+from batchgen.job.answers.calls import Call, Calls, Tools, json_value
+from batchgen.job.answers.marks import Marks, Wish
 
 __all__ = ["AddressedCalls"]
 

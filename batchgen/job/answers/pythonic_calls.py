@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from batchgen.job.parsing.calls import Call, Calls, Tools
-from batchgen.job.parsing.json_calls import read_json_calls
-from batchgen.job.parsing.marks import Marks, Wish
+from batchgen.job.answers.calls import Call, Calls, Tools
+from batchgen.job.answers.json_calls import read_json_calls
+from batchgen.job.answers.marks import Marks, Wish
 
 __all__ = ["PythonicCalls"]
 
