@@ -117,7 +117,7 @@ class ReferenceBackend:
 
 
 def _rounded(data: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """In the cache's dtype; float8 saturates, where torch before 2.13 makes NaN of what is beyond it."""
+    """In the cache's dtype; float8 saturates; torch before 2.13 makes NaN of what is beyond it."""
     if dtype == torch.float8_e4m3fn:
         largest = torch.finfo(dtype).max
         data = data.clamp(-largest, largest)
