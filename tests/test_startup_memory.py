@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from batchgen.engine.kernels.answers import empty_rows
+from batchgen.engine.kernels.outputs import empty_rows
 from batchgen.startup import later, library_pages
 
 NAMES = ("idle", "idle.part", "idle_open", "idle_slow", "idle_broken", "idle_circle", "idle_user")

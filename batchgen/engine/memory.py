@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
 
-from batchgen.engine.resident import peak_resident_bytes
+from batchgen.startup.host_memory import peak_resident_bytes
 from batchgen.startup.library_pages import let_go_of_library_pages
 
 __all__ = [

@@ -1,22 +1,37 @@
-"""How much memory can be allocated now without swapping. Bytes."""
+"""How much of the host's memory is free, and how much this process has held. Bytes."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-__all__ = ["available_host_memory"]
+__all__ = ["available_host_memory", "peak_resident_bytes"]
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
+_STATUS = Path("/proc/self/status")
 _UNKNOWN = 2 << 30
 
 
 def available_host_memory() -> int:
-    """By the machine, by the process's cgroup (v2) and by every one that it lies in."""
+    """What can be allocated now without swapping: by the machine, by the process's cgroup (v2) and
+    by every one that it lies in."""
     candidates = [_meminfo_available(), *map(_cgroup_available, _cgroups())]
     known = [value for value in candidates if value is not None]
     return min(known, default=_UNKNOWN)
+
+
+def peak_resident_bytes() -> int:
+    """The most that was ever there. Of this program alone where the system says so: `getrusage`
+    counts what its parent held when it was started, too (Linux keeps that figure across exec)."""
+    peak = _number_after("VmHWM:", _STATUS, unit=1024)
+    if peak is not None:
+        return peak
+    import resource  # where there is no /proc
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _meminfo_available() -> int | None:

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.grammar.constraint import GrammarConstraint
-from batchgen.engine.grammar.way_out import Ways, WaySearch
+from batchgen.engine.grammar.way_search import Ways, WaySearch
 from batchgen.engine.request import Constraint, GrammarKind, Shared, StructuredOutput
 from batchgen.errors import ErrorCode, RowError, UsageError
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchgen.engine.grammar.ending import Ending
-from batchgen.engine.grammar.way_out import Ways
+from batchgen.engine.grammar.way_search import Ways
 from batchgen.errors import ErrorCode, RowError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchgen.engine.grammar.way import Way, way_along
-from batchgen.engine.grammar.way_out import Ways
+from batchgen.engine.grammar.way_search import Ways
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from batchgen.engine.kernels.answers import empty_rows
 from batchgen.engine.kernels.build import load_kernels
+from batchgen.engine.kernels.outputs import empty_rows
 
 __all__ = ["Operators", "Weight", "WeightKind"]
 

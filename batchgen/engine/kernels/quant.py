@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from batchgen.engine.kernels.answers import empty_rows
 from batchgen.engine.kernels.build import load_kernels
+from batchgen.engine.kernels.outputs import empty_rows
 
 __all__ = ["QuantKernels", "QuantWeight"]
 

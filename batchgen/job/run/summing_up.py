@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING
 
 from batchgen.engine.bounds import bound_by
-from batchgen.engine.resident import peak_resident_bytes
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.run.summary import Summary
 from batchgen.job.storage.manifest import FinalReport
 from batchgen.startup import timeline
+from batchgen.startup.host_memory import peak_resident_bytes
 
 if TYPE_CHECKING:
     from batchgen.job.run.assembly import Assembly
