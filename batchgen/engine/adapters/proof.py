@@ -16,7 +16,7 @@ from batchgen.engine.adapters.lora import Lora, LoraLayer
 from batchgen.engine.adapters.merging import merged_weight
 from batchgen.engine.adapters.serving import AdapterSet
 from batchgen.engine.model.model import Model
-from batchgen.engine.model.proof import STEPS, allowed_error, compare, own_logits
+from batchgen.engine.model.proof import STEPS, allowed_error, compare, own_logits, worst_error
 from batchgen.errors import ModelRefusedError
 
 __all__ = ["check_merged", "expected_logits", "prove_adapters", "unmerged_logits"]
@@ -33,9 +33,7 @@ def check_merged(
 ) -> None:
     """ModelRefusedError unless the merged module answers as the unmerged one with its products."""
     found = own_logits(module, vocab_size)
-    pairs = zip(found, unmerged, strict=True)
-    worst = max(float(_relative(one, other).max()) for one, other in pairs)
-    _judge(lora.name, worst, allowed_error(module))
+    _judge(lora.name, worst_error(found, unmerged), allowed_error(module))
 
 
 def unmerged_logits(module: nn.Module, lora: Lora, vocab_size: int) -> list[torch.Tensor]:
@@ -96,12 +94,6 @@ def _merged(layer: LoraLayer) -> Any:
 
 def _added(layer: LoraLayer) -> Any:
     return lambda part, args, output: output + layer.product(args[0])
-
-
-def _relative(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    error: torch.Tensor = (one.float() - other.float()).norm(dim=-1)
-    relative: torch.Tensor = error / other.float().norm(dim=-1).clamp_min(1e-6)
-    return relative
 
 
 def _judge(name: str, worst: float, allowed: float) -> None:

@@ -22,7 +22,7 @@ from batchgen.engine.kernels.ops import Operators
 from batchgen.engine.kernels.quant import QuantKernels
 from batchgen.engine.model.binding import AttentionCall, StepContext
 from batchgen.engine.model.model import Model
-from batchgen.engine.model.proof import each_logits
+from batchgen.engine.model.proof import each_logits, relative_errors
 from batchgen.engine.packed.product import PackedProduct
 
 __all__ = ["bind_stack"]
@@ -188,7 +188,7 @@ def bind_stack(model: Model) -> bool:
         loose = torch.bfloat16 if stack.quant is not None else model.dtype
         rounds = loose == torch.float32 and stack.parts[0].rounds
         tolerance = _ROUNDED_TOLERANCE if rounds else _TOLERANCE[loose]
-        equal = _equal(map(_errors, _some_logits(model), expected), tolerance)
+        equal = _equal(map(relative_errors, _some_logits(model), expected), tolerance)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         _LOG.info("CPU: the layers do not run as one: %s", error)
         equal = False
@@ -203,12 +203,6 @@ def _some_logits(model: Model) -> Iterator[torch.Tensor]:
     """Of a large vocabulary not all: they are held until both ways have told theirs."""
     step = max(1, model.vocab_size // _LOGITS)
     return (logits[:, ::step].clone() for logits in each_logits(model, model.max_position))
-
-
-def _errors(got: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    """Of each row of logits."""
-    error: torch.Tensor = (got - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-6)
-    return error
 
 
 def _equal(errors: Iterable[torch.Tensor], tolerance: tuple[float, float]) -> bool:

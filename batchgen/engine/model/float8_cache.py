@@ -18,7 +18,7 @@ from batchgen.engine.attention.select import backend_name
 from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.pieces import Piece, make_metadata
-from batchgen.engine.model.proof import logits_at
+from batchgen.engine.model.proof import logits_at, relative_errors
 from batchgen.errors import UsageError
 
 __all__ = ["check_kv_cache_dtype", "round_cache"]
@@ -80,8 +80,7 @@ def round_cache(model: Model) -> None:
         _check_kernels(model)
     plain = logits_at(model, model.max_position)
     model.cache_dtype = torch.float8_e4m3fn
-    error = (logits_at(model, model.max_position) - plain).norm(dim=-1)
-    moved = float((error / plain.norm(dim=-1).clamp_min(1e-6)).mean())
+    moved = float(relative_errors(logits_at(model, model.max_position), plain).mean())
     if not moved <= _MOST:  # NaN must not pass
         raise UsageError(
             "this model does not survive a KV cache in float8 (e4m3, scale 1): the logits of a few "

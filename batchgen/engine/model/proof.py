@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from batchgen.engine.attention.interface import AttentionBackend
+from batchgen.engine.attention.interface import AttentionBackend, AttentionMetadata
 from batchgen.engine.config import PROOF_BLOCK_SIZE
 from batchgen.engine.mixture.replacing import has_experts
 from batchgen.engine.model.binding import use_attention
@@ -36,6 +36,8 @@ __all__ = [
     "logits_at",
     "own_logits",
     "prove",
+    "relative_errors",
+    "worst_error",
 ]
 
 ProofStep = Sequence[tuple[int, int, int]]
@@ -48,6 +50,8 @@ STEPS = (
 )
 """Per step, the pieces it packs: (sequence, first token, end)."""
 WHOLE = (((0, 0, 22), (1, 0, 10)),)
+_TABLES = ((3, 0), (2, 1))
+"""Blocks of each sequence."""
 LOOSE = 1e-1
 MAX_NOISE = 0.15
 """Most of a model's own rounding noise that is believed; unrelated logits differ by 1 or more."""
@@ -94,7 +98,7 @@ def confirm(model: Model, expected: Sequence[torch.Tensor]) -> None:
 def check_copies(module: Any, copied: Sequence[torch.Tensor], own: Sequence[torch.Tensor]) -> None:
     """Raises ModelRefusedError unless copies of the module answer as it did before any was made:
     layers that keep weights outside their parameters may lose them."""
-    if not _worst_error(copied, own) <= LOOSE:
+    if not worst_error(copied, own) <= LOOSE:
         raise _refused(
             module.config.model_type, "its quantised layers answer differently after the first call"
         )
@@ -104,7 +108,7 @@ def check_same(
     module: Any, logits: Sequence[torch.Tensor], own: Sequence[torch.Tensor], how: str
 ) -> None:
     """Raises ModelRefusedError unless a module that was changed answers as it did before."""
-    worst = _worst_error(logits, own)
+    worst = worst_error(logits, own)
     if not worst <= allowed_error(module):
         raise _refused(
             module.config.model_type,
@@ -127,16 +131,13 @@ def logits_at(model: Model, max_position: int) -> torch.Tensor:
 def each_logits(model: Model, max_position: int) -> Iterator[torch.Tensor]:
     """Logits [.., vocab_size] of each of the proof's steps as the model computes them, once at the
     first positions and once at the last ones that the model has."""
-    tables, sequences = ((3, 0), (2, 1)), _sequences(model.vocab_size, model.device)
+    sequences = _sequences(model.vocab_size, model.device)
     model.allocate_cache(4, PROOF_BLOCK_SIZE)
     for offset in (0, max(0, max_position - max(LENGTHS))):
         for step in STEPS:
-            pieces = [Piece(tables[seq], start, stop) for seq, start, stop in step]
-            metadata = make_metadata(pieces, PROOF_BLOCK_SIZE, model.device)
-            row = torch.cat([sequences[seq][start:stop] for seq, start, stop in step])
-            places = [torch.arange(p.start, p.stop, device=model.device) + offset for p in pieces]
+            row, positions, metadata = _packed(step, sequences)
             every = torch.arange(len(row), device=model.device)
-            yield model.forward(row, torch.cat(places), metadata, every).float()
+            yield model.forward(row, positions + offset, metadata, every).float()
     model.release_cache()
 
 
@@ -194,22 +195,29 @@ def compare(
 ) -> float:
     """The largest relative error of a piece's last logits, over all steps and sequences. `begin` is
     told of each step before its forward."""
-    tables = ((3, 0), (2, 1))
     sequences = _sequences(model.vocab_size, model.device)
     model.allocate_cache(4, PROOF_BLOCK_SIZE)
     errors = []
     for step in steps:
-        pieces = [Piece(tables[seq], start, stop) for seq, start, stop in step]
-        metadata = make_metadata(pieces, PROOF_BLOCK_SIZE, model.device)
-        row = torch.cat([sequences[seq][start:stop] for seq, start, stop in step])
-        places = [torch.arange(p.start, p.stop, device=model.device) for p in pieces]
+        row, positions, metadata = _packed(step, sequences)
         last = metadata.cu_seqlens_q[1:].long() - 1
         begin(step)
-        logits = model.forward(row, torch.cat(places), metadata, last).float()
-        wanted = torch.stack([expected[seq][stop - 1] for seq, _, stop in step]).float()
-        errors.append(_relative_error(logits, wanted))
+        logits = model.forward(row, positions, metadata, last)
+        wanted = torch.stack([expected[seq][stop - 1] for seq, _, stop in step])
+        errors.append(relative_errors(logits, wanted))
     model.release_cache()
     return float(torch.cat(errors).max())
+
+
+def _packed(
+    step: ProofStep, sequences: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, AttentionMetadata]:
+    """Tokens and positions of a step, int64 [num_tokens] each, and what attention is told."""
+    device = sequences[0].device
+    pieces = [Piece(_TABLES[seq], start, stop) for seq, start, stop in step]
+    places = [torch.arange(piece.start, piece.stop, device=device) for piece in pieces]
+    row = torch.cat([sequences[seq][start:stop] for seq, start, stop in step])
+    return row, torch.cat(places), make_metadata(pieces, PROOF_BLOCK_SIZE, device)
 
 
 def _own_noise(module: nn.Module, vocab_size: int) -> float:
@@ -221,16 +229,18 @@ def _own_noise(module: nn.Module, vocab_size: int) -> float:
 
     jolted = clone_module(module)
     jolted.get_input_embeddings().register_forward_hook(jolt)
-    noise = _worst_error(own_logits(module, vocab_size), own_logits(jolted, vocab_size))
+    noise = worst_error(own_logits(module, vocab_size), own_logits(jolted, vocab_size))
     return min(noise, MAX_NOISE)
 
 
-def _worst_error(logits: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
+def worst_error(logits: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
+    """The largest relative error of a row of logits."""
     pairs = zip(logits, wanted, strict=True)
-    return max(float(_relative_error(one, other).max()) for one, other in pairs)
+    return max(float(relative_errors(one, other).max()) for one, other in pairs)
 
 
-def _relative_error(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def relative_errors(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Of each row of logits (L2). [..., vocab_size] both -> [...]"""
     wanted = wanted.float()
     error: torch.Tensor = (logits.float() - wanted).norm(dim=-1)
     relative: torch.Tensor = error / wanted.norm(dim=-1).clamp_min(1e-6)
