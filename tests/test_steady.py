@@ -23,7 +23,7 @@ from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.ops import Operators
 from batchgen.engine.loader import load_model_from
 from batchgen.engine.model.model import Model
-from batchgen.engine.parallel.splitting import check_config
+from batchgen.engine.parallel.splitting import check_flags
 from batchgen.engine.steady.hold import check_parts, check_settings, prove_steady
 from batchgen.errors import ModelRefusedError, UsageError
 
@@ -125,7 +125,7 @@ def test_rows_that_choose_adapters_and_split_models_are_refused() -> None:
     with pytest.raises(UsageError, match="choose among adapters"):
         check_settings(EngineConfig(Path("m"), adapters=(adapter,), deterministic=True))
     with pytest.raises(UsageError, match="does not go with --deterministic"):
-        check_config(EngineConfig(Path("m"), tensor_parallel=2, deterministic=True))
+        check_flags(EngineConfig(Path("m"), tensor_parallel=2, deterministic=True))
 
 
 @pytest.mark.parametrize("num_inputs", [5, 64, 200, 577])

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from batchgen.counts import counted
@@ -23,10 +21,11 @@ from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
 from batchgen.engine.cpu.stack import bind_stack
 from batchgen.engine.memory import give_back_freed, give_back_loaded
 from batchgen.engine.model.binding import use_attention
-from batchgen.engine.model.checkpoint import load_folder, quietly
-from batchgen.engine.model.discovery import discover
+from batchgen.engine.model.checkpoint import load_folder
+from batchgen.engine.model.decoders import check_config, check_decoder
+from batchgen.engine.model.discovery import Discovery, discover
 from batchgen.engine.model.float8_cache import check_kv_cache_dtype, round_cache
-from batchgen.engine.model.limits import find_limits
+from batchgen.engine.model.limits import Limits, find_limits
 from batchgen.engine.model.load_failures import load_failure
 from batchgen.engine.model.model import Model, bind_model
 from batchgen.engine.model.placement import place
@@ -38,13 +37,12 @@ from batchgen.engine.model.proof import (
     own_logits,
     prove,
 )
-from batchgen.engine.model.quantization import settle_quantization
+from batchgen.engine.model.quantization import round_module, settle_quantization
 from batchgen.engine.model.quantized import Quantized
+from batchgen.engine.model.quiet import quietly
 from batchgen.engine.model.random_weights import load_random
-from batchgen.engine.model.rounding import check_quantization, round_module
 from batchgen.engine.optimizing import optimizer_of
 from batchgen.engine.parallel.group import Group
-from batchgen.engine.parallel.splitting import check_config, check_devices, check_plan
 from batchgen.engine.quantization.proof import has_quantized, settle_layers
 from batchgen.engine.steady.hold import backend_of, check_parts, check_settings, prove_steady
 from batchgen.engine.weights import weigh
@@ -54,7 +52,7 @@ from batchgen.startup import timeline
 from batchgen.startup.kernels import wait_for_kernels
 from batchgen.startup.later import META, or_whole, wake
 
-__all__ = ["check_splitting", "load_model", "load_model_from", "resolve_device", "resolve_dtype"]
+__all__ = ["load_model", "load_model_from", "resolve_device", "resolve_dtype"]
 
 DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -68,25 +66,13 @@ def load_model(config: EngineConfig, group: Group | None = None) -> Model:
     is touched."""
     device = resolve_device(config.device)
     config = settle_quantization(config, device)
-    check_quantization(config, device)
     check_kv_cache_dtype(config, device)
     if config.deterministic:
         check_settings(config)
-    with timeline.span("weights"):
-        module, quantized = _load_module(config, device)
-        packaged = quantized is not None and quantized.in_package
-        notes = round_module(module, config, device) if not config.adapters else []
-        module = module if packaged or group is not None else place(module, device)
-    with timeline.span("adapters"):
-        adapters = _attach(module, config)
-    if config.adapters:
-        notes = round_module(module, config, device)
-    if has_quantized(module):
-        with timeline.span("quantised layers"):
-            notes += settle_layers(module)
-    with quietly() if packaged else nullcontext():
+    loaded = _loaded(config, device, in_parts=group is not None)
+    with quietly() if loaded.in_package else nullcontext():
         model = load_model_from(
-            module,
+            loaded.module,
             backend_of(config, device),
             max_model_len=config.max_model_len,
             optimize=optimizer_of(config, device),
@@ -94,18 +80,46 @@ def load_model(config: EngineConfig, group: Group | None = None) -> Model:
             confirmed=config.quantization not in CPU_ROUNDINGS,
             rounded_cache=config.kv_cache_dtype != "auto",
         )
-    if quantized is not None:
-        model.notes.append(quantized.note)
-    model.notes += notes
-    if adapters is not None:
+    model.notes += loaded.notes
+    if loaded.adapters is not None:
         with timeline.span("adapters"):
-            adapters.settle(model)
+            loaded.adapters.settle(model)
     if config.deterministic:
         with timeline.span("steady"):
             check_parts(model)
             if device.type == "cpu":
                 model.notes.append(prove_steady(model))  # on a GPU, once layers are compiled
     return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A module with the weights that it is to compute with, not proven yet. `in_package`: another
+    package computes its quantised layers. `notes`: what a user should read."""
+
+    module: Any
+    in_package: bool
+    adapters: AttachedAdapters | None
+    notes: list[str]
+
+
+def _loaded(config: EngineConfig, device: torch.device, *, in_parts: bool) -> _Loaded:
+    """`in_parts`: transformers has brought this rank's slices to the device already."""
+    with timeline.span("weights"):
+        module, quantized = _load_module(config, device)
+        in_package = quantized is not None and quantized.in_package
+        notes = [] if quantized is None else [quantized.note]
+        if not config.adapters:
+            notes += round_module(module, config, device)
+        module = module if in_package or in_parts else place(module, device)
+    with timeline.span("adapters"):
+        adapters = _attach(module, config)
+    if config.adapters:  # merged into the weights as they were
+        notes += round_module(module, config, device)
+    if has_quantized(module):
+        with timeline.span("quantised layers"):
+            notes += settle_layers(module)
+    return _Loaded(module, in_package, adapters, notes)
 
 
 def _attach(module: Any, config: EngineConfig) -> AttachedAdapters | None:
@@ -116,7 +130,7 @@ def _attach(module: Any, config: EngineConfig) -> AttachedAdapters | None:
         text = f"--quantization {config.quantization} and several adapters are both given"
         raise UsageError(text, "leave one of the two out; a single adapter is merged")
     module = module.eval().requires_grad_(False)
-    _check_decoder(module, module.config.model_type)
+    check_decoder(module)
     return attach_adapters(module, config)
 
 
@@ -137,26 +151,10 @@ def load_model_from(
     transformers has split the module over these ranks.
     """
     module = module.eval().requires_grad_(False)
-    model_type: str = module.config.model_type
-    _check_decoder(module, model_type)
+    check_decoder(module)
     backend = backend or select_backend(next(module.parameters()).device)
-    vocab_size: int = module.get_output_embeddings().weight.shape[0]
     input_vocab_size: int = module.get_input_embeddings().weight.shape[0]
-    with _stage("own logits"):
-        first = own_logits(module, vocab_size, copied=False) if is_quantized(module) else None
-    if group is not None:
-        with timeline.span("split"):
-            _make_local(module, vocab_size)
-    with _stage("discover"):
-        found = discover(module, model_type, vocab_size)
-    limits = find_limits(module, found)
-    limits.check(model_type, max_model_len)
-    wait_for_kernels()
-    with _stage("proof"):
-        expected = prove(module, found, backend, limits.max_position)
-        if first is not None:
-            check_copies(module, expected, first)
-        del first
+    found, limits, expected = _proven(module, backend, max_model_len, in_parts=group is not None)
     weights = weigh(module)
     if optimize:
         use_attention(module, "eager")
@@ -181,6 +179,31 @@ def load_model_from(
     return model
 
 
+def _proven(
+    module: Any, backend: AttentionBackend, max_model_len: int | None, *, in_parts: bool
+) -> tuple[Discovery, Limits, list[torch.Tensor]]:
+    """What attention the module does, up to which length it is exact, and its own logits of the
+    proof, which it has passed. `in_parts`: transformers' wrappers are to come off first."""
+    model_type: str = module.config.model_type
+    vocab_size: int = module.get_output_embeddings().weight.shape[0]
+    with _stage("own logits"):
+        first = own_logits(module, vocab_size, copied=False) if is_quantized(module) else None
+    if in_parts:
+        with timeline.span("split"):
+            _make_local(module, vocab_size)
+    with _stage("discover"):
+        found = discover(module, model_type, vocab_size)
+    limits = find_limits(module, found)
+    limits.check(model_type, max_model_len)
+    wait_for_kernels()
+    with _stage("proof"):
+        expected = prove(module, found, backend, limits.max_position)
+        if first is not None:
+            check_copies(module, expected, first)
+        del first
+    return found, limits, expected
+
+
 @contextmanager
 def _stage(name: str) -> Iterator[None]:
     """A span at whose end the system gets back what was freed: each stage of a load needs logits
@@ -197,14 +220,6 @@ def _make_local(module: Any, vocab_size: int) -> None:
     before = own_logits(module, vocab_size, copied=False)
     make_local(module)
     check_same(module, own_logits(module, vocab_size), before, "split over several devices")
-
-
-def check_splitting(config: EngineConfig, device: torch.device) -> None:
-    """Raises UsageError or ModelRefusedError for what cannot be split over several devices."""
-    check_config(config)
-    check_devices(device, config.tensor_parallel)
-    own = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
-    check_plan(own, config.tensor_parallel)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -257,37 +272,7 @@ def _load_folder(
 ) -> tuple[Any, Quantized | None]:
     wake(META)
     own = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-    _check_config(own)
+    check_config(own)
     if config.load_format == "dummy":
         return load_random(own, dtype, config, device), None
     return load_folder(own, dtype, config, device)
-
-
-def _check_decoder(module: nn.Module, model_type: str) -> None:
-    """Refuse by name what no packed row can serve, before anything runs."""
-    # The text half of a larger model has a config that is mapped to nothing; its class is.
-    _check_config(
-        module.config, type(module).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-    )
-    if getattr(module, "_is_stateful", False):
-        raise _refused(model_type, "it keeps state outside attention (recurrent or convolutional)")
-    if any(type(part).__name__.endswith("Indexer") for part in module.modules()):
-        raise _refused(model_type, "its sparse attention picks keys by a key cache of its own")
-    if "position_ids" not in inspect.signature(module.forward).parameters:
-        raise _refused(model_type, "its forward takes no position_ids")
-
-
-def _check_config(config: Any, mapped: bool = False) -> None:
-    """Refuse what is no decoder, also where transformers would load an encoder-decoder's half."""
-    if config.is_encoder_decoder or getattr(type(config), "is_encoder_decoder", False):
-        raise _refused(config.model_type, "it is an encoder-decoder")
-    mapped = mapped or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map")
-    if not mapped:
-        raise _refused(config.model_type, "transformers has no causal language model of this type")
-
-
-def _refused(model_type: str, what: str) -> ModelRefusedError:
-    return ModelRefusedError(
-        f"model type {model_type!r} cannot be served: {what}",
-        "batchgen serves decoder-only models whose only state is attention's KV cache",
-    )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,11 @@ from batchgen.counts import counted
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.model.packed_folder import load_packed, load_packed_experts
 from batchgen.engine.model.quantized import QUANTIZED_NAMES, Quantized, read_quantized
-from batchgen.engine.model.quiet import quiet_thread
+from batchgen.engine.model.quiet import quietly
 from batchgen.engine.parallel.splitting import split_arguments
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["described", "load_folder", "quietly"]
+__all__ = ["described", "load_folder"]
 
 _DENSE_CONFIGS = {
     "mxfp4": "Mxfp4Config",
@@ -53,30 +51,40 @@ def load_folder(
     if quantized is None:
         return _load(path, own, dtype, config, {}), None
     quantized.check(str(path), quantization=config.quantization, deterministic=config.deterministic)
+    return _load_kept(own, dtype, config, device, quantized) or _load_by_package(
+        own, dtype, config, device, quantized
+    )
+
+
+def _load_kept(
+    own: Any,
+    dtype: torch.dtype | str,
+    config: EngineConfig,
+    device: torch.device,
+    quantized: Quantized,
+) -> tuple[Any, Quantized] | None:
+    """Read by batchgen itself, weights staying packed where they can; None where it cannot."""
+    path, is_plain = config.model, not (config.deterministic or config.adapters)
+    given: dict[str, Any] = {
+        "trust_remote_code": config.trust_remote_code,
+        "check": lambda info: _check_info(path, info),
+    }
     if quantized.scheme is not None:
-        return load_packed(
-            path,
-            own,
-            quantized,
-            dtype,
-            device,
-            keep=not config.deterministic and not config.adapters,
-            trust_remote_code=config.trust_remote_code,
-            check=lambda info: _check_info(path, info),
-        )
-    if quantized.method == "mxfp4" and not (config.deterministic or config.adapters):
-        kept = load_packed_experts(
-            path,
-            own,
-            quantized,
-            dtype,
-            device,
-            trust_remote_code=config.trust_remote_code,
-            check=lambda info: _check_info(path, info),
-        )
-        if kept is not None:
-            return kept
-    said: list[str] = []
+        return load_packed(path, own, quantized, dtype, device, keep=is_plain, **given)
+    if quantized.method == "mxfp4" and is_plain:
+        return load_packed_experts(path, own, quantized, dtype, device, **given)
+    return None
+
+
+def _load_by_package(
+    own: Any,
+    dtype: torch.dtype | str,
+    config: EngineConfig,
+    device: torch.device,
+    quantized: Quantized,
+) -> tuple[Any, Quantized]:
+    """By transformers, and the package that it asks."""
+    path, said = config.model, list[str]()
     try:
         with quietly(said):
             module = _load(path, own, dtype, config, _arguments(quantized, device))
@@ -164,24 +172,6 @@ def _check_info(path: Path, info: Mapping[str, Any]) -> None:
             f"the first is {unread[0]!r}",
             "fetch it again with its config.json, or name the weights that are not quantised",
         )
-
-
-@contextlib.contextmanager
-def quietly(said: list[str] | None = None) -> Iterator[None]:
-    """Keep other packages' bars and warnings off stderr; `said` collects transformers' words."""
-    logger = logging.getLogger("transformers")
-    handlers, level = logger.handlers, logger.level
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns at every call
-    with quiet_thread() as words:
-        logger.handlers = [logging.StreamHandler(words)]
-        logger.setLevel(logging.WARNING)
-        try:
-            yield
-        finally:
-            logger.handlers = handlers
-            logger.setLevel(level)
-            if said is not None:
-                said.append(words.getvalue())
 
 
 def _cause(error: Exception, said: list[str]) -> str:

@@ -6,6 +6,7 @@ threads say meanwhile: the error, it may be, that ends the command.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from io import StringIO
 from typing import Any, TextIO
 
-__all__ = ["quiet_thread"]
+__all__ = ["quiet_thread", "quietly"]
 
 _installing = threading.Lock()
 
@@ -64,3 +65,21 @@ def quiet_thread() -> Iterator[StringIO]:
                 del stream.words[ident]
             if not stream.words and sys.stderr is stream:
                 sys.stderr = stream.stream
+
+
+@contextmanager
+def quietly(said: list[str] | None = None) -> Iterator[None]:
+    """Keep other packages' bars and warnings off stderr; `said` collects transformers' words."""
+    logger = logging.getLogger("transformers")
+    handlers, level = logger.handlers, logger.level
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns at every call
+    with quiet_thread() as words:
+        logger.handlers = [logging.StreamHandler(words)]
+        logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            logger.handlers = handlers
+            logger.setLevel(level)
+            if said is not None:
+                said.append(words.getvalue())

@@ -8,17 +8,26 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 
 from batchgen.engine.config import EngineConfig
 from batchgen.errors import ModelRefusedError, UsageError
 
-__all__ = ["check_config", "check_devices", "check_plan", "rank_device", "split_arguments"]
+__all__ = ["check_flags", "check_splitting", "rank_device", "split_arguments"]
 
 _HEADS = ("num_attention_heads", "num_key_value_heads")
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value")
 
 
-def check_config(config: EngineConfig) -> None:
+def check_splitting(config: EngineConfig, device: torch.device) -> None:
+    """Raises UsageError or ModelRefusedError for what cannot be split over several devices."""
+    check_flags(config)
+    _check_devices(device, config.tensor_parallel)
+    own = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+    _check_plan(own, config.tensor_parallel)
+
+
+def check_flags(config: EngineConfig) -> None:
     """Raises UsageError for what does not go together with several devices a model."""
     size = config.tensor_parallel
     if config.model.is_file():
@@ -36,7 +45,7 @@ def _not_with(size: int, what: str, hint: str) -> UsageError:
     return UsageError(f"--tensor-parallel {size} does not go with {what}", hint)
 
 
-def check_devices(device: torch.device, size: int) -> None:
+def _check_devices(device: torch.device, size: int) -> None:
     """Raises UsageError where there are not `size` devices from `device` on."""
     if device.type == "cpu":
         if torch.cuda.is_available():
@@ -61,7 +70,7 @@ def rank_device(device: torch.device, rank: int) -> torch.device:
     return device if device.type == "cpu" else torch.device("cuda", (device.index or 0) + rank)
 
 
-def check_plan(own: Any, size: int) -> None:
+def _check_plan(own: Any, size: int) -> None:
     """`own` is the model's config. Raises ModelRefusedError where transformers has no plan for its
     layers, or heads do not divide."""
     text = own.get_text_config()

@@ -1,0 +1,44 @@
+"""Which models can be served at all: decoders without a state of their own beside attention's."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from batchgen.errors import ModelRefusedError
+
+__all__ = ["check_config", "check_decoder"]
+
+
+def check_decoder(module: nn.Module) -> None:
+    """Raises ModelRefusedError, before anything runs, for what no packed row can serve."""
+    config: Any = module.config
+    # The text half of a larger model has a config that is mapped to nothing; its class is.
+    check_config(config, type(module).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if getattr(module, "_is_stateful", False):
+        raise _refused(config, "it keeps state outside attention (recurrent or convolutional)")
+    if any(type(part).__name__.endswith("Indexer") for part in module.modules()):
+        raise _refused(config, "its sparse attention picks keys by a key cache of its own")
+    if "position_ids" not in inspect.signature(module.forward).parameters:
+        raise _refused(config, "its forward takes no position_ids")
+
+
+def check_config(config: Any, mapped: bool = False) -> None:
+    """Raises ModelRefusedError for what is no decoder, also where transformers would load an
+    encoder-decoder's half. `mapped`: its class is one of a causal language model."""
+    if config.is_encoder_decoder or getattr(type(config), "is_encoder_decoder", False):
+        raise _refused(config, "it is an encoder-decoder")
+    mapped = mapped or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map")
+    if not mapped:
+        raise _refused(config, "transformers has no causal language model of this type")
+
+
+def _refused(config: Any, what: str) -> ModelRefusedError:
+    return ModelRefusedError(
+        f"model type {config.model_type!r} cannot be served: {what}",
+        "batchgen serves decoder-only models whose only state is attention's KV cache",
+    )
