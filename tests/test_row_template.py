@@ -78,6 +78,14 @@ def test_a_name_that_the_template_reads_is_no_setting(
     assert columns(tmp_path, "seed") == [7]
 
 
+def test_a_byte_order_mark_of_a_file_is_in_no_prompt(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"title": "a"}])
+    (tmp_path / "system.txt").write_text("\ufeffBe brief.")
+    more = ("--as-chat", "--system", f"@{tmp_path / 'system.txt'}")
+    assert generate(tmp_path, source, *more, template="\ufeff{{ title }}").exit_code == 0
+    assert columns(tmp_path, "prompt") == ["system: Be brief.\nuser: a\nassistant: "]
+
+
 def test_another_template_is_another_job(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", ROWS)
     generate(tmp_path, source)

@@ -220,8 +220,9 @@ def test_limit_is_not_part_of_the_job_but_of_its_rows(tmp_path: Path, echo: Echo
     write_rows(tmp_path / "in.jsonl", prompts(10))
     assert echo(limit=4).rows == 4
     assert echo(limit=4).computed == 0
-    with pytest.raises(FingerprintMismatchError, match="only the first 4 rows"):
+    with pytest.raises(FingerprintMismatchError, match="only the first 4 rows") as refused:
         echo()
+    assert "--incremental adds the rest" in str(refused.value.hint)
     assert echo(limit=20, overwrite=True).rows == 10
     assert echo().computed == 0
 

@@ -54,7 +54,7 @@ def _text_or_file(ctx: click.Context, param: click.Parameter, value: str | None)
     if value.startswith("@@"):
         return value[1:]
     try:
-        return Path(value[1:]).expanduser().read_text(encoding="utf-8")
+        return Path(value[1:]).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         text = f"{value[1:]} cannot be read: {error} (a text that begins with @ is written @@)"
         raise click.BadParameter(text, ctx, param) from None

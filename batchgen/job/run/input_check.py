@@ -31,7 +31,9 @@ def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) 
             f"the output holds {counted(rows, 'row')}, and --limit {limit} asks for other ones"
             if limit is not None
             else f"the output holds only the first {counted(rows, 'row')}, by --limit",
-            _HINT,
+            _HINT
+            if limit is not None and limit < rows
+            else f"--incremental adds the rest; or {_HINT}",
         )
     if recorded is None or list(recorded.sources) == reader.identity():
         return

@@ -71,7 +71,7 @@ def read_template(value: str, flag: str) -> str:
     if "{%" in value or "{{" in value:
         return value
     try:
-        return Path(value).expanduser().read_text(encoding="utf-8")
+        return Path(value).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{flag} {value}: cannot be read: {error}.", "Name a jinja file."
