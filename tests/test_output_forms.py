@@ -247,3 +247,40 @@ def test_a_folder_takes_the_place_of_a_file_or_folder(tmp_path: Path) -> None:
         replace_folder(new, tmp_path / "old")
         assert [path.name for path in (tmp_path / "old").iterdir()] == [str(number)]
         assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_times_that_python_has_no_value_for_are_text_in_lines_of_json(tmp_path: Path) -> None:
+    kept = {
+        "at": pa.array([1_700_000_000_123_456_789, None], pa.timestamp("ns", tz="Europe/Berlin")),
+        "day": pa.array([1_700_000_000_000_000_000, 1], pa.timestamp("ns")),
+        "clock": pa.array([1, 2_000], pa.time64("ns")),
+        "took": pa.array([1_000_000_001, -1], pa.duration("ns")),
+        "zone": pa.array([0, 1], pa.timestamp("us", tz="Nowhere/Land")),
+        "deep": pa.array([{"x": [1]}, {"x": None}], pa.struct({"x": pa.list_(pa.duration("ns"))})),
+    }
+    pq.write_table(pa.table({"prompt": ["a", "b"], **kept}), tmp_path / "in.parquet")
+    out, same = tmp_path / "out.jsonl", tmp_path / "same.parquet"
+    for path in (out, same):
+        done = batchgen("run", "-i", tmp_path / "in.parquet", "-o", path, "--engine", "echo", "-q")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert [{name: row[name] for name in kept} for row in lines(out)] == [
+        {
+            "at": "2023-11-14T23:13:20.123456789+01:00",
+            "day": "2023-11-14T22:13:20",
+            "clock": "00:00:00.000000001",
+            "took": "0:00:01.000000001",
+            "zone": "1970-01-01T00:00:00+00:00",
+            "deep": {"x": ["0:00:00.000000001"]},
+        },
+        {
+            "at": None,
+            "day": "1970-01-01T00:00:00.000000001",
+            "clock": "00:00:00.000002",
+            "took": "-1 day, 23:59:59.999999999",
+            "zone": "1970-01-01T00:00:00.000001+00:00",
+            "deep": {"x": None},
+        },
+    ]
+    told = batchgen("export", same, "--format", "jsonl", "--to", tmp_path / "export.jsonl")
+    assert told.returncode == 0
+    assert steady(lines(tmp_path / "export.jsonl")) == steady(lines(out))

@@ -1,10 +1,18 @@
-"""What a column's values are stored as: types that Python values fit into at any depth."""
+"""What a column's values are stored as: types that Python values fit into at any depth; and read
+as, where Python has no value."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
 import pyarrow as pa
 
-__all__ = ["array_of", "stored_type"]
+__all__ = ["array_of", "plain_values", "stored_type"]
+
+Read = Callable[[Any], Any]
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType:
@@ -42,3 +50,81 @@ def array_of(values: list[object], kind: pa.DataType) -> pa.Array:
     stored = stored_type(kind)
     array = pa.array(values, stored)
     return array if stored == kind else array.cast(kind)
+
+
+def plain_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """A column's Python values. At every depth, times and spans in nanoseconds, which Python's have
+    not, are text as Python would write them; moments of a zone that is not known here are UTC's."""
+    read = _reads(column.type)
+    if read is None:
+        values: list[Any] = column.to_pylist()
+        return values
+    return [read(value) for value in column.cast(stored_type(column.type)).to_pylist()]
+
+
+def _reads(kind: pa.DataType) -> Read | None:
+    """What makes of a stored value the one to show; None where Arrow's own are right."""
+    if pa.types.is_temporal(kind):
+        if getattr(kind, "unit", "") == "ns":
+            if pa.types.is_timestamp(kind):
+                return partial(_moment, pa.timestamp("us", kind.tz if _is_known(kind) else "UTC"))
+            return _span if pa.types.is_duration(kind) else _clock
+        return None if _is_known(kind) else _same
+    if pa.types.is_struct(kind):
+        fields = {kind.field(i).name: _reads(kind.field(i).type) for i in range(len(kind))}
+        return partial(_fields, fields) if any(fields.values()) else None
+    if isinstance(kind, pa.BaseExtensionType) or not hasattr(kind, "value_type"):
+        return None
+    inner = None if pa.types.is_dictionary(kind) else _reads(kind.value_type)
+    return inner and partial(_items, inner)
+
+
+def _is_known(kind: pa.DataType) -> bool:
+    """Whether this machine has the zone of a timestamp."""
+    if not pa.types.is_timestamp(kind) or kind.tz is None:
+        return True
+    try:
+        pa.scalar(0, pa.timestamp("us", kind.tz)).as_py()
+    except (pa.ArrowException, ValueError, LookupError):
+        return False
+    return True
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _moment(kind: pa.DataType, value: int | None) -> str | None:
+    if value is None:
+        return None
+    whole = pa.scalar(value // 1000, kind).as_py()
+    if value % 1000 == 0:
+        return str(whole.isoformat())
+    text = whole.isoformat(timespec="microseconds")
+    return f"{text[:26]}{value % 1000:03d}{text[26:]}"
+
+
+def _clock(value: int | None) -> str | None:
+    text = None if value is None else _moment(pa.timestamp("us"), value)
+    return text and text[11:]
+
+
+def _span(value: int | None) -> str | None:
+    if value is None:
+        return None
+    text = str(timedelta(microseconds=value // 1000))
+    if value % 1000 == 0:
+        return text
+    return f"{text}{'' if '.' in text else '.000000'}{value % 1000:03d}"
+
+
+def _fields(fields: dict[str, Read | None], value: dict[str, Any] | None) -> Any:
+    if value is None:
+        return None
+    return {
+        name: one if (read := fields[name]) is None else read(one) for name, one in value.items()
+    }
+
+
+def _items(read: Read, value: list[Any] | None) -> Any:
+    return None if value is None else [read(one) for one in value]

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from batchgen.job.form import compression_of
 from batchgen.job.stop_check import Look
+from batchgen.job.stored_types import plain_values
 from batchgen.job.stores.files import Guard, atomic_file, unwritable, write_atomic
 from batchgen.job.stores.places import Place, arrow_source, opened
 
@@ -49,9 +50,13 @@ def write_json_lines(
     `may_write` looks at what has the name before it is replaced."""
     with atomic_file(out, "final") as file, unwritable("the output", out):
         with pa.output_stream(str(file.temporary), compression=compression_of(out)) as stream:
-            for batch in pq.ParquetFile(arrow_source(record)).iter_batches(_BATCH_ROWS):
+            whole = pq.ParquetFile(arrow_source(record))
+            names = whole.schema_arrow.names
+            for batch in whole.iter_batches(_BATCH_ROWS):
                 look()
-                lines = [json_line(row) + "\n" for row in batch.to_pylist()]
+                columns = map(plain_values, batch.columns)
+                rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+                lines = [json_line(row) + "\n" for row in rows]
                 stream.write("".join(lines).encode("utf-8", "replace"))
         made = {"job_id": job[0], "rows": job[1], **_content(file.temporary)}
         may_write()

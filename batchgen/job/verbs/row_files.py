@@ -18,6 +18,7 @@ from batchgen.errors import InputUnreadableError
 from batchgen.job.form import Form, compression_of
 from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.storage.output_folder import output_files
+from batchgen.job.stored_types import plain_values
 from batchgen.job.stores.places import Place, arrow_source, opened
 
 __all__ = ["JsonFile", "ParquetFiles", "RowFile", "no_output", "not_written", "open_rows"]
@@ -46,7 +47,7 @@ class ParquetFiles:
         """So many rows at a time: a list of values a column."""
         for file in self._files:
             for batch in file.iter_batches(size, columns=list(dict.fromkeys(columns))):
-                yield [batch.column(name).to_pylist() for name in columns]
+                yield [plain_values(batch.column(name)) for name in columns]
 
     def rows(self, columns: Sequence[str], places: Iterable[int]) -> list[Row]:
         """Some rows by their ordinal."""
@@ -56,7 +57,8 @@ class ParquetFiles:
             number = int(np.searchsorted(ends, place, side="right"))
             file, group, count = self._counts[number]
             table = file.read_row_group(group, columns=list(columns))
-            found.append(table.slice(int(place - ends[number] + count), 1).to_pylist()[0])
+            row = table.slice(int(place - ends[number] + count), 1)
+            found.append({name: plain_values(row.column(name))[0] for name in columns})
         return found
 
     def close(self) -> None:
