@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchgen.cli import options
 from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand, flag, flag_group
 from batchgen.errors import UsageError
+from batchgen.startup.importing import importing
+
+if TYPE_CHECKING:
+    from batchgen.job.model.files import ModelFiles
 
 __all__ = ["bench"]
 
@@ -76,7 +81,6 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
     from batchgen.devices import check_device
     from batchgen.engine.processes.preparing import prepare_engine
     from batchgen.job.model.files import resolve_model
-    from batchgen.startup.importing import importing
 
     _check_static(flags)
     hush_libraries()
@@ -91,27 +95,10 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
         from batchgen.report.bench import format_table
         from batchgen.report.bench_session import COLUMNS, PEER_COLUMNS, BenchSession
         from batchgen.report.peer_results import PeerResults
-        from batchgen.report.real_lengths import real_workload
-        from batchgen.report.workloads import DEFAULT_VOCAB, WORKLOADS, save_workload
+        from batchgen.report.workloads import DEFAULT_VOCAB
 
     peer = PeerResults.read(flags["peer"]) if flags["peer"] else None
-    usual = ("seed6", "mixed") if flags["static"] else ("nano",)
-    names = flags["workloads"] or (() if flags["inputs"] else usual)
-    rows = {"rows": flags["rows"]} if flags["rows"] else {}
-    fewer = _STATIC_ROWS if flags["static"] else {}
-
-    def workloads(vocab_size: int) -> dict[str, Any]:
-        vocab = min(vocab_size, DEFAULT_VOCAB)
-        work: dict[str, Any] = {
-            name: WORKLOADS[name](vocab=vocab, **(rows or fewer.get(name, {}))) for name in names
-        }
-        if flags["inputs"]:
-            work["input"] = real_workload(flags["inputs"], files, limit=flags["rows"])
-        for name, items in work.items():
-            if flags["save_workloads"]:
-                save_workload(items, flags["save_workloads"] / f"{name}.json")
-        return work
-
+    workloads = partial(_workloads, flags, files)
     if flags["static"]:
         from batchgen.cli.screen.batching import show_batching
 
@@ -139,6 +126,28 @@ def _check_static(flags: Mapping[str, Any]) -> None:
         if flags[name]:
             told = "with --static nothing reads" if flags["static"] else "only --static reads"
             raise UsageError(f"{told} --{name}", "leave one of the two out")
+
+
+def _workloads(flags: Mapping[str, Any], files: ModelFiles, vocab_size: int) -> dict[str, Any]:
+    """What is asked for, by name; saved where that is asked for, too."""
+    with importing:
+        from batchgen.report.real_lengths import real_workload
+        from batchgen.report.workloads import DEFAULT_VOCAB, WORKLOADS, save_workload
+
+    usual = ("seed6", "mixed") if flags["static"] else ("nano",)
+    names = flags["workloads"] or (() if flags["inputs"] else usual)
+    rows = {"rows": flags["rows"]} if flags["rows"] else {}
+    fewer = _STATIC_ROWS if flags["static"] else {}
+    vocab = min(vocab_size, DEFAULT_VOCAB)
+    work: dict[str, Any] = {
+        name: WORKLOADS[name](vocab=vocab, **(rows or fewer.get(name, {}))) for name in names
+    }
+    if flags["inputs"]:
+        work["input"] = real_workload(flags["inputs"], files, limit=flags["rows"])
+    for name, items in work.items():
+        if flags["save_workloads"]:
+            save_workload(items, flags["save_workloads"] / f"{name}.json")
+    return work
 
 
 def _engine_config(flags: dict[str, Any], model: Path, eos_token_ids: tuple[int, ...]) -> Any:

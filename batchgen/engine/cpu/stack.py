@@ -1,6 +1,6 @@
 """Decoder layers of Llama's shape on the CPU as one call a step: the whole stack runs in C.
 
-Found by the parts that `cpu_optimize` has already proven and bound, kept only when the model's
+Found by the parts that `optimize` has already proven and bound, kept only when the model's
 logits over a paged cache equal those of its own layers. The first layer's forward runs the stack,
 the others hand their input on; a call that is no step of the engine goes to the layers themselves.
 """

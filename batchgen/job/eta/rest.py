@@ -21,7 +21,7 @@ from batchgen.job.eta.lengths import (
     drawn,
     mean_and_variance,
 )
-from batchgen.job.eta.moment import Progress
+from batchgen.job.eta.moment import Progress, ReadRows
 from batchgen.job.eta.order import Drift
 
 __all__ = ["EARLY", "LATE", "LIKELY", "Case", "Course", "Rest"]
@@ -109,9 +109,7 @@ class Rest:
         unread = max(round(seen.rows_left * samples_a_row - many.sum()), 0)
         means = all_tokens / all_many
         unread_rows = unread / samples_a_row
-        prompts = read.prompt_tokens * (1 + unread_rows / max(read.order.rows, 1))
-        prompt = (prompts - read.begun_prompt_tokens) / max(unread + many.sum(), 1.0)
-        prompt *= read.computed_prompt_tokens / max(read.alone * read.begun_prompt_tokens, 1.0)
+        prompt = _prompt_tokens(read, unread_rows, unread + many.sum())
         return cls(
             finished=lengths.counts[present].astype(float),
             present=present,
@@ -245,3 +243,11 @@ def _ends(running: Floats, to_come: Floats, most_slots: int) -> Floats:
         first = np.argpartition(ends, width - 1, axis=1)[:, : more.shape[1]]
         np.put_along_axis(ends, first, np.take_along_axis(ends, first, 1) + more, 1)
     return np.sort(ends)
+
+
+def _prompt_tokens(read: ReadRows, unread_rows: float, samples: float) -> float:
+    """Of each of the `samples` to come, the tokens of its prompt that are computed: some are found
+    in the cache."""
+    prompts = read.prompt_tokens * (1 + unread_rows / max(read.order.rows, 1))
+    each = (prompts - read.begun_prompt_tokens) / max(samples, 1.0)
+    return each * (read.computed_prompt_tokens / max(read.alone * read.begun_prompt_tokens, 1.0))
