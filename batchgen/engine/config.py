@@ -54,7 +54,7 @@ class EngineConfig:
     """Devices that one model is split over, from `device` on; a process each."""
     dtype: str = "auto"
     eos_token_ids: tuple[int, ...] = ()
-    """Every id that ends a sequence, found by the job in the model's files: not the loader's guess."""
+    """Every id that ends a sequence, as the job found them in the model's files."""
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     max_model_len: int | None = None
