@@ -10,6 +10,7 @@ import pytest
 
 from batchgen.errors import InputUnreadableError, OutputUnwritableError, UsageError
 from batchgen.job.input.sources import SourceKind, find_sources
+from batchgen.job.stores.places import place_of
 
 ROW = b'{"prompt": "a"}\n'
 
@@ -34,6 +35,14 @@ def test_a_folder_gives_its_row_files_sorted_without_hidden_ones(folder: Path) -
 def test_a_glob_is_sorted_and_may_look_into_subfolders(folder: Path) -> None:
     assert names([f"{folder}/*.jsonl"]) == ["b.jsonl"]
     assert names([f"{folder}/**/*.jsonl"]) == ["b.jsonl", "d.jsonl"]
+
+
+def test_a_name_in_the_home_folder_is_one_also_where_no_shell_wrote_it_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    assert names(["~/b.jsonl", "~/a*", "~/sub"]) == ["b.jsonl", "a.ndjson", "d.jsonl"]
+    assert place_of("~/out.parquet") == folder / "out.parquet"
 
 
 def test_arguments_keep_their_order(folder: Path) -> None:

@@ -124,7 +124,7 @@ def find_sources(inputs: Sequence[str], output: Place | None = None) -> tuple[So
 
 
 def _expand(argument: str, output: Place | None) -> Iterator[Source]:
-    path = Path(argument)
+    path = Path(argument := os.path.expanduser(argument))
     if path.is_dir():
         yield from _folder(path, output)
     elif path.exists():

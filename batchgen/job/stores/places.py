@@ -42,13 +42,14 @@ R = TypeVar("R")
 
 
 def place_of(text: str) -> Place:
-    """The place of that name. Other schemes than those of object stores stay local names, which
-    whoever uses them refuses. Raises UsageError."""
+    """The place of that name, `~` being the home folder: no shell writes it out behind `--out=`.
+    Other schemes than those of object stores stay local names, which whoever uses them refuses.
+    Raises UsageError."""
     address = _ADDRESS.fullmatch(text)
     scheme = "" if address is None else address["scheme"].lower()
     scheme = _ALIASES.get(scheme, scheme)
     if address is None or scheme not in SCHEMES:
-        return Path(text)
+        return Path(os.path.expanduser(text))
     bucket, _, key = address["rest"].lstrip("/").partition("/")
     if "@" in bucket:
         raise UsageError(
