@@ -13,7 +13,7 @@ from tiny_models import VOCAB_SIZE, tiny_model
 from transformers.utils import logging as transformers_logging
 
 from batchgen.engine.model.own_cache import cache_name, returned_cache
-from batchgen.engine.model.proof import own_logits
+from batchgen.engine.model.proof import ENDS, own_logits
 
 
 def older(input_ids: Any, past_key_values: Any = None) -> None: ...
@@ -68,4 +68,4 @@ def test_the_oracle_reads_through_the_cache_without_a_word(
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, VOCAB_SIZE, (22,), generator=generator)
     whole = module(ids[None], use_cache=False).logits[0]
-    torch.testing.assert_close(parts[0], whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(parts[0], whole[list(ENDS[0])], rtol=1e-4, atol=1e-4)

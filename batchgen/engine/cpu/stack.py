@@ -20,6 +20,7 @@ from batchgen.engine.attention.cpu.paged import CpuAttention
 from batchgen.engine.cpu.layers import LayerParts, layer_parts
 from batchgen.engine.kernels.ops import Operators
 from batchgen.engine.kernels.quant import QuantKernels
+from batchgen.engine.memory import give_back_freed
 from batchgen.engine.model.binding import AttentionCall, StepContext
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.proof import each_logits, relative_errors
@@ -34,6 +35,8 @@ bfloat16 it is the noise of one rounding less a sum: 0.014 and 0.05 over 30 laye
 are as near."""
 _LOGITS = 8192
 """Of each row, those that are compared, or a few more."""
+_ROWS = 8
+"""Of a step, at most."""
 _ROUNDED_TOLERANCE = (1e-3, 5e-3)
 """In float32 where products round their rows to whole numbers."""
 
@@ -183,6 +186,7 @@ def bind_stack(model: Model) -> bool:
     if stack is None:
         return False
     expected = list(_some_logits(model))
+    give_back_freed()
     originals = _bind(stack)
     try:
         loose = torch.bfloat16 if stack.quant is not None else model.dtype
@@ -200,9 +204,11 @@ def bind_stack(model: Model) -> bool:
 
 
 def _some_logits(model: Model) -> Iterator[torch.Tensor]:
-    """Of a large vocabulary not all: they are held until both ways have told theirs."""
+    """Neither of a large vocabulary nor of a step all: they are held until both ways have told
+    theirs."""
     step = max(1, model.vocab_size // _LOGITS)
-    return (logits[:, ::step].clone() for logits in each_logits(model, model.max_position))
+    every = each_logits(model, model.max_position, _ROWS)
+    return (logits[:, ::step].clone() for logits in every)
 
 
 def _equal(errors: Iterable[torch.Tensor], tolerance: tuple[float, float]) -> bool:

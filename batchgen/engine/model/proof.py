@@ -52,6 +52,13 @@ STEPS = (
 WHOLE = (((0, 0, 22), (1, 0, 10)),)
 _TABLES = ((3, 0), (2, 1))
 """Blocks of each sequence."""
+ENDS = tuple(
+    tuple(sorted({stop - 1 for step in STEPS for seq, _, stop in step if seq == sequence}))
+    for sequence in range(len(LENGTHS))
+)
+"""Per sequence, the tokens that end a piece. Theirs are the logits that are compared, each of which
+depends on all tokens before it; a whole sequence's take as much memory as a small model's layers.
+"""
 LOOSE = 1e-1
 MAX_NOISE = 0.15
 """Most of a model's own rounding noise that is believed; unrelated logits differ by 1 or more."""
@@ -128,28 +135,33 @@ def logits_at(model: Model, max_position: int) -> torch.Tensor:
     return torch.cat(list(each_logits(model, max_position)))
 
 
-def each_logits(model: Model, max_position: int) -> Iterator[torch.Tensor]:
+def each_logits(
+    model: Model, max_position: int, most: int = sum(LENGTHS)
+) -> Iterator[torch.Tensor]:
     """Logits [.., vocab_size] of each of the proof's steps as the model computes them, once at the
-    first positions and once at the last ones that the model has."""
+    first positions and once at the last ones that the model has; of `most` tokens of a step, first
+    and last among them."""
     sequences = _sequences(model.vocab_size, model.device)
     model.allocate_cache(4, PROOF_BLOCK_SIZE)
     for offset in (0, max(0, max_position - max(LENGTHS))):
         for step in STEPS:
             row, positions, metadata = _packed(step, sequences)
-            every = torch.arange(len(row), device=model.device)
-            yield model.forward(row, positions + offset, metadata, every).float()
+            kept = torch.linspace(0, len(row) - 1, min(most, len(row))).round().long()
+            kept = kept.to(model.device)
+            yield model.forward(row, positions + offset, metadata, kept).float()
     model.release_cache()
 
 
 @torch.inference_mode()
 def own_logits(module: nn.Module, vocab_size: int, *, copied: bool = True) -> list[torch.Tensor]:
-    """What `generate` sees of the proof's sequences, [length, vocab_size] each: eager attention,
-    a first part, and the rest through the model's own cache. Runs on a clone, if `copied`."""
+    """What `generate` sees of the proof's sequences at their `ENDS`, [num_ends, vocab_size] each:
+    eager attention, a first part, and the rest through the model's own cache. Runs on a clone, if
+    `copied`."""
     oracle: Any = clone_module(module) if copied else module
     use_attention(oracle, "eager")
     device, name = next(oracle.parameters()).device, cache_name(oracle)
     found = []
-    for ids in _sequences(vocab_size, device):
+    for ids, ends in zip(_sequences(vocab_size, device), ENDS, strict=True):
         places = torch.arange(len(ids), device=device)
         parts, past = [], None
         for part in (slice(0, len(ids) - 3), slice(len(ids) - 3, len(ids))):
@@ -160,7 +172,9 @@ def own_logits(module: nn.Module, vocab_size: int, *, copied: bool = True) -> li
                 **{name: past},
             )
             past = returned_cache(output, name)
-            parts.append(output.logits[0])
+            kept = [end - part.start for end in ends if part.start <= end < part.stop]
+            parts.append(output.logits[0, kept])
+            del output
         found.append(torch.cat(parts))
     return found
 
@@ -203,8 +217,8 @@ def compare(
         last = metadata.cu_seqlens_q[1:].long() - 1
         begin(step)
         logits = model.forward(row, positions, metadata, last)
-        wanted = torch.stack([expected[seq][stop - 1] for seq, _, stop in step])
-        errors.append(relative_errors(logits, wanted))
+        wanted = [expected[seq][ENDS[seq].index(stop - 1)] for seq, _, stop in step]
+        errors.append(relative_errors(logits, torch.stack(wanted)))
     model.release_cache()
     return float(torch.cat(errors).max())
 
