@@ -224,6 +224,9 @@ class FlakyRunner:
         self._count("collect")
         return self.runner.collect(handle)
 
+    def release(self) -> None:
+        self.runner.release()
+
 
 @with_and_without_late_tokens
 @pytest.mark.parametrize(("execute", "collect"), [((1, 2, 9), ()), ((), (1, 6)), ((5,), (5, 6))])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from engine_runs import completions_of
 from test_gguf import write_gguf
 from tiny_models import answer_among, tiny_model
 
+from batchgen import gguf_header
 from batchgen.engine.config import EngineConfig
+from batchgen.engine.factory import load_engine
+from batchgen.engine.gguf.module import make_module
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.quant import QuantKernels
 from batchgen.engine.loader import load_model
@@ -19,8 +24,12 @@ from batchgen.engine.model.gguf import load_gguf
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.proof import logits_at
 from batchgen.engine.packed.layers import PackedEmbedding, PackedLayer
+from batchgen.engine.request import Request, SamplingParams
 from batchgen.errors import UsageError
+from batchgen.gguf.architectures.plan import Plan
+from batchgen.gguf.tokenizer.special import named_id
 from batchgen.gguf.weights_kept import decide_quantization
+from batchgen.gguf_header import read_gguf_header
 from batchgen.job.ledger.fingerprint import fingerprint_of
 from batchgen.job.model.files import resolve_model
 from batchgen.job.run.stages import engine_config
@@ -54,6 +63,33 @@ def runs_as_one(model: Model) -> bool:
 
 def error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((got - wanted).norm() / wanted.norm())
+
+
+def test_an_engine_that_is_closed_holds_no_weights(path: Path) -> None:
+    engine = load_engine(EngineConfig(model=path, device="cpu", max_num_seqs=2))
+    done = completions_of(engine, [Request(0, [5, 6], SamplingParams(max_tokens=2))])
+    weights = weakref.ref(engine._runner._model.module.get_input_embeddings())  # type: ignore[attr-defined]
+    assert weights() is not None
+    engine.close()
+    assert weights() is None
+    assert len(done[0].token_ids) == 2
+
+
+def test_a_vocabulary_is_forgotten_before_weights_are_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[object] = []
+
+    def make(plan: Plan, *args: Any, **more: Any) -> Any:
+        held.extend(key for key in plan.file.metadata if key.startswith("tokenizer."))
+        held.extend([None] * gguf_header._read_cached.cache_info().currsize)
+        return make_module(plan, *args, **more)
+
+    assert any(key.startswith("tokenizer.") for key in read_gguf_header(path).metadata)
+    monkeypatch.setattr("batchgen.engine.model.gguf.make_module", make)
+    module = load_gguf(path, "auto")
+    assert not held
+    assert module.config.eos_token_id == named_id(read_gguf_header(path).metadata, "eos")
 
 
 @needs_compiler

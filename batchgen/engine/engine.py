@@ -146,11 +146,13 @@ class LLMEngine:
         self._scheduler.block_manager.forget_all()
 
     def close(self) -> None:
-        """Forget everything, after the steps in flight."""
+        """Forget everything, after the steps in flight; on a CPU the model too."""
         for request_id in list(self.unfinished_outputs()):
             self.abort(request_id)
         while self._in_flight:
             self._collect_oldest()
+        if not self._depth:  # a GPU's memory is nobody else's, and giving it back takes a while
+            self._runner.release()
 
     def _advance(self) -> list[Sequence]:
         step = self._scheduler.schedule()
@@ -254,11 +256,8 @@ class LLMEngine:
         self._stats.oom_events += 1
         scheduler.max_num_batched_tokens = max(1, scheduler.max_num_batched_tokens // 2)
         release_memory()
-        _logger.warning(
-            "out of memory (%s); steps have at most %d tokens from here on",
-            first_line(error),
-            scheduler.max_num_batched_tokens,
-        )
+        text = "out of memory (%s); steps have at most %d tokens from here on"
+        _logger.warning(text, first_line(error), scheduler.max_num_batched_tokens)
 
     def _note_admissions(self, step: ScheduledStep) -> None:
         now = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,24 @@ _OWN_DTYPES = {0: "float32", 1: "float16"}
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """`metadata`: the first part's. `homes`: the part in which each tensor lies."""
+    """`metadata`: the first part's. `homes`: the part in which each tensor lies. `starts`: the byte
+    of each part at which its tensors begin."""
 
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
     homes: dict[str, Path]
+    starts: dict[Path, int]
+
+    def without_vocabulary(self) -> GgufFile:
+        """The same file, less what its metadata say of the tokenizer: 100,000 strings and more."""
+        kept = {key: one for key, one in self.metadata.items() if not key.startswith("tokenizer.")}
+        return replace(self, metadata=kept)
+
+    def place_of(self, name: str) -> tuple[Path, int]:
+        """The part that holds the tensor, and its first byte there."""
+        home = self.homes[name]
+        return home, self.starts[home] + self.tensors[name].offset
 
 
 def part_paths(path: Path) -> tuple[Path, ...]:
@@ -70,7 +82,8 @@ def read_gguf(path: Path) -> GgufFile:
             f"{path}: its parts hold {len(tensors)} tensors, not {wanted}.",
             "Fetch all parts of one conversion again.",
         )
-    return GgufFile(path, first.metadata, tensors, homes)
+    starts = {home: header.data_start for home, header in zip(paths, headers, strict=True)}
+    return GgufFile(path, first.metadata, tensors, homes, starts)
 
 
 def _place(home: Path, header: GgufHeader) -> tuple[int, int]:

@@ -29,7 +29,7 @@ class Reading:
         self.path = file.path
         self.architecture = str(file.metadata["general.architecture"])
         self.tensors: dict[str, TensorInfo] = file.tensors
-        self.homes = file.homes
+        self.place_of = file.place_of
         self.metadata: dict[str, Any] = file.metadata
         self.used: set[str] = set()
         """Whole names of the keys that took effect."""

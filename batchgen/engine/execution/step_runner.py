@@ -14,6 +14,7 @@ import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.execution.packing import Batch, BatchBuilder
+from batchgen.engine.memory import give_back_freed, release_memory
 from batchgen.engine.sampling.batch import SamplingTable
 from batchgen.engine.sampling.no_choice import failures_of
 from batchgen.engine.sampling.sampler import TopTokens, sample
@@ -63,7 +64,8 @@ class StepRunner(Protocol):
         ...
 
     def release(self) -> None:
-        """At the end, before ranks part: drop what a communicator of theirs waits for."""
+        """At the end, before ranks part: drop what a communicator of theirs waits for, or what the
+        system is to have back."""
         ...
 
 
@@ -134,7 +136,10 @@ class EagerRunner:
         return output
 
     def release(self) -> None:
-        """Nothing waits for an eager step."""
+        """Let go of the model: its memory is for what comes after, the output's merge."""
+        if vars(self).pop("_model", None) is not None:
+            release_memory()  # layers and what calls them hold each other
+            give_back_freed()
 
     def _forward(self, batch: Batch) -> torch.Tensor:
         return self._model.forward(

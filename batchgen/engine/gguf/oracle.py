@@ -23,7 +23,7 @@ __all__ = ["check_attention"]
 _FAR = 7
 """Positions grow by more than one a token, so that slow pairs turn as well."""
 _TOKENS = 12
-_ROWS = 256
+_ROWS = 64
 """Of a weight, read at a time and in float64."""
 _ALLOWED = {torch.float32: 1e-3}
 _LOOSE = 1e-1

@@ -1,4 +1,4 @@
-"""A tensor's values: mapped from the file, dequantised by the `gguf` package."""
+"""A tensor's values: mapped from the file, dequantised where they are quantised."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from batchgen.engine.packed.weight import dequantised
 from batchgen.gguf.parts import GgufFile, num_bytes
 from batchgen.gguf.tensors import Source, To
-from batchgen.gguf_header import read_gguf_header
 
 __all__ = ["moved", "raw_bytes", "read_values", "weight_of"]
 
@@ -28,18 +28,13 @@ def read_values(file: GgufFile, name: str, rows: slice = slice(None)) -> torch.T
         return torch.from_numpy(np.array(raw)).view(torch.bfloat16).reshape(shape)
     if info.kind in _PLAIN:
         return torch.from_numpy(np.array(raw).view(_PLAIN[info.kind])).reshape(shape)
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
-    dense = dequantize(raw, GGMLQuantizationType(info.kind))
-    return torch.from_numpy(np.ascontiguousarray(dense)).reshape(shape)
+    return dequantised(torch.from_numpy(raw), info.kind).reshape(shape)
 
 
 def raw_bytes(file: GgufFile, name: str) -> Any:
-    """The tensor's bytes, mapped: uint8 [bytes]."""
-    info, home = file.tensors[name], file.homes[name]
-    start = read_gguf_header(home).data_start + info.offset
-    return np.memmap(home, np.uint8, "r", start, (num_bytes(home, name, info),))
+    """The tensor's bytes, mapped: uint8 [bytes]. What is written there stays out of the file."""
+    home, start = file.place_of(name)
+    return np.memmap(home, np.uint8, "c", start, (num_bytes(home, name, file.tensors[name]),))
 
 
 def weight_of(file: GgufFile, sources: list[Source]) -> torch.Tensor:

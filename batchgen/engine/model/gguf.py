@@ -6,6 +6,7 @@ config and weights are planned by `batchgen.gguf`, which refuses what it does no
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,16 @@ def load_gguf(path: Path, dtype: torch.dtype | str, *, packed: bool = False) -> 
     as in llama.cpp.
     """
     plan = read_plan(path)
+    ids = {name: named_id(plan.file.metadata, key) for name, key in SPECIAL_TOKENS.items()}
+    plan = replace(plan, file=plan.file.without_vocabulary())
+    forget_gguf_headers()
     own: torch.dtype = torch.float32 if packed else getattr(torch, own_dtype(plan.file))
     module = make_module(plan, own if isinstance(dtype, str) else dtype, packed=packed)
-    for name, key in SPECIAL_TOKENS.items():
+    for name, one in ids.items():
         for holder in (module.config, module.generation_config):
-            setattr(holder, name, named_id(plan.file.metadata, key))
+            setattr(holder, name, one)
+    give_back_loaded(module.device)
     with unrounded(module):
         check_attention(module.eval(), plan)
-    forget_gguf_headers()
     give_back_loaded(module.device)
     return module

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,7 @@ from batchgen.engine.kernels.quant import QuantKernels, QuantWeight
 from batchgen.engine.packed.quantizing import Q4_1, Q8_0, dense_blocks
 from batchgen.engine.packed.rounding import BLOCKS, is_wide, round_rows
 
-__all__ = ["PackedWeight", "pack_rows"]
+__all__ = ["PackedWeight", "dequantised", "pack_rows"]
 
 _LOG = logging.getLogger(__name__)
 _CHUNK = 1 << 20
@@ -54,7 +56,7 @@ class PackedWeight:
             return self.kernels.rows(self.data, self.kind, ids, self.num_inputs, dtype)
         if self.kernels is not None:
             return self.rows(ids, torch.float32).to(dtype)
-        flat = _dequantised(self.data[ids.reshape(-1)], self.kind)
+        flat = dequantised(self.data[ids.reshape(-1)], self.kind)
         return flat.to(dtype).reshape(*ids.shape, self.num_inputs)
 
     def chunks(self) -> Iterator[torch.Tensor]:
@@ -87,7 +89,8 @@ def _packed(
     return PackedWeight(kind, len(order), num_inputs, data, kernels)
 
 
-def _dequantised(raw: torch.Tensor, kind: int) -> torch.Tensor:
+def dequantised(raw: torch.Tensor, kind: int) -> torch.Tensor:
+    """Rows of blocks, uint8 [rows, bytes of a row], in float32."""
     if kind in (Q4_1, Q8_0):
         return dense_blocks(raw, kind)
     from gguf import GGMLQuantizationType
@@ -104,7 +107,7 @@ def _is_proven(kernels: QuantKernels, kind: int) -> bool:
     """Whether the kernels answer for this type as PyTorch does, on random blocks."""
     raw, num_inputs = _random_blocks(kind)
     weight = _packed(kernels, raw, np.arange(len(raw)), kind, num_inputs)
-    values = _dequantised(torch.from_numpy(raw), kind)
+    values = dequantised(torch.from_numpy(raw), kind)
     handle = QuantWeight.of([(weight.data, kind, len(raw))])
     right = torch.equal(weight.rows(torch.arange(len(raw)), torch.float32), values)
     for num_rows in (1, 5):
@@ -120,10 +123,12 @@ def _is_proven(kernels: QuantKernels, kind: int) -> bool:
 def _random_blocks(kind: int) -> tuple[Any, int]:
     """24 rows of two blocks of 256 values, with scales of ordinary size."""
     values, size = BLOCKS[kind]
-    random = np.random.default_rng(0)
-    blocks = random.integers(0, 256, (24, 512 // values, size), np.uint8)
+    draw = random.Random(0)
+    shape = (24, 512 // values, size)
+    blocks = np.frombuffer(bytearray(draw.randbytes(math.prod(shape))), np.uint8).reshape(shape)
     places = [208] if kind == 14 else [0, 2] if is_wide(kind) or kind in (3, 7) else [0]
     for place in places:
-        scales = random.uniform(0.005, 0.02, blocks.shape[:2]).astype(np.float16)
-        blocks[..., place : place + 2] = scales[..., None].view(np.uint8)
+        drawn = [draw.uniform(0.005, 0.02) for _ in range(math.prod(shape[:2]))]
+        scales = np.array(drawn, np.float16).reshape(*shape[:2], 1)
+        blocks[..., place : place + 2] = scales.view(np.uint8)
     return blocks.reshape(24, -1), 512
