@@ -205,12 +205,15 @@ def test_packages_that_no_run_uses_are_absent_only_while_transformers_is_importe
 
 _PUT_OFF = """
 import sys
-from batchgen.startup.later import META, run_later
+from batchgen.startup.later import META, ready_generators, run_later
 run_later()
 import torch
-import torch._prims.rng_prims
+ready_generators(torch)
+drawn = torch.rand(2, generator=torch.Generator().manual_seed(1)).tolist()
 asleep = lambda *names: "".join(type(sys.modules[name]).__name__[1] for name in names)
 print(asleep(META, "torch.optim", "torch.ao", "torch.utils.data"))
+from torch.distributions import constraints
+print(asleep("torch.distributions"), "torch._prims" in sys.modules)
 from batchgen.startup.quick_transformers import QuickImports
 from batchgen.startup.torch_compiler import put_off_compiler
 quick = QuickImports()
@@ -241,13 +244,47 @@ layer = torch.nn.Linear(1, 1)
 torch.optim.SGD(layer.parameters(), lr=0.1).step()
 torch.ao.quantization.quantize_dynamic(layer)
 print(len(list(loader)), torch.nn.Linear(3, 4, device="meta").weight.device)
+print(torch.distributions.constraints is constraints, torch.distributions.Normal(0, 1).support)
+print(drawn == torch.rand(2, generator=torch.Generator().manual_seed(1)).tolist())
 """
 
 
 def test_a_process_on_a_cpu_gets_torchs_compiler_when_it_asks_for_it() -> None:
-    before = ["LLLL", "False", "False", "True", "3.0", "False", "False"]
+    before = ["LLLL", "L", "False", "False", "False", "True", "3.0", "False", "False"]
     after = ["True", "True", "True", "True", "True", "o", "9.0", "2", "meta"]
+    after += ["True", "Real()", "True"]
     assert child(_PUT_OFF) == [*before, *after]
+
+
+_NO_HUB = """
+import sys
+from batchgen.startup.quick_transformers import QuickImports
+quick = QuickImports()
+quick.install(), quick.alone(is_file=True)
+import transformers.models.llama.modeling_llama
+print("huggingface_hub.hf_api" in sys.modules)
+quick.done()
+from huggingface_hub import HfApi
+from transformers.utils import hub
+print(HfApi.__module__, isinstance(HfApi, type), isinstance(hub.HfApi(endpoint="x"), HfApi))
+"""
+
+
+def test_a_model_that_is_a_file_gets_the_hubs_client_when_somebody_asks_for_it() -> None:
+    assert child(_NO_HUB) == ["False", "huggingface_hub.hf_api", "True", "True"]
+
+
+def test_tables_that_say_the_same_are_one() -> None:
+    class Mapping:
+        def __init__(self, configs: dict[str, str]) -> None:
+            self._reverse_config_mapping = {value: key for key, value in configs.items()}
+
+    module = ModuleType("transformers.models.auto.auto_factory")
+    vars(module)["_LazyAutoMapping"] = Mapping
+    quick_transformers.share_reverses(module)
+    one, other, third = Mapping({"a": "b"}), Mapping({"a": "b"}), Mapping({"a": "c"})
+    assert one._reverse_config_mapping is other._reverse_config_mapping
+    assert third._reverse_config_mapping == {"c": "a"}
 
 
 def test_a_tokenizer_that_was_just_read_is_not_copied_once_more() -> None:

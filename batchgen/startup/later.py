@@ -13,13 +13,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import spec_from_loader
 from types import ModuleType
 from typing import Any, TypeVar
 
-__all__ = ["META", "LoadedModule", "or_whole", "run_later", "wake"]
+__all__ = ["META", "LoadedModule", "or_whole", "ready_generators", "run_later", "wake"]
 
 T = TypeVar("T")
 
@@ -27,16 +28,27 @@ META = "torch._meta_registrations"
 """What tensors without values answer, for operators that have nothing of it in C++: nobody asks
 this module for an attribute, so whoever makes such tensors is to `wake` it."""
 _NAMES = frozenset({
-    META, "torch.ao", "torch.masked", "torch.mps", "torch.mtia", "torch.nn.intrinsic",
-    "torch.nn.qat", "torch.nn.quantizable", "torch.nn.quantized", "torch.optim", "torch.profiler",
-    "torch.quantization", "torch.quasirandom", "torch.sparse", "torch.testing", "torch.utils.data",
+    META, "torch.ao", "torch.distributions", "torch.masked", "torch.mps", "torch.mtia",
+    "torch.nn.intrinsic", "torch.nn.qat", "torch.nn.quantizable", "torch.nn.quantized",
+    "torch.optim", "torch.profiler", "torch.quantization", "torch.quasirandom", "torch.sparse",
+    "torch.testing", "torch.utils.data",
 })  # fmt: skip
+_APART = frozenset({"torch.distributions.constraints"})
+"""Parts that need nothing of their package, and are imported without it."""
 _waking = threading.RLock()
 
 
 def run_later(names: frozenset[str] = _NAMES) -> None:
     """From now on, for modules that are not there yet. A version without one of them stays."""
     sys.meta_path.insert(0, _Finder(names))
+
+
+def ready_generators(torch: ModuleType) -> None:
+    """What `META` brings along is late by design to say of which class torch's generators of random
+    numbers are, and there is none before. A version that knows it at once stays."""
+    say = getattr(torch._C, "_set_generator_metaclass", None)
+    if say is not None:
+        say(import_module("torch._opaque_base").OpaqueBaseMeta)
 
 
 def wake(*names: str) -> bool:
@@ -81,6 +93,8 @@ class _Later(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__all__":
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        if f"{self.__name__}.{name}" in _APART:
+            return import_module(f"{self.__name__}.{name}")
         self.wake()
         if type(self) is _Later:  # it runs, and asks itself
             return super().__getattribute__(name)
@@ -115,7 +129,7 @@ class _Finder:
     ) -> ModuleSpec | None:
         """The import system's question."""
         package = sys.modules.get(name.rpartition(".")[0])
-        if isinstance(package, _Later):
+        if isinstance(package, _Later) and name not in _APART:
             package.wake()
             if name in sys.modules:
                 return spec_from_loader(name, LoadedModule(sys.modules[name]))

@@ -24,6 +24,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from batchgen.startup import quick_torch
+from batchgen.startup.hub_later import name_hub, put_off_hub
 from batchgen.startup.kept import installation, kept, state_of
 
 __all__ = ["QuickImports"]
@@ -37,7 +38,10 @@ _NOT_USED = (
     "is_vision_available",
     "is_torchaudio_available",
     "is_librosa_available",
+    "is_psutil_available",
 )
+_LISTS = "replace_list_option_in_docstrings"
+_REVERSE = "_reverse_config_mapping"
 _NOT_USED_ALONE = "is_torch_distributed_available"
 _NOT_USED_BY_FILES = "is_accelerate_available"
 
@@ -52,7 +56,7 @@ class QuickImports:
     def __init__(self, *, whole: bool = False) -> None:
         self._whole = whole
         self._done, self._alone, self._is_file = Event(), Event(), Event()
-        self._changes = {_HELPERS: self.change, _TOKENIZERS: share_tokenizers} | quick_torch.CHANGES
+        self._changes = {_HELPERS: self.change} | _CHANGES | quick_torch.CHANGES
 
     def install(self) -> None:
         """From now on. Does nothing where transformers is imported."""
@@ -70,10 +74,13 @@ class QuickImports:
             self._alone.set()
             if is_file:
                 self._is_file.set()
+                put_off_hub()
 
     def done(self) -> None:
         """transformers is imported: answer truly again."""
         self._done.set()
+        if self._is_file.is_set():
+            name_hub()
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -127,6 +134,40 @@ def share_tokenizers(module: ModuleType) -> None:
         return value if isinstance(value, rust) else copy.deepcopy(value, *memo)
 
     vars(module)["copy"] = SimpleNamespace(**vars(copy) | {"deepcopy": deepcopy})
+
+
+def leave_lists_out(module: ModuleType) -> None:
+    """Docstrings of the automatic classes keep the place where every model would be listed: 80 of
+    them hold 0.8 MB."""
+    if hasattr(module, _LISTS):
+        vars(module)[_LISTS] = lambda *args, **kwargs: lambda function: function
+
+
+def share_reverses(module: ModuleType) -> None:
+    """The mappings from configs to classes, one a task, each turn one and the same table round: 40
+    copies of it hold 1.4 MB. Nobody changes one. A version without them stays."""
+    mapping: Any = getattr(module, "_LazyAutoMapping", None)
+    if mapping is None:
+        return
+    make = mapping.__init__
+    known: list[Any] = []
+
+    @functools.wraps(make)
+    def shared(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        own = vars(self).get(_REVERSE)
+        if own not in known:
+            known.append(own)
+        vars(self)[_REVERSE] = known[known.index(own)]
+
+    mapping.__init__ = shared
+
+
+_CHANGES: dict[str, Callable[[ModuleType], None]] = {
+    _TOKENIZERS: share_tokenizers,
+    "transformers.models.auto.configuration_auto": leave_lists_out,
+    "transformers.models.auto.auto_factory": share_reverses,
+}
 
 
 class _Loader(SourceFileLoader):

@@ -4,6 +4,7 @@ device's context, reading of weights, compiling. The command's process does, and
 from __future__ import annotations
 
 import gc
+import linecache
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -15,8 +16,7 @@ from batchgen.startup import timeline
 from batchgen.startup.ahead import Gpu, find_gpu, read_ahead
 from batchgen.startup.importing import absent, importing
 from batchgen.startup.kernels import compile_kernels
-from batchgen.startup.later import run_later, wake
-from batchgen.startup.library_pages import let_go_of_library_pages
+from batchgen.startup.later import ready_generators, run_later, wake
 from batchgen.startup.quick_transformers import QuickImports
 from batchgen.startup.torch_compiler import put_off_compiler
 
@@ -87,8 +87,7 @@ def _import_engine(config: EngineConfig, look: ModelLook, quick: QuickImports) -
         _begin("kernels", _load_kernels)
         if is_alone:
             put_off_compiler(torch)
-            with suppress(ImportError):  # random numbers take it for there, as `META` has it
-                import torch._prims.rng_prims
+            ready_generators(torch)
             quick.alone(is_file=config.model.is_file())
     else:
         wake()
@@ -97,13 +96,16 @@ def _import_engine(config: EngineConfig, look: ModelLook, quick: QuickImports) -
         import transformers
 
         import batchgen.engine.factory  # noqa: F401
+        from batchgen.engine.memory import give_back_loaded
 
     with suppress(KeyError):  # a type that is no name of a class: code of its own, a GGUF's
         own = transformers.CONFIG_MAPPING[str(look.config.get("model_type"))]
         transformers.MODEL_FOR_CAUSAL_LM_MAPPING[own]
-    assert transformers.AutoTokenizer is not None
+    if not config.model.is_file():  # whose vocabulary is read without it
+        assert transformers.AutoTokenizer is not None
     if on_cpu:
-        let_go_of_library_pages()
+        linecache.clearcache()  # sources of what transformers documents while it is imported
+        give_back_loaded(torch.device("cpu"))
 
 
 def _import_compilers(config: EngineConfig) -> None:
