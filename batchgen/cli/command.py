@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from batchgen.cli.main import cli
-from batchgen.cli.process.allocator import settle_pool
+from batchgen.cli.process.allocator import settle_heaps, settle_pool
 from batchgen.cli.process.leave import leave_at_once
 from batchgen.cli.process.logs import hush_warnings
 from batchgen.cli.process.streams import lasting_streams, silence
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code (INTERFACE: Exit codes). Never raises."""
     settle_waiting()
     settle_pool()
+    settle_heaps()
     if argv is None:
         hush_warnings()
     with lasting_streams():

@@ -19,7 +19,7 @@ from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
 from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
 from batchgen.engine.cpu.stack import bind_stack
-from batchgen.engine.memory import give_back_freed, give_back_loaded
+from batchgen.engine.memory import freed_at_once, give_back_freed, give_back_loaded
 from batchgen.engine.model.binding import use_attention
 from batchgen.engine.model.checkpoint import load_folder
 from batchgen.engine.model.decoders import check_config, check_decoder
@@ -65,6 +65,11 @@ def load_model(config: EngineConfig, group: Group | None = None) -> Model:
     """Load and prove the model, or this rank's part of it. Raises ModelRefusedError before any row
     is touched."""
     device = resolve_device(config.device)
+    with freed_at_once() if device.type == "cpu" else nullcontext():
+        return _load_proven(config, device, group)
+
+
+def _load_proven(config: EngineConfig, device: torch.device, group: Group | None) -> Model:
     config = settle_quantization(config, device)
     check_kv_cache_dtype(config, device)
     if config.deterministic:
@@ -162,7 +167,8 @@ def load_model_from(
             optimize(module)
     model = bind_model(module, found, backend, limits.max_position)
     if optimize and model.device.type == "cpu":
-        bind_stack(model)
+        with _stage("stack"):
+            bind_stack(model)
     if optimize and confirmed:
         with _stage("confirm"):
             confirm(model, expected)
@@ -193,6 +199,7 @@ def _proven(
             _make_local(module, vocab_size)
     with _stage("discover"):
         found = discover(module, model_type, vocab_size)
+    give_back_loaded(module.device)
     limits = find_limits(module, found)
     limits.check(model_type, max_model_len)
     wait_for_kernels()

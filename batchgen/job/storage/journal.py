@@ -194,6 +194,8 @@ def _end_of(attempt: int) -> Records:
 def _carried(paths: Sequence[Place], is_done: DoneFilter) -> Records:
     """What still matters of these files: rows that are not done, and which runs ended."""
     records: Records = np.concatenate([_EMPTY, *all_of(_read, paths)])
+    if not len(records):
+        return records  # a first run's: what follows imports numpy.ma
     rows = _undone(records[records["start"] != _END], is_done)
     ended = np.intersect1d(records["attempt"][records["start"] == _END], rows["attempt"])
     carried: Records = np.concatenate([rows, *map(_end_of, ended.tolist())])
