@@ -8,10 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 import transformers
-from echo_runs import write_rows
+from echo_runs import output_rows, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import batchgen
@@ -48,8 +47,7 @@ def answers(
     out = folder / f"{name}.parquet"
     fixed = {"device": "cpu", "dtype": "float32", "quiet": True}
     run(JobSpec(given, out, **(fixed | settings)))
-    read: list[dict[str, Any]] = pq.read_table(out).to_pylist()
-    return read
+    return output_rows(out)
 
 
 def chat_ids(messages: Sequence[Mapping[str, str]]) -> list[int]:

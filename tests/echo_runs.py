@@ -35,6 +35,16 @@ def prompts(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def mixed_rows(count: int) -> list[dict[str, Any] | str]:
+    """Rows of every kind: plain, sampled, several samples, bad ones."""
+    rows: list[dict[str, Any] | str] = list(prompts(count))
+    for i in range(0, count, 7):
+        rows[i] = {"prompt": f"without id {i}", "temperature": 1, "n": 1 + i % 3}
+    for i in range(3, count, 50):
+        rows[i] = "{broken"
+    return rows
+
+
 def batchgen_command(*args: object) -> list[str]:
     return [sys.executable, "-m", "batchgen", *map(str, args)]
 
@@ -111,6 +121,12 @@ def summary_of(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert len(result.stdout.splitlines()) == 1, result.stdout + result.stderr
     loaded: dict[str, Any] = json.loads(result.stdout)
     return loaded
+
+
+def output_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of an output, in its order."""
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
 
 
 def stable(path: Path) -> pa.Table:

@@ -8,9 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
-from echo_runs import CHANGING, write_rows
+from echo_runs import CHANGING, output_rows, write_rows
 
 from batchgen import LLM, EngineConfig, Request, SamplingParams, load_engine, run
 from batchgen.job.model.files import resolve_model
@@ -45,8 +44,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     given = write_rows(folder / "in.jsonl", ROWS)
     fixed = {"quiet": True, "save_token_ids": True, "shard": "none", "max_failures": "100%"}
     run(inputs=given, out=folder / "out.parquet", **OPTIONS, **fixed)
-    found: list[dict[str, Any]] = pq.read_table(folder / "out.parquet").to_pylist()
-    return found
+    return output_rows(folder / "out.parquet")
 
 
 @pytest.mark.parametrize("in_flight", [None, 1])

@@ -16,7 +16,7 @@ from echo_runs import (
     batchgen,
     batchgen_command,
     begin,
-    prompts,
+    mixed_rows,
     stable,
     summary_of,
     write_rows,
@@ -25,16 +25,6 @@ from echo_runs import (
 ROWS = 500
 KILLS = 12
 SLOW = "slow:at=engine.step,seconds=0.01,rows=1"
-
-
-def mixed_rows() -> list[dict[str, object] | str]:
-    """Rows of every kind: plain, sampled, several samples, bad ones."""
-    rows: list[dict[str, object] | str] = list(prompts(ROWS))
-    for i in range(0, ROWS, 7):
-        rows[i] = {"prompt": f"without id {i}", "temperature": 1, "n": 1 + i % 3}
-    for i in range(3, ROWS, 50):
-        rows[i] = "{broken"
-    return rows
 
 
 def killed_run(args: list[object], ckpt: Path, moment: float, from_work: bool) -> int:
@@ -51,7 +41,7 @@ def killed_run(args: list[object], ckpt: Path, moment: float, from_work: bool) -
 
 
 def test_killed_at_a_dozen_random_moments_it_ends_as_if_unbroken(tmp_path: Path) -> None:
-    source = write_rows(tmp_path / "in.jsonl", mixed_rows())
+    source = write_rows(tmp_path / "in.jsonl", mixed_rows(ROWS))
     whole, out = tmp_path / "whole.parquet", tmp_path / "out.parquet"
     common = ["--engine", "echo", "--checkpoint-every", 20, "--max-failures", ROWS]
     batchgen("run", "-i", source, "-o", whole, *common)
@@ -111,7 +101,7 @@ def wait_for_death(pid: int) -> None:
 def test_a_killed_launcher_costs_no_row_and_none_is_computed_twice(
     tmp_path: Path, together: bool
 ) -> None:
-    source = write_rows(tmp_path / "in.jsonl", mixed_rows())
+    source = write_rows(tmp_path / "in.jsonl", mixed_rows(ROWS))
     out, ckpt = tmp_path / "out.parquet", tmp_path / "out.parquet.ckpt"
     common = ["--engine", "echo", "--checkpoint-every", 20, "--max-failures", ROWS]
     args: list[object] = ["run", "-i", source, "-o", out, *common]

@@ -11,7 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import batchgen, begin, prompts, stable, summary_of, wait_for_parts, write_rows
+from echo_runs import (
+    batchgen,
+    begin,
+    output_rows,
+    prompts,
+    stable,
+    summary_of,
+    wait_for_parts,
+    write_rows,
+)
 
 from batchgen import InputSpec, JobSpec, Summary, run
 from batchgen.errors import FingerprintMismatchError, UsageError
@@ -25,8 +34,7 @@ def echo(tmp_path: Path, *, limit: int | None = None, **spec: Any) -> Summary:
 
 
 def rows_of(tmp_path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(tmp_path / "out.parquet").to_pylist()
-    return rows
+    return output_rows(tmp_path / "out.parquet")
 
 
 def fail_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: set[str]) -> None:

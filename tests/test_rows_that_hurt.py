@@ -7,9 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
-from echo_runs import batchgen, prompts, stable, summary_of, write_rows
+from echo_runs import batchgen, output_rows, prompts, stable, summary_of, write_rows
 from ledger_tools import die, make_row, open_ledger
 
 from batchgen.engine.request import Request, SamplingParams
@@ -23,11 +22,6 @@ from batchgen.job.text.prepared import PreparedRow
 REQUEST = Request(0, [1], SamplingParams())
 RUNS = 3
 """Two that die, and one whose engine is a process of its own."""
-
-
-def table_of(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return rows
 
 
 def run_until_it_ends(args: list[object], fault: str) -> tuple[int, Any]:
@@ -52,7 +46,7 @@ def test_a_row_that_kills_the_process_is_found_and_every_other_row_served(
     runs, last = run_until_it_ends(["run", "-o", out, *common], fault)
     assert runs == RUNS
     assert last.returncode == 3, last.stderr
-    found, expected = table_of(out), table_of(whole)
+    found, expected = output_rows(out), output_rows(whole)
     number = int(deadly.removeprefix("row-"))
     assert found[number]["error_code"] == "engine_crash"
     assert found[number]["attempt"] == RUNS
@@ -70,7 +64,7 @@ def test_several_deadly_rows_are_all_found(tmp_path: Path) -> None:
     runs, last = run_until_it_ends(args, "abort:id=row-5,row-6,row-50,signal=ABRT")
     assert runs == RUNS
     assert summary_of(last)["errors"] == 3
-    failed = [row["id"] for row in table_of(out) if row["error_code"] == "engine_crash"]
+    failed = [row["id"] for row in output_rows(out) if row["error_code"] == "engine_crash"]
     assert failed == ["row-5", "row-6", "row-50"]
 
 
@@ -87,7 +81,7 @@ def test_a_deadly_row_is_found_whatever_shards_its_runs_had(tmp_path: Path) -> N
         assert died.returncode == -signal.SIGKILL
     runs, last = run_until_it_ends(["run", "-o", out, *common], deadly)
     assert (last.returncode, runs) == (3, 1), last.stderr
-    found = {row["id"]: row["error_code"] for row in table_of(out) if row["error_code"]}
+    found = {row["id"]: row["error_code"] for row in output_rows(out) if row["error_code"]}
     assert found == {"row-17": "engine_crash"}
     kept = [i for i in range(60) if i != 17]
     assert stable(out).take(kept).equals(stable(whole).take(kept))
@@ -150,7 +144,7 @@ def test_a_row_timeout_ends_one_row_and_the_others_are_unaffected(tmp_path: Path
     slow = "slow:at=engine.step,seconds=0.02,rows=8"  # so that a busy machine's pace says nothing
     result = batchgen(*args, "--row-timeout", 2, BATCHGEN_FAULT=slow)
     assert result.returncode == 0, result.stderr
-    found = table_of(out)
+    found = output_rows(out)
     assert [row["status"] for row in found] == ["ok", "ok", "error", "ok", "ok", "ok"]
     assert found[2]["error_code"] == "row_timeout"
     assert found[2]["error_message"].startswith("unfinished after 2 s (--row-timeout); ")
@@ -164,7 +158,7 @@ def test_nan_and_memory_of_one_row_are_its_own(tmp_path: Path) -> None:
     fault = "oom:step=3,5;nan:id=row-7;oom:id=row-9;broken:id=row-11"
     result = batchgen("run", "-i", source, "-o", out, BATCHGEN_FAULT=fault)
     assert result.returncode == 3, result.stderr
-    codes = {row["id"]: row["error_code"] for row in table_of(out) if row["error_code"]}
+    codes = {row["id"]: row["error_code"] for row in output_rows(out) if row["error_code"]}
     assert codes == {"row-7": "nan_logits", "row-9": "oom", "row-11": "engine_crash"}
     hurt = {7, 9, 11}
     kept = [i for i in range(24) if i not in hurt]

@@ -10,17 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from test_input_shapes import parse
 
-from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.answers.thinking_choice import THINKING_NAMES, spread_thinking
-from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.fields.params import PARAMETER_NAMES, read_params
-from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.fields.setting_names import SETTING_NAMES, TEXT_SETTINGS
 from batchgen.job.fields.settings import TEMPLATE_NAMES, TRUNCATE
 from batchgen.job.input.reader import Reader
-from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
 
 CHAT = [{"role": "user", "content": "Hi"}]
@@ -158,11 +155,6 @@ def test_thinking_that_is_not_served_is_refused_by_name(given: dict[str, Any], n
     error = error_of(given)
     assert error.code in (ErrorCode.UNSUPPORTED_SETTING, ErrorCode.INVALID_PARAM)
     assert name in error.message
-
-
-def parse(raw: dict[str, Any], **spec: Any) -> InputRow:
-    given = InputSpec((), **spec)
-    return RowParser(given, SamplingParams(), KeptColumns(given.keep_columns)).parse(0, "f:1", raw)
 
 
 def test_a_rows_own_wish_to_think_is_a_setting_and_a_text_is_a_column() -> None:

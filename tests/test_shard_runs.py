@@ -8,14 +8,13 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from echo_runs import (
     batchgen,
     begin,
+    mixed_rows,
     parts_of,
-    prompts,
     stable,
     summary_of,
     wait_for_parts,
@@ -29,11 +28,7 @@ COMMON = ["--engine", "echo", "--checkpoint-every", 10, "--max-failures", ROWS]
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    rows: list[dict[str, Any] | str] = list(prompts(ROWS))
-    for i in range(0, ROWS, 7):
-        rows[i] = {"prompt": f"without id {i}", "temperature": 1, "n": 1 + i % 3}
-    for i in range(3, ROWS, 50):
-        rows[i] = "{broken"
+    rows = mixed_rows(ROWS)
     rows[200] = rows[100]
     return write_rows(tmp_path / "in.jsonl", rows)
 
