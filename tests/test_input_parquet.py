@@ -60,6 +60,28 @@ def test_parameters_come_from_their_columns_and_from_params(tmp_path: Path) -> N
     assert (third.max_tokens, third.n) == (9, 2)
 
 
+def test_decimals_are_numbers_where_they_are_settings_and_keep_their_digits_elsewhere(
+    tmp_path: Path,
+) -> None:
+    cents, count = pa.decimal128(3, 2), pa.decimal128(38, 0)
+    table = pa.table(
+        {
+            "prompt": ["a", "b"],
+            "temperature": pa.array([Decimal("0.70"), None], cents),
+            "params": pa.array([None, {"n": Decimal(2)}], pa.struct({"n": count})),
+            "price": pa.array([Decimal("1.50"), Decimal("2.00")], cents),
+        }
+    )
+    path = write(tmp_path, table)
+    one, two = read(path)
+    assert (one.params.temperature, two.params.n) == (0.7, 2)
+    assert one.kept == {"price": Decimal("1.50")}
+    template = tmp_path / "ask.j2"
+    template.write_text("{{ price }}")
+    (found, *_) = read(path, template=str(template))
+    assert found.columns == {"price": Decimal("1.50")}
+
+
 def test_params_may_be_json_text(tmp_path: Path) -> None:
     rows = read(write(tmp_path, {**PROMPTS, "params": ['{"n": 2}', "", "nonsense"]}))
     assert [row.params.n for row in rows[:2]] == [2, 1]

@@ -36,23 +36,27 @@ def holds_json(kind: pa.DataType) -> bool:
     return is_json(kind) or any(map(holds_json, _children(kind)))
 
 
-def content_of(kind: pa.DataType) -> Convert | None:
-    """For a column that is read, not kept: JSON parsed wherever it stands, and every null dropped
-    that a struct has for an absent field. None where values are right as Python has them."""
+def content_of(kind: pa.DataType, exact: bool = False) -> Convert | None:
+    """For a column that is read, not kept: JSON parsed wherever it stands, every null dropped that
+    a struct has for an absent field, and a decimal a number, as JSON has it, unless it is to stay
+    `exact`. None where values are right as Python has them."""
     if is_json(kind):
         return _parsed
+    if pa.types.is_decimal(kind):
+        return None if exact else _number
     if pa.types.is_struct(kind):
-        fields = {kind.field(i).name: content_of(kind.field(i).type) for i in range(len(kind))}
-        return partial(_without_padding, fields)
+        inside = [kind.field(i) for i in range(len(kind))]
+        return partial(_without_padding, {f.name: content_of(f.type, exact) for f in inside})
     if pa.types.is_map(kind):
-        return partial(_as_object, content_of(kind.item_type))
-    inner = content_of(kind.value_type) if _is_list(kind) else None
+        return partial(_as_object, content_of(kind.item_type, exact))
+    inner = content_of(kind.value_type, exact) if _is_list(kind) else None
     return inner and partial(_each, inner)
 
 
 def plain_of(kind: pa.DataType) -> Convert:
-    """For a column that `--template` reads: as `content_of`, a UUID as its text."""
-    return id_of(kind) or content_of(kind) or _same
+    """For a column that `--template` reads: as `content_of`, a UUID as its text, a decimal with the
+    digits that it has."""
+    return id_of(kind) or content_of(kind, exact=True) or _same
 
 
 def kept_type(kind: pa.DataType) -> pa.DataType:
@@ -146,6 +150,12 @@ def _parsed(text: Any) -> Any:
         return json.loads(text) if isinstance(text, str) else text
     except (ValueError, RecursionError):
         return text
+
+
+def _number(value: Any) -> Any:
+    if value is None:
+        return None
+    return int(value) if value == value.to_integral_value() else float(value)
 
 
 def _as_uuid(value: Any) -> str | None:
