@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt
-_LARGE, _LARGEST = 1 << 20, 32 << 20
+_LARGE, _LARGEST = 1 << 18, 32 << 20
 """The latter is as far as the C library goes on 64 bits."""
 
 
