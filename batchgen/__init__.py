@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from batchgen.api.llm import LLM
     from batchgen.api.result import Result
     from batchgen.engine.config import EngineConfig
-    from batchgen.engine.factory import load_engine
     from batchgen.engine.request import Completion, Engine, Request, SamplingParams
+    from batchgen.engine.run.factory import load_engine
     from batchgen.errors import BatchgenError
     from batchgen.job.run.summary import Summary
     from batchgen.job.spec import InputSpec, JobSpec
@@ -52,7 +52,7 @@ _HOMES = {
     "SamplingParams": "engine.request",
     "Summary": "job.run.summary",
     "generate": "api.calls",
-    "load_engine": "engine.factory",
+    "load_engine": "engine.run.factory",
     "run": "api.calls",
 }
 

@@ -45,7 +45,7 @@ GPT_OSS = {
 SHAPES = {"30b-a3b": QWEN, "gpt-oss-20b": GPT_OSS}
 OWN = (
     "-c",
-    "import sys, batchgen.engine.optimizing as o; o.replace_experts = lambda module: 0\n"
+    "import sys, batchgen.engine.run.optimizing as o; o.replace_experts = lambda module: 0\n"
     "from batchgen.__main__ import main; sys.exit(main(sys.argv[1:]))",
 )
 """The command, with experts as transformers runs them."""

@@ -17,7 +17,7 @@ from batchgen.engine.attention.interface import MAX_SHARED_ITEMS, SharingShape
 from batchgen.engine.config import GPU_BLOCK_SIZE
 from batchgen.engine.cuda.buckets import Buckets
 from batchgen.engine.cuda.graph_inputs import Sections, StepPacker, section_lengths
-from batchgen.engine.engine import LLMEngine
+from batchgen.engine.run.engine import LLMEngine
 from batchgen.engine.sampling.batch import SamplingTable
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler

@@ -166,8 +166,8 @@ def judged(
 ) -> tuple[float, torch.Tensor, list[str]]:
     """Mean loss of a token, the likeliest token after each, and what was said at load."""
     from batchgen.engine.config import EngineConfig
-    from batchgen.engine.loader import load_model
     from batchgen.engine.model.pieces import Piece, make_metadata
+    from batchgen.engine.run.loader import load_model
 
     model = load_model(
         EngineConfig(model=path, device=args.device, dtype="bfloat16", quantization=quantization)

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.factory import load_engine
 from batchgen.engine.grammar.compiler import GrammarCompiler
 from batchgen.engine.request import (
     Engine,
@@ -34,6 +33,7 @@ from batchgen.engine.request import (
     SamplingParams,
     StructuredOutput,
 )
+from batchgen.engine.run.factory import load_engine
 from batchgen.job.model.files import resolve_model
 from batchgen.job.text.tokenizer import load_codec
 

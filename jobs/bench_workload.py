@@ -12,8 +12,8 @@ from typing import Any
 
 from batchgen.cli.process.threads import settle_waiting
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.factory import load_engine
 from batchgen.engine.request import Engine, Request, SamplingParams
+from batchgen.engine.run.factory import load_engine
 from batchgen.job.model.files import resolve_model
 from batchgen.job.text.tokenizer import load_codec
 from batchgen.report.workloads import WorkItem

@@ -22,9 +22,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.factory import load_engine
 from batchgen.engine.model.gguf import load_gguf
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.run.factory import load_engine
 
 NEAR_TIE = 1e-4
 SAMPLES = Path(__file__).parent.parent / "sample_data"

@@ -14,10 +14,10 @@ import torch
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.execution.step_runner import EagerRunner
-from batchgen.engine.factory import build_engine, load_served
 from batchgen.engine.memory import release_memory
 from batchgen.engine.model.model import Model
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.run.factory import build_engine, load_served
 from batchgen.report.bench import run_work
 from batchgen.report.workloads import WORKLOADS, WorkItem
 

@@ -10,8 +10,8 @@ import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.engine import LLMEngine
-from batchgen.engine.factory import build_engine
+from batchgen.engine.run.engine import LLMEngine
+from batchgen.engine.run.factory import build_engine
 
 VOCAB_SIZE = 97
 EOS = 0

@@ -11,9 +11,9 @@ import torch
 from engine_runs import tokens_in_order
 
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.factory import build_engine
 from batchgen.engine.model.model import Model
 from batchgen.engine.request import EngineStats, Request, SamplingParams
+from batchgen.engine.run.factory import build_engine
 
 NEAR_TIE = 1e-4
 MAX_NEAR_TIES = 0.05

@@ -19,7 +19,7 @@ def main(fd: int) -> None:
 
     from batchgen.engine.parallel import group
     from batchgen.engine.parallel.followers import Start
-    from batchgen.engine.tensor_parallel import follow
+    from batchgen.engine.run.tensor_parallel import follow
 
     group._TIMEOUT = timedelta(seconds=100)
     connection.send("ready")

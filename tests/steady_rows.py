@@ -12,9 +12,9 @@ import torch
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.execution.step_runner import EagerRunner
-from batchgen.engine.factory import build_engine
 from batchgen.engine.model.model import Model
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.run.factory import build_engine
 from batchgen.engine.scheduling.step import ScheduledStep
 
 Rows = Mapping[int, Sequence[int]]

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from tiny_models import VOCAB_SIZE, tiny_model
 
 from batchgen.engine.config import Adapter, EngineConfig
-from batchgen.engine.factory import load_served
 from batchgen.engine.prefix.block_hashes import extend_block_hashes
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.run.factory import load_served
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.lora_config import read_lora_config
 

@@ -21,7 +21,7 @@ from echo_runs import prompts, write_rows
 import batchgen
 from batchgen import LLM, Result, SamplingParams, generate, run
 from batchgen.api import calls, llm, source
-from batchgen.engine.echo import EchoEngine
+from batchgen.engine.run.echo import EchoEngine
 from batchgen.errors import UsageError
 from batchgen.job.flow.slow_engine import SlowEngine
 from batchgen.job.rows import OutputRow

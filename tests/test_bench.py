@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from tiny_models import tiny_model
 
 from batchgen.cli.bench import bench
-from batchgen.engine.echo import EchoEngine
+from batchgen.engine.run.echo import EchoEngine
 from batchgen.engine.weights import weigh
 from batchgen.errors import InvalidDataError, UsageError
 from batchgen.report import bench_session

@@ -17,9 +17,9 @@ from batchgen.engine.cpu import stack as cpu_stack
 from batchgen.engine.cpu.optimize import optimize_for_cpu
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.ops import Operators
-from batchgen.engine.loader import load_model_from
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.proof import logits_at
+from batchgen.engine.run.loader import load_model_from
 
 LLAMA_SHAPED = ("llama", "mistral", "qwen2", "qwen3")
 needs_compiler = pytest.mark.skipif(load_kernels() is None, reason="no C compiler")

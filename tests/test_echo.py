@@ -3,8 +3,8 @@ from __future__ import annotations
 import gc
 import time
 
-from batchgen.engine.echo import EchoEngine
 from batchgen.engine.request import FinishReason, Request, SamplingParams
+from batchgen.engine.run.echo import EchoEngine
 
 
 def test_the_prompt_comes_back_in_one_step_cut_by_max_tokens() -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from fake_model import FakeModel
 
-from batchgen.engine import cache_size, factory
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.factory import build_engine, resolve
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.run import cache_size, factory
+from batchgen.engine.run.factory import build_engine, resolve
 from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
 

@@ -13,10 +13,10 @@ from test_quantized_gpu import PROMPTS, served
 from tiny_models import MIXED, tiny_model
 
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.loader import load_model
 from batchgen.engine.mixture.layer import Experts
 from batchgen.engine.mixture.packed import PackedExperts
 from batchgen.engine.mixture.rounded import RoundedExperts
+from batchgen.engine.run.loader import load_model
 
 pytestmark = pytest.mark.cuda
 

@@ -16,11 +16,11 @@ from batchgen.engine.attention.interface import AttentionSpec, CacheShape
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import PREFERRED
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.loader import load_model, load_model_from
 from batchgen.engine.model import float8_cache as rounded_cache
 from batchgen.engine.model.float8_cache import check_kv_cache_dtype, round_cache
 from batchgen.engine.model.pieces import Piece, make_metadata
 from batchgen.engine.model.proof import logits_at
+from batchgen.engine.run.loader import load_model, load_model_from
 from batchgen.errors import UsageError
 from batchgen.job.ledger.fingerprint import fingerprint_of
 from batchgen.job.spec import InputSpec, JobSpec

@@ -20,8 +20,8 @@ from tiny_gguf import CASES, HIDDEN, LINEAR, PROMPT, ROT, SIZE, Case, tokens, wr
 from batchgen.cli.main import cli
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.gguf import oracle
-from batchgen.engine.loader import load_model_from
 from batchgen.engine.model.gguf import load_gguf
+from batchgen.engine.run.loader import load_model_from
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf.architectures import ARCHITECTURES
 from batchgen.gguf.architectures.plan import read_plan

@@ -17,8 +17,8 @@ pytest.importorskip("triton", reason="triton is not installed: there is no GPU p
 from batchgen.engine.cuda import graph_runner
 from batchgen.engine.cuda.graph_runner import GraphRunner
 from batchgen.engine.cuda.host_syncs import WaitsForDeviceError
-from batchgen.engine.engine import LLMEngine
 from batchgen.engine.request import Completion, SamplingParams
+from batchgen.engine.run.engine import LLMEngine
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.job.flow.engine_faults import EngineFaults

@@ -28,15 +28,15 @@ from test_graph_faults import (
     unbroken,
 )
 
-from batchgen.engine import tensor_parallel
 from batchgen.engine.cuda import ranks
 from batchgen.engine.cuda.ranks import GraphFollower, GraphLeader
-from batchgen.engine.engine import LLMEngine
 from batchgen.engine.parallel.group import Group, StepLostError
 from batchgen.engine.request import Completion
+from batchgen.engine.run import tensor_parallel
+from batchgen.engine.run.engine import LLMEngine
+from batchgen.engine.run.tensor_parallel import ParallelEngine
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
-from batchgen.engine.tensor_parallel import ParallelEngine
 from batchgen.errors import BatchgenError
 from batchgen.job.text.codecs import ByteCodec
 from batchgen.job.text.requests import Requests

@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.cuda.compiled import compile_layers
-from batchgen.engine.factory import build_engine
-from batchgen.engine.loader import load_model_from
 from batchgen.engine.request import Completion, Request, SamplingParams
+from batchgen.engine.run.factory import build_engine
+from batchgen.engine.run.loader import load_model_from
 from batchgen.engine.targets import Targets
 
 pytestmark = pytest.mark.cuda

@@ -13,9 +13,9 @@ from batchgen.engine.attention.triton import sharing
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.cuda.compiled import compile_layers
 from batchgen.engine.execution import shared_reads
-from batchgen.engine.factory import build_engine
-from batchgen.engine.loader import load_model_from
 from batchgen.engine.request import EngineStats, Request, SamplingParams
+from batchgen.engine.run.factory import build_engine
+from batchgen.engine.run.loader import load_model_from
 
 pytestmark = pytest.mark.cuda
 

@@ -14,7 +14,7 @@ from tiny_models import tiny_model
 
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.cuda.kernel_shapes import kernel_shapes
-from batchgen.engine.loader import load_model_from
+from batchgen.engine.run.loader import load_model_from
 from batchgen.startup import kernels
 
 KERNELS = {"attention_kernel", "plan_kernel", "write_kernel", "scan_kernel", "choose_kernel"}
@@ -154,7 +154,7 @@ def test_after_it_a_first_run_compiles_none_of_them(tmp_path: Path) -> None:
         from pathlib import Path
         from batchgen.engine.cuda.kernels_ahead import compile_ahead
         from batchgen.engine.config import EngineConfig
-        from batchgen.engine.factory import load_engine
+        from batchgen.engine.run.factory import load_engine
         from batchgen.engine.cuda.kernel_shapes import kernel_shapes
         from batchgen.report.bench import run_work
         from batchgen.report.workloads import nano

@@ -21,7 +21,7 @@ FLOORS = [
     ["batchgen.gguf"],
     ["batchgen.gguf.tokenizer"],
     ["batchgen.gguf.architectures"],
-    ["batchgen.engine"],  # its plain values; its face stands higher, below
+    ["batchgen.engine"],  # its plain values
     ["batchgen.engine.kernels", "batchgen.engine.prefix", "batchgen.engine.attention"],
     ["batchgen.engine.grammar", "batchgen.engine.packed"],
     ["batchgen.engine.scheduling"],
@@ -33,7 +33,7 @@ FLOORS = [
     ["batchgen.engine.cpu", "batchgen.engine.cuda"],
     ["batchgen.engine.adapters", "batchgen.engine.steady.cuda"],
     ["batchgen.engine.steady"],
-    ["batchgen.engine(face)"],
+    ["batchgen.engine.run"],
     ["batchgen.engine.processes"],
     ["batchgen.job.stores"],
     ["batchgen.job"],
@@ -53,16 +53,6 @@ FLOORS = [
     ["batchgen.api"],
     ["batchgen"],  # the public names, and the command
 ]
-FACE = {
-    "engine",
-    "factory",
-    "runners",
-    "tensor_parallel",
-    "loader",
-    "optimizing",
-    "cache_size",
-    "echo",
-}  # of the engine: they use every room
 SINGLE = {
     "errors",
     "causes",
@@ -89,7 +79,7 @@ def _room(module: str) -> str:
     folder, _, name = module.rpartition(".")
     if folder == "batchgen" and name in SINGLE:
         return "batchgen.errors"
-    return "batchgen.engine(face)" if folder == "batchgen.engine" and name in FACE else folder
+    return folder
 
 
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

@@ -13,13 +13,13 @@ from tiny_models import VOCAB_SIZE, tiny_model
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import BACKENDS, select_backend
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.factory import build_engine, say_of_model
-from batchgen.engine.loader import load_model, load_model_from
 from batchgen.engine.model.binding import CALL_ATTRIBUTE, CallCursor
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.pieces import Piece, make_metadata
 from batchgen.engine.model.windows import MaskShape, probe_mask
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.run.factory import build_engine, say_of_model
+from batchgen.engine.run.loader import load_model, load_model_from
 from batchgen.errors import UsageError
 
 CPU = torch.device("cpu")

@@ -15,16 +15,16 @@ from tiny_models import answer_among, tiny_model
 
 from batchgen import gguf_header
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.factory import load_engine
 from batchgen.engine.gguf.module import make_module
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.quant import QuantKernels
-from batchgen.engine.loader import load_model
 from batchgen.engine.model.gguf import load_gguf
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.proof import logits_at
 from batchgen.engine.packed.layers import PackedEmbedding, PackedLayer
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.run.factory import load_engine
+from batchgen.engine.run.loader import load_model
 from batchgen.errors import UsageError
 from batchgen.gguf.architectures.plan import Plan
 from batchgen.gguf.tokenizer.special import named_id

@@ -19,9 +19,9 @@ from tiny_models import ONCE, THOROUGH, VOCAB_SIZE, tiny_model
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import select_backend
 from batchgen.engine.cpu.optimize import optimize_for_cpu
-from batchgen.engine.loader import load_model_from
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.pieces import Piece, make_metadata
+from batchgen.engine.run.loader import load_model_from
 
 NUM_TOKENS = 6
 CHECKED_ROWS = 4

@@ -17,11 +17,11 @@ from tiny_models import tiny_model
 
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.draws import draw_key
-from batchgen.engine.loader import load_model_from
 from batchgen.engine.prefix.block_hashes import extend_block_hashes
 from batchgen.engine.prefix.block_index import BlockIndex
 from batchgen.engine.prefix.ordering import Row, admission_order
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.run.loader import load_model_from
 
 
 def labelling(num_rows: int, num_instructions: int = 1, length: int = 40) -> list[Request]:

@@ -11,10 +11,10 @@ from tiny_models import tiny_model
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.attention.reference import ReferenceBackend
-from batchgen.engine.loader import load_model_from
 from batchgen.engine.model.discovery import clone_module, discover
 from batchgen.engine.model.proof import confirm, prove
 from batchgen.engine.model.shrink import SMALL, shrink
+from batchgen.engine.run.loader import load_model_from
 from batchgen.errors import ModelRefusedError
 
 

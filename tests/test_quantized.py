@@ -20,13 +20,13 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.cpu.joined_linear import JoinedDense, join_linears
 from batchgen.engine.cpu.linear_calls import is_plain
 from batchgen.engine.cpu.optimize import optimize_for_cpu
-from batchgen.engine.factory import load_engine
-from batchgen.engine.loader import load_model
 from batchgen.engine.model import quantized
 from batchgen.engine.model.discovery import clone_module
 from batchgen.engine.model.proof import check_copies, own_logits
 from batchgen.engine.model.quantized import read_quantized
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.run.factory import load_engine
+from batchgen.engine.run.loader import load_model
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.job.spec import InputSpec, JobSpec
 

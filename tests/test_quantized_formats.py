@@ -19,8 +19,6 @@ from torch import nn
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.cpu.joined_linear import JoinedQuantized, join_linears
-from batchgen.engine.factory import load_engine
-from batchgen.engine.loader import load_model
 from batchgen.engine.quantization.float8 import Float8, round_blocks, round_rows, round_weight
 from batchgen.engine.quantization.float8_linear import Float8Linear, fits_float8
 from batchgen.engine.quantization.integer_linear import IntegerLinear
@@ -29,6 +27,8 @@ from batchgen.engine.quantization.linear import QuantizedLinear
 from batchgen.engine.quantization.proof import settle_layers
 from batchgen.engine.quantization.scheme import read_scheme
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.run.factory import load_engine
+from batchgen.engine.run.loader import load_model
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.job.ledger.fingerprint import fingerprint_of
 from batchgen.job.spec import InputSpec, JobSpec

@@ -13,11 +13,11 @@ from quantized_folders import FORMATS, save_quantized
 from tiny_models import tiny_model
 
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.factory import load_engine, load_served
-from batchgen.engine.loader import load_model
 from batchgen.engine.model.proof import own_logits
 from batchgen.engine.quantization.linear import QuantizedLinear
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.run.factory import load_engine, load_served
+from batchgen.engine.run.loader import load_model
 
 pytestmark = pytest.mark.cuda
 

@@ -15,8 +15,8 @@ from tiny_models import tiny_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.factory import load_engine
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.run.factory import load_engine
 
 PROMPTS = [[5, 6, 7], list(range(10, 40)), [3] * 9, [8, 80, 18, 4]]
 NUM_TOKENS = 12

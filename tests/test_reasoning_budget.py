@@ -13,8 +13,8 @@ from engine_runs import completions_of, tokens_of
 from fake_model import FakeModel, engine_over
 from test_reasoning import HARMONY, HARMONY_TAGS, OPENS, QWEN, USER
 
-from batchgen.engine.engine import LLMEngine
 from batchgen.engine.request import Completion, FinishReason, Request, SamplingParams
+from batchgen.engine.run.engine import LLMEngine
 from batchgen.errors import ErrorCode
 from batchgen.job.answers.reading import AnswerParsers
 from batchgen.job.fields.params import apply, read_params

@@ -39,7 +39,7 @@ def rows_of(tmp_path: Path) -> list[dict[str, Any]]:
 
 def fail_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: set[str]) -> None:
     """Write an input of which the engine refuses these rows, once."""
-    from batchgen.engine.echo import EchoEngine
+    from batchgen.engine.run.echo import EchoEngine
     from batchgen.errors import ErrorCode, RowError
 
     real = EchoEngine.add

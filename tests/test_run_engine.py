@@ -18,8 +18,8 @@ from fake_model import FakeModel
 
 from batchgen import InputSpec, JobSpec, Summary, run
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.engine import LLMEngine
-from batchgen.engine.factory import build_engine
+from batchgen.engine.run.engine import LLMEngine
+from batchgen.engine.run.factory import build_engine
 from batchgen.job.flow.signals import Stop
 from batchgen.job.run.assembly import Assembly
 

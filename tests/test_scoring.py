@@ -18,8 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.engine import LLMEngine
-from batchgen.engine.factory import build_engine
 from batchgen.engine.processes.wire import Add, Report, Wire
 from batchgen.engine.request import (
     Completion,
@@ -28,6 +26,8 @@ from batchgen.engine.request import (
     Request,
     SamplingParams,
 )
+from batchgen.engine.run.engine import LLMEngine
+from batchgen.engine.run.factory import build_engine
 from batchgen.engine.sampling.row_search import likeliest
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.targets import Targets

@@ -21,9 +21,9 @@ from batchgen.engine.cpu.linear import PackedLinear, pack_steady
 from batchgen.engine.cpu.optimize import optimize_for_cpu
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.ops import Operators
-from batchgen.engine.loader import load_model_from
 from batchgen.engine.model.model import Model
 from batchgen.engine.parallel.splitting import check_flags
+from batchgen.engine.run.loader import load_model_from
 from batchgen.engine.steady.hold import check_parts, check_settings, prove_steady
 from batchgen.errors import ModelRefusedError, UsageError
 

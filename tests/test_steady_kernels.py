@@ -213,10 +213,10 @@ def test_a_model_is_proven_compiled_and_its_rows_run_alike_in_graphs(dtype: torc
     from tiny_models import tiny_model
 
     from batchgen.engine.config import EngineConfig
-    from batchgen.engine.factory import _compiled, build_engine
-    from batchgen.engine.loader import load_model_from
-    from batchgen.engine.optimizing import optimizer_of
     from batchgen.engine.request import Request, SamplingParams
+    from batchgen.engine.run.factory import _compiled, build_engine
+    from batchgen.engine.run.loader import load_model_from
+    from batchgen.engine.run.optimizing import optimizer_of
     from batchgen.engine.steady.cuda.attention import steady_attention
     from batchgen.engine.steady.hold import check_parts
 

@@ -15,7 +15,6 @@ from engine_runs import completions_of, tokens_of
 from fake_model import FakeModel, engine_over
 
 from batchgen.engine.draws import draw_key
-from batchgen.engine.engine import LLMEngine
 from batchgen.engine.grammar.compiler import GrammarCompiler
 from batchgen.engine.request import (
     Completion,
@@ -25,6 +24,7 @@ from batchgen.engine.request import (
     SamplingParams,
     StructuredOutput,
 )
+from batchgen.engine.run.engine import LLMEngine
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.fields.params import read_params
 from batchgen.job.rows import InputRow

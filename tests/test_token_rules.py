@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation import logits_process as hf
 
-from batchgen.engine.engine import LLMEngine
 from batchgen.engine.execution.step_runner import EagerRunner
 from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.run.engine import LLMEngine
 from batchgen.engine.sampling.batch import SamplingTable
 from batchgen.engine.sampling.filters import keep_allowed
 from batchgen.engine.sampling.rules import AllowedTokens, TokenRules, bits_of

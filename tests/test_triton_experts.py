@@ -20,7 +20,6 @@ from triton_interpreter import INTERPRETED, direct
 
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.loader import load_model_from
 from batchgen.engine.mixture import replacing
 from batchgen.engine.mixture.form import GELU, GELU_TANH, QUIET, SILU, Gate, Sizes, find_gate
 from batchgen.engine.mixture.packed import Blocks, Stored, pack_experts, random_packed
@@ -33,6 +32,7 @@ from batchgen.engine.model.packed_folder import load_random_packed
 from batchgen.engine.model.random_weights import load_random
 from batchgen.engine.quantization.float8 import round_rows
 from batchgen.engine.quantization.scheme import Scheme
+from batchgen.engine.run.loader import load_model_from
 from batchgen.engine.weights import weigh
 from batchgen.errors import ModelRefusedError
 

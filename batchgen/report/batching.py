@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.engine import LLMEngine
-from batchgen.engine.factory import load_served
 from batchgen.engine.request import Completion
+from batchgen.engine.run.engine import LLMEngine
+from batchgen.engine.run.factory import load_served
 from batchgen.report.bench import run_work
 from batchgen.report.page.batching import Lane
 from batchgen.report.page.slots import bars_of

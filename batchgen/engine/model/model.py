@@ -26,7 +26,7 @@ __all__ = ["Model", "bind_model"]
 
 @dataclass(slots=True)
 class Model:
-    """What the engine runs. Made by `loader.load_model`, which has proven it first."""
+    """What the engine runs. Made by `run.loader.load_model`, which has proven it first."""
 
     module: Any
     model_type: str

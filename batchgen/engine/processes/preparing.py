@@ -95,7 +95,7 @@ def _import_engine(config: EngineConfig, look: ModelLook, quick: QuickImports) -
     with absent("triton") if on_cpu else nullcontext():  # torch's compiler takes it along, 70 MB
         import transformers
 
-        import batchgen.engine.factory  # noqa: F401
+        import batchgen.engine.run.factory  # noqa: F401
         from batchgen.engine.memory import give_back_loaded
 
     with suppress(KeyError):  # a type that is no name of a class: code of its own, a GGUF's

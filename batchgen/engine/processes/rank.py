@@ -24,7 +24,7 @@ def main(fd: int) -> None:
     speak_as(f"rank {start.rank}", start.log_level)
     inbox = listen(connection.recv)
     try:
-        from batchgen.engine.tensor_parallel import follow  # torch: seconds, and it may fail
+        from batchgen.engine.run.tensor_parallel import follow  # torch: seconds, and it may fail
 
         connection.send(FollowerReady())
         follow(start, inbox.get)

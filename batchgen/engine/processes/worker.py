@@ -56,12 +56,12 @@ def _engine(load: Load) -> Engine:
     if load.core is not None:
         os.sched_setaffinity(0, {load.core})
     if load.config is None:
-        from batchgen.engine.echo import EchoEngine
+        from batchgen.engine.run.echo import EchoEngine
 
         return EchoEngine(load.max_num_seqs, load.max_model_len)
     prepare_engine(load.config, load.look)
     with importing:
-        from batchgen.engine.factory import load_engine
+        from batchgen.engine.run.factory import load_engine
 
     engine = load_engine(load.config)
     if load.name.startswith("cuda:"):  # it sees that one alone, and calls it cuda:0

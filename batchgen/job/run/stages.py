@@ -96,11 +96,11 @@ def load_job_engine(
     if (fleet := begun or begin_job_engine(spec, files, apart=apart)) is not None:
         return _loaded(fleet)
     if spec.engine == "echo":
-        from batchgen.engine.echo import EchoEngine
+        from batchgen.engine.run.echo import EchoEngine
 
         return EchoEngine(*_echo_sizes(spec))
     with importing:
-        from batchgen.engine.factory import load_engine
+        from batchgen.engine.run.factory import load_engine
 
     assert files is not None, "only the echo engine runs without a model"
     return load_engine(engine_config(spec, files))

@@ -41,9 +41,9 @@ from batchgen.engine.model.quantization import round_module, settle_quantization
 from batchgen.engine.model.quantized import Quantized
 from batchgen.engine.model.quiet import quietly
 from batchgen.engine.model.random_weights import load_random
-from batchgen.engine.optimizing import optimizer_of
 from batchgen.engine.parallel.group import Group
 from batchgen.engine.quantization.proof import has_quantized, settle_layers
+from batchgen.engine.run.optimizing import optimizer_of
 from batchgen.engine.steady.hold import backend_of, check_parts, check_settings, prove_steady
 from batchgen.engine.weights import weigh
 from batchgen.errors import ModelRefusedError, UsageError

@@ -19,8 +19,8 @@ from batchgen.engine.bounds import StepClock
 from batchgen.engine.execution.step_runner import StepRunner
 from batchgen.engine.memory import peak_memory_bytes, release_memory
 from batchgen.engine.prefix.folding import Folding
-from batchgen.engine.prompt_check import with_checked_prompt
 from batchgen.engine.request import Completion, EngineStats, FinishReason, Request, Timings
+from batchgen.engine.run.prompt_check import with_checked_prompt
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput

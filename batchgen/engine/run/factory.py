@@ -12,17 +12,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 from batchgen.causes import first_line
-from batchgen.engine.cache_size import decide_num_blocks
 from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
-from batchgen.engine.engine import LLMEngine
 from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.failures import is_out_of_memory
-from batchgen.engine.loader import load_model, resolve_device
 from batchgen.engine.memory import device_memory, device_name, on_device
 from batchgen.engine.model.load_failures import no_memory
 from batchgen.engine.model.model import Model
 from batchgen.engine.parallel.group import Group
-from batchgen.engine.runners import ResolvedConfig, make_runner
+from batchgen.engine.run.cache_size import decide_num_blocks
+from batchgen.engine.run.engine import LLMEngine
+from batchgen.engine.run.loader import load_model, resolve_device
+from batchgen.engine.run.runners import ResolvedConfig, make_runner
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.scheduling.slots import Slots
@@ -67,7 +67,7 @@ def load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
     """As `load_engine`, with the model beside its engine."""
     try:
         if config.tensor_parallel > 1:
-            from batchgen.engine.tensor_parallel import load_parallel
+            from batchgen.engine.run.tensor_parallel import load_parallel
 
             return load_parallel(config)
         return load_over(config)

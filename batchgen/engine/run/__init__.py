@@ -1,0 +1,5 @@
+"""One engine from its config to its completions: loaded, proven, sized, stepped.
+
+Imports every room below it.
+Read `engine.py` first (the loop), then `factory.py` (every decision) and `loader.py`.
+"""
