@@ -10,9 +10,11 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import FrozenInstanceError, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -91,6 +93,20 @@ def test_tables_and_data_sets_are_rows(echo: LLM) -> None:
         results = list(echo.generate(rows))
         assert [r.completion for r in results] == ["a", "b"]
         assert [r.columns.get("tag") for r in results] == ["x", None]
+
+
+def test_what_pandas_has_for_a_missing_value_is_none_there(echo: LLM) -> None:
+    frame = pd.DataFrame({"prompt": ["a", "b"], "max_tokens": [1, None], "seed": [None, 3]})
+    for rows in (frame, frame.convert_dtypes(), frame.convert_dtypes(dtype_backend="pyarrow")):
+        results = list(echo.generate(rows))
+        assert [(r.completion, r.error_message) for r in results] == [("a", None), ("b", None)]
+
+
+def test_texts_of_arrays_and_enums_are_prompts(echo: LLM) -> None:
+    label = StrEnum("label", {"ONE": "a"}).ONE
+    for rows in (np.array(["a", "b"]), pa.array(["a", "b"]), pd.Series(["a", "b"]), [label, "b"]):
+        assert [r.completion for r in echo.generate(rows)] == ["a", "b"]
+    assert [r.completion for r in echo.generate([{"prompt": label}])] == ["a"]
 
 
 @pytest.mark.parametrize("rows", ["one", {"prompt": "one"}, b"one", 5])

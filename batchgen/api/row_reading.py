@@ -59,13 +59,13 @@ class RowReading:
         return row
 
     def _as_object(self, given: Any) -> dict[str, Any]:
-        if isinstance(given, str):
-            return {self._spec.prompt_column: given}
         if isinstance(given, Mapping):
             if given.keys() <= _OF_A_MESSAGE and "role" in given:
                 raise RowError(ErrorCode.INVALID_ROW, _ONE_MESSAGE)
             return {str(name): _plain(value) for name, value in given.items()}
         content = _plain(given)
+        if isinstance(content, str):
+            return {self._spec.prompt_column: content}
         if not isinstance(content, list):
             raise RowError(ErrorCode.INVALID_ROW, f"{_WANTED}, not {type(given).__name__}")
         if content and all(type(item) is int for item in content):
@@ -109,13 +109,17 @@ def _settled(base: SamplingParams, adapters: Collection[str]) -> SamplingParams:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples, arrays and tensors as the lists, and numbers as the numbers, that JSON has."""
+    """Tuples, arrays and tensors as the lists, and numbers and texts as those, that JSON has."""
     if type(value) in _JSON_SCALARS:
         return value
+    if isinstance(value, str):  # NumPy's, an enum's: its characters, not what it says of itself
+        return str.__str__(value)
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if hasattr(value, "as_py"):  # Arrow's
+        return _plain(value.as_py())
     return value.tolist() if hasattr(value, "tolist") else value
 
 

@@ -91,11 +91,13 @@ def row_iterator(rows: Iterable[Any]) -> Iterator[Any]:
 
 
 def _of_pandas(frame: Any) -> Iterator[dict[str, Any]]:
-    """A missing value (NaN, NaT) is an absent one, as Parquet's null is."""
+    """A missing value (NaN, NaT, NA) is an absent one, as Parquet's null is."""
     names = [str(name) for name in frame.columns]
     for values in frame.itertuples(index=False, name=None):
         yield {name: value for name, value in zip(names, values, strict=True) if _is_there(value)}
 
 
 def _is_there(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and value != value)
+    if isinstance(value, float):
+        return value == value
+    return value is not None and type(value).__name__ not in ("NaTType", "NAType")
