@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata
+from batchgen.engine.host import to_device
 from batchgen.engine.scheduling.step import ScheduledStep
 
 __all__ = ["PENDING_TOKEN", "Batch", "BatchBuilder", "scored_indices"]
@@ -46,7 +48,7 @@ class BatchBuilder:
     ) -> None:
         self._block_table = np.zeros((num_slots, max_blocks), dtype=np.int32)
         self._block_size = block_size
-        self._device = device
+        self._to_device = partial(to_device, device=device)
 
     def build(self, step: ScheduledStep) -> Batch:
         """Pack a step of at least one row."""
@@ -64,13 +66,13 @@ class BatchBuilder:
         sampled = np.array(step.sampled, dtype=np.int64)
         logits_indices = np.concatenate([cu_seqlens[1:][sampled] - 1, scored_indices(step)])
         return Batch(
-            input_ids=self._tensor(input_ids),
-            positions=self._tensor(positions),
-            logits_indices=self._tensor(logits_indices),
+            input_ids=self._to_device(input_ids),
+            positions=self._to_device(positions),
+            logits_indices=self._to_device(logits_indices),
             metadata=self._metadata(positions, slots, rows, cu_seqlens, starts + num_tokens),
-            sampled_slots=self._tensor(slots[sampled]),
-            pending=self._tensor(pending) if len(pending) else None,
-            pending_slots=self._tensor(slots[rows[pending]]) if len(pending) else None,
+            sampled_slots=self._to_device(slots[sampled]),
+            pending=self._to_device(pending) if len(pending) else None,
+            pending_slots=self._to_device(slots[rows[pending]]) if len(pending) else None,
         )
 
     def _input_ids(self, step: ScheduledStep) -> _Int:
@@ -95,20 +97,16 @@ class BatchBuilder:
         max_seqlen_k = int(seq_lens.max())
         num_columns = -(-max_seqlen_k // self._block_size)
         return AttentionMetadata(
-            cu_seqlens_q=self._tensor(cu_seqlens.astype(np.int32)),
-            seq_lens=self._tensor(seq_lens.astype(np.int32)),
-            block_tables=self._tensor(self._block_table[slots, :num_columns]),
-            slot_mapping=self._tensor(slot_mapping),
+            cu_seqlens_q=self._to_device(cu_seqlens.astype(np.int32)),
+            seq_lens=self._to_device(seq_lens.astype(np.int32)),
+            block_tables=self._to_device(self._block_table[slots, :num_columns]),
+            slot_mapping=self._to_device(slot_mapping),
             block_size=self._block_size,
             num_seqs=len(seq_lens),
             num_tokens=len(positions),
             max_seqlen_q=int(np.diff(cu_seqlens).max()),
             max_seqlen_k=max_seqlen_k,
         )
-
-    def _tensor(self, values: npt.NDArray[np.integer]) -> torch.Tensor:
-        tensor = torch.from_numpy(values)
-        return tensor if self._device.type == "cpu" else tensor.to(self._device)
 
 
 def scored_indices(step: ScheduledStep) -> _Int:

@@ -14,6 +14,7 @@ import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.execution.packing import Batch, BatchBuilder
+from batchgen.engine.host import to_host
 from batchgen.engine.memory import give_back_freed, release_memory
 from batchgen.engine.sampling.batch import SamplingTable
 from batchgen.engine.sampling.no_choice import failures_of
@@ -114,8 +115,8 @@ class EagerRunner:
         scores = score(logits[num_sampled:], step) if step.scored else None
         sampled = sample(logits[:num_sampled], self._sampling.gather(step))
         self._last_tokens[batch.sampled_slots] = sampled.tokens
-        logprobs = None if sampled.logprobs is None else self._to_host(sampled.logprobs)
-        tokens, usable = self._to_host(sampled.tokens), self._to_host(sampled.usable)
+        logprobs = None if sampled.logprobs is None else to_host(sampled.logprobs)
+        tokens, usable = to_host(sampled.tokens), to_host(sampled.usable)
         top = self._top(sampled.top)
         return LaunchedStep(step, tokens, usable, logprobs, top, scores, self._event())
 
@@ -149,10 +150,7 @@ class EagerRunner:
     def _top(self, top: TopTokens | None) -> TopTokens | None:
         if top is None:
             return None
-        return TopTokens(self._to_host(top.ids), self._to_host(top.logprobs), top.counts)
-
-    def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor if tensor.device.type == "cpu" else tensor.to("cpu", non_blocking=True)
+        return TopTokens(to_host(top.ids), to_host(top.logprobs), top.counts)
 
     def _event(self) -> torch.cuda.Event | None:
         if self._model.device.type != "cuda":

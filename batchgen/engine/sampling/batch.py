@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from batchgen.engine.host import to_device
 from batchgen.engine.sampling.rules import (
     AllowedTokens,
     BegunWords,
@@ -111,7 +113,7 @@ class SamplingTable:
         self._rules: list[TokenRules | Words | None] = [None] * num_slots
         self._begun: BegunWords | None = None
         self._vocab_size = vocab_size
-        self._device = device
+        self._to_device = partial(to_device, device=device)
 
     def admit(self, step: ScheduledStep) -> None:
         """Take over the parameters of sequences that a step admits."""
@@ -205,10 +207,10 @@ class SamplingTable:
             allowed=allowed,
             penalties=self._penalties(penalised, sequences) if len(penalised) else None,
             masked=self._masked(short, sequences) if len(short) else None,
-            drawing=self._tensor(drawing),
-            temperature=self._tensor(drawn["temperature"]),
-            keys=self._tensor(drawn["key"].astype(np.int64)),
-            positions=self._tensor(positions[drawing]),
+            drawing=self._to_device(drawing),
+            temperature=self._to_device(drawn["temperature"]),
+            keys=self._to_device(drawn["key"].astype(np.int64)),
+            positions=self._to_device(positions[drawing]),
             top_k=self._filter(in_vocab, drawn["top_k"]),
             top_p=self._filter(drawn["top_p"] < 1.0, drawn["top_p"]),
             min_p=self._filter(drawn["min_p"] > 0.0, drawn["min_p"]),
@@ -221,7 +223,7 @@ class SamplingTable:
         if not len(rows):
             return None
         picked = values[rows]
-        return Filter(self._tensor(rows), self._tensor(picked), float(picked.max()))
+        return Filter(self._to_device(rows), self._to_device(picked), float(picked.max()))
 
     def _bias(
         self, sequences: list[Sequence]
@@ -236,9 +238,9 @@ class SamplingTable:
             return None
         rows, ids, values = zip(*entries, strict=True)
         return (
-            self._tensor(np.array(rows, np.int64)),
-            self._tensor(np.array(ids, np.int64)),
-            self._tensor(np.array(values, np.float32)),
+            self._to_device(np.array(rows, np.int64)),
+            self._to_device(np.array(ids, np.int64)),
+            self._to_device(np.array(values, np.float32)),
         )
 
     def _allowed(self, sequences: list[Sequence]) -> AllowedTokens | None:
@@ -258,7 +260,7 @@ class SamplingTable:
             stops = {t for t in sequences[row].stop_ids if 0 <= t < self._vocab_size}
             rows += [row] * len(stops)
             ids += sorted(stops)
-        return self._tensor(np.array(rows, np.int64)), self._tensor(np.array(ids, np.int64))
+        return self._to_device(np.array(rows, np.int64)), self._to_device(np.array(ids, np.int64))
 
     def _penalties(self, penalised: npt.NDArray[np.int64], sequences: list[Sequence]) -> Penalties:
         parts = [_row_penalties(i, sequences[i], self._vocab_size) for i in penalised.tolist()]
@@ -266,12 +268,11 @@ class SamplingTable:
             np.concatenate(column) for column in zip(*parts, strict=True)
         )
         return Penalties(
-            self._tensor(rows), self._tensor(ids), self._tensor(repetition), self._tensor(subtract)
+            self._to_device(rows),
+            self._to_device(ids),
+            self._to_device(repetition),
+            self._to_device(subtract),
         )
-
-    def _tensor(self, values: npt.NDArray[np.generic]) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(values))
-        return tensor if self._device.type == "cpu" else tensor.to(self._device)
 
 
 _Columns = tuple[

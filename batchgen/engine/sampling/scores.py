@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from batchgen.engine.host import to_host
 from batchgen.engine.sampling.row_search import likeliest
 from batchgen.engine.sampling.sampler import TopTokens
 from batchgen.engine.scheduling.step import ScheduledStep
@@ -50,7 +51,7 @@ def score(logits: torch.Tensor, step: ScheduledStep) -> Scores:
     total = torch.logsumexp(values, dim=-1, keepdim=True)
     chosen = values[where, torch.from_numpy(ids).to(logits.device)] - total[where, 0]
     positions = tuple(end - begin for _, begin, end in step.scored)
-    return Scores(_to_host(chosen), _top(values, total, step), counts, positions)
+    return Scores(to_host(chosen), _top(values, total, step), counts, positions)
 
 
 def _wanted(step: ScheduledStep) -> tuple[_Int, _Int, tuple[int, ...]]:
@@ -79,8 +80,4 @@ def _top(values: torch.Tensor, total: torch.Tensor, step: ScheduledStep) -> TopT
     if not most:
         return None
     found, ids = likeliest(values, most)
-    return TopTokens(_to_host(ids), _to_host(found - total), tuple(counts))
-
-
-def _to_host(values: torch.Tensor) -> torch.Tensor:
-    return values if values.device.type == "cpu" else values.to("cpu", non_blocking=True)
+    return TopTokens(to_host(ids), to_host(found - total), tuple(counts))

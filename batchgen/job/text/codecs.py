@@ -209,8 +209,7 @@ class TransformersCodec(_ChatCodec):
 
     def without_tokens(self, text: str, num_tokens: int, side: str) -> str:
         """See `TextCodec.without_tokens`."""
-        ids = self._ids(text, special=False)
-        kept = ids[num_tokens:] if side == "left" else ids[: max(len(ids) - num_tokens, 0)]
+        kept = _without(self._ids(text, special=False), num_tokens, side)
         return str(self._tokenizer.decode(kept)).strip("\ufffd")
 
     def vocabulary(self) -> str:
@@ -262,9 +261,7 @@ class ByteCodec(_ChatCodec):
 
     def without_tokens(self, text: str, num_tokens: int, side: str) -> str:
         """See `TextCodec.without_tokens`."""
-        data = text.encode()
-        kept = data[num_tokens:] if side == "left" else data[: max(len(data) - num_tokens, 0)]
-        return kept.decode("utf-8", "ignore")
+        return bytes(_without(text.encode(), num_tokens, side)).decode("utf-8", "ignore")
 
     def vocabulary(self) -> str:
         """See `TextCodec.vocabulary`."""
@@ -272,6 +269,10 @@ class ByteCodec(_ChatCodec):
 
     def _encode_rendered(self, text: str) -> list[int]:
         return list(text.encode())
+
+
+def _without(ids: Sequence[int], number: int, side: str) -> Sequence[int]:
+    return ids[number:] if side == "left" else ids[: max(len(ids) - number, 0)]
 
 
 def _said(message: Mapping[str, Any]) -> str:

@@ -87,8 +87,7 @@ class PromptCut:
     def _cut_chat(
         self, row: InputRow, text: str | None, token_ids: list[int], most: int, side: str
     ) -> tuple[str | None, list[int]]:
-        messages = [dict(message) for message in row.messages or ()]
-        places = _places(messages, bool(row.template_kwargs.get("continue_final_message")))
+        messages, places = _places(row)
         for _ in range(_ROUNDS):
             if len(token_ids) <= most:
                 return text, token_ids
@@ -114,8 +113,7 @@ class PromptCut:
         side = self._policy.side or "left"
         is_cut = False
         if row.messages is not None:
-            messages = [dict(message) for message in row.messages]
-            places = _places(messages, bool(row.template_kwargs.get("continue_final_message")))
+            messages, places = _places(row)
             is_cut = self._shorten_longest(messages, places, num_tokens, side)
             row = replace(row, messages=messages)
         elif row.prompt:
@@ -154,8 +152,10 @@ def too_long(num_tokens: int, max_model_len: int) -> RowError:
     return RowError(ErrorCode.PROMPT_TOO_LONG, f"{text} {max_model_len:,}")
 
 
-def _places(messages: list[dict[str, Any]], continued: bool) -> list[_Place]:
-    """The texts that may be cut."""
+def _places(row: InputRow) -> tuple[list[dict[str, Any]], list[_Place]]:
+    """A copy of the chat, and the texts in it that may be cut."""
+    messages = [dict(message) for message in row.messages or ()]
+    continued = bool(row.template_kwargs.get("continue_final_message"))
     last = len(messages) - 1 if continued else len(messages)
     found: list[_Place] = []
     for number, message in enumerate(messages[:last]):
@@ -167,7 +167,7 @@ def _places(messages: list[dict[str, Any]], continued: bool) -> list[_Place]:
         elif isinstance(content, list):
             message["content"] = [dict(part) for part in content]
             found += [(number, n) for n, part in enumerate(content) if "text" in part]
-    return found
+    return messages, found
 
 
 def _read(messages: list[dict[str, Any]], place: _Place) -> str:
