@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from tiny_models import tiny_model
 
 from batchgen.cli.bench import bench
+from batchgen.cli.preview import preview
 from batchgen.engine.run.echo import EchoEngine
 from batchgen.engine.weights import weigh
 from batchgen.errors import InvalidDataError, UsageError
@@ -85,6 +86,42 @@ def test_a_baseline_that_fails_costs_nothing(monkeypatch: Any, tmp_path: Path) -
     assert "no such kernel" in report["static_error"]
 
 
+def test_real_rows_are_measured_with_their_own_prompts_and_sampling(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": "Name the sea.", "max_tokens": 5, "temperature": 0.7, "top_p": 0.9},
+        {"prompt": "Name a hill.", "max_tokens": 4, "n": 2, "temperature": 1.0},
+        {"prompt": "Name it.", "max_tokens": 3, "stop": ["."]},
+        {"prompt": 5},
+        {"prompt": "A or B?", "choices": ["A", "B"]},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--in", str(path), "--as-chat", "--system", "Answer in one word. " * 20, "--device",
+             "cpu", "--repeats", "1", "--static-batch", "0"]  # fmt: skip
+    saved = tmp_path / "saved"
+    done = CliRunner().invoke(bench, [*flags, "--save-workloads", str(saved)])
+    assert done.exit_code == 0, done.output
+    work = json.loads((saved / "input.json").read_text())
+    assert [(item["max_tokens"], item.get("sampling")) for item in work] == [
+        (5, {"temperature": 0.7, "top_p": 0.9}), (4, {"temperature": 1.0}),
+        (4, {"temperature": 1.0}), (3, None),
+    ]  # fmt: skip
+    expected = chats(path, "Answer in one word. " * 20)
+    assert [item["prompt_token_ids"] for item in work] == [expected[i] for i in (0, 1, 1, 2)]
+    result = json.loads(done.stdout)["results"][0]
+    assert result["output_tokens"] == 5 + 4 + 4 + 3
+    assert result["cached_tokens"] > 64, "the instruction that all of them share"
+    for words in ("left out: 1 row in error", "1 row that choose", "1 sample may end early"):
+        assert words in done.stderr
+
+
+def chats(path: Path, system: str) -> list[list[int]]:
+    """The prompts that `preview` shows."""
+    flags = ["--in", str(path), "--as-chat", "--system", system, "--json", "-n", "3"]
+    shown = CliRunner().invoke(preview, flags).stdout.splitlines()
+    return [json.loads(line)["token_ids"] for line in shown]
+
+
 def test_live_sequences_are_counted_over_time() -> None:
     _, completions = run_work(EchoEngine(), from_lengths(LENGTHS))
     assert [len(done.token_ids) for done in completions] == [5, 4, 3]
@@ -152,7 +189,9 @@ def test_a_picture_shows_which_slot_was_busy_when() -> None:
 @pytest.mark.parametrize(
     ("flags", "named"),
     [(("--to", "x.html"), "--to"), (("--slots", "2"), "--slots"),
-     (("--static", "--sampling", "filters"), "--sampling")],
+     (("--static", "--sampling", "filters"), "--sampling"),
+     (("--workload", "nano", "--temperature", "1"), "--temperature"),
+     (("--as-chat",), "--as-chat")],
 )  # fmt: skip
 def test_a_flag_that_would_be_ignored_is_refused(flags: tuple[str, ...], named: str) -> None:
     result = CliRunner().invoke(bench, [*flags])

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from batchgen.cli import options
-from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand, flag, flag_group
+from batchgen.cli.flags import CONTEXT_SETTINGS, Decorated, GroupedCommand, flag, flag_group
 from batchgen.errors import UsageError
 from batchgen.startup.importing import importing
 
@@ -23,6 +24,7 @@ __all__ = ["bench"]
 _STATIC_ROWS = {"mixed": {"rows": 40}}
 """Fewer than else: the comparison is over in two minutes on a CPU."""
 
+_OF_ROWS = ("Input", "Sampling (defaults for rows that do not say)")
 _bench_options = flag_group(
     "Bench",
     flag(
@@ -33,16 +35,16 @@ _bench_options = flag_group(
         ),
         help="Seeded lengths; repeats. nano where neither this nor --in is given.",
     ),
-    flag("--in", "inputs", multiple=True, core=True, metavar="PATH",
-         help="Take prompt lengths and max_tokens from real rows; repeats."),
     flag("--rows", type=click.IntRange(min=1), metavar="N", core=True,
          show_default="the workload's own", help="Rows of each workload."),
     flag("--repeats", type=click.IntRange(min=1), metavar="N", core=True,
          show_default="3, with --static 1",
          help="Runs of each workload; the best is shown, with the spread."),
-    flag("--sampling", multiple=True, core=True, metavar="VARIANT", show_default="greedy",
+    flag("--sampling", multiple=True, core=True, metavar="VARIANT",
+         show_default="own: greedy, or as the rows of --in say",
          type=click.Choice(
-             ["greedy", "temperature", "filters", "penalties", "logprobs", "one_in_16", "mixed"]
+             ["own", "greedy", "temperature", "filters", "penalties", "logprobs", "one_in_16",
+              "mixed"]
          ),
          help="How rows are sampled; each workload runs with each variant. Repeats."),
     flag("--static-batch", type=click.IntRange(min=0), default=8, metavar="N", core=True,
@@ -64,8 +66,22 @@ _bench_options = flag_group(
 )  # fmt: skip
 
 
+def _row_options(command: Decorated) -> Decorated:
+    """Those of `run` that say what a row's prompt is and how it is sampled; read with --in."""
+    command = options.input_options(options.sampling_options(command))
+    params = command.__click_params__  # type: ignore[attr-defined]
+    params[:] = [param for param in params if param.name != "adapters"]
+    for param in params:
+        if param.section in _OF_ROWS:
+            param.core, param.required = param.name == "inputs", False
+        if param.name == "inputs":
+            param.help = "Measure these rows as `run` asks them, up to max_tokens; repeats."
+    return command
+
+
 @click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
 @_bench_options
+@_row_options
 @options.model_options
 @options.engine_options
 @click.pass_context
@@ -83,12 +99,14 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
     from batchgen.job.model.files import resolve_model
 
     _check_static(flags)
+    _check_rows(ctx, flags)
     hush_libraries()
     check_device(flags["device"])
     files = resolve_model(flags["model"], flags["revision"])
     files.check_supported()
     files.check_loadable(whole=False)
     config = _engine_config(flags, files.path, files.eos_token_ids)
+    real = _real_rows(flags, files)
     if ctx.obj is True:
         prepare_engine(config, files.look)
     with importing:
@@ -98,7 +116,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
         from batchgen.report.workloads import DEFAULT_VOCAB
 
     peer = PeerResults.read(flags["peer"]) if flags["peer"] else None
-    workloads = partial(_workloads, flags, files)
+    workloads = partial(_workloads, flags, real)
     if flags["static"]:
         from batchgen.cli.screen.batching import show_batching
 
@@ -109,8 +127,8 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
         config,
         flags["repeats"] or 3,
         flags["static_batch"],
-        sampling=flags["sampling"] or ("greedy",),
-        say=lambda line: click.echo(line, err=True),
+        sampling=flags["sampling"] or ("own",),
+        say=_say,
     )
     session.run(workloads)
     if peer is not None:
@@ -128,22 +146,54 @@ def _check_static(flags: Mapping[str, Any]) -> None:
             raise UsageError(f"{told} --{name}", "leave one of the two out")
 
 
-def _workloads(flags: Mapping[str, Any], files: ModelFiles, vocab_size: int) -> dict[str, Any]:
+def _check_rows(ctx: click.Context, flags: Mapping[str, Any]) -> None:
+    """Raises UsageError for a flag that only the rows of --in would read."""
+    if flags["inputs"]:
+        return
+    for param in ctx.command.params:
+        named = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if named and getattr(param, "section", None) in _OF_ROWS:
+            raise UsageError(
+                f"without --in nothing reads {param.opts[0]}",
+                "name the rows to measure, or leave it out",
+            )
+
+
+def _real_rows(flags: Mapping[str, Any], files: ModelFiles) -> dict[str, Any]:
+    """The workload of --in, by its name, read before anything is loaded."""
+    if not flags["inputs"]:
+        return {}
+    from batchgen.cli.preview import prepared
+    from batchgen.cli.run import job_spec
+    from batchgen.report.real_rows import real_workload
+
+    prepared(files, own_process=True)
+    no_run = {"out": Path("-"), "rows_per_file": None, "shard": "none", "join": False}
+    limit = flags["rows"] or flags["limit"]
+    asked = {"limit": limit, "keep_columns": "none", "adapters": (), **no_run}
+    return {"input": real_workload(job_spec({**flags, **asked}), files, _say)}
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _workloads(
+    flags: Mapping[str, Any], real: Mapping[str, Any], vocab_size: int
+) -> dict[str, Any]:
     """What is asked for, by name; saved where that is asked for, too."""
     with importing:
-        from batchgen.report.real_lengths import real_workload
         from batchgen.report.workloads import DEFAULT_VOCAB, WORKLOADS, save_workload
 
     usual = ("seed6", "mixed") if flags["static"] else ("nano",)
-    names = flags["workloads"] or (() if flags["inputs"] else usual)
+    names = flags["workloads"] or (() if real else usual)
     rows = {"rows": flags["rows"]} if flags["rows"] else {}
     fewer = _STATIC_ROWS if flags["static"] else {}
     vocab = min(vocab_size, DEFAULT_VOCAB)
     work: dict[str, Any] = {
         name: WORKLOADS[name](vocab=vocab, **(rows or fewer.get(name, {}))) for name in names
     }
-    if flags["inputs"]:
-        work["input"] = real_workload(flags["inputs"], files, limit=flags["rows"])
+    work |= real
     for name, items in work.items():
         if flags["save_workloads"]:
             save_workload(items, flags["save_workloads"] / f"{name}.json")

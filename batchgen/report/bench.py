@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from batchgen.engine.request import Completion, Engine, Request, SamplingParams
-from batchgen.report.variants import RowSampling, greedy
+from batchgen.report.variants import RowSampling, own
 from batchgen.report.workloads import WorkItem
 
 __all__ = ["BenchRun", "best_run", "format_table", "run_work"]
@@ -38,15 +38,15 @@ class BenchRun:
 
 
 def run_work(
-    engine: Engine, work: Sequence[WorkItem], sampling: RowSampling = greedy
+    engine: Engine, work: Sequence[WorkItem], sampling: RowSampling = own
 ) -> tuple[BenchRun, list[Completion]]:
     """Run `work` to its fixed lengths and time it; completions in input order."""
     before = replace(engine.stats())
     start = time.perf_counter()
     arrival = time.monotonic()
     for index, item in enumerate(work):
-        own = {"temperature": item.temperature, **sampling(index)}
-        params = SamplingParams(max_tokens=item.max_tokens, ignore_eos=True, **own)
+        chosen = {"temperature": item.temperature, **sampling(index, item)}
+        params = SamplingParams(max_tokens=item.max_tokens, ignore_eos=True, **chosen)
         engine.add(Request(index, item.prompt_token_ids, params, draw_key=index))
     completions: list[Completion] = []
     while engine.num_unfinished:

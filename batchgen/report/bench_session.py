@@ -56,7 +56,7 @@ class BenchSession:
     repeats: int
     static_batch: int
     say: Callable[[str], None]
-    sampling: Sequence[str] = ("greedy",)
+    sampling: Sequence[str] = ("own",)
     """Names of `report.variants.VARIANTS`; each workload runs with each."""
     facts: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -119,16 +119,15 @@ class BenchSession:
         self, engine: LLMEngine, name: str, work: Sequence[WorkItem], variant: str
     ) -> None:
         runs: list[BenchRun] = []
-        settings = {} if variant == "greedy" else {"sampling": variant}
+        settings = {} if variant == "own" else {"sampling": variant}
         if settings:  # its kernels and graphs, apart from what is measured
             run_work(engine, work, VARIANTS[variant])
         for repeat in range(self.repeats):
             engine.forget_prefixes()
             run, _ = run_work(engine, work, VARIANTS[variant])
             runs.append(run)
-            self.say(
-                f"{name} {variant} {repeat + 1}: {run.wall_s} s, {run.output_tokens_per_s} tokens/s"
-            )
+            what = " ".join([name, *settings.values(), str(repeat + 1)])
+            self.say(f"{what}: {run.wall_s} s, {run.output_tokens_per_s} tokens/s")
         self.rows.append({"workload": name, "engine": "batchgen", **settings, **best_run(runs)})
 
     def _measure_static(self, workloads: Workloads) -> None:

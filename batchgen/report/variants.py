@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["VARIANTS", "RowSampling", "greedy"]
+from batchgen.report.workloads import WorkItem
 
-RowSampling = Callable[[int], dict[str, Any]]
-"""From a row's number to its `SamplingParams`, lengths aside."""
+__all__ = ["VARIANTS", "RowSampling", "own"]
+
+RowSampling = Callable[[int, WorkItem], dict[str, Any]]
+"""From a row's number and the row to its `SamplingParams`, lengths aside."""
 
 _FILTERS: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "seed": 7}
 _PENALTIES: dict[str, Any] = {"repetition_penalty": 1.1, "frequency_penalty": 0.2}
 
 
-def greedy(_row: int) -> dict[str, Any]:
-    """Nothing: the most likely token."""
-    return {}
+def own(_row: int, item: WorkItem) -> dict[str, Any]:
+    """As the workload has it: a real row's own, else the most likely token."""
+    return dict(item.sampling)
 
 
-def _one_in_16(row: int) -> dict[str, Any]:
+def _one_in_16(row: int, _item: WorkItem) -> dict[str, Any]:
     return _FILTERS if row % 16 == 0 else {}
 
 
@@ -35,12 +37,13 @@ _MIX: tuple[dict[str, Any], ...] = (
 )
 
 VARIANTS: dict[str, RowSampling] = {
-    "greedy": greedy,
-    "temperature": lambda row: {"temperature": 1.0, "seed": 7},
-    "filters": lambda row: _FILTERS,
-    "penalties": lambda row: _PENALTIES,
-    "logprobs": lambda row: {"logprobs": 1},
+    "own": own,
+    "greedy": lambda row, item: {},
+    "temperature": lambda row, item: {"temperature": 1.0, "seed": 7},
+    "filters": lambda row, item: _FILTERS,
+    "penalties": lambda row, item: _PENALTIES,
+    "logprobs": lambda row, item: {"logprobs": 1},
     "one_in_16": _one_in_16,
-    "mixed": lambda row: _MIX[row % len(_MIX)],
+    "mixed": lambda row, item: _MIX[row % len(_MIX)],
 }
 """Neighbours of `mixed` are all sampled differently."""

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "DEFAULT_VOCAB",
@@ -35,6 +36,8 @@ class WorkItem:
     prompt_token_ids: Sequence[int]
     max_tokens: int
     temperature: float = 0.0
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Of a real row: what it names of `SamplingParams` that chooses its tokens."""
 
 
 def _tokens(rng: random.Random, count: int, vocab: int) -> list[int]:
@@ -184,5 +187,11 @@ WORKLOADS: dict[str, Callable[..., list[WorkItem]]] = {
 def save_workload(work: Sequence[WorkItem], file: Path) -> None:
     """Write a workload as one JSON array of objects with the names of `WorkItem`."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    items = [{**asdict(item), "prompt_token_ids": list(item.prompt_token_ids)} for item in work]
-    file.write_text(json.dumps(items) + "\n", encoding="utf-8")
+    file.write_text(json.dumps([_saved(item) for item in work]) + "\n", encoding="utf-8")
+
+
+def _saved(item: WorkItem) -> dict[str, Any]:
+    named = {**asdict(item), "prompt_token_ids": list(item.prompt_token_ids)}
+    if not named["sampling"]:
+        del named["sampling"]
+    return named
