@@ -109,6 +109,29 @@ def test_with_a_model_prompts_that_do_not_fit_are_found(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_ids_that_the_model_has_not_are_said_once_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make(tmp_path / "m", "gpt2")
+    known = {"stop_token_ids": [1], "logit_bias": {"2": 1}, "allowed_token_ids": [3]}
+    unknown = {
+        "stop_token_ids": [1, 128009],
+        "logit_bias": {"128009": 1},
+        "suppress_tokens": [10**6],
+    }
+    rows = [{"prompt": "a", **settings} for settings in (known, unknown, unknown)]
+    path = write_rows(tmp_path / "in.jsonl", rows)
+    assert call("--in", str(path), "--engine", "echo").exit_code == 0
+    assert caplog.messages == []
+    assert call("--in", str(path), "--model", str(folder)).exit_code == 0
+    names = ("stop_token_ids: token 128009", "logit_bias: token 128009", "suppress_tokens: token 1")
+    assert len(caplog.messages) == len(names)
+    for name, told in zip(names, caplog.messages, strict=True):
+        assert told.startswith(f"{path}:2: ")
+        assert name in told
+        assert "changes nothing: the model's ids end at" in told
+
+
 def test_with_a_model_conversations_that_its_template_refuses_are_found(tmp_path: Path) -> None:
     chats = [[{"role": role, "content": "hello"}] for role in ("user", "nobody", "user")]
     path = write_rows(tmp_path / "a.jsonl", ({"messages": chat} for chat in chats))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 
 from batchgen.engine.request import SamplingParams
 from batchgen.job.decisions.settings import unheeded
 from batchgen.job.rows import InputRow
+from batchgen.job.text.codecs import ByteCodec
 from batchgen.job.text.tokenizer import TextCodec
 
 __all__ = ["Hints"]
@@ -25,6 +27,7 @@ class Hints:
         self._bos_text = _added_bos(codec)
         self._told_unread: set[str] = set()
         self._told_unheeded: set[str] = set()
+        self._told_unknown: set[str] = set()
 
     def unread_settings(self, row: InputRow) -> None:
         """Say once of a name that the chat template does not read it."""
@@ -59,6 +62,17 @@ class Hints:
                 )
                 _log.warning(text, row.origin, name)
 
+    def unknown_tokens(self, row: InputRow) -> None:
+        """Say once of a name that it holds ids which the model has not, as those of another's."""
+        last = self._codec.vocab_size - 1
+        if isinstance(self._codec, ByteCodec):  # no model: its ids are not known
+            return
+        for name, ids in _ids_named(row.params):
+            if max(ids, default=0) > last and name not in self._told_unknown:
+                self._told_unknown.add(name)
+                text = "%s: %s: token %d changes nothing: the model's ids end at %d (said once)"
+                _log.warning(text, row.origin, name, max(ids), last)
+
     def two_bos(self, row: InputRow, text: str) -> None:
         """Say once that a raw prompt's BOS is taken for the one that the tokenizer adds."""
         if self._told_two_bos or not self._bos_text or not text.startswith(self._bos_text):
@@ -69,6 +83,13 @@ class Hints:
             "one, not two (said once)"
         )
         _log.warning(message, row.origin)
+
+
+def _ids_named(params: SamplingParams) -> Iterator[tuple[str, Iterable[int]]]:
+    yield "stop_token_ids", params.stop_token_ids
+    yield "allowed_token_ids", params.allowed_token_ids
+    yield "logit_bias", [token for token, _ in params.logit_bias]
+    yield "bad_words_ids or suppress_tokens", [max(word) for word in params.bad_words]
 
 
 def _added_bos(codec: TextCodec) -> str:
