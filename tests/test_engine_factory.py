@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,8 @@ def test_a_built_engine_says_where_it_runs_and_runs() -> None:
     engine.add(Request(1, [1, 2], SamplingParams(max_tokens=3)))
     completions = [c for _ in range(3) for c in engine.step()]
     assert len(completions[0].token_ids) == 3
+
+
+def test_a_script_finds_the_engine_under_the_name_it_has_always_had() -> None:
+    door = importlib.import_module("batchgen.engine.factory")
+    assert door.load_engine is factory.load_engine

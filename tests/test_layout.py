@@ -63,6 +63,9 @@ SINGLE = {
     "lora_config",
 }  # of the package: every room may use them
 
+DOORS = {"batchgen.engine.factory": "batchgen.engine.run"}
+"""Names that scripts rely on, outside the room that has what they name."""
+
 
 def _module(path: Path) -> str:
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -76,6 +79,8 @@ ROOMS = sorted({path.parent for path in MODULES.values()})
 def _room(module: str) -> str:
     if MODULES[module].name == "__init__.py":
         return module
+    if module in DOORS:
+        return DOORS[module]
     folder, _, name = module.rpartition(".")
     if folder == "batchgen" and name in SINGLE:
         return "batchgen.errors"
