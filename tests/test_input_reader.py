@@ -15,6 +15,7 @@ import pytest
 
 from batchgen.errors import ErrorCode, FingerprintMismatchError
 from batchgen.job.input.reader import Reader
+from batchgen.job.shard import Shard
 from batchgen.job.spec import InputSpec
 
 ROWS = [{"id": f"r{n}", "prompt": f"prompt {n}", "n_th": n} for n in range(40)]
@@ -112,7 +113,7 @@ def test_shards_part_the_rows_and_agree_on_duplicates(tmp_path: Path, n: int) ->
     whole = {row.index: row.error and row.error.code for row in Reader(InputSpec((path,)))}
     parts: dict[int, Any] = {}
     for i in range(n):
-        for row in Reader(InputSpec((path,)), shard=(i, n)):
+        for row in Reader(InputSpec((path,)), shard=Shard(i, n)):
             assert row.index not in parts
             parts[row.index] = row.error and row.error.code
     assert dict(sorted(parts.items())) == whole

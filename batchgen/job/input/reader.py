@@ -31,6 +31,7 @@ from batchgen.job.input.named_columns import check_names
 from batchgen.job.input.sources import Source, SourceKind, find_sources
 from batchgen.job.input_marks import Mark, Marks, mark_of
 from batchgen.job.rows import InputRow
+from batchgen.job.shard import Shard
 from batchgen.job.spec import InputSpec, JobSpec, SamplingDefaults
 from batchgen.job.stores.places import Place
 
@@ -58,9 +59,9 @@ class Rows(Protocol):
 class Reader:
     """Rows of the whole input. Iterate once; `rows_read` and `digest()` go with the last row given.
 
-    `shard` is `(i, n)`: rows whose index is i modulo n. All rows are read by every shard, for the
-    digest and for ids that are already taken. Errors: InputUnreadableError, InvalidDataError,
-    UsageError and OutputUnwritableError before the first row; InputUnreadableError on the way.
+    `shard`: its rows alone are given. All rows are read by every shard, for the digest and for ids
+    that are already taken. Errors: InputUnreadableError, InvalidDataError, UsageError and
+    OutputUnwritableError before the first row; InputUnreadableError on the way.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Reader:
         output: Place | None = None,
         flags: SamplingDefaults | None = None,
         generation_defaults: Mapping[str, Any] | None = None,
-        shard: tuple[int, int] | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self.sources: tuple[Source, ...] = find_sources(spec.inputs, output)
         _tell_twice(self.sources)
@@ -102,7 +103,7 @@ class Reader:
             output=spec.out,
             flags=spec.sampling,
             generation_defaults={} if files is None else files.generation_defaults,
-            shard=None if spec.shard is None else (spec.shard.index, spec.shard.count),
+            shard=spec.shard,
         )
 
     @property
@@ -199,7 +200,7 @@ class Reader:
         return row
 
     def _skipped(self, index: int) -> bool:
-        if self._shard is not None and index % self._shard[1] != self._shard[0]:
+        if self._shard is not None and not self._shard.has(index):
             return True
         return self._done is not None and self._done(index)
 
