@@ -94,14 +94,16 @@ def test_failed_rows_are_told_with_their_place_the_first_of_each_kind(
     assert "failures" not in json.loads(said.out)
 
 
-def test_a_rerun_of_a_job_with_failed_rows_says_what_to_do(
+def test_a_rerun_of_a_job_with_failed_rows_says_what_to_do_and_what_names_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_rows(tmp_path / "in.jsonl", ["nope", {"prompt": "y"}])
     echo(source, tmp_path / "o.parquet")
     capsys.readouterr()
     assert echo(source, tmp_path / "o.parquet") == 3
-    assert "next: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "next: " in said
+    assert f"which: batchgen inspect {tmp_path / 'o.parquet'} --failed" in said
 
 
 def test_each_kind_of_failure_has_a_next_step() -> None:

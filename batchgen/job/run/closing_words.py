@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import quote
 
 from batchgen.counts import counted
 from batchgen.job.run.row_advice import advice_for
@@ -27,6 +28,9 @@ def failure_words(summary: Summary) -> Iterator[str]:
     if not summary.failures and summary.error_codes:
         code = max(summary.error_codes, key=lambda one: summary.error_codes[one])
         yield f"  next: {advice_for(code)}"
+    named = {failure.code for failure in summary.failures}
+    if summary.shard is None and not summary.error_codes.keys() <= named:  # of an earlier run
+        yield f"  which: batchgen inspect {quote(summary.out)} --failed"
 
 
 def kinds_of_failures(summary: Summary) -> str:
