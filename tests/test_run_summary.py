@@ -106,6 +106,18 @@ def test_a_rerun_of_a_job_with_failed_rows_says_what_to_do_and_what_names_them(
     assert f"which: batchgen inspect {tmp_path / 'o.parquet'} --failed" in said
 
 
+def test_where_rows_are_done_mended_ones_are_said_to_take_an_output_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for good, said, code in (({"prompt": "y"}, True, 4), ({"prompt": 5}, False, 0)):
+        out = tmp_path / f"{code}.parquet"
+        assert echo(write_rows(tmp_path / "in.jsonl", ["nope", good]), out) == 3
+        assert ("an --out of their own" in capsys.readouterr().err) == said
+        mended = write_rows(tmp_path / "in.jsonl", [{"prompt": "x"}, {"prompt": "y"}])
+        assert echo(mended, out) == code
+        capsys.readouterr()
+
+
 def test_each_kind_of_failure_has_a_next_step() -> None:
     assert set(_ADVICE) == set(ErrorCode)
     assert all(advice_for(str(code)) for code in ErrorCode)

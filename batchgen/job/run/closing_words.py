@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from shlex import quote
 
 from batchgen.counts import counted
-from batchgen.job.run.row_advice import advice_for
+from batchgen.job.run.row_advice import MENDED_APART, advice_for
 from batchgen.job.run.summary import Summary
 
 __all__ = ["closing_words", "failure_words", "kinds_of_failures"]
@@ -31,6 +31,8 @@ def failure_words(summary: Summary) -> Iterator[str]:
     named = {failure.code for failure in summary.failures}
     if summary.shard is None and not summary.error_codes.keys() <= named:  # of an earlier run
         yield f"  which: batchgen inspect {quote(summary.out)} --failed"
+    if summary.ok and any("--retry" not in advice_for(code) for code in summary.error_codes):
+        yield f"  {MENDED_APART}"
 
 
 def kinds_of_failures(summary: Summary) -> str:

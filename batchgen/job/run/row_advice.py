@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from batchgen.errors import ErrorCode
 
-__all__ = ["advice_for"]
+__all__ = ["MENDED_APART", "advice_for"]
 
-_LOOK = "look at the row, mend it in the input, and run the same command again"
+MENDED_APART = (
+    "finished rows stand for this input and these flags: mended rows, or other flags for the rows "
+    "that failed, take a file and an --out of their own"
+)
+"""Beside advice to change something, where there are finished rows: the same --out refuses it."""
+_LOOK = "look at the row, and mend it"
 _ADVICE = {
     ErrorCode.INVALID_JSON: (
         "write one JSON object a line; of a file with one prompt a line, "
