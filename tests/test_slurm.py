@@ -97,17 +97,19 @@ def test_the_merge_waits_for_all_tasks_whatever_became_of_them(
         (scripts / "array.sbatch").read_text().replace("##SBATCH --account", "#SBATCH --account")
     )
     (scripts / "array.sbatch").write_text(edited)
-    command = [str(scripts / "submit.sh"), "in.jsonl", "my out.parquet", "--max-tokens", "5"]
+    flags = ["--max-tokens", "5", "--checkpoint-dir", "my dir", "--max-failures=1%"]
+    command = [str(scripts / "submit.sh"), "in.jsonl", "my out.parquet", *flags]
     done = subprocess.run(
         command, cwd=tmp_path, env=site, capture_output=True, text=True, timeout=120
     )
     assert done.stdout.split() == ["41", "41"], done.stderr
     array, merge = asked(tmp_path).splitlines()
-    assert array.endswith("array.sbatch in.jsonl my out.parquet --max-tokens 5")
+    assert array.endswith(f"array.sbatch in.jsonl my out.parquet {' '.join(flags)}")
     assert "--dependency=afterany:41" in merge
     assert "--account=my-project" in merge
     assert "--partition" not in merge
-    assert r"merge my\ out.parquet" in merge
+    told = r"--lock wait --checkpoint-dir my\ dir --max-failures=1%"
+    assert rf"merge my\ out.parquet {told}" in merge
 
 
 @pytest.mark.parametrize("script", ["run.sbatch", "array.sbatch"])

@@ -11,12 +11,21 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=${2:?usage: submit.sh IN OUT [batchgen run flags]}
+flags="--lock wait"   # and those of the run that the merge has to know
+for ((n = 3; n <= $#; n++)); do
+    case ${!n} in
+        --checkpoint-dir=* | --max-failures=*) flags+=" $(printf %q "${!n}")" ;;
+        --checkpoint-dir | --max-failures)
+            flags+=" ${!n}"
+            ((++n <= $#)) && flags+=" $(printf %q "${!n}")" ;;
+    esac
+done
 site=$(sed -n 's/^#SBATCH \(--\(partition\|account\|qos\)=[^ ]*\).*/\1/p' "$here/array.sbatch")
 array=$(sbatch --parsable "$here/array.sbatch" "$@")
 array=${array%%;*}   # the rest would be the cluster's name
 if ! merge=$(sbatch --parsable --dependency="afterany:$array" --job-name=batchgen-merge $site \
     --open-mode=append --output="batchgen-$array-merge.log" \
-    --wrap "exec $(printf %q "${BATCHGEN:-batchgen}") merge $(printf %q "$out") --lock wait"); then
+    --wrap "exec $(printf %q "${BATCHGEN:-batchgen}") merge $(printf %q "$out") $flags"); then
     echo "batchgen: array $array is submitted, its merge is not: run batchgen merge $out after it" >&2
     exit 1
 fi
