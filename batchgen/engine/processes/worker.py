@@ -49,7 +49,7 @@ def main(fd: int) -> None:
         end_process(0)
     except Exception as error:
         wire.send(Failed(portable(error)))
-        sys.exit(1)
+        end_process(1)  # not by way of native code that may wait for a GPU
 
 
 def _engine(load: Load) -> Engine:
