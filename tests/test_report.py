@@ -211,6 +211,19 @@ def test_what_is_no_output_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "give an output of `batchgen run`" in capsys.readouterr().err
 
 
+def test_the_page_never_replaces_the_output_that_it_is_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", prompts(2))
+    out = tmp_path / "o.parquet"
+    assert main(["run", "-i", str(source), "-o", str(out), "--engine", "echo", "-q"]) == 0
+    (tmp_path / "link.html").symlink_to(out)
+    for page in (out, tmp_path / "link.html"):
+        assert main(["report", str(out), "--to", str(page)]) == 73
+        assert "is the output itself" in capsys.readouterr().err
+    assert pq.read_table(out).num_rows == 2
+
+
 def test_a_job_without_one_completion_has_a_report(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", ["{nope", "{nope"])
     out = str(tmp_path / "o.parquet")

@@ -111,12 +111,14 @@ def test_rows_that_come_into_an_empty_input_are_answered(tmp_path: Path, echo: E
 
 
 def test_what_lies_beside_a_job_is_never_replaced(tmp_path: Path, echo: Echo) -> None:
-    """A summary in the place of input or output; a checkpoint folder that is somebody's project."""
+    """A summary or metrics in the place of input or output; a checkpoint folder that is no job."""
     source, out = write_rows(tmp_path / "in.jsonl", prompts(3)), tmp_path / "out.parquet"
     (tmp_path / "link").symlink_to(source)
-    for summary in (source, out, tmp_path / "link", tmp_path / "no" / "where.json"):
+    for beside in (source, out, tmp_path / "link", tmp_path / "no" / "where.json"):
         with pytest.raises(OutputUnwritableError, match=r"the summary .* (is the|its folder)"):
-            echo(summary=summary)
+            echo(summary=beside)
+        with pytest.raises(OutputUnwritableError, match=r"the metrics .* (is the|its folder)"):
+            echo(metrics_file=beside)
     project = tmp_path / "project"
     for name in ("shards/mine.txt", "damaged/mine.txt", "manifest.json"):
         (project / name).parent.mkdir(parents=True, exist_ok=True)

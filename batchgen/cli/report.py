@@ -62,13 +62,16 @@ def report(
 
         click.echo("\n".join(text_of(figures)))
     else:
-        _write(page, page_of(figures))
+        _write(page, out, page_of(figures))
         click.echo(str(page))
 
 
-def _write(page: Path, text: str) -> None:
+def _write(page: Path, out: Place, text: str) -> None:
     from batchgen.errors import OutputUnwritableError
+    from batchgen.job.input.sources import same_file
 
+    if same_file(page, out):
+        raise OutputUnwritableError(f"{page} is the output itself", "name another file with --to")
     try:
         page.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -13,21 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from batchgen.errors import OutputUnwritableError
 from batchgen.job.flow.progress import Live, Reporter
 
-__all__ = ["MetricsFile", "Reporters", "check_metrics_file"]
+__all__ = ["MetricsFile", "Reporters"]
 
 _log = logging.getLogger(__name__)
 _EVERY_S = 5.0
-
-
-def check_metrics_file(path: Path | None) -> None:
-    """Before any work. Raises OutputUnwritableError where it has no folder."""
-    if path is not None and not path.parent.is_dir():
-        raise OutputUnwritableError(
-            f"the metrics {path} cannot be written: its folder is not there", "create the folder"
-        )
 
 
 class Reporters:

@@ -24,7 +24,6 @@ from batchgen.job.redaction import redacted
 from batchgen.job.run.closing_words import closing_words, failure_words
 from batchgen.job.run.input_check import check_finished_input
 from batchgen.job.run.ledger_access import LedgerAccess
-from batchgen.job.run.metrics_file import check_metrics_file
 from batchgen.job.run.opening_words import opening_words, recorded_facts
 from batchgen.job.run.retry import check_words, has_nothing_to_lose
 from batchgen.job.run.runnable import check_runnable
@@ -32,7 +31,7 @@ from batchgen.job.run.summary import (
     TOO_MANY_FAILURES,
     FailureLimit,
     Summary,
-    check_summary,
+    check_beside,
     write_summary,
 )
 from batchgen.job.run.summing_up import summary_of
@@ -161,9 +160,10 @@ class _Job:
     def reader(self) -> Reader:
         """The input, its first rows read."""
         reader = Reader.of_job(self._spec, self._files)
-        check_metrics_file(self._spec.metrics_file)
-        if self._spec.summary is not None:
-            check_summary(self._spec.summary, self._spec.out, reader.sources)
+        beside = {"--summary": self._spec.summary, "--metrics-file": self._spec.metrics_file}
+        for flag, path in beside.items():
+            if path is not None:
+                check_beside(path, flag, self._spec.out, reader.sources)
         return reader
 
     def _share(self, ledger: Ledger) -> str:

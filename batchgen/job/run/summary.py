@@ -14,7 +14,7 @@ from batchgen.job.redaction import redacted
 from batchgen.job.rows import FirstFailure
 from batchgen.job.stores.places import Place
 
-__all__ = ["TOO_MANY_FAILURES", "FailureLimit", "Summary", "check_summary", "write_summary"]
+__all__ = ["TOO_MANY_FAILURES", "FailureLimit", "Summary", "check_beside", "write_summary"]
 
 TOO_MANY_FAILURES = 3
 """Exit code of a complete output with more failed rows than were allowed."""
@@ -117,19 +117,20 @@ class FailureLimit:
         return failed > (rows * self.amount / 100 if self.percent else self.amount)
 
 
-def check_summary(path: Path, out: Place, sources: Iterable[Source]) -> None:
-    """Before any work: raise OutputUnwritableError where `--summary` would replace the output or an
-    input, or has no folder."""
+def check_beside(path: Path, flag: str, out: Place, sources: Iterable[Source]) -> None:
+    """Before any work: raise OutputUnwritableError where a file that the flag names would replace
+    the output or an input, or has no folder."""
+    what = {"--summary": "the summary", "--metrics-file": "the metrics"}[flag]
     if not path.parent.is_dir():
         raise OutputUnwritableError(
-            f"the summary {path} cannot be written: its folder is not there", "create the folder"
+            f"{what} {path} cannot be written: its folder is not there", "create the folder"
         )
     inputs = [source.path for source in sources if source.kind is not SourceKind.HUB]
     for other in [out, *inputs]:
         if same_file(path, other):
             raise OutputUnwritableError(
-                f"the summary {path} is the {'output' if other is out else 'input'} {other}",
-                "write it to another file with --summary",
+                f"{what} {path} is the {'output' if other is out else 'input'} {other}",
+                f"write it to another file with {flag}",
             )
 
 
