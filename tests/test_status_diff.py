@@ -58,6 +58,18 @@ def test_status_tells_a_running_job_from_a_stopped_and_a_finished_one(tmp_path: 
     assert (seen["state"], seen["rows_done"], seen["errors"]) == ("complete", 10, {"oom": 1})
 
 
+def test_a_job_whose_output_was_removed_is_to_be_run_again(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        ledger.append(rows_of(range(4)))
+        ledger.checkpoint_input(4, "d", at_end=True)
+        ledger.finalize(4)
+    seen = status_json(tmp_path)
+    assert (seen["state"], seen["rows_done"]) == ("complete", 4)
+    (tmp_path / "out.parquet").unlink()
+    seen = status_json(tmp_path)
+    assert (seen["state"], seen["rows_done"], seen["rows_total"]) == ("stopped", 0, 4)
+
+
 def test_status_survives_a_damaged_part(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as ledger:
         ledger.append(rows_of(range(4)))

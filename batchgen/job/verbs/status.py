@@ -74,7 +74,9 @@ def status_of(out: Place, ckpt_dir: Place) -> Status:
         status.rows_expected = manifest.runs[-1].get("rows_expected")
     status.model = manifest.fingerprint.get("model.name", manifest.fingerprint.get("model"))
     status.owner = owner_of(layout)
-    if manifest.is_complete and manifest.totals is not None:
+    if manifest.is_complete and _is_gone(layout.target):
+        status.state = "stopped"  # the output was removed, and no part is left: all is to be done
+    elif manifest.is_complete and manifest.totals is not None:
         status.rows_read = None if manifest.input is None else manifest.input.rows_read
         status.rows_done = manifest.totals.rows
         status.errors = manifest.totals.error_codes
@@ -110,6 +112,16 @@ def owner_of(layout: Layout) -> dict[str, Any] | None:
         "heartbeat_age_s": round(heartbeat_age(layout.work, owner), 3),
         "alive": is_held(layout.work),
     }
+
+
+def _is_gone(path: Place) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # it could not be looked at
+        return False
+    return False
 
 
 def age_of(path: Place) -> float | None:
