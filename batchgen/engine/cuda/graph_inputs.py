@@ -29,7 +29,7 @@ from batchgen.engine.attention.interface import (
     SharingShape,
 )
 from batchgen.engine.cuda.buckets import Bucket
-from batchgen.engine.execution.shared_reads import SharedPlan, plan_shared_reads
+from batchgen.engine.cuda.shared_reads import SharedPlan, plan_shared_reads
 from batchgen.engine.sampling.batch import HostDraws
 from batchgen.engine.scheduling.step import ScheduledStep
 

@@ -25,9 +25,9 @@ from batchgen.engine.cuda.buckets import Bucket, Buckets
 from batchgen.engine.cuda.captures import DRAWN, GREEDY, MIXED, Captures, Choice
 from batchgen.engine.cuda.graph_inputs import Sections, StepPacker, section_lengths
 from batchgen.engine.cuda.host_syncs import WaitsForDeviceError, forbid_waiting
+from batchgen.engine.cuda.shared_reads import sharing_shape_of
 from batchgen.engine.cuda.transfers import Transfer, make_transfer
 from batchgen.engine.execution.packing import scored_indices
-from batchgen.engine.execution.shared_reads import sharing_shape_of
 from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.failures import is_out_of_memory, without_frames
 from batchgen.engine.memory import release_memory

@@ -1,4 +1,4 @@
-"""The kernel that computes a plan (see triton_plan.py): one program, four passes over the step."""
+"""The kernel that computes a plan (see `plan.py`): one program, four passes over the step."""
 
 from __future__ import annotations
 
