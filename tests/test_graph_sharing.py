@@ -11,8 +11,8 @@ from test_graph_runner import make_module
 
 from batchgen.engine.attention.triton import sharing
 from batchgen.engine.config import EngineConfig
+from batchgen.engine.cuda import shared_reads
 from batchgen.engine.cuda.compiled import compile_layers
-from batchgen.engine.execution import shared_reads
 from batchgen.engine.request import EngineStats, Request, SamplingParams
 from batchgen.engine.run.factory import build_engine
 from batchgen.engine.run.loader import load_model_from

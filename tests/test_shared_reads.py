@@ -23,8 +23,8 @@ from batchgen.engine.attention.interface import (
     SharedReads,
     SharingShape,
 )
+from batchgen.engine.cuda import shared_reads
 from batchgen.engine.cuda.shared_reads import find_groups, plan_shared_reads
-from batchgen.engine.execution import shared_reads
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
