@@ -179,3 +179,43 @@ def test_a_setting_that_the_template_does_not_read_is_said_once(
     told = [record.getMessage() for record in caplog.records]
     assert [line.split(": ", 1)[1].split()[0] for line in told] == ["mood", "reasoning_effort"]
     assert told[0].startswith(f"{rows}:1: mood changes nothing: the chat template does not read it")
+
+
+def test_what_the_template_leaves_out_of_the_prompt_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def chat(*roles: str, **more: Any) -> dict[str, Any]:
+        return {"messages": [{"role": role, "content": f"{role} 1", **more} for role in roles]}
+
+    call = {"type": "function", "function": {"name": "weather", "arguments": {}}}
+    asked = chat("user")["messages"]
+    given = [
+        {"messages": asked},
+        chat("system", "user"),
+        chat("system", "user", "system"),
+        chat("critic", "user", "critic"),
+        {
+            "messages": [
+                *chat("user")["messages"],
+                *chat("assistant", tool_calls=[call])["messages"],
+            ]
+        },
+    ]
+    rows = write_rows(tmp_path / "in.jsonl", [*given, *given])
+    first = "{% if messages[0].role == 'system' %}{{ messages[0].content | upper }}{% endif %}"
+    source = first + "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    folder = make(tmp_path / "m", "gpt2")
+    with caplog.at_level(logging.WARNING, "batchgen"):
+        CliRunner().invoke(
+            validate, ["-i", str(rows), "--model", str(folder), "--chat-template", source]
+        )
+    told = [record.getMessage().removeprefix(f"{rows}:") for record in caplog.records]
+    assert told == [
+        f"{line}: the chat template leaves {what} out of the prompt (said once)"
+        for line, what in (
+            (3, "the content of role 'system'"),
+            (4, "the content of role 'critic'"),
+            (5, "the content of role 'assistant' beside calls of tools"),
+            (5, "calls of tools"),
+        )
+    ]

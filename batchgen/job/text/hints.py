@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from batchgen.engine.request import SamplingParams
+from batchgen.errors import RowError
 from batchgen.job.decisions.settings import unheeded
 from batchgen.job.rows import InputRow
 from batchgen.job.text.codecs import ByteCodec
+from batchgen.job.text.template import Chat
 from batchgen.job.text.tokenizer import TextCodec
 
 __all__ = ["Hints"]
 
 _MOST_TOLD = 100
+_MOST_SHAPES = 64
+"""Of chats that are rendered once more, to see what the template leaves out."""
 _log = logging.getLogger(__name__)
 
 
@@ -28,6 +33,8 @@ class Hints:
         self._told_unread: set[str] = set()
         self._told_unheeded: set[str] = set()
         self._told_unknown: set[str] = set()
+        self._told_left_out: set[str] = set()
+        self._shapes: set[tuple[Any, ...]] = set()
 
     def unread_settings(self, row: InputRow) -> None:
         """Say once of a name that the chat template does not read it."""
@@ -39,6 +46,32 @@ class Hints:
                 self._told_unread.add(name)
                 text = "%s: %s changes nothing: the chat template does not read it (said once)"
                 _log.warning(text, row.origin, name)
+
+    def left_out(
+        self, row: InputRow, render: Callable[[Sequence[Chat]], list[str | RowError]]
+    ) -> None:
+        """Say once of messages of a role, and of calls, that the chat template does not write them.
+
+        Looked at in chats of each shape (who speaks, calls, has content) with words for contents.
+        """
+        if self._codec.template is None or not row.messages or len(self._shapes) >= _MOST_SHAPES:
+            return
+        shape = tuple(
+            (m.get("role"), "tool_calls" in m, bool(m.get("content"))) for m in row.messages
+        )
+        if shape in self._shapes:
+            return
+        self._shapes.add(shape)
+        spoken = [
+            {**m, "content": _word(n)} if m.get("content") else m
+            for n, m in enumerate(row.messages)
+        ]
+        (text,) = render([(spoken, row.template_kwargs)])
+        for what in () if isinstance(text, RowError) else _missing(spoken, text.lower()):
+            if what not in self._told_left_out and len(self._told_left_out) < _MOST_TOLD:
+                self._told_left_out.add(what)
+                line = "%s: the chat template leaves %s out of the prompt (said once)"
+                _log.warning(line, row.origin, what)
 
     def unread_calls(self, row: InputRow) -> None:
         """Say once that calls of a row's tools are not known by its chat template."""
@@ -90,6 +123,22 @@ def _ids_named(params: SamplingParams) -> Iterator[tuple[str, Iterable[int]]]:
     yield "allowed_token_ids", params.allowed_token_ids
     yield "logit_bias", [token for token, _ in params.logit_bias]
     yield "bad_words_ids or suppress_tokens", [max(word) for word in params.bad_words]
+
+
+def _word(number: int) -> str:
+    return f"probeword{number}x"
+
+
+def _missing(spoken: Sequence[Mapping[str, Any]], text: str) -> Iterator[str]:
+    """What of a chat whose contents are words does not stand in its prompt, in small letters."""
+    for number, message in enumerate(spoken):
+        calls = message.get("tool_calls") or ()
+        if message.get("content") and _word(number) not in text:
+            beside = " beside calls of tools" if calls else ""
+            yield f"the content of role {message['role']!r}{beside}"
+        names = (call["function"].get("name") for call in calls if "function" in call)
+        if any(str(name).lower() not in text for name in names):
+            yield "calls of tools"
 
 
 def _added_bos(codec: TextCodec) -> str:
