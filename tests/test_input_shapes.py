@@ -80,6 +80,30 @@ def test_a_turn_that_only_calls_is_written_as_its_template_can(writes: str, text
         assert ChatTemplate(source, {}).render(messages) == text + '{"x": 1}'
 
 
+@pytest.mark.parametrize(
+    ("writes", "text"),
+    [
+        ("m.content | tojson", '{"city": "Köln", "mm": 3}'),
+        ("'<' + m.content + '>'", '<{"city": "Köln", "mm": 3}>'),
+        ("m.content", '{"city": "Köln", "mm": 3}'),
+        ("m.content.items() | map('join', '=') | join(';') if m.content is mapping else ''",
+         "city=Köln;mm=3"),
+    ],
+)  # fmt: skip
+def test_what_a_tool_answered_comes_out_as_json_or_as_its_template_writes_it(
+    writes: str, text: str
+) -> None:
+    source = "{% for m in messages if m.role == 'tool' %}{{ " + writes + " }}{% endfor %}"
+    answer = {"role": "tool", "name": "f", "content": {"city": "Köln", "mm": 3}}
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    messages = [*HI, {"role": "assistant", "content": "", "tool_calls": [call]}, answer]
+    assert ChatTemplate(source, {}).render(read_messages(messages)) == text
+    listed = [*messages[:-1], {**answer, "content": [{"mm": 3}, {"mm": 4}]}]
+    if "items" not in writes:
+        rendered = ChatTemplate(source, {}).render(read_messages(listed))
+        assert rendered.strip("<>") == '[{"mm": 3}, {"mm": 4}]'
+
+
 def test_without_a_template_parts_are_their_text() -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
     parts = [{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}]
@@ -90,6 +114,24 @@ def test_without_a_template_parts_are_their_text() -> None:
 
 def test_a_template_of_parts_gets_the_parts() -> None:
     assert ChatTemplate(PARTS, {}).render(parts("a", "b")) == "[user]<a><b>"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        "{% for p in m.content if p.type == 'text' %}<{{ p.text }}>{% endfor %}",
+        "<{{ m.content[0].text + '>' }}",
+    ],
+    ids=["leaves text out", "fails on text"],
+)
+def test_a_template_that_reads_parts_alone_gets_texts_as_parts(read: str) -> None:
+    source = "{% for m in messages %}[{{ m.role }}]" + read + "{% endfor %}"
+    chat = [{"role": "system", "content": "S"}, *HI, {"role": "assistant", "content": "Yes "}]
+    template = ChatTemplate(source, {})
+    assert template.render(chat) == "[system]<S>[user]<Hi>[assistant]<Yes >"
+    assert template.render(parts("a")) == "[user]<a>"
+    opened = template.render(chat, {"continue_final_message": True})
+    assert opened == "[system]<S>[user]<Hi>[assistant]<Yes "
 
 
 def test_a_prompt_that_is_a_chat_in_json_is_text_and_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -120,6 +162,18 @@ def test_tool_arguments_as_text_or_object_come_out_as_json_once(writes: str, tex
     assert rendered({"city": "Oslo"}) == text.replace(":", ": ").replace(":  ", ": ")
 
 
+def test_arguments_are_text_for_a_template_that_appends_them_and_names_its_answers() -> None:
+    source = (
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}"
+        "{{ c.function.name + c.function.arguments }}{% endfor %}"
+        "{% if m.role == 'tool' %}{{ m.name + m.content }}{% endif %}{% endfor %}"
+    )
+    call = {"type": "function", "function": {"name": "w", "arguments": '{"city":"Oslo"}'}}
+    answer = {"role": "tool", "name": "w", "content": "3"}
+    chat = [*HI, {"role": "assistant", "content": "", "tool_calls": [call]}, answer]
+    assert ChatTemplate(source, {}).render(chat) == 'w{"city":"Oslo"}w3'
+
+
 @pytest.mark.parametrize(
     ("messages", "read"),
     [
@@ -147,10 +201,19 @@ def test_tool_arguments_as_text_or_object_come_out_as_json_once(writes: str, tex
                 {"function": {"name": "f", "arguments": {}}}]}],
         ),
         ([{"role": "user", "content": "Hi", "tool_calls": None}], HI),
+        ([{"role": "function", "content": "1"}], [{"role": "function", "content": "1"}]),
         (
-            [{"role": "function", "name": "f", "content": "1"}],
-            [{"role": "tool", "name": "f", "content": "1"}],
+            [{"role": "assistant", "content": "", "function_call": {"name": "f", "arguments": ""}},
+             {"role": "function", "name": "f", "content": "1"}],
+            [{"role": "assistant", "content": "", "tool_calls": [
+                {"type": "function", "function": {"name": "f", "arguments": {}}}]},
+             {"role": "tool", "name": "f", "content": "1"}],
         ),
+        (
+            [{"role": "assistant", "content": None, "function_calls": "f(x)"}],
+            [{"role": "assistant", "function_calls": "f(x)"}],
+        ),
+        ([{"role": "tool", "content": {"mm": 3}}], [{"role": "tool", "content": {"mm": 3}}]),
         (
             [{"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'}],
             [{"role": "assistant", "tool_calls": [
@@ -168,6 +231,9 @@ def test_a_chat_whose_meaning_is_plain_is_read(messages: Any, read: Any) -> None
     [
         ([{"role": "system", "content": None}], "content must be"),
         ([{"role": "user", "content": {"t": 3}}], "content must be"),
+        ([{"role": "user", "content": None, "mood": "glad"}], "content must be"),
+        ([{"role": "assistant", "content": None, "name": "a"}], "content must be"),
+        ([{"role": "tool", "content": [{"type": "image_url"}]}], 'not "image_url"'),
         ([[{"role": "user", "content": "Hi"}]], "must be an object"),
         ([{"from": "alien", "value": "Hi"}], "from must be one of system"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], 'not "image_url"'),

@@ -13,6 +13,7 @@ from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.quoting import shown
+from batchgen.job.text.chat_shape import is_result
 
 __all__ = [
     "is_conversation",
@@ -39,10 +40,15 @@ _SPEAKERS = {
 """ShareGPT's names of who speaks -> roles."""
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _SPOKEN = ("reasoning_content", "reasoning", "thinking")
+_SPEAKERS_OF_TEXT = ("system", "developer", "user", "assistant")
+"""Roles whose content is never an object: those of others give results."""
+_ENVELOPE = frozenset({"role", "name", "content", "id", "index", "weight", "tool_call_id"})
+"""Keys beside which a turn without content says nothing."""
 
 
 def read_messages(value: Any) -> list[dict[str, Any]]:
-    """A conversation in OpenAI's form; content is a string or a list of text parts.
+    """A conversation in OpenAI's form; content is a string, a list of text parts or, of results of
+    tools, an object or a list of them, as templates may read it.
 
     RowError: INVALID_ROW for another shape or a part that is no text, EMPTY_PROMPT for no message.
     """
@@ -52,7 +58,8 @@ def read_messages(value: Any) -> list[dict[str, Any]]:
         raise _invalid("messages must be a list of objects with role and content")
     if not value:
         raise RowError(ErrorCode.EMPTY_PROMPT, "messages is an empty list")
-    return [_read_message(message, f"messages[{n}]") for n, message in enumerate(value)]
+    messages = [_read_message(message, f"messages[{n}]") for n, message in enumerate(value)]
+    return _with_tool_role(messages)
 
 
 def is_conversation(value: Any) -> bool:
@@ -104,8 +111,10 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
         plain["tool_calls"] = _read_calls(plain["tool_calls"], where)
     if plain.get("tool_calls") == []:
         del plain["tool_calls"]
-    if "function_call" in plain or role == "function":
+    if "function_call" in plain:
         plain = _with_tool_calls(plain)
+    if role not in _SPEAKERS_OF_TEXT and is_result(content):
+        return plain
     if isinstance(content, list):
         plain["content"] = [_read_part(part, where) for part in content]
     elif content is None:
@@ -135,20 +144,24 @@ def _whole_call(call: dict[str, Any]) -> dict[str, Any]:
         rest = {name: value for name, value in call.items() if name not in inner}
         call = {"type": "function", **rest, "function": inner}
     function = call.get("function")
-    if not isinstance(function, dict) or function.get("arguments") is not None:
+    if not isinstance(function, dict):
+        return call
+    given = function.get("arguments")
+    if given is not None and not (isinstance(given, str) and not given.strip()):
         return call
     return {**call, "function": {**function, "arguments": {}}}
 
 
 def _fill_content(message: dict[str, Any], where: str) -> None:
-    """An assistant's turn may have no content: it calls tools, it thinks, or it refuses."""
+    """A turn may have no content: it calls tools, it thinks, it refuses, or it says under another
+    key what its template reads."""
     if message.get("tool_calls"):
         return
     if isinstance(message.get("refusal"), str):
         message["content"] = message.pop("refusal")
     elif any(isinstance(message.get(name), str) for name in _SPOKEN):
         message["content"] = ""
-    else:
+    elif message["role"] == "user" or message.keys() <= _ENVELOPE:
         raise _invalid(f"{where}.content must be a string or a list of text parts")
 
 
@@ -179,13 +192,22 @@ def _from_sharegpt(message: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _with_tool_calls(message: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's first form of a call, and its answer, as templates read them now."""
+    """OpenAI's first form of a call as templates read it now."""
     call = message.pop("function_call", None)
-    if message["role"] == "function":
-        message = {**message, "role": "tool"}
     if call is None or message.get("tool_calls"):
         return message
     return {**message, "tool_calls": _read_calls([{"type": "function", "function": call}], "")}
+
+
+def _with_tool_role(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The role `function` is OpenAI's first name of `tool` where it answers a call; elsewhere it is
+    a role of the template's own."""
+    called = False
+    for message in messages:
+        called = called or "tool_calls" in message
+        if called and message["role"] == "function":
+            message["role"] = "tool"
+    return messages
 
 
 def _invalid(reason: str) -> RowError:

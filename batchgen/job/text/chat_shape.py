@@ -12,7 +12,7 @@ from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
 
-__all__ = ["REASONING_KEYS", "ChatShape", "joined_text", "with_system"]
+__all__ = ["REASONING_KEYS", "ChatShape", "is_result", "joined_text", "with_system"]
 
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 _WORD, _KEY = "probeword", "probekey"
@@ -29,12 +29,23 @@ def with_system(messages: Sequence[_Message], system: str | None) -> list[dict[s
     return [{"role": "system", "content": system}, *chat]
 
 
+def is_result(content: Any) -> bool:
+    """Whether a tool's answer is an object, or a list of objects that are no parts of text."""
+    if isinstance(content, list):
+        return bool(content) and all(
+            isinstance(item, Mapping) and "type" not in item for item in content
+        )
+    return isinstance(content, Mapping)
+
+
 class ChatShape:
     """`render` takes plain messages to the template's text, and may raise whatever it likes."""
 
     def __init__(self, render: Callable[[list[dict[str, Any]]], str]) -> None:
         self._render = render
         self._takes_parts: dict[str, bool] = {}
+        self._takes_text: dict[str, bool] = {}
+        self._takes_results: dict[tuple[str, bool], bool] = {}
         self._takes_objects: bool | None = None
         self._no_content: dict[str, Any] | None = None
 
@@ -49,8 +60,12 @@ class ChatShape:
         if reasoning is not None:
             plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}
         content = plain.get("content")
-        if isinstance(content, list) and not self._reads_parts(str(plain.get("role"))):
+        if is_result(content):
+            plain["content"] = self._result(str(plain.get("role")), content)
+        elif isinstance(content, list) and not self._reads_parts(str(plain.get("role"))):
             plain["content"] = joined_text(content)
+        elif isinstance(content, str) and content and not self._reads_text(str(plain.get("role"))):
+            plain["content"] = _parts(content)
         if isinstance(plain.get("tool_calls"), list):
             plain["tool_calls"] = [self._tool_call(call) for call in plain["tool_calls"]]
             if content is None:
@@ -87,14 +102,33 @@ class ChatShape:
         filled = {**holder, "arguments": arguments}
         return filled if holder is call else {**call, "function": filled}
 
+    def _result(self, role: str, content: Any) -> Any:
+        """An answer as it is for a template that writes such ones as JSON or in its own way, else
+        its JSON text."""
+        kind = (role, isinstance(content, list))
+        if kind not in self._takes_results:
+            probe: Any = {_KEY: _WORD}
+            text = self._try(_around({"role": role, "content": [probe] if kind[1] else probe}))
+            self._takes_results[kind] = _WORD in text and f"{{'{_KEY}'" not in text
+        return content if self._takes_results[kind] else json.dumps(content, ensure_ascii=False)
+
     def _reads_parts(self, role: str) -> bool:
         if role not in self._takes_parts:
             self._takes_parts[role] = self._shows_parts(role)
         return self._takes_parts[role]
 
     def _shows_parts(self, role: str) -> bool:
-        text = self._try(_around({"role": role, "content": [{"type": "text", "text": _WORD}]}))
+        chat = _around({"role": role, "content": _parts(_WORD)})
+        text = self._try(chat) or self._try([_in_parts(message) for message in chat])
         return _WORD in text and not any(mark in text for mark in _RENDERED_AS_DATA)
+
+    def _reads_text(self, role: str) -> bool:
+        """Whether a text comes out, or parts would not either: templates of models that see images
+        may read parts alone."""
+        if role not in self._takes_text:
+            text = self._try(_around({"role": role, "content": _WORD}))
+            self._takes_text[role] = _WORD in text or not self._reads_parts(role)
+        return self._takes_text[role]
 
     def _reads_objects(self) -> bool:
         """Whether an object comes out as JSON, or as the template's own writing of its items: not
@@ -120,6 +154,15 @@ def _called(arguments: Any) -> dict[str, Any]:
     return {"content": "", "tool_calls": [call]}
 
 
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
+
+
+def _in_parts(message: _Message) -> dict[str, Any]:
+    content = message["content"]
+    return {**message, "content": _parts(content) if isinstance(content, str) else content}
+
+
 def _around(message: dict[str, Any]) -> list[dict[str, Any]]:
     """A conversation in which a message of this role may stand."""
     ask = {"role": "user", "content": "x"}
@@ -127,13 +170,14 @@ def _around(message: dict[str, Any]) -> list[dict[str, Any]]:
     if role in ("system", "developer"):
         return [message, ask]
     if role == "assistant" and "tool_calls" in message:
-        return [ask, message, {"role": "tool", "tool_call_id": "probe0001", "content": "x"}]
+        answer = {"role": "tool", "tool_call_id": "probe0001", "name": "probe", "content": "x"}
+        return [ask, message, answer]
     if role == "assistant":
         return [ask, message, ask]
     if role == "tool":
         answer = {**message, "tool_call_id": "probe0001", "name": "probe"}
         return [ask, {"role": "assistant", **_called({})}, answer]
-    return [message]
+    return [message] if role == "user" else [ask, message]
 
 
 def _json_object(text: str) -> dict[str, Any] | None:

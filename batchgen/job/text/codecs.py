@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchgen.engine.request import Shared
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.text.chat_shape import joined_text
+from batchgen.job.text.chat_shape import is_result, joined_text
 from batchgen.job.text.template import ChatTemplate, Messages
 from batchgen.job.text.token_texts import byte_level_bytes, piece_bytes
 
@@ -277,6 +278,8 @@ def _without(ids: Sequence[int], number: int, side: str) -> Sequence[int]:
 
 def _said(message: Mapping[str, Any]) -> str:
     content = message.get("content")
+    if is_result(content):
+        return json.dumps(content, ensure_ascii=False)
     return joined_text(content) if isinstance(content, list) else str(content or "")
 
 

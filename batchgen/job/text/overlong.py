@@ -166,7 +166,8 @@ def _places(row: InputRow) -> tuple[list[dict[str, Any]], list[_Place]]:
             found.append((number, None))
         elif isinstance(content, list):
             message["content"] = [dict(part) for part in content]
-            found += [(number, n) for n, part in enumerate(content) if "text" in part]
+            texts = (n for n, part in enumerate(content) if isinstance(part.get("text"), str))
+            found += [(number, n) for n in texts]
     return messages, found
 
 
