@@ -102,6 +102,11 @@ def test_what_pandas_has_for_a_missing_value_is_none_there(echo: LLM) -> None:
         assert [(r.completion, r.error_message) for r in results] == [("a", None), ("b", None)]
 
 
+def test_names_of_columns_that_are_no_texts_are_read_as_texts(echo: LLM) -> None:
+    (result,) = echo.generate([{"prompt": "a", 1: "one", None: 2}])
+    assert (result.completion, result.columns) == ("a", {"1": "one", "None": 2})
+
+
 def test_texts_of_arrays_and_enums_are_prompts(echo: LLM) -> None:
     label = StrEnum("label", {"ONE": "a"}).ONE
     for rows in (np.array(["a", "b"]), pa.array(["a", "b"]), pd.Series(["a", "b"]), [label, "b"]):
@@ -339,6 +344,22 @@ def test_async_rows_are_pulled_as_far_as_allowed_and_results_do_not_wait_for_the
             if result.index == 19:
                 answered.set()
         assert given == 30
+
+    asyncio.run(main())
+
+
+def test_async_rows_that_end_in_a_cancelled_wait_end_the_call(echo: LLM) -> None:
+    async def rows() -> AsyncIterator[str]:
+        yield "a"
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        stream = echo.agenerate(rows())
+        assert (await asyncio.wait_for(anext(stream), 30)).completion == "a"
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(anext(stream), 30)
+        await stream.aclose()
+        assert [r.completion async for r in echo.agenerate(["after"])] == ["after"]
 
     asyncio.run(main())
 

@@ -53,6 +53,9 @@ class Pump:
             self._into.end()
         except Exception as error:
             self._into.end(error)
+        except BaseException as error:  # a cancelled wait of the user's rows, too, ends them
+            self._into.end(error)
+            raise
 
 
 class AsyncStream(AsyncIterator[Result]):

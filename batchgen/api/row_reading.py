@@ -49,7 +49,8 @@ class RowReading:
             base = self._own_base(raw, base) or self._base
             row = self._parse(index, raw, base)
             if row.kept:
-                row.kept = {name: given[name] for name in row.kept}  # as it was given
+                as_given = {str(name): value for name, value in given.items()}
+                row.kept = {name: as_given[name] for name in row.kept}
         except RowError as error:
             row = InputRow(index, f"row {index}", error=RowError(error.code, error.message))
         except RecursionError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
+from asyncio import CancelledError
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -217,7 +218,7 @@ class Stream(Iterator[Result]):
             self._source_is_late = True
         except StopIteration:
             self._no_more_rows = True
-        except Exception as error:
+        except (Exception, CancelledError) as error:
             self._no_more_rows, self._failure = True, error
         return None
 
