@@ -4,7 +4,7 @@
     python jobs/check_templates.py PACKAGE==VERSION ...  # others
 
 Wheels are downloaded with pip into a temporary folder; every .jinja file in them is a template.
-Each is tried with the 22 odd chats of tests/odd_chats.py. Exit code 1 where one is wrong.
+Each is tried with the 24 odd chats of tests/odd_chats.py. Exit code 1 where one is wrong.
 """
 
 from __future__ import annotations

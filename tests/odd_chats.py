@@ -1,4 +1,4 @@
-"""22 odd chats, and whether a template gives `apply_chat_template`'s tokens for one of them."""
+"""24 odd chats, and whether a template gives `apply_chat_template`'s tokens for one of them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def _said(*turns: tuple[str, Any]) -> list[Message]:
     return [{"role": role, "content": content} for role, content in turns]
 
 
-def _calling(arguments: Any, content: str | None = "") -> list[Message]:
+def _calling(arguments: Any, content: str | None = "", answer: Any = '{"mm": 3}') -> list[Message]:
     function = {"name": "weather", "arguments": arguments}
     call = {"id": "call00001", "type": "function", "function": function}
     return [
         *_said(("user", "Is it raining in Köln?")),
         {"role": "assistant", "content": content, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "call00001", "name": "weather", "content": '{"mm": 3}'},
+        {"role": "tool", "tool_call_id": "call00001", "name": "weather", "content": answer},
     ]
 
 
@@ -68,9 +68,11 @@ CHATS: dict[str, tuple[list[Message], dict[str, Any]]] = {
     "null content": (_calling({"city": "Bonn"}, None), {}),
     "developer": (_said(("developer", "Be brief."), _ASK), {}),
     "documents": (_said(_ASK), {"documents": [{"title": "T", "text": "A text."}]}),
+    "answer as object": (_calling(_ARGUMENTS, answer={"mm": 3}), {"tools": TOOLS}),
+    "role function": (_said(_ASK, ("function", "It rains.")), {}),
     "switches": (_said(_ASK), {"enable_thinking": False, "reasoning_effort": "low"}),
 }
-assert len(CHATS) == 22
+assert len(CHATS) == 24
 
 
 def compare(source: str, name: str, tokenizer: Any) -> str:
@@ -82,7 +84,9 @@ def compare(source: str, name: str, tokenizer: Any) -> str:
         return "both refuse"
     if ours == theirs:
         return "equal"
-    for case, meant in (("", messages), *_meant(name, messages)):
+    cases = [("", messages), *_meant(name, messages)]
+    cases += [(f"{case or 'plain'} as parts", _in_parts(meant)) for case, meant in cases]
+    for case, meant in cases:
         wanted = _or_reason(partial(_theirs, source, meant, kwargs, tokenizer))
         if ours == wanted:
             return case
@@ -97,6 +101,10 @@ def _meant(name: str, messages: list[Message]) -> list[tuple[str, list[Message]]
         return [("parts joined", _said(("user", "a\nb")))]
     if name == "arguments as text":
         return [("arguments parsed", _calling(_ARGUMENTS))]
+    if name == "answer as object":
+        answered = _calling(_ARGUMENTS)
+        written = [_with_text(message) for message in answered]
+        return [("answer as JSON", answered), ("answer as JSON, arguments written", written)]
     if name in ("tool call", "null content"):
         spoken = [_spoken(message) for message in messages]
         written = [_with_text(message) for message in messages]
@@ -119,6 +127,16 @@ def _with_text(message: Message) -> Message:
 
 def _spoken(message: Message) -> Message:
     return {**message, "content": message.get("content") or ""}
+
+
+def _in_parts(messages: list[Message]) -> list[Message]:
+    """For templates that read parts alone."""
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in messages
+    ]
 
 
 def _ours(source: str, messages: list[Message], kwargs: dict[str, Any], tokenizer: Any) -> Any:

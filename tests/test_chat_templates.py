@@ -62,7 +62,7 @@ MACROS = """{%- macro show(m, depth=0) -%}{{ m.role | upper }}: {{
 {{ '\\n' }}{% endfor %}{% for d in documents or [] %}{{ d.items() | list }}{% endfor %}
 {{- strftime_now('%Y-%m-%d') }} {{ reasoning_effort | default('medium') }}{{ dict(a=1) }}"""
 OWN = {"chatml": CHATML, "alternating": ALTERNATING, "thinking": THINKING, "macros": MACROS}
-CASES = {"parts joined", "arguments parsed", "one BOS", "no content is empty"}
+CASES = {"parts joined", "arguments parsed", "one BOS", "no content is empty", "answer as JSON"}
 
 
 @pytest.fixture(scope="module")
