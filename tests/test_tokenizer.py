@@ -322,7 +322,7 @@ def test_without_torch_such_a_tokenizer_is_named_as_not_checkable(tmp_path: Path
 def test_a_raw_prompt_with_the_bos_text_has_it_once_and_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    codec = codec_of(make(tmp_path / "m", "llama3"), chat_template="{{ bos_token }}x")
+    codec = codec_of(make(tmp_path / "m", "llama3"), chat_template="{{ bos_token }}{{ messages }}")
     texts = ["a", "<s>b", "<s>c"]
     rows = [InputRow(i, f"in.jsonl:{i + 1}", prompt=text) for i, text in enumerate(texts)]
     chat = InputRow(3, "in.jsonl:4", messages=CHATS[0])

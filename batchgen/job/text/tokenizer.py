@@ -16,6 +16,7 @@ from batchgen.gguf.tokenizer.build import build_tokenizer
 from batchgen.gguf.tokenizer.vocabulary import special_token_texts
 from batchgen.gguf_header import read_gguf_header
 from batchgen.job.model.files import ModelFiles, ModelKind
+from batchgen.job.model.vocabulary_files import as_its_files_say
 from batchgen.job.text.codecs import BackendCodec, ByteCodec, TransformersCodec
 from batchgen.job.text.hidden_torch import torch_hidden
 from batchgen.job.text.template import ChatTemplate, Messages
@@ -135,6 +136,7 @@ def _transformers_codec(
     vocab_size = _vocab_size(files, tokenizer)
     backend = _plain_backend(tokenizer)
     if backend is not None:
+        backend = as_its_files_say(files.path, files.name, backend)
         return BackendCodec(backend, template, tokenizer.bos_token_id, vocab_size)
     if hidden:
         raise NotCheckableError(
