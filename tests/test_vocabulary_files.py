@@ -18,6 +18,7 @@ from batchgen.job.model.files import resolve_model
 from batchgen.job.model.vocabulary_files import (
     Vocabulary,
     as_its_files_say,
+    missing_packages,
     said_by_files,
     said_by_sentencepiece,
 )
@@ -117,3 +118,13 @@ def test_a_vocabulary_that_no_tokenizer_reads_is_refused_by_name(
     monkeypatch.setattr(vocabulary_files, "_without_class", lambda folder: other)
     with pytest.raises(ModelRefusedError, match=r"m: .* of its Unigram .* fallback"):
         as_its_files_say(folder, "m", other)
+
+
+def test_the_packages_that_read_a_sentencepiece_model_are_named_where_they_are_missing(
+    trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(trained["bpe"], tmp_path / "m", "LlamaTokenizer")
+    assert missing_packages(folder) is None
+    monkeypatch.setattr(vocabulary_files, "version_of", lambda package: None)
+    assert missing_packages(folder) == "pip install sentencepiece protobuf"
+    assert missing_packages(tmp_path) is None, "there is no such model"

@@ -17,13 +17,21 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from batchgen.errors import ModelRefusedError
+from batchgen.installed import version_of
 
-__all__ = ["Vocabulary", "as_its_files_say", "said_by_files", "said_by_sentencepiece"]
+__all__ = [
+    "Vocabulary",
+    "as_its_files_say",
+    "missing_packages",
+    "said_by_files",
+    "said_by_sentencepiece",
+]
 
 _logger = logging.getLogger(__name__)
 _KINDS = {1: "Unigram", 2: "BPE"}
 """Of a SentencePiece model; words and letters alone are not served by transformers either."""
 _SENTENCEPIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_READERS = ("sentencepiece", "protobuf")
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _MODEL = re.compile(rb'"model"\s*:\s*\{\s*"type"\s*:\s*"(\w+)"')
 _TRAINER, _MODEL_TYPE, _BYTE_FALLBACK, _UNKNOWN = 2, 3, 35, 40  # of sentencepiece_model.proto
@@ -122,6 +130,15 @@ def as_its_files_say(folder: Path, name: str, backend: Any) -> Any:
         "own files", name, said.kind,
     )  # fmt: skip
     return right
+
+
+def missing_packages(folder: Path) -> str | None:
+    """How to get what transformers reads the folder's SentencePiece model with, if that is not
+    installed: it asks for tiktoken then."""
+    if (folder / "tokenizer.json").is_file() or said_by_files(folder) is None:
+        return None
+    missing = [name for name in _READERS if version_of(name) is None]
+    return f"pip install {' '.join(missing)}" if missing else None
 
 
 def _agrees(said: Vocabulary, backend: Any) -> bool:

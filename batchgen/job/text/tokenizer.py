@@ -16,7 +16,7 @@ from batchgen.gguf.tokenizer.build import build_tokenizer
 from batchgen.gguf.tokenizer.vocabulary import special_token_texts
 from batchgen.gguf_header import read_gguf_header
 from batchgen.job.model.files import ModelFiles, ModelKind
-from batchgen.job.model.vocabulary_files import as_its_files_say
+from batchgen.job.model.vocabulary_files import as_its_files_say, missing_packages
 from batchgen.job.text.codecs import BackendCodec, ByteCodec, TransformersCodec
 from batchgen.job.text.hidden_torch import torch_hidden
 from batchgen.job.text.template import ChatTemplate, Messages
@@ -164,7 +164,8 @@ def _auto_tokenizer(files: ModelFiles, trust_remote_code: bool) -> Any:
             ) from error
         raise ModelRefusedError(
             f"{files.name}: its tokenizer cannot be loaded: {reason}",
-            "Does the model's folder hold tokenizer.json, or what its class needs?",
+            missing_packages(files.path)
+            or "Does the model's folder hold tokenizer.json, or what its class needs?",
         ) from error
 
 
