@@ -191,6 +191,18 @@ def test_an_iterator_that_is_forgotten_frees_the_engine(slow: LLM) -> None:
     assert len(list(slow.generate(prompts(9)))) == 9
 
 
+def test_an_iterator_forgotten_in_a_ring_frees_the_engine(slow: LLM) -> None:
+    gc.disable()
+    try:
+        ring: list[Any] = [slow.generate(endless([]))]
+        ring.append(ring)
+        next(ring[0])
+        del ring
+        assert [r.completion for r in slow.generate(["after"])] == ["after"]
+    finally:
+        gc.enable()
+
+
 def test_a_second_iterator_is_refused_while_one_is_open(echo: LLM) -> None:
     first = echo.generate(prompts(30), max_in_flight=2)
     next(first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import uuid
@@ -186,9 +187,14 @@ class LLM:
             self._open = weakref.ref(stream)
             return self._room.begin(work, stream.engine_stage.stop)
 
-    def _check_free(self) -> None:
+    def _is_taken(self) -> bool:
         other = None if self._open is None else self._open()
-        if other is not None and other.is_open:
+        return other is not None and other.is_open
+
+    def _check_free(self) -> None:
+        if self._is_taken():
+            gc.collect()  # a forgotten one may hang in a ring, as of a cancelled task's frames
+        if self._is_taken():
             raise UsageError(
                 "another iterator of this LLM is not exhausted yet",
                 "go on with that one first, close() it, or load a second LLM",
