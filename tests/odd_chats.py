@@ -92,6 +92,9 @@ def compare(source: str, name: str, tokenizer: Any) -> str:
             return case
         if isinstance(wanted, list) and ours == _one_bos(wanted, tokenizer):
             return " and ".join(filter(None, [case, "one BOS"]))
+    for meant in (messages, [_with_text(message) for message in messages]):
+        if ours == _or_reason(partial(_with_null, source, meant, kwargs, tokenizer)):
+            return "null kept"
     return f"WRONG: {_shown(ours, tokenizer)} for {_shown(theirs, tokenizer)}"
 
 
@@ -152,6 +155,15 @@ def _theirs(source: str, messages: list[Message], kwargs: dict[str, Any], tokeni
         deepcopy(messages), chat_template=source, tokenize=True, **{**opened, **kwargs}
     )
     return list(found["input_ids"])
+
+
+def _with_null(source: str, messages: list[Message], kwargs: dict[str, Any], tokenizer: Any) -> Any:
+    """Rendered with the content null, which `apply_chat_template` takes away beforehand."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    options = {**tokenizer.special_tokens_map, **kwargs, "chat_template": source}
+    texts, _ = render_jinja_template([messages], add_generation_prompt=True, **options)
+    return list(tokenizer(texts[0], add_special_tokens=False)["input_ids"])
 
 
 def _one_bos(ids: list[int], tokenizer: Any) -> list[int]:
