@@ -48,6 +48,13 @@ class Flag(click.Option):
         text = self.resolve_envvar_value(ctx)
         return None if text is None else [line for line in text.splitlines() if line] or [text]
 
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """NaN is in every range of click's, being neither below nor above a bound."""
+        found = super().type_cast_value(ctx, value)
+        if found != found:
+            raise click.BadParameter("nan is no number.", ctx=ctx, param=self)
+        return found
+
     def get_help_extra(self, ctx: click.Context) -> Any:
         """Leave ranges out: the error for a wrong number names them."""
         extra = super().get_help_extra(ctx)
