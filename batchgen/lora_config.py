@@ -193,9 +193,13 @@ def _checked(folder: Path, config: dict[str, Any]) -> LoraConfig:
             exclude=_some(config.get("exclude_modules")),
             layers=tuple(layers) if isinstance(layers, list) and layers else
             (int(layers),) if isinstance(layers, int) else None,
-            layers_pattern=_list(config.get("layers_pattern")),
-            rank_pattern={k: _positive(v) for k, v in (config.get("rank_pattern") or {}).items()},
-            alpha_pattern={k: float(v) for k, v in (config.get("alpha_pattern") or {}).items()},
+            layers_pattern=tuple(map(_pattern, _list(config.get("layers_pattern")))),
+            rank_pattern={
+                _pattern(k): _positive(v) for k, v in (config.get("rank_pattern") or {}).items()
+            },
+            alpha_pattern={
+                _pattern(k): float(v) for k, v in (config.get("alpha_pattern") or {}).items()
+            },
             rank_stabilised=bool(config.get("use_rslora")),
         )  # fmt: skip
     except (TypeError, ValueError, AttributeError, re.error) as error:
@@ -206,6 +210,12 @@ def _positive(value: Any) -> int:
     if type(value) is not int or value < 1:
         raise ValueError(f"a rank of {value!r}")
     return value
+
+
+def _pattern(text: str) -> str:
+    """As it stands in a longer expression. Raises re.error."""
+    re.compile(f"({text})")
+    return text
 
 
 def _some(value: Any) -> tuple[str, ...] | str | None:

@@ -109,6 +109,32 @@ def test_another_adapter_is_another_job(tmp_path: Path, folders: Path) -> None:
             run(adapter=adapter, **options)
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda weights: b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (lambda weights: weights[: len(weights) // 2], "cut off"),
+        (lambda weights: b"", "no safetensors file that can be read"),
+    ],
+)
+def test_damaged_weights_are_refused_by_name_before_the_model_is_loaded(
+    tmp_path: Path, folders: Path, damage: Any, words: str
+) -> None:
+    folder = shutil.copytree(folders / "a", tmp_path / "a")
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(damage(weights.read_bytes()))
+    with pytest.raises(ModelRefusedError, match=words):
+        find_adapters([str(folder)])
+
+
+def test_a_pickle_that_cannot_be_read_is_refused_by_name(tmp_path: Path, folders: Path) -> None:
+    folder = shutil.copytree(folders / "a", tmp_path / "a")
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.bin").write_bytes(b"garbage")
+    with pytest.raises(ModelRefusedError, match="weights that cannot be read"):
+        LLM(adapter=folder, allow_pickle=True, **OPTIONS)
+
+
 def test_names_and_folders_that_cannot_be(tmp_path: Path, folders: Path) -> None:
     assert parse_adapters([str(folders / "a"), "x=some/where", "base"]) == {
         "a": str(folders / "a"),

@@ -151,6 +151,8 @@ def test_blocks_of_one_adapter_are_not_another_s() -> None:
         ({"target_modules": ["q_proj"]}, "which its target_modules do not name"),
         ({"target_modules": ["q_proj", "v_proj", "o_proj"]}, "lacks the weights of 3 layers"),
         ({"layers_to_transform": [0, 1]}, "which its target_modules do not name"),
+        ({"rank_pattern": {"((": 2}}, "an impossible value"),
+        ({"alpha_pattern": {"(?i)x": 2}, "layers_pattern": "(("}, "an impossible value"),
         ({"exclude_modules": ["v_proj"]}, "which its target_modules do not name"),
     ],
 )

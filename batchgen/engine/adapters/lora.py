@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from batchgen.causes import first_line
 from batchgen.counts import counted
 from batchgen.lora_config import LoraConfig, read_key, read_lora_config, refused
 
@@ -60,7 +61,12 @@ def load_lora(name: str, folder: Path, weights: Path, module: nn.Module) -> Lora
     """Read an adapter for `module`. ModelRefusedError names what does not fit or is not applied."""
     config = read_lora_config(folder)
     halves: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in _read(weights).items():
+    try:
+        tensors = _read(weights)
+    except Exception as error:  # of safetensors, pickle, zip and torch
+        text = f"has weights that cannot be read: {type(error).__name__}: {first_line(error)}"
+        raise refused(folder, text) from error
+    for key, tensor in tensors.items():
         layer, half = read_key(folder, key)
         halves.setdefault(layer, {})[half] = tensor.float()
     if not halves:

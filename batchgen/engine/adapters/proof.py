@@ -98,8 +98,9 @@ def _added(layer: LoraLayer) -> Any:
 
 def _judge(name: str, worst: float, allowed: float) -> None:
     if not worst <= allowed:  # NaN must not pass
+        whose = f"adapter {name}" if name else "the adapter"
         raise ModelRefusedError(
-            f"adapter {name}: its rows' logits differ from those of merged weights by {worst:.2g} "
+            f"{whose}: its rows' logits differ from those of merged weights by {worst:.2g} "
             f"(relative), {allowed:.2g} is allowed",
             "merge it with peft (`merge_and_unload`) and name the merged model with --model",
         )

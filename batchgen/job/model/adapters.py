@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen.causes import first_line
 from batchgen.errors import ModelRefusedError, UsageError
+from batchgen.job.model.safetensors_header import read_tensors
 from batchgen.lora_config import CONFIG_NAME, WEIGHT_NAMES, LoraConfig, read_lora_config
 
 __all__ = ["BASE", "AdapterFiles", "find_adapters", "parse_adapters", "tell_other_bases"]
@@ -101,6 +103,8 @@ def _files(name: str, ref: str, allow_pickle: bool, *, is_merged: bool) -> Adapt
     if not weights.is_file():
         text = f"adapter {ref}: {WEIGHT_NAMES[0]} is not there"
         raise ModelRefusedError(text, "fetch the adapter again, whole")
+    if weights == safe:
+        deque(read_tensors(safe), maxlen=0)  # a damaged one is told before the model is loaded
     return AdapterFiles(name, config, weights, is_merged)
 
 
