@@ -12,7 +12,14 @@ import click
 from click.core import ParameterSource
 
 from batchgen.cli import options
-from batchgen.cli.flags import CONTEXT_SETTINGS, Decorated, GroupedCommand, flag, flag_group
+from batchgen.cli.flags import (
+    CONTEXT_SETTINGS,
+    Decorated,
+    GroupedCommand,
+    flag,
+    flag_group,
+    params_of,
+)
 from batchgen.errors import UsageError
 from batchgen.startup.importing import importing
 
@@ -24,7 +31,7 @@ __all__ = ["bench"]
 _STATIC_ROWS = {"mixed": {"rows": 40}}
 """Fewer than else: the comparison is over in two minutes on a CPU."""
 
-_OF_ROWS = ("Input", "Sampling (defaults for rows that do not say)")
+_OF_ROWS = (options.INPUT, options.SAMPLING)
 _bench_options = flag_group(
     "Bench",
     flag(
@@ -69,7 +76,7 @@ _bench_options = flag_group(
 def _row_options(command: Decorated) -> Decorated:
     """Those of `run` that say what a row's prompt is and how it is sampled; read with --in."""
     command = options.input_options(options.sampling_options(command))
-    params = command.__click_params__  # type: ignore[attr-defined]
+    params = params_of(command)
     params[:] = [param for param in params if param.name != "adapters"]
     for param in params:
         if param.section in _OF_ROWS:
@@ -106,7 +113,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
     files.check_supported()
     files.check_loadable(whole=False)
     config = _engine_config(flags, files.path, files.eos_token_ids)
-    real = _real_rows(flags, files)
+    real = _real_rows(flags, files, own_process=ctx.obj is True)
     if ctx.obj is True:
         prepare_engine(config, files.look)
     with importing:
@@ -159,19 +166,17 @@ def _check_rows(ctx: click.Context, flags: Mapping[str, Any]) -> None:
             )
 
 
-def _real_rows(flags: Mapping[str, Any], files: ModelFiles) -> dict[str, Any]:
+def _real_rows(flags: Mapping[str, Any], files: ModelFiles, *, own_process: bool) -> dict[str, Any]:
     """The workload of --in, by its name, read before anything is loaded."""
     if not flags["inputs"]:
         return {}
-    from batchgen.cli.preview import prepared
-    from batchgen.cli.run import job_spec
+    from batchgen.cli.preview import prepared, spec_ahead
     from batchgen.report.real_rows import real_workload
 
-    prepared(files, own_process=True)
-    no_run = {"out": Path("-"), "rows_per_file": None, "shard": "none", "join": False}
-    limit = flags["rows"] or flags["limit"]
-    asked = {"limit": limit, "keep_columns": "none", "adapters": (), **no_run}
-    return {"input": real_workload(job_spec({**flags, **asked}), files, _say)}
+    prepared(files, own_process=own_process)
+    asked = {"limit": flags["rows"] or flags["limit"], "keep_columns": "none", "adapters": ()}
+    no_run = {"out": None, "rows_per_file": None, "shard": None}
+    return {"input": real_workload(spec_ahead({**flags, **asked, **no_run}), files, _say)}
 
 
 def _say(line: str) -> None:

@@ -16,7 +16,16 @@ from batchgen.cli.screen.other_names import OTHER_NAMES, tell_near_variables
 if TYPE_CHECKING:
     from batchgen.job.stores.places import Place
 
-__all__ = ["CONTEXT_SETTINGS", "PLACE", "Decorated", "Flag", "GroupedCommand", "flag", "flag_group"]
+__all__ = [
+    "CONTEXT_SETTINGS",
+    "PLACE",
+    "Decorated",
+    "Flag",
+    "GroupedCommand",
+    "flag",
+    "flag_group",
+    "params_of",
+]
 
 CONTEXT_SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -79,6 +88,12 @@ def flag(*names: str, **kwargs: Any) -> Callable[[Decorated], Decorated]:
     return click.option(*names, cls=Flag, **kwargs)
 
 
+def params_of(command: Callable[..., Any]) -> list[Any]:
+    """The flags that a function's decorators gave it so far, the last one of its help first."""
+    params: list[Any] = command.__click_params__  # type: ignore[attr-defined]
+    return params
+
+
 def flag_group(
     section: str, *flags: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> Callable[[Decorated], Decorated]:
@@ -87,7 +102,7 @@ def flag_group(
     def decorate(command: Decorated) -> Decorated:
         for add in reversed(flags):
             add(command)
-            command.__click_params__[-1].section = section  # type: ignore[attr-defined]
+            params_of(command)[-1].section = section
         return command
 
     return decorate

@@ -15,6 +15,8 @@ from batchgen.errors import RowError
 from batchgen.job.spec import OVERLONG
 
 __all__ = [
+    "INPUT",
+    "SAMPLING",
     "engine_options",
     "input_options",
     "job_options",
@@ -60,8 +62,11 @@ def _text_or_file(ctx: click.Context, param: click.Parameter, value: str | None)
         raise click.BadParameter(text, ctx, param) from None
 
 
+INPUT = "Input"
+SAMPLING = "Sampling (defaults for rows that do not say)"
+"""Headings of the flags that say what rows are, and how they are sampled."""
 input_options = flag_group(
-    "Input",
+    INPUT,
     flag(
         "--in", "-i", "--input-file", "inputs", multiple=True, required=True, core=True,
         metavar="PATH",
@@ -179,7 +184,7 @@ def _labels(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
 
 
 sampling_options = flag_group(
-    "Sampling (defaults for rows that do not say)",
+    SAMPLING,
     flag(
         "--max-tokens", type=click.IntRange(min=1), metavar="N", core=True,
         show_default=_FROM_MODEL.format(256), help="Most tokens to generate for a row.",

@@ -12,7 +12,14 @@ import click
 from click.core import ParameterSource
 
 from batchgen.cli import options
-from batchgen.cli.flags import CONTEXT_SETTINGS, Decorated, GroupedCommand, flag, flag_group
+from batchgen.cli.flags import (
+    CONTEXT_SETTINGS,
+    Decorated,
+    GroupedCommand,
+    flag,
+    flag_group,
+    params_of,
+)
 from batchgen.cli.run import job_spec
 from batchgen.counts import counted
 from batchgen.job.spec import JobSpec
@@ -57,7 +64,7 @@ def ahead_command(
 def _run_options(command: Decorated) -> Decorated:
     """Those that say nothing of a row are taken and not shown."""
     command = options.job_options(command)
-    for param in command.__click_params__:  # type: ignore[attr-defined]
+    for param in params_of(command):
         if param.section in _OF_A_RUN and param.name not in _OF_ROWS:
             param.hidden, param.required = True, False
         if param.name == "as_json":

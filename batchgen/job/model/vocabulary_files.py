@@ -12,12 +12,14 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from batchgen.errors import ModelRefusedError
 from batchgen.installed import version_of
+from batchgen.job.varints import read_varint
 
 __all__ = [
     "Vocabulary",
@@ -49,11 +51,10 @@ class Vocabulary(NamedTuple):
 def said_by_files(folder: Path) -> Vocabulary | None:
     """None where no file says it."""
     if (found := folder / "tokenizer.json").is_file():
-        text = found.read_bytes()
-        kind = _MODEL.search(text)  # as to read all of it takes a while
-        if kind is None:
-            return None
-        return _of_json(json.loads(text)) if kind[1] == b"Unigram" else Vocabulary(kind[1].decode())
+        kind = _kind(found)
+        if kind == "Unigram":
+            return _of_json(json.loads(found.read_bytes()))
+        return None if kind is None else Vocabulary(kind)
     path = _sentencepiece(folder)
     return None if path is None else said_by_sentencepiece(path.read_bytes())
 
@@ -74,6 +75,13 @@ def said_by_sentencepiece(model: bytes) -> Vocabulary | None:
     return Vocabulary(kind, bool(said.get(_BYTE_FALLBACK, 0)), unknown)
 
 
+def _kind(tokenizer: Path) -> str | None:
+    """Of a tokenizer.json, which has up to 30 MB: what stands behind it is not read."""
+    with tokenizer.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as text:
+        found = _MODEL.search(text)
+        return None if found is None else found[1].decode()
+
+
 def _of_json(tokenizer: Mapping[str, Any]) -> Vocabulary:
     model = tokenizer["model"]
     return Vocabulary(model["type"], bool(model.get("byte_fallback")), model.get("unk_id"))
@@ -83,28 +91,16 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """Numbers and values of a protobuf message; only integers and bytes mean something."""
     at = 0
     while at < len(message):
-        tag, at = _varint(message, at)
+        tag, at = read_varint(message, at)
         if tag & 7 == 0:
-            value, at = _varint(message, at)
+            value, at = read_varint(message, at)
             yield tag >> 3, value
             continue
-        size, at = _varint(message, at) if tag & 7 == 2 else ({1: 8, 5: 4}.get(tag & 7, -1), at)
+        size, at = read_varint(message, at) if tag & 7 == 2 else ({1: 8, 5: 4}.get(tag & 7, -1), at)
         if size < 0 or at + size > len(message):
             raise ValueError("no protobuf message")
         yield tag >> 3, message[at : at + size]
         at += size
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-        if shift > 63:
-            raise ValueError("no protobuf message")
 
 
 def _sentencepiece(folder: Path) -> Path | None:

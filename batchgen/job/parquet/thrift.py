@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from batchgen.job.varints import read_varint
+
 __all__ = ["Struct", "decoded", "encoded"]
 
 Struct = dict[int, tuple[int, Any]]
@@ -76,11 +78,8 @@ class _Reader:
         return (value >> 1) ^ -(value & 1)
 
     def _varint(self) -> int:
-        value = shift = 0
-        while (byte := self._byte()) > 127:
-            value |= (byte & 127) << shift
-            shift += 7
-        return value | byte << shift
+        value, self._at = read_varint(self._data, self._at)
+        return value
 
     def _byte(self) -> int:
         self._at += 1
