@@ -25,6 +25,7 @@ class Workload:
     max_num_seqs: int = 4
     max_num_batched_tokens: int = 16
     max_num_mixed_tokens: int | None = None
+    step_sizes: tuple[int, ...] = ()
     reorder_window: int = 1
     depth: int = 0
     abort_share: float = 0.0
@@ -58,6 +59,7 @@ class Simulation:
             reorder_window=w.reorder_window,
             max_num_mixed_tokens=w.max_num_mixed_tokens,
             prefix_caching=w.prefix_caching,
+            step_sizes=w.step_sizes,
         )
         self.sequences = [self._sequence(i, *pair) for i, pair in enumerate(w.lengths)]
 

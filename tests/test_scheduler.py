@@ -271,10 +271,20 @@ def test_where_prompts_are_much_of_the_work_steps_are_as_large_as_keeps_slots_fi
     assert sum(size > 70 for size in sizes[:100]) > 80, "else slots stay empty"
 
 
-def _sizes(lengths: list[tuple[int, int]]) -> list[tuple[bool, int]]:
+def test_steps_are_as_large_as_what_they_are_padded_to() -> None:
+    """Padding is computed like tokens: what is computed, by tokens alone and by what they fill."""
+    padded, computed = (48, 80, 112, 144), []
+    for known in ((), padded):
+        sizes = [size for many, size in _sizes([(60, 40)] * 160, known) if many]
+        computed.append(sum(next(room for room in padded if room >= size) for size in sizes))
+    assert computed[1] < 0.93 * computed[0]
+
+
+def _sizes(lengths: list[tuple[int, int]], padded: tuple[int, ...] = ()) -> list[tuple[bool, int]]:
     """Tokens of each step, and whether many sequences ran beside it."""
     workload = Workload(lengths, num_blocks=9000, max_num_seqs=40, max_num_batched_tokens=400)
-    simulation = Simulation(replace(workload, max_num_mixed_tokens=48, eos_share=0.0))
+    workload = replace(workload, max_num_mixed_tokens=48, step_sizes=padded)
+    simulation = Simulation(replace(workload, eos_share=0.0))
     for sequence in simulation.sequences:
         simulation.scheduler.add(sequence)
     sizes = []

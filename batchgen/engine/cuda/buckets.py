@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import NamedTuple
 
-__all__ = ["Bucket", "Buckets", "sizes_up_to"]
+__all__ = ["Bucket", "Buckets", "sizes_up_to", "token_sizes"]
 
 FINEST = 16
 """Sizes are multiples of this: kernels specialise on divisibility by 16."""
@@ -35,7 +35,7 @@ class Buckets:
         self._decode = _sizes(max_num_seqs, steps_per_octave=4)
         self._seqs = _sizes(max_num_seqs, steps_per_octave=2, first=64)
         most_tokens = max(max_num_tokens, self._seqs[-1] + 1)  # a mixed step has more tokens
-        self._tokens = _sizes(most_tokens, steps_per_octave=8 if fine else 4, first=64)
+        self._tokens = token_sizes(most_tokens, fine=fine)
 
     def find(self, num_tokens: int, num_seqs: int) -> Bucket:
         """The smallest bucket with room for a step."""
@@ -50,6 +50,11 @@ class Buckets:
     def largest(self) -> Bucket:
         """Room for any step."""
         return Bucket(self._tokens[-1], self._seqs[-1])
+
+
+def token_sizes(largest: int, *, fine: bool) -> list[int]:
+    """Ascending, what steps with prompt chunks are padded to; the last holds `largest` tokens."""
+    return _sizes(largest, steps_per_octave=8 if fine else 4, first=64)
 
 
 def sizes_up_to(largest: int) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from batchgen.causes import first_line
 from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
+from batchgen.engine.cuda.buckets import token_sizes
 from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.failures import is_out_of_memory
 from batchgen.engine.memory import device_memory, device_name, on_device
@@ -170,6 +171,8 @@ def _name_of_devices(model: ServedModel) -> str:
 
 
 def _scheduler(model: ServedModel, config: EngineConfig, resolved: ResolvedConfig) -> Scheduler:
+    by_graphs = model.device.type == "cuda" and not config.enforce_eager
+    sizes = token_sizes(resolved.max_num_batched_tokens, fine=True) if by_graphs else ()
     return Scheduler(
         BlockManager(resolved.num_blocks, resolved.block_size),
         resolved.max_num_seqs,
@@ -180,6 +183,7 @@ def _scheduler(model: ServedModel, config: EngineConfig, resolved: ResolvedConfi
         prefix_caching=config.enable_prefix_caching,
         max_num_scored=max(1, _MOST_LOGITS // model.vocab_size),
         slots=Slots(resolved.fewest_slots, resolved.max_num_seqs, resolved.most_own_tokens),
+        step_sizes=tuple(sizes),
     )
 
 

@@ -56,13 +56,14 @@ class Scheduler:
         prefix_caching: bool = False,
         max_num_scored: int = 1024,
         slots: Slots | None = None,
+        step_sizes: tuple[int, ...] = (),
     ) -> None:
         self.block_manager = block_manager
         self._max_num_scored = max_num_scored
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self._slots = slots or Slots(max_num_seqs, max_num_seqs, 0)
-        self._step_size = StepSize(max_num_mixed_tokens)
+        self._step_size = StepSize(max_num_mixed_tokens, step_sizes)
         self._prefixes = PrefixCache(block_manager, enabled=prefix_caching)
         self._num_alike = 0
         self._budget = max_num_batched_tokens  # of the step that is being made

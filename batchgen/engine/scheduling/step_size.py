@@ -5,11 +5,13 @@ tokens a step cost nothing (Sarathi, arXiv:2308.16369). Offline it is known how 
 still to be prefilled, and about how many steps of decoding are left; spread the one over the other
 (BlendServe's idea, arXiv:2411.16102), and slots stay filled: fewer tokens a step would leave them
 empty, more would leave later steps without a prompt. Where prompts are most of the work, that comes
-out as large steps.
+out as large steps. A step is padded to the next size of a graph, and padding is computed like
+tokens: so steps are as large as what they would be padded to.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 
 from batchgen.engine.scheduling.sequence import Sequence
@@ -21,10 +23,12 @@ _FEW_SEQUENCES = 16
 
 
 class StepSize:
-    """`least`: tokens of a mixed step that cost no more than its decoding; None: never a bound."""
+    """`least`: tokens of a mixed step that cost no more than its decoding; None: never a bound.
+    `sizes`: ascending, what steps are padded to."""
 
-    def __init__(self, least: int | None) -> None:
+    def __init__(self, least: int | None, sizes: tuple[int, ...] = ()) -> None:
         self._least = least
+        self._sizes = sizes
         self._waiting: dict[Sequence, tuple[int, int]] = {}
         self._waiting_tokens = 0
         self._waiting_outputs = 0
@@ -70,4 +74,6 @@ class StepSize:
         outputs = self._waiting_outputs + sum(sequence.num_remaining for sequence in running)
         steps = outputs * self._outputs / self._limits / num_slots
         uncached = self._waiting_tokens * (1 - self._cached / self._prompts)
-        return min(most, max(self._least, num_running + int(uncached / max(1.0, steps))))
+        wanted = max(self._least, num_running + int(uncached / max(1.0, steps)))
+        place = bisect_left(self._sizes, wanted)
+        return min(most, self._sizes[place] if place < len(self._sizes) else wanted)
