@@ -21,7 +21,7 @@ from batchgen.engine.run.engine import LLMEngine
 from batchgen.engine.sampling.batch import SamplingTable
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
-from batchgen.engine.scheduling.slots import Slots
+from batchgen.engine.scheduling.sequence_limit import SequenceLimit
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 from batchgen.report.bench import run_work
 from batchgen.report.workloads import WORKLOADS
@@ -73,9 +73,9 @@ def _engine(max_num_seqs: int, num_blocks: int, mixed: int | None) -> LLMEngine:
         max_num_seqs,
         max(8192, max_num_seqs),
         reorder_window=1024,
-        max_num_mixed_tokens=mixed,
+        min_token_budget=mixed,
         prefix_caching=True,
-        slots=Slots(min(max_num_seqs, _FEWEST), max_num_seqs, _MOST_OWN_TOKENS),
+        sequence_limit=SequenceLimit(min(max_num_seqs, _FEWEST), max_num_seqs, _MOST_OWN_TOKENS),
     )
     runner = HostRunner(scheduler.num_slots, max_num_seqs, scheduler.max_num_batched_tokens)
     return LLMEngine(
@@ -93,12 +93,12 @@ def main() -> None:
     parser.add_argument("--workload", action="append")
     parser.add_argument("--max-num-seqs", type=int, default=1024)
     parser.add_argument("--num-blocks", type=int, default=16_000)
-    parser.add_argument("--max-num-mixed-tokens", type=int)
+    parser.add_argument("--min-token-budget", type=int)
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     for name in args.workload or ["nano", "sharegpt", "prefix", "label", "documents", "classify"]:
         work = WORKLOADS[name]()
-        engine = _engine(args.max_num_seqs, args.num_blocks, args.max_num_mixed_tokens)
+        engine = _engine(args.max_num_seqs, args.num_blocks, args.min_token_budget)
         profile = cProfile.Profile()
         cpu = time.process_time()
         if args.profile:

@@ -24,7 +24,7 @@ class Workload:
     block_size: int = 4
     max_num_seqs: int = 4
     max_num_batched_tokens: int = 16
-    max_num_mixed_tokens: int | None = None
+    min_token_budget: int | None = None
     step_sizes: tuple[int, ...] = ()
     reorder_window: int = 1
     depth: int = 0
@@ -57,7 +57,7 @@ class Simulation:
             w.max_num_seqs,
             w.max_num_batched_tokens,
             reorder_window=w.reorder_window,
-            max_num_mixed_tokens=w.max_num_mixed_tokens,
+            min_token_budget=w.min_token_budget,
             prefix_caching=w.prefix_caching,
             step_sizes=w.step_sizes,
         )

@@ -90,7 +90,7 @@ def test_on_a_gpu_a_large_model_computes_prompts_beside_decode(
     model.device = torch.device("cuda")
     model.weights = Weights(billions * 10**9, 0, 0)  # type: ignore[attr-defined]
     config = _config(num_blocks=99, max_num_batched_tokens=chosen)
-    assert resolve(model, config).max_num_mixed_tokens == bound
+    assert resolve(model, config).min_token_budget == bound
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_gpu_with_memory_has_slots_to_add_where_they_pay(
     model = FakeModel()
     model.device = torch.device("cuda")
     resolved = resolve(model, _config(num_blocks=99, max_num_seqs=chosen))
-    assert (resolved.fewest_slots, resolved.max_num_seqs) == slots
+    assert (resolved.fewest_seqs, resolved.max_num_seqs) == slots
 
 
 def test_a_built_engine_says_where_it_runs_and_runs() -> None:

@@ -283,7 +283,7 @@ def test_steps_are_as_large_as_what_they_are_padded_to() -> None:
 def _sizes(lengths: list[tuple[int, int]], padded: tuple[int, ...] = ()) -> list[tuple[bool, int]]:
     """Tokens of each step, and whether many sequences ran beside it."""
     workload = Workload(lengths, num_blocks=9000, max_num_seqs=40, max_num_batched_tokens=400)
-    workload = replace(workload, max_num_mixed_tokens=48, step_sizes=padded)
+    workload = replace(workload, min_token_budget=48, step_sizes=padded)
     simulation = Simulation(replace(workload, eos_share=0.0))
     for sequence in simulation.sequences:
         simulation.scheduler.add(sequence)

@@ -64,7 +64,7 @@ def step_of(starts: list[int], chunks: dict[int, int]) -> ScheduledStep:
         num_tokens,
         [start + 1 - n for start, n in zip(starts, num_tokens, strict=True)],
         total_tokens=sum(num_tokens),
-        num_alike=len(starts),
+        num_sharing_prefix=len(starts),
     )
 
 

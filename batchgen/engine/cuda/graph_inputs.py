@@ -138,7 +138,7 @@ class StepPacker:
     def plan_shared(self, step: ScheduledStep, shape: SharingShape | None) -> SharedPlan | None:
         """Take over a step's new blocks; which keys its rows read together, if that pays."""
         self._entries = self.table.apply(step)
-        if shape is None or not step.num_alike:
+        if shape is None or not step.num_sharing_prefix:
             return None
         same = step.slots == self._planned_for and not step.admitted
         if not (same and len(step) == step.total_tokens):  # else as it was: rows only grew

@@ -1,7 +1,8 @@
-"""Names for full blocks of tokens: a hash over all tokens up to the block's end (vLLM's chain).
+"""Hashes of full blocks of tokens, each over all tokens up to its block's end (vLLM's chain).
 
-Two blocks have one name exactly when the sequences agree up to there, so their keys and values are
-equal. The hash is cryptographic: whoever writes prompts cannot make two of them collide.
+Two blocks have the same hash exactly when their sequences have the same tokens up to that block's
+end, and then their keys and values are equal too. The hash is cryptographic: whoever writes prompts
+cannot make two of them collide.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ _SIZE = 16
 def extend_block_hashes(
     hashes: list[bytes], token_ids: array[int], block_size: int, adapter: str = ""
 ) -> None:
-    """Append the names of the full blocks of `token_ids` that `hashes` does not have yet.
+    """Append the hashes of the full blocks of `token_ids` that `hashes` does not have yet.
 
-    `adapter`: what else keys and values depend on; each has names of its own.
+    `adapter`: the LoRA adapter, on which keys and values depend as well; it is hashed first.
     """
     parent = hashes[-1] if hashes else _root(adapter)
     for start in range(len(hashes) * block_size, len(token_ids) - block_size + 1, block_size):
@@ -31,7 +32,7 @@ def extend_block_hashes(
 
 
 def _root(adapter: str) -> bytes:
-    """What stands before the first block. A digest, so that no name passes for a parent's."""
+    """The first block's parent. A digest too, so that no adapter's name passes for a parent."""
     if not adapter:
         return b""
     return blake2b(adapter.encode(), digest_size=_SIZE, person=b"adapter").digest()

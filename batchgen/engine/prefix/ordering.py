@@ -1,9 +1,9 @@
-"""The order in which a window's rows are admitted: those with a common beginning stand together.
+"""The order in which a window's rows are admitted: those with a common prefix stand together.
 
-The rows' block names form a tree. Its branches are walked longest output first, and so are the rows
-of a branch; ties go by arrival. Rows that share nothing are branches of their own, so without a
-common beginning the order is that of output lengths alone (long ones first: a short tail).
-Instruction, then document, then question come out as nested branches without anybody naming them.
+The rows' block hashes form a prefix tree. Its branches are walked longest output first, and so are
+the rows of a branch; ties go by arrival. A row that shares nothing is a branch of its own, so rows
+without common prefixes are ordered by output length alone: long ones first, for a short tail.
+Instruction, document and question come out as nested branches without anybody marking them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ __all__ = ["Row", "admission_order"]
 
 
 class Row(NamedTuple):
-    """`names` of its full blocks, the tokens it may still generate, and its place of arrival."""
+    """`hashes` of its full blocks, the tokens it may still generate, and its place of arrival."""
 
-    names: Sequence[bytes]
+    hashes: Sequence[bytes]
     remaining: int
     arrival: int
 
@@ -42,10 +42,10 @@ def admission_order(rows: Iterable[Row]) -> list[int]:
     ranks = [(-row.remaining, row.arrival) for row in rows]
     branches: dict[bytes, _Branch] = {}
     for row, rank in zip(rows, ranks, strict=True):
-        for name in row.names:
-            branch = branches.get(name)
+        for block_hash in row.hashes:
+            branch = branches.get(block_hash)
             if branch is None:
-                branch = branches[name] = _Branch()
+                branch = branches[block_hash] = _Branch()
             branch.add(rank)
     paths = [_path(row, rank, branches) for row, rank in zip(rows, ranks, strict=True)]
     return sorted(range(len(rows)), key=paths.__getitem__)
@@ -57,8 +57,8 @@ def _path(
     """Ranks of the branches that a row lies in, from the trunk on, and its own."""
     path: list[tuple[int, int]] = []
     count = 0
-    for name in row.names:
-        branch = branches[name]
+    for block_hash in row.hashes:
+        branch = branches[block_hash]
         if branch.count == 1:
             break
         if branch.count != count:  # some rows went another way here

@@ -26,7 +26,7 @@ from batchgen.engine.run.loader import load_model, resolve_device
 from batchgen.engine.run.runners import ResolvedConfig, make_runner
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
-from batchgen.engine.scheduling.slots import Slots
+from batchgen.engine.scheduling.sequence_limit import SequenceLimit
 from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
 from batchgen.startup.folders import prepare_compilers
@@ -46,17 +46,18 @@ _logger = logging.getLogger(__name__)
 
 _CPU_BLOCK_SIZE = 16
 _WATERMARK = 0.01
-_GPU_SLOTS = 256
-_CPU_SLOTS = 64
+_GPU_SEQS = 256
+_CPU_SEQS = 64
 _STEP_BYTES = 8 << 30
-"""What an H200 reads in 2 ms: a small model's step apart from its keys, with the host's part."""
+"""What an H200 reads in 2 ms: about a small model's step without its keys and values."""
 _MOST_LOGITS = 64 << 20
 """Of a step's scored positions: 256 MiB in float32."""
 _REORDER_WINDOW = 1024
 _LARGE_MODEL = 3_000_000_000
-"""Parameters that take longer to read than the rest of a decode step."""
+"""Parameters from which on reading them takes longer than the rest of a decode step."""
 _RIDGE_TOKENS = 256
-"""For so many tokens a Hopper GPU multiplies as long as it reads 16-bit weights."""
+"""The ridge point of the roofline: a Hopper GPU takes as long to multiply 16-bit weights with so
+many tokens as to read them."""
 
 
 def load_engine(config: EngineConfig) -> LLMEngine:
@@ -179,10 +180,12 @@ def _scheduler(model: ServedModel, config: EngineConfig, resolved: ResolvedConfi
         resolved.max_num_batched_tokens,
         watermark=_WATERMARK,
         reorder_window=resolved.reorder_window,
-        max_num_mixed_tokens=resolved.max_num_mixed_tokens,
+        min_token_budget=resolved.min_token_budget,
         prefix_caching=config.enable_prefix_caching,
         max_num_scored=max(1, _MOST_LOGITS // model.vocab_size),
-        slots=Slots(resolved.fewest_slots, resolved.max_num_seqs, resolved.most_own_tokens),
+        sequence_limit=SequenceLimit(
+            resolved.fewest_seqs, resolved.max_num_seqs, resolved.most_own_tokens
+        ),
         step_sizes=tuple(sizes),
     )
 
@@ -190,8 +193,8 @@ def _scheduler(model: ServedModel, config: EngineConfig, resolved: ResolvedConfi
 def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
     """Decide what the config leaves open. Raises UsageError for what cannot be."""
     on_gpu = model.device.type == "cuda"
-    fewest = config.max_num_seqs or (_GPU_SLOTS if on_gpu else _CPU_SLOTS)
-    max_num_seqs = config.max_num_seqs or _most_slots(model, on_gpu)
+    fewest = config.max_num_seqs or (_GPU_SEQS if on_gpu else _CPU_SEQS)
+    max_num_seqs = config.max_num_seqs or _most_seqs(model, on_gpu)
     max_num_batched_tokens = _batched_tokens(model, config, max_num_seqs, on_gpu)
     block_size = config.block_size or _decide(
         "block_size",
@@ -221,10 +224,10 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
         _decide("max_model_len", max_model_len, "what the KV cache holds")
     return ResolvedConfig(
         max_num_seqs=max_num_seqs,
-        fewest_slots=fewest,
+        fewest_seqs=fewest,
         most_own_tokens=_most_own_tokens(model) if max_num_seqs > fewest else 0,
         max_num_batched_tokens=max_num_batched_tokens,
-        max_num_mixed_tokens=_mixed_tokens(model, config, fewest, on_gpu),
+        min_token_budget=_min_token_budget(model, config, fewest, on_gpu),
         max_model_len=max_model_len,
         block_size=block_size,
         num_blocks=num_blocks,
@@ -233,17 +236,17 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
     )
 
 
-def _most_slots(model: ServedModel, on_gpu: bool) -> int:
+def _most_seqs(model: ServedModel, on_gpu: bool) -> int:
     if not on_gpu:
-        return _decide("max_num_seqs", _CPU_SLOTS, "a CPU gains little from more")
+        return _decide("max_num_seqs", _CPU_SEQS, "a CPU gains little from more")
     memory = device_memory(model.device)
-    most = _GPU_SLOTS * (1 if memory < 32 << 30 else 2 if memory < 64 << 30 else 4)
-    reason = f"{_GPU_SLOTS} keep a GPU busy; more while rows have few keys of their own"
+    most = _GPU_SEQS * (1 if memory < 32 << 30 else 2 if memory < 64 << 30 else 4)
+    reason = f"{_GPU_SEQS} keep a GPU busy; more while rows have few keys of their own"
     return _decide("max_num_seqs", most, reason)
 
 
 def _most_own_tokens(model: ServedModel) -> int:
-    """Keys and values that are read in the time that a step takes without them."""
+    """Tokens whose keys and values are read in the time that a step takes without them."""
     weights: Weights | None = getattr(model, "weights", None)
     read = _STEP_BYTES + (weights.num_bytes if weights else 0)
     return read // max(1, model.bytes_per_block(1))
@@ -263,17 +266,18 @@ def _batched_tokens(
     return decided
 
 
-def _mixed_tokens(
-    model: ServedModel, config: EngineConfig, max_num_seqs: int, on_gpu: bool
+def _min_token_budget(
+    model: ServedModel, config: EngineConfig, fewest_seqs: int, on_gpu: bool
 ) -> int | None:
-    """A bound where reading the weights takes most of a decode step; none if the user chose one."""
+    """For a model whose decode steps wait for its weights to be read; none if the user chose a
+    budget."""
     weights: Weights | None = getattr(model, "weights", None)
     if not on_gpu or config.max_num_batched_tokens or weights is None:
         return None
     if weights.active_parameters < _LARGE_MODEL:
         return None
     reason = "prompts are computed while decoding waits for the weights"
-    return _decide("max_num_mixed_tokens", max_num_seqs + _RIDGE_TOKENS, reason)
+    return _decide("min_token_budget", fewest_seqs + _RIDGE_TOKENS, reason)
 
 
 def _longest(model: ServedModel, config: EngineConfig) -> int:

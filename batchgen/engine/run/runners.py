@@ -20,12 +20,14 @@ class ResolvedConfig:
     """An EngineConfig without a None; `depth` is the number of steps in flight."""
 
     max_num_seqs: int
-    fewest_slots: int
-    """So many sequences run always; more, up to `max_num_seqs`, where they pay."""
+    fewest_seqs: int
+    """As many sequences run whenever there are; more, up to `max_num_seqs`, where they pay
+    (`scheduling.sequence_limit`)."""
     most_own_tokens: int
-    """Of the sequences that run beyond `fewest_slots`, together."""
+    """Tokens outside shared prefixes with which more than `fewest_seqs` pay, all together."""
     max_num_batched_tokens: int
-    max_num_mixed_tokens: int | None
+    min_token_budget: int | None
+    """See `scheduling.token_budget`; None: every step may have `max_num_batched_tokens`."""
     max_model_len: int
     block_size: int
     num_blocks: int
@@ -53,7 +55,7 @@ def make_runner(
         block_size=block_size,
         capture=not config.enforce_eager,
         share_reads=config.share_reads,
-        fine_buckets=resolved.max_num_mixed_tokens is not None,
+        fine_buckets=resolved.min_token_budget is not None,
         steady=config.deterministic,
     )
 

@@ -106,8 +106,8 @@ class TokenRules:
         for token in banned:
             if 0 <= token < self._vocab_size:
                 words[token // 32] &= ~np.int32(_BIT[token % 32])
-        if is_filled and sequence.following is not None:
-            sequence.following.steer(words)
+        if is_filled and sequence.constraint is not None:
+            sequence.constraint.steer(words)
         return words
 
     def _banned(self, known: array[int]) -> set[int]:

@@ -1,7 +1,7 @@
 """The waiting queue: who is admitted next. Standard library only.
 
 Preempted sequences come first, in the order they were first admitted. New ones come in windows of
-`reorder_window` arrivals: inside a window those with a common beginning stand together and long
+`reorder_window` arrivals: inside a window those with a common prefix stand together and long
 outputs go first (`prefix.ordering`), and no window overtakes an earlier one. Who finds nobody
 waiting begins a window. So a sequence is passed by at most `reorder_window - 1` others, whatever
 arrives after it: nobody starves. A window of 1 is FIFO.
@@ -53,7 +53,7 @@ class _Window:
 
     def _order(self, members: set[Sequence]) -> list[tuple[Sequence, int]]:
         rows = [pair for pair in self._ordered + self._arrived if pair[0] in members]
-        order = admission_order(Row(s.block_names, s.num_remaining, n) for s, n in rows)
+        order = admission_order(Row(s.block_hashes, s.num_remaining, n) for s, n in rows)
         self._ordered = [rows[i] for i in reversed(order)]
         self._arrived = []
         return self._ordered

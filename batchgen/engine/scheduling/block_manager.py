@@ -2,8 +2,8 @@
 
     free stack --append--> block_table of a sequence --free--> free stack
                      | share (count + 1: samples of one prompt, cached prefixes)
-                     | name (what its tokens are)  --free--> idle: free too, but found by its name
-                                                              until the space is needed
+                     | cache (found by its hash)   --free--> idle: free too, and still found by its
+                                                             hash until the space is needed
 
 A block with more than one owner is full and never written again; only a table's last block is.
 """
@@ -62,7 +62,7 @@ class BlockManager:
 
     def share(self, blocks: Iterable[int]) -> list[int]:
         """Give full blocks one owner more; returns them as the start of that owner's table. Blocks
-        that `cached` named may have none before."""
+        that `find_cached` returned may be idle: without an owner."""
         shared = list(blocks)
         for block in shared:
             if not self._index.take(block, owned=self._num_owners[block] > 0):
@@ -83,26 +83,26 @@ class BlockManager:
                 self._free.append(block)
         block_table.clear()
 
-    def cached(self, names: Iterable[bytes]) -> list[int]:
-        """The blocks that hold the longest known beginning of these blocks' tokens."""
-        return self._index.find(names)
+    def find_cached(self, hashes: Iterable[bytes]) -> list[int]:
+        """The blocks that hold the longest cached prefix of a sequence with these block hashes."""
+        return self._index.find(hashes)
 
     def num_idle(self, blocks: Iterable[int]) -> int:
         """How many of these blocks have no owner."""
         return sum(not self._num_owners[block] for block in blocks)
 
-    def name(self, blocks: Sequence[int], names: Sequence[bytes]) -> None:
-        """Say what full blocks hold, once the step that computes them is launched: whatever is
-        launched after it may read them."""
-        for block, name in zip(blocks, names, strict=True):
-            self._index.add(block, name)
+    def cache(self, blocks: Sequence[int], hashes: Sequence[bytes]) -> None:
+        """Let full blocks be found by their hashes, once the step that computes them is launched:
+        every step launched after it may read them."""
+        for block, block_hash in zip(blocks, hashes, strict=True):
+            self._index.add(block, block_hash)
 
     def forget_all(self) -> None:
-        """Nobody finds anything any more."""
-        self.forget(self._index.named())
+        """Empty the prefix cache."""
+        self.forget(self._index.hashed())
 
     def forget(self, blocks: Iterable[int]) -> None:
-        """What these blocks hold is not certain any more: nobody is to find them."""
+        """Take blocks out of the prefix cache: what they hold is not certain any more."""
         for block in blocks:
             if self._index.forget(block):
                 self._free.append(block)

@@ -6,21 +6,22 @@ prompt that exceeds the budget is cut (chunked prefill); only the newest sequenc
 so a chunk never delays a decode. When blocks run out, the newest sequence gives its own back and is
 computed again later (preemption by recompute). The formulation is vLLM v1's.
 
-Where decoding alone would wait for weights to be read, a step of `max_num_mixed_tokens` costs the
-same, and `step_size.py` spreads prompts over the steps that are left.
+For a large model a step of `min_token_budget` tokens takes no longer than one that only decodes:
+both wait for the weights to be read. There `token_budget.py` spreads prompts over the steps left.
 
 `schedule` may be called again before the tokens of the steps before it are known:
 
     schedule(n)  launch(n)  schedule(n+1)  launch(n+1)  update(n)  schedule(n+2) ...
 
-A prompt's full blocks get names at the launch that computes them (prefix caching): a sequence that
-is admitted to a later step and begins with the same tokens starts behind them. One that begins with
-what this very step computes waits for the next, while others behind it go ahead: so of rows with a
-common beginning one, the leader, computes it. Launches run in order, so what a launch wrote may be
-read by the next one; where a step fails, the names that it gave are taken back.
+Prefix caching: a prompt's full blocks can be found by their hash as soon as the step that computes
+them is scheduled, so a sequence that is admitted to a later step and begins with the same tokens
+starts behind them: steps run in order. A sequence that begins with blocks of the very step that is
+being scheduled waits for the next one, while others behind it are admitted: so of rows with a
+common prefix only the first computes it. If a step fails, its blocks are taken out of the cache.
 
-A sequence found finished at update(n) is then part of step n+1 already: its token there is ignored.
-Blocks of a sequence that left `running` *drain*: they return when no launched step writes to them.
+When update(n) finds a sequence finished, step n+1 already has a row of it: that token is ignored.
+The blocks of a sequence that left `running` *drain*: they are free once no launched step writes to
+them.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from batchgen.engine.request import FinishReason
 from batchgen.engine.scheduling.admission import AdmissionQueue
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.decoding import add_decodes, append_tokens
-from batchgen.engine.scheduling.prefixes import PrefixCache
+from batchgen.engine.scheduling.prefix_cache import PrefixCache
 from batchgen.engine.scheduling.scoring import num_fitting
 from batchgen.engine.scheduling.sequence import Sequence, SequenceStatus
-from batchgen.engine.scheduling.slots import Slots
+from batchgen.engine.scheduling.sequence_limit import SequenceLimit
 from batchgen.engine.scheduling.step import BlockUpdate, ScheduledStep, StepOutput
-from batchgen.engine.scheduling.step_size import StepSize
+from batchgen.engine.scheduling.token_budget import TokenBudget
 
 __all__ = ["Scheduler"]
 
@@ -52,21 +53,21 @@ class Scheduler:
         max_num_batched_tokens: int,
         watermark: float = 0.01,
         reorder_window: int = 1,
-        max_num_mixed_tokens: int | None = None,
+        min_token_budget: int | None = None,
         prefix_caching: bool = False,
         max_num_scored: int = 1024,
-        slots: Slots | None = None,
+        sequence_limit: SequenceLimit | None = None,
         step_sizes: tuple[int, ...] = (),
     ) -> None:
         self.block_manager = block_manager
         self._max_num_scored = max_num_scored
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
-        self._slots = slots or Slots(max_num_seqs, max_num_seqs, 0)
-        self._step_size = StepSize(max_num_mixed_tokens, step_sizes)
-        self._prefixes = PrefixCache(block_manager, enabled=prefix_caching)
-        self._num_alike = 0
-        self._budget = max_num_batched_tokens  # of the step that is being made
+        self._sequence_limit = sequence_limit or SequenceLimit(max_num_seqs, max_num_seqs, 0)
+        self._token_budget = TokenBudget(min_token_budget, step_sizes)
+        self._prefix_cache = PrefixCache(block_manager, enabled=prefix_caching)
+        self._num_sharing_prefix = 0
+        self._step_budget = max_num_batched_tokens  # of the step that is being made
         self.waiting = AdmissionQueue(reorder_window)
         self.running: dict[Sequence, None] = {}
         self.draining: set[Sequence] = set()
@@ -85,21 +86,24 @@ class Scheduler:
         capacity = self.block_manager.num_blocks * self.block_manager.block_size
         if sequence.max_num_tokens > capacity:
             raise ValueError(f"{sequence.max_num_tokens} tokens exceed a cache of {capacity}")
-        self._prefixes.name(sequence)
-        self._step_size.wait(sequence)
-        self._slots.arrive()
+        self._prefix_cache.hash_blocks(sequence)
+        self._token_budget.note_waiting(sequence)
+        self._sequence_limit.note_arrival()
         self.waiting.push(sequence)
 
     def schedule(self) -> ScheduledStep:
         """The next step, its tokens counted as computed; empty if nothing can be scheduled now."""
         step = ScheduledStep()
-        self._budget = self._step_size.budget(
-            self.max_num_batched_tokens, self.running, len(self.running), self._slots.wanted
+        self._step_budget = self._token_budget.current(
+            self.max_num_batched_tokens,
+            self.running,
+            len(self.running),
+            self._sequence_limit.wanted,
         )
-        self._prefixes.begin_step()
+        self._prefix_cache.begin_step()
         if self._schedule_running(step):
             self._admit_waiting(step)
-        step.num_alike = self._num_alike
+        step.num_sharing_prefix = self._num_sharing_prefix
         return step
 
     def update(self, step: ScheduledStep, output: StepOutput) -> list[Sequence]:
@@ -114,7 +118,7 @@ class Scheduler:
             is_finished = output.deliver(j, sequence)
             step.num_ignored += len(sequence.output_token_ids) == num_known
             if is_finished:
-                self._step_size.finish(sequence)
+                self._token_budget.note_finished(sequence)
                 self._leave(sequence)
                 finished.append(sequence)
         self._release_drained()
@@ -148,7 +152,7 @@ class Scheduler:
         enough_blocks = True
         # Over a copy: to make room for an old one, new ones are preempted meanwhile.
         running = list(self.running)
-        for sequence in add_decodes(running, step, self.max_num_seqs, self._budget):
+        for sequence in add_decodes(running, step, self.max_num_seqs, self._step_budget):
             if sequence.status is not SequenceStatus.RUNNING:
                 break  # not running any more: preempted in this pass, as is every newer one
             if not sequence.num_uncomputed_tokens:
@@ -157,27 +161,29 @@ class Scheduler:
             if not num_tokens:
                 continue  # no room for its scores in this step
             if self._make_room(sequence, num_tokens, step):
-                self._launch(sequence, num_tokens, step)
+                self._add_to_step(sequence, num_tokens, step)
             else:
                 enough_blocks = False
         return enough_blocks and not step.preempted
 
     def _admit_waiting(self, step: ScheduledStep) -> None:
         if not self.waiting:
-            self._slots.skip()
+            self._sequence_limit.note_idle_step()
             return
         num_held = 0
-        running, outputs = self.running, self._step_size.waiting_outputs
-        most_rows = min(self.max_num_seqs, self._slots.now(running, len(running), outputs))
+        running, outputs = self.running, self._token_budget.waiting_outputs
+        most_rows = min(
+            self.max_num_seqs, self._sequence_limit.current(running, len(running), outputs)
+        )
         for sequence in self.waiting.candidates():
-            if len(step) >= most_rows or step.total_tokens >= self._budget:
+            if len(step) >= most_rows or step.total_tokens >= self._step_budget:
                 break
             if not self._free_slots or num_held >= self.max_num_seqs:
                 break
             if sequence.num_in_flight:
                 break  # nobody overtakes it
-            cached = self._prefixes.find(sequence)
-            if self._prefixes.is_fresh(cached):
+            cached = self._prefix_cache.find(sequence)
+            if self._prefix_cache.is_fresh(cached):
                 num_held += 1  # this step computes what it begins with
             elif sequence.request.targets and step.num_scored >= self._max_num_scored:
                 num_held += 1  # this step has all the scores that it may have
@@ -187,10 +193,10 @@ class Scheduler:
                 break
 
     def _admit(self, sequence: Sequence, cached: list[int], step: ScheduledStep) -> None:
-        self._step_size.leave(sequence)
+        self._token_budget.note_left(sequence)
         num_cached = len(cached) * self.block_manager.block_size
-        self._step_size.admit(sequence.num_tokens, num_cached)
-        self._slots.admit(sequence.num_tokens - num_cached)
+        self._token_budget.note_admission(sequence.num_tokens, num_cached)
+        self._sequence_limit.note_admission(sequence.num_tokens - num_cached)
         sequence.num_shared_tokens = num_cached
         self.waiting.take(sequence)
         sequence.status = SequenceStatus.RUNNING
@@ -198,31 +204,31 @@ class Scheduler:
         self.running[sequence] = None
         step.admitted.append(sequence)
         if cached:
-            sequence.begins_alike = True
-            self._num_alike += 1
+            sequence.shares_prefix = True
+            self._num_sharing_prefix += 1
             sequence.block_table += self.block_manager.share(cached)
             sequence.num_computed_tokens = num_cached
             step.block_updates.append(BlockUpdate(sequence.slot, 0, cached))
             if not sequence.num_preemptions:
                 known = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
                 sequence.num_cached_tokens = known
-        self._launch(sequence, self._most_tokens(sequence, step), step)
+        self._add_to_step(sequence, self._most_tokens(sequence, step), step)
 
     def _most_tokens(self, sequence: Sequence, step: ScheduledStep) -> int:
         """How many of its tokens the step has room for; 0: none of its scores."""
-        num_tokens = min(sequence.num_uncomputed_tokens, self._budget - step.total_tokens)
+        num_tokens = min(sequence.num_uncomputed_tokens, self._step_budget - step.total_tokens)
         targets, room = sequence.request.targets, self._max_num_scored - step.num_scored
         if targets is None:
             return num_tokens
         return num_fitting(targets, sequence.num_computed_tokens, num_tokens, room)
 
-    def _launch(self, sequence: Sequence, num_tokens: int, step: ScheduledStep) -> None:
+    def _add_to_step(self, sequence: Sequence, num_tokens: int, step: ScheduledStep) -> None:
         end = sequence.num_computed_tokens + num_tokens
         blocks = self.block_manager.append(sequence.block_table, end)
         if blocks:
             first = len(sequence.block_table) - len(blocks)
             step.block_updates.append(BlockUpdate(sequence.slot, first, blocks))
-        self._prefixes.note_computed(sequence, end - num_tokens, end)
+        self._prefix_cache.note_computed(sequence, end - num_tokens, end)
         num_sampled = len(step.sampled)
         step.add(sequence, num_tokens)
         if sequence.is_complete:  # its last token is on its way
@@ -259,21 +265,21 @@ class Scheduler:
         return needed <= self.block_manager.num_free
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._prefixes.name(sequence)  # what it generated, too
-        self._prefixes.note_computed(sequence, 0, sequence.num_computed_tokens)
+        self._prefix_cache.hash_blocks(sequence)  # what it generated, too
+        self._prefix_cache.note_computed(sequence, 0, sequence.num_computed_tokens)
         self._leave(sequence)
         sequence.status = SequenceStatus.WAITING
         sequence.num_computed_tokens = sequence.plain_until = 0
         sequence.num_preemptions += 1
         self.num_preemptions += 1
-        self._step_size.wait(sequence)
+        self._token_budget.note_waiting(sequence)
         self.waiting.push(sequence)
         self._release_drained()
 
     def _leave(self, sequence: Sequence) -> None:
         """Off the queues; what it holds drains."""
         if sequence in self.waiting:
-            self._step_size.leave(sequence)
+            self._token_budget.note_left(sequence)
             self.waiting.discard(sequence)
         self.running.pop(sequence, None)
         if sequence.block_table:
@@ -285,5 +291,5 @@ class Scheduler:
             self.block_manager.free(sequence.block_table)
             self._free_slots.append(sequence.slot)
             sequence.slot = -1
-            self._num_alike -= sequence.begins_alike
-            sequence.begins_alike = False
+            self._num_sharing_prefix -= sequence.shares_prefix
+            sequence.shares_prefix = False

@@ -16,7 +16,7 @@ from enum import IntEnum
 from typing import Any
 
 from batchgen.engine.request import FinishReason, Request, Timings
-from batchgen.engine.scheduling.following import Following
+from batchgen.engine.scheduling.constraint_state import ConstraintState
 from batchgen.errors import ErrorCode, RowError
 
 __all__ = ["Sequence", "SequenceStatus"]
@@ -60,12 +60,12 @@ class Sequence:
     """Row in the runner's tables while blocks are held."""
     admission_index: int = -1
     num_preemptions: int = 0
-    block_names: list[bytes] = field(default_factory=list)
-    """What its full blocks hold, for the prefix cache; empty where there is none."""
-    begins_alike: bool = False
-    """Its first blocks were another sequence's."""
+    block_hashes: list[bytes] = field(default_factory=list)
+    """Of its full blocks, for the prefix cache; empty where prefix caching is off."""
+    shares_prefix: bool = False
+    """When it was last admitted, its first blocks were in the prefix cache."""
     num_shared_tokens: int = 0
-    """In blocks that were another sequence's when it was last admitted."""
+    """Tokens in those blocks."""
     num_cached_tokens: int = 0
     """Of its prompt, found in the cache when it was first admitted."""
     finish_reason: FinishReason | None = None
@@ -85,8 +85,7 @@ class Sequence:
     """While it has fewer tokens than this, one that is no stop is appended and that is all."""
     stop_ids: frozenset[int] = field(init=False)
     """Tokens that end it, and may not come before `min_tokens`."""
-    following: Following | None = field(init=False)
-    """Its constraint, if it has one."""
+    constraint: ConstraintState | None = field(init=False)
     is_steered: bool = False
     """It ended by its constraint because its length would have cut it."""
 
@@ -113,7 +112,7 @@ class Sequence:
         self.stop_ids = stops if params.ignore_eos else stops | self.eos_token_ids
         most = self.max_num_tokens - self.num_prompt_tokens
         begin, steers = request.constraint, params.min_tokens < most
-        self.following = None if begin is None else Following(begin, most, steers=steers)
+        self.constraint = None if begin is None else ConstraintState(begin, most, steers=steers)
         checked = request.stop_checker is not None or request.constraint is not None
         reports = params.logprobs is not None or params.top_logprobs > 0
         plain = not (checked or reports or self.is_scored_alone) and request.targets is None
@@ -182,7 +181,7 @@ class Sequence:
         if self.is_scored_alone:
             return False
         by_text = isinstance(self.stop_reason, str)
-        is_whole = self.following is not None and self.following.is_whole
+        is_whole = self.constraint is not None and self.constraint.is_whole
         by_end = self.finish_reason is FinishReason.STOP or self.is_steered
         return by_end and not by_text and not is_whole
 
@@ -244,41 +243,41 @@ class Sequence:
 
     def fill_allowed(self, words: Any) -> bool:
         """What its constraint allows next, as `Constraint.fill`."""
-        if self.following is None or self.is_finished:  # its last token is known by now
+        if self.constraint is None or self.is_finished:  # its last token is known by now
             return False
-        return self.following.fill(words)
+        return self.constraint.fill(words)
 
     def finish(self, reason: FinishReason, stop_reason: str | int | None = None) -> None:
         """End it; tokens that come later are ignored."""
         self.status = SequenceStatus.FINISHED
         self.finish_reason = reason
         self.stop_reason = stop_reason
-        if self.following is not None and reason is FinishReason.STOP:
-            ended = isinstance(stop_reason, str) or self.following.is_whole
+        if self.constraint is not None and reason is FinishReason.STOP:
+            ended = isinstance(stop_reason, str) or self.constraint.is_whole
             output = self.output_token_ids if ended else self.output_token_ids[:-1]
-            self.is_steered = self.following.was_steered(output)
+            self.is_steered = self.constraint.was_steered(output)
             self.finish_reason = FinishReason.LENGTH if self.is_steered else reason
 
     def fail(self, code: ErrorCode, message: str) -> None:
         """End it with an error; what was generated before is kept."""
         self.finish(FinishReason.ERROR)
-        refused = None if self.following is None else self.following.error
+        refused = None if self.constraint is None else self.constraint.error
         self.error_code = code if refused is None else refused.code
         self.error_message = message if refused is None else refused.message
 
     def _refuses(self, token: int) -> bool:
         """Whether its constraint could not end in time after this one, which is sampled again."""
-        if self.following is None or token in self.stop_ids or not self.following.refuses(token):
+        if self.constraint is None or token in self.stop_ids or not self.constraint.refuses(token):
             return False
         self.num_computed_tokens = min(self.num_computed_tokens, len(self.token_ids) - 1)
         return True
 
     def _has_become_whole(self) -> bool:
         """Hand new tokens to the constraint; whether it allows nothing after them."""
-        if self.following is None:
+        if self.constraint is None:
             return False
         try:
-            return self.following.take(self.output_token_ids)
+            return self.constraint.take(self.output_token_ids)
         except RowError as error:
             self.fail(error.code, error.message)
             return False

@@ -62,13 +62,14 @@ class ScheduledStep:
     output_positions: list[int] = field(default_factory=list)
     total_tokens: int = 0
     known: list[int] = field(default_factory=list)
-    """Rows whose tokens the host knows; of the others one is computed, the last one sampled."""
+    """Rows whose input tokens the host knows. Every other row computes one token: the one that an
+    earlier step sampled, which the device has and the host has not read yet."""
     first: list[Sequence] = field(default_factory=list)
-    """Of those that sample, who has no token of this run yet."""
+    """Sequences that may sample their first token in this step."""
     num_ignored: int = 0
-    """Sampled rows whose token counts for nothing, once it is there."""
-    num_alike: int = 0
-    """Running sequences that begin with blocks of another one, or did when they were admitted."""
+    """Sampled rows whose token was thrown away when it came, as their sequence had finished."""
+    num_sharing_prefix: int = 0
+    """Running sequences whose first blocks were in the prefix cache when they were admitted."""
     admitted: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     block_updates: list[BlockUpdate] = field(default_factory=list)
@@ -129,7 +130,7 @@ class ScheduledStep:
             known=list(range(end - start)),  # every step before it was delivered
             first=self.first,
             total_tokens=sum(self.num_tokens[start:end]),
-            num_alike=self.num_alike,
+            num_sharing_prefix=self.num_sharing_prefix,
             admitted=self.admitted,
             block_updates=[update for update in self.block_updates if update.slot in slots],
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.scheduling.sequence import Sequence
-from batchgen.engine.scheduling.slots import Slots
+from batchgen.engine.scheduling.sequence_limit import SequenceLimit
 
 
 def running(count: int, output: int, prompt: int = 8, shared: int = 0) -> list[Sequence]:
@@ -16,7 +16,7 @@ def running(count: int, output: int, prompt: int = 8, shared: int = 0) -> list[S
 
 
 def wanted(sequences: list[Sequence], waiting_outputs: float, own: int = 10**9) -> int:
-    return Slots(256, 1024, own).now(sequences, len(sequences), waiting_outputs)
+    return SequenceLimit(256, 1024, own).current(sequences, len(sequences), waiting_outputs)
 
 
 def test_short_answers_of_many_rows_run_a_thousand_at_a_time() -> None:
@@ -38,21 +38,21 @@ def test_rows_with_long_texts_of_their_own_do_not_crowd() -> None:
 
 
 def test_what_was_admitted_since_the_last_look_counts() -> None:
-    slots, rows = Slots(256, 1024, 5000), running(256, 40, prompt=10)
-    assert slots.now(rows, 256, 40 * 5000) == 1024
-    slots.admit(3000)
-    assert slots.now(rows, 256, 40 * 5000) == 256
+    limit, rows = SequenceLimit(256, 1024, 5000), running(256, 40, prompt=10)
+    assert limit.current(rows, 256, 40 * 5000) == 1024
+    limit.note_admission(3000)
+    assert limit.current(rows, 256, 40 * 5000) == 256
 
 
 def test_the_last_ones_need_not_wait_for_slots() -> None:
-    slots, rows = Slots(256, 1024, 10**9), running(256, 40)
-    assert slots.now(rows, 256, 40 * 244) == 750
+    limit, rows = SequenceLimit(256, 1024, 10**9), running(256, 40)
+    assert limit.current(rows, 256, 40 * 244) == 750
     for _ in range(40):
-        assert slots.now(rows, 256, 40 * 44) == 750
-    slots.arrive()
-    seen = {slots.now(rows, 256, 40 * 44) for _ in range(40)}
+        assert limit.current(rows, 256, 40 * 44) == 750
+    limit.note_arrival()
+    seen = {limit.current(rows, 256, 40 * 44) for _ in range(40)}
     assert seen == {750, 450}, "looked at again, now that others come"
 
 
 def test_a_number_that_was_chosen_stays() -> None:
-    assert Slots(300, 300, 0).now(running(300, 4), 300, 10**6) == 300
+    assert SequenceLimit(300, 300, 0).current(running(300, 4), 300, 10**6) == 300

@@ -1,6 +1,7 @@
-"""A sequence's constraint as its tokens come: what it allows, and whether it can end in time.
+"""A constraint (a grammar, a thinking budget) as one sequence's tokens advance it.
 
-`room`: tokens that the sequence may still get.
+It says what the sequence may generate next, and keeps room for the sequence to end as its grammar
+asks. `room`: how many tokens the sequence may still generate.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ from typing import Any
 from batchgen.engine.request import Constraint
 from batchgen.errors import RowError
 
-__all__ = ["Following"]
+__all__ = ["ConstraintState"]
 
 _NO_BOUND = 1 << 62
 
 
-class Following:
-    """Begun with the first look at what it allows. `most_tokens`: that its sequence may generate;
-    `steers` False: it does not see to its end (no end token may come before that)."""
+class ConstraintState:
+    """`begin` makes the constraint, when it is first asked what it allows.
+
+    `most_tokens`: how many tokens the sequence may generate. `steers` False: the constraint is not
+    led to its end in time (`min_tokens` forbids an end token before the last position).
+    """
 
     __slots__ = ("_begin", "_constraint", "_most_tokens", "_num_taken", "error", "is_whole")
 
@@ -28,13 +32,13 @@ class Following:
         self._most_tokens = most_tokens if steers else _NO_BOUND
         self._num_taken = 0
         self.error: RowError | None = None
-        """Why it cannot say what it allows: the row's failure, whatever is found first."""
+        """Why the constraint cannot say what it allows; it becomes the row's error."""
         self.is_whole = False
-        """It allows nothing more: the sequence ends without a token that says so."""
+        """Nothing may follow any more: the sequence ends here, without an end token."""
 
     def fill(self, words: Any) -> bool:
-        """As `Constraint.fill`; nothing once it has failed, so that the row gets no token and says
-        why."""
+        """As `Constraint.fill`. If the constraint fails, no token is allowed, so that the sampler
+        fails the row; `error` says why."""
         try:
             return self._begun().fill(words)
         except RowError as error:
@@ -48,12 +52,13 @@ class Following:
             self._begun().steer(words, self._most_tokens - self._num_taken)
 
     def refuses(self, token: int) -> bool:
-        """As `Constraint.refuses`; never the last token that there may be."""
+        """As `Constraint.refuses`; False for the last token that the sequence may generate."""
         room = self._most_tokens - self._num_taken - 1
         return room > 0 and self._begun().refuses(token, room)
 
     def take(self, output: list[int]) -> bool:
-        """All tokens so far; whether nothing can follow. Raises RowError."""
+        """Advance by the tokens of `output` that are new; whether nothing may follow. Raises
+        RowError."""
         constraint, new = self._begun(), output[self._num_taken :]
         for token in new:
             self._num_taken += 1
@@ -62,8 +67,8 @@ class Following:
         return self.is_whole
 
     def was_steered(self, output: list[int]) -> bool:
-        """Whether the sequence, which has ended, ended so in order to end in time. `output`: but
-        for its end token, if there is one."""
+        """Whether a finished sequence was led to its end because few tokens were left. `output`:
+        without its end token, if it has one."""
         try:
             self.take(output)
         except RowError:

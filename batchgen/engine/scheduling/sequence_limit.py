@@ -1,0 +1,82 @@
+"""How many sequences run at once: as many as make the rest of the job cheaper.
+
+A step has a fixed cost whatever is in it (kernel launches, reading the weights, the host's work),
+so fewer, fuller steps are cheaper. Two things limit that:
+
+- A job takes at least as many steps as its longest sequence still has tokens to generate. With more
+  sequences at once than (tokens still to be generated / those of the longest), the other ones only
+  finish earlier, and the longest decodes on in nearly empty steps.
+- Once reading keys that no other sequence shares takes longer than the fixed cost, one sequence
+  more makes every step longer by its whole share.
+
+So rows with a common prefix and short outputs run a thousand at a time, long ones a few hundred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from batchgen.engine.scheduling.sequence import Sequence
+
+__all__ = ["SequenceLimit"]
+
+_STEPS_BETWEEN_LOOKS = 16
+"""Looking at all running sequences takes time on the host."""
+_UNEVEN = 1.5
+"""More than an even spread allows: rows with a common prefix are admitted together, so some long
+ones begin late."""
+
+
+class SequenceLimit:
+    """Between `fewest` sequences, which always pay, and `most`, for which there is room.
+
+    More than `fewest` run only while all running sequences together have fewer than
+    `most_own_tokens` tokens of their own: those outside shared prefixes.
+    """
+
+    def __init__(self, fewest: int, most: int, most_own_tokens: int) -> None:
+        self._fewest = fewest
+        self._most = most
+        self._most_own_tokens = most_own_tokens
+        self.wanted = fewest
+        """The number that paid when it was last looked at; `current` may be lower."""
+        self._own_tokens = 0
+        self._age = _STEPS_BETWEEN_LOOKS
+        self._arrived = True
+
+    def note_arrival(self) -> None:
+        """A sequence waits from now on."""
+        self._arrived = True
+
+    def note_admission(self, num_own_tokens: int) -> None:
+        """A sequence runs from now on, with so many tokens outside shared prefixes."""
+        self._own_tokens += num_own_tokens
+
+    def note_idle_step(self) -> None:
+        """Nobody waits in this step."""
+        self._age += 1
+
+    def current(self, running: Iterable[Sequence], num_running: int, waiting_outputs: float) -> int:
+        """How many may run in the next step. `waiting_outputs`: tokens that waiting sequences are
+        expected to generate."""
+        self._age += 1
+        if self._most <= self._fewest or num_running < self._fewest // 2:
+            return self._fewest
+        if self._age >= _STEPS_BETWEEN_LOOKS:
+            self._look(running, waiting_outputs)
+        return self.wanted if self._own_tokens < self._most_own_tokens else self._fewest
+
+    def _look(self, running: Iterable[Sequence], waiting_outputs: float) -> None:
+        self._age = 0
+        longest, outputs, self._own_tokens = 1, 0, 0
+        for sequence in running:
+            remaining = sequence.num_remaining
+            longest = max(longest, remaining)
+            outputs += remaining
+            self._own_tokens += sequence.num_tokens - sequence.num_shared_tokens
+        steps_of_all = int((outputs + waiting_outputs) * _UNEVEN / longest)
+        wanted = max(self._fewest, min(self._most, steps_of_all))
+        # While nobody new arrives the limit does not fall: the few that are left had better begin
+        # at once, as the last of them to begin ends the job.
+        self.wanted = wanted if self._arrived else max(wanted, self.wanted)
+        self._arrived = False
