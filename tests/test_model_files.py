@@ -148,6 +148,11 @@ def test_a_length_that_exceeds_the_file_is_refused_without_reading_on(tmp_path: 
             },
         ),
         ({"max_new_tokens": 9, "stop_strings": "x"}, {"max_tokens": 9, "stop": ("x",)}),
+        ({"no_repeat_ngram_size": 3}, {"no_repeat_ngram_size": 3}),
+        (
+            {"suppress_tokens": [5, 2], "bad_words_ids": [[7, 8], [2], [9]], "eos_token_id": 2},
+            {"bad_words_ids": [[7, 8], [9], [5], [2]]},
+        ),
     ],
 )
 def test_generation_config_is_read_as_transformers_reads_it(
@@ -163,9 +168,16 @@ def test_without_generation_config_the_model_config_decides(tmp_path: Path) -> N
 
 
 def test_settings_that_batchgen_lacks_are_named(tmp_path: Path) -> None:
-    config = {"num_beams": 4, "no_repeat_ngram_size": 0, "typical_p": 1.0, "suppress_tokens": [5]}
+    config = {
+        "num_beams": 4,
+        "no_repeat_ngram_size": 0,
+        "typical_p": 1.0,
+        "sequence_bias": [[[5], 1.0]],
+    }
+    config |= {"encoder_no_repeat_ngram_size": 2, "cache_implementation": "quantized"}
     folder = model_folder(tmp_path / "m", generation_config=config)
-    assert resolve_model(str(folder)).ignored_settings == ("num_beams", "suppress_tokens")
+    named = ("num_beams", "encoder_no_repeat_ngram_size", "sequence_bias", "cache_implementation")
+    assert resolve_model(str(folder)).ignored_settings == named
 
 
 @pytest.mark.parametrize("ref", ["/no/such/folder", "./nothing", "a/b/c", "x.gguf", "~/nothing"])

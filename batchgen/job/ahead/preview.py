@@ -116,7 +116,8 @@ def _settings(job: OpenedJob, row: InputRow, set_by: Mapping[str, str]) -> dict[
     for one in fields(SamplingParams):
         value = getattr(row.params, one.name)
         origin = "row" if value != getattr(base, one.name) else set_by.get(one.name)
-        origin = origin or ("generation_config" if one.name in model else "built-in")
+        name = "bad_words_ids" if one.name == "bad_words" else one.name
+        origin = origin or ("generation_config" if name in model else "built-in")
         found[one.name] = Setting(value, origin)
     flags = job.spec.input.chat_template_kwargs
     for name, value in row.template_kwargs.items():

@@ -22,7 +22,7 @@ from batchgen.job.fields.settings import (
     nearest,
 )
 from batchgen.job.fields.structured import STRUCTURED_NAMES, read_structured
-from batchgen.job.fields.token_rules import TOKEN_RULE_NAMES, read_token_rules
+from batchgen.job.fields.token_rules import TOKEN_RULE_NAMES, over, read_token_rules
 from batchgen.job.model.adapter_choice import ADAPTER, read_adapter
 from batchgen.job.quoting import shown
 from batchgen.job.spec import SamplingDefaults
@@ -173,7 +173,7 @@ def apply(base: SamplingParams, own: Mapping[str, Any]) -> SamplingParams:
         own = {name: value for name, value in own.items() if name not in _OF_OUTPUT}
     if not own:
         return base
-    params = check_decision(dataclasses.replace(base, **own))
+    params = check_decision(dataclasses.replace(base, **over(base, own)))
     if params.min_tokens <= params.max_tokens:
         return params
     if "min_tokens" in own and "max_tokens" not in own:

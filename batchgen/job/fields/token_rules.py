@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.quoting import shown
 
-__all__ = ["TOKEN_RULE_NAMES", "read_token_rules"]
+__all__ = ["TOKEN_RULE_NAMES", "over", "read_token_rules"]
 
 _INT32_MAX = 2**31 - 1
 _MOST = 100_000
@@ -34,6 +35,14 @@ def read_token_rules(given: Mapping[str, Any]) -> dict[str, Any]:
             raise RowError(ErrorCode.INVALID_PARAM, text) from None
         found[field] = rule if field not in found else found[field] + rule
     return found
+
+
+def over(base: SamplingParams, own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row's own parameters as they replace those of `base`: what is forbidden there, by the model
+    as a rule, stays so beside what the row forbids."""
+    if not base.bad_words or "bad_words" not in own:
+        return own
+    return {**own, "bad_words": tuple(dict.fromkeys(base.bad_words + own["bad_words"]))}
 
 
 def _bias(value: Any) -> tuple[tuple[int, float], ...]:

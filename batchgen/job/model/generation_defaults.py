@@ -19,21 +19,20 @@ _ALWAYS = {
     "repetition_penalty": "repetition_penalty",
     "max_new_tokens": "max_tokens",
     "min_new_tokens": "min_tokens",
+    "no_repeat_ngram_size": "no_repeat_ngram_size",
 }
 _NEUTRAL: dict[str, Any] = {
     "num_beams": 1,
     "num_return_sequences": 1,
     "min_length": 0,
     "typical_p": 1.0,
-    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,  # of a decoder: those of its prompt
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
     "top_h": None,
     "encoder_repetition_penalty": 1.0,
     "exponential_decay_length_penalty": None,
     "watermarking_config": None,
-    "bad_words_ids": None,
-    "suppress_tokens": None,
     "begin_suppress_tokens": None,
     "sequence_bias": None,
     "forced_bos_token_id": None,
@@ -59,6 +58,9 @@ def generation_defaults(files: ModelJson) -> dict[str, Any]:
     stop = config.get("stop_strings")
     if stop:
         defaults["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    never = _forbidden(config)
+    if never:
+        defaults["bad_words_ids"] = never
     return defaults | _sampling(config)
 
 
@@ -66,9 +68,20 @@ def ignored_generation_settings(files: ModelJson) -> tuple[str, ...]:
     """Settings that would change `generate()`'s text and that batchgen does not have."""
     config = _generation_config(files)
     named = [name for name, off in _NEUTRAL.items() if config.get(name) not in (None, off, [])]
+    if config.get("cache_implementation") == "quantized":
+        named.append("cache_implementation")  # it rounds keys and values
     if config.get("max_length") not in (None, _OLD_MAX_LENGTH) and not config.get("max_new_tokens"):
         named.append("max_length")  # of prompt and output together; max_new_tokens goes before it
     return tuple(named)
+
+
+def _forbidden(config: dict[str, Any]) -> list[Any]:
+    """Token sequences that the file keeps out of every answer. As in `generate`, words that are an
+    end of the sequence are left out; among single tokens to suppress they count."""
+    ends = config.get("eos_token_id")
+    ends = [[end] for end in (ends if isinstance(ends, list) else [ends])]
+    words = [word for word in config.get("bad_words_ids") or () if word not in ends]
+    return words + [[token] for token in config.get("suppress_tokens") or ()]
 
 
 def _sampling(config: dict[str, Any]) -> dict[str, Any]:
