@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from batchgen.errors import ErrorCode, InvalidDataError
 from batchgen.job.input.reader import Reader
 from batchgen.job.spec import InputSpec
+from batchgen.job.stored_types import array_of
 
 WORD = pa.array(["w"])
 
@@ -42,6 +44,52 @@ def test_types_of_two_files_become_one_that_holds_both(
     reader = Reader(InputSpec(paths))
     assert reader.kept_schema == [("x", kind)]
     assert [row.kept["x"] for row in reader] == values
+
+
+@pytest.mark.parametrize(
+    ("column", "finer"),
+    [
+        (pa.array([43_200], pa.timestamp("us")), pa.timestamp("ns")),
+        (pa.array([43_200], pa.timestamp("s", "UTC")), pa.timestamp("ns", "UTC")),
+        (pa.array([43_200], pa.time64("us")), pa.time64("ns")),
+        (pa.array([43_200], pa.duration("ms")), pa.duration("ns")),
+        (pa.array([Decimal("1.25")], pa.decimal128(5, 2)), pa.float64()),
+    ],
+    ids=lambda given: str(given.type if isinstance(given, pa.Array) else given),
+)
+@pytest.mark.parametrize("depth", ["flat", "list", "struct"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_value_outlives_that_another_file_has_its_column_in_another_type(
+    tmp_path: Path, column: pa.Array, finer: pa.DataType, depth: str, turned: bool
+) -> None:
+    one, two = _inside(column, depth), _inside(column.cast(finer), depth)
+    files = [write(tmp_path, "1.parquet", one), write(tmp_path, "2.parquet", two)]
+    reader = Reader(InputSpec(tuple(reversed(files) if turned else files)))
+    ((_, found),) = reader.kept_schema
+    values = array_of([row.kept["x"] for row in reader], found)
+    assert found == two.type
+    assert values[0] == values[1] == two[0]
+
+
+def _inside(column: pa.Array, depth: str) -> pa.Array:
+    if depth == "list":
+        return pa.ListArray.from_arrays([0, 1], column)
+    return column if depth == "flat" else pa.StructArray.from_arrays([column], ["a"])
+
+
+def test_a_value_that_the_type_of_both_files_cannot_hold_is_an_invalid_row(tmp_path: Path) -> None:
+    """A number of 19 digits beside another file's floats: it was null, without a word."""
+    big = 1234567890123456789
+    paths = (
+        write(tmp_path, "1.parquet", pa.array([big, 5])),
+        write(tmp_path, "2.parquet", pa.array([0.5])),
+    )
+    first, second, third = Reader(InputSpec(paths))
+    assert first.error is not None
+    assert first.error.code is ErrorCode.INVALID_ROW
+    assert f"is double, as other inputs have it, and cannot hold {big}" in first.error.message
+    assert [row.error for row in (second, third)] == [None, None]
+    assert [row.error for row in Reader(InputSpec(paths, keep_columns="none"))] == [None] * 3
 
 
 @pytest.mark.parametrize(

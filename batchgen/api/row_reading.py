@@ -86,7 +86,7 @@ class RowReading:
         parser = self._parser(base)
         extras = {k: v for k, v in parser.extras(raw).items() if self._kept.wants(k)}
         _refuse_surrogates({k: v for k, v in raw.items() if k not in extras})
-        row = parser.parse(index, f"row {index}", raw, tuple(extras))
+        row = parser.parse(index, f"row {index}", raw, dict.fromkeys(extras))
         row.kept = extras
         return row
 

@@ -16,12 +16,15 @@ from typing import Any
 import pyarrow as pa
 
 from batchgen.errors import InvalidDataError, UsageError
+from batchgen.job.fields.type_fitting import UNFIT, fitting
 from batchgen.job.quoting import shown
 from batchgen.job.schema import RESERVED_NAMES
 
-__all__ = ["MAX_LATE_COLUMNS", "KeptColumns"]
+__all__ = ["MAX_LATE_COLUMNS", "KeptColumns", "TypedColumns"]
 
 MAX_LATE_COLUMNS = 1000
+TypedColumns = Mapping[str, Callable[[Any], Any] | None]
+"""The kept columns of a typed source, and what makes a value fit into the output's, if needed."""
 _log = logging.getLogger(__name__)
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _type_of: Callable[[str], pa.DataType] = pa.type_for_alias
@@ -115,9 +118,28 @@ class KeptColumns:
                     problem = f"column {name!r} takes {self._types[name]}, not {shown(value)}"
         return kept, problem
 
-    def read_typed(self, row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-        """The kept values of a row of a typed source, as they are."""
-        return {name: row.get(name) for name in names}
+    def fitted(self, kinds: Mapping[str, pa.DataType]) -> TypedColumns:
+        """A typed source's kept columns for `read_typed`. After every source was declared: only
+        then are the output's types known."""
+        return {name: fitting(kind, self._types[name]) for name, kind in kinds.items()}
+
+    def read_typed(
+        self, row: Mapping[str, Any], columns: TypedColumns
+    ) -> tuple[dict[str, Any], str | None]:
+        """The kept values of a row of a typed source, and what is wrong with one of them or None.
+        Where sources differ in a column's type each value is made one of the type of both."""
+        kept: dict[str, Any] = {}
+        problem = None
+        for name, fit in columns.items():
+            kept[name] = value = row.get(name)
+            if fit is not None and value is not None:
+                try:
+                    kept[name] = fit(value)
+                except (*UNFIT, pa.ArrowNotImplementedError):
+                    kept[name] = None
+                    problem = f"column {name!r} is {self._types[name]}, as other inputs have it, "
+                    problem += f"and cannot hold {shown(value)}; --keep-columns can leave it out"
+        return kept, problem
 
     def _keeps(self, name: str, value: Any) -> bool:
         if name in self._types:

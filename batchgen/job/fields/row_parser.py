@@ -8,14 +8,14 @@ the tokenizer knows whether a BOS token makes it a prompt.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.answers.thinking_choice import THINKING_NAMES, spread_thinking, thinking_wishes
 from batchgen.job.answers.tool_choice import choose_tools
-from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.kept_columns import KeptColumns, TypedColumns
 from batchgen.job.fields.messages import (
     is_conversation,
     is_written_conversation,
@@ -90,7 +90,7 @@ class RowParser:
         self._told: set[str] = set()
 
     def parse(
-        self, index: int, origin: str, raw: Mapping[str, Any], typed: Sequence[str] | None = None
+        self, index: int, origin: str, raw: Mapping[str, Any], typed: TypedColumns | None = None
     ) -> InputRow:
         """The row, or the row with the error it became. Never raises for what a row contains.
 
@@ -103,7 +103,7 @@ class RowParser:
         if typed is None and not plain:
             row.kept, problem = self._kept.read(self.extras(raw))
         elif typed:
-            row.kept = self._kept.read_typed(raw, typed)
+            row.kept, problem = self._kept.read_typed(raw, typed)
         try:
             row.id = self._read_id(raw)
             if plain:
@@ -122,7 +122,7 @@ class RowParser:
             row.error = RowError(ErrorCode.INVALID_JSON, "nested too deeply")
         return row
 
-    def pass_over(self, raw: Mapping[str, Any], typed: Sequence[str] | None = None) -> str | None:
+    def pass_over(self, raw: Mapping[str, Any], typed: TypedColumns | None = None) -> str | None:
         """Of a row that is not parsed further: its explicit id, if any; its columns are noted."""
         if typed is None and not raw.keys() <= self._plain:
             self._kept.read(self.extras(raw))

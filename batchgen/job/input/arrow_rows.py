@@ -49,7 +49,8 @@ class ArrowColumns:
     """What is read of a source with a schema: all columns in file order, and the kept ones."""
 
     names: tuple[str, ...]
-    kept: tuple[str, ...]
+    kept: dict[str, pa.DataType]
+    """The columns that go to the output, of the type that they have here."""
     read: dict[str, Convert]
     """What makes a row's value of Arrow's, for the columns that need it."""
     template: dict[str, Convert] = field(default_factory=dict)
@@ -83,8 +84,8 @@ class ArrowRows:
     """What a failure after so many rows is called."""
 
     @property
-    def kept(self) -> tuple[str, ...]:
-        """The columns that go to the output."""
+    def kept(self) -> dict[str, pa.DataType]:
+        """The columns that go to the output, of the type that they have here."""
         return self.columns.kept
 
     def __iter__(self) -> Iterator[tuple[int, ArrowRow]]:
@@ -130,8 +131,8 @@ def find_columns(
     meant |= {name for name in parser.thinking_columns if _is_setting(present.get(name))}
     extra = [name for name in present if name in kept.named or name not in meant]
     extra = [name for name in extra if kept.wants(name) or name in envelope]
-    for name in extra:
-        kind = kept_type(present[name])
+    kinds = {name: kept_type(present[name]) for name in extra}
+    for name, kind in kinds.items():
         kept.declare(name, kind, where)
         if not _loads_alike(present[name], kind):
             kept.tell_changed(name, present[name], kind)
@@ -141,7 +142,7 @@ def find_columns(
     if twice:
         raise InvalidDataError(f"{where} has two columns {twice[0]!r}", "rename one of them")
     converts = _converts(present, names, extra, parser.id_columns)
-    return ArrowColumns(names, tuple(extra), converts, read)
+    return ArrowColumns(names, kinds, converts, read)
 
 
 def _read_by(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
@@ -22,7 +22,7 @@ from batchgen.counts import counted
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import FingerprintMismatchError, RowError
 from batchgen.job.fields.duplicates import SeenIds
-from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.kept_columns import KeptColumns, TypedColumns
 from batchgen.job.fields.params import merge
 from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.file_kinds import HEAD_BYTES, is_array, refuse_text
@@ -173,7 +173,7 @@ class Reader:
             yield from self._rows_of(source, rows, left)
 
     def _rows_of(self, source: Source, rows: Rows, left: int | None) -> Iterator[InputRow]:
-        typed = None if isinstance(rows, JsonlRows) else rows.kept  # type: ignore[attr-defined]
+        typed = None if isinstance(rows, JsonlRows) else self._kept.fitted(rows.kept)  # type: ignore[attr-defined]
         update, digest_bytes, prefix = self._hash.update, rows.digest_bytes, f"{source.name}:"
         marks = self.marks
         for number, payload in islice(rows, left):
@@ -188,7 +188,7 @@ class Reader:
             yield self._parse(index, f"{prefix}{number}", rows, payload, typed)
 
     def _parse(
-        self, index: int, origin: str, rows: Rows, payload: Any, typed: Sequence[str] | None
+        self, index: int, origin: str, rows: Rows, payload: Any, typed: TypedColumns | None
     ) -> InputRow:
         try:
             raw = rows.decode(payload)
@@ -204,7 +204,7 @@ class Reader:
             return True
         return self._done is not None and self._done(index)
 
-    def _pass_over(self, rows: Rows, payload: Any, typed: Sequence[str] | None) -> None:
+    def _pass_over(self, rows: Rows, payload: Any, typed: TypedColumns | None) -> None:
         """Take of a row what later rows depend on: its id and the columns it brings."""
         with suppress(RowError):
             row_id = self._parser.pass_over(rows.decode(payload), typed)
