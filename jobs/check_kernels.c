@@ -8,11 +8,14 @@
 #include "paged.h"
 #include "quant.h"
 
-int64_t gemm_panel(void), bf16_panel(void), int8_panel(void), int8_panel_bytes(int64_t);
+int64_t gemm_panel(void), bf16_panel(void), amx_panel(void), int8_panel(void);
+int64_t amx_start(void), int8_panel_bytes(int64_t), int8_level_stride(int64_t);
 int64_t quant_scratch(int64_t, int64_t);
 int64_t quant_panel_bytes(int64_t, int64_t);
 void gemm_pack(const float *, float *, int64_t, int64_t, int64_t);
 void bf16_pack(const uint16_t *, uint16_t *, int64_t, int64_t, int64_t);
+void amx_pack(const uint16_t *, uint16_t *, int64_t, int64_t, int64_t);
+void int8_use_tiles(int64_t);
 void packed_linear(const void *, const void *, const float *, void *, int64_t, int64_t, int64_t,
                    int64_t, int64_t, int64_t, int64_t);
 void int8_pack(const int8_t *, int8_t *, int64_t, int64_t, int64_t);
@@ -107,6 +110,50 @@ static void check_int8(int64_t rows) {
     judge("int8", out, product(x, dense, rows), rows * OUT, INT8_GROUPS ? 5e-3f : 1e-3f);
 }
 
+enum { TILED_ROWS = 75, TILED_OUT = 107 }; /* whole panels, and a last one */
+
+/* Many rows of 8 bits on matrix tiles: the bits of the other kernel. */
+static void check_int8_tiles(int64_t rows, int64_t inputs, int64_t bf16) {
+    float scale[TILED_OUT], x_scale[TILED_ROWS], out[2][TILED_ROWS * TILED_OUT] = {0};
+    float *x = filled(rows * inputs), *bias = filled(TILED_OUT);
+    int8_t *weight = malloc((size_t)(TILED_OUT * inputs));
+    for (int64_t o = 0; o < TILED_OUT; o++) scale[o] = 0.01f * (float)(o + 1);
+    for (int64_t i = 0; i < TILED_OUT * inputs; i++) weight[i] = (int8_t)(uniform() * 127.0f);
+    int64_t panels = (TILED_OUT + int8_panel() - 1) / int8_panel();
+    int8_t *packed = aligned_alloc(64, (size_t)((panels * int8_panel_bytes(inputs) + 63) & ~63));
+    int8_pack(weight, packed, TILED_OUT, inputs, 1);
+    const Weight W = {packed, scale, bias, INT8};
+    int16_t *levels = malloc((size_t)(TILED_ROWS * int8_level_stride(inputs)) * sizeof(int16_t));
+    for (int tiles = 0; tiles < 2; tiles++) {
+        int8_use_tiles(tiles);
+        int8_linear(bf16 ? (void *)in_bf16(x, rows * inputs) : x, &W, levels, x_scale, out[tiles],
+                    rows, inputs, TILED_OUT, bf16, 1);
+    }
+    int right = memcmp(out[0], out[1], sizeof out[0]) == 0;
+    printf("int8 on tiles, %2d x %3d    %s, %s\n", (int)rows, (int)inputs, right ? "right" : "WRONG",
+           right ? "bit for bit" : "other bits than without");
+    failed += !right;
+}
+
+static void check_bf16_tiles(int64_t rows) {
+    float *x = filled(rows * INPUTS), *weight = filled(OUT * INPUTS), *out = filled(rows * OUT);
+    uint16_t *narrow = in_bf16(x, rows * INPUTS), answer[TILED_ROWS * OUT];
+    int64_t panels = (OUT + amx_panel() - 1) / amx_panel();
+    uint16_t *packed = aligned_alloc(64, (size_t)(panels * amx_panel() * INPUTS * 2));
+    amx_pack(in_bf16(weight, OUT * INPUTS), packed, OUT, INPUTS, 1);
+    packed_linear(narrow, packed, 0, answer, rows, INPUTS, OUT, INPUTS, OUT, TILES, 1);
+    for (int64_t i = 0; i < rows * OUT; i++) out[i] = bf16_to_float(answer[i]);
+    judge("bfloat16 on tiles", out, product(x, weight, rows), rows * OUT, 4e-3f);
+}
+
+static void check_tiles(void) {
+    const int64_t inputs[] = {5, 84, 500, 700};
+    for (int64_t rows = 7; rows <= TILED_ROWS; rows += 4) {
+        for (int i = 0; i < 4; i++) check_int8_tiles(rows, inputs[i], i % 2);
+        check_bf16_tiles(rows);
+    }
+}
+
 /* x as `rounding.py` rounds it. */
 static float *rounded_rows(const float *x, int64_t count, int64_t block) {
     float *out = malloc((size_t)count * sizeof(float));
@@ -194,5 +241,6 @@ int main(void) {
         check_blocks("Q5_K", Q5_K, 176, rows), check_blocks("Q6_K", Q6_K, 210, rows);
     }
     check_attention();
+    if (amx_start()) check_tiles();
     return failed;
 }

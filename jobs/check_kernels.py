@@ -3,6 +3,7 @@ emulator. `apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user` fo
 
     python jobs/check_kernels.py [--only NAME]
 
+AMX in C: its instructions as plain C on a processor that has the rest, AVX-512.
 Every target's sources are compiled with the flags of `engine/kernels/build.py`; `check_kernels.c`
 compares products and attention with plain loops. Exit code 1 where one does not compile or differs.
 """
@@ -53,6 +54,7 @@ TARGETS = [
     Target("AVX-512", "gcc", ("-march=skylake-avx512",), "avx512bw avx512vl"),
     Target("AVX-512 VNNI", "gcc", ("-march=icelake-server",), "avx512_vnni"),
     Target("AVX-512 BF16", "gcc", ("-march=cooperlake",), "avx512_bf16"),
+    Target("AMX in C", "gcc", ("-march=cooperlake", "-DTILES_IN_C"), "avx512_bf16"),
     Target("AMX", "gcc", ("-march=sapphirerapids",), "amx_int8 amx_bf16"),
     Target("NEON", ARM, ("-march=armv8-a",), emulator=QEMU),
     Target("NEON i8mm", ARM, ("-march=armv8.6-a+i8mm+bf16",), emulator=QEMU),

@@ -117,7 +117,6 @@ def test_nan_passes_through_every_operator(dtype: torch.dtype) -> None:
     x[1, 3] = float("nan")
     assert operators().silu_mul(x)[1, 3].isnan()
     assert operators().rms_norm(x, torch.ones(40), 1e-5, True)[1].isnan().all()
-    assert operators().quantize_rows(x)[1][1].isnan()
     angle = torch.ones(1, 2, 40).to(dtype)
     assert operators().rope(x[None, None], angle, angle)[0, 0, 1, 3].isnan()
 
@@ -164,7 +163,7 @@ def test_joined_layers_give_each_member_its_own_output() -> None:
 
 def int8_kernel() -> Operators:
     if not operators().can_pack_int8(1):
-        pytest.skip("oneDNN has the 8-bit product here")
+        pytest.skip("no 8-bit product here")
     return operators()
 
 

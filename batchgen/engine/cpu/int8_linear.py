@@ -1,13 +1,16 @@
 """Linear layers in 8 bits on the CPU, opt-in: weights have a scale an output.
 
-They are rounded once at load, the rows at every call; products are exact in 32-bit integers. The
-project's own kernel keeps rows in up to 16 bits, or with AVX-512 VNNI in 8 with a scale and a zero
-for each 32 inputs (see kernels/levels.h); oneDNN (where neither can be had, or the CPU has AMX) in
-8 with a scale a row.
+They are rounded once at load, the rows at every call; products are exact in 32-bit integers. Rows
+keep up to 16 bits, or with AVX-512 VNNI 8 with a scale and a zero for each 32 inputs (see
+kernels/levels.h): oneDNN's one scale a row costs 4% of perplexity.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
+import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +21,12 @@ from batchgen.engine.kernels.ops import Operators, WeightKind
 
 __all__ = ["Int8Rows", "int8_rows", "pack_int8"]
 
+_LOG = logging.getLogger(__name__)
 _LEVELS = 127.0
 _TOLERANCE = 0.05
 """Largest difference from F.linear on normal rows, relative to its largest answer: a broken kernel
 is off by more, rounding to 8 bits by less."""
+_TRIALS, _TRIAL_ROWS, _TRIAL_INPUTS, _TRIAL_OUTPUTS = 9, 64, 512, 768
 _HALF_LEVEL = 0.51
 """Of a level: the most that rounding changes a value, and a little for the arithmetic."""
 
@@ -49,8 +54,7 @@ class Int8Rows:
 
 
 def int8_rows(packed: Any, dtype: torch.dtype) -> Int8Rows | None:
-    """Of what `pack_int8` made, if it is for the project's own product: oneDNN's rows, in 8 bits,
-    are too coarse for the choice of a token."""
+    """Of what `pack_int8` made; None where it made nothing."""
     return Int8Rows(packed, dtype) if isinstance(packed, PackedLinear) else None
 
 
@@ -62,14 +66,11 @@ def pack_int8(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFunction
     operators = Operators.load()
     if operators is None:
         return None
-    for make in (_own_kernel, _onednn):
-        try:
-            function = make(operators, weight, bias)
-            if function is not None and equals_linear(function, weight, bias, _TOLERANCE):
-                return function
-        except (RuntimeError, AttributeError, NotImplementedError):
-            continue
-    return None
+    if operators.has_int8_tiles:
+        _choose_tiles(operators)
+    function = _own_kernel(operators, weight, bias)
+    same = function is not None and equals_linear(function, weight, bias, _TOLERANCE)
+    return function if same else None
 
 
 def _rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,30 +92,28 @@ def _own_kernel(
     return PackedLinear(packed, num_inputs, num_outputs, kept, WeightKind.INT8, _run, scale)
 
 
+@functools.cache
+def _choose_tiles(operators: Operators) -> None:
+    """Let matrix tiles (AMX) have many rows where that is faster on this machine: measured, in a
+    few milliseconds, as bits are equal either way (kernels/int8_tiles.h). Of times in turns the
+    least: what else runs on the machine only ever adds to one."""
+    layer = _own_kernel(operators, torch.randn(_TRIAL_OUTPUTS, _TRIAL_INPUTS), None)
+    assert layer is not None
+    x = torch.randn(_TRIAL_ROWS, _TRIAL_INPUTS)
+    least = {False: math.inf, True: math.inf}
+    for _ in range(_TRIALS):
+        for tiles in least:
+            operators.use_int8_tiles(tiles)
+            began = time.perf_counter()
+            layer(x)
+            least[tiles] = min(least[tiles], time.perf_counter() - began)
+    operators.use_int8_tiles(least[True] < least[False])
+    _LOG.info("CPU: rows in 8 bits take %.0f us by VNNI, %.0f on tiles", *(
+        1e6 * seconds for seconds in least.values()
+    ))  # fmt: skip
+
+
 def _run(x: torch.Tensor, layer: PackedLinear) -> torch.Tensor:
     operators = Operators.load()
     assert operators is not None
     return operators.int8_linear(x, layer.parts, layer.num_outputs)
-
-
-def _onednn(
-    operators: Operators, weight: torch.Tensor, bias: torch.Tensor | None
-) -> LinearFunction | None:
-    if not torch.backends.mkldnn.is_available():
-        return None
-    onednn: Any = torch.ops.onednn
-    rounded, scale = _rounded(weight)
-    packed = onednn.qlinear_prepack(rounded.contiguous(), None)
-    zeros = torch.zeros(weight.shape[0], dtype=torch.int64)
-    multiply, dtype = onednn.qlinear_pointwise, weight.dtype
-    kept = None if bias is None else bias.detach().clone()
-
-    def linear(x: torch.Tensor) -> torch.Tensor:
-        rows, row_scale = operators.quantize_rows(x.reshape(-1, x.shape[-1]).contiguous())
-        out: torch.Tensor = multiply(
-            rows, 1.0, 0, packed, scale, zeros, None, 1.0, 0, dtype, "none", [], ""
-        )
-        out = operators.scale_rows(out, row_scale).view(*x.shape[:-1], -1)
-        return out if kept is None else out + kept
-
-    return linear

@@ -1,32 +1,30 @@
 /* Linear layers in bfloat16 on Intel's matrix tiles (AMX): weights packed once in tile layout, each
    panel of 32 outputs read once from memory. Sums are float32, in the order of the inputs, whatever
    the number of rows. */
+#include "amx.h"
 #include "linear.h"
 
-#define TILE_ROWS 16
 #define TILE_INPUTS 32
 #define PANEL 32
 #define ROW_BLOCK 256 /* rows kept in the second-level cache while a panel passes */
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
-#include <immintrin.h>
+#if HAS_TILES
+#define AHEAD 12288 /* bytes of weights asked for before they are needed */
+
+#if defined(TILES_IN_C)
+EXPORT int64_t amx_start(void) { return 1; }
+#else
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define REQUEST_PERMISSION 0x1023
 #define TILE_DATA 18
-#define AHEAD 12288 /* bytes of weights asked for before they are needed */
-
-typedef struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} TileConfig;
 
 /* Ask the kernel for the tile registers, for all threads of the process. 1 = granted. */
 EXPORT int64_t amx_start(void) {
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
+#endif
 
 /* Tiles 0-3: sums, 4-5: rows, 6-7: weights. `top` rows in the first pair, `low` in the second. */
 static void configure(int64_t top, int64_t low) {
@@ -34,7 +32,7 @@ static void configure(int64_t top, int64_t low) {
     const int64_t rows[8] = {top, top, low, low, top, low, TILE_ROWS, TILE_ROWS};
     for (int i = 0; i < 8; i++) {
         config.rows[i] = (uint8_t)(rows[i] ? rows[i] : 1);
-        config.row_bytes[i] = 64;
+        config.row_bytes[i] = TILE_BYTES;
     }
     _tile_loadconfig(&config);
 }

@@ -41,7 +41,10 @@ KERNEL_SOURCES = (
     *_QUANT_SOURCES,
 )
 _QUANT_HEADERS = ("quant.h", "quant_lanes.h")
-_HEADERS = ("common.h", "linear.h", "levels.h", "paged.h", "rows.h", "tile.h", *_QUANT_HEADERS)
+_HEADERS = (
+    *("amx.h", "common.h", "int8_tiles.h", "linear.h", "levels.h", "paged.h", "rows.h", "tile.h"),
+    *_QUANT_HEADERS,
+)
 KERNEL_FLAGS = (
     *("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w"),
     "-ffp-contract=off",  # see vfma in common.h

@@ -45,6 +45,19 @@ INLINE vint dot(vint sum, vint a, vint b) {
     return vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(x, y)));
 }
 #define DOT(SUM, A, B) dot(SUM, A, B)
+#elif defined(__SSE2__)
+#define INTS 4
+#define ROWS 6
+#define WIDE 2
+typedef __m128i vint;
+#define LOAD(P) _mm_loadu_si128((const __m128i *)(P))
+#define STORE(P, X) _mm_storeu_si128((__m128i *)(P), X)
+#define SPLAT(X) _mm_set1_epi32(X)
+#define DOT(SUM, A, B) _mm_add_epi32(SUM, _mm_madd_epi16(A, B))
+INLINE vint WIDEN(const int8_t *p) {
+    vint some = _mm_loadl_epi64((const __m128i *)p);
+    return _mm_srai_epi16(_mm_unpacklo_epi8(some, some), 8);
+}
 #endif
 
 #if defined(INTS)
@@ -161,6 +174,7 @@ EXPORT int64_t int8_panel_bytes(int64_t num_inputs) { return PANEL * level_strid
 
 /* Inputs of a row that share a scale; 0 = all. */
 EXPORT int64_t int8_group(void) { return 0; }
+EXPORT void int8_use_tiles(int64_t wanted) { (void)wanted; }
 
 /* weight [num_outputs, num_inputs] in 8 bits into panels of pairs of inputs; the rest is zeros. */
 EXPORT void int8_pack(const int8_t *weight, int8_t *packed, int64_t num_outputs,

@@ -1,7 +1,8 @@
 /* Linear layers with weights in 8 bits on CPUs that multiply bytes (AVX-512 VNNI): twice the speed of
    pairs of 16 bits, see int8.c. Rows have 8 bits too, so that each GROUP of inputs has a scale and a
    zero of its own, from its least to its largest value: numbers on one side of nought, and the few
-   large ones that a model has, cost half the levels otherwise.
+   large ones that a model has, cost half the levels otherwise. Where there are matrix tiles many rows
+   go to them: see int8_tiles.h.
    Every output is one sum over the groups in their order, whatever the number of rows. */
 #include "levels.h"
 
@@ -23,6 +24,12 @@ INLINE int64_t panel_bytes(int64_t inputs) {
 
 INLINE int64_t code_at(int64_t input, int64_t output) {
     return input / GROUP * CODES + (input % GROUP / 4 * PANEL + output) * 4 + input % 4;
+}
+
+/* The sums of 16 outputs' codes. */
+INLINE vf outputs_of(const int16_t *totals) {
+    __m256i some = _mm256_loadu_si256((const __m256i *)totals);
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(some));
 }
 
 /* acc[r] += x[r] . weights over `count` of a row's groups. `scale`: of the first row and group. */
@@ -47,10 +54,7 @@ INLINE void multiply(const char *x, const float *scale, int64_t stride, int64_t 
             }
         }
         vf total[WIDE];
-        for (int c = 0; c < WIDE; c++) {
-            __m256i some = _mm256_loadu_si256((const __m256i *)(totals + c * LANES));
-            total[c] = (vf)_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(some));
-        }
+        for (int c = 0; c < WIDE; c++) total[c] = outputs_of(totals + c * LANES);
         for (int r = 0; r < rows; r++) {
             const float *of = (const float *)((const char *)scale + r * stride);
             vf each = splat(*of), zero = splat(of[groups]);
@@ -63,8 +67,8 @@ INLINE void multiply(const char *x, const float *scale, int64_t stride, int64_t 
 }
 
 /* The sums of a whole panel are complete: straight from the registers. */
-INLINE void finish(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t first, const int rows,
-                   const int bf16) {
+INLINE void finish_as(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t first,
+                      const int rows, const int bf16) {
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < WIDE; c++) {
             int64_t output = first + c * LANES, at = (row + r) * A->out_stride + output;
@@ -73,6 +77,14 @@ INLINE void finish(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t fir
             if (A->residual) value += load(A->residual, at, bf16);
             store(A->out, at, value, bf16);
         }
+}
+
+INLINE void finish(const Linear *A, vf acc[ROWS][WIDE], int64_t row, int64_t first,
+                   const int rows) {
+    if (A->bf16)
+        finish_as(A, acc, row, first, rows, 1);
+    else
+        finish_as(A, acc, row, first, rows, 0);
 }
 
 /* The same of the last panel. */
@@ -94,54 +106,75 @@ typedef struct {
     int64_t first, from, count; /* output; groups of the chunk */
 } Chunk;
 
-INLINE void one_tile(const Chunk *C, int64_t row, float *sums, const int rows) {
-    const Linear *A = C->A;
-    int64_t groups = num_groups(A->num_inputs), stride = A->x_stride * 2;
-    const char *x = (const char *)A->x + row * stride;
+/* A chunk's part of the rows from one on: codes, scales (`groups` further on the zeros). */
+typedef struct {
+    const char *x;
+    int64_t stride, groups; /* in bytes; of a whole row */
+    const float *scale;
+    const int8_t *codes;
+    const int16_t *totals;
+} Rows;
+
+INLINE Rows rows_of(const Chunk *C, int64_t row) {
+    int64_t groups = num_groups(C->A->num_inputs), stride = C->A->x_stride * 2;
+    const char *x = (const char *)C->A->x + row * stride;
     const int16_t *totals = (const int16_t *)(C->panel + groups * CODES);
-    const float *scale = (const float *)(x + groups * GROUP);
+    return (Rows){x + C->from * GROUP, stride, groups,
+                  (const float *)(x + groups * GROUP) + C->from, C->panel + C->from * CODES,
+                  totals + C->from * PANEL};
+}
+
+INLINE void one_tile(const Chunk *C, int64_t row, float *sums, const int rows) {
+    const Rows R = rows_of(C, row);
+    int is_last = C->from + C->count == R.groups;
     vf acc[ROWS][WIDE];
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < WIDE; c++)
             acc[r][c] = C->from ? load(sums, r * PANEL + c * LANES, 0) : splat(0.0f);
-    multiply(x + C->from * GROUP, scale + C->from, stride, groups, C->panel + C->from * CODES,
-             totals + C->from * PANEL, C->count, acc, rows);
-    if (C->from + C->count == groups && C->first + PANEL <= A->num_outputs) {
-        if (A->bf16)
-            finish(A, acc, row, C->first, rows, 1);
-        else
-            finish(A, acc, row, C->first, rows, 0);
+    multiply(R.x, R.scale, R.stride, R.groups, R.codes, R.totals, C->count, acc, rows);
+    if (is_last && C->first + PANEL <= C->A->num_outputs) {
+        finish(C->A, acc, row, C->first, rows);
         return;
     }
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < WIDE; c++) store(sums, r * PANEL + c * LANES, acc[r][c], 0);
-    if (C->from + C->count == groups) write_out(A, sums, row, C->first, rows);
+    if (is_last) write_out(C->A, sums, row, C->first, rows);
 }
 
-/* One chunk against rows [row, end) in tiles of near-equal height; the chunk after it is fetched
-   meanwhile. `sums` [end - row, PANEL] holds what earlier chunks gave. */
-INLINE void chunk_rows(const Chunk *C, int64_t row, int64_t end, float *sums) {
+INLINE void some_rows(const Chunk *C, int64_t row, int64_t height, float *sums) {
+    switch (height) {
+        case 1: one_tile(C, row, sums, 1); break;
+        case 2: one_tile(C, row, sums, 2); break;
+        case 3: one_tile(C, row, sums, 3); break;
+        default: one_tile(C, row, sums, 4); break;
+    }
+}
+
+#include "int8_tiles.h"
+
+/* One chunk against rows [row, end): on tiles those of many rows, the others in near-equal heights;
+   the chunk after it is fetched meanwhile. `sums` [end - row, PANEL] holds what earlier chunks gave.
+   */
+INLINE void chunk_rows(const Chunk *C, int64_t row, int64_t end, float *sums, int64_t *shape) {
     const char *next = (const char *)C->panel + (C->from + C->count) * CODES;
-    int64_t tiles = (end - row + ROWS - 1) / ROWS, lines = C->count * CODES / LINE;
-    for (int64_t t = 0; t < tiles; t++) {
-        int64_t height = (end - row + (tiles - t) - 1) / (tiles - t);
-        for (int64_t l = lines * t / tiles; l < lines * (t + 1) / tiles; l++)
-            __builtin_prefetch(next + l * LINE, 0, 2);
-        switch (height) {
-            case 1: one_tile(C, row, sums, 1); break;
-            case 2: one_tile(C, row, sums, 2); break;
-            case 3: one_tile(C, row, sums, 3); break;
-            default: one_tile(C, row, sums, 4); break;
-        }
-        row += height;
-        sums += height * PANEL;
+    int64_t begin = row, lines = C->count * CODES / LINE, fetched = 0, height, on_tiles;
+    for (; row < end; row += height, sums += height * PANEL) {
+        int64_t left = end - row, few = (left + ROWS - 1) / ROWS;
+        on_tiles = tile_height(left);
+        height = on_tiles ? on_tiles : (left + few - 1) / few;
+        for (; fetched < lines * (row + height - begin) / (end - begin); fetched++)
+            __builtin_prefetch(next + fetched * LINE, 0, 2);
+        if (on_tiles)
+            tile_rows(C, row, height, sums, shape);
+        else
+            some_rows(C, row, height, sums);
     }
 }
 
 void int8_share(const Linear *A) {
     int64_t panels = (A->num_outputs + PANEL - 1) / PANEL, groups = num_groups(A->num_inputs);
     int64_t blocks = (A->num_rows + ROW_BLOCK - 1) / ROW_BLOCK;
-    int64_t share = panels / (A->threads * 8) + 1;
+    int64_t share = panels / (A->threads * 8) + 1, shape = 0;
 #pragma omp for collapse(2) schedule(dynamic, share)
     for (int64_t b = 0; b < blocks; b++)
         for (int64_t p = 0; p < panels; p++) {
@@ -151,14 +184,18 @@ void int8_share(const Linear *A) {
             for (int64_t from = 0; from < groups; from += CHUNK) {
                 int64_t count = groups - from < CHUNK ? groups - from : CHUNK;
                 const Chunk chunk = {A, panel, p * PANEL, from, count};
-                chunk_rows(&chunk, row, end < A->num_rows ? end : A->num_rows, sums);
+                chunk_rows(&chunk, row, end < A->num_rows ? end : A->num_rows, sums, &shape);
             }
         }
+    if (shape) end_tiles();
 }
 
 EXPORT int64_t int8_panel(void) { return PANEL; }
 EXPORT int64_t int8_panel_bytes(int64_t num_inputs) { return panel_bytes(num_inputs); }
 EXPORT int64_t int8_group(void) { return GROUP; }
+
+/* Whether tiles have many rows from here on, where amx_start() said 1. */
+EXPORT void int8_use_tiles(int64_t wanted) { use_tiles(wanted); }
 
 /* weight [num_outputs, num_inputs] into panels; outputs and inputs past the last are zeros. */
 EXPORT void int8_pack(const int8_t *weight, int8_t *packed, int64_t num_outputs,

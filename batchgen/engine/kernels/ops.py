@@ -27,11 +27,10 @@ _SIGNATURES = {
     "int8_pack": [_POINTER] * 2 + [_INT] * 3,
     "int8_linear": [_POINTER] * 5 + [_INT] * 5,
     "int8_rows": [_POINTER] * 4 + [_INT] * 4,
+    "int8_use_tiles": [_INT],
     "run_stack": [_POINTER] * 3,
     "rms_norm": [_POINTER] * 3 + [_INT] * 2 + [_DOUBLE] + [_INT] * 3,
     "silu_mul": [_POINTER] * 2 + [_INT] * 5,
-    "quantize_rows": [_POINTER] * 3 + [_INT] * 4,
-    "scale_rows": [_POINTER] * 2 + [_INT] * 4,
     "rope": [_POINTER] * 4 + [_INT] * 8,
 }
 _PANELS = ("gemm_panel", "amx_panel", "bf16_panel", "int8_panel")
@@ -88,10 +87,11 @@ class Operators:
         self._packed_linear = library.packed_linear
         self.run_stack = library.run_stack
         self._int8_pack, self._int8_rows = library.int8_pack, library.int8_rows
-        self._int8_linear = library.int8_linear
+        self._int8_linear, self._int8_use_tiles = library.int8_linear, library.int8_use_tiles
+        self.has_int8_tiles = self._has_amx and self.int8_group > 0
+        """Whether `use_int8_tiles` makes a difference."""
         self._rms_norm, self._silu_mul = library.rms_norm, library.silu_mul
         self._rope = library.rope
-        self._quantize_rows, self._scale_rows = library.quantize_rows, library.scale_rows
 
     @staticmethod
     @functools.cache
@@ -164,8 +164,12 @@ class Operators:
         return out
 
     def can_pack_int8(self, num_inputs: int) -> bool:
-        """Whether `pack_int8` is for this processor: with AMX, oneDNN is faster."""
-        return bool(self._int8_panel) and not self._has_amx and num_inputs <= _MOST_INT8_INPUTS
+        """Whether `pack_int8` takes a layer of so many inputs on this processor."""
+        return bool(self._int8_panel) and num_inputs <= _MOST_INT8_INPUTS
+
+    def use_int8_tiles(self, wanted: bool) -> None:
+        """Let matrix tiles have many rows of a layer from here on, or none: the bits are equal."""
+        self._int8_use_tiles(wanted)
 
     def level_stride(self, num_inputs: int) -> int:
         """Numbers of 16 bits that a row takes when it is put in whole numbers."""
@@ -270,25 +274,3 @@ class Operators:
             torch.get_num_threads(),
         )
         return out.transpose(1, 2)
-
-    def quantize_rows(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x [rows, size] as int8 and a float32 scale for each row; x is contiguous."""
-        rows, size = x.shape
-        out, scale = torch.empty(rows, size, dtype=torch.int8), torch.empty(rows)
-        self._quantize_rows(
-            x.data_ptr(),
-            out.data_ptr(),
-            scale.data_ptr(),
-            rows,
-            size,
-            x.dtype == torch.bfloat16,
-            torch.get_num_threads(),
-        )
-        return out, scale
-
-    def scale_rows(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """x [rows, size] times scale [rows], in place; x is contiguous."""
-        rows, size = x.shape
-        is_bf16, threads = x.dtype == torch.bfloat16, torch.get_num_threads()
-        self._scale_rows(x.data_ptr(), scale.data_ptr(), rows, size, is_bf16, threads)
-        return x

@@ -36,8 +36,8 @@ def _optimize_for_cpu(module: Any, config: EngineConfig) -> None:
     packed = optimize_for_cpu(module, module.dtype, rounded, steady=steady)
     if rounded is not None and not packed:
         raise UsageError(
-            f"--quantization {quantization} is not available here: it needs a C compiler, oneDNN, "
-            "and weights in float32 or bfloat16",
+            f"--quantization {quantization} is not available here: it needs a C compiler and "
+            "weights in float32 or bfloat16",
             "leave it out",
         )
 
