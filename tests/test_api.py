@@ -13,6 +13,7 @@ from dataclasses import FrozenInstanceError, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -95,11 +96,48 @@ def test_tables_and_data_sets_are_rows(echo: LLM) -> None:
         assert [r.columns.get("tag") for r in results] == ["x", None]
 
 
+def test_a_table_is_rows_in_whatever_pieces_it_comes(echo: LLM) -> None:
+    """A batch of Arrow's was its columns, a row of pandas' a chat of its values."""
+    columns = {"id": ["a", "b"], "prompt": ["one", "two"], "max_tokens": [2, 3]}
+    frame, table = pd.DataFrame(columns), pa.table(columns)
+    batch = table.to_batches()[0]
+    pieces = [batch.slice(0, 1), batch.slice(1)]
+    rows_of: dict[str, Any] = {
+        "a batch": batch,
+        "a reader of batches": table.to_reader(),
+        "batches": iter(pieces),
+        "frames": (frame[i : i + 1] for i in range(2)),
+        "series": [row for _, row in frame.iterrows()],
+        "named tuples": frame.itertuples(),
+    }
+    for kind, rows in rows_of.items():
+        found = [(r.id, r.completion) for r in echo.generate(rows)]
+        assert found == [("a", "on"), ("b", "two")], kind
+
+
+def test_a_query_and_values_without_names_are_told_what_to_give(echo: LLM) -> None:
+    class Query:
+        __module__ = "polars.lazyframe.frame"
+
+        def collect(self) -> None: ...
+
+    with pytest.raises(UsageError, match="was not run yet") as raised:
+        echo.generate(Query())  # type: ignore[arg-type]
+    assert "rows.collect()" in str(raised.value.hint)
+    (result,) = echo.generate([("a", "one")])
+    assert "dict(zip(names, row))" in str(result.error_message)
+
+
 def test_what_pandas_has_for_a_missing_value_is_none_there(echo: LLM) -> None:
     frame = pd.DataFrame({"prompt": ["a", "b"], "max_tokens": [1, None], "seed": [None, 3]})
     for rows in (frame, frame.convert_dtypes(), frame.convert_dtypes(dtype_backend="pyarrow")):
         results = list(echo.generate(rows))
         assert [(r.completion, r.error_message) for r in results] == [("a", None), ("b", None)]
+
+
+def test_missing_values_in_rows_of_one_s_own_raise_nothing(echo: LLM) -> None:
+    rows = [{"id": pd.NA, "prompt": "a"}, {"id": pd.NaT, "prompt": "b", "seed": pd.NA}]
+    assert [(r.id, r.completion) for r in echo.generate(rows)] == [("0", "a"), ("1", "b")]
 
 
 def test_names_of_columns_that_are_no_texts_are_read_as_texts(echo: LLM) -> None:
@@ -112,6 +150,8 @@ def test_texts_of_arrays_and_enums_are_prompts(echo: LLM) -> None:
     for rows in (np.array(["a", "b"]), pa.array(["a", "b"]), pd.Series(["a", "b"]), [label, "b"]):
         assert [r.completion for r in echo.generate(rows)] == ["a", "b"]
     assert [r.completion for r in echo.generate([{"prompt": label}])] == ["a"]
+    number = UUID(int=7)
+    assert [r.id for r in echo.generate([{"id": number, "prompt": "a"}])] == [str(number)]
 
 
 @pytest.mark.parametrize("rows", ["one", {"prompt": "one"}, b"one", 5])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
+from uuid import UUID
 
 from batchgen.api.params import checked
+from batchgen.api.source import is_missing, is_there
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.fields.duplicates import SeenIds
@@ -22,6 +24,7 @@ __all__ = ["RowReading"]
 
 _JSON_SCALARS = (str, int, float, bool, type(None))
 _WANTED = "a row is a dict, a string, a list of messages or a list of token ids"
+_NO_NAMES = f"{_WANTED}; of a tuple of values nothing tells what is what: dict(zip(names, row))"
 _OF_A_MESSAGE = {"role", "content", "name", "tool_calls", "tool_call_id"}
 _ONE_MESSAGE = "this is one message of a chat; a chat is one row, a list of them: [[{...}], ...]"
 
@@ -44,6 +47,7 @@ class RowReading:
         row holds."""
         index = self.num_rows
         self.num_rows += 1
+        given = _with_names(given)
         try:
             raw = self._as_object(given)
             base = self._own_base(raw, base) or self._base
@@ -71,6 +75,8 @@ class RowReading:
             raise RowError(ErrorCode.INVALID_ROW, f"{_WANTED}, not {type(given).__name__}")
         if content and all(type(item) is int for item in content):
             return {"prompt_token_ids": content}
+        if isinstance(given, tuple) and not any(isinstance(item, Mapping) for item in given):
+            raise RowError(ErrorCode.INVALID_ROW, _NO_NAMES)
         return {self._spec.messages_column: content}
 
     def _own_base(self, raw: dict[str, Any], base: SamplingParams | None) -> SamplingParams | None:
@@ -102,6 +108,18 @@ class RowReading:
         return found
 
 
+def _with_names(given: Any) -> Any:
+    """A table's row that knows its columns' names (pandas' Series, a named tuple) as a dict; any
+    other row as it is."""
+    if hasattr(given, "_asdict"):
+        return {k: v for k, v in given._asdict().items() if is_there(v)}
+    if hasattr(given, "to_dict") and hasattr(given, "index"):
+        named = given.to_dict()
+        if named and all(isinstance(name, str) for name in named):
+            return {name: value for name, value in named.items() if is_there(value)}
+    return given
+
+
 def _settled(base: SamplingParams, adapters: Collection[str]) -> SamplingParams:
     try:
         return settled_adapter(base, adapters)
@@ -113,8 +131,12 @@ def _plain(value: Any) -> Any:
     """Tuples, arrays and tensors as the lists, and numbers and texts as those, that JSON has."""
     if type(value) in _JSON_SCALARS:
         return value
+    if is_missing(value):
+        return None
     if isinstance(value, str):  # NumPy's, an enum's: its characters, not what it says of itself
         return str.__str__(value)
+    if isinstance(value, UUID):
+        return str(value)
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -7,9 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from batchgen.errors import UsageError
 
-__all__ = ["NOT_YET", "PulledRows", "PushedRows", "Source", "row_iterator"]
+__all__ = [
+    "NOT_YET", "PulledRows", "PushedRows", "Source", "is_missing", "is_there", "row_iterator",
+]  # fmt: skip
+
+_BATCH_ROWS = 1024
+_PLAIN = frozenset((dict, str, list))
 
 
 class NotYet(Enum):
@@ -72,32 +79,75 @@ _WAIT_S = 0.1
 
 
 def row_iterator(rows: Iterable[Any]) -> Iterator[Any]:
-    """Rows of a list, a generator, a data set or a table. UsageError for what is one row."""
+    """Rows of a list, a generator, a data set or a table. UsageError for what is one row, and for
+    a table that was not computed yet."""
     if isinstance(rows, str | bytes | Mapping):
         what = "a mapping" if isinstance(rows, Mapping) else "one string"
         hint = "put a row into a list: [row]; take a file through batchgen.run(inputs=...)"
         raise UsageError(f"rows must be an iterable of rows, and this is {what}", hint)
-    if hasattr(rows, "iter_rows"):  # Polars
-        return iter(rows.iter_rows(named=True))
-    if hasattr(rows, "itertuples"):
-        return _of_pandas(rows)
-    if hasattr(rows, "to_batches"):
-        return (row for batch in rows.to_batches() for row in batch.to_pylist())
+    table = _of_table(rows)
+    if table is not None:
+        return table
     try:
-        return iter(rows)
+        return _with_tables_opened(iter(rows))
     except TypeError:
         text = f"rows must be an iterable of rows, not {type(rows).__name__}"
         raise UsageError(text, "give a list, a generator, a data set or a table") from None
+
+
+def _with_tables_opened(rows: Iterator[Any]) -> Iterator[Any]:
+    """Large tables come in pieces (`iter_batches`, `read_csv(chunksize=...)`): their rows."""
+    for row in rows:
+        table = None if type(row) in _PLAIN else _of_table(row)
+        if table is None:
+            yield row
+        else:
+            yield from table
+
+
+def _of_table(rows: Any) -> Iterator[dict[str, Any]] | None:
+    """The rows of a table, or a reader of one; None where it is something else."""
+    if type(rows).__module__.partition(".")[0] == "polars":
+        return _of_polars(rows)
+    if hasattr(rows, "itertuples"):
+        return _of_pandas(rows)
+    if hasattr(rows, "to_batches"):
+        return _of_batches(rows.to_batches())
+    if any(hasattr(rows, name) for name in ("schema", "columns")):
+        if hasattr(rows, "__arrow_c_array__"):
+            return _of_batches([pa.record_batch(rows)])
+        if hasattr(rows, "__arrow_c_stream__"):  # a reader of batches, a query of DuckDB or Ibis
+            return _of_batches(pa.RecordBatchReader.from_stream(rows))
+    return None
+
+
+def _of_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    for batch in batches:
+        for start in range(0, batch.num_rows, _BATCH_ROWS):
+            yield from batch.slice(start, _BATCH_ROWS).to_pylist()
+
+
+def _of_polars(frame: Any) -> Iterator[dict[str, Any]] | None:
+    if hasattr(frame, "collect"):
+        text = "rows must be an iterable of rows, and this is a query that was not run yet"
+        raise UsageError(text, "give what it finds: rows.collect()")
+    return frame.iter_rows(named=True) if hasattr(frame, "iter_rows") else None
 
 
 def _of_pandas(frame: Any) -> Iterator[dict[str, Any]]:
     """A missing value (NaN, NaT, NA) is an absent one, as Parquet's null is."""
     names = [str(name) for name in frame.columns]
     for values in frame.itertuples(index=False, name=None):
-        yield {name: value for name, value in zip(names, values, strict=True) if _is_there(value)}
+        yield {name: value for name, value in zip(names, values, strict=True) if is_there(value)}
 
 
-def _is_there(value: Any) -> bool:
+def is_there(value: Any) -> bool:
+    """Whether a table's value is none of those that say that there is none."""
     if isinstance(value, float):
         return value == value
-    return value is not None and type(value).__name__ not in ("NaTType", "NAType")
+    return value is not None and not is_missing(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether it is pandas' NA or NaT."""
+    return type(value).__name__ in ("NaTType", "NAType")
