@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from parity_oracle import Oracle
-from quantized_folders import FORMATS, GROUP, describe, save_quantized
+from quantized_folders import CT, FORMATS, GROUP, describe, save_quantized
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 from torch import nn
@@ -35,6 +35,12 @@ from batchgen.job.spec import InputSpec, JobSpec
 
 PROMPTS = [[5, 6, 7], list(range(10, 40))]
 INTEGERS = [name for name in FORMATS if "awq" in name or "gptq" in name or "pack" in name]
+
+
+def rotated(*places: str) -> dict[str, Any]:
+    """What compressed-tensors writes of a model rotated there."""
+    apply = [{"targets": ["Linear"], "location": place} for place in places]
+    return {"transform_config": {"config_groups": {"u": {"type": "hadamard", "apply": apply}}}}
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -63,6 +69,21 @@ def test_packed_for_a_gpu_a_weight_is_what_the_format_says(name: str) -> None:
     assert (layer.order is not None) == ("act-order" in name)
     rounded = {"rtol": 2**-11, "atol": 0}  # scales are in float16 there
     torch.testing.assert_close(layer.dense(torch.float32), dense.float(), **rounded)
+
+
+def test_a_scheme_is_known_by_each_name_that_tools_write_it_under() -> None:
+    for name in ("checkpoint_format", "format"):
+        gptq = read_scheme({"quant_method": "gptq", name: "gptq_v2"})
+        assert gptq is not None
+        assert gptq.packing == "gptq_v2"
+    described = FORMATS["fp8 dynamic"][1]
+    (group,) = described["config_groups"].values()
+    blocks = {**group, "weights": {**group["weights"], "block_structure": "64x128"}}
+    read = read_scheme({**described, "config_groups": {"group_0": blocks}})
+    assert read is not None
+    assert read.block == (64, 128)
+    baked = read_scheme({**described, **rotated("weight_input", "weight_output")})
+    assert baked == read_scheme(described)
 
 
 def test_a_modelopt_folder_is_known_by_its_own_file(tmp_path: Path) -> None:
@@ -127,6 +148,10 @@ def test_scales_that_are_missing_or_do_not_fit_are_named_before_weights_are_read
         ({"quant_method": "gptq", "bits": 3}, "of 3 bits"),
         ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "packed for 'marlin'"),
         ({"quant_method": "gptq", "dynamic": {"-:.*": {}}}, "whose layers differ in their bits"),
+        ({"quant_method": "gptq", "format": "bitblas"}, "packed for 'bitblas'"),
+        ({"quant_method": "awq", "format": "gemv_fast"}, "packed for 'gemv_fast'"),
+        ({**CT, **rotated("weight_input", "input")}, "whose layers transform their inputs"),
+        ({**CT, **rotated("k_cache")}, "whose layers transform their inputs"),
         ({"quant_method": "fp8", "fmt": "e5m2"}, "of the format 'e5m2'"),
         ({"quant_method": "gptq", "bits": 4}, "says 4-bit integer weights, and its files hold non"),
     ],

@@ -13,6 +13,7 @@ from typing import Any
 __all__ = ["Scheme", "UnknownSchemeError", "read_scheme"]
 
 _INTEGER_BITS = {"awq": (4,), "gptq": (2, 4, 8), "pack-quantized": (4, 8)}
+_BAKED = ("weight_input", "weight_output")
 _FLOAT8_FORMATS = ("float-quantized", "naive-quantized")
 
 
@@ -64,8 +65,7 @@ def _fp8(found: Mapping[str, Any]) -> Scheme:
     """Blocks as DeepSeek ships them, or one scale for a tensor."""
     if found.get("fmt", "e4m3") not in ("e4m3", "float8_e4m3fn"):
         raise UnknownSchemeError(f"of the format {found['fmt']!r}")
-    block = found.get("weight_block_size")
-    return Scheme("float8", block=None if block is None else (int(block[0]), int(block[1])))
+    return Scheme("float8", block=_block(found.get("weight_block_size")))
 
 
 def _modelopt(found: Mapping[str, Any]) -> Scheme:
@@ -78,7 +78,7 @@ def _modelopt(found: Mapping[str, Any]) -> Scheme:
 
 
 def _awq(found: Mapping[str, Any]) -> Scheme:
-    version = str(found.get("version", "gemm")).lower()
+    version = str(_first(found, "version", "checkpoint_format", "format") or "gemm").lower()
     if version != "gemm":
         raise UnknownSchemeError(f"packed for {version!r}")
     bits = found.get("bits", found.get("w_bit", 4))
@@ -86,12 +86,17 @@ def _awq(found: Mapping[str, Any]) -> Scheme:
 
 
 def _gptq(found: Mapping[str, Any]) -> Scheme:
-    packing = str(found.get("checkpoint_format") or "gptq")
+    packing = str(_first(found, "checkpoint_format", "format") or "gptq")
     if packing not in ("gptq", "gptq_v2") or found.get("is_marlin_format"):
         raise UnknownSchemeError(f"packed for {packing!r}")
     if found.get("dynamic"):
         raise UnknownSchemeError("whose layers differ in their bits")
     return _integers("gptq", packing, found.get("bits", 4), found.get("group_size", 128))
+
+
+def _first(found: Mapping[str, Any], *names: str) -> Any:
+    """By the first of these names that says anything: tools differ in what they call it."""
+    return next((found[name] for name in names if found.get(name)), None)
 
 
 def _integers(method: str, packing: str, bits: Any, group_size: Any) -> Scheme:
@@ -102,6 +107,8 @@ def _integers(method: str, packing: str, bits: Any, group_size: Any) -> Scheme:
 
 def _compressed(found: Mapping[str, Any]) -> Scheme | None:
     """The packed integers and the float8 weights; what else there is, its own package reads."""
+    if _rotates(found):
+        raise UnknownSchemeError("whose layers transform their inputs or outputs")
     groups = [group for group in (found.get("config_groups") or {}).values() if group]
     weights = [group["weights"] for group in groups if group.get("weights")]
     form = found.get("format")
@@ -116,9 +123,73 @@ def _compressed(found: Mapping[str, Any]) -> Scheme | None:
             return None
         return _integers("pack-quantized", "pack-quantized", bits, first.get("group_size"))
     if kind == "float" and bits == 8 and form in _FLOAT8_FORMATS:
-        block = first.get("block_structure")
-        return Scheme("float8", block=None if block is None else (int(block[0]), int(block[1])))
+        return Scheme("float8", block=_block(first.get("block_structure")))
     return None
+
+
+def _block(given: Any) -> tuple[int, int] | None:
+    """Also as text, `128x128`."""
+    if given is None:
+        return None
+    rows, columns = given.split("x") if isinstance(given, str) else given
+    return int(rows), int(columns)
+
+
+def _rotates(found: Mapping[str, Any]) -> bool:
+    """Whether activations (or queries and keys) are to be rotated as the model runs: the weights
+    mean nothing without. What was rotated in the weights alone is theirs already."""
+    groups = (found.get("transform_config") or {}).get("config_groups") or {}
+    places = [one.get("location") for group in groups.values() for one in group.get("apply") or ()]
+    return any(place not in _BAKED for place in places)
+
+
+def _first(found: Mapping[str, Any], *names: str) -> Any:
+    """By the first of these names that says anything: tools differ in what they call it."""
+    return next((found[name] for name in names if found.get(name)), None)
+
+
+def _integers(method: str, packing: str, bits: Any, group_size: Any) -> Scheme:
+    if bits not in _INTEGER_BITS[method]:
+        raise UnknownSchemeError(f"of {bits} bits")
+    return Scheme("integer", packing, int(bits), -1 if group_size is None else int(group_size))
+
+
+def _compressed(found: Mapping[str, Any]) -> Scheme | None:
+    """The packed integers and the float8 weights; what else there is, its own package reads."""
+    if _rotates(found):
+        raise UnknownSchemeError("whose layers transform their inputs or outputs")
+    groups = [group for group in (found.get("config_groups") or {}).values() if group]
+    weights = [group["weights"] for group in groups if group.get("weights")]
+    form = found.get("format")
+    if not weights or len(weights) != len(groups) or found.get("sparsity_config"):
+        return None
+    first = weights[0]
+    if any(_told(other) != _told(first) for other in weights):
+        return None
+    kind, bits = first.get("type"), first.get("num_bits")
+    if kind == "int" and form == "pack-quantized" and bits in _INTEGER_BITS["pack-quantized"]:
+        if any(group.get("input_activations") for group in groups):
+            return None
+        return _integers("pack-quantized", "pack-quantized", bits, first.get("group_size"))
+    if kind == "float" and bits == 8 and form in _FLOAT8_FORMATS:
+        return Scheme("float8", block=_block(first.get("block_structure")))
+    return None
+
+
+def _block(given: Any) -> tuple[int, int] | None:
+    """Also as text, `128x128`."""
+    if given is None:
+        return None
+    rows, columns = given.split("x") if isinstance(given, str) else given
+    return int(rows), int(columns)
+
+
+def _transforms(found: Mapping[str, Any]) -> set[str]:
+    """Where a checkpoint was rotated: `baked` into its weights, or `online`, beside which weights
+    mean nothing until a layer's activations (or queries and keys) are rotated as well."""
+    groups = (found.get("transform_config") or {}).get("config_groups") or {}
+    places = {str(one.get("location")) for group in groups.values() for one in group["apply"]}
+    return {"baked" if place in _BAKED else "online" for place in places}
 
 
 def _told(weights: Mapping[str, Any]) -> tuple[Any, ...]:
