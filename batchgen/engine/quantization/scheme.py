@@ -148,50 +148,6 @@ def _first(found: Mapping[str, Any], *names: str) -> Any:
     return next((found[name] for name in names if found.get(name)), None)
 
 
-def _integers(method: str, packing: str, bits: Any, group_size: Any) -> Scheme:
-    if bits not in _INTEGER_BITS[method]:
-        raise UnknownSchemeError(f"of {bits} bits")
-    return Scheme("integer", packing, int(bits), -1 if group_size is None else int(group_size))
-
-
-def _compressed(found: Mapping[str, Any]) -> Scheme | None:
-    """The packed integers and the float8 weights; what else there is, its own package reads."""
-    if _rotates(found):
-        raise UnknownSchemeError("whose layers transform their inputs or outputs")
-    groups = [group for group in (found.get("config_groups") or {}).values() if group]
-    weights = [group["weights"] for group in groups if group.get("weights")]
-    form = found.get("format")
-    if not weights or len(weights) != len(groups) or found.get("sparsity_config"):
-        return None
-    first = weights[0]
-    if any(_told(other) != _told(first) for other in weights):
-        return None
-    kind, bits = first.get("type"), first.get("num_bits")
-    if kind == "int" and form == "pack-quantized" and bits in _INTEGER_BITS["pack-quantized"]:
-        if any(group.get("input_activations") for group in groups):
-            return None
-        return _integers("pack-quantized", "pack-quantized", bits, first.get("group_size"))
-    if kind == "float" and bits == 8 and form in _FLOAT8_FORMATS:
-        return Scheme("float8", block=_block(first.get("block_structure")))
-    return None
-
-
-def _block(given: Any) -> tuple[int, int] | None:
-    """Also as text, `128x128`."""
-    if given is None:
-        return None
-    rows, columns = given.split("x") if isinstance(given, str) else given
-    return int(rows), int(columns)
-
-
-def _transforms(found: Mapping[str, Any]) -> set[str]:
-    """Where a checkpoint was rotated: `baked` into its weights, or `online`, beside which weights
-    mean nothing until a layer's activations (or queries and keys) are rotated as well."""
-    groups = (found.get("transform_config") or {}).get("config_groups") or {}
-    places = {str(one.get("location")) for group in groups.values() for one in group["apply"]}
-    return {"baked" if place in _BAKED else "online" for place in places}
-
-
 def _told(weights: Mapping[str, Any]) -> tuple[Any, ...]:
     """What decides how a group's weights are stored."""
     names = ("type", "num_bits", "group_size", "block_structure")
