@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import prompts, stable, write_rows
+from echo_runs import batchgen, prompts, stable, write_rows
 from tokenizer_folders import make
 
 from batchgen import InputSpec, JobSpec, Summary, run
@@ -227,6 +227,20 @@ def test_limit_is_not_part_of_the_job_but_of_its_rows(tmp_path: Path, echo: Echo
     assert "--incremental adds the rest" in str(refused.value.hint)
     assert echo(limit=20, overwrite=True).rows == 10
     assert echo().computed == 0
+
+
+def test_a_limit_below_rows_that_are_done_touches_nothing(tmp_path: Path) -> None:
+    """It ended with 1 and "a bug in batchgen", each time."""
+    source, out = write_rows(tmp_path / "in.jsonl", prompts(40)), tmp_path / "out.parquet"
+    args = ["run", "-i", source, "-o", out, "--engine", "echo"]
+    assert batchgen(*args, "--shard", "1/2").returncode == 0
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*.*"))
+    refused = batchgen(*args, "--limit", 9)
+    assert refused.returncode == 4, refused.stderr
+    assert "row 39 of" in refused.stderr
+    assert "--limit 40 or more" in refused.stderr
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*.*")) == before
+    assert batchgen(*args, "--limit", 40).returncode == 0
 
 
 def test_a_missing_input_is_named_and_leaves_no_trace(tmp_path: Path, echo: Echo) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from echo_runs import environment
@@ -18,7 +20,7 @@ from ledger_tools import make_row, open_ledger, parts_of, rows_of, truncate
 from batchgen.cli.diff import diff
 from batchgen.cli.status import status
 from batchgen.counts import counted
-from batchgen.errors import InputUnreadableError, UsageError
+from batchgen.errors import FingerprintMismatchError, InputUnreadableError, UsageError
 from batchgen.job.promise import promise_of
 from batchgen.job.rows import OutputRow
 from batchgen.job.storage.parts import part_summary
@@ -68,6 +70,25 @@ def test_a_job_whose_output_was_removed_is_to_be_run_again(tmp_path: Path) -> No
     (tmp_path / "out.parquet").unlink()
     seen = status_json(tmp_path)
     assert (seen["state"], seen["rows_done"], seen["rows_total"]) == ("stopped", 0, 4)
+
+
+def test_a_finished_output_is_known_without_its_checkpoint_folder(tmp_path: Path) -> None:
+    """The folder may be removed (docs/contract.md); of a changed file nothing is claimed."""
+    failed = make_row(4, status="error", error_code="oom", error_message="too big")
+    with open_ledger(tmp_path) as ledger:
+        ledger.append([*rows_of(range(4)), failed])
+        ledger.checkpoint_input(5, "d", at_end=True)
+        ledger.finalize(5)
+    shutil.rmtree(tmp_path / "out.parquet.ckpt")
+    seen = status_json(tmp_path)
+    assert (seen["state"], seen["rows_done"], seen["rows_total"]) == ("complete", 5, 5)
+    assert seen["errors"] == {"oom": 1}
+    some = pq.read_table(tmp_path / "out.parquet").slice(0, 3)
+    pq.write_table(some, tmp_path / "out.parquet")
+    with pytest.raises(InputUnreadableError, match="no run has begun"):
+        call(status, tmp_path / "out.parquet")
+    with pytest.raises(FingerprintMismatchError, match="changed since"):
+        open_ledger(tmp_path)
 
 
 def test_status_survives_a_damaged_part(tmp_path: Path) -> None:

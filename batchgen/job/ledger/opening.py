@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from batchgen.errors import FingerprintMismatchError, OutputUnwritableError
+from batchgen.errors import BatchgenError, FingerprintMismatchError, OutputUnwritableError
 from batchgen.job.form import Form
 from batchgen.job.storage.layout import JOURNALS, SAVED_TOKENS, Layout, list_parts
 from batchgen.job.storage.manifest import Manifest, fingerprint_diff
@@ -159,7 +159,10 @@ def _restored(layout: Layout, fingerprint: Mapping[str, Any]) -> Manifest:
     manifest.form = layout.form.to_dict()
     manifest.check_fingerprint(fingerprint, layout.out)
     manifest.state = "complete"
-    manifest.totals = verified_totals(layout.target, manifest.total_rows)
+    try:
+        manifest.totals = verified_totals(layout.target, manifest.total_rows)
+    except BatchgenError:  # rows were taken out, and what did it kept the footer, as pyarrow does
+        raise _foreign(layout.out) from None
     return manifest
 
 

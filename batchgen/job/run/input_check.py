@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError
 from batchgen.job.input.reader import Reader
+from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.manifest import InputCheckpoint, Manifest
+from batchgen.job.storage.parts import part_summary
+from batchgen.job.stores.places import Place
 
-__all__ = ["check_finished_input", "check_resumed_input", "has_grown"]
+__all__ = ["check_finished_input", "check_limit", "check_resumed_input", "has_grown"]
 
 _HINT = "give another --out, or --overwrite to start afresh"
 
@@ -20,6 +25,29 @@ def check_resumed_input(checkpoint: InputCheckpoint | None, reader: Reader) -> N
     """
     if checkpoint is not None and list(checkpoint.sources) != reader.identity():
         reader.verify(checkpoint.rows_read, checkpoint.digest, checkpoint.marks)
+
+
+def check_limit(layout: Layout, manifest: Manifest, limit: int | None) -> None:
+    """Before anything is computed: no row that is done may lie past `limit`, for an output has no
+    place for it. Raises FingerprintMismatchError."""
+    if limit is None:
+        return
+    last = max((_last_row(path, manifest.job) for path in list_parts(layout.parts)), default=-1)
+    if last >= limit:
+        text = f"row {last:,} of {layout.out} is done, and --limit {limit} asks for fewer rows"
+        hint = (
+            f"give another --out, or --limit {last + 1} or more; --overwrite discards what is done"
+        )
+        raise FingerprintMismatchError(text, hint)
+
+
+def _last_row(part: Place, job: str) -> int:
+    """-1 where it counts for nothing."""
+    try:
+        summary = part_summary(part)
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        return -1
+    return summary.last if summary.job == job else -1
 
 
 def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) -> None:

@@ -18,7 +18,7 @@ from batchgen.job.ledger.opening import decide
 from batchgen.job.ledger.reopen import Reopening
 from batchgen.job.ledger.shard_manifests import furthest_input
 from batchgen.job.model.files import ModelFiles
-from batchgen.job.run.input_check import check_resumed_input
+from batchgen.job.run.input_check import check_limit, check_resumed_input
 from batchgen.job.run.retry import grown_input, reopened
 from batchgen.job.spec import JobSpec
 from batchgen.job.storage.layout import Layout
@@ -111,6 +111,7 @@ class LedgerAccess:
         manifest = decide(layout, fingerprint_of(self._spec, self._files), False).manifest
         if manifest is not None and not manifest.is_complete:
             self.check_input(furthest_input(layout.whole, manifest))
+            check_limit(layout, manifest, self._spec.input.limit)
 
     def check_input(self, checkpoint: InputCheckpoint | None) -> None:
         """The rows that earlier runs read must still be there; each record is compared once.

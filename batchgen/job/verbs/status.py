@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchgen.errors import InputUnreadableError
+from batchgen.errors import BatchgenError, InputUnreadableError
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.lock import current_owner, heartbeat_age, is_held
 from batchgen.job.storage.manifest import Manifest
@@ -63,6 +63,8 @@ def status_of(out: Place, ckpt_dir: Place) -> Status:
     """Read what is there; nothing is locked or changed. Raises InputUnreadableError: no work."""
     layout = Layout(ckpt_dir, out)
     manifest = Manifest.read(layout.manifest)
+    if manifest is None and (finished := _finished(layout)) is not None:
+        return finished
     if manifest is None:
         raise InputUnreadableError(
             f"no run has begun {out}: {layout.manifest} is not there",
@@ -72,7 +74,7 @@ def status_of(out: Place, ckpt_dir: Place) -> Status:
     status.runs = len(manifest.runs)
     if status.rows_total is None and manifest.runs:
         status.rows_expected = manifest.runs[-1].get("rows_expected")
-    status.model = manifest.fingerprint.get("model.name", manifest.fingerprint.get("model"))
+    status.model = _model_of(manifest)
     status.owner = owner_of(layout)
     if manifest.is_complete and _is_gone(layout.target):
         status.state = "stopped"  # the output was removed, and no part is left: all is to be done
@@ -88,6 +90,31 @@ def status_of(out: Place, ckpt_dir: Place) -> Status:
         look_at_parts(status, layout)
         status.state = _state(status)
     return status
+
+
+def _finished(layout: Layout) -> Status | None:
+    """Of an output whose checkpoint folder was removed, as may be: its footer tells of it."""
+    if _is_gone(layout.target):
+        return None
+    from batchgen.job.storage.output import verified_totals
+    from batchgen.job.storage.provenance import footer_manifest
+
+    manifest = footer_manifest(layout.target)
+    if manifest is None or manifest.total_rows is None:
+        return None
+    status = Status(str(layout.out), "complete", rows_total=manifest.total_rows)
+    try:
+        totals = verified_totals(layout.target, manifest.total_rows)
+    except BatchgenError:
+        return None  # it was changed since
+    status.rows_done, status.errors = totals.rows, totals.error_codes
+    status.runs, status.model = len(manifest.runs), _model_of(manifest)
+    status.last_rows_age_s = age_of(layout.target)
+    return status
+
+
+def _model_of(manifest: Manifest) -> Any:
+    return manifest.fingerprint.get("model.name", manifest.fingerprint.get("model"))
 
 
 def _state(status: Status) -> str:
