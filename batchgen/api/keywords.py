@@ -22,9 +22,9 @@ from batchgen.cli.run import run as run_command
 from batchgen.errors import UsageError
 from batchgen.job.spec import JobSpec
 
-__all__ = ["LLM_SECTIONS", "spec_of_job", "spec_of_llm"]
+__all__ = ["spec_of_job", "spec_of_llm"]
 
-LLM_SECTIONS = ("Model", "Sampling", "Engine")
+_LLM_SECTIONS = ("Model", "Sampling", "Engine")
 _OF_ROWS = {
     "adapters",
     "as_chat",
@@ -62,7 +62,7 @@ def spec_of_llm(keywords: Mapping[str, Any]) -> JobSpec:
 
 
 def _is_of_llm(flag: Flag) -> bool:
-    return flag.name in _OF_ROWS or flag.section.startswith(LLM_SECTIONS)
+    return flag.name in _OF_ROWS or flag.section.startswith(_LLM_SECTIONS)
 
 
 def _flags() -> dict[str, Flag]:

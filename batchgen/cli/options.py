@@ -21,8 +21,6 @@ __all__ = [
     "input_options",
     "job_options",
     "model_options",
-    "output_options",
-    "resume_options",
     "sampling_options",
 ]
 
@@ -97,7 +95,7 @@ input_options = flag_group(
 )  # fmt: skip
 
 
-output_options = flag_group(
+_output_options = flag_group(
     "Output",
     flag(
         "--out", "-o", "--output-file", "out", required=True, core=True,
@@ -253,7 +251,7 @@ engine_options = flag_group(
     flag("--attention-backend", default="auto", metavar="NAME", help="Force one attention path."),
 )  # fmt: skip
 
-resume_options = flag_group(
+_resume_options = flag_group(
     "Resume",
     flag("--checkpoint-dir", type=PLACE, metavar="DIR", show_default="OUT.ckpt",
          help="Where work in progress lives."),
@@ -286,8 +284,8 @@ resume_options = flag_group(
 
 def job_options(command: Decorated) -> Decorated:
     """All the options of a job, in the order that the help shows them."""
-    groups = (input_options, output_options, model_options, sampling_options, engine_options,
-              resume_options, report_options)  # fmt: skip
+    groups = (input_options, _output_options, model_options, sampling_options, engine_options,
+              _resume_options, report_options)  # fmt: skip
     for group in reversed(groups):
         command = group(command)
     return command

@@ -23,7 +23,7 @@ from batchgen.job.run.runner import run as run_job
 from batchgen.job.shard import Shard
 from batchgen.job.spec import JobSpec
 
-__all__ = ["RayOptions", "ShardResult", "import_ray", "run_shards"]
+__all__ = ["RayOptions", "ShardResult", "run_shards"]
 
 _POLL_S = 1.0
 _KNOCK_S = 10.0
@@ -54,7 +54,7 @@ class ShardResult:
     hint: str = ""
 
 
-def import_ray() -> Any:
+def _import_ray() -> Any:
     """The package. Raises UsageError where it is not installed."""
     try:
         import ray
@@ -70,7 +70,7 @@ def run_shards(spec: JobSpec, options: RayOptions, say: Say) -> list[ShardResult
 
     Raises UsageError where there is no cluster.
     """
-    ray = import_ray()
+    ray = _import_ray()
     mine = not ray.is_initialized()
     with redirect_stdout(sys.stderr):  # Ray tells of dead workers there
         if mine:

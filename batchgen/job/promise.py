@@ -14,7 +14,7 @@ from typing import Any
 from batchgen.devices import gpu_names
 from batchgen.installed import version_of
 
-__all__ = ["ACROSS", "NOT_ACROSS", "changes", "promise_of", "with_changes"]
+__all__ = ["ACROSS", "changes", "promise_of", "with_changes"]
 
 ACROSS = (
     "batch size",
@@ -26,7 +26,7 @@ ACROSS = (
     "shards",
     "prefix cache on or off",
 )
-NOT_ACROSS = ("another GPU or CPU", "another version")
+_NOT_ACROSS = ("another GPU or CPU", "another version")
 _PACKAGES = ("triton", "torch", "transformers")
 _INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "sve", "asimd")
 _CPU_FILE = Path("/proc/cpuinfo")
@@ -40,7 +40,7 @@ def promise_of(device: str) -> dict[str, Any]:
     versions += [("driver", one.removeprefix("driver ")) for one in names if _is_driver(one)]
     return {
         "equal_across": list(ACROSS),
-        "not_across": list(NOT_ACROSS),
+        "not_across": list(_NOT_ACROSS),
         "computed_on": sorted({one for one in names if not _is_driver(one)}) or [_cpu()],
         "computed_with": {name: found for name, found in versions if found},
     }

@@ -23,7 +23,6 @@ __all__ = [
     "OPTIONAL_FIELDS",
     "RESERVED_NAMES",
     "SCHEMA_VERSION",
-    "SORTING_COLUMNS",
     "late_columns",
     "output_schema",
     "output_writer",
@@ -32,7 +31,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 MAX_ROW_GROUP_ROWS = 65_536
-SORTING_COLUMNS = (pq.SortingColumn(0), pq.SortingColumn(1))
+_SORTING_COLUMNS = (pq.SortingColumn(0), pq.SortingColumn(1))
 
 _MOMENT = pa.timestamp("us", tz="UTC")
 _REQUIRED = {"index", "sample", "id", "status", "preemptions", "attempt", "run_id"}
@@ -167,7 +166,7 @@ def output_writer(
         use_dictionary=_DICTIONARY,
         write_statistics=["index", "sample"] if part else measured,
         write_page_index=not part,
-        sorting_columns=list(SORTING_COLUMNS),
+        sorting_columns=list(_SORTING_COLUMNS),
         store_schema=True,
     )
     return writer

@@ -10,6 +10,8 @@ import torch
 
 __all__ = ["Ceilings", "measure_ceilings"]
 
+_REPEATS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
@@ -31,9 +33,9 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     return Ceilings(data.numel() * 4 / read, 2 * size**3 / product)
 
 
-def _fastest(work: Callable[[], object], device: torch.device, repeats: int = 8) -> float:
+def _fastest(work: Callable[[], object], device: torch.device) -> float:
     seconds = []
-    for _ in range(repeats):
+    for _ in range(_REPEATS):
         _wait(device)
         start = time.perf_counter()
         work()

@@ -44,8 +44,8 @@ def _tokens(rng: random.Random, count: int, vocab: int) -> list[int]:
     return [rng.randint(0, vocab - 1) for _ in range(count)]
 
 
-def _lognormal(rng: random.Random, mu: float, sigma: float, low: int, high: int) -> int:
-    return max(low, min(high, int(rng.lognormvariate(mu, sigma))))
+def _lognormal(rng: random.Random, mu: float, sigma: float) -> int:
+    return max(4, min(1024, int(rng.lognormvariate(mu, sigma))))
 
 
 def nano(rows: int = 256, vocab: int = DEFAULT_VOCAB, seed: int = 0) -> list[WorkItem]:
@@ -63,8 +63,8 @@ def sharegpt(rows: int = 1024, vocab: int = DEFAULT_VOCAB, seed: int = 0) -> lis
     rng = random.Random(seed)
     items = []
     for _ in range(rows):
-        prompt = _tokens(rng, _lognormal(rng, 4.6, 1.2, 4, 1024), vocab)
-        items.append(WorkItem(prompt, _lognormal(rng, 4.9, 0.9, 4, 1024)))
+        prompt = _tokens(rng, _lognormal(rng, 4.6, 1.2), vocab)
+        items.append(WorkItem(prompt, _lognormal(rng, 4.9, 0.9)))
     return items
 
 

@@ -18,7 +18,10 @@ from pathlib import Path
 
 from batchgen.startup.folders import cache_folder
 
-__all__ = ["begin_command", "keep_bytecode", "place_bytecode"]
+__all__ = [
+    "begin_command",
+    "keep_bytecode",
+]
 
 _WITNESSES = ("torch", "transformers")
 _MOST_HELPERS = 8
@@ -34,17 +37,17 @@ def begin_command(words: Sequence[str]) -> None:
     if words[0] in _WITH_MODEL and "echo" not in words:
         keep_bytecode()
     else:
-        place_bytecode()
+        _place_bytecode()
 
 
 @functools.cache
 def keep_bytecode() -> int:
-    """As `place_bytecode`, and compile what is missing there; returns the helper processes that now
-    do. Once a process, before torch is imported."""
-    return _compile_ahead() if place_bytecode() else 0
+    """As `_place_bytecode`, and compile what is missing there; returns how many helper processes
+    now do. Once a process, before torch is imported."""
+    return _compile_ahead() if _place_bytecode() else 0
 
 
-def place_bytecode() -> bool:
+def _place_bytecode() -> bool:
     """Give this process and its children a place for bytecode if they lack it. Whether there is one
     where bytecode is missing still."""
     missing = [path for path in map(_source, _WITNESSES) if path and not _is_compiled(path)]

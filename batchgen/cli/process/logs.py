@@ -9,7 +9,7 @@ import warnings
 
 from batchgen.job.redaction import RedactingFormatter
 
-__all__ = ["hear_warnings", "hush_libraries", "hush_warnings", "set_up_logs"]
+__all__ = ["hush_libraries", "hush_warnings", "set_up_logs"]
 
 _LEVELS = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -39,7 +39,7 @@ def set_up_logs(*, quiet: bool, verbose: bool, as_json: bool = False) -> None:
     for name in ("torchao", "torch.utils._pytree"):  # they talk while transformers imports them
         logging.getLogger(name).setLevel(logging.ERROR)
     if verbose:
-        hear_warnings()
+        _hear_warnings()
     else:
         hush_libraries()
 
@@ -60,7 +60,7 @@ def hush_warnings() -> None:
         warnings.simplefilter("ignore")
 
 
-def hear_warnings() -> None:
+def _hear_warnings() -> None:
     """Undo `hush_warnings`."""
     if not sys.warnoptions:
         warnings.simplefilter("default")

@@ -56,10 +56,8 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
     return query.new_empty(query.shape[0], query.shape[1], value.shape[2])
 
 
-def compile_layers(
-    model: Model, backend: str = "inductor", options: dict[str, bool] | None = None
-) -> int:
-    """Compile every layer of the stacks that attend; returns how many. `options`: the backend's.
+def compile_layers(model: Model, options: dict[str, bool] | None = None) -> int:
+    """Compile every layer of the stacks that attend; returns how many. `options`: inductor's.
 
     A model that attends several times in one module keeps its layers as they are: their cursor is
     state that compiled code would not see.
@@ -74,7 +72,7 @@ def compile_layers(
         _calls[number] = opaque
         setattr(holder, CALL_ATTRIBUTE, opaque)
     for layer in layers:
-        layer.compile(dynamic=True, backend=backend, options=options)
+        layer.compile(dynamic=True, options=options)
     return len(layers)
 
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-__all__ = ["LARGEST_SCALE", "RUN", "Packed", "dense_blocks", "pack_blocks"]
+__all__ = ["RUN", "Packed", "dense_blocks", "pack_blocks"]
 
 RUN = 32
 """Numbers of a block."""
 _BLOCKS = 4
 """Of a word."""
-LARGEST_SCALE = 128
+_LARGEST_SCALE = 128
 """Of 255: a power of 1. Beyond it, 2^126 times a scale is no bfloat16."""
 _OFFSET = 126
 _SIZES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -40,7 +40,7 @@ class Packed:
 def pack_blocks(blocks: torch.Tensor, scales: torch.Tensor) -> Packed:
     """From an expert's tensors of a checkpoint: uint8 [num_outputs, num_blocks, 16], even inputs
     in the lower bits, and [num_outputs, num_blocks]. Raises ValueError for too large a scale."""
-    if int(scales.max()) > LARGEST_SCALE:
+    if int(scales.max()) > _LARGEST_SCALE:
         raise ValueError(f"a scale of 2^{int(scales.max()) - 127} is too large")
     outputs, count, _ = blocks.shape
     codes = torch.stack([blocks & 15, blocks >> 4], dim=-1).view(outputs, count, RUN)

@@ -27,14 +27,12 @@ class Device:
         return int(number) if kind == "cuda" and number else None
 
 
-def parse_devices(
-    text: str, environ: Mapping[str, str] = os.environ, *, each: int = 1
-) -> list[Device]:
+def parse_devices(text: str, *, each: int = 1) -> list[Device]:
     """`0,1` (GPUs), `cuda:0,cuda:1`, `cpu:0,cpu:1` (cores), `all` (GPUs). Raises UsageError.
 
     `each`: so many share a model; the first of each such group is returned.
     """
-    devices = _all_named(text, environ)
+    devices = _all_named(text)
     if each == 1:
         return devices
     for start in range(0, len(devices), each):
@@ -49,9 +47,9 @@ def parse_devices(
     return devices[::each]
 
 
-def _all_named(text: str, environ: Mapping[str, str]) -> list[Device]:
+def _all_named(text: str) -> list[Device]:
     if text.strip() == "all":
-        gpus = num_gpus(environ)
+        gpus = num_gpus()
         if not gpus:
             raise UsageError("--devices all: no GPU was found", "name cores: --devices cpu:0,cpu:1")
         return [_device(str(number)) for number in range(gpus)]

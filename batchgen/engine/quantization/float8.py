@@ -11,7 +11,6 @@ from batchgen.engine.quantization.scheme import Scheme
 __all__ = [
     "E4M3",
     "INPUT_SCALES",
-    "LARGEST",
     "WEIGHT_SCALES",
     "Float8",
     "read_float8",
@@ -21,7 +20,7 @@ __all__ = [
 ]
 
 E4M3 = torch.float8_e4m3fn
-LARGEST = 448.0
+_LARGEST = 448.0
 _LEAST_SCALE = 1e-12
 
 WEIGHT_SCALES = ("_scale_inv", "_scale")
@@ -84,9 +83,9 @@ def round_blocks(weight: torch.Tensor, block: tuple[int, int]) -> Float8:
     below, beside = -rows % block[0], -columns % block[1]
     whole = torch.nn.functional.pad(weight.float(), (0, beside, 0, below))
     blocks = whole.unflatten(1, (-1, block[1])).unflatten(0, (-1, block[0]))
-    scale = (blocks.abs().amax((1, 3)) / LARGEST).clamp_min(_LEAST_SCALE)
+    scale = (blocks.abs().amax((1, 3)) / _LARGEST).clamp_min(_LEAST_SCALE)
     empty = Float8(weight, scale, block)
-    values = (weight.float() / empty.spread).clamp(-LARGEST, LARGEST).to(E4M3)
+    values = (weight.float() / empty.spread).clamp(-_LARGEST, _LARGEST).to(E4M3)
     return Float8(values, scale, block)
 
 
@@ -98,7 +97,7 @@ def round_rows(
     """
     wide = x.float()
     if fixed is None:
-        scale = (wide.abs().amax(-1, keepdim=True) / LARGEST).clamp_min(_LEAST_SCALE)
+        scale = (wide.abs().amax(-1, keepdim=True) / _LARGEST).clamp_min(_LEAST_SCALE)
     else:
         scale = fixed.reshape(1, 1).expand(x.shape[0], 1).contiguous()
-    return (wide / scale).clamp(-LARGEST, LARGEST).to(E4M3), scale
+    return (wide / scale).clamp(-_LARGEST, _LARGEST).to(E4M3), scale

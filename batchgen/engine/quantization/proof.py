@@ -17,7 +17,7 @@ from batchgen.causes import first_line
 from batchgen.counts import counted
 from batchgen.engine.quantization.linear import QuantizedLinear, dense_linear
 
-__all__ = ["has_quantized", "is_proven", "settle_layers"]
+__all__ = ["has_quantized", "settle_layers"]
 
 _ERROR = 1e-2
 """Relative (L2). Rounding the outcome to bfloat16 makes 2e-3, sums in fewer bits than float32 the
@@ -74,14 +74,14 @@ def _failures(layers: dict[str, Any], dtype: torch.dtype) -> dict[str, str]:
     failed = {}
     for name, layer in layers.items():
         kind = (layer.in_features, layer.out_features, layer.product)
-        reason = is_proven(layer, dtype, _FEW if known[kind] else _MANY)
+        reason = _is_proven(layer, dtype, _FEW if known[kind] else _MANY)
         known[kind] += 1
         if reason is not None:
             failed[name] = reason
     return failed
 
 
-def is_proven(layer: QuantizedLinear, dtype: torch.dtype, counts: tuple[int, ...]) -> str | None:
+def _is_proven(layer: QuantizedLinear, dtype: torch.dtype, counts: tuple[int, ...]) -> str | None:
     """None, or what is wrong with the layer's product of so many rows."""
     device = next(layer.parameters()).device
     for count in counts:

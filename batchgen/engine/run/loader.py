@@ -52,7 +52,11 @@ from batchgen.startup import timeline
 from batchgen.startup.kernels import wait_for_kernels
 from batchgen.startup.later import META, or_whole, wake
 
-__all__ = ["load_model", "load_model_from", "resolve_device", "resolve_dtype"]
+__all__ = [
+    "load_model",
+    "load_model_from",
+    "resolve_device",
+]
 
 DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -245,7 +249,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_dtype(name: str) -> torch.dtype | str:
+def _resolve_dtype(name: str) -> torch.dtype | str:
     """A torch dtype, or `auto` for the checkpoint's own."""
     if name == "auto":
         return name
@@ -260,7 +264,7 @@ def _load_module(config: EngineConfig, device: torch.device) -> tuple[Any, Quant
     path = config.model
     if not path.exists():
         raise UsageError(f"model {str(path)!r} is not there", "name a folder or a .gguf file")
-    dtype = resolve_dtype(config.dtype)
+    dtype = _resolve_dtype(config.dtype)
     try:
         if path.is_file():
             from batchgen.engine.model.gguf import load_gguf

@@ -13,9 +13,9 @@ from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import RowFailure, ScheduledStep
 from batchgen.errors import ErrorCode
 
-__all__ = ["NAN_FAILURE", "failures_of"]
+__all__ = ["failures_of"]
 
-NAN_FAILURE = RowFailure(
+_NAN_FAILURE = RowFailure(
     ErrorCode.NAN_LOGITS,
     "the model's logits hold NaN or leave no token to choose; try --dtype float32",
 )
@@ -29,7 +29,7 @@ def failures_of(step: ScheduledStep, rows: Iterable[int], vocab_size: int) -> di
 def _failure_of(sequence: Sequence, vocab_size: int) -> RowFailure:
     words = TokenRules(sequence.request, vocab_size).words(sequence)
     if words is None:
-        return NAN_FAILURE
+        return _NAN_FAILURE
     words &= bits_of(range(vocab_size), vocab_size)  # no bits of padding
     params, num_tokens = sequence.request.params, len(sequence.output_token_ids)
     names = _names(params, sequence.request.constraint is not None)
@@ -37,7 +37,7 @@ def _failure_of(sequence: Sequence, vocab_size: int) -> RowFailure:
         names.append("min_tokens")
         words &= ~bits_of(sequence.stop_ids, vocab_size)
     if words.any():
-        return NAN_FAILURE
+        return _NAN_FAILURE
     text = f"{' and '.join(names)} together" if len(names) > 1 else names[0]
     after = f"at the {num_tokens + 1}. token" if num_tokens else "to begin with"
     return RowFailure(

@@ -11,9 +11,9 @@ from typing import Any
 
 from batchgen.gguf.tokenizer.vocabulary import Kind, Vocabulary
 
-__all__ = ["SPACE", "implied_merges", "sentence_piece"]
+__all__ = ["sentence_piece"]
 
-SPACE = "\u2581"
+_SPACE = "\u2581"
 
 
 def sentence_piece(vocabulary: Vocabulary) -> Any:
@@ -25,21 +25,21 @@ def sentence_piece(vocabulary: Vocabulary) -> Any:
     tokenizer = Tokenizer(
         models.BPE(
             vocab=texts,
-            merges=implied_merges(vocabulary),
+            merges=_implied_merges(vocabulary),
             unk_token=unknown,
             fuse_unk=True,
             byte_fallback=True,
         )
     )
-    front = [normalizers.Prepend(SPACE)] if vocabulary.space_first else []
-    tokenizer.normalizer = normalizers.Sequence([*front, normalizers.Replace(" ", SPACE)])
-    spaces = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    front = [normalizers.Prepend(_SPACE)] if vocabulary.space_first else []
+    tokenizer.normalizer = normalizers.Sequence([*front, normalizers.Replace(" ", _SPACE)])
+    spaces = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     strip = [decoders.Strip(" ", 1, 0)] if vocabulary.space_first else []
     tokenizer.decoder = decoders.Sequence([*spaces, *strip])
     return tokenizer
 
 
-def implied_merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+def _implied_merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """Every way to join two tokens to a third, the highest score first."""
     parts = {
         text

@@ -23,7 +23,6 @@ __all__ = [
     "calls_column",
     "json_value",
     "no_constant",
-    "python_value",
     "typed_value",
 ]
 
@@ -122,10 +121,10 @@ def typed_value(schema: Mapping[str, Any], text: str) -> Any:
         return json_value(text)
     except ValueError:
         lowered = text.strip().lower()
-        return _WORDS.get(lowered, text) if kind not in _NESTED else python_value(text, text)
+        return _WORDS.get(lowered, text) if kind not in _NESTED else _python_value(text, text)
 
 
-def python_value(text: str, default: Any) -> Any:
+def _python_value(text: str, default: Any) -> Any:
     """The JSON value of a list or dict as Python writes it, which some templates do."""
     try:
         value = ast.literal_eval(text.strip()) if len(text) <= _MOST_LITERAL else default

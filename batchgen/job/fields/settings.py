@@ -14,7 +14,6 @@ from batchgen.job.fields.setting_names import is_neutral
 from batchgen.job.quoting import shown
 
 __all__ = [
-    "ONE_CALL",
     "TEMPLATE_NAMES",
     "TRUNCATE",
     "check_setting",
@@ -58,7 +57,7 @@ _ALIKE = 0.85
 _MAX_GUESSED = 40
 """Characters of a misspelt name: no parameter's is longer, and comparing costs their square."""
 
-ONE_CALL = "parallel_tool_calls"
+_ONE_CALL = "parallel_tool_calls"
 """False: at most one call."""
 TRUNCATE = "truncate_prompt_tokens"
 """vLLM's: a row's prompt is cut to its last tokens."""
@@ -85,7 +84,7 @@ def check_setting(name: str, value: Any, given: Mapping[str, Any]) -> None:
     row with these settings."""
     if value is None or is_neutral(name, value):
         return
-    if name == ONE_CALL and value is False and _is_held_to_calls(given):
+    if name == _ONE_CALL and value is False and _is_held_to_calls(given):
         return
     if name == "best_of" and type(value) is int and value == given.get("n"):
         return  # all of them are given back

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
-__all__ = ["content_of", "holds_json", "id_of", "is_json", "kept_type", "kept_value", "plain_of"]
+__all__ = ["content_of", "id_of", "is_json", "kept_type", "kept_value", "plain_of"]
 
 Convert = Callable[[Any], Any]
 _JSON = getattr(pa, "JsonType", None)
@@ -31,9 +31,9 @@ def is_json(kind: pa.DataType) -> bool:
     return _JSON is not None and isinstance(kind, _JSON)
 
 
-def holds_json(kind: pa.DataType) -> bool:
+def _holds_json(kind: pa.DataType) -> bool:
     """Whether it is `arrow.json`, or has it at any depth."""
-    return is_json(kind) or any(map(holds_json, _children(kind)))
+    return is_json(kind) or any(map(_holds_json, _children(kind)))
 
 
 def content_of(kind: pa.DataType, exact: bool = False) -> Convert | None:

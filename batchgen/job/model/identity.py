@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["file_identity", "files_identity", "folder_identity", "text_digest"]
+__all__ = ["files_identity", "folder_identity", "text_digest"]
 
 _CONFIGS = ("config.json", "generation_config.json")
 _MODEL_CONFIGS = (_CONFIGS[0], "hf_quant_config.json")  # ModelOpt's, beside the other
@@ -36,11 +36,11 @@ def folder_identity(folder: Path) -> dict[str, str]:
         "config": _digest_files([path for path in files if path.name in _MODEL_CONFIGS]),
         "generation_config": _digest_files([path for path in files if path.name == _CONFIGS[1]]),
         "tokenizer": _digest_files(tokenizer),
-        "weights": _join([file_identity(path) for path in weights] + [_digest_files(index)]),
+        "weights": _join([_file_identity(path) for path in weights] + [_digest_files(index)]),
     }
 
 
-def file_identity(path: Path) -> str:
+def _file_identity(path: Path) -> str:
     """Digest of a weight file's name, size, header and samples of its content."""
     size = path.stat().st_size
     digest = hashlib.sha256(f"{path.name}\0{size}\0".encode())
@@ -57,8 +57,8 @@ def file_identity(path: Path) -> str:
 def files_identity(paths: Sequence[Path]) -> str:
     """Digest of one file, or of the parts of a model that are there."""
     if len(paths) == 1:
-        return file_identity(paths[0])
-    return _join([file_identity(path) for path in paths if path.is_file()])
+        return _file_identity(paths[0])
+    return _join([_file_identity(path) for path in paths if path.is_file()])
 
 
 def _is_tokenizer(name: str) -> bool:

@@ -186,14 +186,14 @@ def current_owner(folder: Place, name: str = "") -> Owner | None:
     return claims.read(attempt) if attempt else None
 
 
-def is_held(folder: Place, name: str = "") -> bool:
+def is_held(folder: Place) -> bool:
     """Whether the last claim's process is alive, as far as can be seen without the lock."""
-    owner = current_owner(folder, name)
+    owner = current_owner(folder)
     if owner is None or owner.released:
         return False
     state = _liveness(folder, owner)
     if state is Liveness.UNKNOWN:
-        return heartbeat_age(folder, owner, name) < STALE_SECONDS
+        return heartbeat_age(folder, owner) < STALE_SECONDS
     return state is Liveness.ALIVE
 
 

@@ -12,7 +12,6 @@ __all__ = [
     "Ints",
     "SortedRows",
     "aligned",
-    "row_keys",
     "sorted_table",
     "split",
 ]
@@ -78,7 +77,7 @@ def sorted_table(ready: list[SortedRows]) -> tuple[pa.Table, int]:
     """The rows as one table sorted by (index, sample), and how many duplicates were dropped."""
     ready = sorted(ready, key=lambda rows: rows.rank)
     table = pa.concat_tables([rows.table for rows in ready])
-    keys = row_keys(table)
+    keys = _row_keys(table)
     if bool((keys[1:] > keys[:-1]).all()):
         return table, 0
     order = np.argsort(keys, kind="stable")
@@ -107,7 +106,7 @@ def _first_commits(index: Ints, ranks: Ints) -> npt.NDArray[np.bool_]:
     return won
 
 
-def row_keys(table: pa.Table) -> npt.NDArray[np.int64]:
+def _row_keys(table: pa.Table) -> npt.NDArray[np.int64]:
     """(index, sample) of every row as one sortable number. [num_rows]"""
     index: npt.NDArray[np.int64] = integers(table["index"])
     sample: npt.NDArray[np.int64] = integers(table["sample"])

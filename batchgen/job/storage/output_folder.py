@@ -30,7 +30,7 @@ from batchgen.job.stores.files import Guard, fsync, fsync_folder, temporary_path
 from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_path import RemotePath
 
-__all__ = ["OutputFolder", "files_listed", "output_files", "replace_folder"]
+__all__ = ["OutputFolder", "output_files", "replace_folder"]
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -38,11 +38,11 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 def output_files(out: Place) -> list[Place]:
     """The Parquet files of an output in the order of their rows."""
     if isinstance(out, RemotePath):
-        return [out] if out.is_file() else files_listed(out) or [out]
+        return [out] if out.is_file() else _files_listed(out) or [out]
     return sorted(out.glob("part-*.parquet")) if out.is_dir() else [out]
 
 
-def files_listed(out: RemotePath) -> list[Place]:
+def _files_listed(out: RemotePath) -> list[Place]:
     """The files that the manifest of a folder in a store names; [] where there is none."""
     try:
         found = json.loads((out / FOLDER_MANIFEST).read_bytes())

@@ -16,7 +16,13 @@ from typing import TypeVar
 
 from batchgen.errors import BatchgenError
 
-__all__ = ["ChangedError", "StoreError", "ask", "asking", "persistently", "reason_of"]
+__all__ = [
+    "ChangedError",
+    "StoreError",
+    "ask",
+    "asking",
+    "persistently",
+]
 
 T = TypeVar("T")
 _PAUSES_S = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -88,20 +94,20 @@ def asking(where: object) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         if "NoSuchBucket" in str(error):
-            raise StoreError(where, reason_of(str(error))) from None
+            raise StoreError(where, _reason_of(str(error))) from None
         raise FileNotFoundError(errno.ENOENT, "no such object", str(where)) from None
     except raised.AlreadyExistsError:
         raise FileExistsError(errno.EEXIST, "the object exists", str(where)) from None
     except (raised.PreconditionError, raised.NotModifiedError) as error:
         raise ChangedError(str(where)) from error
     except raised.BaseError as error:
-        reason = reason_of(str(error))
+        reason = _reason_of(str(error))
         raise StoreError(where, reason, passing=reason in _PASSING) from None
     except OSError:  # of a body that broke off
         raise StoreError(where, _BROKEN, passing=True) from None
 
 
-def reason_of(text: str) -> str:
+def _reason_of(text: str) -> str:
     """The store's answer in words of ours: addresses in the library's text may hold signatures."""
     code = _CODE.search(text)
     status = _STATUS.search(text)

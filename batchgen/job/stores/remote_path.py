@@ -186,12 +186,12 @@ class RemotePath:
         found = ask(self, lambda: obstore.list(self.store, self.key or None).collect())
         return iter([RemotePath(self.root, meta["path"]) for meta in found])
 
-    def open_ranges(self, stat: ObjectStat | None = None, *, ahead: int = 0) -> RangedFile:
+    def open_ranges(self, *, ahead: int = 0) -> RangedFile:
         """A file that asks for the ranges that are read, of one version. Raises FileNotFoundError;
         reading raises ChangedError once the object is another."""
         from batchgen.job.stores.ranged_file import RangedFile
 
-        stat = stat or self.stat()
+        stat = self.stat()
         return RangedFile(
             lambda start, stop: self.read_range(start, stop, stat.version),
             stat.st_size,

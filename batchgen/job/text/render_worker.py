@@ -23,11 +23,11 @@ from typing import Any, BinaryIO, NoReturn
 
 from batchgen.errors import RowError
 
-__all__ = ["FAILED", "HEADER", "MEMORY_BYTES", "PASSED_LIMIT", "READY", "RENDERED", "main"]
+__all__ = ["FAILED", "HEADER", "MEMORY_BYTES", "PASSED_LIMIT", "READY", "main"]
 
 HEADER = Struct("<BQ")
 """Of an answer: its kind, and how many bytes of UTF-8 follow."""
-RENDERED, FAILED, PASSED_LIMIT = range(3)
+_RENDERED, FAILED, PASSED_LIMIT = range(3)
 READY = b"\n"
 
 MEMORY_BYTES = 1 << 30
@@ -73,7 +73,7 @@ def _rendered(template: Any, chat: tuple[Any, ...], seconds: float) -> tuple[int
         return PASSED_LIMIT, f"is not done after {seconds:g} s"
     if len(text) > _MOST_CHARACTERS:
         return PASSED_LIMIT, f"wrote {len(text):,} characters; {_MOST_CHARACTERS:,} are allowed"
-    return RENDERED, text
+    return _RENDERED, text
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from batchgen.errors import UsageError
 from batchgen.job.stores.places import Place
 from batchgen.job.verbs.row_files import RowFile, open_rows
 
-__all__ = ["VOLATILE_COLUMNS", "Comparison", "Difference", "compare"]
+__all__ = ["Comparison", "Difference", "compare"]
 
-VOLATILE_COLUMNS = frozenset(
+_VOLATILE_COLUMNS = frozenset(
     ["queue_s", "prefill_s", "ttft_s", "decode_s", "tpot_s", "latency_s", "preemptions", "attempt",
      "cached_tokens", "started_at", "finished_at", "run_id"]
 )  # fmt: skip
@@ -109,7 +109,7 @@ def _columns(
         if name not in a or name not in b:
             where = "both files" if name not in a and name not in b else "one file"
             raise UsageError(f"column {name!r} is missing in {where}", f"there are: {list(a)}")
-    shared = [name for name in a if name in b and name not in VOLATILE_COLUMNS]
+    shared = [name for name in a if name in b and name not in _VOLATILE_COLUMNS]
     # Two files matched by id may come from inputs in another order.
     positional = () if "index" in key else ("index",)
     return tuple(asked) or tuple(n for n in shared if n not in (*key, *positional))

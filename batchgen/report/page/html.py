@@ -15,9 +15,9 @@ from batchgen.job.storage.manifest import flatten
 from batchgen.report.page.charts import PART_NAMES, charts_of
 from batchgen.report.page.figures import Figures
 
-__all__ = ["FIGURES_ID", "embedded_figures", "figure", "page_of", "shell", "table"]
+__all__ = ["embedded_figures", "figure", "page_of", "shell", "table"]
 
-FIGURES_ID = "figures"
+_FIGURES_ID = "figures"
 _LONGEST_VALUE = 400
 _STYLE = """
 :root{color-scheme:light dark;--fg:#1c2430;--bg:#fff;--dim:#5b6675;--line:#dfe4ea;--a:#2563c9;
@@ -74,7 +74,7 @@ def figure(title: str, drawn: str, text: str) -> str:
 
 def embedded_figures(page: str) -> dict[str, Any]:
     """The figures that a page was made of. Raises ValueError where it is no report."""
-    _, found, rest = page.partition(f'id="{FIGURES_ID}">')
+    _, found, rest = page.partition(f'id="{_FIGURES_ID}">')
     if not found:
         raise ValueError("it is no report of batchgen's")
     data: dict[str, Any] = json.loads(rest.partition("</script>")[0])
@@ -149,4 +149,4 @@ def _data(figures: Figures) -> str:
     for bars in ("bars", "static_bars"):
         del data["slots"][bars]
     text = json.dumps(data, default=str, separators=(",", ":")).replace("<", "\\u003c")
-    return f'<script type="application/json" id="{FIGURES_ID}">{text}</script>'
+    return f'<script type="application/json" id="{_FIGURES_ID}">{text}</script>'
