@@ -1,4 +1,4 @@
-"""What a row may say: grammars as states over tokens, which the sampler asks for masks.
+"""Structured output: grammars over tokens, which give the sampler a mask for each next token.
 
 Imports `engine.request` and, where a row asks for it, llguidance.
 Read `constraint.py` first.

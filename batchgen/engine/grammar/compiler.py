@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.grammar.constraint import GrammarConstraint
-from batchgen.engine.grammar.way_search import Ways, WaySearch
+from batchgen.engine.grammar.suffix_search import Suffixes, SuffixSearch
 from batchgen.engine.request import Constraint, GrammarKind, Shared, StructuredOutput
 from batchgen.errors import ErrorCode, RowError, UsageError
 
@@ -46,7 +46,7 @@ class _Compiled:
     """A grammar before its first token."""
 
     matcher: LLMatcher
-    ways: Ways
+    suffixes: Suffixes
 
 
 class GrammarCompiler(Shared):
@@ -87,7 +87,7 @@ class GrammarCompiler(Shared):
             self._vocab_size,
             ends,
             self._eos_token_ids,
-            found.ways,
+            found.suffixes,
             begin,
         )
 
@@ -123,12 +123,12 @@ class GrammarCompiler(Shared):
         matcher = llguidance.LLMatcher(self._vocabulary(), grammar, log_level=0, limits=limits)
         if matcher.is_error():
             return _refused(wanted, matcher.get_error())
-        return _Compiled(matcher, Ways(lambda: self._search, matcher))
+        return _Compiled(matcher, Suffixes(lambda: self._search, matcher))
 
     @cached_property
-    def _search(self) -> WaySearch:
+    def _search(self) -> SuffixSearch:
         """Made for the first document that comes near its end in time: it reads all tokens."""
-        return WaySearch(self._vocabulary())
+        return SuffixSearch(self._vocabulary())
 
     def _vocabulary(self) -> LLTokenizer:
         if self._tokenizer is None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchgen.engine.grammar.ending import Ending
-from batchgen.engine.grammar.way_search import Ways
+from batchgen.engine.grammar.suffix_search import Suffixes
 from batchgen.errors import ErrorCode, RowError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["GrammarConstraint"]
 
 BITS = 32
 _MOST_REFUSED = 4
-"""Tokens that are refused at one place before those of the way out alone may come there."""
+"""Tokens that are refused at one position before only those that end in time are allowed."""
 
 
 class GrammarConstraint:
@@ -40,14 +40,14 @@ class GrammarConstraint:
         vocab_size: int,
         end_token_ids: Collection[int],
         eos_token_ids: Collection[int],
-        ways: Ways,
+        suffixes: Suffixes,
         begin: int,
     ) -> None:
         self._matcher = matcher
         self._num_words = -(-vocab_size // BITS)
         self._ends = [token for token in end_token_ids if 0 <= token < vocab_size]
         self._eos = [token for token in eos_token_ids if 0 <= token < vocab_size]
-        self._ending = Ending(ways, begin, bool(self._ends))
+        self._ending = Ending(suffixes, begin, bool(self._ends))
         self._refused: list[int] = []
         self._was_kept_from: bool = False
         self._is_narrowed: bool | None = None
@@ -81,19 +81,23 @@ class GrammarConstraint:
     def steer(self, mask: Any, room: int) -> None:
         """See `Constraint.steer`."""
         self._is_narrowed = False
-        way = self._ending.look(self._matcher, room)
-        if way is None or way.cost > room:
+        suffix = self._ending.look(self._matcher, room)
+        if suffix is None or suffix.cost > room:
             return
         _clear(mask, self._refused)
-        if way.cost == room or room == 1 or len(self._refused) >= _MOST_REFUSED:
+        if suffix.cost == room or room == 1 or len(self._refused) >= _MOST_REFUSED:
             self._is_narrowed = self._narrow(mask, room)
 
     def refuses(self, token: int, room: int) -> bool:
         """See `Constraint.refuses`."""
         if token in self._ends or token in self._eos or len(self._refused) > _MOST_REFUSED:
             return False
-        way = self._ending.look(self._matcher, room + 1)
-        if way is None or way.cost > room + 1 or self._ending.fits(self._matcher, token, room):
+        suffix = self._ending.look(self._matcher, room + 1)
+        if (
+            suffix is None
+            or suffix.cost > room + 1
+            or self._ending.fits(self._matcher, token, room)
+        ):
             return False
         self._refused.append(token)
         return True
@@ -103,8 +107,8 @@ class GrammarConstraint:
         if self._was_kept_from or self._matcher.is_stopped():
             return self._was_kept_from
         if self._is_narrowed is None:  # tokens of an earlier run
-            way = self._ending.look(self._matcher, room)
-            if way is None or way.cost != room:
+            suffix = self._ending.look(self._matcher, room)
+            if suffix is None or suffix.cost != room:
                 return False
             mask = np.zeros(self._num_words, dtype=np.int32)
             self.fill(mask)

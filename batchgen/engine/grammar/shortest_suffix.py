@@ -1,12 +1,13 @@
-"""The nearest end where a grammar allows few tokens at each place: a best-first search.
+"""The shortest suffix where a grammar allows few tokens at each position: a best-first search.
 
-States are the texts that tokens make, so that what they spell in two ways is looked at once. A text
-after which the rest of a known way holds stands at the place on that way where this rest begins.
-First comes what promises the shortest whole: where a text stands at a place, the tokens so far and
-that rest, and one more for each token since. So words that can be put for others are tried by their
-length, and a shorter one is at once gone on from. Who comes to a place with no fewer tokens than
-another waits, and so does what begins or ends with a blank, which JSON could leave out: else each
-choice on the way and each blank would multiply the texts.
+A state is the text that its tokens spell, so that two tokenisations of one text are looked at once.
+The search starts from a known suffix that is too long. Where a state can be followed by a tail of
+the known suffix, it has *joined* it at the place where that tail begins, and its estimate is the
+tokens so far and that tail; a state that has not joined adds one for each token since its parent
+had. So alternatives to a word are tried in the order of their lengths, and a shorter one is
+followed at once. Two kinds of states are put off, as they would multiply the texts: those that join
+at a place that another one reached with no more tokens, and those with a blank that JSON could
+leave out.
 """
 
 from __future__ import annotations
@@ -17,60 +18,61 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from batchgen.engine.grammar.way import NO_WAY, Way, way_along
+from batchgen.engine.grammar.suffix import NO_SUFFIX, Suffix, as_suffix
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-__all__ = ["nearest_end"]
+__all__ = ["shortest_suffix"]
 
 _MOST_STATES = 256
-"""Texts that are looked at, 0.1 to 0.2 ms each with a vocabulary of 49,000."""
+"""States that are looked at, 0.1 to 0.2 ms each with a vocabulary of 49,000."""
 _MOST_NEXT = 64
-"""Allowed tokens that are all followed; of more (within text) those of the known way alone."""
+"""Up to so many allowed tokens are all followed; of more (within text) those of the known
+suffix."""
 
 
 class _State(NamedTuple):
-    """A text. In the order in which they are looked at."""
+    """A text. States are ordered as they are looked at: doubts, estimate, arrival."""
 
     num_doubts: int
-    promised: int
+    estimate: int
     number: int
     tokens: tuple[int, ...]
     text: bytes
     before: LLMatcher
-    """Ahead of the last token."""
+    """The matcher before the last token."""
 
 
-def nearest_end(
-    tokenizer: LLTokenizer, matcher: LLMatcher, known: Way | None, room: int, has_ends: bool
-) -> Way | None:
-    """A way that costs at most `room`. NO_WAY: there is none; None: none was found. `known`: one
-    that costs more."""
+def shortest_suffix(
+    tokenizer: LLTokenizer, matcher: LLMatcher, known: Suffix | None, room: int, has_ends: bool
+) -> Suffix | None:
+    """A suffix that costs at most `room`. NO_SUFFIX: there is none; None: none was found. `known`:
+    a suffix that costs more, None where there is none."""
     old = () if known is None else known.tokens
     states, fewest, numbers = [_State(0, 0, 0, (), b"", matcher)], {b"": 0}, count(1)
     places: dict[int, int] = {}
     is_whole = True
     for _ in range(_MOST_STATES):
         if not states:
-            return NO_WAY if is_whole else None
+            return NO_SUFFIX if is_whole else None
         state = heappop(states)
         here, num_tokens = state.before.deep_copy(), len(state.tokens)
         if state.tokens and not here.consume_token(state.tokens[-1]):
             continue
-        end = way_along(here, (), has_ends)
+        end = as_suffix(here, (), has_ends)
         if end is not None and num_tokens + end.cost <= room:
-            return Way(state.tokens, num_tokens + end.cost)
+            return Suffix(state.tokens, num_tokens + end.cost)
         if here.is_stopped() or num_tokens >= room:
             continue
         allowed, are_all = _allowed(tokenizer, here, old)
         is_whole &= are_all
-        num_doubts, promised = state.num_doubts, state.promised
+        num_doubts, estimate = state.num_doubts, state.estimate
         place, rest = _joined(here, old, allowed, has_ends)
         if rest is not None:
-            promised = num_tokens + rest.cost
-            if promised <= room:
-                return Way(state.tokens + rest.tokens, promised)
+            estimate = num_tokens + rest.cost
+            if estimate <= room:
+                return Suffix(state.tokens + rest.tokens, estimate)
             num_doubts += places.get(place, room) <= num_tokens
             places[place] = min(places.get(place, room), num_tokens)
         for token in sorted(allowed):
@@ -83,7 +85,7 @@ def nearest_end(
                 path = (*state.tokens, token)
                 heappush(
                     states,
-                    _State(doubts, promised + (not goes_on), next(numbers), path, text, here),
+                    _State(doubts, estimate + (not goes_on), next(numbers), path, text, here),
                 )
     return None
 
@@ -91,7 +93,7 @@ def nearest_end(
 def _allowed(
     tokenizer: LLTokenizer, matcher: LLMatcher, old: tuple[int, ...]
 ) -> tuple[set[int], bool]:
-    """The tokens that may come, or those of the old way alone; whether they are all."""
+    """The tokens that may come, or only those of the known suffix; whether they are all."""
     mask = matcher.compute_bitmask()
     num_allowed = int.from_bytes(mask, "little").bit_count()
     if num_allowed > _MOST_NEXT:
@@ -102,9 +104,9 @@ def _allowed(
 
 def _joined(
     matcher: LLMatcher, old: tuple[int, ...], allowed: set[int], has_ends: bool
-) -> tuple[int, Way | None]:
-    """The last place of the old way whose rest holds here, and that rest."""
+) -> tuple[int, Suffix | None]:
+    """The last place of the known suffix whose tail completes the text from here, and that tail."""
     for place in range(len(old) - 1, -1, -1):
-        if old[place] in allowed and (rest := way_along(matcher, old[place:], has_ends)):
+        if old[place] in allowed and (rest := as_suffix(matcher, old[place:], has_ends)):
             return place, rest
     return len(old), None

@@ -1,10 +1,11 @@
-"""How few tokens end what a grammar has begun: a search of the kind that fuzzers use.
+"""A short suffix that completes a grammar's text, found as fuzzers do: walk to an end, then shrink.
 
-llguidance says whether tokens may follow, not how many have to. So an end is walked to, one byte at
-a time: quotes and brackets first, as they end things, else the kind of byte that was taken longest
-ago, so that no repetition holds it up. Then whatever can be left out is left out, in halves and
-down to single tokens (delta debugging; Zeller and Hildebrandt, 2002), and bytes become longer
-tokens. The way is short, not the shortest; the same grammar and text have the same one.
+llguidance says whether tokens may follow, not how many have to. So the search walks to an end one
+byte at a time. Quotes and brackets come first, as they close things; otherwise the kind of byte
+that was taken longest ago, so that a repetition does not go on for ever. Then the walk is shrunk:
+parts that can be left out are left out, from halves down to single tokens (delta debugging; Zeller
+and Hildebrandt, 2002), and bytes are joined to longer tokens. The suffix is short, not always the
+shortest, and the same for the same grammar and text.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from batchgen.engine.grammar.nearest_end import nearest_end
-from batchgen.engine.grammar.way import Way, way_along
+from batchgen.engine.grammar.shortest_suffix import shortest_suffix
+from batchgen.engine.grammar.suffix import Suffix, as_suffix
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-__all__ = ["WaySearch", "Ways"]
+__all__ = ["SuffixSearch", "Suffixes"]
 
 _MOST_BYTES, _BYTES_OF_TOKEN = 2000, 8
-"""Of a way that is looked for; of one of few tokens, so many for each and some to leave out."""
+"""Bytes of a walk, at most: in all, and for each token that there is room for."""
 _ENDS = (b'"}])>', b'}])>"')
-"""Bytes that end something, the first that may come: a string before an object, and otherwise."""
+"""Bytes that close something. Two walks try them in these orders: strings first, or objects."""
 _KINDS = (
     string.digits.encode(),
     string.ascii_lowercase.encode(),
@@ -34,8 +35,8 @@ _KINDS = (
 )
 
 
-class WaySearch:
-    """Over one vocabulary."""
+class SuffixSearch:
+    """Searches over one vocabulary."""
 
     def __init__(self, tokenizer: LLTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -49,9 +50,9 @@ class WaySearch:
         self._ends = [self._tokens(ends) for ends in _ENDS]
         self._quote, self._letter = self._tokens(b'"'), self._tokens(b"q")
 
-    def find(self, matcher: LLMatcher, room: int, has_ends: bool) -> Way | None:
-        """The first way found that costs at most `room`, else the cheapest of those found."""
-        best: Way | None = None
+    def find(self, matcher: LLMatcher, room: int, has_ends: bool) -> Suffix | None:
+        """The first suffix found that costs at most `room`, else the cheapest of those found."""
+        best: Suffix | None = None
         for ends in self._ends:
             walked = self._walk(matcher, ends, min(_MOST_BYTES, (room + 8) * _BYTES_OF_TOKEN))
             if walked is None:
@@ -59,16 +60,18 @@ class WaySearch:
             for shortened in (False, True):
                 path = _shortened(matcher, walked) if shortened else walked
                 found = self._merged(matcher, path, has_ends)
-                best = min(filter(None, (best, found)), key=lambda way: way.cost, default=None)
+                best = min(
+                    filter(None, (best, found)), key=lambda suffix: suffix.cost, default=None
+                )
                 if best is not None and best.cost <= room:
                     return best
         return best
 
     def nearest(
-        self, matcher: LLMatcher, known: Way | None, room: int, has_ends: bool
-    ) -> Way | None:
-        """See `nearest_end`."""
-        return nearest_end(self._tokenizer, matcher, known, room, has_ends)
+        self, matcher: LLMatcher, known: Suffix | None, room: int, has_ends: bool
+    ) -> Suffix | None:
+        """See `shortest_suffix`."""
+        return shortest_suffix(self._tokenizer, matcher, known, room, has_ends)
 
     def _walk(self, matcher: LLMatcher, ends: Sequence[int], most: int) -> list[int] | None:
         here, path = matcher.deep_copy(), list[int]()
@@ -86,37 +89,38 @@ class WaySearch:
             path.append(token)
         return path
 
-    def _merged(self, matcher: LLMatcher, path: list[int], has_ends: bool) -> Way | None:
+    def _merged(self, matcher: LLMatcher, path: list[int], has_ends: bool) -> Suffix | None:
         merged = self._tokenizer.tokenize_bytes(self._tokenizer.decode_bytes(path))
-        if len(merged) < len(path) and (way := way_along(matcher, merged, has_ends)) is not None:
-            return way
-        return way_along(matcher, path, has_ends)
+        if len(merged) < len(path) and (suffix := as_suffix(matcher, merged, has_ends)) is not None:
+            return suffix
+        return as_suffix(matcher, path, has_ends)
 
     def _tokens(self, text: bytes) -> list[int]:
         return [self._byte_tokens[byte] for byte in text if byte in self._byte_tokens]
 
 
-class Ways:
-    """Of one grammar; `begun` is its matcher before the first token, `search` gives the search."""
+class Suffixes:
+    """Suffixes of one grammar. `begun` is its matcher before the first token; `search` makes the
+    search over the vocabulary, when it is first needed."""
 
-    def __init__(self, search: Callable[[], WaySearch], begun: LLMatcher) -> None:
+    def __init__(self, search: Callable[[], SuffixSearch], begun: LLMatcher) -> None:
         self._search = search
         self._begun = begun
-        self._firsts: dict[tuple[int, bool], Way | None] = {}
+        self._firsts: dict[tuple[int, bool], Suffix | None] = {}
 
-    def find(self, matcher: LLMatcher, room: int, has_ends: bool) -> Way | None:
-        """See `WaySearch.find`."""
+    def find(self, matcher: LLMatcher, room: int, has_ends: bool) -> Suffix | None:
+        """See `SuffixSearch.find`."""
         return self._search().find(matcher, room, has_ends)
 
-    def find_nearer(self, matcher: LLMatcher, room: int, has_ends: bool) -> Way | None:
-        """The same with a token to spare, or whatever else is found in the room. NO_WAY: it is
-        known that nothing is."""
-        way = self.find(matcher, room - 1, has_ends)
-        if way is not None and way.cost <= room:
-            return way
-        return self._search().nearest(matcher, way, room, has_ends) or way
+    def find_nearer(self, matcher: LLMatcher, room: int, has_ends: bool) -> Suffix | None:
+        """A suffix that leaves a token to spare, else one that just fits. NO_SUFFIX: it is known
+        that there is none that fits."""
+        suffix = self.find(matcher, room - 1, has_ends)
+        if suffix is not None and suffix.cost <= room:
+            return suffix
+        return self._search().nearest(matcher, suffix, room, has_ends) or suffix
 
-    def first(self, room: int, has_ends: bool) -> Way | None:
+    def first(self, room: int, has_ends: bool) -> Suffix | None:
         """`find_nearer` before the first token; kept, as rows share their grammar and room."""
         key = room, has_ends
         if key not in self._firsts:
@@ -124,17 +128,17 @@ class Ways:
         return self._firsts[key]
 
     def are_beyond(self, room: int, has_ends: bool) -> bool:
-        """Whether no text of so few tokens is known, nor likely."""
+        """Whether no whole text of at most `room` tokens is known, and none is likely."""
         if room >= self._likely:
             return False
-        way = self.first(room, has_ends)
-        return way is None or way.cost > room
+        suffix = self.first(room, has_ends)
+        return suffix is None or suffix.cost > room
 
     @cached_property
     def _likely(self) -> int:
         """About half the tokens of the first whole text that was found; 0: none was."""
-        way = self.find(self._begun, _MOST_BYTES, has_ends=False)
-        return 0 if way is None else way.cost // 2
+        suffix = self.find(self._begun, _MOST_BYTES, has_ends=False)
+        return 0 if suffix is None else suffix.cost // 2
 
 
 def _first(matcher: LLMatcher, tokens: Sequence[int]) -> int | None:
@@ -159,7 +163,7 @@ def _shortened(matcher: LLMatcher, path: list[int]) -> list[int]:
         place = 0
         while place < len(path):
             less = path[:place] + path[place + size :]
-            if way_along(matcher, less, has_ends=False) is not None:
+            if as_suffix(matcher, less, has_ends=False) is not None:
                 path = less
             else:
                 place += max(1, size // 2)
