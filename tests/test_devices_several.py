@@ -17,7 +17,7 @@ from batchgen.devices import num_gpus, only_gpus
 from batchgen.engine.processes.devices import Device, own_device, parse_devices
 from batchgen.engine.processes.engine_process import EngineProcess
 from batchgen.engine.processes.fleet import Fleet, begin_fleet
-from batchgen.engine.processes.placing import Placing
+from batchgen.engine.processes.routing import Router
 from batchgen.engine.processes.wire import Load, Loaded
 from batchgen.engine.request import (
     Completion,
@@ -178,13 +178,13 @@ def test_rows_under_one_instruction_are_dealt_evenly() -> None:
 
 
 def test_a_process_that_died_has_nothing_in_hand_and_knows_no_beginning() -> None:
-    placing: Placing[str] = Placing()
-    assert placing.place(request(0, [1] * 600), ["one"]) == "one"
-    placing.take(0)
-    assert placing.place(request(1, [1] * 600), ["two", "one"]) == "one"
-    placing.forget("one")
-    placing.take(1)
-    assert placing.place(request(2, [1] * 600), ["two", "one"]) == "two"
+    router: Router[str] = Router()
+    assert router.route(request(0, [1] * 600), ["one"]) == "one"
+    router.take(0)
+    assert router.route(request(1, [1] * 600), ["two", "one"]) == "one"
+    router.forget("one")
+    router.take(1)
+    assert router.route(request(2, [1] * 600), ["two", "one"]) == "two"
 
 
 def test_an_aborted_request_is_never_answered(fleet: Fleet) -> None:

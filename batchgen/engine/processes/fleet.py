@@ -1,10 +1,10 @@
 """Several engine processes as one engine: rows are given out from one queue, longest first.
 
 No process gets a fixed half: each holds as many requests as it computes at once and a few more
-(`placing` says who gets which), and one that runs dry takes back what another was given and has not
-begun. A process that dies costs nobody else anything: its requests go back into the queue and it is
-started again. A request that was being computed in two deaths is computed alone from then on, and
-is given up only once it is sure that nothing else kills processes here (`blame`).
+(`routing` says which gets which), and one that runs dry takes back what another was given and has
+not begun. A process that dies costs nobody else anything: its requests go back into the queue and
+it is started again. A request that was being computed in two deaths is computed alone from then on,
+and is given up only once it is sure that nothing else kills processes here (`blame`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batchgen.engine.processes import wire
 from batchgen.engine.processes.counters import add_counters, total_of
 from batchgen.engine.processes.devices import Device
 from batchgen.engine.processes.engine_process import EngineProcess
-from batchgen.engine.processes.placing import Placing
+from batchgen.engine.processes.routing import Router
 from batchgen.engine.processes.trials import CONTROL_ID, Trials
 from batchgen.engine.request import Completion, EngineStats, Request
 from batchgen.errors import BatchgenError, ErrorCode, RowError
@@ -53,7 +53,7 @@ class Fleet:
         self._owners: dict[int, EngineProcess] = {}
         self._queue: list[tuple[int, int, int]] = []  # (-max_tokens, arrival, request id)
         self._arrival = itertools.count()
-        self._placing: Placing[EngineProcess] = Placing()
+        self._router: Router[EngineProcess] = Router()
         self._trials = Trials(self._requests)
         self.doomed: dict[int, int] = {}  # for tests: request -> signal that ends its process
         self._finished: list[Completion] = []
@@ -160,7 +160,7 @@ class Fleet:
         while (free := [p for p in room if room[p] > 0]) and (
             request_id := self._pop()
         ) is not None:
-            process = self._placing.place(self._requests[request_id], free)
+            process = self._router.route(self._requests[request_id], free)
             hands[process].append(request_id)
             room[process] -= 1
         for process, batch in hands.items():
@@ -196,7 +196,7 @@ class Fleet:
     def _give(self, process: EngineProcess, request_ids: Sequence[int]) -> None:
         requests = [self._requests[request_id] for request_id in request_ids]
         for request in requests:
-            self._placing.give(request, process)
+            self._router.give(request, process)
             process.assigned[request.request_id] = request
             self._owners[request.request_id] = process
         if requests:
@@ -245,7 +245,7 @@ class Fleet:
 
     def _finish(self, completion: Completion) -> None:
         request_id = completion.request_id
-        self._placing.take(request_id, completion)
+        self._router.take(request_id, completion)
         self._trials.finished(self._requests.pop(request_id), completion)
         completion.timings.enqueued = self._enqueued.pop(request_id)
         owner = self._owners.pop(request_id, None)
@@ -254,7 +254,7 @@ class Fleet:
         self._finished.append(completion)
 
     def _drop(self, owner: EngineProcess, request_id: int) -> None:
-        self._placing.take(request_id)
+        self._router.take(request_id)
         owner.assigned.pop(request_id, None)
         owner.begun.discard(request_id)
         if not owner.assigned:
@@ -276,9 +276,9 @@ class Fleet:
         self._processes.remove(process)
         add_counters(self._past, process.stats)
         given_up = self._trials.bury(process, how)
-        self._placing.forget(process)
+        self._router.forget(process)
         for request_id in process.assigned:
-            self._placing.take(request_id)
+            self._router.take(request_id)
             del self._owners[request_id]
             if given_up is None and not self._trials.is_suspect(request_id):
                 self._push(self._requests[request_id])
