@@ -1,22 +1,45 @@
-"""Between the host and a device: numpy's arrays as tensors there, tensors from there."""
+"""A torch device: its name and memory, work on it, and data to it and back."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["to_device", "to_host"]
+__all__ = ["device_memory", "device_name", "on_device", "to_device", "to_host"]
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Makes `device` the thread's current one inside: Triton launches kernels on the current
+    device, not on that of the tensors it is given. May be entered many times, but not inside
+    itself."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory."""
+    total: int = torch.cuda.get_device_properties(device).total_memory
+    return total
+
+
+def device_name(device: torch.device) -> str:
+    """For people: `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`."""
+    if device.type != "cuda":
+        return str(device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return f"cuda:{index} ({torch.cuda.get_device_name(index)})"
 
 
 def to_device(values: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
-    """The array's own memory on the CPU, a copy elsewhere."""
+    """A tensor on `device`; on the CPU it shares the array's memory."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor if device.type == "cpu" else tensor.to(device)
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """Nothing waits: what comes from a GPU is there once its stream is that far."""
+    """A tensor on the host. Does not wait: a GPU's values are there once its stream has come so
+    far."""
     return tensor if tensor.device.type == "cpu" else tensor.to("cpu", non_blocking=True)

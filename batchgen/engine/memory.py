@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -13,12 +13,9 @@ from batchgen.startup.host_memory import peak_resident_bytes
 from batchgen.startup.library_pages import let_go_of_library_pages
 
 __all__ = [
-    "device_memory",
-    "device_name",
     "freed_at_once",
     "give_back_freed",
     "give_back_loaded",
-    "on_device",
     "peak_memory_bytes",
     "release_memory",
 ]
@@ -26,12 +23,6 @@ __all__ = [
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt
 _LARGE, _LARGEST = 1 << 18, 32 << 20
 """The latter is as far as the C library goes on 64 bits."""
-
-
-def on_device(device: torch.device) -> AbstractContextManager[object]:
-    """Within it, `device` is the thread's own: Triton launches kernels there, wherever the tensors
-    are that they get. To be entered again and again, not within itself."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def give_back_freed() -> None:
@@ -66,20 +57,6 @@ def give_back_loaded(device: torch.device) -> None:
     give_back_freed()
     if device.type == "cpu":
         let_go_of_library_pages()
-
-
-def device_memory(device: torch.device) -> int:
-    """Bytes of a GPU's memory."""
-    total: int = torch.cuda.get_device_properties(device).total_memory
-    return total
-
-
-def device_name(device: torch.device) -> str:
-    """For people: `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`."""
-    if device.type != "cuda":
-        return str(device)
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return f"cuda:{index} ({torch.cuda.get_device_name(index)})"
 
 
 def peak_memory_bytes() -> int:

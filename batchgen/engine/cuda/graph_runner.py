@@ -15,8 +15,6 @@ import logging
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from batchgen.causes import first_line
@@ -27,6 +25,7 @@ from batchgen.engine.cuda.graph_inputs import Sections, StepPacker, section_leng
 from batchgen.engine.cuda.host_syncs import WaitsForDeviceError, forbid_waiting
 from batchgen.engine.cuda.shared_reads import sharing_shape_of
 from batchgen.engine.cuda.transfers import Transfer, make_transfer
+from batchgen.engine.device import to_device
 from batchgen.engine.execution.packing import scored_indices
 from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.failures import is_out_of_memory, without_frames
@@ -130,7 +129,8 @@ class GraphRunner:
         if places is None:
             self._run(bucket, choice)
         else:  # as many logits as there happen to be: it is no step to capture
-            scores = score(self._compute(bucket, choice, self._on_device(places)), step)
+            scored = to_device(places, self._model.device)
+            scores = score(self._compute(bucket, choice, scored), step)
         reported = self._sampler.report(step) if choice.kind == MIXED else None
         transfer.tokens[: len(step)].copy_(self._tokens[: len(step)], non_blocking=True)
         transfer.done.record()
@@ -201,9 +201,6 @@ class GraphRunner:
     def _next_transfer(self) -> Transfer:
         self._num_steps += 1
         return self._ring[self._num_steps % _RING]
-
-    def _on_device(self, places: npt.NDArray[np.int64]) -> torch.Tensor:
-        return torch.from_numpy(places).to(self._model.device)
 
     def _announce(self, *order: Any) -> None:
         """Other ranks are told here that a step comes (`ranks`)."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata
-from batchgen.engine.host import to_device
+from batchgen.engine.device import to_device
 from batchgen.engine.scheduling.step import ScheduledStep
 
 __all__ = ["PENDING_TOKEN", "Batch", "BatchBuilder", "scored_indices"]

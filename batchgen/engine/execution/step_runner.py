@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
+from batchgen.engine.device import to_host
 from batchgen.engine.execution.packing import Batch, BatchBuilder
-from batchgen.engine.host import to_host
 from batchgen.engine.memory import give_back_freed, release_memory
 from batchgen.engine.sampling.batch import SamplingTable
 from batchgen.engine.sampling.no_choice import failures_of

@@ -7,6 +7,7 @@ import logging
 import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata
+from batchgen.engine.device import device_memory
 from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.memory import release_memory
 from batchgen.engine.sampling.batch import SamplingBatch
@@ -43,7 +44,7 @@ def decide_num_blocks(
     if model.device.type == "cuda":
         with timeline.span("largest step"):
             used = _measure_step(model, block_size, max_num_batched_tokens, max_num_seqs)
-        total = torch.cuda.get_device_properties(model.device).total_memory
+        total = device_memory(model.device)
         budget = int(total * gpu_memory_utilization) - used
         reason = f"{gpu_memory_utilization:.0%} of {total / _GIB:.1f} GiB less a step's peak"
     else:

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from batchgen.causes import first_line
 from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
 from batchgen.engine.cuda.buckets import token_sizes
+from batchgen.engine.device import device_memory, device_name, on_device
 from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.failures import is_out_of_memory
-from batchgen.engine.memory import device_memory, device_name, on_device
 from batchgen.engine.model.load_failures import no_memory
 from batchgen.engine.model.model import Model
 from batchgen.engine.parallel.group import Group

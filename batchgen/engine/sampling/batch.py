@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from batchgen.engine.host import to_device
+from batchgen.engine.device import to_device
 from batchgen.engine.sampling.rules import (
     AllowedTokens,
     BegunWords,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from batchgen.engine.host import to_host
+from batchgen.engine.device import to_host
 from batchgen.engine.sampling.row_search import likeliest
 from batchgen.engine.sampling.sampler import TopTokens
 from batchgen.engine.scheduling.step import ScheduledStep
