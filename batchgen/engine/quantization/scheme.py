@@ -143,11 +143,6 @@ def _rotates(found: Mapping[str, Any]) -> bool:
     return any(place not in _BAKED for place in places)
 
 
-def _first(found: Mapping[str, Any], *names: str) -> Any:
-    """By the first of these names that says anything: tools differ in what they call it."""
-    return next((found[name] for name in names if found.get(name)), None)
-
-
 def _told(weights: Mapping[str, Any]) -> tuple[Any, ...]:
     """What decides how a group's weights are stored."""
     names = ("type", "num_bits", "group_size", "block_structure")
