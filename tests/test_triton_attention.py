@@ -208,11 +208,33 @@ def test_writes_to_a_float8_cache_round_saturate_and_keep_nan(
     backend.forward(step.query, step.key, step.value, cache, case.spec, step.metadata)
     slots = step.metadata.slot_mapping
     block, offset = slots // case.block_size, slots % case.block_size
-    for store, new in ((cache.keys, step.key), (cache.values, step.value)):
+    for store, new in ((cache.keys, step.key), (cache.values_by_token, step.value)):
         found = store.float()[block, :, offset]
         assert torch.equal(found.isnan(), new.isnan())
         wanted = new.float().clamp(-448, 448).to(FLOAT8).float()
         assert torch.equal(found.nan_to_num(), wanted.nan_to_num())
+
+
+@direct
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter's float8 knows no NaN")
+@pytest.mark.parametrize("lengths", [((1, 20), (2, 7)), ((1, 20), (30, 40))], ids=str)
+def test_a_value_that_is_no_number_is_told_by_its_key_alone(
+    lengths: tuple[tuple[int, int], ...],
+) -> None:
+    """Values in float8 are read without a mask, also where others left theirs."""
+    case = Case(lengths, dtype=torch.bfloat16, cache_dtype=FLOAT8)
+    step = build(case, DEVICE)
+    step.value[1, 0, 3] = math.nan
+    backend = make_backend()
+    cache = filled_cache(backend, case, step, poison=0.0)
+    result = backend.forward(step.query, step.key, step.value, cache, case.spec, step.metadata)
+    slot = int(step.metadata.slot_mapping[1])
+    block, offset = slot // case.block_size, slot % case.block_size
+    assert cache.keys.float()[block, 0, offset].isnan().all()
+    assert not cache.values.float().isnan().any()
+    group = case.spec.num_heads // case.spec.num_kv_heads
+    assert result[1, :group].isnan().all()
+    assert not result[0].isnan().any()
 
 
 @direct

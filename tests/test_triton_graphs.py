@@ -108,6 +108,6 @@ def load_step(static: Step, step: Step, cache) -> None:
     )
     ours.slot_mapping.fill_(-1)
     ours.slot_mapping[: len(theirs.slot_mapping)] = theirs.slot_mapping
-    for store, past in zip((cache.keys, cache.values), step.past, strict=True):
+    for store, past in zip((cache.keys, cache.values_by_token), step.past, strict=True):
         store.fill_(float("nan"))
         store[step.past_slots // 64, :, step.past_slots % 64] = past

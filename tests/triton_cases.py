@@ -170,8 +170,9 @@ def filled_cache(backend, case: Case, step: Step, poison: float = float("nan")):
     device = step.query.device
     dtype = case.cache_dtype or case.dtype
     cache = backend.allocate(case.spec, CacheShape(step.num_blocks, case.block_size, dtype, device))
-    for store, past in zip((cache.keys, cache.values), step.past, strict=True):
-        store.fill_(poison)
+    for store, past in zip((cache.keys, cache.values_by_token), step.past, strict=True):
+        never_nan = store.dtype == torch.float8_e4m3fn and store is not cache.keys
+        store.fill_(448.0 if never_nan and poison != poison else poison)
         block, offset = step.past_slots // case.block_size, step.past_slots % case.block_size
         store[block, :, offset] = past.to(dtype)
     return cache

@@ -81,12 +81,9 @@ def attention_kernel(
         if end * BLOCK_N > context:
             slots = tl.load(slot_mapping + first_token + new, mask=mine, other=-1).to(tl.int64)
             write_tokens(
-                *(key, k_cache, first_token + new, head, slots, mine, key_stride),
-                *(key_head_stride, NUM_KV_HEADS, BLOCK_SIZE, DIM, PADDED),
-            )
-            write_tokens(
-                *(value, v_cache, first_token + new, head, slots, mine, value_stride),
-                *(value_head_stride, NUM_KV_HEADS, BLOCK_SIZE, V_DIM, V_PADDED),
+                *(key, value, k_cache, v_cache, first_token + new, head, slots, mine),
+                *(key_stride, key_head_stride, value_stride, value_head_stride),
+                *(NUM_KV_HEADS, BLOCK_SIZE, DIM, V_DIM, PADDED, V_PADDED),
             )
             tl.debug_barrier()  # the loads below see what the program's other threads stored
 

@@ -32,41 +32,45 @@ def query_tile(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _tile_rows(
+def _places(
     block_table: tl.tensor,
     keys: tl.tensor,
     start: tl.tensor,
     num_keys: tl.tensor,
     BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    NUM_KV_HEADS: tl.constexpr,
     MASKED: tl.constexpr,
-) -> tl.tensor:
-    """Rows of the cache [num_blocks * num_kv_heads * block_size] that hold a tile of keys."""
-    if BLOCK_SIZE % BLOCK_N == 0:
+) -> tl.tuple:
+    """Blocks of the cache that hold a tile of keys, and the keys' places in them."""
+    if BLOCK_SIZE == BLOCK_N:
+        return tl.load(block_table + start // BLOCK_SIZE).to(tl.int64), tl.arange(0, BLOCK_N)
+    elif BLOCK_SIZE % BLOCK_N == 0:
         block = tl.load(block_table + start // BLOCK_SIZE).to(tl.int64)
-        offsets = start % BLOCK_SIZE + tl.arange(0, BLOCK_N)
-        return block * (NUM_KV_HEADS * BLOCK_SIZE) + offsets
+        return block, start % BLOCK_SIZE + tl.arange(0, BLOCK_N)
     else:
-        if MASKED:
-            blocks = tl.load(block_table + keys // BLOCK_SIZE, mask=keys < num_keys, other=0)
+        numbers = keys // BLOCK_SIZE
+        if MASKED:  # whole blocks, so that the keys of one are known to lie side by side
+            used = numbers < (num_keys + BLOCK_SIZE - 1) // BLOCK_SIZE
+            blocks = tl.load(block_table + numbers, mask=used, other=0)
         else:
-            blocks = tl.load(block_table + keys // BLOCK_SIZE)
-        return blocks.to(tl.int64) * (NUM_KV_HEADS * BLOCK_SIZE) + keys % BLOCK_SIZE
+            blocks = tl.load(block_table + numbers)
+        return blocks.to(tl.int64), keys % BLOCK_SIZE
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _load_tile(
     base: tl.tensor,
-    rows: tl.tensor,
+    blocks: tl.tensor,
+    places: tl.tensor,
     valid: tl.tensor,
+    BLOCK_STRIDE: tl.constexpr,
     DIM: tl.constexpr,
     PADDED: tl.constexpr,
     MASKED: tl.constexpr,
 ) -> tl.tensor:
     """[BLOCK_N, PADDED] of keys or values; 0 where masked, so that garbage there cannot be NaN."""
     dims = tl.arange(0, PADDED)
-    pointers = base + rows[:, None] * DIM + dims[None, :]
+    pointers = base + (blocks * BLOCK_STRIDE + places * DIM)[:, None] + dims[None, :]
     if MASKED:
         if PADDED == DIM:
             return tl.load(pointers, mask=valid[:, None], other=0.0)
@@ -77,6 +81,26 @@ def _load_tile(
             return tl.load(pointers)
         else:
             return tl.load(pointers, mask=(dims < DIM)[None, :], other=0.0)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _load_upright(
+    base: tl.tensor,
+    blocks: tl.tensor,
+    places: tl.tensor,
+    BLOCK_STRIDE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+) -> tl.tensor:
+    """[BLOCK_N, PADDED] of values whose keys lie side by side, never NaN (`cache`): no mask, which
+    would cut the load to single bytes."""
+    dims = tl.arange(0, PADDED)
+    pointers = base + (blocks * BLOCK_STRIDE + places)[None, :] + (dims * BLOCK_SIZE)[:, None]
+    if PADDED == DIM:
+        return tl.trans(tl.load(pointers))
+    else:
+        return tl.trans(tl.load(pointers, mask=(dims < DIM)[:, None], other=0.0))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -143,11 +167,16 @@ def attend_tiles(
             k = k_tiles.load([row, 0])
             v = v_tiles.load([row, 0])
         else:
-            rows = _tile_rows(
-                block_table, keys, start, num_keys, BLOCK_SIZE, BLOCK_N, NUM_KV_HEADS, MASKED
+            blocks, places = _places(
+                block_table, keys, start, num_keys, BLOCK_SIZE, BLOCK_N, MASKED
             )
-            k = _load_tile(k_base, rows, valid, DIM, PADDED, MASKED)
-            v = _load_tile(v_base, rows, valid, V_DIM, V_PADDED, MASKED)
+            K_STRIDE: tl.constexpr = NUM_KV_HEADS * BLOCK_SIZE * DIM
+            V_STRIDE: tl.constexpr = NUM_KV_HEADS * BLOCK_SIZE * V_DIM
+            k = _load_tile(k_base, blocks, places, valid, K_STRIDE, DIM, PADDED, MASKED)
+            if v_cache.dtype.element_ty == tl.float8e4nv:
+                v = _load_upright(v_base, blocks, places, V_STRIDE, BLOCK_SIZE, V_DIM, V_PADDED)
+            else:
+                v = _load_tile(v_base, blocks, places, valid, V_STRIDE, V_DIM, V_PADDED, MASKED)
         acc, peak, total = _accumulate(
             *(acc, peak, total, query, k, v, keys, valid, positions, window, scale, softcap),
             *(HAS_WINDOW, HAS_SOFTCAP, PRECISION, MASKED),
