@@ -118,8 +118,8 @@ def test_steps_are_padded_to_sizes_that_were_tried() -> None:
     from batchgen.engine.cuda.buckets import Buckets, sizes_up_to
 
     tried = set(sizes_up_to(8192))
-    for fine in (False, True):
-        buckets = Buckets(8192, 1024, fine=fine)
+    for large in (False, True):
+        buckets = Buckets(8192, 1024, large_model=large)
         for num_seqs in (1, 20, 100, 256, 300, 1024):
             for num_tokens in (num_seqs, num_seqs + 7, 3000, 8192):
                 assert set(buckets.find(max(num_tokens, num_seqs), num_seqs)[:2]) <= tried

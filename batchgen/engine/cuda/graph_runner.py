@@ -76,13 +76,13 @@ class GraphRunner:
         block_size: int,
         capture: bool = True,
         share_reads: bool = True,
-        fine_buckets: bool = False,
+        large_model: bool = False,
         steady: bool = False,
     ) -> None:
         device, max_blocks = model.device, -(-max_model_len // block_size)
         self._model = model
         self._block_size, self._max_model_len = block_size, max_model_len
-        self._buckets = Buckets(max_num_tokens, max_num_seqs, fine=fine_buckets)
+        self._buckets = Buckets(max_num_tokens, max_num_seqs, large_model=large_model)
         self._packer = StepPacker(num_slots, max_blocks, block_size)
         self._sampling = SamplingTable(num_slots, model.vocab_size, device)
         self._sharing = sharing_shape_of(model, block_size) if share_reads else None

@@ -55,7 +55,7 @@ def make_runner(
         block_size=block_size,
         capture=not config.enforce_eager,
         share_reads=config.share_reads,
-        fine_buckets=resolved.min_token_budget is not None,
+        large_model=resolved.min_token_budget is not None,
         steady=config.deterministic,
     )
 
