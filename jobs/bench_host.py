@@ -29,7 +29,6 @@ from batchgen.report.workloads import WORKLOADS
 _MAX_MODEL_LEN = 8448
 _VOCAB = 151_936
 _FEWEST = 256
-_MOST_OWN_TOKENS = 85_000
 _SHARING = SharingShape(
     members=64, grain=128, wanted_items=33, max_items=MAX_SHARED_ITEMS, worth_keys=6144
 )
@@ -75,7 +74,9 @@ def _engine(max_num_seqs: int, num_blocks: int, mixed: int | None) -> LLMEngine:
         reorder_window=1024,
         min_token_budget=mixed,
         prefix_caching=True,
-        sequence_limit=SequenceLimit(min(max_num_seqs, _FEWEST), max_num_seqs, _MOST_OWN_TOKENS),
+        sequence_limit=SequenceLimit(
+            min(max_num_seqs, _FEWEST), max_num_seqs, num_blocks * GPU_BLOCK_SIZE
+        ),
     )
     runner = HostRunner(scheduler.num_slots, max_num_seqs, scheduler.max_num_batched_tokens)
     return LLMEngine(

@@ -15,8 +15,8 @@ def running(count: int, output: int, prompt: int = 8, shared: int = 0) -> list[S
     return sequences
 
 
-def wanted(sequences: list[Sequence], waiting_outputs: float, own: int = 10**9) -> int:
-    return SequenceLimit(256, 1024, own).current(sequences, len(sequences), waiting_outputs)
+def wanted(sequences: list[Sequence], waiting_outputs: float, room: int = 10**9) -> int:
+    return SequenceLimit(256, 1024, room).current(sequences, len(sequences), waiting_outputs)
 
 
 def test_short_answers_of_many_rows_run_a_thousand_at_a_time() -> None:
@@ -30,17 +30,26 @@ def test_no_more_run_than_the_longest_row_leaves_steps_for() -> None:
     assert wanted(long, waiting_outputs=0) == 256
 
 
-def test_rows_with_long_texts_of_their_own_do_not_crowd() -> None:
+def test_no_more_run_than_the_cache_holds_as_they_grow() -> None:
     rows = running(256, 40, prompt=100)
-    assert wanted(rows, waiting_outputs=40 * 5000, own=256 * 100) == 256
+    few, many = int(256 * 119 / 0.85), int(256 * 121 / 0.85)  # half of 40 is held at once
+    assert wanted(rows, waiting_outputs=40 * 5000, room=few) == 256
+    assert wanted(rows, waiting_outputs=40 * 5000, room=many) == 1024
     shared = running(256, 40, prompt=100, shared=90)
-    assert wanted(shared, waiting_outputs=40 * 5000, own=256 * 100) == 1024, "what is their own"
+    assert wanted(shared, waiting_outputs=40 * 5000, room=few) == 1024, "what is their own"
+
+
+def test_limits_that_are_not_used_take_no_room() -> None:
+    limit, rows = SequenceLimit(256, 1024, 256 * 200), running(256, 4000, prompt=100)
+    assert limit.current(rows, 256, 4000 * 5000, output_share=1.0) == 256
+    limit = SequenceLimit(256, 1024, 256 * 200)
+    assert limit.current(rows, 256, 4000 * 5000, output_share=0.01) == 1024
 
 
 def test_what_was_admitted_since_the_last_look_counts() -> None:
-    limit, rows = SequenceLimit(256, 1024, 5000), running(256, 40, prompt=10)
+    limit, rows = SequenceLimit(256, 1024, 10_000), running(256, 4, prompt=10)
     assert limit.current(rows, 256, 40 * 5000) == 1024
-    limit.note_admission(3000)
+    limit.note_admission(3000, outputs=6000)
     assert limit.current(rows, 256, 40 * 5000) == 256
 
 

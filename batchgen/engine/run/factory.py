@@ -184,7 +184,7 @@ def _scheduler(model: ServedModel, config: EngineConfig, resolved: ResolvedConfi
         prefix_caching=config.enable_prefix_caching,
         max_num_scored=max(1, _MOST_LOGITS // model.vocab_size),
         sequence_limit=SequenceLimit(
-            resolved.fewest_seqs, resolved.max_num_seqs, resolved.most_own_tokens
+            resolved.fewest_seqs, resolved.max_num_seqs, resolved.num_blocks * resolved.block_size
         ),
         step_sizes=tuple(sizes),
     )
@@ -225,7 +225,6 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
     return ResolvedConfig(
         max_num_seqs=max_num_seqs,
         fewest_seqs=fewest,
-        most_own_tokens=_most_own_tokens(model) if max_num_seqs > fewest else 0,
         max_num_batched_tokens=max_num_batched_tokens,
         min_token_budget=_min_token_budget(model, config, fewest, on_gpu),
         max_model_len=max_model_len,
@@ -241,15 +240,8 @@ def _most_seqs(model: ServedModel, on_gpu: bool) -> int:
         return _decide("max_num_seqs", _CPU_SEQS, "a CPU gains little from more")
     memory = device_memory(model.device)
     most = _GPU_SEQS * (1 if memory < 32 << 30 else 2 if memory < 64 << 30 else 4)
-    reason = f"{_GPU_SEQS} keep a GPU busy; more while rows have few keys of their own"
+    reason = f"{_GPU_SEQS} keep a GPU busy; more where many are left and memory holds them"
     return _decide("max_num_seqs", most, reason)
-
-
-def _most_own_tokens(model: ServedModel) -> int:
-    """Tokens whose keys and values are read in the time that a step takes without them."""
-    weights: Weights | None = getattr(model, "weights", None)
-    read = _STEP_BYTES + (weights.num_bytes if weights else 0)
-    return read // max(1, model.bytes_per_block(1))
 
 
 def _batched_tokens(

@@ -23,8 +23,6 @@ class ResolvedConfig:
     fewest_seqs: int
     """As many sequences run whenever there are; more, up to `max_num_seqs`, where they pay
     (`scheduling.sequence_limit`)."""
-    most_own_tokens: int
-    """Tokens outside shared prefixes with which more than `fewest_seqs` pay, all together."""
     max_num_batched_tokens: int
     min_token_budget: int | None
     """See `scheduling.token_budget`; None: every step may have `max_num_batched_tokens`."""

@@ -171,10 +171,11 @@ class Scheduler:
             self._sequence_limit.note_idle_step()
             return
         num_held = 0
-        running, outputs = self.running, self._token_budget.waiting_outputs
-        most_rows = min(
-            self.max_num_seqs, self._sequence_limit.current(running, len(running), outputs)
+        budget, running = self._token_budget, self.running
+        limit = self._sequence_limit.current(
+            running, len(running), budget.waiting_outputs, budget.output_share
         )
+        most_rows = min(self.max_num_seqs, limit)
         for sequence in self.waiting.candidates():
             if len(step) >= most_rows or step.total_tokens >= self._step_budget:
                 break
@@ -196,7 +197,10 @@ class Scheduler:
         self._token_budget.note_left(sequence)
         num_cached = len(cached) * self.block_manager.block_size
         self._token_budget.note_admission(sequence.num_tokens, num_cached)
-        self._sequence_limit.note_admission(sequence.num_tokens - num_cached)
+        self._sequence_limit.note_admission(
+            sequence.num_tokens - num_cached,
+            sequence.num_remaining * self._token_budget.output_share,
+        )
         sequence.num_shared_tokens = num_cached
         self.waiting.take(sequence)
         sequence.status = SequenceStatus.RUNNING

@@ -70,7 +70,12 @@ class TokenBudget:
     @property
     def waiting_outputs(self) -> float:
         """Tokens that waiting sequences are expected to generate."""
-        return self._waiting_outputs * self._outputs / self._limits
+        return self._waiting_outputs * self.output_share
+
+    @property
+    def output_share(self) -> float:
+        """How much of their limits finished sequences have generated."""
+        return self._outputs / self._limits
 
     def current(
         self, most: int, running: Iterable[Sequence], num_running: int, max_running: int
@@ -80,7 +85,7 @@ class TokenBudget:
         if self._minimum is None or num_running <= _FEW_SEQUENCES:
             return most
         outputs = self._waiting_outputs + sum(sequence.num_remaining for sequence in running)
-        steps = outputs * self._outputs / self._limits / max_running
+        steps = outputs * self.output_share / max_running
         uncached = self._waiting_tokens * (1 - self._cached_tokens / self._prompt_tokens)
         wanted = max(self._minimum, num_running + int(uncached / max(1.0, steps)))
         place = bisect_left(self._sizes, wanted)
