@@ -26,7 +26,7 @@ from batchgen.engine.model.proof import check_copies, own_logits
 from batchgen.engine.model.quantized import read_quantized
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.factory import load_engine
-from batchgen.engine.run.loader import load_model
+from batchgen.engine.run.loader import load_model, load_model_from
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.job.spec import InputSpec, JobSpec
 
@@ -172,6 +172,15 @@ def test_layers_that_are_more_than_they_seem_are_left_alone() -> None:
         assert not any(isinstance(key, JoinedDense) for key in keys)
         got = copy(input_ids=ids, use_cache=False).logits
         torch.testing.assert_close(torch.Tensor(got), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_layers_of_a_package_that_do_not_run_are_refused_by_name() -> None:
+    module = tiny_model("llama", num_hidden_layers=1)
+    module.hf_quantizer = object()
+    module.model.layers[0].mlp.up_proj.to(torch.bfloat16)  # a layer that keeps its own dtype
+    with pytest.raises(ModelRefusedError, match=r"'llama'.*its forward failed.*dtype") as caught:
+        load_model_from(module)
+    assert caught.value.exit_code == 2
 
 
 class Moving(nn.Linear):

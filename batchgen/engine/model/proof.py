@@ -32,6 +32,7 @@ __all__ = [
     "compare",
     "confirm",
     "each_logits",
+    "first_logits",
     "is_quantized",
     "logits_at",
     "own_logits",
@@ -100,6 +101,18 @@ def confirm(model: Model, expected: Sequence[torch.Tensor]) -> None:
     if worst > allowed_error(model.module) and (rounds or has_quantized(model.module)):
         worst -= 3 * _own_noise(model.module, model.vocab_size)  # what rounds otherwise
     _judge(model, worst)
+
+
+def first_logits(module: Any, vocab_size: int) -> list[torch.Tensor]:
+    """`own_logits` of the module itself, before any copy is made. Raises ModelRefusedError where
+    its layers, which another package may compute, do not run."""
+    try:
+        return own_logits(module, vocab_size, copied=False)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        what = f"its forward failed ({type(error).__name__}: {error})"
+        raise _refused(module.config.model_type, what) from error
 
 
 def check_copies(module: Any, copied: Sequence[torch.Tensor], own: Sequence[torch.Tensor]) -> None:

@@ -33,6 +33,7 @@ from batchgen.engine.model.proof import (
     check_copies,
     check_same,
     confirm,
+    first_logits,
     is_quantized,
     own_logits,
     prove,
@@ -197,7 +198,7 @@ def _proven(
     model_type: str = module.config.model_type
     vocab_size: int = module.get_output_embeddings().weight.shape[0]
     with _stage("own logits"):
-        first = own_logits(module, vocab_size, copied=False) if is_quantized(module) else None
+        first = first_logits(module, vocab_size) if is_quantized(module) else None
     if in_parts:
         with timeline.span("split"):
             _make_local(module, vocab_size)
