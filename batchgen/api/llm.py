@@ -17,7 +17,6 @@ from typing import Any
 from batchgen.api.async_stream import AsyncStream, Pump
 from batchgen.api.engine_room import EngineRoom
 from batchgen.api.keywords import spec_of_llm
-from batchgen.api.lent_engine import LentEngine
 from batchgen.api.params import ParamsLike, base_params, each_of
 from batchgen.api.row_reading import RowReading
 from batchgen.api.source import PulledRows, PushedRows, Source
@@ -26,6 +25,7 @@ from batchgen.devices import check_device
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import UsageError
 from batchgen.job.fields.params import merge
+from batchgen.job.flow.wrapped_engine import LentEngine
 from batchgen.job.model.files import ModelFiles, model_of
 from batchgen.job.rows import InputRow
 from batchgen.job.run.stages import load_job_codec, load_job_engine, make_requests, make_results

@@ -20,7 +20,7 @@ from typing import Any
 
 from batchgen.engine.request import Completion, Engine, Request
 from batchgen.errors import ErrorCode, RowError, UsageError
-from batchgen.job.flow.slow_engine import SlowEngine
+from batchgen.job.flow.wrapped_engine import WrappedEngine, innermost
 from batchgen.job.rows import InputRow
 from batchgen.job.stores import faults
 from batchgen.job.stores.faults import Fault
@@ -30,7 +30,6 @@ from batchgen.job.text.requests import Requests
 __all__ = ["EngineFaults", "engine_faults"]
 
 _IN_STEPS = ("oom", "nan", "broken")
-_ALL_ROWS = 1 << 40
 _MOST_LOGITS = 1 << 16
 
 
@@ -60,7 +59,7 @@ class EngineFaults:
     def fitted(self, engine: Engine) -> Engine:
         """The engine, broken as asked. Raises UsageError where it has no steps to break."""
         if any(kind in self._struck for kind in _IN_STEPS):
-            runner = getattr(engine, "_runner", None)
+            runner = getattr(innermost(engine), "_runner", None)
             if runner is None:
                 raise UsageError(
                     "BATCHGEN_FAULT: oom, nan and broken need an engine with a model",
@@ -71,8 +70,8 @@ class EngineFaults:
             self._refuse_rows(engine)
         if "abort" not in self._struck:
             return engine
-        self._doomed = getattr(getattr(engine, "_engine", engine), "doomed", None)
-        if self._doomed is not None:  # a fleet, made slow perhaps
+        self._doomed = getattr(innermost(engine), "doomed", None)
+        if self._doomed is not None:  # a fleet
             self._doom(self._struck["abort"])
             return engine
         return _AbortingEngine(engine, self._abort_of)
@@ -148,11 +147,11 @@ class _PoisonedModel:
         return getattr(self._model, name)
 
 
-class _AbortingEngine(SlowEngine):
+class _AbortingEngine(WrappedEngine):
     """Ends the process after its journal was told that a deadly row begins."""
 
     def __init__(self, engine: Engine, abort_of: Callable[[Sequence[int]], Fault | None]) -> None:
-        super().__init__(engine, 0.0, _ALL_ROWS)
+        super().__init__(engine)
         self._abort_of = abort_of
         self._steps_left: int | None = None
         self._signum = signal.SIGKILL

@@ -71,10 +71,6 @@ class SlowEngine(WrappedEngine):
         begun = {r.request_id: list(r.output_token_ids) for r in self._backlog}
         return begun | self._engine.unfinished_outputs()
 
-    def close(self) -> None:
-        """Close the inner engine."""
-        self._engine.close()
-
 
 def slowed(load: Callable[[], Engine]) -> Engine:
     """The engine that `load` gives, slow where BATCHGEN_FAULT asks for it."""

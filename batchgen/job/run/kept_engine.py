@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
 
 from batchgen.engine.request import Engine
-from batchgen.job.flow.wrapped_engine import WrappedEngine
+from batchgen.job.flow.wrapped_engine import LentEngine
 
 __all__ = ["KeptEngine", "Lend"]
 
 Load = Callable[[], Engine]
 Lend = Callable[[Load, bool], Engine]
-"""Gives the engine that `Load` makes, or one made before. True: it is to be in a process apart."""
+"""`lend(load, apart)` gives the engine that `load` makes, or one made before. `apart`: it is to run
+in a process of its own."""
 
 
 class KeptEngine:
@@ -22,28 +22,17 @@ class KeptEngine:
         self._engine: Engine | None = None
 
     def lend(self, load: Load, apart: bool) -> Engine:
-        """For one run. An engine in a process apart is the run's own and has the device alone."""
+        """The engine for one run. One in a process `apart` is made for this run: the kept one is
+        closed first, as the device has room for one."""
         if apart:
             self.close()
             return load()
         if self._engine is None:
             self._engine = load()
-        return cast("Engine", _Lent(self._engine))
+        return LentEngine(self._engine)
 
     def close(self) -> None:
         """Close the engine; the next run loads it again."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
-
-
-class _Lent(WrappedEngine):
-    """The engine, but that closing it only takes back what is unfinished."""
-
-    def close(self) -> None:
-        for request_id in self._engine.unfinished_outputs():
-            self._engine.abort(request_id)
-        self._engine.on_admission = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
