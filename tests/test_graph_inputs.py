@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchgen.engine.cuda.buckets import Bucket, Buckets
-from batchgen.engine.cuda.captures import Captures
+from batchgen.engine.cuda.captures import CaptureCosts, Captures
 from batchgen.engine.cuda.graph_inputs import MoreEntries, Sections, StepPacker, section_lengths
 from batchgen.engine.execution.packing import BatchBuilder
 from batchgen.engine.request import Request, SamplingParams
@@ -53,7 +53,7 @@ def test_a_short_job_captures_few_buckets_and_a_long_one_all() -> None:
 
 
 def test_steps_with_prompts_are_padded_a_little_until_they_prove_common() -> None:
-    captures = Captures()
+    captures = Captures(CaptureCosts(capture=16 * 128))
     captures.graphs[Bucket(640, 256), "greedy"] = object()
     chunk = Bucket(512, 64)
     assert captures.bucket_for(Bucket(320, 64), "greedy") == Bucket(320, 64), (
@@ -62,6 +62,17 @@ def test_steps_with_prompts_are_padded_a_little_until_they_prove_common() -> Non
     assert captures.bucket_for(Bucket(512, 512), "greedy") == Bucket(512, 512), "no chunk"
     used = [captures.bucket_for(chunk, "greedy") for _ in range(20)]
     assert used == [Bucket(640, 256)] * 16 + [chunk] * 4
+
+
+def test_a_step_that_takes_longer_than_its_launches_gets_no_graph() -> None:
+    captures = Captures(CaptureCosts.of(active_parameters=8_000_000_000, num_layers=32))
+    captures.graphs[Bucket(5120, 64), "greedy"] = object()
+    for bucket in (Bucket(4096, 64), Bucket(2048, 64), Bucket(4096, 4096)):
+        captures.rehearsed.add((bucket, "greedy"))
+    assert captures.bucket_for(Bucket(4096, 64), "greedy") == Bucket(4096, 64), "nor padding"
+    assert not captures.is_due(Bucket(4096, 64), "greedy")
+    assert captures.is_due(Bucket(2048, 64), "greedy")
+    assert captures.is_due(Bucket(4096, 4096), "greedy"), "a decode step's size comes often"
 
 
 @given(st.integers(1, 3000), st.integers(1, 700), st.data())

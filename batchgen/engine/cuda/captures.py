@@ -2,22 +2,22 @@
 
 To capture one costs about what a hundred steps lose by running in the next larger one: a short job
 makes do with few graphs, a long one gets them all. A bucket that no graph covers is captured at its
-second step: what is used once is not worth one, and the first step is its rehearsal.
+second step: what is used once is not worth one, and the first step is its rehearsal. A step whose
+products take longer than its launches needs none: the host is ahead of the device without it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from batchgen.engine.cuda.buckets import Bucket
 
-__all__ = ["DRAWN", "GREEDY", "MIXED", "Captures", "Choice"]
+__all__ = ["DRAWN", "GREEDY", "MIXED", "CaptureCosts", "Captures", "Choice"]
 
 _USES_OF_A_LARGER = 100
-_MIXED_USES_OF_A_LARGER = 16
-"""Every padded token of a step with prompts costs its products."""
 _FLAT = 256
 """Up to so many tokens a decode step takes about as long with twice as many."""
 
@@ -37,39 +37,78 @@ MIXED = "mixed"
 """Any mix of rows: filters, penalties, masks, logprobs."""
 
 
+_FLOPS_PER_S = 700e12
+"""Of a Hopper GPU's products in 16 bits. A slower GPU takes graphs where it needs none."""
+_CAPTURE_S = 1.8e-3
+"""Of a layer, its rehearsal's launches included (an H200's host: 34 ms of 32 layers, and 25)."""
+_LAUNCH_S = 2.5e-3
+"""Of a layer, with room: about 0.8 ms there."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureCosts:
+    """What graphs cost and save, as numbers of tokens whose products take as long."""
+
+    capture: int = 30_000
+    """To make one."""
+    launch: int = 1 << 30
+    """To launch a step's kernels one by one."""
+
+    @staticmethod
+    def of(active_parameters: int, num_layers: int) -> CaptureCosts:
+        """Of a model in 16 bits; in fewer, products take half as long at the least."""
+        token_s = 2 * active_parameters / _FLOPS_PER_S
+        return CaptureCosts(
+            int(num_layers * _CAPTURE_S / token_s), int(num_layers * _LAUNCH_S / token_s)
+        )
+
+
 class Captures:
     """Graphs by bucket and by how tokens are chosen."""
 
-    def __init__(self) -> None:
+    def __init__(self, costs: CaptureCosts | None = None) -> None:
+        self._costs = costs or CaptureCosts()
         self.graphs: dict[tuple[Bucket, Hashable], Any] = {}
         self.rehearsed: set[tuple[Bucket, Hashable]] = set()
         """What was run once without a graph, and could be captured."""
         self.refused: set[tuple[Bucket, Hashable]] = set()
         """What memory had no room for."""
         self._uses: Counter[tuple[Bucket, Hashable]] = Counter()
+        self._padding: Counter[tuple[Bucket, Hashable]] = Counter()
 
     def bucket_for(self, wanted: Bucket, choice: Hashable) -> Bucket:
         """Count a use of the smallest bucket that holds a step; returns the one to run it in."""
         key = (wanted, choice)
-        if key in self.graphs:
-            return wanted
-        self._uses[key] += 1
-        if self._uses[key] > (_USES_OF_A_LARGER if wanted.is_decode else _MIXED_USES_OF_A_LARGER):
+        if key in self.graphs or self._needs_none(wanted):
             return wanted
         # Only one that has a graph already: to capture it would cost as much as the right one.
-        larger = (
-            bucket
-            for bucket, chosen in self.graphs
-            if (chosen, bucket.shares, bucket.is_decode)
-            == (choice, wanted.shares, wanted.is_decode)
-            and _stands_in(bucket, wanted)
+        larger = min(
+            (
+                bucket
+                for bucket, chosen in self.graphs
+                if (chosen, bucket.shares, bucket.is_decode)
+                == (choice, wanted.shares, wanted.is_decode)
+                and _stands_in(bucket, wanted)
+            ),
+            default=wanted,
         )
-        return min(larger, default=wanted)
+        self._uses[key] += 1
+        self._padding[key] += larger.num_tokens - wanted.num_tokens
+        if wanted.is_decode:
+            is_common = self._uses[key] > _USES_OF_A_LARGER
+        else:  # every padded token costs its products
+            is_common = self._padding[key] > self._costs.capture
+        return wanted if is_common else larger
 
     def is_due(self, bucket: Bucket, choice: Hashable) -> bool:
         """Whether a bucket that runs without a graph is to be captured now."""
         key = (bucket, choice)
+        if self._needs_none(bucket):
+            return False
         return key in self.rehearsed and key not in self.refused
+
+    def _needs_none(self, bucket: Bucket) -> bool:
+        return not bucket.is_decode and bucket.num_tokens >= self._costs.launch
 
 
 def _stands_in(larger: Bucket, wanted: Bucket) -> bool:

@@ -20,7 +20,7 @@ import torch
 from batchgen.causes import first_line
 from batchgen.engine.attention.interface import AttentionMetadata
 from batchgen.engine.cuda.buckets import Bucket, Buckets
-from batchgen.engine.cuda.captures import DRAWN, GREEDY, MIXED, Captures, Choice
+from batchgen.engine.cuda.captures import DRAWN, GREEDY, MIXED, CaptureCosts, Captures, Choice
 from batchgen.engine.cuda.graph_inputs import Sections, StepPacker, section_lengths
 from batchgen.engine.cuda.host_syncs import WaitsForDeviceError, forbid_waiting
 from batchgen.engine.cuda.shared_reads import sharing_shape_of
@@ -78,6 +78,7 @@ class GraphRunner:
         share_reads: bool = True,
         large_model: bool = False,
         steady: bool = False,
+        costs: CaptureCosts | None = None,
     ) -> None:
         device, max_blocks = model.device, -(-max_model_len // block_size)
         self._model = model
@@ -95,7 +96,7 @@ class GraphRunner:
         self._sampler = DeviceSampler(num_slots, seqs, model.vocab_size, device)
         self._ring = [make_transfer(size, seqs) for _ in range(_RING)]
         self._num_steps = 0
-        self._captures = Captures()
+        self._captures = Captures(costs)
         self._waited: set[tuple[Bucket, Choice]] = set()
         self._pool = torch.cuda.graph_pool_handle()
         self._capture_stream = torch.cuda.Stream(device)

@@ -11,6 +11,7 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.execution.ranks import EagerFollower, EagerLeader
 from batchgen.engine.execution.step_runner import EagerRunner, ServedModel
 from batchgen.engine.parallel.group import Group
+from batchgen.engine.weights import Weights
 
 __all__ = ["ResolvedConfig", "make_runner"]
 
@@ -62,9 +63,15 @@ def _graph_runner(model: ServedModel) -> Callable[..., Any]:
     """Imported where there is a GPU: triton comes with it."""
     group: Group | None = getattr(model, "group", None)
     if group is None:
+        from batchgen.engine.cuda.captures import CaptureCosts
         from batchgen.engine.cuda.graph_runner import GraphRunner
 
-        return partial(GraphRunner, model)
+        weights: Weights | None = getattr(model, "weights", None)
+        if weights is None:
+            return partial(GraphRunner, model)
+        costs = CaptureCosts.of(weights.active_parameters, len(model.specs))
+        return partial(GraphRunner, model, costs=costs)
+    # Ranks capture at the same steps, whatever each of them weighs.
     from batchgen.engine.cuda.ranks import GraphFollower, GraphLeader
 
     return partial(GraphLeader if group.leads else GraphFollower, model, group)
