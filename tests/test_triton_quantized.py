@@ -115,8 +115,9 @@ def test_a_product_of_4_bit_weights(
     x = draw(rows, inputs, dtype=dtype)
     wanted = x.float() @ weight.dense(dtype).float().T
     assert error(integer_kernel.multiply_integers(x, *parts), wanted) < 5e-3
-    monkeypatch.setattr(integer_kernel, "_DENSE_ROWS", 1)
-    assert error(integer_kernel.multiply_integers(x, *parts), wanted) < 5e-3
+    for dense_rows in (rows + 1, rows):
+        monkeypatch.setattr(integer_kernel, "_DENSE_ROWS", dense_rows)
+        assert error(integer_kernel.multiply_integers(x, *parts, False), wanted) < 5e-3
 
 
 @direct

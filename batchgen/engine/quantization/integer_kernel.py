@@ -7,41 +7,33 @@ outputs, its columns tokens. Codes become numbers without a conversion: put in t
 
 from __future__ import annotations
 
+import logging
+from functools import lru_cache
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
+from batchgen.causes import first_line
+from batchgen.engine.attention.triton.device import is_hopper
+from batchgen.engine.quantization.packing import assembly
 from batchgen.engine.quantization.split_sums import add_parts
-from batchgen.engine.quantization.tiles import Tile, fitted, integer_tile
+from batchgen.engine.quantization.tiles import Tile, fitted, hopper_tile, integer_tile
 
-__all__ = ["multiply_integers", "multiply_tiled"]
+__all__ = ["hopper_kernel", "multiply_integers", "multiply_tiled"]
+
+_logger = logging.getLogger(__name__)
 
 _DENSE_ROWS = 512
 """From here on a dequantised copy costs less than a dense product gains."""
+_HOPPER_ROWS = 2048
+"""The same where Hopper's own product is what it would replace."""
 
 
-def _assembly(kind: str, offset: int, one: int) -> tl.constexpr:
-    """$0 to $3: pairs of the four runs' weights. $4: two words of codes; $5, $6: their steps."""
-    lines = [
-        "prmt.b32 scale, $5, $6, 0x5410;",
-        "prmt.b32 added, $5, $6, 0x7632;",
-        f"mov.b32 one, {one * 0x10001:#x};",
-        "mov.b32 none, 0x80008000;",  # -0: adding it leaves a product as it is
-    ]
-    for place in range(4):
-        found = f"codes{place}"
-        lines += [
-            f"shr.u32 {found}, $4, {4 * place};",
-            f"lop3.b32 {found}, {found}, 0x000f000f, {offset * 0x10001:#x}, 0xea;",
-            f"fma.rn.{kind}x2 {found}, {found}, one, added;",
-            f"fma.rn.{kind}x2 ${place}, {found}, scale, none;",
-        ]
-    names = "scale, added, one, none, codes0, codes1, codes2, codes3"
-    return tl.constexpr("{ .reg .b32 " + names + ";\n" + "\n".join(lines) + " }")
-
-
-_BFLOAT16 = _assembly("bf16", 0x4300, 0x3F80)
-_FLOAT16 = _assembly("f16", 0x6400, 0x3C00)
+# $0 to $3: pairs of the four runs' weights. $4: two words of codes; $5, $6: their steps.
+_BFLOAT16 = tl.constexpr(assembly(torch.bfloat16, range(4)))
+_FLOAT16 = tl.constexpr(assembly(torch.float16, range(4)))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -182,17 +174,44 @@ def multiply_integers(
     packed: torch.Tensor,
     steps: torch.Tensor,
     run: int,
+    hopper: bool = True,
 ) -> torch.Tensor:  # [num_rows, num_outputs]
-    """x weight^T, weights in x's dtype, sums in float32."""
+    """x weight^T, weights in x's dtype, sums in float32. `hopper`: whether a GPU that has a kernel
+    of its own may take it."""
     x = x.contiguous()
+    own = hopper_kernel() if hopper and run == 32 and _fits_hopper(x, packed) else None
+    if own is not None and x.shape[0] < _HOPPER_ROWS:
+        tile = hopper_tile(x.shape[0], packed.shape[0], x.shape[1])
+        product: torch.Tensor = own.multiply_on_hopper(x, packed, steps, tile)
+        return product
     if x.shape[0] >= _DENSE_ROWS:
         return torch.mm(x, _dense(x, packed, steps, run).T)
     return multiply_tiled(x, packed, steps, run, integer_tile(x.shape[0], packed.shape[0]))
 
 
 @multiply_integers.register_fake
-def _(x: torch.Tensor, packed: torch.Tensor, steps: torch.Tensor, run: int) -> torch.Tensor:
+def _(
+    x: torch.Tensor, packed: torch.Tensor, steps: torch.Tensor, run: int, hopper: bool = True
+) -> torch.Tensor:
     return x.new_empty(x.shape[0], packed.shape[0])
+
+
+def _fits_hopper(x: torch.Tensor, packed: torch.Tensor) -> bool:
+    """Whether its copy engine reads both, and its tensor cores multiply them."""
+    if x.dtype not in (torch.bfloat16, torch.float16) or not is_hopper(x.device):
+        return False
+    return x.numel() > 0 and x.data_ptr() % 16 == 0 and packed.data_ptr() % 16 == 0
+
+
+@lru_cache
+def hopper_kernel() -> Any:
+    """The module; None, with a line in the log, where Triton cannot compile its like."""
+    try:
+        from batchgen.engine.quantization import integer_hopper
+    except (ImportError, AttributeError) as error:
+        _logger.info("no 4-bit products of Hopper's own: %s", first_line(error))
+        return None
+    return integer_hopper
 
 
 def multiply_tiled(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from batchgen.engine.attention.triton.device import is_hopper
 from batchgen.engine.quantization.integers import Integers
 from batchgen.engine.quantization.linear import QuantizedLinear, joined_parameter, kept
 from batchgen.engine.quantization.packing import (
@@ -24,8 +25,7 @@ class IntegerLinear(QuantizedLinear):
     """Inputs of a group lie side by side; where the checkpoint has them elsewhere (GPTQ's
     act-order), x is put in that order first. Raises ValueError for groups that do not allow it."""
 
-    products = ("triton",)
-    product = "triton"
+    products = ("gluon", "triton")  # the first on Hopper alone
 
     def __init__(self, weight: Integers, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
         outputs, inputs = weight.codes.shape
@@ -34,10 +34,18 @@ class IntegerLinear(QuantizedLinear):
         run = run_of(inputs, inputs // weight.scales.shape[0])
         if run is None:
             raise ValueError(f"{inputs} inputs in {weight.scales.shape[0]} groups")
-        self.run, self.dtype = run, dtype
+        self.run, self.dtype, self.product = run, dtype, self.products[0]
         self.packed = kept(pack_codes(plain.codes, run))
         self.steps = kept(pack_steps(plain.scales, plain.zeros, dtype))
         self.order = None if order is None else kept(order)
+
+    def ways(self) -> tuple[str, ...]:
+        """Gluon's where its kernel can be."""
+        if not is_hopper(self.packed.device):
+            return self.products[1:]
+        from batchgen.engine.quantization.integer_kernel import hopper_kernel
+
+        return self.products if hopper_kernel() is not None else self.products[1:]
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor:
         """x [num_rows, in_features] -> [num_rows, out_features], without the bias."""
@@ -45,7 +53,9 @@ class IntegerLinear(QuantizedLinear):
 
         if self.order is not None:
             x = x.index_select(1, self.order)
-        out: torch.Tensor = multiply_integers(x, self.packed, self.steps, self.run)
+        out: torch.Tensor = multiply_integers(
+            x, self.packed, self.steps, self.run, self.product == "gluon"
+        )
         return out
 
     def oracle(self, x: torch.Tensor) -> torch.Tensor:
@@ -62,7 +72,7 @@ class IntegerLinear(QuantizedLinear):
         """Whether the two, given the same input, can be one product."""
         if type(other) is not IntegerLinear or (self.bias is None) != (other.bias is None):
             return False
-        if (self.run, self.dtype) != (other.run, other.dtype):
+        if (self.run, self.dtype, self.product) != (other.run, other.dtype, other.product):
             return False
         if self.steps.shape[0] != other.steps.shape[0]:
             return False
@@ -77,6 +87,7 @@ class IntegerLinear(QuantizedLinear):
         outputs = sum(part.out_features for part in parts)
         QuantizedLinear.__init__(layer, self.in_features, outputs, self.joined_bias(others))
         layer.run, layer.dtype, layer.order = self.run, self.dtype, self.order
+        layer.product = self.product
         layer.packed = kept(joined_parameter([part.packed for part in parts]))
         layer.steps = kept(joined_parameter([part.steps for part in parts], 1))
         return layer

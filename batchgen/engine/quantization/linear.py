@@ -16,7 +16,7 @@ class QuantizedLinear(nn.Module):
 
     bias: nn.Parameter | None
     products: Sequence[str] = ()
-    """Names of the ways that may compute the product here, the best first; a proof decides."""
+    """Names of the ways that may compute the product, the best first; a proof decides."""
     product: str = ""
     """The way that is taken: equal for all layers, or the compiler would tell them apart."""
 
@@ -31,6 +31,10 @@ class QuantizedLinear(nn.Module):
         if self.bias is not None:
             out = out + self.bias
         return out.view(*x.shape[:-1], self.out_features)
+
+    def ways(self) -> tuple[str, ...]:
+        """Those of the `products` that there are where the layer lies."""
+        return tuple(self.products)
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor:
         """x [num_rows, in_features] -> [num_rows, out_features], without the bias."""

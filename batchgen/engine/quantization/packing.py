@@ -6,9 +6,11 @@ numbers fetch four of them. A group's scale and zero point lie in the 32 bits of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-__all__ = ["pack_codes", "pack_steps", "run_of", "unpack_codes", "unpack_steps"]
+__all__ = ["assembly", "pack_codes", "pack_steps", "run_of", "unpack_codes", "unpack_steps"]
 
 _OFFSET = {torch.bfloat16: 128, torch.float16: 1024}
 """Where a step of the numbers is 1: bits of a code that replace the lowest there add the code."""
@@ -51,6 +53,30 @@ def unpack_steps(
     kind = _kind(dtype)
     both = steps.contiguous()[..., None].view(kind)
     return both[..., 0], (-both[..., 1].float() - _OFFSET[kind]).byte()
+
+
+def assembly(dtype: torch.dtype, runs: Sequence[int]) -> str:
+    """PTX that makes a pair of each run's weights, $0 on, of two words and their two steps, the
+    last three operands. No conversion: codes in the lowest bits of the offset add themselves."""
+    kind, one = ("bf16x2", 0x3F80) if dtype == torch.bfloat16 else ("f16x2", 0x3C00)
+    offset = 0x4300 if dtype == torch.bfloat16 else 0x6400  # 128, 1024
+    words, low, high = (f"${len(runs) + place}" for place in range(3))
+    lines = [
+        f"prmt.b32 scale, {low}, {high}, 0x5410;",
+        f"prmt.b32 added, {low}, {high}, 0x7632;",
+        f"mov.b32 one, {one * 0x10001:#x};",
+        "mov.b32 none, 0x80008000;",  # -0: adding it leaves a product as it is
+    ]
+    for place, run in enumerate(runs):
+        found = f"codes{place}"
+        lines += [
+            f"shr.u32 {found}, {words}, {4 * run};",
+            f"lop3.b32 {found}, {found}, 0x000f000f, {offset * 0x10001:#x}, 0xea;",
+            f"fma.rn.{kind} {found}, {found}, one, added;",
+            f"fma.rn.{kind} ${place}, {found}, scale, none;",
+        ]
+    names = ", ".join(["scale", "added", "one", "none", *(f"codes{i}" for i in range(len(runs)))])
+    return "{ .reg .b32 " + names + ";\n" + "\n".join(lines) + " }"
 
 
 def _kind(dtype: torch.dtype) -> torch.dtype:

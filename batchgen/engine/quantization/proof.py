@@ -23,8 +23,8 @@ _ERROR = 1e-2
 """Relative (L2). Rounding the outcome to bfloat16 makes 2e-3, sums in fewer bits than float32 the
 rest; a wrong scale, order or sign makes 5e-2 or more."""
 _FEW = (3,)
-_MANY = (3, 150, 1030)
-"""Rows: of a decode step, of a mixed one, of prompts."""
+_MANY = (3, 20, 50, 100, 150, 1030, 2060)
+"""Rows: of decode steps, of a mixed one, of prompts."""
 
 
 def has_quantized(module: nn.Module) -> bool:
@@ -41,8 +41,8 @@ def settle_layers(module: Any) -> list[str]:
     layers = {n: p for n, p in module.named_modules() if isinstance(p, QuantizedLinear)}
     dtype = module.get_input_embeddings().weight.dtype
     notes: list[str] = []
-    for ways in {tuple(layer.products) for layer in layers.values()}:
-        own = {name: layer for name, layer in layers.items() if tuple(layer.products) == ways}
+    for ways in {layer.ways() for layer in layers.values()}:
+        own = {name: layer for name, layer in layers.items() if layer.ways() == ways}
         failed = _settle(own, ways, dtype, notes)
         for name in failed:
             module.set_submodule(name, _dequantized(layers[name], dtype))

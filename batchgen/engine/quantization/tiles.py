@@ -7,6 +7,7 @@ choose there takes at most 6% longer than the best one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -18,6 +19,7 @@ __all__ = [
     "fitted",
     "fitting_stages",
     "float8_tile",
+    "hopper_tile",
     "integer_tile",
     "prefers_tiles",
 ]
@@ -34,12 +36,23 @@ class Tile:
     num_warps: int
     num_stages: int
     """Steps that are on their way from memory at once."""
+    per_core: int = 1
+    """Programs that a core is to have room for."""
 
 
 _CORES = 132
 """Of a Hopper GPU, each with a program or two: while one waits, the other multiplies."""
 _FEW_ROWS = 256
 """Up to here a product's time is that of reading its weight."""
+_HOPPER = (
+    (Tile(16, 128, 1, 4, 8, 2), 0.48, 0.76),
+    (Tile(32, 128, 1, 4, 6, 2), 0.5, 0.8),
+    (Tile(64, 128, 1, 4, 4, 2), 0.56, 0.95),
+    (Tile(128, 128, 1, 8, 5), 0.72, 0.72),
+    (Tile(256, 128, 1, 8, 3), 1.17, 1.17),
+)
+"""Of 4-bit products, with what a step of 128 inputs takes: where a core has one program, and where
+it has as many as it has room for. Microseconds."""
 
 
 def prefers_tiles(rows: int, outputs: int, *, blocks: bool) -> bool:
@@ -76,6 +89,28 @@ def integer_tile(rows: int, outputs: int) -> Tile:
     block = _power(rows, 128)
     splits = _even_splits(_count(rows, block) * _count(outputs, 128))
     return Tile(block, 128, splits, 8 if block >= 64 else 4, 3)
+
+
+@lru_cache(maxsize=4096)
+def hopper_tile(rows: int, outputs: int, inputs: int) -> Tile:
+    """For a product with weights of 4 bits in `integer_hopper.py`: that which should take the least
+    time. `inputs`: a multiple of 128."""
+    steps, found = inputs // 128, []
+    for place, (tile, alone, full) in enumerate(_HOPPER):
+        if tile.rows > _power(rows, 256):
+            continue
+        tiles = _count(rows, tile.rows) * _count(outputs, tile.outputs)
+        for splits in range(1, 1 + max(1, min(8, steps // 4))):
+            rounds, rest = divmod(tiles * splits, _CORES * tile.per_core)
+            each = _count(steps, splits)
+            us = rounds * (1 + each * full)
+            if rest:
+                us += 1 + each * (alone if rest <= _CORES else full)
+            if splits > 1:
+                us += 3 + splits * rows * outputs * 4e-6  # 1 TB/s, written and read
+            found.append((us, place, splits))
+    _, place, splits = min(found)
+    return replace(_HOPPER[place][0], splits=splits)
 
 
 def fitted(tile: Tile, step_bytes: int, device: torch.device) -> Tile:

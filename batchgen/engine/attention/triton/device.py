@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["has_tma", "num_sms", "shared_memory"]
+__all__ = ["has_tma", "is_hopper", "num_sms", "shared_memory"]
 
 
 @lru_cache
@@ -25,6 +25,11 @@ def shared_memory(device: torch.device) -> int:
 def has_tma(device: torch.device) -> bool:
     """Hopper and later."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
+
+
+def is_hopper(device: torch.device) -> bool:
+    """H100, H200, GH200: products that run while their warps go on are of that generation alone."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
 
 
 def _properties(device: torch.device) -> Any:
