@@ -18,7 +18,7 @@ from batchgen.engine.model.model import Model
 from batchgen.engine.model.pieces import Piece, make_metadata
 from batchgen.engine.model.windows import MaskShape, probe_mask
 from batchgen.engine.request import Request, SamplingParams
-from batchgen.engine.run.factory import build_engine, say_of_model
+from batchgen.engine.run.factory import build_engine, log_load_notes
 from batchgen.engine.run.loader import load_model, load_model_from
 from batchgen.errors import UsageError
 
@@ -179,6 +179,6 @@ def test_a_length_that_cuts_rows_is_said_aloud_unless_it_was_asked_for(
     model = load_model_from(module, ReferenceBackend())
     assert model.max_position == 32
     with caplog.at_level("INFO", "batchgen"):
-        say_of_model(model, EngineConfig(model=tmp_path, max_model_len=asked))
+        log_load_notes(model, EngineConfig(model=tmp_path, max_model_len=asked))
     said = [record for record in caplog.records if "limited to 32" in record.message]
     assert [record.levelname for record in said] == [level]

@@ -9,7 +9,7 @@ from batchgen.engine.request import EngineStats
 __all__ = ["StepClock", "bound_by"]
 
 _HOST_BOUND = 0.1
-"""With less of its time spent on the device, an engine keeps the device waiting."""
+"""With a smaller share of the step time on the device, the host is what bounds the run."""
 
 
 class StepClock:
@@ -22,7 +22,7 @@ class StepClock:
         self._seconds = 0.0
 
     def delivered(self, now: float, num_tokens: int, num_decoded: int) -> None:
-        """A step's tokens are there: of `num_tokens`, `num_decoded` were one per decoding row."""
+        """A step came back at `now`: `num_tokens` were computed, `num_decoded` rows sampled one."""
         seconds, self._last = now - self._last, now
         self._seconds += seconds
         self._prompt_seconds += seconds * (1 - num_decoded / max(1, num_tokens))

@@ -18,11 +18,11 @@ __all__ = [
 
 
 CPU_ROUNDINGS = ("int8", "q4")
-"""Of `--quantization`, what rounds any dense checkpoint's weights on the CPU."""
+"""Values of `--quantization` that round any dense checkpoint's weights, on the CPU."""
 GPU_BLOCK_SIZE = 64
 """Tokens of a KV block on a GPU: a tile of keys is one block."""
 PROOF_BLOCK_SIZE = 16
-"""While a model is proven: short sequences have several blocks then."""
+"""Block size of the proof at load: small, so that its short sequences have several blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class ModelLook:
-    """What of a model is known before torch is there: its config.json, or a GGUF's like it, and the
-    files of its weights, where those are worth reading ahead."""
+    """What is known of a model before torch is imported: its config.json, or the same made of a
+    GGUF file, and its weight files, where reading them ahead pays."""
 
     config: dict[str, Any] = field(default_factory=dict)
     weights: Sequence[Path] = ()
@@ -74,7 +74,7 @@ class EngineConfig:
     enforce_eager: bool = False
     """On CUDA: neither compile layers nor capture graphs."""
     deterministic: bool = False
-    """The job asked for completions that do not depend on the batch; the dtype is float32 then."""
+    """Completions may not depend on the batch (batch invariance): see `engine.steady`."""
     kv_cache_dtype: str = "auto"
     """`auto`: the model's dtype; `fp8`: float8 (e4m3, scale 1), half the bytes, rounded."""
     quantization: str | None = None

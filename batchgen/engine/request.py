@@ -37,33 +37,33 @@ MAX_TOP_LOGPROBS = 20
 
 
 class Constraint(Protocol):
-    """What one sequence may say next: moved along by its tokens, asked for each next one's mask.
+    """What one sequence may generate next: advanced by each token, asked for the next one's mask.
 
-    Made by the job, as stop checkers are. `advance` and `fill` raise RowError for a grammar that
-    turns out to be beyond its limits; the sequence then fails with it. `room`: most tokens.
+    Made by the job, as stop checkers are. `advance` and `fill` raise RowError for a grammar beyond
+    its limits; the sequence then fails with it. `room`: tokens that may still be generated.
     """
 
     def advance(self, token: int, room: int) -> bool:
-        """Take the next token, after which `room` may follow; whether nothing can follow now."""
+        """Advance by a token, after which `room` may follow. True: nothing may follow any more."""
 
     def fill(self, mask: Any) -> bool:
         """Set the bits of allowed tokens in a zeroed int32 array [ceil(vocab_size / 32)], token t
         being bit t % 32 of word t // 32. False: every token is allowed, the mask is untouched."""
 
     def steer(self, mask: Any, room: int) -> None:
-        """Where `room` tokens are just enough to end, keep those allowed with which it does."""
+        """Where `room` tokens just satisfy the grammar, keep those with which that stays so."""
 
     def refuses(self, token: int, room: int) -> bool:
-        """Whether `room` tokens after this one, which was sampled, are too few to end: it is
-        sampled anew, and `steer` excludes it."""
+        """Whether `room` tokens after this sampled one are too few to satisfy the grammar. Another
+        one is then sampled in its place, and `steer` excludes this one."""
 
     def is_steered(self, room: int) -> bool:
-        """Whether any token, the next one with `room` too, was kept from coming by `steer`."""
+        """Whether `steer` has excluded a token so far, or would now, with `room` tokens left."""
 
 
 class Shared:
-    """Large, read-only, and referred to by many requests (a tokenizer, behind their stop strings):
-    it crosses to an engine of another process once, not with each of them."""
+    """Marks a large, read-only object that many requests refer to (a tokenizer, behind their stop
+    strings): it is sent to an engine in another process once, not with each request."""
 
     __slots__ = ()
 
@@ -144,7 +144,7 @@ class SamplingParams:
     thinking_token_budget: int | None = None
     """Most tokens of thinking: the job makes a constraint of it."""
     skip_special_tokens: bool = True
-    """Of the text, as the next: the job's alone."""
+    """How the job makes text of token ids, as the next; the engine reads neither."""
     spaces_between_special_tokens: bool = True
     choices: tuple[str, ...] = ()
     """Labels; the most likely one is the completion, and nothing is sampled (`job.decisions`)."""
@@ -179,11 +179,11 @@ class Request:
     constraint: Callable[[], Constraint] | None = None
     """Begins a constraint at the output's first token; called when it is first needed."""
     targets: Targets | None = None
-    """Of positions of the prompt; they are computed for it even where the cache has them."""
+    """Tokens to score; their positions are computed even where the prefix cache has them."""
 
     @property
     def most_tokens(self) -> int:
-        """Prompt and output; what is scored alone samples a token too, which nobody sees."""
+        """Of prompt and output; a request that is only scored samples one too, for nobody."""
         return len(self.prompt_token_ids) + max(1, self.params.max_tokens)
 
 
@@ -226,7 +226,7 @@ class Completion:
     ends_with_stop_token: bool = False
     """The last of `token_ids` ended it (EOS, or a stop token id) and is no part of the answer."""
     is_steered: bool = False
-    """LENGTH, yet whole: its constraint was led to an end because few tokens were left."""
+    """LENGTH, but whole: its constraint was led to its end because few tokens were left."""
 
 
 @dataclass(slots=True)
@@ -240,19 +240,19 @@ class EngineStats:
     folded_rows: int = 0
     """Requests that took the answer of an equal one."""
     shared_read_tokens: int = 0
-    """Keys that decoding rows did not read themselves: one pass read them for several rows."""
+    """Reads of keys that decoding rows were spared, as one pass read the keys for several rows."""
     preemptions: int = 0
     oom_events: int = 0
     num_running: int = 0
     num_waiting: int = 0
     step_seconds: float = 0.0
     device_seconds: float = 0.0
-    """Of these, spent waiting for the device, or computing on the CPU."""
+    """The part of `step_seconds` spent waiting for the device, or computing on the CPU."""
     prefill_share: float = 0.0
-    """Of the tokens computed, those of prompts, steps weighted by their time."""
+    """The share of time spent on prompt tokens: a step's time is divided by its tokens."""
     peak_memory_bytes: int = 0
     token_budget: int = 0
-    """Tokens a step may have by now: halved whenever one ran out of memory."""
+    """Tokens that a step may have; halved whenever a step runs out of memory."""
     device: str = ""
     """Where it runs, in words: `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`; empty: not known."""
 

@@ -5,10 +5,11 @@ All tokens of a step form one ragged row: sequence i owns query tokens
 its own keys 0..position alone (block-diagonal causal mask). Keys live in blocks of `block_size`
 tokens; `block_tables[i]` lists the blocks of sequence i. `reference.py` is the oracle.
 
-Keys that decoding rows have in common may be read once: `AttentionMetadata.shared` says which rows
-share which, and a backend attends to them and to the rest apart, and merges both by their
-log-sum-exp; or it reads all of a row's blocks, which its table names too. Under tensor parallelism
-a spec has the rank's own heads.
+Keys that several decoding rows begin with may be read once for all of them (cascade attention):
+`AttentionMetadata.shared` says which rows share which keys. A backend attends to the shared keys
+and to the rest of a row's keys separately, and merges the two by their log-sum-exp. It may also
+ignore `shared` and read all of a row's blocks, which are in its block table anyway. Under tensor
+parallelism a spec has the rank's own heads.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ __all__ = [
 
 MAX_SHARED_ITEMS = 64
 SHARED_WORDS = 8
-"""int32 words of a shared item: a sequence whose table names the keys, first of `members`, how
-many, first key, end key."""
+"""int32 words of an item, a stretch of shared keys that is read once: a sequence in whose block
+table the keys are, the first of its members in `members`, how many there are, first key, end
+key."""
 ROW_WORDS = 8
-"""int32 words of a sequence: keys that are read for it, then for either level the first item that
-does, how many items the keys are split into, and its place among the item's members."""
+"""int32 words of a sequence: how many of its keys are read by items; then, for each of the two
+levels, the first item that does, into how many items those keys are split, and the sequence's place
+among the item's members."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +62,26 @@ class AttentionSpec:
 
 @dataclass(frozen=True, slots=True)
 class SharingShape:
-    """How a backend wants shared reads cut."""
+    """How a backend wants shared reads to be cut into items."""
 
     members: int
-    """Sequences of an item, at most."""
+    """Most sequences that one item serves."""
     grain: int
-    """Keys: stretches begin and end at multiples of it."""
+    """Items begin and end at multiples of so many keys."""
     wanted_items: int
-    """So many fill the device."""
+    """As many items as fill the device."""
     max_items: int
     worth_keys: int
-    """Reads of keys that one step must save, over all rows, for shared reads to pay."""
+    """Shared reads pay from so many saved reads of keys on, over all rows of a step."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedReads:
     """Keys that several decoding sequences (of one query token) see whole and alike.
 
-    A sequence is a member of at most one item's stretch on each of two levels; those without any
-    have zeros in `rows`, items without keys are not run.
+    There are two levels (an instruction, and below it a document); on each, a sequence is a member
+    of at most one stretch of keys. Sequences without any have zeros in `rows`; items without keys
+    are not run.
     """
 
     items: torch.Tensor  # int32 [max_items, SHARED_WORDS]

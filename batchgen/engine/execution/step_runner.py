@@ -1,8 +1,8 @@
-"""Runs a step on the device: pack, forward, sample. The seam behind which a faster one fits.
+"""Runs a step on the device: pack, forward, sample.
 
-`execute` launches and returns without waiting for the tokens; `collect` waits. A runner with
-graphs, or with tables on the device, implements the same two calls; so will one that sends the
-step to the other ranks of a tensor-parallel model before it runs its own part.
+`execute` launches and returns without waiting for the tokens; `collect` waits. `EagerRunner` is the
+plain one. `cuda.graph_runner`, with CUDA graphs and tables on the device, and `ranks`, which send
+the step to the other ranks of a tensor-parallel model first, implement the same two calls.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class StepRunner(Protocol):
         ...
 
     def release(self) -> None:
-        """At the end, before ranks part: drop what a communicator of theirs waits for, or what the
-        system is to have back."""
+        """Called once, at the end: drop CUDA graphs, whose collectives the ranks' communicator
+        waits for, or the model, whose memory the system is to have back."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Layers of experts on CUDA: what such a layer computes, found, multiplied in groups, and proven.
+"""Mixture-of-experts (MoE) layers on CUDA: recognised, computed by grouped products, and proven.
 
 Imports `causes`, `counts`, `engine.quantization`; torch and, on a GPU, triton.
 Read `form.py` first, then `layer.py` and `products.py`.

@@ -1,7 +1,8 @@
-"""What a module of experts computes: its sizes, how its weights lie, and what its gates do.
+"""What an MoE module computes: its sizes, the layout of its weights, and its gated activation.
 
-Known by what it holds and answers, not by its name: stacks of weights in three dimensions, and the
-function between the two products, which is asked on a few numbers.
+Recognised by its structure, not by its class: two parameters of three dimensions hold the weights
+of all experts, and the activation between the two products is identified by its output on a few
+probe values.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 SILU, GELU, GELU_TANH = 0, 1, 2
-"""What is applied to a gate: x sigmoid(alpha x), or one of the two forms of GELU."""
+"""`Gate.function`: x sigmoid(alpha x), or one of the two forms of GELU."""
 QUIET = 1 / 64
 """By so much are random experts' last weights smaller than others. Random routers are full of near
 ties; where experts are louder than what goes past them, as gpt-oss's random ones are, one rounding
@@ -38,14 +39,15 @@ changes every logit (by 60% after 24 layers, instead of 5%), and no proof can te
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """`(up + shift) * f(gate)`, both held within a limit before: the gate from above alone."""
+    """The gated activation `(up + shift) * f(gate)`. With a limit, up is clamped to [-limit, limit]
+    and gate to at most limit first."""
 
     function: int
     alpha: float = 1.0
     limit: float | None = None
     shift: float = 0.0
     interleaved: bool = False
-    """Gates and ups take turns, or all gates come before all ups."""
+    """Gates and ups alternate along the outputs; else all gates come before all ups."""
 
     @property
     def in_halves(self) -> Gate:
@@ -54,7 +56,8 @@ class Gate:
 
     @property
     def text(self) -> str:
-        """The numbers of it. Compilers take texts as they are, and numbers as what may change."""
+        """All of it as text, for `read`: torch.compile takes a string as a constant, but numbers as
+        inputs that may change."""
         limit = "" if self.limit is None else self.limit
         return f"{self.function},{self.alpha},{limit},{self.shift}"
 
@@ -93,7 +96,7 @@ class Sizes:
     num_experts: int
     hidden: int
     width: int
-    """Numbers between the two products."""
+    """The intermediate size, between the two products."""
     transposed: bool
     """Weights lie as [inputs, outputs]."""
 

@@ -1,4 +1,4 @@
-"""What stands where a module of experts stood."""
+"""The module that replaces a model's own MoE module."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["Experts"]
 
 
 class Experts(nn.Module):
-    """A layer of experts, in groups of rows. Weights are the module's own where they lie as the
-    kernels read them: outputs by inputs, gates before ups."""
+    """Computes an MoE module by grouped products. It shares the module's weights where their layout
+    is the kernels': outputs by inputs, all gates before all ups; else it has copies."""
 
     def __init__(self, module: Any, sizes: Sizes, gate: Gate) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Puts layers of experts in the place of a loaded model's modules, where they are proven."""
+"""Replaces a loaded model's MoE modules by `Experts`, where that is proven to be equal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def has_experts(module: nn.Module) -> bool:
 
 
 def replace_experts(module: Any) -> int:
-    """In place; returns how many. What is not known or not proven stays as it is, with a word."""
+    """In place; returns how many. A module that is not recognised or not proven stays as it is, and
+    the log says so."""
     count, reasons = _replace(module, _grouped)
     if count:
         _logger.info("%s of experts multiplied in groups, proven", counted(count, "layer"))

@@ -21,7 +21,7 @@ __all__ = ["decide_num_blocks"]
 _logger = logging.getLogger(__name__)
 
 _HOST_SHARE = 0.25
-"""Of the memory free now: the machine is not ours alone."""
+"""Share of the memory that is free now: other processes need some too."""
 _HOST_MOST = 4 << 30
 _GIB = 1 << 30
 
@@ -36,8 +36,8 @@ def decide_num_blocks(
     gpu_memory_utilization: float,
     num_remembered: int = 0,
 ) -> int:
-    """Blocks that memory holds, and no more than `max_num_seqs` sequences can use and
-    `num_remembered` more leave behind for others to find.
+    """As many KV blocks as memory holds, but not more than are of use: to `max_num_seqs` running
+    sequences, and to the prefix cache for `num_remembered` finished ones.
 
     Raises UsageError when not even one block fits.
     """
@@ -85,7 +85,7 @@ def _measure_step(
     torch.cuda.synchronize(device)
     peak = torch.cuda.max_memory_allocated(device) - before
     release_memory()
-    return total - free + 2 * peak  # steps that are captured keep their memory apart
+    return total - free + 2 * peak  # twice: captured graphs have a memory pool of their own
 
 
 @torch.inference_mode()

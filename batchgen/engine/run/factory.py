@@ -37,8 +37,8 @@ __all__ = [
     "load_follower",
     "load_over",
     "load_served",
+    "log_load_notes",
     "resolve",
-    "say_of_model",
 ]
 
 T = TypeVar("T")
@@ -102,12 +102,13 @@ def _load(config: EngineConfig, group: Group | None) -> tuple[Model, EngineConfi
         _logger.info("no graphs and no compiled layers: rows choose among adapters")
         config = dataclasses.replace(config, enforce_eager=True)
     model = load_model(config, group)
-    say_of_model(model, config)
+    log_load_notes(model, config)
     return model, config
 
 
-def say_of_model(model: Model, config: EngineConfig) -> None:
-    """What was decided at load; as a warning what cuts rows, unless the user asked for a length."""
+def log_load_notes(model: Model, config: EngineConfig) -> None:
+    """Log what was decided at load. What shortens rows is a warning, unless the user chose a
+    length."""
     _logger.info("model on %s in %s", model.device, model.dtype)
     for note in model.notes:
         _logger.info("%s", note)
@@ -199,7 +200,7 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
     block_size = config.block_size or _decide(
         "block_size",
         GPU_BLOCK_SIZE if on_gpu else _CPU_BLOCK_SIZE,
-        "a tile of keys is one block" if on_gpu else "wastes half of it a row",
+        "a tile of keys is one block" if on_gpu else "a row wastes half a block on average",
     )
     longest = _longest(model, config)
     reorder_window = config.reorder_window or _decide(
