@@ -142,6 +142,15 @@ def test_a_kept_column_comes_out_as_it_went_in(tmp_path: Path, name: str) -> Non
     assert made.equals(pq.read_table(path).column("x").combine_chunks())
 
 
+def test_the_last_day_of_spark_is_not_one_of_1816(tmp_path: Path) -> None:
+    days = [dt.datetime(9999, 12, 31), dt.datetime(2024, 5, 1, 12, 0, 0, 123456), None]
+    table = pa.table({**PROMPTS, "x": pa.array(days, pa.timestamp("us"))})
+    pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
+    reader = Reader(InputSpec((str(tmp_path / "a.parquet"),)))
+    assert [row.kept["x"] for row in reader] == days
+    assert reader.kept_schema == [("x", pa.timestamp("us"))]
+
+
 def test_a_null_typed_column_is_kept_as_strings(tmp_path: Path) -> None:
     reader = Reader(InputSpec((write(tmp_path, {**PROMPTS, "x": pa.nulls(3)}),)))
     assert reader.kept_schema == [("x", pa.string())]

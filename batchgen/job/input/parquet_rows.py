@@ -28,6 +28,9 @@ _BUFFER_BYTES = 1 << 20
 _FETCH_BYTES = 4 << 20
 """Of one column, asked of a store at once."""
 _BATCHES_AHEAD = 32
+_SPARK_UNIT = "us"
+"""Of timestamps in INT96: in nanoseconds they wrap round outside 1677-2262, and the last day,
+9999-12-31, was one of 1816."""
 
 
 def parquet_rows(
@@ -39,7 +42,7 @@ def parquet_rows(
     """
     opened: Callable[[], Any] = source.arrow_source
     try:
-        schema = pq.read_schema(opened())
+        schema = _schema(opened())
     except pa.ArrowNotImplementedError as error:
         opened = partial(_with_bytes, source, error)
         schema = _without_wide_integers(opened(), source.name, parser, kept)
@@ -48,6 +51,11 @@ def parquet_rows(
     columns = find_columns(schema, source.name, spec, parser, kept)
     batches = partial(_batches, source, columns, opened)
     return ArrowRows(columns, batches, partial(_damaged, source))
+
+
+def _schema(opened: Any) -> pa.Schema:
+    with pq.ParquetFile(opened, coerce_int96_timestamp_unit=_SPARK_UNIT) as file:
+        return file.schema_arrow
 
 
 def _with_bytes(source: Source, error: Exception) -> Any:
@@ -67,7 +75,7 @@ def _without_wide_integers(
 ) -> pa.Schema:
     """The schema without columns that are not kept, which is said; InvalidDataError where one is
     needed."""
-    schema = pq.read_schema(opened)
+    schema = _schema(opened)
     for name in wide_integers(opened):
         needed = {*parser.content_columns, *parser.id_columns, *parser.param_columns, *kept.named}
         text = f"{where}: column {name!r} holds integers of 128 bits, which pyarrow cannot read"
@@ -84,8 +92,8 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     # A buffer instead of whole column chunks: a row group may be larger than memory.
     remote = source.remote is not None
-    size = _FETCH_BYTES if remote else _BUFFER_BYTES
-    with pq.ParquetFile(opened(), buffer_size=size, pre_buffer=False) as file:
+    how = {"buffer_size": _FETCH_BYTES if remote else _BUFFER_BYTES, "pre_buffer": False}
+    with pq.ParquetFile(opened(), coerce_int96_timestamp_unit=_SPARK_UNIT, **how) as file:
         names = list(columns.names)
         batches = file.iter_batches(_BATCH_ROWS, columns=names, use_threads=False)
         yield from prefetched(batches, _BATCHES_AHEAD) if remote else batches
