@@ -38,6 +38,7 @@ KERNEL_SOURCES = (
     "int8_vnni.c",
     "ops.c",
     "stack.c",
+    "draw.c",
     *_QUANT_SOURCES,
 )
 _QUANT_HEADERS = ("quant.h", "quant_lanes.h")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from batchgen.engine.kernels.draw import DrawKernel
 from batchgen.engine.sampling import filters
 from batchgen.engine.sampling.batch import Filter, Processing, SamplingBatch
 from batchgen.engine.sampling.device_draws import uniform
@@ -53,9 +54,7 @@ def sample(logits: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
         _process(scores, processing)
     best, tokens = row_max(scores)  # NaN counts as the largest, so `best` shows it
     if processing is not None and len(processing.drawing):
-        drawing = processing.drawing
-        drawn = _rows(scores, drawing), best[drawing, None]
-        tokens[drawing] = _draw(*drawn, processing)
+        tokens[processing.drawing] = _draw(scores, best, processing)
     if not wanted:
         return SampledTokens(tokens, best.isfinite(), None)
     total = _log_total(original)
@@ -84,7 +83,34 @@ def _process(scores: torch.Tensor, processing: Processing) -> None:
 
 def _draw(scores: torch.Tensor, best: torch.Tensor, processing: Processing) -> torch.Tensor:
     """Tokens of the drawing rows, int64 [num_drawing]; overwrites `scores`, whose maxima are
-    `best` [num_drawing, 1]."""
+    `best` [num_rows]."""
+    drawing = processing.drawing
+    kernel = DrawKernel.load() if scores.device.type == "cpu" and scores.is_contiguous() else None
+    if kernel is None:
+        return _draw_by_torch(_rows(scores, drawing), best[drawing, None], processing)
+    return kernel(
+        scores,
+        drawing,
+        best[drawing],
+        processing.temperature,
+        _values(processing.top_k, torch.zeros_like(drawing)),
+        _values(processing.top_p, torch.ones_like(processing.temperature)),
+        _values(processing.min_p, torch.zeros_like(processing.temperature)),
+        uniform(processing.keys, processing.positions),
+    )
+
+
+def _values(chosen: Filter | None, values: torch.Tensor) -> torch.Tensor:
+    """A filter's value for every drawing row; those without it have what is in `values`."""
+    if chosen is not None:
+        values[chosen.rows] = chosen.values.to(values.dtype)
+    return values
+
+
+def _draw_by_torch(
+    scores: torch.Tensor, best: torch.Tensor, processing: Processing
+) -> torch.Tensor:
+    """The same on any device, of the drawing rows alone; `best` [num_drawing, 1]."""
     temperature = processing.temperature[:, None]
     scores /= temperature
     best = best / temperature
