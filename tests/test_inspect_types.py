@@ -37,6 +37,12 @@ def test_types_that_are_not_are_refused_for_the_true_reason(model_type: str) -> 
     assert REFUSED[model_type][1] in verdict.reason
 
 
+def test_a_type_is_tried_with_each_kind_of_layer_that_it_knows() -> None:
+    verdict = try_type("minimax_m3_vl_text")
+    assert verdict.outcome == "refused"
+    assert "with layers of kind minimax_m3_sparse, its sparse attention" in verdict.reason
+
+
 @since_5_24
 def test_a_model_that_hands_its_cache_around_by_a_new_name_is_proven() -> None:
     assert try_type("dory").outcome == "proven"

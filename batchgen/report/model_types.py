@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+from transformers.configuration_utils import ALLOWED_LAYER_TYPES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from batchgen.causes import first_line
@@ -28,7 +29,7 @@ from batchgen.report.tiny_configs import mixed_configs, tiny_configs
 __all__ = ["TypesReport", "Verdict", "report_types"]
 
 PROVEN, REFUSED, UNTRIED = "proven", "refused", "untried"
-_STATEFUL = ("conv", "linear_attention")
+_PLAIN_LAYERS = ("full_attention", "sliding_attention")
 _MOST_PARAMETERS = 100_000_000
 
 
@@ -124,9 +125,11 @@ def _attempt(config: Any) -> _Attempt:
 
 
 def _refused_mixture(kind: Any) -> str:
-    """Why the type is refused once it has layers that keep state, where it knows such: a class's
-    own default may have none of those that its checkpoints have."""
-    for layer in _STATEFUL:
+    """Why the type is refused once it has layers that keep state or an index, where it knows such:
+    a class's own default may have none of those that its checkpoints have."""
+    for layer in ALLOWED_LAYER_TYPES:
+        if layer in _PLAIN_LAYERS:
+            continue
         for config in islice(mixed_configs(kind, layer), 1):
             attempt = _attempt(config)
             if attempt.is_final:
