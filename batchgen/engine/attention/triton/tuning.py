@@ -1,4 +1,5 @@
-"""Tile sizes of the Triton kernels: a static table, measured on one H100, cut to fit other GPUs."""
+"""Tile sizes of the Triton kernels: a static table, measured on an H100 and an H200, cut to fit
+other GPUs."""
 
 from __future__ import annotations
 
@@ -15,6 +16,10 @@ __all__ = ["Tile", "Tuner", "chunk_tile", "decode_tile", "fitted", "padded"]
 
 _HOPPER_ROOM = 227 * 1024
 """Shared memory of a block on Hopper and on larger GPUs after it; see `_bytes_needed`."""
+_FOUR_A_CORE = 128
+"""Registers of a thread with which four programs of 128 threads run on a multiprocessor at once.
+Decodes wait for memory, and 64 long rows of 8 heads are 512 programs: with three at once an H200
+needs two waves, the second nearly empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +62,12 @@ def _decode(spec: AttentionSpec, dtype: torch.dtype) -> Tile:
         return Tile(16, 32, 8, 2, 2)
     rows = max(16, min(64, triton.next_power_of_2(spec.num_heads // spec.num_kv_heads)))
     if dtype == torch.float8_e4m3fn:  # as many bytes a tile: the loads to wait for are as long
-        return Tile(rows, 128 if width * rows <= 2048 else 64, 4, 3, 2)
+        registers = _FOUR_A_CORE if rows == 16 and width == 128 else None
+        return Tile(rows, 128 if width * rows <= 2048 else 64, 4, 3, 2, max_registers=registers)
     if width <= 64:
         return Tile(rows, 128, 4, 3, 2)
+    if rows == 16 and width == 128:
+        return Tile(16, 64, 2, 3, 4)
     return Tile(rows, 64 if width == 128 else 32, 4, 3, 2)
 
 
