@@ -81,7 +81,7 @@ def test_a_stop_ends_a_merge_between_its_runs_too(tmp_path: Path) -> None:
         raise StoppedError("stopped")
 
     with pytest.raises(StoppedError):
-        merged(parts, tmp_path, memory_bytes=1, look=stop)
+        merged(parts, tmp_path, memory_bytes=1, check_stop=stop)
     assert temporary_files(tmp_path) == []
 
 

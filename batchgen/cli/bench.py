@@ -115,7 +115,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:
     config = _engine_config(flags, files.path, files.eos_token_ids)
     real = _real_rows(flags, files, own_process=ctx.obj is True)
     if ctx.obj is True:
-        prepare_engine(config, files.look)
+        prepare_engine(config, files.facts)
     with importing:
         from batchgen.report.bench import format_table
         from batchgen.report.bench_session import COLUMNS, PEER_COLUMNS, BenchSession

@@ -119,7 +119,7 @@ def prepared(files: ModelFiles | None, *, own_process: bool) -> None:
     if own_process and files is not None:
         from batchgen.engine.processes.preparing import prepare_tokenizer
 
-        prepare_tokenizer(files.look)
+        prepare_tokenizer(files.facts)
 
 
 def set_by(ctx: click.Context) -> dict[str, str]:

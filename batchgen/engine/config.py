@@ -13,7 +13,7 @@ __all__ = [
     "PROOF_BLOCK_SIZE",
     "Adapter",
     "EngineConfig",
-    "ModelLook",
+    "ModelFacts",
 ]
 
 
@@ -36,7 +36,7 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelLook:
+class ModelFacts:
     """What is known of a model before torch is imported: its config.json, or the same made of a
     GGUF file, and its weight files, where reading them ahead pays."""
 

@@ -1,14 +1,14 @@
-"""Looking up from work that takes long, to see whether it is to be ended."""
+"""Lets long work be stopped: it calls a check now and then, which raises to end it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["Look", "nothing"]
+__all__ = ["StopCheck", "never"]
 
-Look = Callable[[], object]
-"""Called again and again while something takes long; what it raises ends it."""
+StopCheck = Callable[[], object]
+"""Called again and again by work that takes long; what it raises ends that work."""
 
 
-def nothing() -> None:
-    """The look of those who end nothing."""
+def never() -> None:
+    """A `StopCheck` that stops nothing."""

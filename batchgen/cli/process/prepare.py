@@ -21,6 +21,6 @@ def prepare(spec: JobSpec, files: ModelFiles | None, reader: Reader) -> None:
     if spec.engine == "echo" or files is None:
         return
     if spec.devices is None:
-        prepare_engine(engine_config(spec, files), files.look)
+        prepare_engine(engine_config(spec, files), files.facts)
     else:  # each engine's process prepares itself
-        prepare_tokenizer(files.look)
+        prepare_tokenizer(files.facts)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
-from batchgen.engine.config import EngineConfig, ModelLook
+from batchgen.engine.config import EngineConfig, ModelFacts
 from batchgen.engine.cuda.kernel_shapes import kernel_shapes
 from batchgen.startup import timeline
 from batchgen.startup.ahead import Gpu, find_gpu, read_ahead
@@ -25,39 +25,39 @@ __all__ = ["prepare_engine", "prepare_tokenizer"]
 _OTHER_SENSES = ("vision_config", "audio_config", "speech_config", "video_config")
 
 
-def prepare_tokenizer(look: ModelLook) -> None:
+def prepare_tokenizer(facts: ModelFacts) -> None:
     """For a process that loads nothing else: quick imports are all there is to begin."""
-    QuickImports(whole=_is_more_than_text(look)).install()
+    QuickImports(whole=_is_more_than_text(facts)).install()
 
 
-def prepare_engine(config: EngineConfig, look: ModelLook) -> None:
+def prepare_engine(config: EngineConfig, facts: ModelFacts) -> None:
     """Begin; whoever imports torch then does so under `importing`. Never raises: whoever needs the
     result does the work again and says what is wrong."""
-    quick = QuickImports(whole=config.trust_remote_code or _is_more_than_text(look))
+    quick = QuickImports(whole=config.trust_remote_code or _is_more_than_text(facts))
     quick.install()
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as torch does; in time for the driver
     taken = threading.Event()
-    _begin("imports", lambda: _import(config, look, quick, taken))
+    _begin("imports", lambda: _import(config, facts, quick, taken))
     taken.wait()
-    _begin("ahead", lambda: _work_ahead(config, look))
+    _begin("ahead", lambda: _work_ahead(config, facts))
 
 
 def _begin(name: str, work: Callable[[], object]) -> None:
     threading.Thread(target=work, name=f"batchgen-{name}", daemon=True).start()
 
 
-def _is_more_than_text(look: ModelLook) -> bool:
-    return any(key in look.config for key in _OTHER_SENSES)
+def _is_more_than_text(facts: ModelFacts) -> bool:
+    return any(key in facts.config for key in _OTHER_SENSES)
 
 
 def _import(
-    config: EngineConfig, look: ModelLook, quick: QuickImports, taken: threading.Event
+    config: EngineConfig, facts: ModelFacts, quick: QuickImports, taken: threading.Event
 ) -> None:
     with suppress(Exception):
         with importing, timeline.span("imports"), _nothing_to_collect():
             taken.set()
             try:
-                _import_engine(config, look, quick)
+                _import_engine(config, facts, quick)
             finally:
                 quick.done()
         _import_compilers(config)
@@ -75,7 +75,7 @@ def _nothing_to_collect() -> Iterator[None]:
         gc.enable()
 
 
-def _import_engine(config: EngineConfig, look: ModelLook, quick: QuickImports) -> None:
+def _import_engine(config: EngineConfig, facts: ModelFacts, quick: QuickImports) -> None:
     """The engine, and transformers' classes of this model's type."""
     is_alone = config.tensor_parallel == 1 and not config.trust_remote_code
     if is_alone and (config.device == "cpu" or find_gpu(config.device) is None):
@@ -99,7 +99,7 @@ def _import_engine(config: EngineConfig, look: ModelLook, quick: QuickImports) -
         from batchgen.engine.memory import give_back_loaded
 
     with suppress(KeyError):  # a type that is no name of a class: code of its own, a GGUF's
-        own = transformers.CONFIG_MAPPING[str(look.config.get("model_type"))]
+        own = transformers.CONFIG_MAPPING[str(facts.config.get("model_type"))]
         transformers.MODEL_FOR_CAUSAL_LM_MAPPING[own]
     if not config.model.is_file():  # whose vocabulary is read without it
         assert transformers.AutoTokenizer is not None
@@ -143,19 +143,19 @@ def _warm_device(config: EngineConfig) -> None:
         warm_device(torch.device("cuda" if config.device == "auto" else config.device))
 
 
-def _work_ahead(config: EngineConfig, look: ModelLook) -> None:
+def _work_ahead(config: EngineConfig, facts: ModelFacts) -> None:
     with suppress(Exception):
         gpu = find_gpu(config.device)
         if gpu is not None:
             if gpu.is_shared and config.attention_backend != "reference":
-                _compile_kernels(config, look, gpu)
+                _compile_kernels(config, facts, gpu)
             gpu.make_context()
-        read_ahead(look.weights)
+        read_ahead(facts.weights)
 
 
-def _compile_kernels(config: EngineConfig, look: ModelLook, gpu: Gpu) -> None:
+def _compile_kernels(config: EngineConfig, facts: ModelFacts, gpu: Gpu) -> None:
     shapes = kernel_shapes(
-        look.config,
+        facts.config,
         dtype=config.dtype,
         kv_cache_dtype=config.kv_cache_dtype,
         block_size=config.block_size,

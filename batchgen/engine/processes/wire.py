@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from batchgen.engine.config import EngineConfig, ModelLook
+from batchgen.engine.config import EngineConfig, ModelFacts
 from batchgen.engine.request import Completion, EngineStats, Request, Shared
 
 __all__ = ["Abort", "Add", "AskOutputs", "Failed", "Load", "Loaded", "Outputs", "Report", "Wire"]
@@ -25,7 +25,7 @@ class Load:
     config: EngineConfig | None
     max_num_seqs: int = 256
     max_model_len: int = 1 << 20
-    look: ModelLook = field(default_factory=ModelLook)
+    facts: ModelFacts = field(default_factory=ModelFacts)
     core: int | None = None
     """Run on this core of the CPU alone."""
     name: str = ""

@@ -59,7 +59,7 @@ def _engine(load: Load) -> Engine:
         from batchgen.engine.run.echo import EchoEngine
 
         return EchoEngine(load.max_num_seqs, load.max_model_len)
-    prepare_engine(load.config, load.look)
+    prepare_engine(load.config, load.facts)
     with importing:
         from batchgen.engine.run.factory import load_engine
 

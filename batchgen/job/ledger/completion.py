@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from batchgen.job.ledger.opening import check_target, discard_work
-from batchgen.job.stop_check import Look, nothing
+from batchgen.job.stop_check import StopCheck, never
 from batchgen.job.storage.json_lines import write_json_lines
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import FinalReport, Manifest
@@ -28,10 +28,10 @@ def write_whole(
     parts: Sequence[Part],
     columns: Columns,
     guard: Guard,
-    look: Look = nothing,
+    check_stop: StopCheck = never,
 ) -> FinalReport:
     """Write the output: every one of `manifest.total_rows` rows once, in order, verified, whole.
-    Then drop the parts. `look` is called between its pieces.
+    Then drop the parts. `check_stop` is called between its pieces.
 
     Raises MissingRowsError, OutputUnwritableError, OutputHeldError; FingerprintMismatchError where
     somebody else's file took the output's name meanwhile: it stays, and so do the parts.
@@ -44,10 +44,10 @@ def write_whole(
         check_target(layout, manifest)
 
     with scratch(layout.folder) as folder:
-        merge = Merge(ranked(parts), schema, folder, look=look)
+        merge = Merge(ranked(parts), schema, folder, check_stop=check_stop)
         report = write_output(
             layout.record,
-            _watched(merge.tables(), look),
+            _watched(merge.tables(), check_stop),
             schema,
             footer_metadata(schema, manifest),
             OutputCheck(manifest.total_rows),
@@ -56,7 +56,7 @@ def write_whole(
         )
     if layout.form.kind == "jsonl":
         job = manifest.job_id, manifest.total_rows
-        write_json_lines(layout.target, layout.record, job, may_write, guard, look)
+        write_json_lines(layout.target, layout.record, job, may_write, guard, check_stop)
     report.duplicates_dropped = merge.duplicates
     complete(layout, manifest, report, guard)
     return report
@@ -84,8 +84,8 @@ def complete(layout: Layout, manifest: Manifest, report: FinalReport, guard: Gua
     discard_work(layout)
 
 
-def _watched(tables: Iterator[pa.Table], look: Look) -> Iterator[pa.Table]:
+def _watched(tables: Iterator[pa.Table], check_stop: StopCheck) -> Iterator[pa.Table]:
     for table in tables:
         faults.reach("final.piece")
-        look()
+        check_stop()
         yield table

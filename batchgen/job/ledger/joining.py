@@ -1,8 +1,8 @@
-"""Coming into a job: one run of all rows (or a merge), or any number of shards, never both.
+"""Entering a job: one run of all rows (or a merge), or any number of shards, never both.
 
-Everybody passes one door, one at a time: a run of all rows looks there that no shard is at work, a
-shard that no such run is. Whoever was taken for dead is fenced: the next number is claimed in its
-place, so that it finds itself dispossessed at its next commit.
+Entry is serialised by a lock, the job's *door*: while a run of all rows holds it, it checks that no
+shard is at work; a shard checks that no such run is. A process that was taken for dead is fenced:
+the next attempt is claimed in its place, so that its next commit finds that it has lost the output.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from batchgen.errors import OutputHeldError
 from batchgen.job.ledger.opening import Found, check_folder, decide, discard_work
-from batchgen.job.stop_check import Look, nothing
+from batchgen.job.stop_check import StopCheck, never
 from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.storage.lease import LeasedLock
 from batchgen.job.storage.lock import OutputLock, current_owner
@@ -23,7 +23,7 @@ from batchgen.job.storage.manifest import Manifest, flatten
 from batchgen.job.stores.files import make_folder
 from batchgen.job.stores.remote_path import RemotePath
 
-__all__ = ["at_door", "begin_where_none", "enter", "join"]
+__all__ = ["begin_where_none", "door_held", "enter", "join"]
 
 _DOOR_TIMEOUT_S = 120.0
 _DOOR_POLL_S = 0.02
@@ -34,17 +34,18 @@ def join(
     layout: Layout,
     run_id: str,
     mode: str,
-    settle: Callable[[], object] = nothing,
-    look: Look = nothing,
+    settle: Callable[[], object] = lambda: None,
+    check_stop: StopCheck = never,
 ) -> OutputLock:
-    """The lock of this run, acquired. `settle` is called right before, while nobody else comes in.
+    """The lock of this run, acquired. `settle` is called right before, while no other process can
+    enter.
 
-    With `mode` wait: once nobody is in the way. Raises OutputHeldError, OutputUnwritableError and
-    what `settle` and `look` raise.
+    With `mode` wait: waits until no other process is in the way. Raises OutputHeldError,
+    OutputUnwritableError and what `settle` and `check_stop` raise.
     """
     while True:
         try:
-            with at_door(layout, run_id, look):
+            with door_held(layout, run_id, check_stop):
                 return enter(layout, run_id, settle)
         except OutputHeldError:
             if mode != "wait":
@@ -83,20 +84,20 @@ def begin_where_none(
 
 
 @contextmanager
-def at_door(layout: Layout, run_id: str, look: Look = nothing) -> Iterator[None]:
-    """While nobody else comes in; waits for whoever is doing so, and looks up meanwhile."""
+def door_held(layout: Layout, run_id: str, check_stop: StopCheck = never) -> Iterator[None]:
+    """Hold the job's door. While another process holds it, waits, and calls `check_stop`."""
     check_folder(layout)
     make_folder(layout.folder)
     door = OutputLock(layout.folder, layout.out, run_id, "-door")
-    door.acquire("wait", timeout=_DOOR_TIMEOUT_S, poll=_DOOR_POLL_S, look=look)
+    door.acquire("wait", timeout=_DOOR_TIMEOUT_S, poll=_DOOR_POLL_S, check_stop=check_stop)
     try:
         yield
     finally:
         door.release()
 
 
-def enter(layout: Layout, run_id: str, settle: Callable[[], object] = nothing) -> OutputLock:
-    """The lock of this run, acquired, by one who is at the door. See `join`."""
+def enter(layout: Layout, run_id: str, settle: Callable[[], object] = lambda: None) -> OutputLock:
+    """The lock of this run, acquired, while the door is held. See `join`."""
     if layout.shard is None:
         make_folder(layout.target.parent)  # not only when all is computed
         _refuse_live_shards(layout)

@@ -32,7 +32,7 @@ from batchgen.job.ledger.opening import decide, has_leftovers, sweep
 from batchgen.job.ledger.shard_manifests import furthest_input
 from batchgen.job.rows import OutputRow
 from batchgen.job.shard import Shard
-from batchgen.job.stop_check import Look, nothing
+from batchgen.job.stop_check import StopCheck, never
 from batchgen.job.storage.journal import Inflight, Journal
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.lock import OutputLock, is_held
@@ -75,12 +75,13 @@ class Ledger(AbstractContextManager["Ledger"]):
         background: bool = True,
         shard: Shard | None = None,
         form: Form | None = None,
-        look: Look = nothing,
+        check_stop: StopCheck = never,
     ) -> Ledger:
         """Begin a job, continue it, or find it finished (`finished` is then set, nothing locked).
 
-        `fingerprint` may nest; it decides whether this is the same job. `look`, called while others
-        come in, may raise. Raises FingerprintMismatchError, OutputHeldError, OutputUnwritableError.
+        `fingerprint` may nest; it decides whether this is the same job. `check_stop`, called while
+        others come in, may raise. Raises FingerprintMismatchError, OutputHeldError,
+        OutputUnwritableError.
         """
         layout, columns = Layout(ckpt_dir, out, shard, form or Form.of(out)), columns or Columns()
         found = decide(layout, fingerprint, overwrite)
@@ -89,7 +90,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         if found.finished or found.written is not None:
             layout = layout.whole  # nothing is left to do but to clean up after a dead run
         begin = partial(begin_where_none, layout, fingerprint, overwrite, facts or {})
-        held = join(layout, run_id, lock, begin, look)
+        held = join(layout, run_id, lock, begin, check_stop)
         try:
             ledger = cls._opened(layout, fingerprint, facts, columns, held, overwrite, run_id)
         except BaseException:
@@ -193,12 +194,12 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Keep the tokens generated so far by rows in flight: (index, sample) -> token ids."""
         self._working_journal.save_inflight(tokens, self._known.settled)
 
-    def finalize(self, num_rows: int, look: Look = nothing) -> FinalReport:
+    def finalize(self, num_rows: int, check_stop: StopCheck = never) -> FinalReport:
         """Write the output: every row once, in order, verified, whole. Then drop the parts.
 
-        A shard writes none: its rows must all be there, and stay for the merge. `look` is called
-        between pieces of the output; what it raises ends the writing, nothing is lost. Raises
-        MissingRowsError (the rows named), OutputUnwritableError, OutputHeldError.
+        A shard writes none: its rows must all be there, and stay for the merge. `check_stop` is
+        called between pieces of the output; what it raises ends the writing, nothing is lost.
+        Raises MissingRowsError (the rows named), OutputUnwritableError, OutputHeldError.
         """
         assert self._writer is not None, "the job is finished or closed"
         assert self._lock is not None
@@ -210,7 +211,7 @@ class Ledger(AbstractContextManager["Ledger"]):
             self._write_manifest()
             return report
         parts, guard = self._known.parts + self._writer.parts, self._lock.check
-        return write_whole(self._layout, self._manifest, parts, self._columns, guard, look)
+        return write_whole(self._layout, self._manifest, parts, self._columns, guard, check_stop)
 
     def disown(self) -> None:
         """What was begun is of another job, to --overwrite too: opened again, it is discarded."""

@@ -21,7 +21,7 @@ from batchgen.job.ledger.completion import complete
 from batchgen.job.ledger.joining import join
 from batchgen.job.ledger.opening import Found, decide, discard_work
 from batchgen.job.ledger.shard_manifests import furthest_input
-from batchgen.job.stop_check import Look, nothing
+from batchgen.job.stop_check import StopCheck, never
 from batchgen.job.storage.journal import write_attempts
 from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.lock import OutputLock
@@ -44,7 +44,8 @@ class Reopening:
     """What a run asks of finished rows. `retry`: None, `failed` or `truncated`.
 
     `has_grown` tells of a finished job's manifest whether the input has more rows by now, and
-    raises where it is another one. `look` is called while it takes long, and ends it by raising.
+    raises where it is another one. `check_stop` is called while it takes long, and ends it by
+    raising.
     """
 
     layout: Layout
@@ -54,7 +55,7 @@ class Reopening:
     retry: str | None
     incremental: bool
     has_grown: Callable[[Manifest], bool]
-    look: Look = nothing
+    check_stop: StopCheck = never
 
     @property
     def label(self) -> str:
@@ -98,7 +99,7 @@ def reopen(asked: Reopening) -> Reopened:
     _, found = asked.found()
     if found.manifest is None or asked.goes_on(found.manifest):
         return Reopened(asked.fingerprint)
-    held = join(asked.layout, asked.run_id, "fail", look=asked.look)
+    held = join(asked.layout, asked.run_id, "fail", check_stop=asked.check_stop)
     try:
         return take_up(asked, held)
     finally:
@@ -145,7 +146,7 @@ class _OldRows:
         parts = list_parts(layout.parts) if manifest.state == "running" else []
         self.paths = [path for path in parts if _is_of(path, manifest)]
         self._output = layout.record if manifest.is_complete else None
-        self._look = asked.look
+        self._check_stop = asked.check_stop
         self.again: dict[int, int] = {}
         if retry is not None:
             for table in self._tables(["index", "status", "finish_reason", "attempt"]):
@@ -165,10 +166,10 @@ class _OldRows:
     def _tables(self, columns: list[str] | None) -> Iterator[pa.Table]:
         if self._output is not None:
             for table in _whole_rows(row_groups_of(self._output, columns)):
-                self._look()
+                self._check_stop()
                 yield table
         for path in self.paths:
-            self._look()
+            self._check_stop()
             table = read_part(path)
             if table is not None:  # else it is damaged: its rows are computed again
                 yield table if columns is None else table.select(columns)

@@ -3,7 +3,7 @@ the others go on with what it began."""
 
 from __future__ import annotations
 
-from batchgen.job.ledger.joining import at_door, begin_where_none, enter
+from batchgen.job.ledger.joining import begin_where_none, door_held, enter
 from batchgen.job.ledger.reopen import Reopened, Reopening, take_up
 from batchgen.job.storage.lock import OutputLock
 from batchgen.job.storage.manifest import Manifest
@@ -16,7 +16,7 @@ def reopen_shard(asked: Reopening) -> Reopened:
 
     Raises OutputHeldError also where shards are at work that were not asked for the same.
     """
-    with at_door(asked.layout, asked.run_id, asked.look):
+    with door_held(asked.layout, asked.run_id, asked.check_stop):
         _, found = asked.whole.found()
         done = Reopened(asked.fingerprint)
         if found.manifest is None:

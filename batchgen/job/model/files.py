@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from batchgen.engine.config import ModelLook
+from batchgen.engine.config import ModelFacts
 from batchgen.errors import ModelRefusedError
 from batchgen.job.model import special_tokens
 from batchgen.job.model.adapters import AdapterFiles, find_adapters, tell_other_bases
@@ -89,11 +89,11 @@ class ModelFiles:
         return self.chat_templates.get(DEFAULT)
 
     @property
-    def look(self) -> ModelLook:
+    def facts(self) -> ModelFacts:
         """For whoever begins to load it."""
         if self.kind is ModelKind.GGUF:
-            return ModelLook(self.config, [self.path])
-        return ModelLook(self.config, sorted(self.path.glob("model*.safetensors")))
+            return ModelFacts(self.config, [self.path])
+        return ModelFacts(self.config, sorted(self.path.glob("model*.safetensors")))
 
     def identity(self) -> dict[str, str]:
         """What can change a completion, for the fingerprint. Never a path of this machine."""

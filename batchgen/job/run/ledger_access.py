@@ -81,7 +81,7 @@ class LedgerAccess:
             retry=spec.retry,
             incremental=spec.incremental,
             has_grown=lambda manifest: self.compared(lambda: has_grown(manifest)),
-            look=self._look_while_waiting,
+            check_stop=self._check_stop_while_waiting,
         )
         return reopened(asked, self._say)
 
@@ -99,7 +99,7 @@ class LedgerAccess:
             overwrite=spec.overwrite,
             shard=spec.shard,
             form=spec.form,
-            look=self._look_while_waiting,
+            check_stop=self._check_stop_while_waiting,
         )
 
     def check_untouched(self) -> None:
@@ -122,7 +122,7 @@ class LedgerAccess:
             self.compared(lambda: check_resumed_input(checkpoint, self._reader))
             self._agreed = checkpoint
 
-    def _look_while_waiting(self) -> None:
+    def _check_stop_while_waiting(self) -> None:
         self._stop.check("what earlier runs left was taken up; nothing is lost")
 
     def compared(self, check: Callable[[], _Result]) -> _Result:

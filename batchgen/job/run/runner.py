@@ -200,23 +200,23 @@ class _Job:
                 pipeline.run()
             if pipeline.stopped:
                 return self._stopped(ledger, assembly)
-            report = ledger.finalize(reader.rows_read, self._look_while_merging())
+            report = ledger.finalize(reader.rows_read, self._check_stop_while_merging())
             return self._complete(report, (ledger, assembly))
         except BaseException as error:
             self._failed(error, ledger, assembly)
             raise
 
-    def _look_while_merging(self) -> Callable[[], None]:
+    def _check_stop_while_merging(self) -> Callable[[], None]:
         """Called for every piece of the output: StoppedError when a stop's grace is over."""
         leave_at: list[float] = []
 
-        def look() -> None:
+        def check() -> None:
             if self._stop.requested and not leave_at:
                 leave_at.append(time.monotonic() + self._stop.grace(self._spec.grace))
             if leave_at and time.monotonic() > leave_at[0]:
                 self._stop.check("the output was written; every row is done and kept")
 
-        return look
+        return check
 
     def _complete(
         self, totals: FinalReport, work: tuple[Ledger, Assembly] | None = None

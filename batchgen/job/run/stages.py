@@ -112,7 +112,7 @@ def _begin_fleet(spec: JobSpec, files: ModelFiles | None, devices: Sequence[Devi
 
     if spec.engine == "echo" or files is None:
         return begin_fleet(devices, Load(None, *_echo_sizes(spec)))
-    return begin_fleet(devices, Load(engine_config(spec, files), look=files.look))
+    return begin_fleet(devices, Load(engine_config(spec, files), facts=files.facts))
 
 
 def _loaded(fleet: Fleet) -> Fleet:

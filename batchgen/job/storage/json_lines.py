@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.job.form import compression_of
-from batchgen.job.stop_check import Look
+from batchgen.job.stop_check import StopCheck
 from batchgen.job.stored_types import plain_values
 from batchgen.job.stores.files import Guard, atomic_file, unwritable, write_atomic
 from batchgen.job.stores.places import Place, arrow_source, opened
@@ -44,7 +44,12 @@ def plain(value: Any) -> Any:
 
 
 def write_json_lines(
-    out: Place, record: Place, job: tuple[str, int], may_write: Guard, guard: Guard, look: Look
+    out: Place,
+    record: Place,
+    job: tuple[str, int],
+    may_write: Guard,
+    guard: Guard,
+    check_stop: StopCheck,
 ) -> None:
     """Write the rows of `record` as `out`. `job`: its id, and how many input rows it has;
     `may_write` looks at what has the name before it is replaced."""
@@ -53,7 +58,7 @@ def write_json_lines(
             whole = pq.ParquetFile(arrow_source(record))
             names = whole.schema_arrow.names
             for batch in whole.iter_batches(_BATCH_ROWS):
-                look()
+                check_stop()
                 columns = map(plain_values, batch.columns)
                 rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
                 lines = [json_line(row) + "\n" for row in rows]

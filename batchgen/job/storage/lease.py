@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from batchgen.job.stop_check import Look, nothing
+from batchgen.job.stop_check import StopCheck, never
 from batchgen.job.storage.lock import OutputLock
 from batchgen.job.stores.places import Place
 
@@ -32,12 +32,12 @@ class LeasedLock(OutputLock):
         mode: str = "fail",
         timeout: float | None = None,
         poll: float = 0.5,
-        look: Look = nothing,
+        check_stop: StopCheck = never,
     ) -> None:
         """Both or none."""
-        super().acquire(mode, timeout, poll, look)
+        super().acquire(mode, timeout, poll, check_stop)
         try:
-            self._lease.acquire(mode, timeout, poll, look)
+            self._lease.acquire(mode, timeout, poll, check_stop)
         except BaseException:
             super().release()
             raise

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from batchgen.errors import OutputHeldError
-from batchgen.job.stop_check import Look, nothing
+from batchgen.job.stop_check import StopCheck, never
 from batchgen.job.storage.claims import STALE_SECONDS, claims_of
 from batchgen.job.storage.owner import Liveness, Owner, liveness, this_process
 from batchgen.job.stores.files import make_folder, unwritable
@@ -69,17 +69,17 @@ class OutputLock:
         mode: str = "fail",
         timeout: float | None = None,
         poll: float = _POLL_SECONDS,
-        look: Look = nothing,
+        check_stop: StopCheck = never,
     ) -> None:
         """Become the owner. Modes fail and skip: OutputHeldError at once; wait: once free.
 
-        `look` is called while it waits; what it raises ends the waiting.
+        `check_stop` is called while it waits; what it raises ends the waiting.
         """
         make_folder(self._folder)
         deadline = None if timeout is None else time.monotonic() + timeout
         moments = 0
         while (holder := self._try()) is not None:
-            look()
+            check_stop()
             if not holder.pid and moments < _MOMENTS:  # it is about to tell who it is
                 moments += 1
                 time.sleep(_MOMENT_SECONDS)

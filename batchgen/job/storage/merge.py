@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchgen.errors import BatchgenError
-from batchgen.job.stop_check import Look, nothing
+from batchgen.job.stop_check import StopCheck, never
 from batchgen.job.storage.merge_rows import Ints, SortedRows, aligned, sorted_table, split
 from batchgen.job.storage.parts import Part, read_part
 from batchgen.job.storage.spill import Piece, RangeFile, Span, bounds_of, spill
@@ -63,7 +63,7 @@ class Merge:
     """Merge `pieces`, those of lower rank winning, into tables of `schema`.
 
     `scratch` is an existing folder for what memory does not hold; nothing of it is there when the
-    merge ends. `look` is called as pieces go there; what it raises ends the merge.
+    merge ends. `check_stop` is called as pieces go there; what it raises ends the merge.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Merge:
         schema: pa.Schema,
         scratch: Path,
         memory_bytes: int = MEMORY_BYTES,
-        look: Look = nothing,
+        check_stop: StopCheck = never,
     ) -> None:
         self._pieces = list(pieces)
-        self._look = look
+        self._check_stop = check_stop
         self._schema = schema
         self._scratch = scratch
         self._memory_bytes = memory_bytes
@@ -110,7 +110,7 @@ class Merge:
         files = [self._new_file() for _ in range(len(bounds) + 1)]
         tasks = ((partial(_spilled, portion, bounds, files), 0) for portion in portions)
         for _ in self._ahead(tasks, _DECODERS):
-            self._look()
+            self._check_stop()
         for file in files:
             file.finish()
         for file in files:
