@@ -232,6 +232,55 @@ def test_nothing_is_said_before_rows_have_finished() -> None:
     assert left.estimate(Progress(9.0, 0, 100, 800, ReadRows(begun), lengths)) is None
 
 
+def test_a_run_that_stood_still_for_half_of_its_time_has_a_time_left() -> None:
+    """As where a process of its engine was loaded again: the job ended with a ZeroDivisionError."""
+    left, lengths = SecondsLeft(), Lengths()
+    begun, made = tuple(BegunRow(0.0, 1, 256) for _ in range(8)), 8
+    for second in range(41):
+        if not 5 < second <= 30:
+            made += 80
+            lengths.add(100, 256)
+        found = left.estimate(
+            Progress(float(second), lengths.num_samples, 100, made, ReadRows(begun), lengths)
+        )
+    assert found is not None
+    assert 0 < found.early <= found.likely <= found.late < 1000
+
+
+def test_where_every_row_so_far_failed_nothing_is_said() -> None:
+    """As by --row-timeout: tokens were made, and no length is known. The job ended with 1."""
+    left, lengths, waiting = SecondsLeft(), Lengths(), ReadRows(waiting={100: 50})
+    for second in range(60):
+        assert left.estimate(Progress(second, second, 90, 80 * second, waiting, lengths)) is None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_a_run_does_its_time_left_is_a_number_or_nothing(seed: int) -> None:
+    """Rows that fail, stand still, come in bursts and end at once, in any order."""
+    rng = np.random.default_rng(seed)
+    left, lengths, order = SecondsLeft(on_cpu=bool(seed % 2)), Lengths(), ReadingOrder()
+    waiting: Counter[int] = Counter()
+    begun: list[BegunRow] = []
+    alone, ok = float(rng.choice([1, 1, 0.5, 0])), float(rng.choice([0, 0.5, 1]))
+    now, rows, made, unread = 0.0, 0, 0, int(rng.choice([1, 20, 5000]))
+    for _ in range(25):
+        now += float(rng.choice([0, 0.1, 5, 30, 600]))
+        for _ in range(min(unread, int(rng.choice([0, 1, 60])))):
+            most = int(rng.choice([1, 16, 256, 100_000]))
+            waiting[most], order, unread = waiting[most] + 1, order.read(most), unread - 1
+        for most in list(waiting.elements())[: int(rng.choice([0, 1, 64]))]:
+            waiting[most] -= 1
+            begun.append(BegunRow(now, int(rng.choice([1, 3])), most))
+        for _ in range(min(len(begun), int(rng.choice([0, 0, 1, 64])))):
+            row, rows = begun.pop(int(rng.integers(len(begun)))), rows + 1
+            if rng.random() < ok:
+                lengths.add(int(rng.integers(row.most_tokens + 1)), row.most_tokens)
+        made = max(made + int(rng.choice([0, 0, 1, 10_000])), lengths.num_tokens)
+        read = ReadRows(tuple(begun), dict(+waiting), order, alone=alone)
+        found = left.estimate(Progress(now, rows, unread + waiting.total(), made, read, lengths))
+        assert found is None or np.isfinite(found).all()
+
+
 def test_rows_that_have_not_finished_are_bounded_by_their_max_tokens() -> None:
     """Half a minute of eight rows of at most 256 tokens, ten a second each; nothing waits."""
     left, lengths = SecondsLeft(), Lengths()

@@ -62,7 +62,7 @@ def test_several_deadly_rows_are_all_found(tmp_path: Path) -> None:
     source, out = write_rows(tmp_path / "in.jsonl", prompts(64)), tmp_path / "out.parquet"
     args = ["run", "-i", source, "-o", out, "--engine", "echo"]
     runs, last = run_until_it_ends(args, "abort:id=row-5,row-6,row-50,signal=ABRT")
-    assert runs == RUNS
+    assert (runs, last.returncode) == (RUNS, 3), last.stderr
     assert summary_of(last)["errors"] == 3
     failed = [row["id"] for row in output_rows(out) if row["error_code"] == "engine_crash"]
     assert failed == ["row-5", "row-6", "row-50"]

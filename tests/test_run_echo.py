@@ -290,12 +290,12 @@ def test_settings_of_the_model_that_are_not_served_are_named(
     tmp_path: Path, echo: Echo, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = make(tmp_path / "model", "gpt2")
-    wanted = {"num_beams": 4, "suppress_tokens": [5], "min_length": 0}
+    wanted = {"num_beams": 4, "penalty_alpha": 0.6, "min_length": 0}
     (model / "generation_config.json").write_text(json.dumps(wanted))
     write_rows(tmp_path / "in.jsonl", prompts(1))
     for named in (True, False):  # a second run has nothing to do, and ignores nothing
         echo(model=str(model), quiet=False)
-        assert ("num_beams, suppress_tokens" in capsys.readouterr().err) == named
+        assert ("num_beams, penalty_alpha" in capsys.readouterr().err) == named
 
 
 def test_token_ids_outside_the_vocabulary_are_an_error_row(tmp_path: Path, echo: Echo) -> None:

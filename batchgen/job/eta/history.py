@@ -94,7 +94,8 @@ class History:
         last, *before = (self.speed(quarter, number * quarter) for number in range(3))
         slow = [*others, last, self.speed(2 * quarter, quarter)]
         fast = [*others, last, *before]
-        return min(slow, key=lambda one: one.rate), max(fast, key=lambda one: one.rate)
+        moved = [one for one in slow if one.rate > 0]  # one of `others` did
+        return min(moved, key=lambda one: one.rate), max(fast, key=lambda one: one.rate)
 
     def learn_prompt_cost(self, expected: float) -> None:
         """Of a token of a prompt, in tokens made, from how seconds grew with them so far."""

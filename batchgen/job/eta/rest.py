@@ -105,7 +105,7 @@ class Rest:
         present = np.flatnonzero(all_many)
         many, tokens = many[present], tokens[present]
         all_many, all_tokens = all_many[present], all_tokens[present]
-        samples_a_row = lengths.num_samples / seen.rows if seen.rows else 1.0
+        samples_a_row = lengths.num_samples / seen.rows if lengths.num_samples else 1.0
         unread = max(round(seen.rows_left * samples_a_row - many.sum()), 0)
         means = all_tokens / all_many
         unread_rows = unread / samples_a_row

@@ -63,8 +63,8 @@ class SecondsLeft:
         self._history.note(seen)
         few = seen.lengths.num_samples < _FEWEST_FINISHED
         settled = _SHORTEST_WINDOW_S if few else _SETTLING_S
-        if self._history.elapsed < settled or not (seen.read.begun or seen.rows):
-            return None
+        if self._history.elapsed < settled or not (seen.running or seen.lengths.num_samples):
+            return None  # as where all rows so far failed
         return self._time_left(seen, replace(LATE, reach=1e9) if few else LATE)
 
     def _time_left(self, seen: Progress, late: Case) -> TimeLeft | None:

@@ -6,6 +6,7 @@ moment early harms nothing, so there is no lock.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -119,9 +120,12 @@ class _Rates:
         read = live.read
         rows_left = live.total_rows - live.reused - live.rows - len(read.begun)
         made = max(live.generated_tokens, live.finished_tokens)
-        return self._seconds_left.estimate(
-            Progress(now, live.rows, max(rows_left, 0), made, read, live.lengths)
-        )
+        seen = Progress(now, live.rows, max(rows_left, 0), made, read, live.lengths)
+        try:
+            found = self._seconds_left.estimate(seen)
+        except (ArithmeticError, ValueError, IndexError):  # what is only shown ends no job
+            return None
+        return found if found is None or math.isfinite(found.late) else None
 
 
 class _Lines:
