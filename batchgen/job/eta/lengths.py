@@ -1,11 +1,12 @@
-"""How much of their `max_tokens` rows use, estimated while most of them are still under way.
+"""Survival curves of rows: which share of its `max_tokens` a row uses, estimated while most still
+run.
 
 With continuous batching short rows finish first, so the mean length of finished rows is too small,
-and after a start no row has finished at all. Shares are therefore estimated from finished rows and
-from the ages of those that still run, as survival times are from deaths and from the living
-(Kaplan and Meier, 1958). Those with a large `max_tokens` begin first, so each class of `max_tokens`
-has a curve of its own; where it has few rows, those of all classes fill in. Curves are given at
-`EDGES`, in shares of `max_tokens`, and straight in between; what is left at 1 is cut there.
+and just after a start no row has finished at all. So rows that still run count as censored
+observations, by their ages (the estimator of Kaplan and Meier, 1958). Rows with a large
+`max_tokens` begin first, so each class of similar `max_tokens` has a curve of its own; where a
+class has few rows, its hazards are drawn towards those of all classes together. Curves are given at
+`EDGES`, in shares of `max_tokens`, and linear in between; a row that reaches 1 is cut there.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import numpy.typing as npt
 __all__ = ["NUM_CLASSES", "Floats", "Lengths", "classes_of", "curves", "drawn", "mean_and_variance"]
 
 _LOG = math.log(1.1)
+"""Bins of shares grow by 10%."""
 _NUM_BINS = 150
 _CLASS_BINS = 4
+"""The `max_tokens` of a class span so many bins."""
 NUM_CLASSES = _NUM_BINS // _CLASS_BINS + 1
 _FEW, _ENDING = 20.0, 0.2
+"""With fewer rows at risk than the first, a prior of rows is added whose hazard is the second."""
 _POOLED = 5.0
-"""All classes together count for so many rows of each one."""
+"""The pooled hazards of all classes count for so many rows at risk in each class."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -70,27 +74,29 @@ def curves(
     prior: float,
     unseen: float,
 ) -> Floats:
-    """P(share > edge), [num_classes, num_bins + 1], of classes of about so many `max_tokens`, by
-    how many `ended` in which bin, [num_classes, num_bins + 1], and run, [num_classes, num_bins].
+    """Survival P(share > edge), [num_classes, num_bins + 1].
 
-    Where a class has few rows, its rows use the share that those of others use, or, with the weight
-    `by_tokens`, as many tokens. Where few are known at all they end as if up to `prior` more had
-    been seen, one in five of which ends at each edge. Nobody knows what lies beyond the longest
-    one: while it runs, `reach` times its age, else its length; `unseen` rows more are taken to go
-    on to `reach` times that.
+    `ended`: finished rows by class and bin, [num_classes, num_bins + 1]; `alive`: running ones by
+    their age, [num_classes, num_bins]; `most`: about the `max_tokens` of each class.
+
+    Where a class has few rows, other classes stand in, aligned by the share of `max_tokens`, or,
+    with the weight `by_tokens`, by the number of tokens. Where few rows are known at all, up to
+    `prior` more are assumed, of which one in five ends in each bin. Beyond the longest row nothing
+    is known: curves end at its length, or, while it runs, at `reach` times its age. `unseen` more
+    rows are assumed to run on that far.
     """
     how = {"reach": reach, "prior": prior, "unseen": unseen}
-    pooled = (1 - by_tokens) * _pooled(ended, alive, np.zeros(len(most), np.int64), **how)
+    pooled = (1 - by_tokens) * _pooled_hazards(ended, alive, np.zeros(len(most), np.int64), **how)
     if by_tokens:
         places = np.round(np.log(np.maximum(most, 1.0)) / _LOG).astype(np.int64)
-        pooled = pooled + by_tokens * _pooled(ended, alive, places, **how)
-    passing = 1 - (ended[:, :-1] + _POOLED * pooled) / (_at_risk(ended, alive) + _POOLED)
+        pooled = pooled + by_tokens * _pooled_hazards(ended, alive, places, **how)
+    survival = 1 - (ended[:, :-1] + _POOLED * pooled) / (_at_risk(ended, alive) + _POOLED)
     whole = np.ones((len(most), 1))
-    return np.hstack([whole, np.cumprod(np.clip(passing, 0.0, 1.0), axis=1)])
+    return np.hstack([whole, np.cumprod(np.clip(survival, 0.0, 1.0), axis=1)])
 
 
 def mean_and_variance(curve: Floats) -> tuple[Floats, Floats]:
-    """Of shares, each [num_classes]."""
+    """Mean and variance of the share that a row uses, each [num_classes]."""
     areas = (curve[:, :-1] + curve[:, 1:]) / 2 * WIDTHS
     mean = np.maximum(areas.sum(axis=1), 1e-9)
     squares = areas @ (EDGES[:-1] + EDGES[1:])
@@ -98,8 +104,11 @@ def mean_and_variance(curve: Floats) -> tuple[Floats, Floats]:
 
 
 def drawn(curve: Floats, classes: Ints, shares: Floats, draws: Floats) -> Floats:
-    """Shares at which samples of these classes end that have come to these, [num_samples];
-    `draws`: uniform in (0, 1], [plays, num_samples]."""
+    """The shares at which samples end, drawn from their classes' curves, [plays, num_samples].
+
+    `classes`, `shares`: of each sample, its class and the share it has used already, [num_samples];
+    `draws`: uniform in (0, 1], [plays, num_samples].
+    """
     # Curves end to end, each beginning at twice its number: one look-up serves all.
     first = 2.0 * np.arange(len(curve))[:, None]
     passed = np.hstack([first + 1 - curve, first + 1])
@@ -108,11 +117,12 @@ def drawn(curve: Floats, classes: Ints, shares: Floats, draws: Floats) -> Floats
     return np.asarray(np.interp(2 * classes + 1 - at * draws, passed.ravel(), edges.ravel()))
 
 
-def _pooled(
+def _pooled_hazards(
     ended: Floats, alive: Floats, places: Ints, *, reach: float, prior: float, unseen: float
 ) -> Floats:
-    """Of those that come to each bin, the part that ends there, [num_classes, num_bins], by all
-    classes together; they begin at these `places` of the bins that they share."""
+    """Hazards of all classes together: of the rows that come to a bin, the part that ends there,
+    [num_classes, num_bins]. `places`: by how many bins each class is shifted before they are added.
+    """
     all_ended, all_alive = np.zeros((2, int(places.max()) + _NUM_BINS + 1))
     for place, ends, ages in zip(places, ended, alive, strict=True):
         all_ended[place : place + _NUM_BINS] += ends[:-1]
@@ -122,15 +132,16 @@ def _pooled(
     at_risk = np.cumsum(both[::-1])[::-1] - all_alive / 2 + unseen
     more = prior * np.maximum(1 - at_risk / _FEW, 0.0)
     at_risk, ending = at_risk + more, all_ended + _ENDING * more
-    part = np.divide(ending, at_risk, out=np.zeros_like(ending), where=at_risk > 0)
+    hazard = np.divide(ending, at_risk, out=np.zeros_like(ending), where=at_risk > 0)
     longest = int(np.flatnonzero(both)[-1])
     open_ended = all_alive[longest] or unseen
-    part[longest + 1 + int(math.log(reach) / _LOG) if open_ended else longest :] = 1.0
-    return np.stack([part[place : place + _NUM_BINS] for place in places])
+    hazard[longest + 1 + int(math.log(reach) / _LOG) if open_ended else longest :] = 1.0
+    return np.stack([hazard[place : place + _NUM_BINS] for place in places])
 
 
 def _at_risk(ended: Floats, alive: Floats) -> Floats:
-    """How many came to each bin, [num_classes, num_bins]."""
+    """Rows at risk, those that came to each bin, [num_classes, num_bins]; rows that are in it count
+    half."""
     both = ended.copy()
     both[:, :-1] += alive
     return np.asarray(np.cumsum(both[:, ::-1], axis=1)[:, :0:-1] - alive / 2)
