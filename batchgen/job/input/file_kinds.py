@@ -12,7 +12,9 @@ import re
 
 from batchgen.errors import BatchgenError, InputUnreadableError, InvalidDataError
 
-__all__ = ["HEAD_BYTES", "is_array", "refuse_container", "refuse_text", "refuse_wide"]
+__all__ = [
+    "HEAD_BYTES", "is_array", "refuse_container", "refuse_text", "refuse_wide", "without_skippable",
+]  # fmt: skip
 
 HEAD_BYTES = 1 << 16
 _CONTAINERS: tuple[tuple[bytes, int, str, str], ...] = (
@@ -161,3 +163,11 @@ def _invalid(name: str, what: str, command: str) -> BatchgenError:
 def _mended(mend: str, name: str) -> str:
     command = mend.format(name=name)
     return f"{command}, and name what is in it" if command != mend else mend
+
+
+def without_skippable(head: bytes) -> bytes:
+    """From the first frame with content: zstandard and LZ4 pass over frames that begin with
+    0x184D2A50 to 0x184D2A5F and the length of what follows (pzstd writes one first)."""
+    while head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50:
+        head = head[8 + int.from_bytes(head[4:8], "little") :]
+    return head

@@ -15,6 +15,7 @@ from batchgen.errors import InputUnreadableError, InvalidDataError
 from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.arrow_rows import ArrowColumns, ArrowRows, find_columns
+from batchgen.job.input.folder_keys import with_keys, with_values
 from batchgen.job.input.sources import Source
 from batchgen.job.input.wide_integers import bytes_for_wide_integers, wide_integers
 from batchgen.job.prefetch import prefetched
@@ -48,7 +49,8 @@ def parquet_rows(
         schema = _without_wide_integers(opened(), source.name, parser, kept)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(source, 0, error) from error
-    columns = find_columns(schema, source.name, spec, parser, kept)
+    known = with_keys(schema, source.keys)
+    columns = find_columns(known, source.name, spec, parser, kept)
     batches = partial(_batches, source, columns, opened)
     return ArrowRows(columns, batches, partial(_damaged, source))
 
@@ -94,9 +96,11 @@ def _batches(
     remote = source.remote is not None
     how = {"buffer_size": _FETCH_BYTES if remote else _BUFFER_BYTES, "pre_buffer": False}
     with pq.ParquetFile(opened(), coerce_int96_timestamp_unit=_SPARK_UNIT, **how) as file:
-        names = list(columns.names)
+        there = {*file.schema_arrow.names}
+        names = [name for name in columns.names if name in there]
+        keys = tuple((n, value) for n, value in source.keys if n in {*columns.names} - there)
         batches = file.iter_batches(_BATCH_ROWS, columns=names, use_threads=False)
-        yield from prefetched(batches, _BATCHES_AHEAD) if remote else batches
+        yield from with_values(prefetched(batches, _BATCHES_AHEAD) if remote else batches, keys)
 
 
 def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableError:

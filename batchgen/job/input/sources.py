@@ -11,14 +11,20 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
 from batchgen.counts import counted
 from batchgen.errors import InputUnreadableError, OutputUnwritableError, UsageError
-from batchgen.job.input.file_kinds import HEAD_BYTES, refuse_container, refuse_wide
+from batchgen.job.input.file_kinds import (
+    HEAD_BYTES,
+    refuse_container,
+    refuse_wide,
+    without_skippable,
+)
+from batchgen.job.input.folder_keys import folder_keys
 from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_find import find_remote, is_remote
 from batchgen.job.stores.remote_input import RemoteInput
@@ -79,6 +85,8 @@ class Source:
     kind: SourceKind
     remote: RemoteInput | None = field(default=None, compare=False, repr=False)
     """How it is read where it is no file of this machine."""
+    keys: tuple[tuple[str, str | None], ...] = ()
+    """Of a Parquet file: columns that its folders' names hold, and their value in all its rows."""
 
     def open(self, buffering: int) -> BinaryIO:
         """Its bytes, from the first to the last."""
@@ -153,7 +161,7 @@ def _remote(argument: str, output: Place | None) -> Iterator[Source]:
             text = f"output {output} is the input {found.name}"
             raise OutputUnwritableError(text, "write to another object with --out")
         kind = _kind_of(PurePosixPath(found.name), found.head(HEAD_BYTES))
-        yield Source(found.name, kind, found)
+        yield Source(found.name, kind, found, folder_keys(found.name, argument))
 
 
 def _folder(path: Path, output: Place | None) -> Iterator[Source]:
@@ -186,7 +194,7 @@ def _matches(pattern: str, output: Place | None) -> Iterator[Source]:
         hint = "quote a pattern so that the shell leaves it alone, and check the folder's name"
         raise InputUnreadableError(f"no file matches {pattern}", hint)
     for file in files:
-        yield _file(file)
+        yield replace(_file(file), keys=folder_keys(file.as_posix(), pattern))
 
 
 def _wanted(path: Path, output: Place | None) -> bool:
@@ -237,19 +245,11 @@ def _kind_of(path: PurePath, head: bytes) -> SourceKind:
     if _TABLES.search("".join(path.suffixes).lower()):
         refuse_wide(str(path), head)
         return SourceKind.CSV
-    head = _without_skippable(head)
+    head = without_skippable(head)
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return kind
     return SourceKind.PARQUET if path.suffix in (".parquet", ".pq") else SourceKind.JSONL
-
-
-def _without_skippable(head: bytes) -> bytes:
-    """From the first frame with content: zstandard and LZ4 pass over frames that begin with
-    0x184D2A50 to 0x184D2A5F and the length of what follows (pzstd writes one first)."""
-    while head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50:
-        head = head[8 + int.from_bytes(head[4:8], "little") :]
-    return head
 
 
 def _hub_id(argument: str) -> str | None:
