@@ -11,8 +11,9 @@ from fake_model import FakeModel
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.request import Request, SamplingParams
-from batchgen.engine.run import cache_size, factory
-from batchgen.engine.run.factory import build_engine, resolve
+from batchgen.engine.run import cache_size, factory, resolved_config
+from batchgen.engine.run.factory import build_engine
+from batchgen.engine.run.resolved_config import resolve
 from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
 
@@ -85,7 +86,7 @@ def test_a_model_that_is_exact_up_to_a_row_length_gets_shorter_steps() -> None:
 def test_on_a_gpu_a_large_model_computes_prompts_beside_decode(
     billions: int, chosen: int | None, bound: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(factory, "device_memory", lambda _device: 80 << 30)
+    monkeypatch.setattr(resolved_config, "device_memory", lambda _device: 80 << 30)
     model = FakeModel()
     model.device = torch.device("cuda")
     model.weights = Weights(billions * 10**9, 0, 0)  # type: ignore[attr-defined]
@@ -105,7 +106,7 @@ def test_on_a_gpu_a_large_model_computes_prompts_beside_decode(
 def test_a_gpu_with_memory_has_slots_to_add_where_they_pay(
     gigabytes: int, chosen: int | None, slots: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(factory, "device_memory", lambda _device: gigabytes << 30)
+    monkeypatch.setattr(resolved_config, "device_memory", lambda _device: gigabytes << 30)
     model = FakeModel()
     model.device = torch.device("cuda")
     resolved = resolve(model, _config(num_blocks=99, max_num_seqs=chosen))

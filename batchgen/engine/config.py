@@ -1,4 +1,4 @@
-"""What an engine is built from. `None` means: decide for me; `run/factory.py` is the one place."""
+"""What an engine is built from. `None` means: decide for me (`run/resolved_config.py` does)."""
 
 from __future__ import annotations
 

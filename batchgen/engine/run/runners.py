@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,27 +10,10 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.execution.ranks import EagerFollower, EagerLeader
 from batchgen.engine.execution.step_runner import EagerRunner, ServedModel
 from batchgen.engine.parallel.group import Group
+from batchgen.engine.run.resolved_config import ResolvedConfig
 from batchgen.engine.weights import Weights
 
-__all__ = ["ResolvedConfig", "make_runner"]
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedConfig:
-    """An EngineConfig without a None; `depth` is the number of steps in flight."""
-
-    max_num_seqs: int
-    fewest_seqs: int
-    """As many sequences run whenever there are; more, up to `max_num_seqs`, where they pay
-    (`scheduling.sequence_limit`)."""
-    max_num_batched_tokens: int
-    min_token_budget: int | None
-    """See `scheduling.token_budget`; None: every step may have `max_num_batched_tokens`."""
-    max_model_len: int
-    block_size: int
-    num_blocks: int
-    reorder_window: int
-    depth: int
+__all__ = ["make_runner"]
 
 
 def make_runner(
