@@ -16,6 +16,7 @@ from batchgen import errors
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.model.load_failures import load_failure
+from batchgen.engine.run.factory import load_engine
 from batchgen.engine.run.loader import load_model, load_model_from, resolve_device
 from batchgen.errors import ModelRefusedError, UsageError
 
@@ -167,3 +168,22 @@ def test_layers_of_both_kinds_keep_their_own_window() -> None:
     model = load_model_from(tiny_model("gemma2"), ReferenceBackend())
     windows = [spec.sliding_window for spec in model.specs]
     assert windows == [9 if kind == "sliding_attention" else None for kind in MIXED]
+
+
+def test_a_device_that_others_fill_during_the_load_is_no_fault_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the driver raises outside of torch's allocator is no OutOfMemoryError."""
+    tiny_model("llama").save_pretrained(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`")
+
+    for module in (
+        "batchgen.engine.model.proof.own_logits",
+        "batchgen.engine.model.discovery._poisoned_forward",
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, full)
+            with pytest.raises(ModelRefusedError, match="does not fit into memory"):
+                load_engine(EngineConfig(model=tmp_path, device="cpu"))

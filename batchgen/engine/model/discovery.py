@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from batchgen.engine.attention.interface import AttentionSpec
+from batchgen.engine.failures import is_out_of_memory
 from batchgen.engine.model.binding import CALL_ATTRIBUTE, use_attention
 from batchgen.engine.model.windows import MaskShape, probe_mask
 from batchgen.errors import ModelRefusedError
@@ -102,9 +103,9 @@ def discover(module: nn.Module, model_type: str, vocab_size: int) -> Discovery:
             f"model type {model_type!r} cannot be served: {error}",
             "use a decoder that is proven; `batchgen docs models` lists the types",
         ) from None
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelRefusedError(
             f"model type {model_type!r} cannot be served: its forward failed on a packed row "
             f"({type(error).__name__}: {error})",

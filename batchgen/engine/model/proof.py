@@ -14,6 +14,7 @@ from torch import nn
 
 from batchgen.engine.attention.interface import AttentionBackend, AttentionMetadata
 from batchgen.engine.config import PROOF_BLOCK_SIZE
+from batchgen.engine.failures import is_out_of_memory
 from batchgen.engine.mixture.replacing import has_experts
 from batchgen.engine.model.binding import use_attention
 from batchgen.engine.model.discovery import Discovery, clone_module, discover
@@ -83,9 +84,9 @@ def prove(
         expected = own_logits(subject, vocab_size)
         model = bind_model(subject, found, backend, max(LENGTHS))
         worst = compare(model, expected, STEPS)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         what = f"its forward failed ({type(error).__name__}: {error})"
         raise _refused(found.model_type, what) from error
     if worst > allowed_error(module) and (model.dtype != torch.float32 or is_quantized(subject)):
@@ -108,9 +109,9 @@ def first_logits(module: Any, vocab_size: int) -> list[torch.Tensor]:
     its layers, which another package may compute, do not run."""
     try:
         return own_logits(module, vocab_size, copied=False)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         what = f"its forward failed ({type(error).__name__}: {error})"
         raise _refused(module.config.model_type, what) from error
 

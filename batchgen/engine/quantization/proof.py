@@ -15,6 +15,7 @@ from torch import nn
 
 from batchgen.causes import first_line
 from batchgen.counts import counted
+from batchgen.engine.failures import is_out_of_memory
 from batchgen.engine.quantization.linear import QuantizedLinear, dense_linear
 
 __all__ = ["has_quantized", "settle_layers"]
@@ -90,9 +91,10 @@ def _is_proven(layer: QuantizedLinear, dtype: torch.dtype, counts: tuple[int, ..
         x = (x * torch.logspace(-2, 0, count)[:, None]).to(device, dtype)
         try:
             ours = layer.multiply(x).float()
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # of torch, Triton or its compiler: the next way may serve
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            # Of torch, Triton or its compiler: the next way may serve.
             return f"{type(error).__name__}: {first_line(error)}"
         wanted = layer.oracle(x)
         apart = float((ours - wanted).norm() / wanted.norm().clamp_min(1e-20))

@@ -20,6 +20,8 @@ _FOUR_A_CORE = 128
 """Registers of a thread with which four programs of 128 threads run on a multiprocessor at once.
 Decodes wait for memory, and 64 long rows of 8 heads are 512 programs: with three at once an H200
 needs two waves, the second nearly empty."""
+_SPLITS = 3
+"""Between 2, which 64 rows of like lengths want, and 4, which two long rows among 200 short do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,14 @@ def _decode(spec: AttentionSpec, dtype: torch.dtype) -> Tile:
         return Tile(16, 32, 8, 2, 2)
     rows = max(16, min(64, triton.next_power_of_2(spec.num_heads // spec.num_kv_heads)))
     if dtype == torch.float8_e4m3fn:  # as many bytes a tile: the loads to wait for are as long
-        registers = _FOUR_A_CORE if rows == 16 and width == 128 else None
-        return Tile(rows, 128 if width * rows <= 2048 else 64, 4, 3, 2, max_registers=registers)
+        keys = 128 if width * rows <= 2048 else 64
+        if rows == 16 and width == 128:
+            return Tile(16, keys, 4, 3, _SPLITS, max_registers=_FOUR_A_CORE)
+        return Tile(rows, keys, 4, 3, 2)
     if width <= 64:
         return Tile(rows, 128, 4, 3, 2)
     if rows == 16 and width == 128:
-        return Tile(16, 64, 2, 3, 4)
+        return Tile(16, 64, 2, 3, _SPLITS)
     return Tile(rows, 64 if width == 128 else 32, 4, 3, 2)
 
 

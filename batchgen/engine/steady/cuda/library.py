@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
+from batchgen.engine.failures import is_out_of_memory
 from batchgen.engine.steady.cuda.product import ProductTile, multiply
 
 __all__ = ["Layer", "library_rows", "try_library"]
@@ -76,7 +77,9 @@ def try_library(
             some = [size for size in sizes if size * layer.num_outputs <= _MOST_OUTPUTS]
             try:
                 _sizes[layer] = _equal_sizes(layer, some, product)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 _sizes[layer] = ()
             equal, tried = equal + len(_sizes[layer]), tried + len(some)
     return equal, tried
