@@ -30,6 +30,25 @@ def test_it_is_refused_by_name_with_the_reason(model_type: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("model.layers.1.mlp.up_proj.weight", float("nan"), "nor is its weight '{}'"),
+        ("lm_head.weight", float("inf"), "nor is its weight '{}'"),
+        ("model.layers.1.mlp.up_proj.weight", 3e38, "they overflow in float32"),
+    ],
+)
+def test_weights_that_are_not_numbers_are_not_taken_for_another_kind_of_model(
+    name: str, value: float, what: str
+) -> None:
+    module = tiny_model("llama")
+    module.get_parameter(name)[3].fill_(value)
+    with pytest.raises(ModelRefusedError, match=what.format(re.escape(name))) as caught:
+        load_model_from(module, ReferenceBackend())
+    assert "not finite" in caught.value.message
+    assert "state" not in caught.value.message
+
+
 def test_state_that_barely_shows_is_found_all_the_same() -> None:
     """A convolution whose output is scaled to nothing still carries one token to the next."""
     module = tiny_model("lfm2")

@@ -77,27 +77,20 @@ class _Recorder:
         spec = _spec(len(self.calls), call, mask.window)
         self.calls.append(CallSite(self.names[module], spec))
 
-    def check(self, logits: torch.Tensor) -> None:
-        """After the forward: there was attention, and the poisoned token kept to itself."""
+    def check(self) -> None:
+        """After the forward: there was attention."""
         if not self.calls:
             raise _Refusal("its attention does not go through transformers' AttentionInterface")
-        clean = torch.isfinite(logits).all(dim=-1)
-        clean[POISONED] = True
-        if not clean.all():
-            raise _Refusal("it keeps state outside attention (recurrent or convolutional)")
 
 
 def discover(module: nn.Module, model_type: str, vocab_size: int) -> Discovery:
     """Run the tiny forward. Raises ModelRefusedError for attention that cannot be paged exactly,
     and for state outside attention."""
-    clone = clone_module(module)
-    recorder = _Recorder({part: name for name, part in clone.named_modules()})
-    for part in clone.modules():
-        setattr(part, RECORDER_ATTRIBUTE, recorder)
-    use_attention(clone, DISCOVERY_NAME)
+    clone, recorder = _recorded(module)
     try:
-        logits = _poisoned_forward(clone, vocab_size)
-        recorder.check(logits)
+        logits = _tiny_forward(clone, vocab_size, poisoned=True)
+        recorder.check()
+        _check_apart(module, logits, vocab_size)
     except _Refusal as error:
         raise ModelRefusedError(
             f"model type {model_type!r} cannot be served: {error}",
@@ -115,21 +108,50 @@ def discover(module: nn.Module, model_type: str, vocab_size: int) -> Discovery:
     return Discovery(model_type, vocab_size, tuple(recorder.calls), exact_length)
 
 
+def _recorded(module: nn.Module) -> tuple[Any, _Recorder]:
+    """A clone whose attention is recorded."""
+    clone = clone_module(module)
+    recorder = _Recorder({part: name for name, part in clone.named_modules()})
+    for part in clone.modules():
+        setattr(part, RECORDER_ATTRIBUTE, recorder)
+    use_attention(clone, DISCOVERY_NAME)
+    return clone, recorder
+
+
 @torch.no_grad()
-def _poisoned_forward(clone: Any, vocab_size: int) -> torch.Tensor:  # [num_tokens, vocab_size]
-    """One forward with a token whose embedding is NaN: whatever carries it to another token,
-    however faintly, is state outside attention, since attention stays with its own token here."""
+def _tiny_forward(clone: Any, vocab_size: int, *, poisoned: bool) -> torch.Tensor:
+    """Logits [num_tokens, vocab_size]. `poisoned`: a token's embedding is NaN. Whatever carries it
+    to another token, however faintly, is state outside attention, since attention stays with its
+    own token here."""
 
     def poison(_: nn.Module, __: Any, embedded: torch.Tensor) -> torch.Tensor:
         embedded = embedded.clone()
         embedded[:, POISONED] = torch.nan
         return embedded
 
-    clone.get_input_embeddings().register_forward_hook(poison)
+    if poisoned:
+        clone.get_input_embeddings().register_forward_hook(poison)
     tokens = torch.arange(NUM_TOKENS, device=next(clone.parameters()).device)[None]
     output = clone(input_ids=tokens % vocab_size, position_ids=tokens, use_cache=False)
     logits: torch.Tensor = output.logits[0]
     return logits
+
+
+def _check_apart(module: nn.Module, poisoned: torch.Tensor, vocab_size: int) -> None:
+    """The poisoned token kept to itself. Where others are not finite, they may be so by nature: a
+    new clone, which remembers nothing of the poison, tells."""
+    clean = torch.isfinite(poisoned).all(dim=-1)
+    clean[POISONED] = True
+    if clean.all():
+        return
+    clone, _ = _recorded(module)
+    if torch.isfinite(_tiny_forward(clone, vocab_size, poisoned=False)).all():
+        raise _Refusal("it keeps state outside attention (recurrent or convolutional)")
+    broken = (name for name, one in module.named_parameters() if not one.float().isfinite().all())
+    name = next(broken, None)
+    dtype = str(next(module.parameters()).dtype).removeprefix("torch.")
+    why = f"they overflow in {dtype}" if name is None else f"nor is its weight {name!r}"
+    raise _Refusal(f"its logits are not finite (NaN or infinity): {why}")
 
 
 def clone_module(module: nn.Module) -> Any:
