@@ -113,7 +113,7 @@ def test_a_first_line_that_is_a_list_is_a_bad_row_and_no_array(tmp_path: Path) -
     assert found[0].error is not None
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.TSV", "t.CSV", "t.csv.gz"])
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.TSV", "t.CSV", "t.csv.gz", "t.csv.xz"])
 def test_a_table_gives_text_and_typed_parameters(tmp_path: Path, name: str) -> None:
     lines = [
         "id,prompt,max_tokens,zip,temperature",
@@ -122,12 +122,20 @@ def test_a_table_gives_text_and_typed_parameters(tmp_path: Path, name: str) -> N
     ]
     text = "\n".join(lines) + "\n"
     text = text.replace(",", "\t").replace("one\t", "one,") if "tsv" in name.lower() else text
-    data = text.encode()
-    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    pack = {".gz": gzip.compress, ".xz": lzma.compress}.get(name[-3:], bytes)
+    (tmp_path / name).write_bytes(pack(text.encode()))
     one, two = read(tmp_path / name)
     assert (one.id, one.prompt, one.params.max_tokens) == ("007", 'one, "two"\nthree', 5)
     assert (one.kept, two.kept) == ({"zip": "01234"}, {"zip": "NA"})
     assert (two.id, two.params.temperature, two.error) == ("8", 0.5, None)
+
+
+@pytest.mark.parametrize("data", [lzma.compress(b"prompt\na\n" * 99)[:-9], b"prompt\na\n"])
+def test_a_table_that_is_no_whole_xz_file_is_refused_as_that(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "t.csv.xz").write_bytes(data)
+    with pytest.raises(InputUnreadableError, match="no whole xz file") as refused:
+        read(tmp_path / "t.csv.xz")
+    assert "whole copy" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize("text", ["prompt,b\na\n", "question\na\n", ""])

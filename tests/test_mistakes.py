@@ -243,7 +243,12 @@ OTHERS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a file without --in": (
         (*RUN, "-i", "my", "good.jsonl"),
         2,
-        r"unexpected extra argument \(good.jsonl\)\n  next: give each file with --in",
+        r"extra argument \(good.jsonl\)\n  next: give each file with --in; quote a pattern",
+    ),
+    "a flag to resume": (
+        (*RUN, "-i", "good.jsonl", "--resume"),
+        2,
+        r"'--resume'. Did you mean the same command without it",
     ),
     "a report of other rows": (
         ("report", "numbers.parquet"),

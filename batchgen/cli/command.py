@@ -78,7 +78,8 @@ def _show_way_out(error: click.ClickException) -> None:
     elif command == "batchgen":
         print("  next: batchgen --help lists the commands; the first is run", file=sys.stderr)
     elif takes_files and "unexpected extra argument" in error.message:
-        print("  next: give each file with --in, and quote a name with a space", file=sys.stderr)
+        text = "give each file with --in; quote a pattern ('*.parquet') or a name with a space"
+        print(f"  next: {text}", file=sys.stderr)
     elif isinstance(error, click.BadParameter) and command.endswith((" run", "validate")):
         print(f"  next: {command} --help-all says what each flag takes", file=sys.stderr)
     elif not command:  # click names the command's help wherever it can

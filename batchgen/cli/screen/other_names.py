@@ -35,6 +35,8 @@ OTHER_NAMES = {
     "--tp": "--tensor-parallel",
     "--tensor-parallel-size": "--tensor-parallel",
     "--force": "--overwrite",
+    "--resume": "the same command without it (a run goes on by itself)",
+    "--continue": "the same command without it (a run goes on by itself)",
     "--timeout": "--time-limit",
     "--lora": "--adapter",
     "--json-schema": "a row's response_format (`batchgen docs recipes`)",

@@ -7,8 +7,9 @@ hold line ends.
 
 from __future__ import annotations
 
+import lzma
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,7 @@ __all__ = ["csv_rows"]
 
 _BLOCK_BYTES = 8 << 20
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
+_NOT_WHOLE = "it is no whole xz file"
 _TEXTS = frozenset(
     (*STRUCTURED_NAMES, *TOKEN_RULE_NAMES, *DECISION_NAMES, *PARAMS, ADAPTER, SYSTEM, "stop")
 )
@@ -69,12 +71,17 @@ class _Ended:
         endings = PurePath(source.name.lower()).suffixes
         self.delimiter = "\t" if ".tsv" in endings else ","
         file = source.name if source.remote is None else source.remote.open()
-        self._stream = pa.input_stream(file, compression=_CODECS.get(endings[-1]))
+        open_xz: Callable[[Any], Any] = lzma.open  # which Arrow has not
+        by_arrow = partial(pa.input_stream, compression=_CODECS.get(endings[-1]))
+        self._stream = (open_xz if endings[-1] == ".xz" else by_arrow)(file)
         self._end = b""
 
     def read(self, size: int) -> bytes:
         """The next bytes."""
-        data: bytes = self._stream.read(size)
+        try:
+            data: bytes = self._stream.read(size)
+        except (lzma.LZMAError, EOFError) as error:
+            raise pa.ArrowInvalid(f"{_NOT_WHOLE}: {error}") from None
         self._end = (self._end + data[-3:])[-3:]
         return data
 
@@ -147,5 +154,7 @@ def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableEr
     hint = "mend it there; every row needs the header's number of values, commas between them"
     if "quote" in reason or "straddling" in reason:
         hint = "mend it there: a value that begins with a quote ends with one, and has others twice"
+    if _NOT_WHOLE in reason:
+        hint = "replace it with a whole copy and run the same command again"
     text = f"input {source.name} is no CSV that can be read on after row {number}: {reason}"
     return InputUnreadableError(text, hint)

@@ -39,7 +39,7 @@ _FOLDER_SUFFIXES = (*(row + zip for row in _ROW_SUFFIXES for zip in _COMPRESSED)
 _DATA_SUFFIXES = (
     *_FOLDER_SUFFIXES, *_COMPRESSED[1:], ".json", ".pq", ".csv", ".tsv", ".txt", ".zip", ".tar",
 )  # fmt: skip
-_TABLES = re.compile(r"\.(csv|tsv)(\.(gz|bz2|zst|lz4))?")
+_TABLES = re.compile(r"\.(csv|tsv)(\.(gz|bz2|zst|lz4|xz))?")
 """Of names that mean a file, there or not, and no dataset of the hub."""
 _DATASET_MARKS = ("state.json", "dataset_dict.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
