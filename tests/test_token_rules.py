@@ -21,7 +21,7 @@ from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.engine import LLMEngine
 from batchgen.engine.sampling.batch import SamplingTable
 from batchgen.engine.sampling.filters import keep_allowed
-from batchgen.engine.sampling.rules import AllowedTokens, TokenRules, bits_of
+from batchgen.engine.sampling.rules import AllowedTokens, TokenRules, mask_of
 from batchgen.engine.sampling.sampler import SampledTokens, sample
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
@@ -38,7 +38,7 @@ def sequence_of(params: SamplingParams, output: Ids[int] = (), **more: object) -
 
 
 def kept(sequence: Sequence) -> set[int]:
-    words = TokenRules(sequence.request, VOCAB).words(sequence)
+    words = TokenRules(sequence.request, VOCAB).mask(sequence)
     if words is None:
         return set(range(VOCAB))
     bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:VOCAB]
@@ -78,7 +78,7 @@ def test_rules_that_saw_an_output_grow_say_what_fresh_ones_say() -> None:
     rules = TokenRules(sequence.request, VOCAB)
     for token in (4, 3, 4, 9, 4, 4, 4):
         sequence.token_ids.append(token)
-        grown, fresh = rules.words(sequence), TokenRules(sequence.request, VOCAB).words(sequence)
+        grown, fresh = rules.mask(sequence), TokenRules(sequence.request, VOCAB).mask(sequence)
         assert (grown is None) == (fresh is None)
         assert grown is None or (grown == fresh).all()
 
@@ -125,7 +125,7 @@ def test_a_mask_bans_what_a_fill_over_copies_bans(vocab: int, count: int, seed: 
     expected = logits.clone()
     expected[1:] = expected[1:].masked_fill(~bits, -torch.inf)
     rows = list(range(1, count + 1))
-    words = np.stack([bits_of(row.nonzero()[:, 0].tolist(), vocab) for row in bits])
+    words = np.stack([mask_of(row.nonzero()[:, 0].tolist(), vocab) for row in bits])
     keep_allowed(logits, AllowedTokens(rows, words))
     assert logits[0].equal(expected[0]) or logits[0, 0].isnan()
     finite = expected[1:].isfinite() | (expected[1:] == -torch.inf)
@@ -178,7 +178,7 @@ class Alternating:
         self.seen.append(self.length)
         if self.length >= 6:
             return False
-        mask[:] = bits_of([10 + self.length % 2], VOCAB_SIZE)
+        mask[:] = mask_of([10 + self.length % 2], VOCAB_SIZE)
         return True
 
 

@@ -19,10 +19,10 @@ import torch
 from batchgen.engine.device import to_device
 from batchgen.engine.sampling.rules import (
     AllowedTokens,
-    BegunWords,
+    BegunMasks,
+    TokenMask,
     TokenRules,
-    Words,
-    fixed_words,
+    fixed_mask,
     is_bare,
 )
 from batchgen.engine.scheduling.sequence import Sequence
@@ -110,8 +110,8 @@ class SamplingTable:
         self._rows = np.zeros(num_slots, dtype=_PARAMETERS)
         self._plain = np.ones(num_slots, dtype=np.bool_)
         self._unfiltered = np.ones(num_slots, dtype=np.bool_)
-        self._rules: list[TokenRules | Words | None] = [None] * num_slots
-        self._begun: BegunWords | None = None
+        self._rules: list[TokenRules | TokenMask | None] = [None] * num_slots
+        self._begun: BegunMasks | None = None
         self._vocab_size = vocab_size
         self._to_device = partial(to_device, device=device)
 
@@ -121,14 +121,15 @@ class SamplingTable:
             self._assign(sequence)
 
     def begin_rules(self, step: ScheduledStep) -> None:
-        """Begin with what rows may take next, grammars in other threads, while the model runs; the
-        `gather` of the same step waits for it. No token may be delivered in between."""
+        """Begin to make the masks of a step's rows, those of grammars in other threads, while the
+        model runs; `gather` of the same step waits for them. No token may be delivered in
+        between."""
         if self._begun is not None:  # of a step that failed: its rows are asked again
             self._begun.result()
         self._begun = self._begin([step.sequences[row] for row in step.sampled])
 
-    def _begin(self, sequences: list[Sequence]) -> BegunWords:
-        return BegunWords([(self._rules[s.slot], s) for s in sequences])
+    def _begin(self, sequences: list[Sequence]) -> BegunMasks:
+        return BegunMasks([(self._rules[s.slot], s) for s in sequences])
 
     def is_plain(self, step: ScheduledStep) -> bool:
         """Whether every sampled row takes its most likely token as it is."""
@@ -183,10 +184,10 @@ class SamplingTable:
         filtered = 0 < params.top_k < self._vocab_size or params.top_p < 1.0 or params.min_p > 0.0
         self._unfiltered[sequence.slot] = bare and (params.greedy or not filtered)
 
-    def _rules_of(self, sequence: Sequence) -> TokenRules | Words | None:
+    def _rules_of(self, sequence: Sequence) -> TokenRules | TokenMask | None:
         if sequence.needs_known_tokens:
             return TokenRules(sequence.request, self._vocab_size)
-        return fixed_words(sequence.request, self._vocab_size)
+        return fixed_mask(sequence.request, self._vocab_size)
 
     def _processing(
         self,
@@ -246,10 +247,10 @@ class SamplingTable:
     def _allowed(self, sequences: list[Sequence]) -> AllowedTokens | None:
         begun = self._begin(sequences) if self._begun is None else self._begun
         self._begun = None
-        ruled = [(row, words) for row, words in begun.result() if words is not None]
+        ruled = [(row, mask) for row, mask in begun.result() if mask is not None]
         if not ruled:
             return None
-        return AllowedTokens([row for row, _ in ruled], np.stack([words for _, words in ruled]))
+        return AllowedTokens([row for row, _ in ruled], np.stack([mask for _, mask in ruled]))
 
     def _masked(
         self, short: npt.NDArray[np.int64], sequences: list[Sequence]

@@ -18,7 +18,7 @@ import triton
 from batchgen.engine.request import MAX_TOP_LOGPROBS
 from batchgen.engine.sampling.device_tables import DeviceTables
 from batchgen.engine.sampling.filter_kernel import CANDIDATES, filter_kernel
-from batchgen.engine.sampling.rules import BegunWords, TokenRules, Words, is_bare, num_words
+from batchgen.engine.sampling.rules import BegunMasks, TokenMask, TokenRules, is_bare, mask_width
 from batchgen.engine.sampling.score_kernel import BLOCK, SUB, score_kernel
 from batchgen.engine.sampling.token_kernel import settle_kernel, token_kernel
 from batchgen.engine.sampling.wide_kernel import NUM_PASSES
@@ -102,16 +102,16 @@ class DeviceSampler:
         """Before the step runs: masks of rows whose tokens decide them; counts that are behind."""
         sampled = [step.sequences[row] for row in step.sampled]
         if self._rules:  # grammars in other threads; meanwhile the step before this one runs
-            filled = BegunWords([(self._rules.get(s.slot), s) for s in sampled]).result()
-            self._write_masks([(sampled[row], words) for row, words in filled])
+            filled = BegunMasks([(self._rules.get(s.slot), s) for s in sampled]).result()
+            self._write_masks([(sampled[row], mask) for row, mask in filled])
         self._follow(step, sampled)
 
-    def _write_masks(self, filled: list[tuple[Sequence, Words | None]]) -> None:
+    def _write_masks(self, filled: list[tuple[Sequence, TokenMask | None]]) -> None:
         """A row that may take anything, as while it thinks, has its mask written once for that."""
         new = [(s, w) for s, w in filled if w is not None or not self._is_free[s.slot]]
-        for sequence, words in new:
-            self._is_free[sequence.slot] = words is None
-        every = np.full(num_words(self._vocab_size), -1, dtype=np.int32)
+        for sequence, mask in new:
+            self._is_free[sequence.slot] = mask is None
+        every = np.full(mask_width(self._vocab_size), -1, dtype=np.int32)
         self.tables.write_masks([s for s, _ in new], [every if w is None else w for _, w in new])
 
     def choose(

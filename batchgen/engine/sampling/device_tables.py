@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from batchgen.engine.sampling import device_params
-from batchgen.engine.sampling.rules import bits_of, fixed_words, num_words
+from batchgen.engine.sampling.rules import fixed_mask, mask_of, mask_width
 from batchgen.engine.scheduling.sequence import Sequence
 
 __all__ = ["DeviceTables"]
@@ -28,7 +28,7 @@ class DeviceTables:
         self._vocab_size = vocab_size
         self._device = device
         self._size = num_slots + 1
-        width = num_words(vocab_size)
+        width = mask_width(vocab_size)
         self.records = torch.zeros((self._size, 16), dtype=torch.int32, device=device)
         self.masks = torch.zeros((self._size, width), dtype=torch.int32, device=device)
         self.stops = torch.zeros((self._size, width), dtype=torch.int32, device=device)
@@ -39,12 +39,12 @@ class DeviceTables:
 
     def admit(self, sequences: Rows[Sequence]) -> None:
         """Write all that sampling these takes. Nothing waits for the device."""
-        fixed = [fixed_words(s.request, self._vocab_size) for s in sequences]
+        fixed = [fixed_mask(s.request, self._vocab_size) for s in sequences]
         records = [
             device_params.record_of(
-                s, self._vocab_size, masked=words is not None or s.needs_known_tokens
+                s, self._vocab_size, masked=mask is not None or s.needs_known_tokens
             )
-            for s, words in zip(sequences, fixed, strict=True)
+            for s, mask in zip(sequences, fixed, strict=True)
         ]
         table = np.concatenate(records)
         filtered = (table["flags"] & device_params.FILTER) != 0
@@ -59,10 +59,10 @@ class DeviceTables:
         self._write_bias([s for s in sequences if s.request.params.logit_bias])
         self.recount([s for s in sequences if s.counts_tokens])
 
-    def write_masks(self, sequences: Rows[Sequence], words: Rows[npt.NDArray[np.int32]]) -> None:
+    def write_masks(self, sequences: Rows[Sequence], masks: Rows[npt.NDArray[np.int32]]) -> None:
         """Bits of the tokens that these may take next."""
         if sequences:
-            self.masks.index_copy_(0, self._slots(sequences), self._send(np.stack(words)))
+            self.masks.index_copy_(0, self._slots(sequences), self._send(np.stack(masks)))
 
     def recount(self, sequences: Rows[Sequence]) -> None:
         """Make the counts of these from their known tokens; none may be pending."""
@@ -72,8 +72,8 @@ class DeviceTables:
     def _write_stops(self, sequences: Rows[Sequence]) -> None:
         if not sequences:
             return
-        words = [bits_of(s.stop_ids, self._vocab_size) for s in sequences]
-        self.stops.index_copy_(0, self._slots(sequences), self._send(np.stack(words)))
+        masks = [mask_of(s.stop_ids, self._vocab_size) for s in sequences]
+        self.stops.index_copy_(0, self._slots(sequences), self._send(np.stack(masks)))
 
     def _write_bias(self, sequences: Rows[Sequence]) -> None:
         values = [self._bias_of(s) for s in sequences]

@@ -36,7 +36,7 @@ _LIMITS = _LIMITS.astype(np.float32)  # [256, 8]: of the eight tokens of a byte 
 def keep_allowed(logits: torch.Tensor, allowed: AllowedTokens) -> None:
     """In place: what a row may not take becomes -inf."""
     vocab_size = logits.shape[1]
-    masks = allowed.words.view(np.uint8)
+    masks = allowed.masks.view(np.uint8)
     if logits.device.type != "cpu":
         bits = np.unpackbits(masks, axis=1, bitorder="little")[:, :vocab_size]
         rows = torch.tensor(allowed.rows, device=logits.device)

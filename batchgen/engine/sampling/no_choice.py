@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from batchgen.engine.request import SamplingParams
-from batchgen.engine.sampling.rules import TokenRules, bits_of
+from batchgen.engine.sampling.rules import TokenRules, mask_of
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import RowFailure, ScheduledStep
 from batchgen.errors import ErrorCode
@@ -27,16 +27,16 @@ def failures_of(step: ScheduledStep, rows: Iterable[int], vocab_size: int) -> di
 
 
 def _failure_of(sequence: Sequence, vocab_size: int) -> RowFailure:
-    words = TokenRules(sequence.request, vocab_size).words(sequence)
-    if words is None:
+    mask = TokenRules(sequence.request, vocab_size).mask(sequence)
+    if mask is None:
         return _NAN_FAILURE
-    words &= bits_of(range(vocab_size), vocab_size)  # no bits of padding
+    mask &= mask_of(range(vocab_size), vocab_size)  # no bits of padding
     params, num_tokens = sequence.request.params, len(sequence.output_token_ids)
     names = _names(params, sequence.request.constraint is not None)
-    if words.any() and num_tokens < params.min_tokens:
+    if mask.any() and num_tokens < params.min_tokens:
         names.append("min_tokens")
-        words &= ~bits_of(sequence.stop_ids, vocab_size)
-    if words.any():
+        mask &= ~mask_of(sequence.stop_ids, vocab_size)
+    if mask.any():
         return _NAN_FAILURE
     text = f"{' and '.join(names)} together" if len(names) > 1 else names[0]
     after = f"at the {num_tokens + 1}. token" if num_tokens else "to begin with"

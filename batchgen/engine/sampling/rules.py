@@ -1,7 +1,8 @@
-"""Which tokens a row may take next, as far as the host knows: one bit a token.
+"""Which tokens a row may take next, as far as the host decides: masks of one bit a token.
 
-Fixed for a row: allowed ids, bad words of one token. Anew for each token: n-grams that would come
-again, the last token of a longer bad word, a grammar's mask. transformers' meaning of each.
+Fixed for a row: allowed ids, bad words of one token. Made anew for each token: n-grams that would
+repeat, the last token of a longer bad word, a grammar's mask. Each means what it does in
+transformers.
 """
 
 from __future__ import annotations
@@ -20,53 +21,53 @@ from batchgen.engine.scheduling.sequence import Sequence
 
 __all__ = [
     "AllowedTokens",
-    "BegunWords",
+    "BegunMasks",
+    "TokenMask",
     "TokenRules",
-    "Words",
-    "bits_of",
-    "fixed_words",
+    "fixed_mask",
     "is_bare",
-    "num_words",
+    "mask_of",
+    "mask_width",
 ]
 
-Words = npt.NDArray[np.int32]
+TokenMask = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedTokens:
-    """What some rows may take, on the host: a bit a token, as `Constraint.fill` has them."""
+    """The masks of those rows that have one, on the host, in the layout of `Constraint.fill`."""
 
     rows: list[int]
-    words: Words  # [num_rows, ceil(vocab_size / 32)]
+    masks: TokenMask  # [num_rows, ceil(vocab_size / 32)]
 
 
-def num_words(vocab_size: int) -> int:
+def mask_width(vocab_size: int) -> int:
     """int32 words that hold one bit a token."""
     return -(-vocab_size // 32)
 
 
-def bits_of(ids: Iterable[int], vocab_size: int) -> Words:
-    """Words with the bits of these ids; those outside the vocabulary are left out."""
-    bits = np.zeros(num_words(vocab_size) * 32, dtype=np.uint8)
+def mask_of(ids: Iterable[int], vocab_size: int) -> TokenMask:
+    """The mask that allows these ids alone; those outside the vocabulary are left out."""
+    bits = np.zeros(mask_width(vocab_size) * 32, dtype=np.uint8)
     bits[[token for token in ids if 0 <= token < vocab_size]] = 1
     return np.packbits(bits, bitorder="little").view(np.int32)
 
 
-def fixed_words(request: Request, vocab_size: int) -> Words | None:
-    """What a row may take at any place of its output; None: every token."""
+def fixed_mask(request: Request, vocab_size: int) -> TokenMask | None:
+    """The mask that holds at every position of a row's output; None: every token is allowed."""
     params = request.params
     bad = [word[0] for word in params.bad_words if len(word) == 1]
     if not params.allowed_token_ids and not bad:
         return None
-    every = np.full(num_words(vocab_size), -1, dtype=np.int32)
+    every = np.full(mask_width(vocab_size), -1, dtype=np.int32)
     allowed = params.allowed_token_ids
-    words = bits_of(allowed, vocab_size) if allowed else every
-    return words & ~bits_of(bad, vocab_size)
+    mask = mask_of(allowed, vocab_size) if allowed else every
+    return mask & ~mask_of(bad, vocab_size)
 
 
 def is_bare(sequence: Sequence) -> bool:
-    """Whether nothing but a temperature and filters comes between its logits and its token, and it
-    reports nothing but the token."""
+    """Whether at most a temperature and filters apply to its logits, and it reports nothing but the
+    token."""
     params = sequence.request.params
     return not (
         sequence.counts_tokens
@@ -81,52 +82,53 @@ def is_bare(sequence: Sequence) -> bool:
 
 
 class TokenRules:
-    """The rules of one row that depend on its output; sees that output grow."""
+    """All rules of one row, for rows whose rules depend on their output."""
 
     def __init__(self, request: Request, vocab_size: int) -> None:
         params = request.params
         self._vocab_size = vocab_size
-        self._fixed = fixed_words(request, vocab_size)
+        self._fixed = fixed_mask(request, vocab_size)
         self._phrases = [array("i", word) for word in params.bad_words if len(word) > 1]
         size = params.no_repeat_ngram_size
         self._ngrams = _NgramIndex(size) if size > 0 else None
 
-    def words(self, sequence: Sequence) -> Words | None:
-        """What may follow all of a sequence's tokens, none of which is pending; None: anything, so
-        that a row costs nothing while it thinks and its grammar waits."""
-        words = np.zeros(num_words(self._vocab_size), dtype=np.int32)
-        is_filled = sequence.fill_allowed(words)
+    def mask(self, sequence: Sequence) -> TokenMask | None:
+        """The mask of the token after all of a sequence's tokens, none of which is pending. None:
+        every token is allowed, so that a row costs nothing while it thinks and its grammar
+        waits."""
+        mask = np.zeros(mask_width(self._vocab_size), dtype=np.int32)
+        is_filled = sequence.fill_allowed(mask)
         banned = self._banned(sequence.token_ids)
         if not (is_filled or banned or self._fixed is not None):
             return None
         if not is_filled:
-            words[:] = -1
+            mask[:] = -1
         if self._fixed is not None:
-            words &= self._fixed
+            mask &= self._fixed
         for token in banned:
             if 0 <= token < self._vocab_size:
-                words[token // 32] &= ~np.int32(_BIT[token % 32])
+                mask[token // 32] &= ~np.int32(_BIT[token % 32])
         if is_filled and sequence.constraint is not None:
-            sequence.constraint.steer(words)
-        return words
+            sequence.constraint.steer(mask)
+        return mask
 
     def _banned(self, known: array[int]) -> set[int]:
         banned = {word[-1] for word in self._phrases if _ends_with(known, word)}
         return banned if self._ngrams is None else banned | self._ngrams.followers(known)
 
 
-class BegunWords:
-    """The words of a step's rows, grammars' being filled in other threads."""
+class BegunMasks:
+    """The masks of a step's rows; those of grammars are being made in other threads."""
 
-    def __init__(self, rows: list[tuple[TokenRules | Words | None, Sequence]]) -> None:
+    def __init__(self, rows: list[tuple[TokenRules | TokenMask | None, Sequence]]) -> None:
         self._begun = [
             (row, _begin(rules, sequence))
             for row, (rules, sequence) in enumerate(rows)
             if rules is not None
         ]
 
-    def result(self) -> list[tuple[int, Words | None]]:
-        """Wait for them: (row, its words) of the rows that have rules; None: every token."""
+    def result(self) -> list[tuple[int, TokenMask | None]]:
+        """Wait for them: (row, its mask) of each row with rules; None: every token is allowed."""
         return [(row, w.result() if isinstance(w, Future) else w) for row, w in self._begun]
 
 
@@ -134,16 +136,18 @@ _MOST_THREADS = 8
 _threads: ThreadPoolExecutor | None = None  # made with the first grammar
 
 
-def _begin(rules: TokenRules | Words, sequence: Sequence) -> Future[Words | None] | Words | None:
+def _begin(
+    rules: TokenRules | TokenMask, sequence: Sequence
+) -> Future[TokenMask | None] | TokenMask | None:
     global _threads
     if not isinstance(rules, TokenRules):
         return rules
     if sequence.request.constraint is None:
-        return rules.words(sequence)
+        return rules.mask(sequence)
     if _threads is None:
         most = min(_MOST_THREADS, max(1, len(os.sched_getaffinity(0)) - 1))
         _threads = ThreadPoolExecutor(most, thread_name_prefix="batchgen-grammar")
-    return _threads.submit(rules.words, sequence)
+    return _threads.submit(rules.mask, sequence)
 
 
 _BIT = (np.uint32(1) << np.arange(32, dtype=np.uint32)).view(np.int32)
@@ -164,7 +168,7 @@ class _NgramIndex:
         self._num_seen = 0
 
     def followers(self, known: array[int]) -> set[int]:
-        """Tokens that would repeat an n-gram of what is known."""
+        """The tokens that would complete an n-gram which `known` holds already."""
         self._extend(known)
         if len(known) + 1 < self._size:
             return set()

@@ -36,20 +36,20 @@ class ConstraintState:
         self.is_whole = False
         """Nothing may follow any more: the sequence ends here, without an end token."""
 
-    def fill(self, words: Any) -> bool:
+    def fill(self, mask: Any) -> bool:
         """As `Constraint.fill`. If the constraint fails, no token is allowed, so that the sampler
         fails the row; `error` says why."""
         try:
-            return self._begun().fill(words)
+            return self._begun().fill(mask)
         except RowError as error:
             self.error = error
-            words[:] = 0
+            mask[:] = 0
             return True
 
-    def steer(self, words: Any) -> None:
+    def steer(self, mask: Any) -> None:
         """As `Constraint.steer`."""
         if self.error is None:
-            self._begun().steer(words, self._most_tokens - self._num_taken)
+            self._begun().steer(mask, self._most_tokens - self._num_taken)
 
     def refuses(self, token: int) -> bool:
         """As `Constraint.refuses`; False for the last token that the sequence may generate."""

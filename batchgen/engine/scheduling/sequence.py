@@ -241,11 +241,11 @@ class Sequence:
         elif not self.is_finished and len(self.token_ids) >= self.max_num_tokens:
             self.finish(FinishReason.LENGTH)
 
-    def fill_allowed(self, words: Any) -> bool:
+    def fill_allowed(self, mask: Any) -> bool:
         """What its constraint allows next, as `Constraint.fill`."""
         if self.constraint is None or self.is_finished:  # its last token is known by now
             return False
-        return self.constraint.fill(words)
+        return self.constraint.fill(mask)
 
     def finish(self, reason: FinishReason, stop_reason: str | int | None = None) -> None:
         """End it; tokens that come later are ignored."""
