@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -94,12 +95,44 @@ def test_failed_rows_are_told_with_their_place_the_first_of_each_kind(
     assert "failures" not in json.loads(said.out)
 
 
+def test_a_run_that_goes_on_or_finds_all_done_names_the_places_of_earlier_failures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["", "nope", {"prompt": "y"}, {"prompt": 5}, {"prompt": "z"}]
+    source, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "o.parquet"
+    assert echo(source, out) == 3
+    first = capsys.readouterr().err
+    assert f"  {source}:2: invalid_json: " in first
+    assert echo(source, out) == 3
+    assert capsys.readouterr().err.endswith(first)
+    write_rows(source, [*rows, "{bad", {"prompt": "x", "n": 0}])
+    assert echo(source, out, "--incremental") == 3
+    grown = capsys.readouterr().err
+    for place in ("2: invalid_json", "4: invalid_row", "7: invalid_param"):
+        assert f"  {source}:{place}: " in grown
+    assert "which:" not in grown
+
+
+def test_failures_of_rows_that_are_tried_again_are_forgotten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"id": "a", "prompt": "y"}, {"prompt": "z"}])
+    monkeypatch.setenv("BATCHGEN_FAULT", "refuse:id=a")
+    assert echo(source, tmp_path / "o.parquet") == 3
+    assert f"  {source}:1: internal: " in capsys.readouterr().err
+    monkeypatch.delenv("BATCHGEN_FAULT")
+    assert echo(source, tmp_path / "o.parquet", "--retry", "failed") == 0
+    assert json.loads((tmp_path / "o.parquet.ckpt/manifest.json").read_text())["failures"] == []
+
+
 def test_a_rerun_of_a_job_with_failed_rows_says_what_to_do_and_what_names_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Where an earlier version began it, or only its footer is left: no place is known."""
     source = write_rows(tmp_path / "in.jsonl", ["nope", {"prompt": "y"}])
     echo(source, tmp_path / "o.parquet")
     capsys.readouterr()
+    shutil.rmtree(tmp_path / "o.parquet.ckpt")
     assert echo(source, tmp_path / "o.parquet") == 3
     said = capsys.readouterr().err
     assert "next: " in said

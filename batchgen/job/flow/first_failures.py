@@ -1,8 +1,13 @@
-"""The first failed row of each kind, with its place in the input: what a summary shows of them."""
+"""The first failed row of each kind, with its place in the input: what a summary shows of them.
+
+The manifest keeps them, so that a run that goes on, or finds all done, names their places too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from batchgen.job.flow.engine_stage import Outcome
 from batchgen.job.rows import FirstFailure, InputRow, OutputRow
@@ -12,10 +17,16 @@ __all__ = ["FirstFailures"]
 
 
 class FirstFailures:
-    """Of this run, by code. Rows finish in any order: the lowest index is the first."""
+    """Of this run and of `earlier` ones, by code. Rows finish in any order: the lowest index is the
+    first."""
 
-    def __init__(self) -> None:
-        self._first: dict[str, FirstFailure] = {}
+    def __init__(self, earlier: Iterable[Mapping[str, Any]] = ()) -> None:
+        known = (FirstFailure(**each) for each in earlier)
+        self._first = {failure.code: failure for failure in known}
+
+    def kept(self) -> list[dict[str, Any]]:
+        """In the form that the manifest keeps."""
+        return [asdict(failure) for failure in list(self._first.values())]
 
     def note(self, outcomes: Sequence[Outcome], rows: Sequence[OutputRow]) -> int:
         """Take the error rows among those that these outcomes became; how many they are."""
@@ -33,9 +44,8 @@ class FirstFailures:
 
     def commonest(self, counts: dict[str, int]) -> list[FirstFailure]:
         """The first of each kind, the commonest kind before the others."""
-        return sorted(
-            self._first.values(), key=lambda one: (-counts.get(one.code, 0), one.index, one.code)
-        )
+        found = [failure for failure in self._first.values() if failure.code in counts]
+        return sorted(found, key=lambda one: (-counts[one.code], one.index, one.code))
 
 
 def _input_of(outcome: Outcome) -> InputRow:

@@ -111,7 +111,7 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     @property
     def manifest(self) -> Manifest:
-        """The job's manifest; read it, and write nothing of it but `facts`."""
+        """The job's manifest; read it, and write nothing of it but `facts` and `failures`."""
         return self._manifest
 
     @property

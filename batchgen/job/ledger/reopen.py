@@ -224,6 +224,7 @@ def _begin_generation(
         total_rows=None,
         totals=None,
         output=None,
+        failures=[] if asked.retry == "failed" else manifest.failures,
     )
     if manifest.is_complete:
         discard_work(layout)  # what a run left that died right after it had finished

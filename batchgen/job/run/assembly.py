@@ -12,6 +12,7 @@ from batchgen.engine.request import Engine
 from batchgen.job.flow.deadline import Deadline
 from batchgen.job.flow.engine_faults import engine_faults
 from batchgen.job.flow.engine_stage import EngineStage, EngineStageOptions
+from batchgen.job.flow.first_failures import FirstFailures
 from batchgen.job.flow.pace import Pace
 from batchgen.job.flow.pipeline import Pipeline
 from batchgen.job.flow.progress import Live, Reporter, make_reporter
@@ -167,6 +168,7 @@ class Assembly:
             checkpoint=self._checkpoint_input,
             checkpoint_seconds=min(spec.checkpoint_seconds, _INPUT_CHECKPOINT_S),
             live=self.live,
+            failures=FirstFailures(ledger.manifest.failures),
         )
 
     def _requests(self) -> Requests:
@@ -238,4 +240,5 @@ class Assembly:
         """On the writing thread, which alone writes the manifest."""
         rows_read, digest, marks = self._input_read
         if rows_read or self.reader_stage.read_to_end:
+            self._ledger.manifest.failures = self.writer_stage.failures.kept()
             self._ledger.checkpoint_input(rows_read, digest, self._reader.identity(), marks)

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.counts import counted
 from batchgen.errors import BatchgenError, FingerprintMismatchError, OutputHeldError, StoppedError
 from batchgen.job.flow.deadline import next_deadline
+from batchgen.job.flow.first_failures import FirstFailures
 from batchgen.job.flow.interruptible import interruptible
 from batchgen.job.flow.signals import Stop
 from batchgen.job.input.reader import Reader
@@ -131,7 +132,7 @@ class _Job:
                 limit = self._spec.input.limit
                 access.compared(lambda: check_finished_input(ledger.manifest, reader, limit))
                 self._say(f"nothing to do: {self._share(ledger)} is complete")
-                return self._complete(ledger.finished)
+                return self._complete(ledger.finished, earlier=ledger.manifest.failures)
             self._tell_changes(facts_before)
             if self._is_of_this_input(ledger, reader, access):
                 return self._work(ledger, reader)
@@ -219,9 +220,16 @@ class _Job:
         return check
 
     def _complete(
-        self, totals: FinalReport, work: tuple[Ledger, Assembly] | None = None
+        self,
+        totals: FinalReport,
+        work: tuple[Ledger, Assembly] | None = None,
+        earlier: Sequence[Mapping[str, Any]] = (),
     ) -> Summary:
+        """`earlier`: what the manifest keeps of failed rows, where there was nothing to do."""
         summary = self._summary(totals, work)
+        if work is None:
+            known = FirstFailures(earlier).commonest(totals.error_codes)
+            summary = summary.updated({"failures": tuple(known)})
         if self._limit.exceeded(summary.errors, summary.rows):
             summary = summary.updated({"exit_code": TOO_MANY_FAILURES})
             print(redacted("\n".join(failure_words(summary))), file=sys.stderr)

@@ -91,6 +91,8 @@ class Manifest:
     total_rows: int | None = None
     totals: FinalReport | None = None
     output: dict[str, Any] | None = None
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    """The first failed row of each kind (`job.flow.first_failures`)."""
     runs: list[dict[str, Any]] = field(default_factory=list)
     form: dict[str, Any] = field(default_factory=dict)
     """What the output is on disk (`job.form.Form`); {}: as its name says."""
@@ -128,7 +130,9 @@ class Manifest:
 
     def to_json(self) -> str:
         """The manifest as text."""
+        failures = [_safe(failure) for failure in self.failures]
         data = asdict(self) | {"facts": _safe(self.facts), "input": self._safe_input()}
+        data["failures"] = failures
         return json.dumps(data, indent=1, sort_keys=True, default=str)
 
     def write(self, path: Place, guard: Guard | None = None) -> None:
