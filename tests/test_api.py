@@ -115,6 +115,16 @@ def test_a_table_is_rows_in_whatever_pieces_it_comes(echo: LLM) -> None:
         assert found == [("a", "on"), ("b", "two")], kind
 
 
+@pytest.mark.parametrize(
+    "rows", [[{"prompt": "a"}], pd.DataFrame({"prompt": ["a"]}), (row for row in ["a"])]
+)
+def test_rows_in_place_of_files_are_told_where_they_go(tmp_path: Path, rows: Any) -> None:
+    """They were a file that "does not exist"."""
+    with pytest.raises(UsageError, match="inputs takes names of files") as refused:
+        run(inputs=rows, out=tmp_path / "out.parquet", engine="echo")
+    assert "generate(rows)" in str(refused.value.hint)
+
+
 def test_a_query_and_values_without_names_are_told_what_to_give(echo: LLM) -> None:
     class Query:
         __module__ = "polars.lazyframe.frame"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from difflib import get_close_matches
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,19 @@ def _words(name: str, flag: Flag, value: Any) -> list[str]:
         return [on] if value else off[:1]
     if flag.multiple:
         several = value if isinstance(value, list | tuple) else [value]
+        if flag.name == "inputs":
+            _check_names(name, several)
         return [f"{on}={_text(one)}" for one in several]
     return [f"{on}={_text(value)}"]
+
+
+def _check_names(name: str, given: Iterable[Any]) -> None:
+    """Rows in place of files would be looked for as a file of that name."""
+    for one in given:
+        if not isinstance(one, str | PathLike):
+            text = f"{name} takes names of files, and this is a {type(one).__name__}"
+            hint = "rows themselves go to LLM(...).generate(rows), or into a file first"
+            raise UsageError(text, hint)
 
 
 def _text(value: Any) -> str:
