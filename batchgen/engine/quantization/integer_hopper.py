@@ -133,6 +133,7 @@ def _multiply_tile(
         left = half_step(codes, three, four, dtype, 1, GROUP, LEFT)
         right = xs.index(2 * stage + 1).permute((1, 0))
         total = warpgroup_mma(left, right, total, is_async=True)
+        # One more in flight, and ptxas has the next left side overwrite one that is still read.
         total = warpgroup_mma_wait(1, deps=[total])
     total = warpgroup_mma_wait(0, deps=[total])
     mbarrier.arrive(empty.index((count + end - first - 1) % STAGES))

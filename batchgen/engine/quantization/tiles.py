@@ -46,10 +46,10 @@ _FEW_ROWS = 256
 """Up to here a product's time is that of reading its weight."""
 _HOPPER = (
     (Tile(16, 128, 1, 4, 8, 2), 0.48, 0.76),
-    (Tile(32, 128, 1, 4, 6, 2), 0.5, 0.8),
-    (Tile(64, 128, 1, 4, 4, 2), 0.56, 0.95),
-    (Tile(128, 128, 1, 8, 5), 0.72, 0.72),
-    (Tile(256, 128, 1, 8, 3), 1.17, 1.17),
+    (Tile(32, 128, 1, 4, 6, 2), 0.53, 0.8),
+    (Tile(64, 128, 1, 4, 4, 2), 0.58, 0.95),
+    (Tile(128, 128, 1, 8, 5), 0.72, 0.76),
+    (Tile(256, 128, 1, 8, 3), 1.17, 1.25),
 )
 """Of 4-bit products, with what a step of 128 inputs takes: where a core has one program, and where
 it has as many as it has room for. Microseconds."""
@@ -107,7 +107,8 @@ def hopper_tile(rows: int, outputs: int, inputs: int) -> Tile:
             if rest:
                 us += 1 + each * (alone if rest <= _CORES else full)
             if splits > 1:
-                us += 3 + splits * rows * outputs * 4e-6  # 1 TB/s, written and read
+                parts = 4 + splits * rows * outputs * 3e-6  # written, read and added
+                us += parts if tile.per_core == 1 else 0.6 * parts  # another program goes on
             found.append((us, place, splits))
     _, place, splits = min(found)
     return replace(_HOPPER[place][0], splits=splits)
