@@ -90,11 +90,28 @@ def likeliest(values: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tens
     if values.device.type != "cpu":
         ordered = torch.sort(values, dim=-1, descending=True, stable=True)
         return ordered.values[:, :most], ordered.indices[:, :most]
-    places = torch.topk(values, most, dim=-1).indices.sort(dim=-1).values
+    places, torn = _likeliest_places(values, most)
     picked = torch.sort(values.gather(1, places), dim=-1, descending=True, stable=True)
     found, places = picked.values, places.gather(1, picked.indices)
-    torn = ((values >= found[:, -1:]).sum(dim=-1) > most).nonzero()[:, 0]
     if len(torn):
         ordered = torch.sort(values[torn], dim=-1, descending=True, stable=True)
         found[torn], places[torn] = ordered.values[:, :most], ordered.indices[:, :most]
     return found, places
+
+
+def _likeliest_places(values: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the `most` largest of each row are, ascending, [num_rows, most]; and the rows with more
+    than these of the least one's size, or a NaN. They lie in the blocks with the largest maxima."""
+    blocks = _blocks(values, _SMALL_BLOCK, -math.inf)
+    if 4 * most > blocks.shape[1]:
+        blocks, chosen = values[:, None], values.new_zeros(len(values), 1, dtype=torch.int64)
+        maxima = values.new_full((len(values), 1), -math.inf)
+    else:
+        maxima = blocks.amax(dim=-1)
+        chosen = maxima.topk(most, dim=-1).indices.sort(dim=-1).values
+    candidates, width = _pick(blocks, chosen), blocks.shape[2]
+    inner = candidates.topk(most, dim=-1).indices.sort(dim=-1).values
+    least = candidates.gather(1, inner).amin(dim=-1, keepdim=True)
+    fit = ((candidates >= least).sum(-1) == most) & ((maxima >= least).sum(-1) <= most)
+    places = chosen.gather(1, inner // width) * width + inner % width
+    return places.clamp(max=values.shape[1] - 1), (~fit).nonzero()[:, 0]
