@@ -177,37 +177,41 @@ def test_any_ragged_step_equals_dense_attention(
 
 
 @pytest.mark.parametrize("use_kernel", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 700])
 def test_contexts_past_every_split_equal_dense_attention(
-    use_kernel: bool, window: int | None
+    use_kernel: bool, window: int | None, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(3)
     spec = AttentionSpec(0, 4, 2, 16, 16, 0.25, sliding_window=window)
     lengths = [2500, 1024, 1025]
-    inputs = [tuple(torch.randn(n, h, 16) for h in (4, 2, 2)) for n in lengths]
+    inputs = [tuple(torch.randn(n, h, 16).to(dtype) for h in (4, 2, 2)) for n in lengths]
     cache = Cache(random.Random(3), lengths, 16)
+    bound = 2e-5 if dtype == torch.float32 else 1e-2
     steps = [[(0, 0, 900), (1, 0, 1023), (2, 0, 1000)], [(0, 900, 2499), (1, 1023, 1024)]]
     steps += [[(2, 1000, 1025), (0, 2499, 2500)]]
     for (q, k, v), out in zip(
         inputs, run_paged(spec, inputs, steps, cache, use_kernel, None), strict=True
     ):
-        torch.testing.assert_close(out, dense(q, k, v, spec, None).float(), atol=2e-5, rtol=2e-5)
+        expected = dense(q, k, v, spec, None).float()
+        torch.testing.assert_close(out, expected, atol=bound, rtol=bound)
 
 
 @pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("heads", "lengths"),
     [((6, 2, 64, 64), [1300, 77, 160]), *((heads, [130, 77, 20, 5]) for heads in HEADS)],
     ids=str,
 )
 def test_kernel_answers_bit_for_bit_alike_however_the_step_is_cut(
-    heads: tuple[int, int, int, int], lengths: list[int]
+    heads: tuple[int, int, int, int], lengths: list[int], dtype: torch.dtype
 ) -> None:
     torch.manual_seed(4)
     spec = AttentionSpec(0, *heads, 0.125)
     num_heads, num_kv_heads, key_dim, value_dim = heads
     sizes = ((num_heads, key_dim), (num_kv_heads, key_dim), (num_kv_heads, value_dim))
-    inputs = [tuple(torch.randn(n, *size) for size in sizes) for n in lengths]
+    inputs = [tuple(torch.randn(n, *size).to(dtype) for size in sizes) for n in lengths]
     cache = Cache(random.Random(4), lengths, 16)
     whole = [[(seq, 0, n) for seq, n in enumerate(lengths)]]
     expected = run_paged(spec, inputs, whole, cache, True, None)

@@ -83,6 +83,30 @@ INLINE float bf16_to_float(uint16_t x) {
     return out;
 }
 
+/* Whether pairs of bfloat16 are multiplied as they are. */
+#if defined(__AVX512BF16__)
+#define BF16_PAIRS 1
+
+/* LANES pairs of bfloat16: a number from p and one from q in each. */
+INLINE vf pairs_of(const uint16_t *p, const uint16_t *q) {
+    const vh low = {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39};
+    const __m512i places = _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)low),
+                                              (__m256i)(low + 8), 1);
+    __m512i a = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p));
+    __m512i b = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)q));
+    return (vf)_mm512_permutex2var_epi16(a, places, b);
+}
+
+/* c + a . b, of pairs. */
+INLINE vf add_pairs(vf a, vf b, vf c) {
+    return (vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+}
+#else
+#define BF16_PAIRS 0
+INLINE vf pairs_of(const uint16_t *p, const uint16_t *q) { return (vf){0}; }
+INLINE vf add_pairs(vf a, vf b, vf c) { return c; }
+#endif
+
 /* Round to nearest even, NaN stays NaN. */
 INLINE uint16_t float_to_bf16(float x) {
     uint32_t bits;

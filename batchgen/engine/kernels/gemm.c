@@ -27,10 +27,7 @@ EXPORT void gemm_pack(const float *weight, float *packed, int64_t num_outputs, i
 }
 
 INLINE vf add_product(vf a, vf b, vf c, const int pairs) {
-#if BF16_PAIRS
-    if (pairs) return (vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
-#endif
-    return vfma(a, b, c);
+    return pairs && BF16_PAIRS ? add_pairs(a, b, c) : vfma(a, b, c);
 }
 
 /* acc[r] += x[r] . panel; meanwhile `burst` lines are fetched every FETCH_EVERY inputs. */

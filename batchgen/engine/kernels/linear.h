@@ -24,13 +24,6 @@ typedef struct {
     int64_t bf16;         /* of the answer and what is added */
 } Linear;
 
-/* Whether pairs of bfloat16 are multiplied as they are. */
-#if defined(__AVX512BF16__)
-#define BF16_PAIRS 1
-#else
-#define BF16_PAIRS 0
-#endif
-
 void gemm_share(const Linear *A); /* float32 */
 void amx_share(const Linear *A);  /* bfloat16, where amx_start() said 1 */
 void bf16_share(const Linear *A); /* bfloat16, on any CPU */

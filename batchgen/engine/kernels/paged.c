@@ -84,7 +84,7 @@ static int scratch(const Layer *L, int64_t rows, Scratch *s) {
     return 1;
 }
 
-/* Scaled queries as float rows, and which keys each row sees. Row = token * group + head. */
+/* Scaled queries as float rows (in pairs: as they are), and which keys each row sees. Row = token * group + head. */
 INLINE void load_rows(const Layer *L, const Step *S, const Tensors *T, const Item *item, int64_t h,
                       int64_t group, Scratch *s, const int bf16) {
     int64_t begin = S->cu_seqlens[item->seq], tokens = S->cu_seqlens[item->seq + 1] - begin;
@@ -92,8 +92,10 @@ INLINE void load_rows(const Layer *L, const Step *S, const Tensors *T, const Ite
     for (int64_t t = item->token0; t < item->token1; t++)
         for (int64_t g = 0; g < group; g++, row++) {
             int64_t from = (begin + t) * T->q_token + (h * group + g) * T->q_head;
-            for (int64_t d = 0; d < L->head_dim; d++)
+            for (int64_t d = 0; bf16 != IN_PAIRS && d < L->head_dim; d++)
                 s->q[row * L->head_dim + d] = load1(T->q, from + d, bf16) * (float)L->scale;
+            if (bf16 == IN_PAIRS)
+                memcpy(s->q + row * L->head_dim, (const uint16_t *)T->q + from, L->head_dim * 2);
             int64_t seen = position + t + 1;
             s->high[row] = seen;
             s->low[row] = L->window > 0 && seen > L->window ? seen - L->window : 0;
@@ -189,7 +191,9 @@ INLINE void attend(const Layer *L, const Step *S, const Tensors *T, const int bf
 }
 
 void attend_share(const Layer *L, const Step *S, const Tensors *T) {
-    if (L->bf16)
+    if (BF16_PAIRS && L->bf16 && L->head_dim % 2 == 0)
+        attend(L, S, T, IN_PAIRS);
+    else if (L->bf16)
         attend(L, S, T, 1);
     else
         attend(L, S, T, 0);

@@ -1,5 +1,7 @@
 /* One group of query rows against one tile of keys: scores, online softmax, weighted values.
-   Every sum runs over keys and dimensions in one fixed order, whatever else is in the step. */
+   Every sum runs over keys and dimensions in one fixed order, whatever else is in the step.
+   `bf16` is 0 for float32, 1 for bfloat16 and IN_PAIRS where pairs of it are multiplied: dimensions of
+   queries and keys, then keys' shares, rounded for that, and values. Sums are float32 in any case. */
 #ifndef BATCHGEN_CPU_TILE_H
 #define BATCHGEN_CPU_TILE_H
 
@@ -16,6 +18,7 @@
 #define VECTORS(ROWS) 4
 #endif
 #define LINE_LANES 16 /* floats of a cache line */
+#define IN_PAIRS 2
 
 typedef struct {
     int64_t num_heads, num_kv_heads, head_dim, v_head_dim;
@@ -58,22 +61,30 @@ INLINE void score_chunks(const Layer *L, const int32_t *table, int64_t h, const 
     }
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < count; c++) acc[r][c] = splat(0.0f);
-    for (int64_t d = 0; d < L->head_dim; d++) {
+    const int step = bf16 == IN_PAIRS ? 2 : 1;
+    for (int64_t d = 0; d < L->head_dim; d += step) {
         vf key[4];
         for (int c = 0; c < count; c++) {
-            key[c] = load(L->k, from[c] + d * L->block_size, bf16);
+            int64_t at = from[c] + d * L->block_size;
+            const uint16_t *pair = (const uint16_t *)L->k + at;
+            key[c] = step == 2 ? pairs_of(pair, pair + L->block_size) : load(L->k, at, bf16);
             if (bf16 && d % 2) continue; /* two of these steps share a cache line */
             if (count > 1 && c % (LINE_LANES / LANES)) continue; /* and these chunks do */
             fetch(L->k, ahead[c] + d * L->block_size, bf16);
             fetch(L->v, values[c] + d * LINE_LANES, bf16);
         }
         for (int r = 0; r < rows; r++) {
-            vf value = splat(q[r * L->head_dim + d]);
-            for (int c = 0; c < count; c++) acc[r][c] = vfma(value, key[c], acc[r][c]);
+            vf value = splat(q[r * L->head_dim + d / step]);
+            for (int c = 0; c < count; c++)
+                acc[r][c] = step == 2 ? add_pairs(value, key[c], acc[r][c])
+                                      : vfma(value, key[c], acc[r][c]);
         }
     }
     for (int r = 0; r < rows; r++)
-        for (int c = 0; c < count; c++) store(scores, r * TILE + c * LANES, acc[r][c], 0);
+        for (int c = 0; c < count; c++) {
+            if (step == 2) acc[r][c] *= (float)L->scale; /* else the queries are scaled */
+            store(scores, r * TILE + c * LANES, acc[r][c], 0);
+        }
 }
 
 INLINE void score_rows(const Layer *L, const int32_t *table, int64_t h, const float *q,
@@ -90,12 +101,24 @@ INLINE void score_rows(const Layer *L, const int32_t *table, int64_t h, const fl
 INLINE void value_rows(const Layer *L, const int32_t *table, int64_t h, const float *p, float *out,
                        int64_t origin, int64_t first, int64_t last, int64_t dim, const int rows,
                        const int wide, int bf16) {
+    static const uint16_t nothing[LINE_LANES] = {0};
     vf acc[GROUP][4];
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < wide; c++) acc[r][c] = load(out, r * L->v_pad + dim + c * LANES, 0);
     for (int64_t key = first; key < last;) {
         int64_t from = value_offset(L, table, h, key) + dim;
         int64_t end = (key / L->block_size + 1) * L->block_size, stop = end < last ? end : last;
+        for (; bf16 == IN_PAIRS && key < stop; key += 2, from += 2 * L->v_pad) {
+            const uint16_t *v = (const uint16_t *)L->v + from;
+            const uint16_t *other = key + 1 < last ? v + L->v_pad : nothing;
+            vf value[4];
+            for (int c = 0; c < wide; c++)
+                value[c] = pairs_of(v + c * LANES, other == nothing ? other : other + c * LANES);
+            for (int r = 0; r < rows; r++) {
+                vf weight = splat(p[r * TILE + (key - origin) / 2]);
+                for (int c = 0; c < wide; c++) acc[r][c] = add_pairs(weight, value[c], acc[r][c]);
+            }
+        }
         for (; key < stop; key++, from += L->v_pad) {
             vf value[4];
             for (int c = 0; c < wide; c++) value[c] = load(L->v, from + c * LANES, bf16);
@@ -148,6 +171,11 @@ static float soft_max(float *scores, int64_t n, int64_t a, int64_t b, float *top
     return scale;
 }
 
+/* Shares of a row, as pairs of bfloat16 from its beginning on. */
+INLINE void round_shares(float *row, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES) store(row, i, load(row, i, 0), 1);
+}
+
 typedef struct {
     const int32_t *table;
     int64_t h, rows, key0, key1;
@@ -187,6 +215,7 @@ INLINE void attend_tile(const Layer *L, const Tile *g, const int bf16) {
         int64_t b = g->high[r] < last ? g->high[r] : last;
         if (b < a) b = a;
         float scale = soft_max(row, chunks * LANES, a - first, b - first, g->top + r, g->sum + r);
+        if (bf16 == IN_PAIRS) round_shares(row, chunks * LANES);
         if (scale != 1.0f)
             for (int64_t d = 0; d < L->v_pad; d++) g->out[r * L->v_pad + d] *= scale;
     }
