@@ -22,7 +22,8 @@ from ledger_tools import (
     rows_of,
 )
 
-from batchgen.errors import FingerprintMismatchError, OutputHeldError
+from batchgen.errors import FingerprintMismatchError, InputUnreadableError, OutputHeldError
+from batchgen.job.input.sources import find_sources
 from batchgen.job.stores import clients
 from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_path import RemotePath
@@ -217,3 +218,16 @@ def test_shards_are_merged(folder: Place) -> None:
     assert status_of(out, work).state == "complete"
     assert merge_output(out, work).rows == 9
     assert FINGERPRINT
+
+
+def test_a_folder_whose_rows_lie_in_folders_below_it_says_how_to_name_them() -> None:
+    """It said that nothing lies below that name."""
+    store = clients._clients["s3://below"] = obstore_store.MemoryStore()
+    store.put("data/lang=de/a.jsonl", b'{"prompt": "x"}\n')
+    with pytest.raises(InputUnreadableError, match="in folders below it") as refused:
+        find_sources(["s3://below/data"])
+    pattern = "s3://below/data/**/*.jsonl"
+    assert f"'{pattern}'" in str(refused.value.hint)
+    assert [source.name for source in find_sources([pattern])] == [
+        "s3://below/data/lang=de/a.jsonl"
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import PurePosixPath
 
 from batchgen.errors import InputUnreadableError
 from batchgen.job.stores.hub_input import hub_inputs, names_a_file
@@ -56,7 +57,15 @@ def _objects(place: Place, wanted: Callable[[RemotePath], bool]) -> list[RemoteI
         return [object_input(path) for path in sorted(paths) if wanted(path)]
     if place.key and place.is_file():
         return [object_input(place)]
-    return [object_input(path) for path in place.iterdir() if wanted(path)]
+    inside = [object_input(path) for path in place.iterdir() if wanted(path)]
+    below = None if inside else next((one for one in place.walk_files() if wanted(one)), None)
+    if below is not None:
+        pattern = f"{str(place).rstrip('/')}/**/*{PurePosixPath(below.key).suffix}"
+        raise InputUnreadableError(
+            f"input {place}: rows lie in folders below it, as in {below}, and none in itself",
+            f"write '{pattern}' to look into subfolders",
+        )
+    return inside
 
 
 def _expression(pattern: str) -> str:
