@@ -60,10 +60,10 @@ def _objects(place: Place, wanted: Callable[[RemotePath], bool]) -> list[RemoteI
     inside = [object_input(path) for path in place.iterdir() if wanted(path)]
     below = None if inside else next((one for one in place.walk_files() if wanted(one)), None)
     if below is not None:
-        pattern = f"{str(place).rstrip('/')}/**/*{PurePosixPath(below.key).suffix}"
+        named = f"{str(place).rstrip('/')}/**/*{PurePosixPath(below.key).suffix}"
         raise InputUnreadableError(
             f"input {place}: rows lie in folders below it, as in {below}, and none in itself",
-            f"write '{pattern}' to look into subfolders",
+            f"write '{named}' to look into subfolders",
         )
     return inside
 
