@@ -21,6 +21,7 @@ SOME = (
     "gpt2",
     "gemma2",
     "emu3",
+    "gemma4_unified",
     *(pytest.param(name, marks=since_5_24) for name in ("gptj", "codegen")),
 )
 

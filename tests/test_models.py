@@ -139,6 +139,22 @@ def test_masks_of_other_shapes_are_told_apart() -> None:
     assert probe_mask(future, 100) is None
 
 
+@pytest.mark.parametrize(
+    ("blocks", "shape"), [((-1,) * 5, MaskShape()), ((-1, 0, 0, -1, -1), None)]
+)
+def test_blocks_of_the_tokens_that_are_there_do_not_hide_what_lies_past_them(
+    blocks: tuple[int, ...], shape: MaskShape | None
+) -> None:
+    """Models that see let the tokens of an image see each other; text is in no block."""
+    of = torch.tensor([blocks])
+
+    def mask(batch: torch.Tensor, _: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        block = of[batch, query]
+        return (key <= query) | ((block == of[batch, key]) & (block >= 0))
+
+    assert probe_mask(mask, 100) == shape
+
+
 def test_a_mask_is_asked_on_the_device_where_its_own_tensors_lie() -> None:
     padding, asked = torch.zeros(1, dtype=torch.int64, device="meta"), set()
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 __all__ = ["MaskFunction", "MaskShape", "probe_mask"]
 
@@ -37,7 +39,8 @@ def probe_mask(
     def visible(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         query, key = (places.to(device) for places in torch.broadcast_tensors(query, key))
         zero = torch.zeros_like(query)
-        return function(zero, zero, query, key).cpu()
+        with _PastTheTokens():
+            return function(zero, zero, query, key).cpu()
 
     reach = _visible_queries(visible, length)
     if reach == length:
@@ -45,6 +48,23 @@ def probe_mask(
     if _is_sliding(visible, length, reach):
         return MaskShape(window=reach)
     return MaskShape(exact_length=reach) if _is_sliding(visible, reach, reach) else None
+
+
+class _PastTheTokens(TorchFunctionMode):
+    """What a function looks up of each token, such as the image it is part of, is -1 past the last
+    one: part of nothing. So transformers pads such tensors itself."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> torch.Tensor:
+        if func is torch.Tensor.__getitem__ and isinstance(args[1], tuple):
+            held, (*front, place) = args
+            last = held.shape[-1] - 1
+            if isinstance(place, torch.Tensor) and place.numel() and int(place.max()) > last:
+                found = held[(*front, place.clamp(max=last))]
+                return torch.where(place > last, torch.full_like(found, -1), found)
+        result: torch.Tensor = func(*args, **(kwargs or {}))
+        return result
 
 
 def _visible_queries(visible: Visible, length: int) -> int:
