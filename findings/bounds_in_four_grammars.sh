@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# JSON Schemas of a number with bounds (a probability, a percentage, a score), and what four libraries
-# that hold a model to a schema let it write.
+# JSON Schemas with bounds, on a number (a probability, a percentage) and on the length of a string, and
+# what four libraries that hold a model to a schema let it write.
 #
 # Seen with xgrammar 0.2.9, outlines-core 0.2.14, llguidance 1.9.1, lm-format-enforcer 0.11.3, beside
 # jsonschema 4.26.0:
 #   outlines-core and lm-format-enforcer pass over `minimum`, `maximum` and `exclusiveMinimum` without
 #   a word: a probability may be 10 or -1, a percentage 101. xgrammar and llguidance keep every bound,
-#   but write less than is valid: xgrammar no more than six digits behind the point once there is a
-#   bound, though as many as you like without one, so that a probability of 3e-7 can be written by
-#   neither spelling; neither writes an exponent there.
-# So a score out of bounds is found behind the run or not at all, and a small probability is a 0.
+#   but neither writes an exponent there, and xgrammar no more than six digits behind the point,
+#   though as many as you like without a bound: 3e-7 can be written by neither of its spellings.
+#   Into a string that has a `maxLength` xgrammar writes no backslash: a quote, a line
+#   break, a tab cannot be said at all, however long the text may be. outlines-core and llguidance
+#   write no \uXXXX for a letter, llguidance no `\/`, with bounds or without.
+# So a score out of bounds is found behind the run or not at all, a small probability is a 0, and
+# `"maxLength": 2000` on an answer of code makes one line of it, without quotes.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -32,6 +35,10 @@ FREE = {"type": "number"}
 PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
 PERCENT = {"type": "integer", "minimum": 0, "maximum": 100}
 POSITIVE = {"type": "number", "exclusiveMinimum": 0}
+TEXT = {"type": "string"}
+BOUNDED = {"type": "string", "maxLength": 2000}
+PLAIN = ['"a b"', '"aéb"']
+ESCAPED = [r'"a\nb"', r'"a\tb"', r'"a\"b"', r'"a\\b"', r'"a\/b"', r'"a\u00e9b"']
 CASES = [
     (FREE, "0.1234567"),
     (FREE, "3E-7"),
@@ -48,6 +55,8 @@ CASES = [
     (PERCENT, "-1"),
     (POSITIVE, "0.001"),
     (POSITIVE, "0"),
+    *((TEXT, text) for text in (*PLAIN, *ESCAPED)),
+    *((BOUNDED, text) for text in (*PLAIN, *ESCAPED)),
 ]
 END = 256
 vocabulary = xgrammar.TokenizerInfo(
@@ -55,7 +64,7 @@ vocabulary = xgrammar.TokenizerInfo(
 )
 compiler = xgrammar.GrammarCompiler(vocabulary)
 tokens = LLTokenizer("byte")
-letters = CharacterLevelParserConfig(alphabet="".join(map(chr, range(32, 127))))
+letters = CharacterLevelParserConfig(alphabet="".join(map(chr, range(32, 127))) + "é")
 
 
 def by_xgrammar(schema, text):
@@ -106,9 +115,9 @@ assert too_much == {
     "lm-format-enforcer": outside,
 }
 assert too_little == {
-    "xgrammar": ["0.1234567", "0.0000003", "3E-7"],
-    "outlines-core": [],
-    "llguidance": ["3E-7"],
+    "xgrammar": ["0.1234567", "0.0000003", "3E-7", *ESCAPED],
+    "outlines-core": [r'"a\u00e9b"'] * 2,
+    "llguidance": ["3E-7", *[r'"a\/b"', r'"a\u00e9b"'] * 2],
     "lm-format-enforcer": [],
 }
 PY
