@@ -3,11 +3,11 @@
 # their own, and how far its change of the layer is from the weighted sum of their changes.
 #
 # Seen with peft 0.21.2, torch 2.13.0:
-#   "linear" adds the factors, not their products: of half of each the change is off by 0.7 of its
-#   length, of one less the other as well, since each A meets the other's B. "cat" and "svd" (of a
+#   "linear" adds the factors, not their products: of half of each, or of one less the other, the
+#   change is off by about its own length, since each A meets the other's B. "cat" and "svd" (of a
 #   rank that is large enough) give the sum; so do two adapters that are active at once. "ties",
 #   "dare_linear" and "magnitude_prune" prune the factors too: at density 1, where they prune nothing,
-#   they are as far off as "linear". For one adapter alone, or one with itself, all is exact.
+#   they are as far off. One adapter alone "linear" scales exactly.
 # So a mixture tried with both adapters active is another model once it was made by the combination
 # that is named after what it does not do.
 set -euo pipefail
