@@ -160,7 +160,7 @@ def products(args: argparse.Namespace) -> None:
 
 def kernels_of(layer: Layer) -> dict[str, Callable[[torch.Tensor], Any]]:
     """Each part of a layer, the whole, and the whole as transformers runs it."""
-    from batchgen.engine.mixture.products import add_up
+    from batchgen.engine.mixture.products import combine
     from batchgen.engine.mixture.sorting import sort_pairs
     from batchgen.engine.mixture.tiles import row_block
 
@@ -172,7 +172,7 @@ def kernels_of(layer: Layer) -> dict[str, Callable[[torch.Tensor], Any]]:
         "sort": lambda x: sort_pairs(chosen, ours.num_experts, rows),
         "gate_up": lambda x: gate_up(None),
         "down": lambda x: down(None),
-        "sum": lambda x: add_up(parts, chosen, ours.num_experts),
+        "sum": lambda x: combine(parts, chosen, ours.num_experts),
         "all": lambda x: ours(x, chosen, shares),
         "fp8": lambda x: layer.rounded(x, chosen, shares),
         "mxfp4": lambda x: layer.packed(x, chosen, shares),

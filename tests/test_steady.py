@@ -24,7 +24,7 @@ from batchgen.engine.kernels.ops import Operators
 from batchgen.engine.model.model import Model
 from batchgen.engine.parallel.splitting import check_flags
 from batchgen.engine.run.loader import load_model_from
-from batchgen.engine.steady.hold import check_parts, check_settings, prove_steady
+from batchgen.engine.steady.checks import check_parts, check_settings, prove_steady
 from batchgen.errors import ModelRefusedError, UsageError
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="no C compiler")

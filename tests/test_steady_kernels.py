@@ -217,8 +217,8 @@ def test_a_model_is_proven_compiled_and_its_rows_run_alike_in_graphs(dtype: torc
     from batchgen.engine.run.factory import _compiled, build_engine
     from batchgen.engine.run.loader import load_model_from
     from batchgen.engine.run.optimizing import optimizer_of
+    from batchgen.engine.steady.checks import check_parts
     from batchgen.engine.steady.cuda.attention import steady_attention
-    from batchgen.engine.steady.hold import check_parts
 
     device = torch.device("cuda")
     config = EngineConfig(Path("m"), device="cuda", deterministic=True)

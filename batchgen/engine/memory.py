@@ -1,4 +1,4 @@
-"""How much memory was used, and giving it back. Bytes."""
+"""Peak memory, and giving memory back to the system. All sizes in bytes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ __all__ = [
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt
 _LARGE, _LARGEST = 1 << 18, 32 << 20
-"""The latter is as far as the C library goes on 64 bits."""
+"""Blocks from these sizes on are mappings of their own: during a load, and after it (the largest
+threshold that glibc allows on 64 bits)."""
 
 
 def give_back_freed() -> None:
-    """Hand the system what the process has freed and the C library keeps (GNU's; others do not)."""
+    """Return to the system what the process has freed and glibc still keeps (other C libraries: no
+    effect)."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager
 def freed_at_once() -> Iterator[None]:
-    """Inside, a large block goes back to the system when it is freed, not some time after (GNU's C
-    library): a load's logits and activations come once. Then as that library ends up by itself,
-    which is quicker for steps: their blocks are the same again and again."""
+    """Inside, glibc returns a large block to the system as soon as it is freed: a load's logits and
+    activations are used once, and would add up. Afterwards freed blocks are kept, which is faster
+    for steps, as they allocate the same sizes again and again."""
     _allocate(_LARGE, 2 * _LARGE)
     try:
         yield
@@ -44,7 +46,8 @@ def freed_at_once() -> Iterator[None]:
 
 
 def _allocate(own_mapping: int, kept: int) -> None:
-    """From how many bytes on a block is a mapping of its own; how many freed ones are kept."""
+    """Blocks of `own_mapping` bytes or more are mappings of their own; up to `kept` freed bytes
+    stay with the process."""
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, own_mapping)
@@ -52,8 +55,9 @@ def _allocate(own_mapping: int, kept: int) -> None:
 
 
 def give_back_loaded(device: torch.device) -> None:
-    """As `give_back_freed`, once a part of a load is over that is not to come again: on a CPU,
-    where the model shares its memory with them, also what libraries' files have there."""
+    """As `give_back_freed`, after a stage of a load. On a CPU, where the model needs the same
+    memory, also drop the pages of libraries' files, which the system reads again when they are
+    used."""
     give_back_freed()
     if device.type == "cpu":
         let_go_of_library_pages()

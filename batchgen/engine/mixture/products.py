@@ -14,7 +14,7 @@ from batchgen.engine.mixture.tiles import WORDS, Tile, down_tile, fitted, gate_u
 from batchgen.engine.quantization.float8 import E4M3
 from batchgen.engine.quantization.round_kernel import round_rows_on_gpu
 
-__all__ = ["Weight", "add_up", "mix_experts", "multiply_down", "multiply_gate_up"]
+__all__ = ["Weight", "combine", "mix_experts", "multiply_down", "multiply_gate_up"]
 
 _RUN = 1024
 
@@ -53,7 +53,7 @@ def mix_experts(
     inner = multiply_gate_up(x, weight, Gate.read(gate), pairs, chosen.shape[1], tile)
     tile, weight = down_tile(rows, down.dtype), Weight(down, down_bias, down_scale)
     parts = multiply_down(inner, weight, shares, pairs, tile)
-    return add_up(parts, chosen, len(down))
+    return combine(parts, chosen, len(down))
 
 
 @mix_experts.register_fake
@@ -120,8 +120,11 @@ def _rounded(x: torch.Tensor, weight: Weight) -> tuple[torch.Tensor, torch.Tenso
     return round_rows_on_gpu(x) if weight.values.dtype == E4M3 else (x, None)
 
 
-def add_up(parts: torch.Tensor, chosen: torch.Tensor, num_experts: int) -> torch.Tensor:
-    """Outcomes of tokens [num_tokens, hidden] from those of their pairs [num_pairs, hidden]."""
+def combine(parts: torch.Tensor, chosen: torch.Tensor, num_experts: int) -> torch.Tensor:
+    """Sum the outputs of each token's experts: parts [num_pairs, hidden] -> [num_tokens, hidden].
+
+    `chosen` [num_tokens, experts of a token]: the experts of each token.
+    """
     (tokens, count), size = chosen.shape, parts.shape[1]
     out = torch.empty(tokens, size, dtype=parts.dtype, device=parts.device)
     grid = (tokens, triton.cdiv(size, _RUN))

@@ -1,7 +1,8 @@
-"""What ranks compute together, as operators that a compiled layer and a CUDA graph may hold.
+"""The collectives of tensor parallelism, as operators that a compiled layer and a CUDA graph may
+hold.
 
-All of them speak over the process's one group. Sums of floats are the same bits on every rank: each
-part is added up in one place and sent to all.
+All use the process's one group. Sums of floats are the same bits on every rank: each part is summed
+on one rank and sent to all.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import torch.distributed as dist
 
 from batchgen.causes import first_line
 
-__all__ = ["add_up", "forget_shared_memory", "gather_last", "own_share", "share_memory"]
+__all__ = ["all_gather_last", "all_reduce", "forget_shared_memory", "own_share", "share_memory"]
 
 _logger = logging.getLogger(__name__)
 _SHARED_BYTES = 32 << 20
-"""Of what is added up there: larger sums take as long through NCCL."""
+"""Largest sum that goes through shared GPU memory; larger ones take as long through NCCL."""
 _shared: dict[torch.dtype, torch.Tensor] = {}
 
 
 def share_memory(device: torch.device) -> None:
-    """Have a part of this GPU's memory that the others read and write: all ranks at once. Where it
-    cannot be had, NCCL adds up everything."""
+    """Set up memory of this GPU that the other ranks read and write; called by all ranks at once.
+    Where it cannot be had, all sums go through NCCL."""
     try:
         import torch.distributed._symmetric_memory as symmetric
 
@@ -36,7 +37,7 @@ def share_memory(device: torch.device) -> None:
 
 
 def forget_shared_memory() -> None:
-    """Before the group ends."""
+    """Free that memory, before the group ends."""
     _shared.clear()
 
 
@@ -45,9 +46,9 @@ def _group_name() -> str:
     return name
 
 
-@torch.library.custom_op("batchgen::add_up", mutates_args=("x",))
-def add_up(x: torch.Tensor) -> None:
-    """Every rank's `x` becomes the sum of all, in place; one layout on all ranks."""
+@torch.library.custom_op("batchgen::all_reduce", mutates_args=("x",))
+def all_reduce(x: torch.Tensor) -> None:
+    """Every rank's `x` becomes the sum of all, in place. It has the same layout on all ranks."""
     part = _shared.get(x.dtype)
     if part is None or x.numel() > len(part) or x.numel() % (8 * dist.get_world_size()):
         dist.all_reduce(x)
@@ -73,7 +74,7 @@ def _(x: torch.Tensor) -> torch.Tensor:
     return x.new_empty(dist.get_world_size(), *x.shape)
 
 
-def gather_last(x: torch.Tensor, width: int) -> torch.Tensor:
+def all_gather_last(x: torch.Tensor, width: int) -> torch.Tensor:
     """Shares of the last dimension end to end: [..., share] -> [..., width].
 
     The last rank's share may be narrower than the others'.
@@ -86,7 +87,7 @@ def gather_last(x: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def own_share(x: torch.Tensor) -> torch.Tensor:
-    """This rank's part of the last dimension, as `gather_last` puts them together."""
+    """This rank's part of the last dimension, as `all_gather_last` puts them together."""
     share = -(-x.shape[-1] // dist.get_world_size())
     start = dist.get_rank() * share
     return x[..., start : start + share]

@@ -20,7 +20,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Shard
 from transformers.integrations.tensor_parallel import ALL_PARALLEL_STYLES
 
-from batchgen.engine.parallel.collectives import add_up, gather_last, own_share
+from batchgen.engine.parallel.collectives import all_gather_last, all_reduce, own_share
 from batchgen.errors import ModelRefusedError
 
 __all__ = ["make_local"]
@@ -136,12 +136,12 @@ _STYLES: dict[str, _Install] = {
 
 def _sum_output(part: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
     output = output.contiguous()
-    add_up(output)
+    all_reduce(output)
     return output
 
 
 def _gather_output(part: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-    return gather_last(output, getattr(part, _WIDTH))
+    return all_gather_last(output, getattr(part, _WIDTH))
 
 
 def _take_share(part: nn.Module, args: Any) -> Any:
@@ -163,7 +163,7 @@ def _look_up_own(part: Any, args: Any) -> Any:
 def _sum_own(part: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
     output = output.masked_fill(getattr(part, _AWAY)[..., None], 0)
     delattr(part, _AWAY)
-    add_up(output)
+    all_reduce(output)
     return output
 
 

@@ -103,8 +103,8 @@ def _compiled(model: Model, config: EngineConfig, build: Callable[[Model, Engine
     """On a GPU with compiled layers; with the layers as they are, if they do not compile."""
     options = None
     if model.device.type == "cuda" and config.deterministic:
+        from batchgen.engine.steady.checks import proven_steady
         from batchgen.engine.steady.cuda.parts import steady_options
-        from batchgen.engine.steady.hold import proven_steady
 
         build, options = proven_steady(build), steady_options()
     if model.device.type != "cuda" or config.enforce_eager:

@@ -45,7 +45,7 @@ from batchgen.engine.model.random_weights import load_random
 from batchgen.engine.parallel.group import Group
 from batchgen.engine.quantization.proof import has_quantized, settle_layers
 from batchgen.engine.run.optimizing import optimizer_of
-from batchgen.engine.steady.hold import backend_of, check_parts, check_settings, prove_steady
+from batchgen.engine.steady.checks import backend_of, check_parts, check_settings, prove_steady
 from batchgen.engine.weights import weigh
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.gguf.weights_kept import PACKED

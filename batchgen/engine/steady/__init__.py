@@ -2,5 +2,5 @@
 field calls it batch invariance; a *steady* part sums in an order that does not depend on the step.
 
 Imports `model`, `attention`, the buckets of `cuda` and torch; triton only where there is a GPU.
-Read `hold.py` first: what is made so, what is refused by name, and the proof at load.
+Read `checks.py` first: what is made so, what is refused by name, and the proof at load.
 """
