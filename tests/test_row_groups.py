@@ -115,4 +115,4 @@ def test_a_row_group_is_bounded_in_rows_and_in_bytes() -> None:
     groups = list(_row_groups([*long, short]))
     assert pa.concat_tables(groups)["index"].to_pylist() == list(range(202_000))
     assert max(group.num_rows for group in groups) == MAX_ROW_GROUP_ROWS
-    assert max(group.nbytes for group in groups) <= 32 << 20
+    assert max(group.nbytes for group in groups) <= 16 << 20

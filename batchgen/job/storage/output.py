@@ -38,7 +38,8 @@ __all__ = [
     "write_output",
 ]
 
-_MAX_GROUP_BYTES = 32 << 20
+_MAX_GROUP_BYTES = 16 << 20
+"""Of a row group in memory: one is filled while two are encoded."""
 _MAX_RANGES_NAMED = 20
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # pathlib makes one slash of two
 _OTHER_FORMATS = re.compile(
