@@ -39,12 +39,21 @@ class Peer:
 
     def complete(self, prompt: list[int], count: int, **more: Any) -> list[dict[str, Any]]:
         """Greedy tokens after a prompt: `id` and `logprob` of each."""
-        asked = {"prompt": prompt, "n_predict": count, "temperature": 0.0, "ignore_eos": True}
-        asked |= {"samplers": ["top_k"], "top_k": 1, "n_probs": 1, "cache_prompt": False}
-        said = self._server.handle_completions(asked | more)
-        said = json.loads(said) if isinstance(said, str) else said
+        said = self._ask(prompt, count, {"n_probs": 1} | more)
         told = said["choices"][0]["logprobs"] or {"content": []}  # none of half a character
         found: list[dict[str, Any]] = told["content"]
+        return found
+
+    def generate(self, rows: list[tuple[list[int], int, dict[str, Any]]]) -> list[int]:
+        """How many tokens each row got: prompts, tokens to generate and what else is asked."""
+        done = self._pool.map(lambda row: self._ask(*row), rows)
+        return [int(said["usage"]["completion_tokens"]) for said in done]
+
+    def _ask(self, prompt: list[int], count: int, more: dict[str, Any]) -> dict[str, Any]:
+        asked = {"prompt": prompt, "n_predict": count, "temperature": 0.0, "ignore_eos": True}
+        asked |= {"samplers": ["top_k"], "top_k": 1, "cache_prompt": False}
+        said = self._server.handle_completions(asked | more)
+        found: dict[str, Any] = json.loads(said) if isinstance(said, str) else said
         return found
 
     def run(self, rows: list[tuple[list[int], int]]) -> list[list[int]]:
