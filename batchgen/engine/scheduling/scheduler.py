@@ -171,13 +171,12 @@ class Scheduler:
             self._sequence_limit.note_idle_step()
             return
         num_held = 0
-        budget, running = self._token_budget, self.running
-        limit = self._sequence_limit.current(
-            running, len(running), budget.waiting_outputs, budget.output_share
+        budget, limit = self._token_budget, self._sequence_limit
+        limit.begin_step(
+            self.running, len(self.running), budget.waiting_outputs, budget.output_share
         )
-        most_rows = min(self.max_num_seqs, limit)
         for sequence in self.waiting.candidates():
-            if len(step) >= most_rows or step.total_tokens >= self._step_budget:
+            if len(step) >= limit.current or step.total_tokens >= self._step_budget:
                 break
             if not self._free_slots or num_held >= self.max_num_seqs:
                 break

@@ -28,10 +28,8 @@ _STEPS_BETWEEN_LOOKS = 16
 _UNEVEN = 1.5
 """More than an even spread allows: rows with a common prefix are admitted together, so some long
 ones begin late."""
-_ROOM_SHARE = 0.85
+_ROOM_SHARE = 0.9
 """The rest is for prefixes, and for sequences that become longer than expected."""
-_GROWN = 0.5
-"""Sequences end at different times: of what they will generate, about half is held at once."""
 
 
 class SequenceLimit:
@@ -44,10 +42,11 @@ class SequenceLimit:
     def __init__(self, fewest: int, most: int, room: int) -> None:
         self._fewest = fewest
         self._most = most
-        self._most_own_tokens = int(_ROOM_SHARE * room)
+        self._most_held_tokens = _ROOM_SHARE * room
         self.wanted = fewest
         """The number that paid when it was last looked at; `current` may be lower."""
-        self._own_tokens = 0
+        self._held_tokens = 0.0
+        """The most that those running will hold at once."""
         self._age = _STEPS_BETWEEN_LOOKS
         self._arrived = True
 
@@ -58,45 +57,58 @@ class SequenceLimit:
     def note_admission(self, num_own_tokens: int, outputs: float) -> None:
         """A sequence runs from now on: its tokens outside shared prefixes, and how many it is
         expected to generate."""
-        self._own_tokens += num_own_tokens + int(_GROWN * outputs)
+        self._held_tokens += num_own_tokens + outputs
 
     def note_idle_step(self) -> None:
         """Nobody waits in this step."""
         self._age += 1
 
-    def current(
+    @property
+    def current(self) -> int:
+        """How many may run in this step; each admission may lower it."""
+        return self.wanted if self._held_tokens < self._most_held_tokens else self._fewest
+
+    def begin_step(
         self,
         running: Iterable[Sequence],
         num_running: int,
         waiting_outputs: float,
         output_share: float = 1.0,
-    ) -> int:
-        """How many may run in the next step.
+    ) -> None:
+        """Look at the running sequences, now and then, before others are admitted.
 
         waiting_outputs: tokens that waiting sequences are expected to generate; output_share: how
         much of their limits sequences generate.
         """
         self._age += 1
         if self._most <= self._fewest or num_running < self._fewest // 2:
-            return self._fewest
-        if self._age >= _STEPS_BETWEEN_LOOKS:
+            self.wanted = self._fewest
+        elif self._age >= _STEPS_BETWEEN_LOOKS:
             self._look(running, waiting_outputs, output_share)
-        return self.wanted if self._own_tokens < self._most_own_tokens else self._fewest
 
     def _look(
         self, running: Iterable[Sequence], waiting_outputs: float, output_share: float
     ) -> None:
         self._age = 0
-        longest, outputs, own_tokens = 1, 0, 0
-        for sequence in running:
-            remaining = sequence.num_remaining
-            longest = max(longest, remaining)
-            outputs += remaining
-            own_tokens += sequence.num_tokens - sequence.num_shared_tokens
-        self._own_tokens = own_tokens + int(_GROWN * output_share * outputs)
-        steps_of_all = int((outputs + waiting_outputs) * _UNEVEN / longest)
+        rows = [
+            (sequence.num_remaining, sequence.num_tokens - sequence.num_shared_tokens)
+            for sequence in running
+        ]
+        outputs, longest = sum(remaining for remaining, _ in rows), max(rows, default=(1, 0))[0]
+        self._held_tokens = _most_held(rows, output_share)
+        steps_of_all = int((outputs + waiting_outputs) * _UNEVEN / max(1, longest))
         wanted = max(self._fewest, min(self._most, steps_of_all))
         # While nobody new arrives the limit does not fall: the few that are left had better begin
         # at once, as the last of them to begin ends the job.
         self.wanted = wanted if self._arrived else max(wanted, self.wanted)
         self._arrived = False
+
+
+def _most_held(rows: list[tuple[int, int]], output_share: float) -> float:
+    """The most tokens that sequences (limit of tokens to come, tokens now) hold at once, each
+    until its end, if nobody joins them: just before one of them ends."""
+    held = most = 0.0
+    for count, (remaining, tokens) in enumerate(sorted(rows, reverse=True), start=1):
+        held += tokens
+        most = max(most, held + count * remaining * output_share)
+    return most
