@@ -133,3 +133,13 @@ def test_the_output_s_row_says_that_its_grammar_ended_it() -> None:
         jsonschema.validate(json.loads(result.completion or ""), words)
         assert (result.finish_reason, result.stop_reason) == ("length", "grammar")
         assert result.completion_tokens <= 20
+
+
+def test_a_document_that_a_stop_string_cuts_is_not_called_whole() -> None:
+    words = {"type": "array", "items": {"enum": ["red", "green", "blue"]}, "minItems": 2}
+    row = {"prompt": "Colours:", "guided_json": words, "max_tokens": 20, "stop": ["]"]}
+    with LLM() as llm:
+        (result,) = llm.generate([row])
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(result.completion or "")
+    assert (result.finish_reason, result.stop_reason) == ("length", "]")

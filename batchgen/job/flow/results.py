@@ -147,7 +147,9 @@ class Results:
         self, prepared: PreparedRow, sample: int, completion: Completion, answer: Answer
     ) -> OutputRow:
         row, options = prepared.row, self._options
-        reason = STEERED if completion.is_steered else completion.stop_reason
+        reason = completion.stop_reason
+        if completion.is_steered and not isinstance(reason, str):  # a stop string cuts what is led
+            reason = STEERED
         return OutputRow(
             index=row.index,
             sample=sample,
