@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # JSON Lines in which one row has a field that no row before it has, as a log of a job has when an
-# error or a tool call first comes late: in row 201 of 300, and in row 30,001 of 40,000.
+# error or a tool call first comes late: in row 226 of 300, and in row 30,001 of 40,000.
 #
 # Seen with polars 2.1.0, duckdb 2.0.1, pandas 3.1.1, pyarrow 26.0.1, datasets 5.2.0:
 #   Polars looks at 100 rows and DuckDB at 20,480: a field that comes later is dropped, and nothing is
 #   said; the table has all rows and no such column. pandas and pyarrow have the column in both. So
 #   does datasets while the file is one chunk to it; with a field that first comes in a later chunk,
-#   it raises. A *number* that is no whole one for the first time in row 201 is an error for Polars.
+#   it raises. A *number* that is no whole one for the first time in row 226 is an error for Polars.
 #   `infer_schema_length=None` and `sample_size=-1` make them look at all rows.
 # So a count of the rows that failed, by a column of errors, ends in "no such column", or the column
 # is taken for one that never was needed.
