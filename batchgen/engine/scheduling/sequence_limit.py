@@ -11,7 +11,7 @@ so fewer, fuller steps are cheaper. Two things limit that:
 So the rows of a large job run a thousand at a time where memory allows, those of a small job a few
 hundred. That reading their own keys soon takes longer than the fixed cost is no reason to stop: the
 more share it, the less of it each one has. (Played through with costs that an H200 showed: 6,000
-rows of ShareGPT's lengths take 6% less with a 8B model than where own keys were a limit, 16% less
+rows of ShareGPT's lengths take 5% less with an 8B model than where own keys were a limit, 16% less
 with one of 0.6B.)
 """
 
