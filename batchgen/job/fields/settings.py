@@ -88,10 +88,7 @@ def check_setting(name: str, value: Any, given: Mapping[str, Any]) -> None:
         return
     if name == "best_of" and type(value) is int and value == given.get("n"):
         return  # all of them are given back
-    text = (
-        f"{name}: {shown(value)} is not served, and it would change the completion; if it is a "
-        f"column of yours, keep it with --keep-columns {name}"
-    )
+    text = f"{name}: {shown(value)} is not served, and it would change the completion"
     raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
 
 

@@ -30,7 +30,7 @@ _ADVICE = {
     ErrorCode.INVALID_PARAM: "correct the parameter's value, or remove it from the row",
     ErrorCode.INVALID_SCHEMA: "mend the schema: what cannot be enforced is refused before it runs",
     ErrorCode.UNSUPPORTED_SETTING: (
-        "remove the setting, or keep the column as data with --keep-columns NAME"
+        "remove the setting; where it is a column of yours, keep that with --keep-columns NAME"
     ),
     ErrorCode.TEMPLATE_ERROR: (
         "`batchgen preview` shows how rows are rendered; mend the messages or the template"
