@@ -49,8 +49,8 @@ _LAUNCH_S = 2.5e-3
 class CaptureCosts:
     """What graphs cost and save, as numbers of tokens whose products take as long."""
 
-    capture: int = 30_000
-    """To make one."""
+    capture: int = 4_000
+    """To make one; where nothing is known of the model, as a large one's."""
     launch: int = 1 << 30
     """To launch a step's kernels one by one."""
 
