@@ -25,7 +25,7 @@ def wanted(sequences: list[Sequence], waiting_outputs: float, room: int = 10**9)
 def look(
     limit: SequenceLimit, rows: list[Sequence], waiting_outputs: float, output_share: float = 1.0
 ) -> int:
-    limit.begin_step(rows, len(rows), waiting_outputs, output_share)
+    limit.begin_step(rows, waiting_outputs, output_share)
     return limit.current
 
 

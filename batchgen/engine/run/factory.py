@@ -156,8 +156,8 @@ def _name_of_devices(model: ServedModel) -> str:
 
 
 def _scheduler(model: ServedModel, config: EngineConfig, resolved: ResolvedConfig) -> Scheduler:
-    by_graphs = model.device.type == "cuda" and not config.enforce_eager
-    sizes = token_sizes(resolved.max_num_batched_tokens, large_model=True) if by_graphs else ()
+    is_padded = resolved.min_token_budget is not None and not config.enforce_eager
+    sizes = token_sizes(resolved.max_num_batched_tokens, large_model=True) if is_padded else ()
     return Scheduler(
         BlockManager(resolved.num_blocks, resolved.block_size),
         resolved.max_num_seqs,

@@ -95,10 +95,7 @@ class Scheduler:
         """The next step, its tokens counted as computed; empty if nothing can be scheduled now."""
         step = ScheduledStep()
         self._step_budget = self._token_budget.current(
-            self.max_num_batched_tokens,
-            self.running,
-            len(self.running),
-            self._sequence_limit.wanted,
+            self.max_num_batched_tokens, self.running, self._sequence_limit.wanted
         )
         self._prefix_cache.begin_step()
         if self._schedule_running(step):
@@ -172,9 +169,7 @@ class Scheduler:
             return
         num_held = 0
         budget, limit = self._token_budget, self._sequence_limit
-        limit.begin_step(
-            self.running, len(self.running), budget.waiting_outputs, budget.output_share
-        )
+        limit.begin_step(self.running, budget.waiting_outputs, budget.output_share)
         for sequence in self.waiting.candidates():
             if len(step) >= limit.current or step.total_tokens >= self._step_budget:
                 break

@@ -17,7 +17,7 @@ with one of 0.6B.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from batchgen.engine.scheduling.sequence import Sequence
 
@@ -70,8 +70,7 @@ class SequenceLimit:
 
     def begin_step(
         self,
-        running: Iterable[Sequence],
-        num_running: int,
+        running: Collection[Sequence],
         waiting_outputs: float,
         output_share: float = 1.0,
     ) -> None:
@@ -81,7 +80,7 @@ class SequenceLimit:
         much of their limits sequences generate.
         """
         self._age += 1
-        if self._most <= self._fewest or num_running < self._fewest // 2:
+        if self._most <= self._fewest or len(running) < self._fewest // 2:
             self.wanted = self._fewest
         elif self._age >= _STEPS_BETWEEN_LOOKS:
             self._look(running, waiting_outputs, output_share)

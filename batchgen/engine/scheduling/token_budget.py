@@ -14,7 +14,7 @@ is rounded up to the next such size.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from batchgen.engine.scheduling.sequence import Sequence
 
@@ -77,16 +77,14 @@ class TokenBudget:
         """How much of their limits finished sequences have generated."""
         return self._outputs / self._limits
 
-    def current(
-        self, most: int, running: Iterable[Sequence], num_running: int, max_running: int
-    ) -> int:
+    def current(self, most: int, running: Collection[Sequence], max_running: int) -> int:
         """Tokens that the next step may have, `most` or fewer, when `max_running` sequences may
         run at once."""
-        if self._minimum is None or num_running <= _FEW_SEQUENCES:
+        if self._minimum is None or len(running) <= _FEW_SEQUENCES:
             return most
         outputs = self._waiting_outputs + sum(sequence.num_remaining for sequence in running)
         steps = outputs * self.output_share / max_running
         uncached = self._waiting_tokens * (1 - self._cached_tokens / self._prompt_tokens)
-        wanted = max(self._minimum, num_running + int(uncached / max(1.0, steps)))
+        wanted = max(self._minimum, len(running) + int(uncached / max(1.0, steps)))
         place = bisect_left(self._sizes, wanted)
         return min(most, self._sizes[place] if place < len(self._sizes) else wanted)

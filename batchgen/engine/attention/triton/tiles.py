@@ -42,7 +42,7 @@ def _places(
     MASKED: tl.constexpr,
 ) -> tl.tuple:
     """Blocks of the cache that hold a tile of keys, and the keys' places in them."""
-    if BLOCK_SIZE == BLOCK_N:
+    if BLOCK_SIZE == BLOCK_N:  # no remainder, after which values in float8 were loaded by bytes
         return tl.load(block_table + start // BLOCK_SIZE).to(tl.int64), tl.arange(0, BLOCK_N)
     elif BLOCK_SIZE % BLOCK_N == 0:
         block = tl.load(block_table + start // BLOCK_SIZE).to(tl.int64)
