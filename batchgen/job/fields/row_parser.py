@@ -131,6 +131,11 @@ class RowParser:
         except RowError:
             return None
 
+    def reads(self, name: str) -> bool:
+        """Whether a column of that name has a meaning here, beside that of a column to keep."""
+        known = {*self.id_columns, *self.content_columns, *PARAMS} | self.param_columns
+        return name in known or (self.template is not None and self.template.reads(name))
+
     def extras(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a JSONL row that have no meaning here, and those asked for by name."""
         taken = self._taken[self._id_key(raw)]

@@ -26,7 +26,8 @@ from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.fields.row_parser import PARAMS, SYSTEM, RowParser
 from batchgen.job.fields.structured import STRUCTURED_NAMES
 from batchgen.job.fields.token_rules import TOKEN_RULE_NAMES
-from batchgen.job.input.arrow_rows import ArrowColumns, ArrowRows, find_columns
+from batchgen.job.input.arrow_rows import ArrowRows, find_columns
+from batchgen.job.input.folder_keys import with_keys, with_values
 from batchgen.job.input.sources import Source
 from batchgen.job.model.adapter_choice import ADAPTER
 from batchgen.job.spec import InputSpec
@@ -57,11 +58,16 @@ def csv_rows(source: Source, spec: InputSpec, parser: RowParser, kept: KeptColum
     except (OSError, pa.ArrowException) as error:
         raise _damaged(source, 0, error) from error
     schema = pa.schema([(name, pa.string()) for name in names])
-    columns = find_columns(schema, source.name, spec, parser, kept)
+    columns = find_columns(with_keys(schema, source.keys), source.name, spec, parser, kept)
     settings = parser.param_columns & {*columns.names}
     cells = {name: _text if name in _TEXTS else _setting for name in settings}
     columns = replace(columns, read={**columns.read, **cells})
-    return ArrowRows(columns, partial(_batches, source, columns, names), partial(_damaged, source))
+    own = [name for name in columns.names if name in names]
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        return with_values(_batches(source, own, names), source.keys, columns.names)
+
+    return ArrowRows(columns, batches, partial(_damaged, source))
 
 
 class _Ended:
@@ -114,7 +120,7 @@ def _open(file: _Ended, names: Iterable[str] = ()) -> pv.CSVStreamingReader:
 
 
 def _batches(
-    source: Source, columns: ArrowColumns, names: Sequence[str]
+    source: Source, wanted: Sequence[str], names: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     """The last row is given when it is known not to have taken other rows in."""
     file = _Ended(source)
@@ -122,14 +128,14 @@ def _batches(
     with _open(file, names) as reader:
         for batch in reader:
             if last is not None:
-                yield last.select(columns.names)
+                yield last.select(wanted)
             last = batch
     if last is None or not last.num_rows:
         return
     if not file.is_open_quote(bytes(last.column(last.num_columns - 1)[-1].as_buffer())):
-        yield last.select(columns.names)
+        yield last.select(wanted)
         return
-    yield last.slice(0, last.num_rows - 1).select(columns.names)
+    yield last.slice(0, last.num_rows - 1).select(wanted)
     raise pa.ArrowInvalid("a quote begins a value that nothing ends, up to the end of the file")
 
 

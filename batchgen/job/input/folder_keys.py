@@ -4,12 +4,12 @@ pandas write what a data set is partitioned by: the files themselves lack them."
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from urllib.parse import unquote
 
 import pyarrow as pa
 
-__all__ = ["folder_keys", "with_keys", "with_values"]
+__all__ = ["Keys", "folder_keys", "with_keys", "with_values"]
 
 Keys = tuple[tuple[str, str | None], ...]
 _MAGIC = re.compile(r"[*?[]")
@@ -37,10 +37,14 @@ def with_keys(schema: pa.Schema, keys: Keys) -> pa.Schema:
     return schema
 
 
-def with_values(batches: Iterator[pa.RecordBatch], wanted: Keys) -> Iterator[pa.RecordBatch]:
-    """With these keys as columns."""
+def with_values(
+    batches: Iterator[pa.RecordBatch], keys: Keys, wanted: Collection[str]
+) -> Iterator[pa.RecordBatch]:
+    """With the keys that are wanted, and no columns of the file, as columns."""
     for batch in batches:
-        for name, value in wanted:
+        for name, value in keys:
+            if name not in wanted or name in batch.schema.names:
+                continue
             column = pa.array([value], pa.string()).take(pa.array([0] * batch.num_rows, pa.int8()))
             batch = batch.append_column(name, column)
         yield batch

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
 
 from batchgen.errors import ErrorCode, InputUnreadableError, RowError
+from batchgen.job.input.folder_keys import Keys
 from batchgen.job.input.sources import Source, SourceKind
 
 __all__ = ["DAMAGE", "MAX_LINE_BYTES", "JsonlRows", "decode_row", "open_text"]
@@ -33,8 +34,10 @@ _OVERLONG = b"\x00overlong"
 class JsonlRows:
     """The rows of one file: `(line number from 1, the line's bytes without white space)`."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, keys: Keys = ()) -> None:
+        """`keys`: columns of every row that has none of that name itself."""
+        self._source, self._keys = source, keys
+        self._end = b"".join([b"\n", *(repr(key).encode() for key in keys)])
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         """Stream non-blank lines; InputUnreadableError where the file is missing or damaged."""
@@ -60,15 +63,16 @@ class JsonlRows:
         except DAMAGE as error:
             raise _damaged(self._source, 0, error) from error
 
-    @staticmethod
-    def digest_bytes(line: bytes) -> bytes:
-        """What the content digest takes of a row: its line, whatever newline ended it."""
-        return line + b"\n"
+    def digest_bytes(self, line: bytes) -> bytes:
+        """What the content digest takes of a row: its line, whatever newline ended it, and keys."""
+        return line + self._end
 
-    @staticmethod
-    def decode(line: bytes) -> dict[str, Any]:
+    def decode(self, line: bytes) -> dict[str, Any]:
         """The row's object; RowError as `decode_row`."""
-        return decode_row(line)
+        row = decode_row(line)
+        for name, value in self._keys:
+            row.setdefault(name, value)
+        return row
 
 
 def decode_row(line: bytes) -> dict[str, Any]:

@@ -98,9 +98,9 @@ def _batches(
     with pq.ParquetFile(opened(), coerce_int96_timestamp_unit=_SPARK_UNIT, **how) as file:
         there = {*file.schema_arrow.names}
         names = [name for name in columns.names if name in there]
-        keys = tuple((n, value) for n, value in source.keys if n in {*columns.names} - there)
         batches = file.iter_batches(_BATCH_ROWS, columns=names, use_threads=False)
-        yield from with_values(prefetched(batches, _BATCHES_AHEAD) if remote else batches, keys)
+        ahead = prefetched(batches, _BATCHES_AHEAD) if remote else batches
+        yield from with_values(ahead, source.keys, columns.names)
 
 
 def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableError:

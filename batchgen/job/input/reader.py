@@ -26,6 +26,7 @@ from batchgen.job.fields.kept_columns import KeptColumns, TypedColumns
 from batchgen.job.fields.params import merge
 from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.file_kinds import HEAD_BYTES, is_array, refuse_text
+from batchgen.job.input.folder_keys import Keys
 from batchgen.job.input.jsonl import JsonlRows
 from batchgen.job.input.named_columns import check_names
 from batchgen.job.input.sources import Source, SourceKind, find_sources
@@ -213,7 +214,9 @@ class Reader:
 
     def _open(self, source: Source) -> Any:
         if source.kind.is_jsonl:
-            return _json_rows(source)
+            parser, kept = self._parser, self._kept
+            keys = (key for key in source.keys if kept.wants(key[0]) or parser.reads(key[0]))
+            return _json_rows(source, tuple(keys))
         rows_of = _with_schema(source.kind)
         return rows_of(source, self._spec, self._parser, self._kept)
 
@@ -253,16 +256,16 @@ def _with_schema(kind: SourceKind) -> Callable[..., Any]:
     return hub_rows
 
 
-def _json_rows(source: Source) -> JsonlRows:
+def _json_rows(source: Source, keys: Keys) -> JsonlRows:
     """Lines, or the elements of one array; InvalidDataError for text that is neither."""
-    rows = JsonlRows(source)
+    rows = JsonlRows(source, keys)
     head = rows.head(HEAD_BYTES)
     refuse_text(source.name, head)
     if not is_array(head):
         return rows
     from batchgen.job.input.json_array import JsonArrayRows
 
-    return JsonArrayRows(source)
+    return JsonArrayRows(source, keys)
 
 
 def _tell_twice(sources: Iterable[Source]) -> None:

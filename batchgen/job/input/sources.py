@@ -86,7 +86,7 @@ class Source:
     remote: RemoteInput | None = field(default=None, compare=False, repr=False)
     """How it is read where it is no file of this machine."""
     keys: tuple[tuple[str, str | None], ...] = ()
-    """Of a Parquet file: columns that its folders' names hold, and their value in all its rows."""
+    """Columns that its folders' names hold, and their value in all its rows."""
 
     def open(self, buffering: int) -> BinaryIO:
         """Its bytes, from the first to the last."""
@@ -107,7 +107,8 @@ class Source:
         Equal marks mean unchanged, as make and git assume. A hub dataset has its commit instead of
         size and time, None where the hub does not say.
         """
-        marks: dict[str, Any] = {"name": self.path.name, "kind": str(self.kind)}
+        keys = {"keys": [*map(list, self.keys)]} if self.keys else {}
+        marks: dict[str, Any] = {"name": self.path.name, "kind": str(self.kind), **keys}
         if self.remote is not None:
             return marks | {"size": self.remote.size, "etag": self.remote.version}
         if self.kind is SourceKind.HUB:
@@ -287,9 +288,8 @@ def _advice(path: Path) -> str:
     if not parent.is_dir():
         return f"folder {parent} does not exist either: check the path"
     near = sorted(p.name for p in parent.iterdir() if p.name.endswith(_FOLDER_SUFFIXES))
-    return (
-        f"{parent} holds {', '.join(near[:5])}" if near else f"check the path; looked in {parent}"
-    )
+    held = ", ".join(near[:5])
+    return f"{parent} holds {held}" if held else f"check the path; looked in {parent}"
 
 
 def _stat(path: Path) -> os.stat_result:

@@ -65,6 +65,10 @@ class RowTemplate:
         """The columns that it reads; `WHOLE_ROW` among them: any."""
         return variables_of(self._environment, self.source) - self._environment.globals.keys()
 
+    def reads(self, name: str) -> bool:
+        """Whether a column of that name may stand in the prompt."""
+        return not self.variables.isdisjoint({name, WHOLE_ROW})
+
     def near_miss(self, name: str, columns: Mapping[str, Any]) -> str:
         """`; did you mean 'text'?`, where a column has a like name."""
         near = get_close_matches(name, [str(column) for column in columns], 1)
