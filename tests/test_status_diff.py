@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -223,3 +225,31 @@ def test_messages_count_one_thing_as_one() -> None:
     assert [counted(number, "row") for number in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
     told = [counted(number, "row is", "rows are") for number in (1, 2)]
     assert told == ["1 row is", "2 rows are"]
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float64()])
+def test_numbers_that_python_hashes_alike_are_different(tmp_path: Path, kind: pa.DataType) -> None:
+    a, b = (
+        write_numbers(tmp_path / f"{value}.parquet", [5, value, None], kind) for value in (-1, -2)
+    )
+    found = compare(a, b)
+    assert (found.rows_a, found.common, found.equal) == (3, 3, 2)
+    assert [one.columns for one in found.differences] == [{"number": (-1, -2)}]
+    on_number = compare(a, b, on="number")
+    assert (on_number.common, on_number.only_a, on_number.only_b) == (2, [(-1, 0)], [(-2, 0)])
+
+
+def test_what_is_no_number_is_equal_to_itself(tmp_path: Path) -> None:
+    numbers = [math.nan if place % 2 else float(place) for place in range(1000)]
+    a = write_numbers(tmp_path / "a.parquet", numbers, pa.float64())
+    b = write_numbers(tmp_path / "b.parquet", [*numbers[:-1], 1.0], pa.float64())
+    assert compare(a, a).same
+    found = compare(a, b)
+    assert (found.equal, [one.key for one in found.differences]) == (999, [(999, 0)])
+
+
+def write_numbers(path: Path, numbers: list[Any], kind: pa.DataType) -> Path:
+    count = len(numbers)
+    columns = {"index": pa.array(range(count), pa.int64()), "sample": pa.array([0] * count)}
+    pq.write_table(pa.table(columns | {"number": pa.array(numbers, kind)}), path)
+    return path

@@ -24,6 +24,7 @@ _VOLATILE_COLUMNS = frozenset(
 
 _BATCH_ROWS = 8_192
 _ODD = np.uint64(0x9E3779B97F4A7C15)
+_MINUS_ONE, _NAN = "\0-1", "\0nan"
 
 Words = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
@@ -130,9 +131,23 @@ def _digests(file: RowFile, key: tuple[str, str], names: tuple[str, ...]) -> _Di
 
 def _words(columns: Sequence[list[Any]], num_rows: int) -> Words:
     """One 64-bit word a row. [num_rows]"""
-    rows = zip(*columns, strict=True) if columns else [()] * num_rows
+    rows = zip(*map(_hashed_as_equal, columns), strict=True) if columns else [()] * num_rows
     hashes = np.fromiter((hash(_frozen(row)) for row in rows), np.int64, num_rows)
     return hashes.view(np.uint64)
+
+
+def _hashed_as_equal(column: list[Any]) -> list[Any]:
+    """Python hashes -1 as -2, and each NaN as another number: other values stand for these."""
+    first = next((value for value in column if value is not None), None)
+    if isinstance(first, float):
+        column = [_NAN if value != value else value for value in column]
+    if -1 in column:
+        column = [_MINUS_ONE if value == -1 else value for value in column]
+    return column
+
+
+def _is_equal(a: Any, b: Any) -> bool:
+    return bool(a == b or (a != a and b != b))
 
 
 def _frozen(row: tuple[Any, ...]) -> Hashable:
@@ -181,5 +196,5 @@ def _differences(
     columns = list(dict.fromkeys((*key, *names)))
     pairs = [file.rows(columns, at[:show]) for file, at in zip(files, places, strict=True)]
     for a, b in zip(*pairs, strict=True):
-        changed = {name: (a[name], b[name]) for name in names if a[name] != b[name]}
+        changed = {name: (a[name], b[name]) for name in names if not _is_equal(a[name], b[name])}
         yield Difference(tuple(a[name] for name in key), changed)
