@@ -5,16 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from echo_runs import cold_batchgen, environment, summary_of, write_rows
 from ledger_tools import make_row
 
+from batchgen.job.row_counts import RowCounts
+from batchgen.job.storage.journal import Journal, write_attempts
 from batchgen.job.storage.part_writer import PartWriter
 from batchgen.job.storage.parts import Columns, PartStem
 
 FEW, MANY = 150_000, 270_000  # past most of what the final merge holds at once
+RETRIED = 100_000
 PROMPT = "a prompt of about a hundred characters, as people write them when they are in a hurry, "
 POOL = "ARROW_DEFAULT_MEMORY_POOL"
 POOL_OF_A_COMMAND = """
@@ -57,6 +62,24 @@ def test_arrow_takes_memory_from_where_peaks_repeat_unless_told(told: str | None
     used = result.stdout.split()[-1]
     assert used == told if told else used in ("jemalloc", "system")
     assert result.stderr == ""  # the allocator is one that Arrow has
+
+
+def test_rows_begun_before_take_a_few_bytes_each(tmp_path: Path) -> None:
+    """`--retry` may have millions of them; a dict of them takes over 100 bytes a row."""
+    rows = np.arange(0, 2 * RETRIED, 2)
+    write_attempts(tmp_path, RowCounts.first_of(rows, 1 + rows % 3), lambda: None)
+    tracemalloc.start()
+    journal = Journal(tmp_path, 1, lambda asked: np.zeros(len(asked), np.bool_), lambda: None)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 40 * RETRIED
+    last = int(rows[-1])
+    assert [journal.attempt(row) for row in (0, 1, 2, 4, last, last + 1)] == [
+        2, 1, 4, 3, 2 + last % 3, 1,
+    ]  # fmt: skip
+    assert journal.begin([0, 1, 2, last, last + 2]) == 3
+    assert journal.deaths == {}
+    journal.close()
 
 
 def test_long_texts_wait_for_the_disk_in_bounded_memory(tmp_path: Path) -> None:

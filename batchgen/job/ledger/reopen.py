@@ -21,6 +21,7 @@ from batchgen.job.ledger.completion import complete
 from batchgen.job.ledger.joining import join
 from batchgen.job.ledger.opening import Found, decide, discard_work
 from batchgen.job.ledger.shard_manifests import furthest_input
+from batchgen.job.row_counts import RowCounts
 from batchgen.job.stop_check import StopCheck, never
 from batchgen.job.storage.journal import write_attempts
 from batchgen.job.storage.layout import Layout, list_parts
@@ -36,6 +37,7 @@ __all__ = ["Reopened", "Reopening", "reopen", "take_up"]
 
 _MAX_TOKENS = "sampling.max_tokens"
 _DEFAULT_MAX_TOKENS = 256
+_NO_ROWS = np.empty(0, np.int64)
 _NAMES, _ANY_NAME = "columns.served_model_names", "columns.ignore_model"
 
 
@@ -117,7 +119,7 @@ def take_up(asked: Reopening, held: OutputLock) -> Reopened:
         complete(layout, manifest, verified_totals(layout.record, found.written), held.check)
     grown = manifest.is_complete and asked.has_grown(manifest)
     old = _OldRows(asked, manifest)
-    if not old.again and not (grown and asked.incremental):
+    if not len(old.again) and not (grown and asked.incremental):
         return Reopened(expected if manifest.is_complete else asked.fingerprint)
     _begin_generation(asked, manifest, old, held)
     return Reopened(asked.fingerprint, len(old.again), begun=True)
@@ -139,7 +141,7 @@ def _with_old_names(now: dict[str, Any], before: Mapping[str, Any]) -> dict[str,
 
 
 class _OldRows:
-    """Rows of the output, or of an unfinished job's parts. `again`: row -> its attempts so far."""
+    """Rows of the output, or of an unfinished job's parts. `again`: rows, and their attempts."""
 
     def __init__(self, asked: Reopening, manifest: Manifest) -> None:
         layout, retry = asked.layout, asked.retry
@@ -147,19 +149,22 @@ class _OldRows:
         self.paths = [path for path in parts if _is_of(path, manifest)]
         self._output = layout.record if manifest.is_complete else None
         self._check_stop = asked.check_stop
-        self.again: dict[int, int] = {}
-        if retry is not None:
-            for table in self._tables(["index", "status", "finish_reason", "attempt"]):
-                bad = _is_bad(table, retry)
-                found = zip(table["index"].to_pylist(), table["attempt"].to_pylist(), strict=True)
-                self.again |= {row: n for (row, n), hurt in zip(found, bad, strict=True) if hurt}
+        self.again = RowCounts.of([]) if retry is None else self._bad(retry)
+
+    def _bad(self, retry: str) -> RowCounts:
+        found = [(_NO_ROWS, _NO_ROWS)]
+        for table in self._tables(["index", "status", "finish_reason", "attempt"]):
+            table = table.filter(_is_bad(table, retry))
+            found.append((integers(table["index"]), integers(table["attempt"])))
+        rows, attempts = map(np.concatenate, zip(*found, strict=True))
+        return RowCounts.first_of(rows, attempts)
 
     def kept(self) -> Iterator[pa.Table]:
         """Rows that stay, each with all of its samples in one table."""
-        again = np.fromiter(self.again, np.int64, len(self.again))
         for table in self._tables(None):
-            if len(again):
-                table = table.filter(pa.array(~np.isin(integers(table["index"]), again)))
+            if len(self.again):
+                again = self.again.contains_array(integers(table["index"]))
+                table = table.filter(pa.array(~again))
             if table.num_rows:
                 yield table
 
@@ -182,15 +187,14 @@ def _is_of(path: Place, manifest: Manifest) -> bool:
         return False
 
 
-def _is_bad(table: pa.Table, retry: str) -> list[bool]:
+def _is_bad(table: pa.Table, retry: str) -> Any:
     import pyarrow.compute as pc
 
     if retry == "failed":
         mask = pc.equal(table["status"], "error")
     else:
         mask = pc.equal(table["finish_reason"], "length")
-    bad: list[bool] = pc.fill_null(mask, False).to_pylist()
-    return bad
+    return pc.fill_null(mask, False)
 
 
 def _whole_rows(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -13,13 +13,13 @@ removes the older ones, so neither the folder nor memory grows with runs.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
 
+from batchgen.job.row_counts import RowCounts
 from batchgen.job.storage.begun_log import BegunLog, open_log
 from batchgen.job.stores.files import Guard, checked_name, read_checked, write_atomic
 from batchgen.job.stores.places import Place, all_of, remove_all
@@ -60,14 +60,13 @@ class Journal:
         self._guard = guard
         older = _older(folder, "begun-", attempt)
         carried = _carried(older, is_done)
-        begun, deaths = Counter(_attempts_of(carried)), Counter(_attempts_of(_died(carried)))
+        found = [carried]
         for other in others:
             with suppress(FileNotFoundError):  # a run there has just carried it over
-                records = _carried(list(other.glob("begun-*.log")), is_done)
-                begun.update(_attempts_of(records))
-                deaths.update(_attempts_of(_died(records)))
-        self._begun_before: dict[int, int] = dict(begun)
-        self._deaths: dict[int, int] = dict(deaths)
+                found.append(_carried(list(other.glob("begun-*.log")), is_done))
+        self._begun_before = RowCounts.of(_rows_begun(records) for records in found)
+        deaths = RowCounts.of(_rows_begun(_died(records)) for records in found)
+        self._deaths = dict(zip(deaths.rows.tolist(), deaths.counts.tolist(), strict=True))
         self.crashed = False
         """Set it when the engine broke down: this run then counts as one that died."""
         # The new file holds all that matters of the older ones before the first of them goes: a
@@ -83,21 +82,14 @@ class Journal:
         """Note that these rows begin now: one append; how many had begun in an earlier run."""
         if not len(indices):
             return 0
-        records = _records(np.asarray(indices, dtype=np.int64), self._attempt)
+        rows = np.asarray(indices, dtype=np.int64)
         assert self._log is not None, "closed"
-        self._log.append(records.tobytes())
-        if not self._begun_before:
-            return 0
-        return sum(index in self._begun_before for index in indices)
+        self._log.append(_records(rows, self._attempt).tobytes())
+        return int(self._begun_before.contains_array(rows).sum())
 
     def attempt(self, index: int) -> int:
         """The runs in which the row was begun, this one included."""
-        return self._begun_before.get(index, 0) + 1
-
-    @property
-    def begun_before(self) -> Mapping[int, int]:
-        """Rows that earlier runs began and no run finished -> in how many runs."""
-        return self._begun_before
+        return self._begun_before.get(index) + 1
 
     @property
     def deaths(self) -> Mapping[int, int]:
@@ -140,13 +132,13 @@ def _load_inflight(folder: Place, is_done: DoneFilter) -> Inflight:
     return _without_done(loaded, is_done)
 
 
-def write_attempts(folder: Place, attempts: Mapping[int, int], guard: Guard) -> None:
+def write_attempts(folder: Place, attempts: RowCounts, guard: Guard) -> None:
     """Note that rows were begun in so many runs, all of which ended: for rows taken up again."""
     records = [_EMPTY]
-    for number in range(1, max(attempts.values(), default=0) + 1):
-        rows = sorted(row for row, count in attempts.items() if count >= number)
-        records += [_records(np.asarray(rows, np.int64), -number), _end_of(-number)]
-    if attempts:
+    for number in range(1, int(attempts.counts.max(initial=0)) + 1):
+        rows = attempts.rows[attempts.counts >= number]
+        records += [_records(rows, -number), _end_of(-number)]
+    if len(attempts):
         write_atomic(
             folder / "begun-000000.log", np.concatenate(records).tobytes(), "journal", guard
         )
@@ -241,11 +233,9 @@ def _rows(records: Records) -> Indices:
     return rows
 
 
-def _attempts_of(records: Records) -> dict[int, int]:
-    """Row -> number of attempts that began it."""
-    records = records[records["start"] != _END]
-    indices, counts = np.unique(_rows(records), return_counts=True)
-    return dict(zip(indices.tolist(), counts.tolist(), strict=True))
+def _rows_begun(records: Records) -> Indices:
+    """Each row as often as attempts began it."""
+    return _rows(records[records["start"] != _END])
 
 
 def _without_done(tokens: Inflight, is_done: DoneFilter) -> Inflight:
