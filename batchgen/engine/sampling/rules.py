@@ -113,7 +113,7 @@ class TokenRules:
         return mask
 
     def _banned(self, known: array[int]) -> set[int]:
-        banned = {word[-1] for word in self._phrases if _ends_with(known, word)}
+        banned = {word[-1] for word in self._phrases if known[1 - len(word) :] == word[:-1]}
         return banned if self._ngrams is None else banned | self._ngrams.followers(known)
 
 
@@ -151,12 +151,6 @@ def _begin(
 
 
 _BIT = (np.uint32(1) << np.arange(32, dtype=np.uint32)).view(np.int32)
-
-
-def _ends_with(known: array[int], word: array[int]) -> bool:
-    """Whether one more token would complete the word. As transformers has it, a word that would be
-    longer than what there is by then does not count."""
-    return len(known) >= len(word) and known[1 - len(word) :] == word[:-1]
 
 
 class _NgramIndex:
