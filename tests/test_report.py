@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,8 +21,10 @@ from echo_runs import environment, prompts, write_rows
 from batchgen.cli.command import main
 from batchgen.job.schema import BASE_SCHEMA
 from batchgen.report.page.clock import TimeLine
+from batchgen.report.page.figures import figures_of
 from batchgen.report.page.html import embedded_figures
 from batchgen.report.page.slots import slots_of
+from batchgen.report.page.table import read_table
 from batchgen.report.page.text import sparkline
 
 ROWS = 100_000
@@ -231,6 +234,19 @@ def test_a_job_without_one_completion_has_a_report(tmp_path: Path) -> None:
     assert main(["report", out]) == 0
     assert main(["report", out, "--check"]) == 0
     assert main(["report", out, "--text"]) == 0
+
+
+def test_a_row_takes_a_few_numbers_of_memory(large: Path) -> None:
+    """An output may have ten million; their texts alone would be gigabytes."""
+    held = pa.total_allocated_bytes()
+    table = read_table(large)
+    assert pa.total_allocated_bytes() - held < ROWS
+    figures_of(table)  # imports what it needs
+    tracemalloc.start()
+    figures_of(table)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 150 * ROWS
 
 
 def test_a_line_of_blocks_shows_means() -> None:

@@ -48,16 +48,16 @@ def time_line(table: Table) -> TimeLine:
     came, latency = came[timed], latency[timed]
     queue = np.nan_to_num(table.floats("queue_s")[timed])
     prefill = np.nan_to_num(table.floats("prefill_s")[timed])
-    names = table.texts("run_id")[timed]
+    names, numbers = table.texts("run_id")
+    numbers, index = numbers[timed], table.ints("index")[timed]
     line, runs = np.zeros(len(timed)), []
     offset = 0.0
-    for name in _in_order(names, came):
-        mine = names == name
+    for mine in _in_order(numbers, came):
         begin, end = float(came[mine].min()), float((came + latency)[mine].max())
         line[mine] = came[mine] - begin + offset
         at = datetime.fromtimestamp(begin, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        distinct = len(np.unique(table.ints("index")[timed][mine]))
-        runs.append(Run(str(name), at, offset, offset + end - begin, distinct))
+        name, distinct = names[numbers[mine[0]]], len(np.unique(index[mine]))
+        runs.append(Run(name, at, offset, offset + end - begin, distinct))
         offset += end - begin
     began = line + queue
     return TimeLine(
@@ -66,6 +66,9 @@ def time_line(table: Table) -> TimeLine:
     )  # fmt: skip
 
 
-def _in_order(names: npt.NDArray[np.object_], came: Floats) -> list[str]:
-    first = {name: float(came[names == name].min()) for name in set(names.tolist())}
-    return sorted(first, key=lambda name: first[name])
+def _in_order(numbers: npt.NDArray[np.int32], came: Floats) -> list[npt.NDArray[np.int64]]:
+    """The places of each run's rows, by when the first of them came."""
+    by_run = np.argsort(numbers, kind="stable")
+    cuts = np.flatnonzero(np.diff(numbers[by_run])) + 1
+    runs = [places for places in np.split(by_run, cuts) if len(places)]
+    return sorted(runs, key=lambda places: float(came[places].min()))

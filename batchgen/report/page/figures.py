@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from batchgen.report.page.clock import Run, TimeLine, time_line
 from batchgen.report.page.slots import Slots, slots_of
@@ -61,8 +60,11 @@ class Figures:
 def figures_of(table: Table) -> Figures:
     """Of a finished output."""
     line = time_line(table)
-    parts = {name: table.floats(name) for name in PARTS}
-    parts = {name: values[~np.isnan(values)] for name, values in parts.items()}
+    percentiles, latencies = {}, {}
+    for name in PARTS:
+        values = table.floats(name)
+        values = values[~np.isnan(values)]
+        percentiles[name], latencies[name] = _percentiles(values), _histogram(values)
     edges, cells = _lengths(table)
     return Figures(
         name=str(table.path),
@@ -71,8 +73,8 @@ def figures_of(table: Table) -> Figures:
         runs=list(line.runs),
         tokens_per_s=_tokens_per_s(line),
         live=_live(line),
-        percentiles={name: _percentiles(values) for name, values in parts.items()},
-        latencies={name: _histogram(values) for name, values in parts.items()},
+        percentiles=percentiles,
+        latencies=latencies,
         lengths=cells,
         length_edges=edges,
         failures=_failures(table),
@@ -82,14 +84,13 @@ def figures_of(table: Table) -> Figures:
 
 
 def _totals(table: Table) -> dict[str, int]:
-    status = table.columns["status"]
-    found = {name: int(pc.sum(pc.equal(status, name)).as_py() or 0) for name in ("ok", "error")}
+    found = {name: int(table.has("status", name).sum()) for name in ("ok", "error")}
     return {
         "rows": len(np.unique(table.ints("index"))),
         "completions": found["ok"],
         "failed": found["error"],
-        "skipped": table.columns.num_rows - found["ok"] - found["error"],
-        "cut by max_tokens": int((table.texts("finish_reason") == "length").sum()),
+        "skipped": table.num_rows - found["ok"] - found["error"],
+        "cut by max_tokens": int(table.has("finish_reason", "length").sum()),
         "prompt tokens": int(table.ints("prompt_tokens")[table.ints("sample") == 0].sum()),
         "completion tokens": int(table.ints("completion_tokens").sum()),
         "cached tokens": int(table.ints("cached_tokens").sum()),
@@ -140,7 +141,7 @@ def _histogram(values: Floats) -> Histogram:
 
 
 def _lengths(table: Table) -> tuple[list[float], list[tuple[int, int, int]]]:
-    ok = table.texts("status") == "ok"
+    ok = table.has("status", "ok")
     read, written = table.ints("prompt_tokens")[ok], table.ints("completion_tokens")[ok]
     high = max(int(read.max(initial=0)), int(written.max(initial=0)), 2)
     edges = np.concatenate([[0.0], np.geomspace(1, high + 1, _LENGTH_BINS)])
@@ -150,14 +151,14 @@ def _lengths(table: Table) -> tuple[list[float], list[tuple[int, int, int]]]:
 
 
 def _failures(table: Table) -> list[Failures]:
-    codes = table.texts("error_code")
     found = []
-    for code in {code for code in codes.tolist() if code is not None}:
-        places = np.flatnonzero(codes == code)
-        rows = table.columns.take(places[:_SAMPLES]).select(["id", "index", "error_message"])
+    for code in table.texts("error_code")[0]:
+        places = np.flatnonzero(table.has("error_code", code))
+        if not len(places):
+            continue
         samples = [
             (one["id"], one["index"], (one["error_message"] or "")[:_LONGEST_MESSAGE])
-            for one in rows.to_pylist()
+            for one in table.rows(places[:_SAMPLES])
         ]
         found.append(Failures(code, len(places), samples))
     return sorted(found, key=lambda one: (-one.rows, one.code))

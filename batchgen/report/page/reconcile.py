@@ -31,49 +31,49 @@ class Checked:
 
 def reconciled(figures: dict[str, Any], table: Table) -> Iterator[Checked]:
     """`figures`: of `report --json`, or as a page holds them."""
-    columns, totals = table.columns, figures["totals"]
+    column, totals = table.column, figures["totals"]
     for name, found in _totals(table).items():
         yield Checked(name, totals[name], found)
     if table.provenance.get("input rows") is not None:
         yield Checked("rows by the footer", totals["rows"], table.provenance["input rows"])
-    errors = _counts(columns["error_code"])
+    errors = _counts(column("error_code"))
     errors.pop(None, None)
     reported = {one["code"]: one["rows"] for one in figures["failures"]}
     for code in sorted(errors.keys() | reported.keys()):
         yield Checked(f"failed: {code}", reported.get(code, 0), errors.get(code, 0))
     yield from _times(figures, table)
-    ok = _sum(pc.equal(columns["status"], "ok"))
+    ok = _sum(pc.equal(column("status"), "ok"))
     yield Checked("lengths: completions", sum(cell[2] for cell in figures["lengths"]), ok)
     seconds, rates = figures["seconds"], figures["tokens_per_s"]
     made = sum(rates) * seconds / len(rates) if rates else 0.0
-    timed = columns.filter(pc.is_valid(columns["latency_s"]))
-    yield Checked("throughput: tokens", made, _sum(timed["completion_tokens"]))
-    yield Checked("slots: sequences", figures["slots"]["num_sequences"], timed.num_rows)
+    timed = column("completion_tokens").filter(pc.is_valid(column("latency_s")))
+    yield Checked("throughput: tokens", made, _sum(timed))
+    yield Checked("slots: sequences", figures["slots"]["num_sequences"], len(timed))
     spent = sum(run["end"] - run["begin"] for run in figures["runs"])
     yield Checked("seconds: of the runs", seconds, spent)
 
 
 def _totals(table: Table) -> dict[str, int]:
-    columns = table.columns
-    first = columns.filter(pc.equal(columns["sample"], 0))
-    status = _counts(columns["status"])
+    column = table.column
+    first = column("prompt_tokens").filter(pc.equal(column("sample"), 0))
+    status = _counts(column("status"))
     return {
-        "rows": pc.count_distinct(columns["index"]).as_py(),
+        "rows": pc.count_distinct(column("index")).as_py(),
         "completions": status.get("ok", 0),
         "failed": status.get("error", 0),
         "skipped": status.get("skipped", 0),
-        "cut by max_tokens": _sum(pc.equal(columns["finish_reason"], "length")),
-        "prompt tokens": _sum(first["prompt_tokens"]),
-        "completion tokens": _sum(columns["completion_tokens"]),
-        "cached tokens": _sum(columns["cached_tokens"]),
-        "preemptions": _sum(columns["preemptions"]),
-        "begun more than once": _sum(pc.greater(columns["attempt"], 1)),
+        "cut by max_tokens": _sum(pc.equal(column("finish_reason"), "length")),
+        "prompt tokens": _sum(first),
+        "completion tokens": _sum(column("completion_tokens")),
+        "cached tokens": _sum(column("cached_tokens")),
+        "preemptions": _sum(column("preemptions")),
+        "begun more than once": _sum(pc.greater(column("attempt"), 1)),
     }
 
 
 def _times(figures: dict[str, Any], table: Table) -> Iterator[Checked]:
     for part, found in figures["percentiles"].items():
-        values = table.columns[part].drop_null()
+        values = table.column(part).drop_null()
         yield Checked(f"{part}: histogram", sum(figures["latencies"][part]["counts"]), len(values))
         for name, value in found.items():
             at = pc.quantile(values, q=int(name[1:]) / 100)[0].as_py()

@@ -1,7 +1,10 @@
-"""What a report reads of an output: columns as arrays, one entry an output row."""
+"""What a report reads of an output: columns as arrays, one entry an output row, no text among them
+but what few rows differ in, by its number; what else a few rows hold is read for these alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,43 +21,76 @@ from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.storage.output_folder import output_files
 from batchgen.job.storage.provenance import footer_manifest
 from batchgen.job.stores.places import Place, arrow_source
-from batchgen.job.verbs.row_files import no_output, not_written
+from batchgen.job.verbs.row_files import ParquetFiles, no_output, not_written
 
 __all__ = ["Floats", "Ints", "Table", "read_table"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+TEXTS = ("status", "finish_reason", "error_code", "run_id")
+"""Of which there are few."""
 COLUMNS = (
-    "index", "sample", "id", "status", "finish_reason", "error_code", "error_message",
-    "prompt_tokens", "completion_tokens", "cached_tokens", "queue_s", "prefill_s", "decode_s",
-    "latency_s", "preemptions", "attempt", "started_at", "run_id",
+    "index", "sample", "prompt_tokens", "completion_tokens", "cached_tokens", "queue_s",
+    "prefill_s", "decode_s", "latency_s", "preemptions", "attempt", "started_at", *TEXTS,
 )  # fmt: skip
+SAMPLED = ("id", "index", "error_message")
 _NEXT = "give an output of `batchgen run`"
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`columns`: the few that are needed. `provenance`: of the footer, {} where there is none."""
+    """Columns of the Parquet at `record`, each read when it is asked for: an output may have many
+    rows. `out` names it. `provenance`: of the footer, {} where there is none."""
 
-    path: Place
-    columns: pa.Table
+    out: Place
+    record: Place
+    files: tuple[pq.ParquetFile, ...]
     provenance: dict[str, Any]
+
+    @property
+    def path(self) -> Place:
+        """What messages call it."""
+        return self.out if isinstance(self.out, Path) else self.record
+
+    @property
+    def num_rows(self) -> int:
+        """Output rows: those of all samples."""
+        return sum(file.metadata.num_rows for file in self.files)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One of `COLUMNS`; of `TEXTS` by number. Raises InputUnreadableError."""
+        with _reading(self.out, self.record):
+            tables = (file.read(columns=[name], use_threads=True) for file in self.files)
+            return pa.concat_tables(tables).unify_dictionaries()[name]
 
     def ints(self, name: str) -> Ints:
         """A column of whole numbers, 0 for null, [num_rows]."""
-        return np.asarray(self.columns[name].fill_null(0).to_numpy(), dtype=np.int64)
+        return np.asarray(self.column(name).fill_null(0).to_numpy(), dtype=np.int64)
 
     def floats(self, name: str) -> Floats:
         """A column of numbers, NaN for null, [num_rows]."""
-        return np.asarray(self.columns[name].to_numpy(), dtype=np.float64)
+        return np.asarray(self.column(name).to_numpy(), dtype=np.float64)
 
-    def texts(self, name: str) -> npt.NDArray[np.object_]:
-        """A column of strings, [num_rows]."""
-        return np.asarray(self.columns[name].to_numpy(), dtype=object)
+    def texts(self, name: str) -> tuple[list[str], npt.NDArray[np.int32]]:
+        """A column of `TEXTS`: its texts, and which each row has, -1 for null, [num_rows]."""
+        column = self.column(name).combine_chunks()
+        return column.dictionary.to_pylist(), np.asarray(column.indices.fill_null(-1))
+
+    def has(self, name: str, text: str) -> npt.NDArray[np.bool_]:
+        """Which rows have that text in a column of `TEXTS`, [num_rows]."""
+        texts, numbers = self.texts(name)
+        number = texts.index(text) if text in texts else len(texts)
+        found: npt.NDArray[np.bool_] = numbers == number
+        return found
+
+    def rows(self, places: Ints) -> list[dict[str, Any]]:
+        """`SAMPLED` of the rows at these places."""
+        with _reading(self.out, self.record), closing(ParquetFiles(self.record)) as file:
+            return file.rows(SAMPLED, places.tolist())
 
     def moments(self) -> Floats:
         """When rows came in, in seconds since 1970, NaN for null, [num_rows]."""
-        micros = self.columns["started_at"].cast(pa.timestamp("us")).to_numpy()
+        micros = self.column("started_at").cast(pa.timestamp("us")).to_numpy()
         seconds = micros.astype("datetime64[us]").astype(np.int64) / 1e6
         return np.where(np.isnat(micros), np.nan, seconds)
 
@@ -67,27 +103,34 @@ def read_table(out: Place) -> Table:
     path = out
     if Form.of(out).kind == "jsonl":
         path = Layout(folder_of(out, None), out, None, Form("jsonl")).record
-    try:
-        files = output_files(path)
-        if not files:
+    with _reading(out, path):
+        found = output_files(path)
+        if not found:
             raise InputUnreadableError(f"{out} holds no part of an output", _NEXT)
-        names = pq.read_schema(arrow_source(files[0])).names
-        if not set(COLUMNS) <= set(names):
+        names = pq.read_schema(arrow_source(found[0])).names
+        if not {*COLUMNS, *SAMPLED} <= set(names):
             raise no_output(out, names)
-        tables = [
-            pq.read_table(arrow_source(file), columns=list(COLUMNS), use_threads=True)
-            for file in files
-        ]
-        table = pa.concat_tables(tables)
+        numbered = {"read_dictionary": list(TEXTS)}
+        files = tuple(pq.ParquetFile(arrow_source(file), **numbered) for file in found)
+    return Table(out, path, files, _provenance(path))
+
+
+@contextmanager
+def _reading(out: Place, path: Place) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise not_written(out, path) from error
     except (OSError, pa.ArrowException, ValueError) as error:
         raise InputUnreadableError(f"cannot read {out}: {first_line(error)}", _NEXT) from error
+
+
+def _provenance(path: Place) -> dict[str, Any]:
     manifest = footer_manifest(path)
-    facts: dict[str, Any] = {}
-    if manifest is not None:
-        facts = {"job": manifest.job_id, "begun": manifest.began, **manifest.facts}
-        facts |= {"settings": manifest.fingerprint, "input rows": manifest.total_rows}
-        if manifest.input is not None:
-            facts["input"] = [source.get("name") for source in manifest.input.sources]
-    return Table(out if isinstance(out, Path) else path, table, facts)
+    if manifest is None:
+        return {}
+    facts = {"job": manifest.job_id, "begun": manifest.began, **manifest.facts}
+    facts |= {"settings": manifest.fingerprint, "input rows": manifest.total_rows}
+    if manifest.input is not None:
+        facts["input"] = [source.get("name") for source in manifest.input.sources]
+    return facts
