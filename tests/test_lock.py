@@ -136,11 +136,12 @@ def test_a_fresh_heartbeat_from_another_host_is_respected(tmp_path: Path) -> Non
         make_lock(tmp_path).acquire()
 
 
-def test_a_silent_owner_on_another_host_loses_and_finds_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beat", [-86_400, 86_400], ids=["long ago", "before the clock went back"])
+def test_a_silent_owner_on_another_host_loses_and_finds_out(tmp_path: Path, beat: int) -> None:
     first, second = make_lock(tmp_path), make_lock(tmp_path)
     first.acquire()
     first._unlock()
-    os.utime(edit_claim(tmp_path, 1, host="elsewhere"), (1, 1))
+    os.utime(edit_claim(tmp_path, 1, host="elsewhere"), (time.time() + beat,) * 2)
     second.acquire()
     second.check()
     with pytest.raises(OutputHeldError, match="lost"):

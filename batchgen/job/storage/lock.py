@@ -136,7 +136,7 @@ class OutputLock:
             return False
         if state is Liveness.ALIVE:
             return locked is not True
-        return locked is False or self._claims.age(owner.attempt) < STALE_SECONDS
+        return locked is False or _is_heard(self._claims.age(owner.attempt))
 
     def _flock(self) -> bool | None:
         """True: locked. False: someone else has it. None: this file system, or store, cannot."""
@@ -193,13 +193,19 @@ def is_held(folder: Place) -> bool:
         return False
     state = _liveness(folder, owner)
     if state is Liveness.UNKNOWN:
-        return heartbeat_age(folder, owner) < STALE_SECONDS
+        return _is_heard(heartbeat_age(folder, owner))
     return state is Liveness.ALIVE
 
 
 def heartbeat_age(folder: Place, owner: Owner, name: str = "") -> float:
     """Seconds since the owner's heartbeat, by the clock of the file system or store that has it."""
     return claims_of(folder, name).age(owner.attempt)
+
+
+def _is_heard(age: float) -> bool:
+    """Whether a heartbeat is of now. One that lies ahead came before the clock went back: who lives
+    has shown it since, and who is dead would hold the output until the clock is there again."""
+    return abs(age) < STALE_SECONDS
 
 
 def _liveness(folder: Place, owner: Owner) -> Liveness:
