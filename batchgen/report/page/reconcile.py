@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
-from batchgen.report.page.table import Table
+from batchgen.report.page.table import Ints, Table
 
 __all__ = ["Checked", "reconciled"]
 
@@ -58,7 +59,7 @@ def _totals(table: Table) -> dict[str, int]:
     first = column("prompt_tokens").filter(pc.equal(column("sample"), 0))
     status = _counts(column("status"))
     return {
-        "rows": pc.count_distinct(column("index")).as_py(),
+        "rows": _distinct(table.ints("index")),
         "completions": status.get("ok", 0),
         "failed": status.get("error", 0),
         "skipped": status.get("skipped", 0),
@@ -82,6 +83,11 @@ def _times(figures: dict[str, Any], table: Table) -> Iterator[Checked]:
 
 def _counts(values: Any) -> dict[Any, int]:
     return {one["values"]: one["counts"] for one in values.value_counts().to_pylist()}
+
+
+def _distinct(values: Ints) -> int:
+    """Arrow's own count takes 250 bytes a row."""
+    return int(np.count_nonzero(np.diff(np.sort(values)))) + bool(len(values))
 
 
 def _sum(values: Any) -> int:
