@@ -74,7 +74,29 @@ INLINE vf vselect(vi mask, vf yes, vf no) {
     return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
 }
 
-INLINE vf vmax(vf a, vf b) { return vselect(a > b, a, b); }
+/* a > b ? a : b of each lane, so b where one is NaN: what x86's instruction answers. */
+INLINE vf vmax(vf a, vf b) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+    return (vf)_mm_max_ps((__m128)a, (__m128)b);
+#else
+    return vselect(a > b, a, b);
+#endif
+}
+
+/* Of a vector without NaN. */
+INLINE float largest(vf x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)x);
+#else
+    float most = x[0];
+    for (int c = 1; c < LANES; c++) most = x[c] > most ? x[c] : most;
+    return most;
+#endif
+}
 
 INLINE float bf16_to_float(uint16_t x) {
     uint32_t bits = (uint32_t)x << 16;
@@ -87,23 +109,12 @@ INLINE float bf16_to_float(uint16_t x) {
 #if defined(__AVX512BF16__)
 #define BF16_PAIRS 1
 
-/* LANES pairs of bfloat16: a number from p and one from q in each. */
-INLINE vf pairs_of(const uint16_t *p, const uint16_t *q) {
-    const vh low = {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39};
-    const __m512i places = _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)low),
-                                              (__m256i)(low + 8), 1);
-    __m512i a = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p));
-    __m512i b = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)q));
-    return (vf)_mm512_permutex2var_epi16(a, places, b);
-}
-
 /* c + a . b, of pairs. */
 INLINE vf add_pairs(vf a, vf b, vf c) {
     return (vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
 }
 #else
 #define BF16_PAIRS 0
-INLINE vf pairs_of(const uint16_t *p, const uint16_t *q) { return (vf){0}; }
 INLINE vf add_pairs(vf a, vf b, vf c) { return c; }
 #endif
 
@@ -149,23 +160,39 @@ INLINE void store1(void *p, int64_t i, float x, int bf16) {
         ((float *)p)[i] = x;
 }
 
-/* e^x to 2 ulp by 2^n * poly(r); x below -87.3 gives 0, NaN stays NaN (Cephes' expf). */
-INLINE vf vexp(vf x) {
-    vi tiny = x < splat(-87.3f);
-    vf top = vselect(x > splat(88.7f), splat(88.7f), x);
-    vf safe = vselect(tiny, splat(-87.3f), top);
-    vf shifted = vfma(safe, splat(1.44269504088896341f), splat(12582912.0f));
-    vf n = shifted - splat(12582912.0f);
-    vf r = vfma(n, splat(2.12194440e-4f), vfma(n, splat(-0.693359375f), safe));
-    vf y = splat(1.9875691500e-4f);
-    y = vfma(y, r, splat(1.3981999507e-3f));
-    y = vfma(y, r, splat(8.3334519073e-3f));
-    y = vfma(y, r, splat(4.1665795894e-2f));
-    y = vfma(y, r, splat(1.6666665459e-1f));
-    y = vfma(y, r, splat(5.0000001201e-1f));
-    y = vfma(y * r, r, r) + 1.0f;
-    vi power = ((vi)shifted - 0x4b400000 + 127) << 23;
-    return vselect(tiny, splat(0.0f), y * (vf)power);
+/* x, or nought where `of` is below `least`. */
+INLINE vf none_below(vf x, vf of, float least) {
+#if defined(__AVX512F__)
+    __mmask16 some = _mm512_cmp_ps_mask((__m512)of, _mm512_set1_ps(least), _CMP_NLT_UQ);
+    return (vf)_mm512_maskz_mov_ps(some, (__m512)x);
+#else
+    return vselect(of < splat(least), splat(0.0f), x);
+#endif
 }
+
+/* e^x of x up to 88.7, by 2^n * poly(r); below -87.3 it is 0, NaN stays NaN. To 2 ulp (Cephes'
+   expf), or `rough`: to 2^-13, where what comes of it is rounded to bfloat16. */
+INLINE vf vexp_to_88(vf x, const int rough) {
+    vf shifted = vfma(x, splat(1.44269504088896341f), splat(12582912.0f));
+    vf n = shifted - splat(12582912.0f), r, y;
+    if (rough) {
+        r = vfma(n, splat(-0.69314718056f), x);
+        y = vfma(r, splat(0.16675f), splat(0.504f));
+    } else {
+        r = vfma(n, splat(2.12194440e-4f), vfma(n, splat(-0.693359375f), x));
+        y = splat(1.9875691500e-4f);
+        y = vfma(y, r, splat(1.3981999507e-3f));
+        y = vfma(y, r, splat(8.3334519073e-3f));
+        y = vfma(y, r, splat(4.1665795894e-2f));
+        y = vfma(y, r, splat(1.6666665459e-1f));
+        y = vfma(y, r, splat(5.0000001201e-1f));
+    }
+    y = vfma(vfma(y, r, splat(1.0f)), r, splat(1.0f));
+    vi power = ((vi)shifted << 23) + 0x3f800000;
+    return none_below(y * (vf)power, x, -87.3f);
+}
+
+/* e^x of any x; above 88.7 it is that of 88.7. */
+INLINE vf vexp(vf x) { return vexp_to_88(-vmax(splat(-88.7f), -x), 0); }
 
 #endif

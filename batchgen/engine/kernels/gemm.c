@@ -1,7 +1,8 @@
 /* Linear layers in float32 for a few to a few hundred rows: the weights are packed once into
    panels of PANEL outputs, each panel is read once from memory, rows come from the cache. A panel
-   is taken in chunks of inputs that stay in the first-level cache while all rows pass, and the
-   next chunk is fetched meanwhile, evenly, so that memory and arithmetic overlap.
+   is taken in chunks of inputs that stay in a cache while all rows pass (of few rows the first, of
+   many the second), and the next chunk is fetched meanwhile, evenly, so that memory and arithmetic
+   overlap.
    Every output is one sum over the inputs in their order, whatever the number of rows.
    In bfloat16, on CPUs that multiply it, the same with a pair of inputs where one was. */
 #include "linear.h"
@@ -10,10 +11,10 @@
 #define WIDE FLOAT_WIDE
 #define PANEL (WIDE * LANES)
 #define LINE 64
-#define ROW_BLOCK 240 /* rows kept in the second-level cache while a panel passes */
+#define ROW_BLOCK 256 /* rows kept in the second-level cache while a panel passes, at most */
 #define MANY_ROWS 80  /* from here on arithmetic hides memory: fewer, longer chunks */
-#define FEW_CHUNK (3072 / PANEL)  /* inputs: 12 KiB of weights */
-#define MANY_CHUNK (9216 / PANEL) /* inputs */
+#define FEW_CHUNK (3072 / PANEL)   /* inputs: 12 KiB of weights */
+#define MANY_CHUNK (36864 / PANEL) /* inputs: 144 KiB */
 #define FETCH_EVERY 4 /* inputs between two bursts of prefetches */
 
 EXPORT int64_t gemm_panel(void) { return PANEL; }
@@ -132,12 +133,14 @@ INLINE void panel_rows(const Linear *A, int64_t p, int64_t row, int64_t end, con
 INLINE void share(const Linear *A, const int pairs) {
     int64_t panels = (A->num_outputs + PANEL - 1) / PANEL;
     int64_t blocks = (A->num_rows + ROW_BLOCK - 1) / ROW_BLOCK;
+    int64_t tiles = (A->num_rows + ROWS - 1) / ROWS;
+    int64_t height = blocks ? (tiles + blocks - 1) / blocks * ROWS : 0; /* of near-equal blocks */
     int64_t each = panels / (A->threads * 8) + 1;
 #pragma omp for collapse(2) schedule(dynamic, each)
     for (int64_t b = 0; b < blocks; b++)
         for (int64_t p = 0; p < panels; p++) {
-            int64_t end = (b + 1) * ROW_BLOCK;
-            panel_rows(A, p, b * ROW_BLOCK, end < A->num_rows ? end : A->num_rows, pairs);
+            int64_t end = (b + 1) * height;
+            panel_rows(A, p, b * height, end < A->num_rows ? end : A->num_rows, pairs);
         }
 }
 

@@ -34,31 +34,44 @@ EXPORT int64_t paged_plan(const int32_t *cu, const int32_t *lens, int64_t num_se
     return count;
 }
 
+INLINE void write_in_pairs(const Layer *L, const uint16_t *key, const uint16_t *value, int64_t head,
+                           int64_t at) {
+    uint32_t *k = (uint32_t *)L->k + head * L->head_dim / 2 * L->block_size + at;
+    uint16_t *v = (uint16_t *)L->v + (head * L->block_size + at / 2 * 2) * L->v_pad + at % 2;
+    for (int64_t d = 0; d < L->head_dim; d += 2, k += L->block_size) memcpy(k, key + d, 4);
+    for (int64_t d = 0; d < L->v_head_dim; d++) v[2 * d] = value[d];
+}
+
+INLINE void write_alone(const Layer *L, const void *key, const void *value, int64_t head,
+                        int64_t at) {
+    int64_t size = L->bf16 ? 2 : 4, k0 = head * L->head_dim * L->block_size + at;
+    for (int64_t d = 0; d < L->head_dim; d++, k0 += L->block_size)
+        if (L->bf16)
+            ((uint16_t *)L->k)[k0] = ((const uint16_t *)key)[d];
+        else
+            ((float *)L->k)[k0] = ((const float *)key)[d];
+    memcpy((char *)L->v + (head * L->block_size + at) * L->v_pad * size, value,
+           (size_t)(L->v_head_dim * size));
+}
+
 void write_token(const Layer *L, const Step *S, const Tensors *T, int64_t t) {
-    const int bf16 = (int)L->bf16;
-    int64_t slot = S->slots[t];
+    int64_t slot = S->slots[t], size = L->bf16 ? 2 : 4;
     if (slot < 0) return;
     int64_t block = slot / L->block_size, at = slot % L->block_size;
     for (int64_t h = 0; h < L->num_kv_heads; h++) {
         int64_t head = block * L->num_kv_heads + h;
-        int64_t k0 = head * L->head_dim * L->block_size + at;
-        int64_t v0 = (head * L->block_size + at) * L->v_pad;
-        int64_t from_k = t * T->k_token + h * T->k_head, from_v = t * T->v_token + h * T->v_head;
-        for (int64_t d = 0; d < L->head_dim; d++) {
-            if (bf16)
-                ((uint16_t *)L->k)[k0 + d * L->block_size] = ((const uint16_t *)T->k)[from_k + d];
-            else
-                ((float *)L->k)[k0 + d * L->block_size] = ((const float *)T->k)[from_k + d];
-        }
-        int64_t size = bf16 ? 2 : 4;
-        memcpy((char *)L->v + v0 * size, (const char *)T->v + from_v * size,
-               (size_t)(L->v_head_dim * size));
+        const char *key = (const char *)T->k + (t * T->k_token + h * T->k_head) * size;
+        const char *value = (const char *)T->v + (t * T->v_token + h * T->v_head) * size;
+        if (in_pairs(L))
+            write_in_pairs(L, (const uint16_t *)key, (const uint16_t *)value, head, at);
+        else
+            write_alone(L, key, value, head, at);
     }
 }
 
 typedef struct {
-    float *q, *scores, *out, *top, *sum;
-    int64_t *low, *high;
+    float *q, *scores, *out, *top, *sums;
+    int64_t *low, *high, *keys, *values; /* the first of each 64 bytes: see Tile */
 } Scratch;
 
 static __thread char *scratch_memory = NULL;
@@ -66,22 +79,31 @@ static __thread size_t scratch_size = 0;
 
 /* Per-thread buffers for `rows` rows, kept between calls. Returns 0 when memory ran out. */
 static int scratch(const Layer *L, int64_t rows, Scratch *s) {
-    size_t floats = (size_t)(rows * (L->head_dim + L->v_pad + 2) + GROUP * TILE);
-    size_t need = floats * sizeof(float) + (size_t)rows * 2 * sizeof(int64_t);
+    rows = (rows + GROUP - 1) / GROUP * GROUP;
+    size_t floats = (size_t)(rows * (L->head_dim + L->v_pad + LANES + 1) + GROUP * TILE);
+    size_t numbers = (size_t)(rows * 2 + 2 * TILE / LANES);
+    size_t need = floats * sizeof(float) + numbers * sizeof(int64_t);
     if (need > scratch_size) {
         free(scratch_memory);
-        scratch_memory = malloc(need);
+        scratch_memory = aligned_alloc(64, (need + 63) / 64 * 64);
         scratch_size = scratch_memory ? need : 0;
         if (!scratch_memory) return 0;
     }
-    s->low = (int64_t *)scratch_memory;
+    s->scores = (float *)scratch_memory;
+    s->out = s->scores + GROUP * TILE;
+    s->sums = s->out + rows * L->v_pad;
+    s->q = s->sums + rows * LANES;
+    s->top = s->q + rows * L->head_dim;
+    s->low = (int64_t *)(s->top + rows);
     s->high = s->low + rows;
-    s->scores = (float *)(s->high + rows);
-    s->q = s->scores + GROUP * TILE;
-    s->out = s->q + rows * L->head_dim;
-    s->top = s->out + rows * L->v_pad;
-    s->sum = s->top + rows;
+    s->keys = s->high + rows;
+    s->values = s->keys + TILE / LANES;
     return 1;
+}
+
+/* Where a query's dimension d lies among those of its group of rows. */
+INLINE int64_t query_at(const Layer *L, int64_t row, int64_t d) {
+    return row / GROUP * GROUP * L->head_dim + d * GROUP + row % GROUP;
 }
 
 /* Scaled queries as float rows (in pairs: as they are), and which keys each row sees. Row = token * group + head. */
@@ -92,17 +114,27 @@ INLINE void load_rows(const Layer *L, const Step *S, const Tensors *T, const Ite
     for (int64_t t = item->token0; t < item->token1; t++)
         for (int64_t g = 0; g < group; g++, row++) {
             int64_t from = (begin + t) * T->q_token + (h * group + g) * T->q_head;
+            float *to = s->q + query_at(L, row, 0);
             for (int64_t d = 0; bf16 != IN_PAIRS && d < L->head_dim; d++)
-                s->q[row * L->head_dim + d] = load1(T->q, from + d, bf16) * (float)L->scale;
-            if (bf16 == IN_PAIRS)
-                memcpy(s->q + row * L->head_dim, (const uint16_t *)T->q + from, L->head_dim * 2);
+                to[d * GROUP] = load1(T->q, from + d, bf16) * (float)L->scale;
+            for (int64_t d = 0; bf16 == IN_PAIRS && d < L->head_dim / 2; d++)
+                memcpy(to + d * GROUP, (const uint16_t *)T->q + from + 2 * d, 4);
             int64_t seen = position + t + 1;
             s->high[row] = seen;
             s->low[row] = L->window > 0 && seen > L->window ? seen - L->window : 0;
             s->top[row] = -1e30f;
-            s->sum[row] = 0.0f;
         }
     memset(s->out, 0, (size_t)(row * L->v_pad) * sizeof(float));
+    memset(s->sums, 0, (size_t)(row * LANES) * sizeof(float));
+}
+
+/* Where the keys and values of one tile lie. */
+INLINE void find_keys(const Layer *L, const int32_t *table, int64_t h, int64_t key, int64_t stop,
+                      Scratch *s, const int bf16) {
+    for (int64_t i = 0; key < stop; i++, key += LANES) {
+        s->keys[i] = key_offset(L, table, h, key / LANES, bf16);
+        s->values[i] = value_offset(L, table, h, key);
+    }
 }
 
 /* Normalise one row and write it as the answer. */
@@ -132,26 +164,29 @@ INLINE void attend_item(const Layer *L, const Step *S, const Tensors *T, const I
     Scratch s;
     if (!scratch(L, rows, &s)) abort();
     load_rows(L, S, T, item, h, group, &s, bf16);
-    for (int64_t key = item->key0; key < item->key1; key += TILE)
+    for (int64_t key = item->key0; key < item->key1; key += TILE) {
+        int64_t stop = key + TILE < item->key1 ? key + TILE : item->key1;
+        find_keys(L, S->tables + item->seq * S->table_stride, h, key, stop, &s, bf16);
         for (int64_t r = 0; r < rows; r += GROUP) {
-            int64_t stop = key + TILE < item->key1 ? key + TILE : item->key1;
-            Tile tile = {S->tables + item->seq * S->table_stride, h,
-                         rows - r < GROUP ? rows - r : GROUP, key, stop, s.low + r, s.high + r,
-                         s.q + r * L->head_dim, s.scores, s.out + r * L->v_pad, s.top + r,
-                         s.sum + r};
+            Tile tile = {rows - r < GROUP ? rows - r : GROUP, key, stop, s.keys, s.values,
+                         s.low + r, s.high + r, s.q + r * L->head_dim, s.scores,
+                         s.out + r * L->v_pad, s.top + r, s.sums + r * LANES, r == 0};
             attend_tile(L, &tile, bf16);
         }
+    }
     for (int64_t r = 0; r < rows; r++) {
         int64_t t = item->token0 + r / group, g = r % group;
         const float *out = s.out + r * L->v_pad;
+        float sum = 0.0f;
+        for (int c = 0; c < LANES; c++) sum += s.sums[r * LANES + c];
         if (item->num_splits == 1) {
-            write_row(L, S, T, item, t, h * group + g, out, s.top[r], s.sum[r], bf16);
+            write_row(L, S, T, item, t, h * group + g, out, s.top[r], sum, bf16);
             continue;
         }
         float *to = partial_row(L, T, item->slot + r / group, h, g, group);
         memcpy(to, out, (size_t)L->v_pad * sizeof(float));
         to[L->v_pad] = s.top[r];
-        to[L->v_pad + 1] = s.sum[r];
+        to[L->v_pad + 1] = sum;
     }
 }
 
@@ -191,7 +226,7 @@ INLINE void attend(const Layer *L, const Step *S, const Tensors *T, const int bf
 }
 
 void attend_share(const Layer *L, const Step *S, const Tensors *T) {
-    if (BF16_PAIRS && L->bf16 && L->head_dim % 2 == 0)
+    if (in_pairs(L))
         attend(L, S, T, IN_PAIRS);
     else if (L->bf16)
         attend(L, S, T, 1);
