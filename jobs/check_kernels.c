@@ -197,7 +197,7 @@ static void check_blocks(const char *name, int64_t kind, int64_t bytes, int64_t 
 
 enum { TOKENS = 40, HEADS = 4, KV_HEADS = 2, SIZE = 32, BLOCK = 16 };
 
-static void check_attention(void) {
+static void check_attention(int64_t bf16) {
     int32_t cu[] = {0, TOKENS}, lens[] = {TOKENS}, tables[] = {2, 0, 1};
     int64_t slots[TOKENS], used, group = HEADS / KV_HEADS;
     char items[4096];
@@ -206,13 +206,19 @@ static void check_attention(void) {
     float *v = filled(TOKENS * KV_HEADS * SIZE), *out = filled(TOKENS * HEADS * SIZE);
     float *wanted = filled(TOKENS * HEADS * SIZE);
     size_t cache = 3 * KV_HEADS * BLOCK * SIZE * sizeof(float);
-    Layer L = {HEADS, KV_HEADS, SIZE, SIZE, BLOCK, SIZE, 0, 0, 0.25, 0.0, aligned_alloc(64, cache),
+    uint16_t *narrow[] = {in_bf16(q, bf16 * TOKENS * HEADS * SIZE),
+                          in_bf16(k, bf16 * TOKENS * KV_HEADS * SIZE),
+                          in_bf16(v, bf16 * TOKENS * KV_HEADS * SIZE), malloc(TOKENS * HEADS * SIZE * 2)};
+    Layer L = {HEADS, KV_HEADS, SIZE, SIZE, BLOCK, SIZE, 0, bf16, 0.25, 0.0, aligned_alloc(64, cache),
                aligned_alloc(64, cache)};
     memset(L.k, 0, cache), memset(L.v, 0, cache);
     int64_t count = paged_plan(cu, lens, 1, group, items, 64, &used);
     Step S = {cu, lens, tables, slots, items, 3, TOKENS, count, 1};
     Tensors T = {q, k, v, out, 0, 0, HEADS * SIZE, SIZE, KV_HEADS * SIZE, SIZE, KV_HEADS * SIZE, SIZE};
-    paged_attention(&L, &S, &T);
+    const Tensors N = {narrow[0], narrow[1], narrow[2], narrow[3], 0, 0, HEADS * SIZE, SIZE,
+                       KV_HEADS * SIZE, SIZE, KV_HEADS * SIZE, SIZE};
+    paged_attention(&L, &S, bf16 ? &N : &T);
+    for (int64_t i = 0; bf16 && i < TOKENS * HEADS * SIZE; i++) out[i] = bf16_to_float(narrow[3][i]);
     for (int64_t t = 0; t < TOKENS; t++)
         for (int64_t h = 0; h < HEADS; h++) {
             double sums[SIZE] = {0}, total = 0.0;
@@ -227,7 +233,8 @@ static void check_attention(void) {
             for (int64_t d = 0; d < SIZE; d++)
                 wanted[(t * HEADS + h) * SIZE + d] = (float)(sums[d] / total);
         }
-    judge("attention", out, wanted, TOKENS * HEADS * SIZE, 1e-5f);
+    judge(bf16 ? "attention in bfloat16" : "attention", out, wanted, TOKENS * HEADS * SIZE,
+          bf16 ? 6e-3f : 1e-5f);
 }
 
 int main(void) {
@@ -240,7 +247,7 @@ int main(void) {
         check_blocks("Q8_0", Q8_0, 34, rows), check_blocks("Q4_K", Q4_K, 144, rows);
         check_blocks("Q5_K", Q5_K, 176, rows), check_blocks("Q6_K", Q6_K, 210, rows);
     }
-    check_attention();
+    check_attention(0), check_attention(1);
     if (amx_start()) check_tiles();
     return failed;
 }

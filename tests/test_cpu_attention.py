@@ -251,3 +251,34 @@ def test_a_nan_key_spoils_its_own_sequence_only(use_kernel: bool) -> None:
     outs = run_paged(spec, inputs, [[(0, 0, 20), (1, 0, 20)]], cache, use_kernel, None)
     assert outs[0][5:].isnan().all()
     assert outs[1].isfinite().all()
+
+
+@pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+def test_nobodys_numbers_beside_a_sequences_last_token_do_not_touch_it(
+    heads: tuple[int, int, int, int],
+) -> None:
+    torch.manual_seed(7)
+    spec = AttentionSpec(0, *heads, 0.25)
+    shapes = [heads[::2], heads[1:3], (heads[1], heads[3])]
+    earlier, later = ([torch.randn(n, *s).bfloat16() for s in shapes] for n in (64, 35))
+    earlier[1][:], earlier[2][:] = math.nan, math.nan
+    cache = Cache(random.Random(7), [64], 16)
+    alone = run_paged(spec, [later], [[(0, 0, 35)]], cache, True, None)
+    cache.tables *= 2  # the second sequence is given the blocks of the first
+    steps = [[(0, 0, 64)], [(1, 0, 17)], [(1, 17, 18)], [(1, 18, 35)]]
+    outs = run_paged(spec, [earlier, later], steps, cache, True, None)
+    assert torch.equal(outs[1], alone[0])
+
+
+@pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
+def test_in_bfloat16_the_error_of_a_long_context_is_about_that_of_one_rounding() -> None:
+    torch.manual_seed(8)
+    spec = AttentionSpec(0, 6, 2, 64, 64, 0.125)
+    inputs = [tuple(torch.randn(1500, h, 64).bfloat16() for h in (6, 2, 2))]
+    outs = run_paged(
+        spec, inputs, [[(0, 0, 1500)]], Cache(random.Random(8), [1500], 16), True, None
+    )
+    expected = dense(*inputs[0], spec, None)
+    error = (outs[0] - expected).norm() / expected.norm()
+    assert error < 1.5 * (expected.bfloat16() - expected).norm() / expected.norm()
