@@ -4,6 +4,7 @@ the dense model that each stands for."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,10 @@ FORMATS: dict[str, tuple[Format, dict[str, Any]]] = {
         gptq_v2,
         {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "checkpoint_format": "gptq_v2"},
     ),
+    "gptq of some layers": (
+        gptq,
+        {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "dynamic": {"-:.*o_proj": {}}},
+    ),
     "pack-quantized": (
         pack_quantized,
         {**CT, "format": "pack-quantized", "config_groups": {"group_0": CT_GROUP}},
@@ -168,9 +173,12 @@ FORMATS: dict[str, tuple[Format, dict[str, Any]]] = {
 """What a folder's layers are saved as, and its `quantization_config`."""
 
 
-def linear_weights(state: Parts) -> Iterator[str]:
+def linear_weights(state: Parts, described: dict[str, Any]) -> Iterator[str]:
     """Of the layers that such checkpoints quantise."""
-    return (name for name in list(state) if name.endswith("_proj.weight"))
+    skips = [rule.removeprefix("-:") for rule in described.get("dynamic", ())]
+    for name in list(state):
+        if name.endswith("_proj.weight") and not any(re.match(skip, name) for skip in skips):
+            yield name
 
 
 def save_quantized(folder: Path, name: str, **sizes: Any) -> Any:
@@ -180,7 +188,7 @@ def save_quantized(folder: Path, name: str, **sizes: Any) -> Any:
     module.save_pretrained(folder)
     state = load_file(folder / "model.safetensors")
     draw = torch.Generator().manual_seed(0)
-    for weight in linear_weights(state):
+    for weight in linear_weights(state, described):
         parts, dense = make(state.pop(weight), draw)
         front = weight.removesuffix("weight")
         state |= {front + part: tensor.contiguous() for part, tensor in parts.items()}

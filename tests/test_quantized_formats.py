@@ -147,7 +147,7 @@ def test_scales_that_are_missing_or_do_not_fit_are_named_before_weights_are_read
         ({"quant_method": "awq", "version": "gemv"}, "packed for 'gemv'"),
         ({"quant_method": "gptq", "bits": 3}, "of 3 bits"),
         ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "packed for 'marlin'"),
-        ({"quant_method": "gptq", "dynamic": {"-:.*": {}}}, "whose layers differ in their bits"),
+        ({"quant_method": "gptq", "dynamic": {"+:x": {"bits": 8}}}, "whose layers differ"),
         ({"quant_method": "gptq", "format": "bitblas"}, "packed for 'bitblas'"),
         ({"quant_method": "awq", "format": "gemv_fast"}, "packed for 'gemv_fast'"),
         ({**CT, **rotated("weight_input", "input")}, "whose layers transform their inputs"),

@@ -15,6 +15,9 @@ __all__ = ["Scheme", "UnknownSchemeError", "read_scheme"]
 _INTEGER_BITS = {"awq": (4,), "gptq": (2, 4, 8), "pack-quantized": (4, 8)}
 _BAKED = ("weight_input", "weight_output")
 _FLOAT8_FORMATS = ("float-quantized", "naive-quantized")
+_SKIPS = "-:"
+"""Begins a rule of GPTQModel's `dynamic` for layers that are stored as they were: their tensors
+say so themselves."""
 
 
 class UnknownSchemeError(Exception):
@@ -89,7 +92,7 @@ def _gptq(found: Mapping[str, Any]) -> Scheme:
     packing = str(_first(found, "checkpoint_format", "format") or "gptq")
     if packing not in ("gptq", "gptq_v2") or found.get("is_marlin_format"):
         raise UnknownSchemeError(f"packed for {packing!r}")
-    if found.get("dynamic"):
+    if any(not rule.startswith(_SKIPS) for rule in found.get("dynamic") or ()):
         raise UnknownSchemeError("whose layers differ in their bits")
     return _integers("gptq", packing, found.get("bits", 4), found.get("group_size", 128))
 
