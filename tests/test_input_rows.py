@@ -262,6 +262,13 @@ def test_openai_rows_are_read() -> None:
          ErrorCode.INVALID_ROW),
         (openai({"messages": CHAT, "tools": TOOLS, "parallel_tool_calls": False}),
          ErrorCode.UNSUPPORTED_SETTING),
+        (openai({"messages": [{"role": "assistant", "audio": {"id": "a"}}, *CHAT]}),
+         ErrorCode.INVALID_ROW),
+        (openai({"input": "a", "max_output_tokens": 5, "max_tokens": 6}, url="/v1/responses"),
+         ErrorCode.INVALID_PARAM),
+        (openai({"input": "a", "text": {"format": {"type": "text"}},
+                 "response_format": {"type": "json_object"}}, url="/v1/responses"),
+         ErrorCode.INVALID_PARAM),
     ],
 )  # fmt: skip
 def test_openai_rows_that_cannot_be_served_have_their_code(

@@ -107,6 +107,8 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(role, str) or not role:
         raise _invalid(f"{where}.role must be a non-empty string")
     plain: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
+    if isinstance(plain.get("audio"), dict):
+        raise _invalid(f"{where}.audio is not served: its text is, as content")
     if "tool_calls" in plain:
         plain["tool_calls"] = _read_calls(plain["tool_calls"], where)
     if plain.get("tool_calls") == []:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.fields.settings import json_or_text
+from batchgen.job.fields.settings import joined, json_or_text
 from batchgen.job.quoting import shown
 
 __all__ = ["ENVELOPE", "URL", "body_as_row", "is_openai_row", "read_body"]
@@ -29,7 +29,7 @@ _CONTENT = {
 _AZURE = re.compile(r"(?:/openai)?(?:/deployments/[^/]+|/v1)?(?=/(?:chat/)?completions|/responses)")
 _INCLUDE_LOGPROBS = "message.output_text.logprobs"
 _OF_TEXT = {"format": "response_format", "verbosity": "verbosity"}
-_RESPONSE_ONLY = ("input", "instructions", "max_output_tokens", "reasoning", "text")
+_RESPONSE_ONLY = ("input", "instructions", "text")
 _IGNORED = frozenset({"model", "user", "metadata", "store", "stream", "stream_options"})
 
 
@@ -104,18 +104,19 @@ def _response_as_row(body: Mapping[str, Any]) -> dict[str, Any]:
     params = {name: value for name, value in body.items() if name not in skipped}
     if isinstance(params.get("tools"), list):
         params["tools"] = [_chat_tool(tool) for tool in params["tools"]]
-    if body.get("max_output_tokens") is not None:
-        params["max_tokens"] = body["max_output_tokens"]
     if _INCLUDE_LOGPROBS in (body.get("include") or ()):
         params["logprobs"] = True
-    if body.get("reasoning") is not None:
-        params["reasoning"] = body["reasoning"]
-    for name, value in _inner(body, "text").items():
+    return {"messages": messages, "params": joined(params, "text", _text_settings(body))}
+
+
+def _text_settings(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What `text` sets, under the names that chats have for it."""
+    given = _inner(body, "text")
+    for name, value in given.items():
         if name not in _OF_TEXT:
             text = f"text.{name}: {shown(value)} is not served"
             raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
-        params[_OF_TEXT[name]] = _chat_format(value)
-    return {"messages": messages, "params": params}
+    return {_OF_TEXT[name]: _chat_format(value) for name, value in given.items()}
 
 
 def _instructions(body: Mapping[str, Any]) -> str:
