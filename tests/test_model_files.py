@@ -173,6 +173,8 @@ def test_settings_that_batchgen_lacks_are_named(tmp_path: Path) -> None:
         "no_repeat_ngram_size": 0,
         "typical_p": 1.0,
         "sequence_bias": [[[5], 1.0]],
+        "guidance_scale": 1,
+        "penalty_alpha": 0.0,
     }
     config |= {"encoder_no_repeat_ngram_size": 2, "cache_implementation": "quantized"}
     folder = model_folder(tmp_path / "m", generation_config=config)
