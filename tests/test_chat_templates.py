@@ -14,11 +14,12 @@ from odd_chats import CHATS, TOOLS, compare
 from tokenizer_folders import make
 
 from batchgen.cli.validate import validate
-from batchgen.errors import UsageError
+from batchgen.errors import RowError, UsageError
 from batchgen.job.ledger.fingerprint import fingerprint_of
 from batchgen.job.model.chat_templates import gguf_templates
 from batchgen.job.model.files import resolve_model
 from batchgen.job.spec import InputSpec, JobSpec
+from batchgen.job.text.template import ChatTemplate
 from batchgen.job.text.tokenizer import load_codec
 
 CHATML = (
@@ -90,6 +91,22 @@ def test_odd_chats_have_the_tokens_of_apply_chat_template(
     }
     assert not wrong
     assert sum(what == "equal" for what in found.values()) > (40 if kind == "gpt2" else 10)
+
+
+DUMPING = "{% for m in messages %}{{ m | tojson }}{% endfor %}"
+
+
+def test_a_turn_that_only_calls_has_no_null_where_the_template_would_write_it() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+    written = json.loads(ChatTemplate(DUMPING, {}).render([turn]))
+    assert written == {"role": "assistant", "tool_calls": [call]}  # as apply_chat_template has it
+
+
+def test_a_turn_that_is_written_twice_cannot_be_continued() -> None:
+    turn = {"role": "assistant", "content": "", "reasoning_content": "I th"}
+    with pytest.raises(RowError, match="writes the last message's reasoning_content twice"):
+        ChatTemplate(DUMPING, {}).render([turn], {"continue_final_message": "reasoning_content"})
 
 
 def several(folder: Path, kind: str = "gpt2", **templates: str) -> Path:

@@ -74,14 +74,13 @@ class ChatShape:
 
     def _without_content(self) -> dict[str, Any]:
         """The content of a turn that only calls: null, as OpenAI has it, unless the template fails
-        on it, shows it, or leaves the calls out; then empty, else none."""
+        on it, shows it, or leaves the calls out; then none, else empty."""
         if self._no_content is None:
-            ways: list[dict[str, Any]] = [{"content": None}, {"content": ""}, {}]
+            ways: list[dict[str, Any]] = [{"content": None}, {}, {"content": ""}]
             texts = [self._call_with(way) for way in ways]
-            shows = [
-                _WORD in text and text.count("None") <= texts[1].count("None") for text in texts
-            ]
-            self._no_content = ways[shows.index(True)] if any(shows) else ways[1]
+            nulls = [text.count("None") + text.count("null") for text in texts]
+            shows = [_WORD in texts[i] and nulls[i] <= nulls[-1] for i in range(len(ways))]
+            self._no_content = ways[shows.index(True)] if any(shows) else ways[-1]
         return self._no_content
 
     def _call_with(self, way: Mapping[str, Any]) -> str:

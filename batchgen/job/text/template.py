@@ -135,6 +135,9 @@ class ChatTemplate:
             text = "continue_final_message: the template leaves the last message's text out"
             raise RowError(ErrorCode.TEMPLATE_ERROR, text)
         place = rendered.rindex(_TAG.strip())
+        if _TAG.strip() in rendered[:place]:
+            text = f"continue_final_message: the template writes the last message's {field} twice"
+            raise RowError(ErrorCode.TEMPLATE_ERROR, text)
         if rendered[place : place + len(_TAG)] == _TAG:
             return rendered[:place]
         return rendered[:place].rstrip()  # the template strips its messages
