@@ -12,10 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny_gguf import CASES, HIDDEN, LINEAR, PROMPT, ROT, SIZE, Case, tokens, write
+from tiny_gguf import (
+    CASES,
+    HIDDEN,
+    LINEAR,
+    PROMPT,
+    ROT,
+    SIZE,
+    TWO,
+    Case,
+    attention,
+    gated,
+    tokens,
+    write,
+)
 
 from batchgen.cli.main import cli
 from batchgen.engine.config import EngineConfig
@@ -32,6 +46,7 @@ from batchgen.job.text.tokenizer import load_codec
 gguf = pytest.importorskip("gguf")
 EXPECTED = json.loads((Path(__file__).parent / "data" / "gguf_expected.json").read_text())
 LLAMA = CASES["llama"]
+F64 = gguf.GGMLQuantizationType.F64
 
 
 def refusal(path: Path) -> str:
@@ -53,6 +68,35 @@ def test_its_log_probabilities_are_llama_cpps(tmp_path: Path, name: str) -> None
     wanted = torch.tensor([value for _, value in EXPECTED[name]])
     assert len(chosen) == 100
     assert (own - wanted).abs().max() < 0.02
+
+
+def blocks_of(kind: Any, num_outputs: int, num_inputs: int) -> Any:
+    """Random ones, whose 16-bit numbers are all finite."""
+    values, size = gguf.GGML_QUANT_SIZES[kind]
+    shape = (num_outputs, num_inputs // values * size)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8) & 0xBB
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [one for one in gguf.GGMLQuantizationType if one.name != "F64"],
+    ids=lambda one: one.name,
+)
+def test_each_type_is_what_the_gguf_package_reads_or_refused(tmp_path: Path, kind: Any) -> None:
+    name, size = "blk.1.ffn_down.weight", (HIDDEN, 256)
+    case = replace(LLAMA, keys=LLAMA.keys | {"feed_forward_length": 256})
+    case = replace(case, layer=TWO | attention() | gated(256) | {"ffn_down.scale": (1,)})
+    raw = blocks_of(kind, *size)
+    path = write(tmp_path / "m.gguf", case, blocks={name: (raw, kind)})
+    try:
+        values = gguf.dequantize(raw, kind)
+    except NotImplementedError:
+        assert refusal(path)
+        return
+    tensors = {one.name: one.data for one in gguf.GGUFReader(path).tensors}
+    factor = tensors["blk.1.ffn_down.scale"]
+    weight = load_gguf(path, torch.float32).model.layers[1].mlp.down_proj.weight
+    torch.testing.assert_close(weight.data, torch.from_numpy(values * factor), equal_nan=True)
 
 
 def test_every_architecture_that_is_served_was_compared() -> None:

@@ -6,6 +6,7 @@ Written from llama.cpp's side (names, shapes, keys), so that a mistake in how th
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,16 @@ def experts(count: int = 4, width: int = 48) -> dict[str, Shape]:
 def norms(*names: str, bias: bool = False, size: int = HIDDEN) -> dict[str, Shape]:
     found: dict[str, Shape] = {f"{name}.weight": (size,) for name in names}
     return found | ({f"{name}.bias": (size,) for name in names} if bias else {})
+
+
+def scaled(layer: dict[str, Shape]) -> dict[str, Shape]:
+    """A scale beside each matrix, of its inputs too: one number, or one an expert."""
+    found: dict[str, Shape] = {}
+    for name, shape in layer.items():
+        if len(shape) > 1 and name != "ffn_gate_inp.weight":
+            size = (shape[0] if len(shape) > 2 else 1,)
+            found |= {f"{name.removesuffix('weight')}{n}": size for n in ("scale", "input_scale")}
+    return found
 
 
 TWO = norms("attn_norm", "ffn_norm")
@@ -149,6 +160,13 @@ def _cases() -> dict[str, Case]:
         ),
         "mixtral": Case(
             "llama", rms | ROT | {"expert_count": 4, "expert_used_count": 2}, mixed, TOP
+        ),
+        "llama_scales": Case("llama", rms | ROT, LLAMA | scaled(LLAMA), TOP),
+        "mixtral_scales": Case(
+            "llama",
+            rms | ROT | {"expert_count": 4, "expert_used_count": 2},
+            mixed | scaled(mixed),
+            TOP,
         ),
         "qwen2": Case("qwen2", rms, TWO | attention("qkv") | gated(), TOP),
         "qwen2_yarn": Case("qwen2", rms | YARN, TWO | attention("qkv") | gated(), TOP),
@@ -285,10 +303,16 @@ def tokens() -> list[str]:
 
 
 def write(
-    path: Path, case: Case, leave_out: str | None = None, kind: Any = None, **more: Any
+    path: Path,
+    case: Case,
+    leave_out: str | None = None,
+    kind: Any = None,
+    blocks: Mapping[str, tuple[Any, Any]] | None = None,
+    **more: Any,
 ) -> Path:
     """`leave_out`: the name of a tensor that the file shall lack. `kind`: ggml's type of matrices.
-    `more`: further whole keys; None leaves one out."""
+    `blocks`: by name, the bytes of a tensor and their type. `more`: further whole keys; None leaves
+    one out."""
     import gguf
 
     writer = gguf.GGUFWriter(path, case.architecture)
@@ -302,6 +326,7 @@ def write(
         raw_dtype = kind if data.ndim == 2 else None
         if raw_dtype is not None:
             data = gguf.quants.quantize(data, kind)
+        data, raw_dtype = (blocks or {}).get(name, (data, raw_dtype))
         if name != leave_out:
             writer.add_tensor(name, data, raw_dtype=raw_dtype)
     writer.write_header_to_file()
@@ -355,7 +380,7 @@ def _tensors(case: Case) -> dict[str, Shape]:
 def _random(rng: np.random.Generator, name: str, shape: Shape) -> Any:
     data = rng.standard_normal(shape)
     if len(shape) == 1:
-        data = data * 0.2 + (1.0 if name.endswith("norm.weight") else 0.0)
+        data = data * 0.2 + name.endswith(("norm.weight", "scale"))
     elif not name.startswith(("token_embd", "output")):
         data *= 1.5 * shape[-1] ** -0.5
     else:

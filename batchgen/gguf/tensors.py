@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from batchgen.gguf.reading import Reading, refused
 
-__all__ = ["Source", "To", "assign"]
+__all__ = ["Source", "To", "assign", "scale_name"]
 
 _NAME = re.compile(r"(?:blk\.(\d+)\.)?(.*?)(?:\.(weight|bias))?", re.DOTALL)
 
@@ -68,7 +68,7 @@ def assign(
         found = _NAME.fullmatch(name)
         assert found is not None
         number, stem, suffix = found[1], found[2], found[3] or "weight"
-        if name in ignored or stem in ignored:
+        if name in ignored or stem in ignored or _is_scale(read, name):
             continue
         if number is not None:
             stems[int(number)].add(f"{stem}.{suffix}")
@@ -81,6 +81,19 @@ def assign(
             weights[front + _full(to, suffix)].append(Source(name, to))
     _check_layers(read, stems)
     return {name: sorted(one, key=lambda s: s.to.place) for name, one in weights.items()}
+
+
+def scale_name(name: str) -> str:
+    """Of a matrix: the tensor whose value all of its own, or each expert's, are multiplied by, as
+    NVFP4 needs one."""
+    return f"{name.removesuffix('weight')}scale"
+
+
+def _is_scale(read: Reading, name: str) -> bool:
+    """Whether it is read with its matrix; of a scale of inputs llama.cpp makes no use."""
+    front, _, kind = name.rpartition(".")
+    info = read.tensors.get(f"{front}.weight")
+    return kind in ("scale", "input_scale") and info is not None and len(info.shape) > 1
 
 
 def _targets(entry: str | To | tuple[To, ...]) -> tuple[To, ...]:

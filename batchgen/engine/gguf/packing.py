@@ -14,7 +14,7 @@ from batchgen.engine.packed.layers import PackedEmbedding, PackedLayer
 from batchgen.engine.packed.product import PackedProduct
 from batchgen.engine.packed.weight import PackedWeight, pack_rows
 from batchgen.gguf.architectures.plan import Plan
-from batchgen.gguf.tensors import Source
+from batchgen.gguf.tensors import Source, scale_name
 from batchgen.gguf.weights_kept import can_stay
 
 __all__ = ["pack_layer", "say_packed"]
@@ -65,6 +65,8 @@ def _packed(plan: Plan, sources: list[Source], shape: tuple[int, ...]) -> list[P
 
 def _stays(plan: Plan, source: Source) -> bool:
     info = plan.file.tensors[source.name]
+    if scale_name(source.name) in plan.file.tensors:
+        return False
     return can_stay(info) and source.to.how in _BY_ROWS and source.to.axis == 0
 
 

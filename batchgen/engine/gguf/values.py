@@ -10,7 +10,7 @@ import torch
 
 from batchgen.engine.packed.weight import dequantised
 from batchgen.gguf.parts import GgufFile, num_bytes
-from batchgen.gguf.tensors import Source, To
+from batchgen.gguf.tensors import Source, To, scale_name
 
 __all__ = ["moved", "raw_bytes", "read_values", "weight_of"]
 
@@ -19,8 +19,16 @@ _BFLOAT16 = 30
 
 
 def read_values(file: GgufFile, name: str, rows: slice = slice(None)) -> torch.Tensor:
-    """The tensor as the file holds it, in its own float type, or float32 where it is quantised.
-    `rows`: of a matrix, these alone."""
+    """The tensor as the file holds it, in its own float type, or float32 where it is quantised or
+    has a scale beside it. `rows`: of a matrix, these alone."""
+    values = _stored_values(file, name, rows)
+    if scale_name(name) not in file.tensors:
+        return values
+    scale = _stored_values(file, scale_name(name)).float()
+    return values * scale.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _stored_values(file: GgufFile, name: str, rows: slice = slice(None)) -> torch.Tensor:
     info, raw = file.tensors[name], np.asarray(raw_bytes(file, name))
     raw = raw.reshape(math.prod(info.shape[:-1]), -1)[rows]
     shape = (-1, *info.shape[1:])
