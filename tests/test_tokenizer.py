@@ -18,7 +18,9 @@ from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
 from batchgen.job.model.files import resolve_model
 from batchgen.job.rows import InputRow
 from batchgen.job.text.chat_shape import with_system
+from batchgen.job.text.codecs import TransformersCodec
 from batchgen.job.text.requests import Requests
+from batchgen.job.text.template import ChatTemplate
 from batchgen.job.text.tokenizer import NotCheckableError, TextCodec, load_codec
 
 KINDS = ["gpt2", "gpt2_class", "llama3", "llama_class", "qwen2", "truncating"]
@@ -312,6 +314,26 @@ def test_a_tokenizer_without_a_rust_backend_is_used_through_transformers(tmp_pat
     assert codec.decode_batch(ids) == [theirs.decode(i, skip_special_tokens=True) for i in ids]
     expected = theirs.apply_chat_template(CHATS[0], add_generation_prompt=True)["input_ids"]
     assert codec.render(CHATS[0]) == expected
+
+
+class Spelling:
+    """As mistral-common's tokenizer: what text says is letters, special tokens too."""
+
+    bos_token_id = 256
+    all_special_tokens = ("<s>", "[INST]", "[/INST]")
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [256] * add_special_tokens + list(text.encode())}
+
+    def convert_tokens_to_ids(self, text: str) -> int:
+        return 256 + self.all_special_tokens.index(text)
+
+
+def test_a_template_s_special_tokens_are_read_where_the_tokenizer_spells_them() -> None:
+    source = "<s>{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}"
+    codec = TransformersCodec(Spelling(), ChatTemplate(source, {}), 300)
+    assert codec.render([{"role": "user", "content": "a[b"}]) == [256, 257, 97, 91, 98, 258]
+    assert codec.encode_batch(["[INST]"]) == [[256, *b"[INST]"]]
 
 
 def test_without_torch_such_a_tokenizer_is_named_as_not_checkable(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,10 +58,7 @@ class _ChatCodec(Shared):
 
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
         """See `TextCodec.encode_rendered`."""
-        try:
-            return [self._one_bos(self._encode_rendered(text)) for text in texts]
-        except (TypeError, UnicodeEncodeError) as error:
-            raise _no_text(error) from error
+        return [self._one_bos(ids) for ids in self.encode_plain(texts)]
 
     def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         """See `TextCodec.encode_plain`."""
@@ -160,8 +158,7 @@ class BackendCodec(_ChatCodec):
         return str(self._backend.to_str())
 
     def _encode_rendered(self, text: str) -> list[int]:
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return ids
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
 
 
 class TransformersCodec(_ChatCodec):
@@ -170,6 +167,7 @@ class TransformersCodec(_ChatCodec):
     def __init__(self, tokenizer: Any, template: ChatTemplate | None, vocab_size: int) -> None:
         super().__init__(template, tokenizer.bos_token_id, vocab_size)
         self._tokenizer = tokenizer
+        self._unread = self._unread_specials()
         starts = self._ids("", special=True)
         self._begins_with_bos = self.bos_token_id is not None and (
             starts[:1] == [self.bos_token_id]
@@ -220,7 +218,22 @@ class TransformersCodec(_ChatCodec):
         raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
 
     def _encode_rendered(self, text: str) -> list[int]:
-        return self._ids(text, special=False)
+        if not self._unread:
+            return self._ids(text, special=False)
+        ids: list[int] = []
+        for piece in re.split(f"({'|'.join(map(re.escape, self._unread))})", text):
+            known = self._unread.get(piece)
+            ids += self._ids(piece, special=False) if known is None else [known]
+        return ids
+
+    def _unread_specials(self) -> dict[str, int]:
+        """Special tokens, the longest first, of a tokenizer that takes their texts for letters, as
+        mistral-common's does: a template has no other way to write them."""
+        texts = sorted(self._tokenizer.all_special_tokens, key=len, reverse=True)
+        ids = [int(self._tokenizer.convert_tokens_to_ids(text)) for text in texts]
+        if self._ids("".join(texts[:1]), special=False) == ids[:1]:
+            return {}
+        return dict(zip(texts, ids, strict=True))
 
     def _ids(self, text: str, special: bool) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
@@ -241,10 +254,7 @@ class ByteCodec(_ChatCodec):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """See `TextCodec.encode_batch`."""
-        try:
-            return [list(text.encode()) for text in texts]
-        except UnicodeEncodeError as error:
-            raise _no_text(error) from error
+        return self.encode_plain(texts)
 
     def decode_batch(
         self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
