@@ -47,6 +47,14 @@ def test_logits_stay(model_type: str, use_kernels: bool, monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
+def test_layers_of_no_outputs_stay_as_they_are() -> None:
+    model = tiny_model("glm4_moe", n_shared_experts=0)  # valid: no expert is shared
+    ids = torch.arange(3, 33)[None]
+    before = logits(model, ids)
+    optimize_for_cpu(model, torch.float32)
+    torch.testing.assert_close(logits(model, ids), before)
+
+
 def test_a_llama_is_bound_whole_and_gives_up_its_weights() -> None:
     model = tiny_model("llama")
     optimize_for_cpu(model, torch.float32)

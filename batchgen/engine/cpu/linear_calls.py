@@ -47,7 +47,9 @@ def is_plain(module: nn.Module) -> bool:
     own = module._parameters
     ordinary = all(type(part) is nn.Parameter for part in own.values() if part is not None)
     weight = own.get("weight")
-    return ordinary and weight is not None and weight.dtype in _DTYPES
+    if weight is None or not weight.numel():  # no shared experts: a layer of no outputs
+        return False
+    return ordinary and weight.dtype in _DTYPES
 
 
 def is_packed(module: nn.Module) -> bool:
