@@ -120,6 +120,12 @@ def test_without_c_kernels_the_mode_is_refused(monkeypatch: pytest.MonkeyPatch) 
         check_parts(model)
 
 
+def test_blocks_of_a_size_that_the_kernels_do_not_take_are_refused() -> None:
+    with pytest.raises(ModelRefusedError, match="self_attn") as refused:
+        check_parts(load("llama", torch.float32), block_size=8)
+    assert "--block-size that is a multiple of 16" in str(refused.value.hint)
+
+
 def test_rows_that_choose_adapters_and_split_models_are_refused() -> None:
     adapter = Adapter("a", Path("a"), Path("a/w"))
     with pytest.raises(UsageError, match="choose among adapters"):

@@ -17,7 +17,7 @@ from batchgen.devices import check_device_name
 from batchgen.engine.adapters.attach import AttachedAdapters, attach_adapters
 from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
-from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
+from batchgen.engine.config import CPU_ROUNDINGS, PROOF_BLOCK_SIZE, EngineConfig
 from batchgen.engine.cpu.stack import bind_stack
 from batchgen.engine.memory import freed_at_once, give_back_freed, give_back_loaded
 from batchgen.engine.model.binding import use_attention
@@ -96,7 +96,7 @@ def _load_proven(config: EngineConfig, device: torch.device, group: Group | None
             loaded.adapters.settle(model)
     if config.deterministic:
         with timeline.span("steady"):
-            check_parts(model)
+            check_parts(model, config.block_size or PROOF_BLOCK_SIZE)
             if device.type == "cpu":
                 model.notes.append(prove_steady(model))  # on a GPU, once layers are compiled
     return model

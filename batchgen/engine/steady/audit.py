@@ -19,20 +19,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = ["dependent_parts"]
 
 _LISTS = {
-    "products": """mm addmm bmm baddbmm addbmm mv addmv dot vdot linear _grouped_mm _scaled_mm
-        _int_mm convolution _linear_pointwise mkldnn_linear mkl_linear qlinear_pointwise
+    "products": """matmul mm addmm bmm baddbmm addbmm mv addmv dot vdot linear einsum _grouped_mm
+        _scaled_mm _int_mm convolution _linear_pointwise mkldnn_linear mkl_linear
+        qlinear_pointwise scaled_dot_product_attention
         _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu
         _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention
         _weight_int4pack_mm _weight_int8pack_mm multiply_integers multiply_float8""",
     "reductions": """sum mean var var_mean std std_mean prod norm linalg_vector_norm
-        native_layer_norm native_group_norm logsumexp _softmax _log_softmax cumsum
-        _fused_rms_norm index_add scatter_add scatter_reduce index_reduce""",
+        native_layer_norm native_group_norm layer_norm group_norm rms_norm logsumexp _softmax
+        softmax _log_softmax log_softmax cumsum _fused_rms_norm index_add scatter_add
+        scatter_reduce index_reduce""",
     "uneven": "gelu silu sigmoid softplus mish elu log_sigmoid_forward",
 }
 _PRODUCTS, _REDUCTIONS, _UNEVEN = (frozenset(names.split()) for names in _LISTS.values())
-"""Uneven are PyTorch's on a CPU: the last values, that fill no vector, go by other code (seen with
-2.13 in float32 and bfloat16), and which are last depends on how many there are, and on the threads;
-so it is with `rsqrt` of bfloat16."""
+"""In inference mode composite operators (`matmul`, `softmax`) are seen whole. Uneven are PyTorch's
+on a CPU: the last values, that fill no vector, go by other code (seen with 2.13 in float32 and
+bfloat16), and which are last depends on how many there are, and on the threads; so it is with
+`rsqrt` of bfloat16."""
 
 
 def dependent_parts(module: nn.Module, run: Callable[[], object]) -> list[str]:

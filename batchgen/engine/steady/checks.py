@@ -49,18 +49,19 @@ def backend_of(config: EngineConfig, device: torch.device) -> AttentionBackend:
     return select_backend(device, config.attention_backend)
 
 
-def check_parts(model: Model) -> None:
-    """Raises ModelRefusedError, naming them, for parts whose sums depend on the step's rows.
+def check_parts(model: Model, block_size: int = PROOF_BLOCK_SIZE) -> None:
+    """Raises ModelRefusedError, naming them, for parts whose sums depend on the step's rows, where
+    the cache has blocks of this size.
 
     Sees operators, so call it before layers are compiled.
     """
     if getattr(model.backend, "shares", False):
         raise _refused(model, _named(["attention: keys read for several rows"]), _OTHERWISE)
-    model.allocate_cache(4, PROOF_BLOCK_SIZE)
+    model.allocate_cache(5, block_size)
     ids = torch.arange(1, 6, device=model.device) % model.vocab_size
-    pieces = [Piece((1, 0), 0, 4), Piece((2, 3), 0, 1)]
+    pieces = [Piece((3, 2, 1, 0), 0, 4), Piece((4,), 0, 1)]
     parts = dependent_parts(
-        model.module, lambda: one_step(model, pieces, [ids[:4], ids[4:]], [3, 4])
+        model.module, lambda: one_step(model, pieces, [ids[:4], ids[4:]], [3, 4], block_size)
     )
     model.release_cache()
     if parts:
@@ -111,7 +112,10 @@ def _hint(model: Model) -> str:
     if model.device.type == "cpu" and model.dtype not in (torch.float32, torch.bfloat16):
         return "take --dtype bfloat16 or float32, or leave --deterministic out"
     if model.device.type == "cpu":
-        return f"on a CPU it needs the C kernels (see batchgen doctor); or {_OTHERWISE}"
+        return (
+            "on a CPU it needs the C kernels (see batchgen doctor), and a --block-size that is a "
+            f"multiple of 16; or {_OTHERWISE}"
+        )
     return _OTHERWISE
 
 

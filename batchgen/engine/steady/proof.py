@@ -123,10 +123,14 @@ def _tables(model: Model, rows: Sequence[torch.Tensor], per_row: int, prefix: in
 
 @torch.inference_mode()
 def one_step(
-    model: Model, pieces: Sequence[Piece], ids: Sequence[torch.Tensor], wanted: Sequence[int]
+    model: Model,
+    pieces: Sequence[Piece],
+    ids: Sequence[torch.Tensor],
+    wanted: Sequence[int],
+    block_size: int = PROOF_BLOCK_SIZE,
 ) -> torch.Tensor:  # [len(wanted), vocab_size]
     """Logits at the places `wanted` of a step that packs these pieces, padded as runs pad it."""
-    metadata = make_metadata(pieces, PROOF_BLOCK_SIZE, model.device)
+    metadata = make_metadata(pieces, block_size, model.device)
     row = torch.cat(list(ids))
     places = [torch.arange(p.start, p.stop, device=model.device) for p in pieces]
     positions = torch.cat(places)
