@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ledger_tools import (
@@ -28,7 +30,12 @@ from ledger_tools import (
 
 from batchgen.errors import FingerprintMismatchError, OutputHeldError, OutputUnwritableError
 from batchgen.job.ledger.ledger import Ledger
+from batchgen.job.rows import OutputRow
+from batchgen.job.shard import Shard
 from batchgen.job.storage.bitmap import Bitmap
+from batchgen.job.storage.parts import Columns, PartStem, write_part
+from batchgen.job.storage.totals import totals_of_parts
+from batchgen.job.stores.files import checked_name
 
 OTHER = {"model": {"name": "m"}, "sampling": {"temperature": 0.9}}
 
@@ -255,6 +262,62 @@ def test_memory_is_one_bit_a_row() -> None:
     probe = np.array([0, 5, 2_000_000])
     assert bitmap.contains_array(probe).tolist() == [True, True, False]
     assert not bitmap.add(7)
+
+
+def odd_rows(indices: range) -> list[OutputRow]:
+    """Of all samples, some failed and some cut."""
+    failed = {"status": "error", "error_code": "oom", "finish_reason": None}
+    return [
+        replace(row, **(failed if row.index % 5 == 0 else {"finish_reason": "length"}))
+        for row in rows_of(indices)
+        if row.index % 5 or not row.sample
+    ]
+
+
+def test_a_stop_counts_rows_without_reading_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of millions of rows that took longer than schedulers wait after TERM."""
+    with open_ledger(tmp_path) as ledger:
+        ledger.append(odd_rows(range(40)))
+    with open_ledger(tmp_path) as ledger:
+        ledger.append(odd_rows(range(40, 60)))
+        ledger.flush()
+        read = totals_of_parts(parts_of(tmp_path))
+        assert (read.rows, read.errors, read.length) == (60, 12, read.output_rows - 12)
+        monkeypatch.setattr("batchgen.job.storage.totals._counted", None)
+        assert ledger.totals() == read
+
+
+@pytest.mark.parametrize("shard", [None, Shard(1, 2)])
+def test_rows_that_two_parts_have_and_parts_that_tell_nothing_are_counted_too(
+    tmp_path: Path, shard: Shard | None
+) -> None:
+    with open_ledger(tmp_path) as ledger:
+        ledger.append(odd_rows(range(40)))
+        job = ledger.manifest.job
+    again = PartStem(job, 9, 1)
+    write_part(
+        parts_of(tmp_path)[0].parent, again, odd_rows(range(30, 50)), Columns(), lambda: None
+    )
+    silence(parts_of(tmp_path)[0])
+    with open_ledger(tmp_path, shard=shard) as ledger:
+        totals = ledger.totals()
+    wanted = odd_rows(range(50) if shard is None else range(1, 50, 2))
+    assert (totals.rows, totals.output_rows) == (len({row.index for row in wanted}), len(wanted))
+    assert totals.errors == sum(row.status == "error" for row in wanted)
+
+
+def silence(part: Path) -> None:
+    """Make it one of a version that noted no totals."""
+    table = pq.read_table(part)
+    said = {key: text for key, text in table.schema.metadata.items() if key != b"batchgen.totals"}
+    assert len(said) < len(table.schema.metadata)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(said), sink)
+    data = bytes(sink.getvalue())
+    (part.parent / checked_name(part.name.split(".")[0], data, "parquet")).write_bytes(data)
+    part.unlink()
 
 
 def test_a_fingerprint_may_nest_or_not(tmp_path: Path) -> None:

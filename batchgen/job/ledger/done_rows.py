@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
 
 from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.layout import Layout, list_parts
+from batchgen.job.storage.manifest import FinalReport
 from batchgen.job.storage.parts import Part, scan_parts
+from batchgen.job.storage.totals import totals_of
 from batchgen.job.stores.places import Place
 
 __all__ = ["DoneRows"]
@@ -23,17 +23,28 @@ class DoneRows:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._seen: set[Place] = set()
+        self._loaded: list[Part] = []
         self.rows = Bitmap()
-        self.parts: list[Part] = []
+        self.written: list[Part] = []
+        """By this run itself, whose rows are entered as they come."""
 
-    def load(self, job: str, written: Iterable[Place] = ()) -> None:
-        """Take in every part not seen before, but for those `written` by this run itself."""
+    @property
+    def parts(self) -> list[Part]:
+        """All that were seen."""
+        return self._loaded + self.written
+
+    def totals(self) -> FinalReport:
+        """Of the rows that are done."""
+        return totals_of(self.parts, len(self.rows), self._layout.shard)
+
+    def load(self, job: str) -> None:
+        """Take in every part not seen before, but for those written by this run itself."""
         layout = self._layout
-        self._seen.update(written)
+        self._seen.update(part.path for part in self.written)
         new = [path for path in list_parts(layout.parts, layout.shard) if path not in self._seen]
         self._seen.update(new)
         for part, indices in scan_parts(new, layout.damaged, job):
-            self.parts.append(part)
+            self._loaded.append(part)
             self.rows.add_array(indices[self._mine(indices)])
 
     def settled(self, indices: Indices) -> npt.NDArray[np.bool_]:

@@ -124,6 +124,10 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Rows done, those of earlier runs included."""
         return len(self._done)
 
+    def totals(self) -> FinalReport:
+        """Of all rows that are done and durable."""
+        return self._known.totals()
+
     def is_done(self, index: int) -> bool:
         """Whether the row is finished, by this run or an earlier one."""
         return index in self._done
@@ -188,7 +192,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         self._manifest.total_rows, self._manifest.input = rows_read if at_end else None, read
         self._write_manifest()
         if self._layout.shard is not None:
-            self._look_around()
+            self._known.load(self._manifest.job)  # what runs of other shardings finished meanwhile
 
     def save_inflight(self, tokens: Inflight) -> None:
         """Keep the tokens generated so far by rows in flight: (index, sample) -> token ids."""
@@ -206,22 +210,17 @@ class Ledger(AbstractContextManager["Ledger"]):
         self._writer.flush()
         self._manifest.total_rows = num_rows
         if self._layout.shard is not None:
-            self._look_around()
-            report = shard_work.finish_shard(self._layout, self._manifest, self.num_done)
+            self._known.load(self._manifest.job)
+            report = shard_work.finish_shard(self._layout, self._manifest, self._known)
             self._write_manifest()
             return report
-        parts, guard = self._known.parts + self._writer.parts, self._lock.check
+        parts, guard = self._known.parts, self._lock.check
         return write_whole(self._layout, self._manifest, parts, self._columns, guard, check_stop)
 
     def disown(self) -> None:
         """What was begun is of another job, to --overwrite too: opened again, it is discarded."""
         self._manifest.overwriting = False
         self._write_manifest()
-
-    def _look_around(self) -> None:
-        """Take in what runs of other shardings finished meanwhile."""
-        written = () if self._writer is None else (part.path for part in self._writer.parts)
-        self._known.load(self._manifest.job, written)
 
     def close(self) -> None:
         """Make appended rows durable and give the output up. Safe to call twice."""
@@ -293,6 +292,7 @@ class Ledger(AbstractContextManager["Ledger"]):
             seconds=seconds,
             background=background,
         )
+        self._known.written = self._writer.parts
 
     def _write_manifest(self) -> None:
         assert self._lock

@@ -7,11 +7,11 @@ from typing import Any
 
 from batchgen.counts import counted
 from batchgen.errors import BatchgenError
+from batchgen.job.ledger.done_rows import DoneRows
 from batchgen.job.ledger.opening import Found, discard_work
-from batchgen.job.storage.layout import Layout, list_parts
+from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import FinalReport, Manifest, flatten
 from batchgen.job.storage.output import MissingRowsError
-from batchgen.job.storage.totals import totals_of_parts
 
 __all__ = [
     "finish_shard",
@@ -52,9 +52,9 @@ def is_still_complete(layout: Layout, manifest: Manifest, num_done: int) -> bool
     return False
 
 
-def finish_shard(layout: Layout, manifest: Manifest, num_done: int) -> FinalReport:
+def finish_shard(layout: Layout, manifest: Manifest, done: DoneRows) -> FinalReport:
     """Note in its manifest that a shard has all its rows: its totals. Raises MissingRowsError."""
-    shard, total = layout.shard, manifest.total_rows
+    shard, total, num_done = layout.shard, manifest.total_rows, len(done.rows)
     assert shard is not None
     assert total is not None
     wanted = shard.num_rows(total)
@@ -68,6 +68,6 @@ def finish_shard(layout: Layout, manifest: Manifest, num_done: int) -> FinalRepo
             f"shard {shard} has {counted(num_done, 'row')}, and the input only {wanted:,} for it",
             "the input is not the one that was read before; restore it",
         )
-    report = totals_of_parts(list_parts(layout.parts, shard), shard)
+    report = done.totals()
     manifest.state, manifest.totals = "complete", report
     return report

@@ -37,11 +37,9 @@ from batchgen.job.run.summary import (
 )
 from batchgen.job.run.summing_up import summary_of
 from batchgen.job.spec import JobSpec
-from batchgen.job.storage.layout import folder_of, list_parts
+from batchgen.job.storage.layout import folder_of
 from batchgen.job.storage.manifest import FinalReport, fingerprint_diff
 from batchgen.job.storage.output import check_name, check_served
-from batchgen.job.storage.totals import totals_of_parts
-from batchgen.job.stores.places import Place
 
 if TYPE_CHECKING:
     from batchgen.job.run.assembly import Assembly
@@ -246,9 +244,7 @@ class _Job:
 
     def _stopped(self, ledger: Ledger, assembly: Assembly) -> Summary:
         assembly.save()
-        summary = self._summary(
-            totals_of_parts(self._parts(), self._spec.shard), (ledger, assembly)
-        )
+        summary = self._summary(ledger.totals(), (ledger, assembly))
         self._say(
             f"stopped by {self._stop.reason}: {counted(summary.rows, 'row is', 'rows are')} done; "
             "run the same command again to continue"
@@ -262,12 +258,9 @@ class _Job:
         with suppress(Exception):  # the first error is the one to tell
             assembly.save()
         code = error.exit_code if isinstance(error, BatchgenError) else 1
-        totals = totals_of_parts(self._parts(), self._spec.shard)
         with suppress(Exception):
-            self._reported(self._summary(totals, (ledger, assembly)).updated({"exit_code": code}))
-
-    def _parts(self) -> list[Place]:
-        return list_parts(self._folder / "parts", self._spec.shard)
+            summary = self._summary(ledger.totals(), (ledger, assembly))
+            self._reported(summary.updated({"exit_code": code}))
 
     def _summary(self, totals: FinalReport, work: tuple[Ledger, Assembly] | None) -> Summary:
         base = Summary(

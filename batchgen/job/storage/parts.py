@@ -34,6 +34,8 @@ from batchgen.job.schema import (
     record_batch,
 )
 from batchgen.job.storage.layout import PART_NAME
+from batchgen.job.storage.manifest import FinalReport
+from batchgen.job.storage.output import count_rows
 from batchgen.job.stores.files import Guard, checked_name, make_folder, read_checked, write_atomic
 from batchgen.job.stores.places import Place, all_of, arrow_source, move
 
@@ -51,7 +53,7 @@ __all__ = [
     "write_part_table",
 ]
 
-_PART_KEY = b"batchgen.part"
+_PART_KEY, _TOTALS_KEY = b"batchgen.part", b"batchgen.totals"
 _IN_ORDER = attrgetter("index", "sample")
 
 
@@ -84,9 +86,11 @@ class Part:
     size: int
     late: dict[str, tuple[int, int]] = field(default_factory=dict)
     written_at: float = 0.0
+    totals: FinalReport | None = None
+    """None: it was written by a version that did not count them."""
 
     @classmethod
-    def of(cls, path: Place, summary: PartSummary) -> Part:
+    def of(cls, path: Place, summary: PartSummary, totals: FinalReport | None = None) -> Part:
         """The part at `path` with that footer."""
         return cls(
             path,
@@ -96,6 +100,7 @@ class Part:
             summary.size,
             summary.late,
             summary.written_at,
+            totals,
         )
 
     @property
@@ -229,15 +234,20 @@ def _commit(
     summary: PartSummary,
     guard: Guard,
 ) -> Part:
-    data = _encoded(rows, summary)
+    totals = FinalReport(summary.rows)
+    count_rows(totals, pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows)
+    data = _encoded(rows, summary, totals)
     path = folder / checked_name(stem.name, data, "parquet")
     write_atomic(path, data, "part", guard)
-    return Part.of(path, summary)
+    return Part.of(path, summary, totals)
 
 
-def _encoded(batch: pa.RecordBatch | pa.Table, summary: PartSummary) -> bytes:
+def _encoded(batch: pa.RecordBatch | pa.Table, summary: PartSummary, totals: FinalReport) -> bytes:
     sink = pa.BufferOutputStream()
-    metadata = {_PART_KEY.decode(): json.dumps(asdict(summary))}
+    metadata = {
+        _TOTALS_KEY.decode(): json.dumps(asdict(totals)),
+        _PART_KEY.decode(): json.dumps(asdict(summary)),
+    }
     with output_writer(sink, batch.schema, metadata=metadata, part=True) as writer:
         writer.write(batch, row_group_size=max(1, batch.num_rows))
     return bytes(sink.getvalue())
@@ -258,7 +268,7 @@ def _scan(path: Place, job: str) -> tuple[Part, npt.NDArray[np.int64]] | FileNot
         return None
     if summary.job != job:
         return None
-    return Part.of(path, summary), index
+    return Part.of(path, summary, _totals(file.metadata)), index
 
 
 def summary_of(metadata: pq.FileMetaData) -> PartSummary:
@@ -266,3 +276,10 @@ def summary_of(metadata: pq.FileMetaData) -> PartSummary:
     data: dict[str, Any] = json.loads((metadata.metadata or {})[_PART_KEY])
     late = {name: (place[0], place[1]) for name, place in data.pop("late").items()}
     return PartSummary(late=late, **data)
+
+
+def _totals(metadata: pq.FileMetaData) -> FinalReport | None:
+    try:
+        return FinalReport(**json.loads(metadata.metadata[_TOTALS_KEY]))
+    except (KeyError, TypeError, ValueError):
+        return None
