@@ -14,6 +14,7 @@ pytest.importorskip("triton", reason="triton is not installed: no CUDA backend t
     [
         ("test_triton_attention.py", "test_triton_sampling.py", "test_steady_kernels.py"),
         ("test_shared_reads.py", "test_triton_quantized.py", "test_triton_experts.py"),
+        ("test_triton_adapters.py",),
     ],
     ids=" ".join,
 )

@@ -20,6 +20,7 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.cpu.optimize import pack_layers
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.proof import own_logits
+from batchgen.errors import ModelRefusedError
 
 __all__ = ["AttachedAdapters", "attach_adapters"]
 
@@ -31,12 +32,17 @@ class AttachedAdapters:
     adapters: AdapterSet
     expected: dict[str, list[torch.Tensor]]
 
-    def settle(self, model: Model) -> None:
-        """Prove that each row gets its own through the bound model. Raises ModelRefusedError."""
-        if model.device.type == "cpu":
-            pack_layers(model.module, sorted(self.adapters.layers))
-        prove_adapters(model, self.adapters, self.expected)
-        model.adapters = self.adapters
+    def settle(self, model: Model, *, in_graphs: bool) -> None:
+        """Prove that each row gets its own through the bound model. Raises ModelRefusedError.
+
+        `in_graphs`: layers are to be compiled and steps captured, on a GPU, if this model's can be.
+        """
+        grouped = _grouped(model, self) if in_graphs else None
+        if grouped is None:
+            if model.device.type == "cpu":
+                pack_layers(model.module, sorted(self.adapters.layers))
+            prove_adapters(model, self.adapters, self.expected)
+        model.adapters = grouped or self.adapters
         model.notes.append(f"rows choose among adapters: {', '.join(self.adapters.names)}")
 
 
@@ -56,3 +62,23 @@ def attach_adapters(module: Any, config: EngineConfig) -> AttachedAdapters | Non
     expected = {"": own_logits(module, vocab_size)}
     expected |= {lora.name: expected_logits(module, lora, vocab_size) for lora in loras}
     return AttachedAdapters(AdapterSet(module, [lora.placed(module) for lora in loras]), expected)
+
+
+def _grouped(model: Model, attached: AttachedAdapters) -> Any:
+    """`GroupedAdapters` in the place of hooks, proven; None: hooks it is, and a note says why."""
+    from batchgen.engine.adapters.grouped import GroupedAdapters  # with triton
+
+    adapters = attached.adapters
+    if not GroupedAdapters.can_hold(model.module, sorted(adapters.layers)):
+        model.notes.append("adapters of layers that are not plain: no graphs, no compiled layers")
+        return None
+    adapters.unhook()
+    grouped = GroupedAdapters(model.module, adapters.loras)
+    try:
+        prove_adapters(model, grouped, attached.expected)
+    except ModelRefusedError as error:
+        grouped.let_go()
+        adapters.hook(model.module)
+        model.notes.append(f"no graphs and no compiled layers for adapters: {error}")
+        return None
+    return grouped

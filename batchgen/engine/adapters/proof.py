@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -14,7 +14,6 @@ from transformers.pytorch_utils import Conv1D
 
 from batchgen.engine.adapters.lora import Lora, LoraLayer
 from batchgen.engine.adapters.merging import merged_weight
-from batchgen.engine.adapters.serving import AdapterSet
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.proof import STEPS, allowed_error, compare, own_logits, worst_error
 from batchgen.errors import ModelRefusedError
@@ -42,8 +41,16 @@ def unmerged_logits(module: nn.Module, lora: Lora, vocab_size: int) -> list[torc
         return own_logits(module, vocab_size)
 
 
+class _Chosen(Protocol):
+    """What a proof asks of adapters that rows choose."""
+
+    def use(self, names: Sequence[str], num_tokens: Sequence[int], device: torch.device) -> None:
+        """Row i, of `num_tokens[i]` tokens, uses the adapter `names[i]`; "": none."""
+        ...
+
+
 def prove_adapters(
-    model: Model, adapters: AdapterSet, expected: dict[str, list[torch.Tensor]]
+    model: Model, adapters: _Chosen, expected: dict[str, list[torch.Tensor]]
 ) -> None:
     """Each adapter alone, and two of them (or one and the base) side by side in a step.
 

@@ -2,7 +2,7 @@
 
 A hook on each layer that any adapter names adds the products after the layer's own; rows of one
 adapter are gathered and multiplied together. A step whose rows use none runs as without adapters.
-Nothing here is captured in a graph or compiled: with several adapters the engine runs eagerly.
+Nothing here is captured in a graph or compiled; what is, on a GPU, is `grouped.py`'s.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from batchgen.engine.adapters.lora import Lora
 from batchgen.engine.scheduling.step import ScheduledStep
@@ -25,13 +26,26 @@ _Group = tuple[Lora, torch.Tensor | None]
 class AdapterSet:
     """The adapters of one model, and which of them the step under way uses."""
 
+    in_graphs = False
+
     def __init__(self, module: nn.Module, adapters: Sequence[Lora]) -> None:
         self._adapters = {lora.name: lora for lora in adapters}
         self._groups: list[_Group] = []
         self._num_tokens = 0
+        self._handles: list[RemovableHandle] = []
         self.layers = {name for lora in adapters for name in lora.layers}
+        self.hook(module)
+
+    def hook(self, module: nn.Module) -> None:
+        """Have the layers add the products."""
         for name in sorted(self.layers):
-            module.get_submodule(name).register_forward_hook(_Hook(self, name))
+            layer = module.get_submodule(name)
+            self._handles.append(layer.register_forward_hook(_Hook(self, name)))
+
+    def unhook(self) -> None:
+        """Leave the layers as they were."""
+        while self._handles:
+            self._handles.pop().remove()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AdapterSet:
         """Copies of the module (for proofs) share it: they run one at a time."""
@@ -41,6 +55,11 @@ class AdapterSet:
     def names(self) -> list[str]:
         """In the order given."""
         return list(self._adapters)
+
+    @property
+    def loras(self) -> list[Lora]:
+        """In the order given."""
+        return list(self._adapters.values())
 
     def begin(self, step: ScheduledStep, device: torch.device) -> None:
         """Take note of a step's rows before its forward."""

@@ -4,18 +4,20 @@ Sections of int32, one after the other, for a bucket of T tokens and S sequences
 
     input_ids T | positions T | slot_mapping T | cu_seqlens_q S+1 | seq_lens S | logits_indices S |
     slots S | token_slots S | table_index U | table_value U | temperature S | keys 2S |
-    output_positions S | shared_items, shared_members 2S, shared_rows (of buckets that share)
+    output_positions S | adapters S |
+    shared_items, shared_members 2S, shared_rows (of buckets that share)
 
 A pending token stands in input_ids as -1 - slot: the graph takes the slot's last token instead. The
 block table lies on the device, a row a slot; a step brings the U entries that are new (more than
 that, of rows that begin with many cached blocks, go ahead of the graph). Padding
 points at a slot and at table entries that nobody reads. Temperatures are float32 and keys have two
-words each; they matter where rows draw at random.
+words each; they matter where rows draw at random. Adapters are numbers (-1: none), and matter where
+rows choose among them.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +56,7 @@ class Sections(NamedTuple):
     temperature: torch.Tensor
     keys: torch.Tensor
     output_positions: torch.Tensor
+    adapters: torch.Tensor
     shared_items: torch.Tensor
     shared_members: torch.Tensor
     shared_rows: torch.Tensor
@@ -80,7 +83,7 @@ def section_lengths(bucket: Bucket, block_size: int) -> list[int]:
     updates = (tokens // block_size + seqs + 3) // 4 * 4
     shared = [MAX_SHARED_ITEMS * SHARED_WORDS, 2 * seqs, ROW_WORDS * seqs] if shares else [0] * 3
     drawn = [seqs, 2 * seqs, seqs]
-    return [tokens] * 3 + [seqs + 4] + [seqs] * 4 + [updates] * 2 + drawn + shared
+    return [tokens] * 3 + [seqs + 4] + [seqs] * 4 + [updates] * 2 + drawn + [seqs] + shared
 
 
 class HostTable:
@@ -124,9 +127,13 @@ class MoreEntries:
 
 
 class StepPacker:
-    """Writes a step into pinned memory, in array operations over rows and tokens."""
+    """Writes a step into pinned memory, in array operations over rows and tokens. `adapters`: those
+    that rows choose, `GroupedAdapters`."""
 
-    def __init__(self, num_slots: int, max_blocks: int, block_size: int) -> None:
+    def __init__(
+        self, num_slots: int, max_blocks: int, block_size: int, adapters: Any = None
+    ) -> None:
+        self._adapters = adapters
         self.table = HostTable(num_slots, max_blocks)
         self._trash_slot = num_slots
         self._trash_place = num_slots * max_blocks
@@ -184,6 +191,8 @@ class StepPacker:
         room = len(sections.table_index)
         _fill(sections.table_index, index[:room], self._trash_place)
         _fill(sections.table_value, value[:room], 0)
+        if self._adapters is not None:
+            _fill(sections.adapters, np.array(self._adapters.numbers(step), dtype=np.int32), -1)
         return (index[room:], value[room:]) if len(index) > room else None
 
     @staticmethod

@@ -4,9 +4,8 @@
     device  ... step n ........ | step n+1 .................
 
 Tokens that a step samples stay on the device, where the next step reads them, so a step is launched
-before the host knows what the one before it sampled. Later features plug in between the logits and
-the token (`sampling.device_sampler`). Steps whose rows read keys together have graphs of their own,
-so that others do not pay for it.
+before the host knows what the one before it sampled. `sampling.device_sampler` chooses them; steps
+whose rows read keys together have graphs of their own, so that others do not pay for it.
 """
 
 from __future__ import annotations
@@ -81,10 +80,10 @@ class GraphRunner:
         costs: CaptureCosts | None = None,
     ) -> None:
         device, max_blocks = model.device, -(-max_model_len // block_size)
-        self._model = model
+        self._model, self._adapters = model, getattr(model, "adapters", None)
         self._block_size, self._max_model_len = block_size, max_model_len
         self._buckets = Buckets(max_num_tokens, max_num_seqs, large_model=large_model)
-        self._packer = StepPacker(num_slots, max_blocks, block_size)
+        self._packer = StepPacker(num_slots, max_blocks, block_size, self._adapters)
         self._sampling = SamplingTable(num_slots, model.vocab_size, device)
         self._sharing = sharing_shape_of(model, block_size) if share_reads else None
         size = sum(section_lengths(self._buckets.largest._replace(shares=True), block_size))
@@ -221,6 +220,8 @@ class GraphRunner:
         # Decided on the device: the host packs this step before it knows what the last one sampled.
         ids = self._share(torch.where(ids < 0, self._last_tokens[(-1 - ids).clamp_min(0)], ids))
         places = inputs.logits_indices.long()
+        if self._adapters is not None:
+            self._adapters.route(inputs.adapters, inputs.cu_seqlens_q[1:], bucket.num_tokens)
         logits = self._model.forward(
             ids,
             inputs.positions.long(),

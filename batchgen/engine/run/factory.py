@@ -81,11 +81,10 @@ def load_follower(config: EngineConfig, group: Group) -> Any:
 def _load(config: EngineConfig, group: Group | None) -> tuple[Model, EngineConfig]:
     if config.device != "cpu":
         prepare_compilers()
-    if config.chooses_adapters and not config.enforce_eager:
-        _logger.info("no graphs and no compiled layers: rows choose among adapters")
-        config = dataclasses.replace(config, enforce_eager=True)
     model = load_model(config, group)
     log_load_notes(model, config)
+    if model.adapters is not None and not model.adapters.in_graphs:
+        config = dataclasses.replace(config, enforce_eager=True)
     return model, config
 
 

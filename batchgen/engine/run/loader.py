@@ -93,7 +93,8 @@ def _load_proven(config: EngineConfig, device: torch.device, group: Group | None
     model.notes += loaded.notes
     if loaded.adapters is not None:
         with timeline.span("adapters"):
-            loaded.adapters.settle(model)
+            in_graphs = device.type == "cuda" and not config.enforce_eager
+            loaded.adapters.settle(model, in_graphs=in_graphs)
     if config.deterministic:
         with timeline.span("steady"):
             check_parts(model, config.block_size or PROOF_BLOCK_SIZE)
