@@ -31,9 +31,10 @@ class LoraLayer:
     a: torch.Tensor  # [rank, num_inputs]
     b: torch.Tensor  # [num_outputs, rank], times the scale
 
-    def delta(self) -> torch.Tensor:
-        """What is added to the weight, [num_outputs, num_inputs]."""
-        return self.b @ self.a
+    def delta(self, device: torch.device) -> torch.Tensor:
+        """What is added to the weight, [num_outputs, num_inputs], computed where the weight lies: a
+        proof asks for each layer's several times, and a host takes 0.1 s for one of an 8B model."""
+        return self.b.to(device) @ self.a.to(device)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., num_inputs] -> [..., num_outputs]."""

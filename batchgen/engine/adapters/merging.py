@@ -25,7 +25,7 @@ def merged_weight(part: Any, layer: LoraLayer) -> torch.Tensor:
     """The layer's weight with the product in it, in the layer's own layout: summed in float32 and
     rounded once."""
     weight: torch.Tensor = part.weight
-    delta = layer.delta().to(weight.device)
+    delta = layer.delta(weight.device)
     if type(part) is Conv1D:
         delta = delta.t()
     return (weight.float() + delta).to(weight.dtype)
