@@ -198,6 +198,25 @@ def test_a_setting_that_the_template_does_not_read_is_said_once(
     assert told[0].startswith(f"{rows}:1: mood changes nothing: the chat template does not read it")
 
 
+def test_that_calls_are_not_held_to_a_strict_schema_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    (tool,) = TOOLS
+    strict = {**tool, "function": {**tool["function"], "strict": True}}
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}{{ tools }}"
+    free = {"messages": messages, "tools": [strict]}
+    odd = {"messages": messages, "chat_template_kwargs": {"tools": "none"}}
+    rows = [{"messages": messages, "tools": TOOLS}, {**free, "tool_choice": "required"}, odd]
+    path = write_rows(tmp_path / "in.jsonl", [*rows, free, free])
+    with caplog.at_level(logging.WARNING, "batchgen"):
+        model = str(make(tmp_path / "m", "gpt2"))
+        CliRunner().invoke(validate, ["-i", str(path), "--model", model, "--chat-template", source])
+    told = [one for one in (record.getMessage() for record in caplog.records) if "strict" in one]
+    assert len(told) == 1
+    assert told[0].startswith(f"{path}:4: strict holds calls to their schema where tool_choice")
+
+
 def test_what_the_template_leaves_out_of_the_prompt_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -28,7 +28,7 @@ class Hints:
     def __init__(self, codec: TextCodec, default: SamplingParams) -> None:
         self._codec = codec
         self._default = default
-        self._told_two_bos = self._told_calls = False
+        self._told_two_bos = self._told_calls = self._told_loose = False
         self._bos_text = _added_bos(codec)
         self._told_unread: set[str] = set()
         self._told_unheeded: set[str] = set()
@@ -84,6 +84,19 @@ class Hints:
         )
         _log.warning(text, row.origin)
 
+    def loose_calls(self, row: InputRow) -> None:
+        """Say once that calls of a tool with `strict` are not held to its schema."""
+        if self._told_loose or row.forced_tool is not None:
+            return
+        if not any(_is_strict(tool) for tool in _list(row.template_kwargs.get("tools"))):
+            return
+        self._told_loose = True
+        text = (
+            "%s: strict holds calls to their schema where tool_choice is required or a function; "
+            "here the model writes them freely (said once)"
+        )
+        _log.warning(text, row.origin)
+
     def unheeded_settings(self, row: InputRow) -> None:
         """Say once of a name that it changes nothing where a label is chosen."""
         for name in unheeded(row.params, self._default):
@@ -116,6 +129,15 @@ class Hints:
             "one, not two (said once)"
         )
         _log.warning(message, row.origin)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_strict(tool: Any) -> bool:
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    return isinstance(function, Mapping) and bool(function.get("strict"))
 
 
 def _ids_named(params: SamplingParams) -> Iterator[tuple[str, Iterable[int]]]:
