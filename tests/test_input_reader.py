@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import ErrorCode, FingerprintMismatchError
+from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.input.reader import Reader
 from batchgen.job.shard import Shard
 from batchgen.job.spec import InputSpec
@@ -105,6 +106,34 @@ def test_done_rows_are_left_out_and_still_count(tmp_path: Path) -> None:
     assert left == [*((n, None) for n in range(5, 10)), (10, ErrorCode.DUPLICATE_ID)]
     assert (reader.rows_read, reader.digest()) == (12, whole.digest())
     assert reader.kept_schema == whole.kept_schema
+
+
+def test_columns_of_done_rows_are_looked_at_once_and_count_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that goes on passes over millions of rows before its first one. What they brought is
+    known then: here all late columns that there may be, one of them by a row that is left."""
+    monkeypatch.setattr("batchgen.job.input.reader._SAMPLE_ROWS", 1)
+    monkeypatch.setattr("batchgen.job.fields.kept_columns.MAX_LATE_COLUMNS", 2)
+    rows: list[dict[str, Any]] = [
+        *({"id": f"a{n}", "prompt": "p", "tag": n} for n in range(200)),
+        *({"id": f"b{n}", "prompt": "p", "tag": n, "one": n} for n in range(200)),
+        *({"id": f"c{n}", "prompt": "p", "two": [n]} for n in range(3)),
+        {"id": "c3", "prompt": "p", "two": "text"},
+        {"id": "left", "prompt": "p", "one": 1, "two": 2, "three": 3},
+    ]
+    path = write(tmp_path / "a.jsonl", rows)
+    whole = list(Reader(InputSpec((path,))))
+    looked_at = []
+    read = KeptColumns.read
+    monkeypatch.setattr(
+        KeptColumns, "read", lambda self, extras: looked_at.append(extras) or read(self, extras)
+    )
+    reader = Reader(InputSpec((path,)))
+    reader.skip_hint(lambda index: index < len(rows) - 1)
+    (left,) = reader
+    assert left.kept == whole[-1].kept == {"one": "1", "two": "2"}
+    assert len(looked_at) == 7  # two kinds of rows, four whose column is told by its value, and one
 
 
 @pytest.mark.parametrize("n", [1, 3, 7])

@@ -118,6 +118,11 @@ class KeptColumns:
                     problem = f"column {name!r} takes {self._types[name]}, not {shown(value)}"
         return kept, problem
 
+    def is_settled(self, names: Iterable[str]) -> bool:
+        """Whether it is known of all these extras, whatever their values, if they are kept."""
+        known = self._types.keys() | self._late | RESERVED_NAMES
+        return all(name in known or not (self.all or name == "url") for name in names)
+
     def fitted(self, kinds: Mapping[str, pa.DataType]) -> TypedColumns:
         """A typed source's kept columns for `read_typed`. After every source was declared: only
         then are the output's types known."""

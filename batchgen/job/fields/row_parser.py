@@ -88,6 +88,7 @@ class RowParser:
         self._taken = {name: frozenset(consumed | {name}) for name in self.id_columns}
         self._plain = {self.id_columns[0], spec.prompt_column}
         self._told: set[str] = set()
+        self._noted: set[frozenset[str]] = set()
 
     def parse(
         self, index: int, origin: str, raw: Mapping[str, Any], typed: TypedColumns | None = None
@@ -125,11 +126,23 @@ class RowParser:
     def pass_over(self, raw: Mapping[str, Any], typed: TypedColumns | None = None) -> str | None:
         """Of a row that is not parsed further: its explicit id, if any; its columns are noted."""
         if typed is None and not raw.keys() <= self._plain:
-            self._kept.read(self.extras(raw))
+            self._note_columns(raw)
         try:
             return self._read_id(raw)
         except RowError:
             return None
+
+    def _note_columns(self, raw: Mapping[str, Any]) -> None:
+        """Once for rows of the same names, where nothing but these decides what is kept: on the way
+        to the first row that is left to do there may be millions."""
+        names = frozenset(raw)
+        if names in self._noted:
+            return
+        extras = self.extras(raw)
+        self._kept.read(extras)
+        told_by_value = self.thinking_columns & names or len(names & {*self.id_columns}) > 1
+        if len(self._noted) < _MOST_TOLD and not told_by_value and self._kept.is_settled(extras):
+            self._noted.add(names)
 
     def reads(self, name: str) -> bool:
         """Whether a column of that name has a meaning here, beside that of a column to keep."""
@@ -169,6 +182,9 @@ class RowParser:
         return self.id_columns[0]
 
     def _read_id(self, raw: Mapping[str, Any]) -> str | None:
+        value = raw.get(self.id_columns[0])
+        if value and type(value) is str:
+            return value
         given = (raw.get(name) for name in self.id_columns)
         value = next((one for one in given if one is not None and one != ""), None)
         if value is None:
