@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from batchgen.engine.mixture.sorting import Sorted
+from batchgen.engine.quantization.tiles import fitting_stages
 
 __all__ = ["LEAST_RANK", "add_products", "tile_rows"]
 
@@ -24,7 +25,7 @@ _LEAST_SPLIT = 256
 """Inputs that a program should sum at least: what comes out is written and read once more."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_tokens", "steps_per_split"])  # type: ignore[untyped-decorator]
 def _shrink_kernel(
     x: tl.tensor,  # [num_tokens, num_inputs]
     a: tl.tensor,  # [num_adapters, RANK, num_inputs]
@@ -34,7 +35,8 @@ def _shrink_kernel(
     num_tiles: tl.tensor,  # int32 [1]
     num_tokens: tl.tensor,
     num_inputs: tl.tensor,
-    inputs_per_split: tl.tensor,
+    steps_per_split: tl.tensor,
+    WHOLE: tl.constexpr,  # inputs are whole steps
     RANK: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -51,19 +53,22 @@ def _shrink_kernel(
     x_at = x + tokens[:, None] * num_inputs
     a_at = a + (adapter * RANK + ranks)[None, :] * num_inputs
     total = tl.zeros([BLOCK_M, RANK], tl.float32)
-    begin = split * inputs_per_split
-    stop = tl.minimum(begin + inputs_per_split, num_inputs)
+    begin = split * steps_per_split * BLOCK_K
+    stop = tl.minimum(begin + steps_per_split * BLOCK_K, num_inputs)
     for start in range(begin, stop, BLOCK_K):
         inputs = start + tl.arange(0, BLOCK_K)
-        inside = inputs < stop
-        left = tl.load(x_at + inputs[None, :], inside[None, :], other=0.0)
-        right = tl.load(a_at + inputs[:, None], inside[:, None], other=0.0)
+        if WHOLE:  # with a mask, numbers would be loaded one by one
+            left, right = tl.load(x_at + inputs[None, :]), tl.load(a_at + inputs[:, None])
+        else:
+            inside = inputs < stop
+            left = tl.load(x_at + inputs[None, :], inside[None, :], other=0.0)
+            right = tl.load(a_at + inputs[:, None], inside[:, None], other=0.0)
         total = tl.dot(left, right, total, input_precision="ieee")
     place = part + (split * num_tokens + rows)[:, None].to(tl.int64) * RANK + ranks[None, :]
     tl.store(place, total, (rows < end)[:, None])
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_tokens", "splits"])  # type: ignore[untyped-decorator]
 def _expand_kernel(
     part: tl.tensor,  # float32 [splits, num_tokens, RANK], in the order of `order`
     b: tl.tensor,  # [num_adapters, num_outputs, RANK]
@@ -120,12 +125,13 @@ def add_products(
     most = tokens.most_tiles
     splits = max(1, min(_PROGRAMS // most, triton.cdiv(inputs, _LEAST_SPLIT)))
     step = 32 if x.dtype == torch.float32 or rank > 64 else 128
-    per_split = triton.cdiv(triton.cdiv(inputs, splits), step) * step
-    splits = triton.cdiv(inputs, per_split)
+    steps = triton.cdiv(triton.cdiv(inputs, step), splits)
+    splits = triton.cdiv(inputs, steps * step)
+    stages = fitting_stages(3, (rows + rank) * step * x.dtype.itemsize, x.device)
     part = torch.empty(splits, num_tokens, rank, dtype=torch.float32, device=x.device)
     _shrink_kernel[most, splits](
-        x, a, part, tokens.order, tokens.tiles, tokens.num_tiles, num_tokens, inputs, per_split,
-        rank, rows, step, num_warps=4, num_stages=3,
+        x, a, part, tokens.order, tokens.tiles, tokens.num_tiles, num_tokens, inputs, steps,
+        inputs % step == 0, rank, rows, step, num_warps=4, num_stages=stages,
     )  # fmt: skip
     width = 128 if rank <= 64 and x.dtype != torch.float32 else 32
     _expand_kernel[most, triton.cdiv(outputs, width)](
