@@ -12,7 +12,7 @@
 #define PANEL (WIDE * LANES)
 #define LINE 64
 #define ROW_BLOCK 256 /* rows kept in the second-level cache while a panel passes, at most */
-#define MANY_ROWS 80  /* from here on arithmetic hides memory: fewer, longer chunks */
+#define MANY_ROWS 24  /* from here on arithmetic hides memory: fewer, longer chunks */
 #define FEW_CHUNK (3072 / PANEL)   /* inputs: 12 KiB of weights */
 #define MANY_CHUNK (36864 / PANEL) /* inputs: 144 KiB */
 #define FETCH_EVERY 4 /* inputs between two bursts of prefetches */
@@ -107,6 +107,7 @@ INLINE void chunk_rows(const Linear *A, int64_t p, int64_t from, int64_t count, 
         int64_t height = (end - row + (tiles - t) - 1) / (tiles - t);
         const float *x = (const float *)A->x + row * stride + from;
         vf acc[ROWS][WIDE];
+        if (last) fetch_out(A, row, height, p * PANEL, PANEL, pairs);
 #define TILE_OF(R)                                                                             \
         begin_sums(acc, from ? sums : 0, R);                                                   \
         multiply(x, stride, chunk, count, next, next < fetched ? burst : 0, acc, R, pairs);    \
@@ -132,9 +133,8 @@ INLINE void panel_rows(const Linear *A, int64_t p, int64_t row, int64_t end, con
 
 INLINE void share(const Linear *A, const int pairs) {
     int64_t panels = (A->num_outputs + PANEL - 1) / PANEL;
-    int64_t blocks = (A->num_rows + ROW_BLOCK - 1) / ROW_BLOCK;
-    int64_t tiles = (A->num_rows + ROWS - 1) / ROWS;
-    int64_t height = blocks ? (tiles + blocks - 1) / blocks * ROWS : 0; /* of near-equal blocks */
+    int64_t height = block_rows(A->num_rows, ROW_BLOCK, ROWS);
+    int64_t blocks = (A->num_rows + height - 1) / height;
     int64_t each = panels / (A->threads * 8) + 1;
 #pragma omp for collapse(2) schedule(dynamic, each)
     for (int64_t b = 0; b < blocks; b++)

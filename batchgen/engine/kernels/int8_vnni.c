@@ -13,8 +13,9 @@
 #define LINE 64
 #define STEPS (GROUP / 4) /* of a group: four inputs in a lane */
 #define CODES (GROUP * PANEL)
-#define CHUNK 8 /* groups: 12 KiB of weights stay in the first-level cache while all rows pass */
-#define ROW_BLOCK 240
+#define CHUNK 48 /* groups: 72 KiB of weights stay in the second-level cache while all rows pass */
+#define ROW_BLOCK 256
+#define BLOCK_TILE 16 /* rows: of a matrix tile too */
 #define UNROLL _Pragma("GCC unroll 8")
 
 /* A panel: the codes of each group [STEPS, PANEL, 4], then each group's sums of them [PANEL]. */
@@ -128,6 +129,7 @@ INLINE void one_tile(const Chunk *C, int64_t row, float *sums, const int rows) {
     const Rows R = rows_of(C, row);
     int is_last = C->from + C->count == R.groups;
     vf acc[ROWS][WIDE];
+    if (is_last) fetch_out(C->A, row, rows, C->first, PANEL, (int)C->A->bf16);
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < WIDE; c++)
             acc[r][c] = C->from ? load(sums, r * PANEL + c * LANES, 0) : splat(0.0f);
@@ -173,13 +175,14 @@ INLINE void chunk_rows(const Chunk *C, int64_t row, int64_t end, float *sums, in
 
 void int8_share(const Linear *A) {
     int64_t panels = (A->num_outputs + PANEL - 1) / PANEL, groups = num_groups(A->num_inputs);
-    int64_t blocks = (A->num_rows + ROW_BLOCK - 1) / ROW_BLOCK;
+    int64_t height = block_rows(A->num_rows, ROW_BLOCK, BLOCK_TILE);
+    int64_t blocks = (A->num_rows + height - 1) / height;
     int64_t share = panels / (A->threads * 8) + 1, shape = 0;
 #pragma omp for collapse(2) schedule(dynamic, share)
     for (int64_t b = 0; b < blocks; b++)
         for (int64_t p = 0; p < panels; p++) {
             float sums[ROW_BLOCK * PANEL] __attribute__((aligned(LINE)));
-            int64_t row = b * ROW_BLOCK, end = row + ROW_BLOCK;
+            int64_t row = b * height, end = row + height;
             const int8_t *panel = (const int8_t *)A->weight.data + p * panel_bytes(A->num_inputs);
             for (int64_t from = 0; from < groups; from += CHUNK) {
                 int64_t count = groups - from < CHUNK ? groups - from : CHUNK;

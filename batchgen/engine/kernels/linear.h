@@ -53,6 +53,22 @@ INLINE void pack_panel(const void *weight, void *packed, int64_t first, int64_t 
                 memset(to, 0, bytes);
 }
 
+/* Rows of near-equal blocks, whole tiles of `tile` rows, of at most `most` rows each. */
+INLINE int64_t block_rows(int64_t rows, int64_t most, int64_t tile) {
+    int64_t blocks = (rows + most - 1) / most, tiles = (rows + tile - 1) / tile;
+    return rows ? (tiles + blocks - 1) / blocks * tile : tile;
+}
+
+/* Ask for the lines that a tile's answers go to, `width` from output `first` on: those of many rows
+   lie in memory, and would hold up the tiles after it. */
+INLINE void fetch_out(const Linear *A, int64_t row, int64_t rows, int64_t first, int64_t width,
+                      const int bf16) {
+    const int64_t size = bf16 ? 2 : 4;
+    const char *to = (const char *)A->out + (row * A->out_stride + first) * size;
+    for (int64_t r = 0; r < rows; r++, to += A->out_stride * size)
+        for (int64_t at = 0; at < width * size; at += 64) __builtin_prefetch(to + at, 1);
+}
+
 /* For what ends a tile of any height: compilers take their time over each copy of it. */
 #define ONCE static __attribute__((noinline))
 
