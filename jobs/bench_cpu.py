@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_workload import make_engine, make_rows, run_rows
-from contenders import Contender, measure
+from bench_workload import make_contender, make_engine, make_rows
+from contenders import Contender, measure, take_turns
 
 from batchgen.report.static_baseline import generate_static, load_baseline
 from batchgen.report.workloads import WorkItem, mixed_lengths
@@ -39,10 +39,8 @@ def main() -> int:
     for dtype in args.dtypes.split(","):
         contenders = make_contenders(path, rows, dtype, args.int8)
         for repeat in range(args.repeats):
-            for contender in contenders[repeat and args.once :]:
-                contender.runs.append(contender.run())
-                show_run(dtype, contender)
-        report[dtype] = summarize(contenders)
+            take_turns(contenders[repeat and args.once :], 1)
+        report[dtype] = [contender.line(contenders[0]) for contender in contenders]
         if dtype == "float32":
             report["partings"] = partings(path, rows, contenders)
             equal = all(parting["gap"] <= NEAR_TIE for parting in report["partings"])
@@ -67,18 +65,14 @@ def parse_args() -> argparse.Namespace:
 def make_contenders(path: Path, rows: list[WorkItem], dtype: str, int8: bool) -> list[Contender]:
     """Load everything, and warm it up on a few tokens."""
     model = load_baseline(str(path), dtype, "cpu")
-    engines = {f"batchgen {dtype}": make_engine(path, dtype, len(rows))}
-    if int8:
-        engines[f"batchgen int8 ({dtype})"] = make_engine(
-            path, dtype, len(rows), quantization="int8"
-        )
     short = [WorkItem(row.prompt_token_ids[:20], 4) for row in rows[:STATIC_BATCH]]
     generate_static(model, short, STATIC_BATCH)
     static = partial(measure, lambda: generate_static(model, rows, STATIC_BATCH)[1])
     found = [Contender(f"transformers {dtype}", static)]
-    for name, engine in engines.items():
-        run_rows(engine, short)
-        found.append(Contender(name, partial(measure, partial(run_rows, engine, rows))))
+    for quantization in (None, "int8") if int8 else (None,):
+        engine = make_engine(path, dtype, len(rows), quantization=quantization)
+        name = f"batchgen int8 ({dtype})" if quantization else f"batchgen {dtype}"
+        found.append(make_contender(name, engine, rows))
     return found
 
 
@@ -95,20 +89,6 @@ def partings(path: Path, rows: list[WorkItem], contenders: list[Contender]) -> l
         gap = float(logits.max() - logits[[ours[at], theirs[at]]].min())
         found.append({"row": index, "token": at, "gap": gap})
     return found
-
-
-def summarize(contenders: list[Contender]) -> dict[str, Any]:
-    base = contenders[0].median
-    return {
-        contender.name: {
-            "output_tokens_per_s": round(contender.median, 1),
-            "ratio": round(contender.median / base, 2),
-            "seconds": [round(run.seconds, 2) for run in contender.runs],
-            "others_cores": [round(run.others, 2) for run in contender.runs],
-            "quiet_runs": sum(run.quiet for run in contender.runs),
-        }
-        for contender in contenders
-    }
 
 
 def describe(rows: list[WorkItem]) -> dict[str, int]:
@@ -129,21 +109,11 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def show_run(dtype: str, contender: Contender) -> None:
-    run = contender.runs[-1]
-    note = "" if run.quiet else "  NOT QUIET"
-    print(
-        f"{contender.name}: {run.seconds:.1f} s, {run.output_tokens_per_s:.1f} output tokens/s, "
-        f"others {run.others:.2f} cores{note}",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def print_table(dtype: str, summary: dict[str, Any]) -> None:
+def print_table(dtype: str, lines: list[dict[str, Any]]) -> None:
     print(f"| {dtype} | output tokens/s | ratio |\n| --- | --- | --- |", file=sys.stderr)
-    for name, line in summary.items():
-        print(f"| {name} | {line['output_tokens_per_s']} | {line['ratio']} |", file=sys.stderr)
+    for line in lines:
+        shown = (line["contender"], line["output_tokens_per_s"], line["ratio_to_first"])
+        print(f"| {' | '.join(map(str, shown))} |", file=sys.stderr)
 
 
 if __name__ == "__main__":

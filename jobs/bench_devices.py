@@ -23,9 +23,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from child_processes import batchgen, equal_share, parser_of, run_and_kill, summary_of
-
-TEXT = "the small fox reads a long letter about rain and then walks home"
+from child_processes import WORDS, batchgen, equal_share, parser_of, run_and_kill, summary_of
 
 
 class Measured(NamedTuple):
@@ -99,11 +97,10 @@ class Job:
 def mixed_rows(count: int) -> list[dict[str, Any]]:
     """Prompts of 4 to 200 words, 8 to 96 tokens each, every third row drawn at random."""
     draws = random.Random(0)
-    words = TEXT.split()
     return [
         {
             "id": f"row-{number}",
-            "prompt": " ".join(draws.choices(words, k=draws.randint(4, 200))),
+            "prompt": " ".join(draws.choices(WORDS, k=draws.randint(4, 200))),
             "max_tokens": draws.randint(8, 96),
             "temperature": 0.8 if number % 3 == 0 else 0.0,
             "seed": number,

@@ -19,7 +19,8 @@ from itertools import product
 from typing import Any
 
 import torch
-from bench_quantized import bench, measure, say
+from bench_quantized import Command, measure, tell_speeds
+from gpu_bench import say
 
 QWEN = {
     "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "vocab_size": 151936,
@@ -49,15 +50,13 @@ OWN = (
     "from batchgen.__main__ import main; sys.exit(main(sys.argv[1:]))",
 )
 """The command, with experts as transformers runs them."""
-BATCHGEN = ("-m", "batchgen")
 MXFP4 = {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": []}}
-WAYS: dict[str, tuple[dict[str, Any], list[str], tuple[str, ...]]] = {
-    "own": ({}, [], OWN),
-    "bf16": ({}, [], BATCHGEN),
-    "fp8": ({}, ["--quantization", "fp8"], BATCHGEN),
-    "mxfp4": (MXFP4, [], BATCHGEN),
+WAYS = {
+    "own": Command({}, program=OWN),
+    "bf16": Command({}),
+    "fp8": Command({}, ("--quantization", "fp8")),
+    "mxfp4": Command(MXFP4),
 }
-"""What config.json has beyond the shape, the flags, and the program."""
 ROWS = (1, 16, 64, 256, 2048)
 
 
@@ -73,17 +72,7 @@ def main() -> int:
 
 
 def speed(args: argparse.Namespace) -> None:
-    """Output tokens/s of each way and workload, the best run; ratios to the first way."""
-    first: dict[str, float] = {}
-    for way in args.ways:
-        more, flags, program = WAYS[way]
-        for row in bench(way, SHAPES[args.shape] | more, flags, args, program):
-            if row["engine"] == "batchgen":
-                found = row["output_tokens_per_s"]
-                ratio = found / first.setdefault(row["workload"], found)
-                say(way=way, workload=row["workload"], output_tokens_per_s=found,
-                    ratio=round(ratio, 3), floor_share=row.get("floor_share"),
-                    peak_gib=row["peak_gib"], load_s=row["load_s"])  # fmt: skip
+    tell_speeds(args, SHAPES[args.shape], {way: WAYS[way] for way in args.ways})
 
 
 @dataclass

@@ -23,16 +23,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from shutil import copy
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from child_processes import batchgen, equal_share, parser_of, run_and_kill, summary_of
-from gpu_bench import LLAMA, LLAMA_8B, LLAMA_70B, QWEN_06B, replay_us, say
+from gpu_bench import LLAMA, LLAMA_8B, LLAMA_70B, QWEN_06B, replay_us, save_random_model, say
 
-ROOT = Path(__file__).parent.parent
-BUILT_IN = ROOT / "batchgen" / "models" / "batchgen-tiny"
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": LLAMA | {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4,
                      "num_attention_heads": 8, "vocab_size": 8192},
@@ -52,7 +49,8 @@ def main() -> int:
 
 def devices(args: argparse.Namespace, folder: Path) -> int:
     """One process, then one a GPU, from a file to a file."""
-    model, rows = save_model(args, folder / "model"), save_rows(args.rows, folder / "rows.jsonl")
+    model = save_random_model(folder / "model", config_of(args.shape), args.dtype)
+    rows = save_rows(args.rows, folder / "rows.jsonl")
 
     def command(name: str, *flags: str) -> list[str]:
         return batchgen(
@@ -150,23 +148,6 @@ def symmetric(name: str, x: torch.Tensor) -> Callable[[], object]:
     symmetric_memory.rendezvous(shared, group)
     run = getattr(torch.ops.symm_mem, name)
     return lambda: run(shared.copy_(x), "sum", group)
-
-
-def save_model(args: argparse.Namespace, folder: Path) -> Path:
-    """Random weights of the shape, with the built-in model's tokenizer."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config_of(args.shape)))
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        copy(BUILT_IN / name, folder)
-    own = AutoConfig.from_pretrained(folder)
-    torch.manual_seed(0)
-    make: Any = AutoModelForCausalLM.from_config
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        make(own, dtype=getattr(torch, args.dtype)).save_pretrained(folder)
-    torch.cuda.empty_cache()
-    return folder
 
 
 def config_of(shape: str) -> dict[str, Any]:

@@ -122,15 +122,14 @@ def main() -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """A line of JSON for each contender and kind."""
-    from bench_workload import make_engine, make_rows
+    from bench_workload import engine_of, make_rows
 
     path, rows = make_rows(args.model, [(8000, 1)])
     text = list(rows[0].prompt_token_ids)
     engines = {}
     for settings in args.engine:
-        named: dict[str, Any] = dict(pair.split("=", 1) for pair in settings.split(","))
-        more = {"max_model_len": ROOM, "enable_prefix_caching": True} | named
-        engines[f"batchgen {settings}"] = make_engine(path, max_num_seqs=SLOTS, **more)
+        more = {"max_model_len": ROOM, "enable_prefix_caching": True}
+        engines[f"batchgen {settings}"] = engine_of(path, settings, SLOTS, **more)
     for name in fnmatch.filter(KINDS, args.kind):
         draw = random.Random(1)
         given = KINDS[name](partial(cut_text, text, draw))

@@ -17,10 +17,9 @@ import argparse
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from bench_workload import make_engine, make_rows, run_rows
-from contenders import Contender, ask_peer, measure, report, take_turns
+from bench_workload import engine_of, make_contender, make_rows
+from contenders import Contender, ask_peer, report, take_turns
 
 from batchgen.report.workloads import WorkItem, mixed_lengths
 
@@ -54,10 +53,7 @@ def peers(args: argparse.Namespace, path: Path, rows: list[WorkItem]) -> Iterato
 def engines(args: argparse.Namespace, path: Path, rows: list[WorkItem]) -> Iterator[Contender]:
     """batchgen, once for each choice of settings; each is loaded and warmed up here."""
     for text in args.engines or ENGINES:
-        settings: dict[str, Any] = dict(pair.split("=", 1) for pair in text.split(","))
-        engine = make_engine(path, max_num_seqs=args.slots, **settings)
-        run_rows(engine, [WorkItem(row.prompt_token_ids[:20], 4) for row in rows[:8]])
-        yield Contender(f"batchgen {text}", partial(measure, partial(run_rows, engine, rows)))
+        yield make_contender(f"batchgen {text}", engine_of(path, text, args.slots), rows)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,13 @@ import resource
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
+
+from child_processes import batchgen
 
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.rows import OutputRow
@@ -108,9 +109,7 @@ def timed(*words: str) -> tuple[float, float, int]:
     """Seconds of a command, its start included, the CPU's of them, and the most memory of any
     command so far, in MB."""
     began, busy = time.monotonic(), os.times()
-    subprocess.run(
-        [sys.executable, "-m", "batchgen", *words], check=True, stdout=subprocess.DEVNULL
-    )
+    subprocess.run(batchgen(*words), check=True, stdout=subprocess.DEVNULL)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
     now = os.times()
     used = now.children_user + now.children_system - busy.children_user - busy.children_system

@@ -27,10 +27,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench_workload import make_engine, make_rows, run_rows
+from bench_workload import make_contender, make_engine, make_rows
 from contenders import THREADS, Contender, ask_peer, measure, report, take_turns
 
-from batchgen.report.workloads import WorkItem, mixed_lengths
+from batchgen.report.workloads import mixed_lengths
 
 ENGINES: dict[str, dict[str, Any]] = {
     "fp32": {"dtype": "float32"},
@@ -67,9 +67,7 @@ def compare(args: argparse.Namespace) -> None:
     chosen = []
     for name in fnmatch.filter(ENGINES, args.only):
         engine = make_engine(path, max_num_seqs=len(rows), **ENGINES[name])
-        run_rows(engine, [WorkItem(row.prompt_token_ids[:20], 4) for row in rows[:8]])
-        run = partial(measure, partial(run_rows, engine, rows))
-        chosen.append(Contender(f"batchgen {name}", run))
+        chosen.append(make_contender(f"batchgen {name}", engine, rows))
     for name in fnmatch.filter(PEERS, args.only):
         command = [args.peer, __file__, args.model, "--peer", "", "--ir", args.ir, "--serve", name]
         chosen.append(Contender(f"OpenVINO {name}", partial(ask_peer, command, given)))

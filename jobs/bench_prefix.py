@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from itertools import count
 
-from bench_workload import make_engine, make_rows, run_rows
+from bench_workload import make_engine, make_rows, run_rows, warm_up
 from contenders import Contender, Measured, measure, report, take_turns
 
 from batchgen.engine.request import Engine
@@ -34,7 +34,7 @@ def main() -> None:
         for name, cached in (("no prefix cache", False), ("prefix cache", True))
     }
     for engine in engines.values():
-        run_rows(engine, [WorkItem(ids, 4) for ids in own[:8]])
+        warm_up(engine, own)
     report(take_turns([contender(*one, shared, own) for one in engines.items()], args.repeats))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 import torch
-from gpu_bench import LLAMA_8B, LLAMA_70B, QWEN_06B, replay_us, say
+from gpu_bench import LLAMA_8B, LLAMA_70B, QWEN_06B, product_sizes, replay_us, say
 
 from batchgen.engine.cuda.buckets import sizes_up_to
 
@@ -22,21 +22,12 @@ _CACHE_BYTES = 100 << 20
 
 def weights(shape: dict[str, int]) -> dict[str, list[torch.Tensor]]:
     """[outputs, inputs] of each product, in as many copies as fill the cache."""
-    width, inner = shape["hidden_size"], shape["intermediate_size"]
-    heads = shape["num_attention_heads"]
-    dim = shape.get("head_dim", width // heads)
-    sizes = {
-        "qkv": ((heads + 2 * shape["num_key_value_heads"]) * dim, width),
-        "o": (width, heads * dim),
-        "gate_up": (2 * inner, width),
-        "down": (width, inner),
-    }
     return {
         name: [
             torch.randn(size, dtype=torch.bfloat16, device="cuda") * 0.02
             for _ in range(1 + _CACHE_BYTES // (2 * size[0] * size[1]))
         ]
-        for name, size in sizes.items()
+        for name, size in product_sizes(shape).items()
     }
 
 

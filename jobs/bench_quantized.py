@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from child_processes import parser_of
@@ -29,13 +29,22 @@ SHAPES = {"8b": LLAMA_8B, "70b": LLAMA_70B}
 ENDS = {"bos_token_id": 1, "eos_token_id": 2}
 BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
 W4 = {"quant_method": "gptq", "bits": 4, "group_size": GROUP}
-SCHEMES: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "bf16": ({}, []),
-    "fp8": ({}, ["--quantization", "fp8"]),
-    "fp8-blocks": ({"quantization_config": BLOCKS}, []),
-    "w4": ({"quantization_config": W4}, []),
+
+
+class Command(NamedTuple):
+    """A way to serve the shape: what config.json has beyond it, the flags, and the program."""
+
+    more: dict[str, Any]
+    flags: tuple[str, ...] = ()
+    program: tuple[str, ...] = ("-m", "batchgen")
+
+
+SCHEMES = {
+    "bf16": Command({}),
+    "fp8": Command({}, ("--quantization", "fp8")),
+    "fp8-blocks": Command({"quantization_config": BLOCKS}),
+    "w4": Command({"quantization_config": W4}),
 }
-"""What config.json has beyond the shape, and the flags."""
 PRODUCTS = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}
 ROWS = (1, 16, 64, 128, 256, 512, 1024, 2048, 8192)
 
@@ -48,37 +57,39 @@ def main() -> int:
 
 
 def speed(args: argparse.Namespace) -> None:
-    """Output tokens/s of each scheme and workload, the best run; ratios to the first scheme."""
+    chosen = {scheme: SCHEMES[scheme] for scheme in args.schemes}
+    tell_speeds(args, SHAPES[args.shape] | ENDS, chosen)
+
+
+def tell_speeds(args: argparse.Namespace, config: dict[str, Any], ways: dict[str, Command]) -> None:
+    """Output tokens/s of each way and workload, the best run; ratios to the first way."""
     first: dict[str, float] = {}
-    for scheme in args.schemes:
-        more, flags = SCHEMES[scheme]
-        for row in bench(scheme, SHAPES[args.shape] | ENDS | more, flags, args):
-            if row["engine"] != "batchgen":
-                continue
-            found = row["output_tokens_per_s"]
-            ratio = found / first.setdefault(row["workload"], found)
-            say(scheme=scheme, workload=row["workload"], output_tokens_per_s=found,
-                ratio=round(ratio, 3), floor_share=row.get("floor_share"),
-                peak_gib=row["peak_gib"], load_s=row["load_s"])  # fmt: skip
+    for way, command in ways.items():
+        for row in bench(way, config, command, args):
+            if row["engine"] == "batchgen":
+                found = row["output_tokens_per_s"]
+                ratio = found / first.setdefault(row["workload"], found)
+                say(way=way, workload=row["workload"], output_tokens_per_s=found,
+                    ratio=round(ratio, 3), floor_share=row.get("floor_share"),
+                    peak_gib=row["peak_gib"], load_s=row["load_s"])  # fmt: skip
 
 
 def bench(
-    scheme: str, config: dict[str, Any], flags: list[str], args: argparse.Namespace,
-    program: tuple[str, ...] = ("-m", "batchgen"),
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    way: str, config: dict[str, Any], command: Command, args: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
     """Rows of `batchgen bench`, of random weights in the shape that the config has."""
     with tempfile.TemporaryDirectory() as name:
         folder, report = Path(name), Path(name) / "report.json"
-        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "config.json").write_text(json.dumps(config | command.more))
         workloads = [part for one in args.workloads for part in ("--workload", one)]
-        command = [
-            sys.executable, *program, "bench", "--model", name, "--device", "cuda",
+        words = [
+            sys.executable, *command.program, "bench", "--model", name, "--device", "cuda",
             "--load-format", "dummy", "--static-batch", "0", "--repeats", str(args.repeats),
-            "--json", str(report), *workloads, *flags, *args.flags,
+            "--json", str(report), *workloads, *command.flags, *args.flags,
         ]  # fmt: skip
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        done = subprocess.run(words, stdout=subprocess.DEVNULL, check=False)
         if done.returncode:
-            say(scheme=scheme, failed=done.returncode)
+            say(way=way, failed=done.returncode)
             return
         found = json.loads(report.read_text())
     more = {

@@ -24,6 +24,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from bench_kinds import SCHEMA
+
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.grammar.compiler import GrammarCompiler
 from batchgen.engine.request import (
@@ -40,21 +42,7 @@ from batchgen.job.text.tokenizer import load_codec
 PROMPTS = Path(__file__).parent.parent / "sample_data" / "prompts.jsonl"
 GRAMMARS = {
     "regex": StructuredOutput(GrammarKind.REGEX, r"([A-Z][a-z]+ ([a-z]+ ){3,12}[0-9]{1,3}\. ){60}"),
-    "json": StructuredOutput(
-        GrammarKind.JSON_SCHEMA,
-        json.dumps(
-            {
-                "type": "array",
-                "minItems": 60,
-                "items": {
-                    "type": "object",
-                    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
-                    "required": ["name", "age"],
-                },
-            }
-        ),
-        whitespace="",
-    ),
+    "json": StructuredOutput(GrammarKind.JSON_SCHEMA, SCHEMA, whitespace=""),
 }
 """None of them can end within a run, so that both kinds of rows decode as many tokens."""
 

@@ -7,8 +7,11 @@ tokens. The text is sample_data/general.jsonl; EOS is ignored, so every run does
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from contenders import Contender, measure
 
 from batchgen.cli.process.threads import settle_waiting
 from batchgen.engine.config import EngineConfig
@@ -44,13 +47,29 @@ def make_engine(path: Path, dtype: str, max_num_seqs: int, **more: Any) -> Engin
     return load_engine(config)
 
 
-def run_rows(engine: Engine, rows: list[WorkItem], first_id: int = 0) -> list[list[int]]:
+def engine_of(path: Path, settings: str, max_num_seqs: int, **defaults: Any) -> Engine:
+    """Settings of EngineConfig as they are written: `NAME=VALUE,...`."""
+    named: dict[str, Any] = defaults | dict(pair.split("=", 1) for pair in settings.split(","))
+    return make_engine(path, max_num_seqs=max_num_seqs, **named)
+
+
+def make_contender(name: str, engine: Engine, rows: list[WorkItem]) -> Contender:
+    """An engine with these rows, warmed up on a few tokens."""
+    warm_up(engine, [row.prompt_token_ids for row in rows])
+    return Contender(name, partial(measure, partial(run_rows, engine, rows)))
+
+
+def warm_up(engine: Engine, prompts: list[list[int]]) -> None:
+    """Four tokens after the beginning of each of the first prompts."""
+    run_rows(engine, [WorkItem(prompt[:20], 4) for prompt in prompts[:8]])
+
+
+def run_rows(engine: Engine, rows: list[WorkItem]) -> list[list[int]]:
     """All rows through the engine at once: admitted as soon as there is room."""
     for index, row in enumerate(rows):
         params = SamplingParams(max_tokens=row.max_tokens, ignore_eos=True)
-        engine.add(Request(first_id + index, row.prompt_token_ids, params))
+        engine.add(Request(index, row.prompt_token_ids, params))
     tokens: dict[int, list[int]] = {}
     while engine.num_unfinished:
-        for done in engine.step():
-            tokens[done.request_id - first_id] = done.token_ids
+        tokens |= {done.request_id: done.token_ids for done in engine.step()}
     return [tokens[index] for index in range(len(rows))]

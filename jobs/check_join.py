@@ -28,14 +28,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from child_processes import SAME, batchgen
 
 from batchgen.job.stores.places import Place, place_of
 
-PROCESSES = 5
-SAME = ["index", "sample", "id", "status", "completion", "finish_reason", "completion_tokens"]
-
-
-POLITE = 75
+PROCESSES, POLITE = 5, 75
 
 
 def main() -> None:
@@ -91,8 +88,8 @@ def table_of(out: Place) -> pa.Table:
 
 
 def run(source: Place, out: Place, *flags: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "batchgen", "run", "--in", str(source), "--out", str(out)]
-    return subprocess.Popen([*command, "--engine", "echo", "-q", *flags], stdout=subprocess.DEVNULL)
+    command = batchgen("run", "--in", source, "--out", out, "--engine", "echo", "-q", *flags)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
 def disturbed(there: Place, asked: argparse.Namespace) -> dict[signal.Signals, int]:

@@ -51,13 +51,12 @@ _CONTRADICTORY = ("allowed_token_ids", "no_repeat_ngram_size")
 """Beside a grammar they often leave no token at all."""
 
 
-def random_row(number: int, adapters: Sequence[str] = ADAPTERS, most_tokens: int = 12) -> Row:
+def random_row(number: int, most_tokens: int = 12) -> Row:
     """One row; the same for the same number."""
     draw = random.Random(number)
     row: Row = {"id": f"row-{number}", "max_tokens": draw.randint(1, most_tokens)}
     row |= _content(draw)
-    if adapters:
-        row["adapter"] = draw.choice([None, "base", *adapters])
+    row["adapter"] = draw.choice([None, "base", *ADAPTERS])
     if draw.random() < 0.15:
         return row | _decision(draw)
     if draw.random() < 0.6:

@@ -16,7 +16,6 @@ output tokens/s with the mode and without. Exit code 1 unless all rows of the mo
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import statistics
 import subprocess
@@ -27,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from child_processes import batchgen, parser_of, summary_of
-from gpu_bench import LLAMA_8B, QWEN_06B
+from child_processes import batchgen, parser_of, summary_of, wait_for_part
+from gpu_bench import LLAMA_8B, QWEN_06B, save_random_model
 
 SHAPES = {"qwen3-0.6b": QWEN_06B, "llama-3-8b": LLAMA_8B}
 MODES = {"without": False, "with --deterministic": True}
@@ -43,7 +42,6 @@ COMMAND_WAYS: dict[str, tuple[str, ...]] = {
 }
 OF_SHAPES = ("whole", "killed and resumed", "three shards")
 """By command; the other ways an engine is asked for without a process each."""
-TOKENIZER = Path("batchgen/models/batchgen-tiny")
 
 
 def main() -> int:
@@ -63,7 +61,7 @@ def main() -> int:
         (folder / "shape" / "config.json").write_text(json.dumps(SHAPES[args.model]))
         broken = by_engine(args, folder / "shape")
         if args.commands and not args.only_cost:
-            make_model(folder / "shape", args)
+            save_random_model(folder / "shape", SHAPES[args.model])
             broken += by_command(args, folder, str(folder / "shape"), OF_SHAPES, 0)
         return min(broken, 1)
 
@@ -121,20 +119,6 @@ def tell_cost(name: str, default: list[float], held: list[float]) -> None:
         costs = [1 - of(held) / of(default) for of in (statistics.median, max)]
         print(f"{name}: output tokens/s {held} with --deterministic, {default} without: it costs "
               f"{100 * costs[0]:.1f}% by medians, {100 * costs[1]:.1f}% by the best")  # fmt: skip
-
-
-def make_model(folder: Path, args: Any) -> None:
-    """Random weights of the folder's config.json, and some tokenizer."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    make: Any = AutoModelForCausalLM.from_config
-    with torch.device("cuda" if args.device == "auto" else args.device):
-        model = make(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    for file in (Path(__file__).parent.parent / TOKENIZER).glob("tokenizer*"):
-        shutil.copy(file, folder)
 
 
 def by_command(args: Any, folder: Path, model: str, ways: tuple[str, ...], repeats: int) -> int:
@@ -219,9 +203,7 @@ def call(words: list[str]) -> None:
 def kill_midway(words: list[str], out: Path) -> None:
     """Kill -9 once a first part is on disk."""
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    parts = Path(f"{out}.ckpt", "parts")
-    while process.poll() is None and not any(parts.glob("*.parquet")):
-        time.sleep(0.01)
+    wait_for_part(process, out)
     if process.poll() is not None:
         raise SystemExit("a run ended before it could be killed: take more rows")
     process.send_signal(signal.SIGKILL)

@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from child_processes import batchgen
 from s3_server import Fault, Proxy, s3_behind_proxy
 
 from batchgen.job.stores.places import Place, place_of
@@ -54,8 +55,7 @@ def write_input(path: Path, rows: int) -> Path:
 
 
 def command(source: Place, out: Place, *more: str) -> list[str]:
-    words = ["run", "-i", str(source), "-o", str(out), "--engine", "echo", *more]
-    return [sys.executable, "-m", "batchgen", *words]
+    return batchgen("run", "-i", source, "-o", out, "--engine", "echo", *more)
 
 
 def speed(proxy: Proxy, source: Path, given: argparse.Namespace) -> None:

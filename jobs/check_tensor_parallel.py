@@ -18,9 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from child_processes import batchgen, equal_share, parser_of, run_and_kill, summary_of
-
-TEXT = "the small fox reads a long letter about rain and then walks home"
+from child_processes import WORDS, batchgen, equal_share, parser_of, run_and_kill, summary_of
 
 
 def main() -> int:
@@ -54,11 +52,10 @@ class Check:
         self._args = args
         self._folder = Path(tempfile.mkdtemp(prefix="batchgen-tp-"))
         draws = random.Random(0)
-        words = TEXT.split()
-        head = " ".join(draws.choices(words, k=100))
+        head = " ".join(draws.choices(WORDS, k=100))
         with (self._folder / "rows.jsonl").open("w") as file:
             for number in range(args.rows):
-                text = " ".join(draws.choices(words, k=draws.randint(4, 300)))
+                text = " ".join(draws.choices(WORDS, k=draws.randint(4, 300)))
                 row = {"prompt": f"{head} {text}" if number % 2 else text}
                 file.write(json.dumps(row | {"max_tokens": draws.randint(16, 200)}) + "\n")
 

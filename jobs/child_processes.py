@@ -16,11 +16,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-__all__ = ["batchgen", "equal_share", "parser_of", "run_and_kill", "summary_of"]
+__all__ = [
+    "SAME", "WORDS", "batchgen", "equal_share", "parser_of", "run_and_kill", "summary_of",
+    "wait_for_part",
+]  # fmt: skip
 
+_TEXT = "the small fox reads a long letter about rain and then walks home"
+WORDS = _TEXT.split()
+"""What prompts are drawn from."""
+SAME = ["index", "sample", "id", "status", "completion", "finish_reason", "completion_tokens"]
+"""Columns that no kill, resume or shard may change."""
 _LONGEST_S = 3600.0
-_MOMENT_S = 0.1
-_SAME = ["index", "sample", "id", "status", "completion", "finish_reason", "completion_tokens"]
+_MOMENT_S = 0.01
 
 
 def batchgen(*words: object) -> list[str]:
@@ -41,17 +48,22 @@ def run_and_kill(command: Sequence[str], out: Path, module: str) -> tuple[int, s
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    parts = Path(f"{out}.ckpt", "parts")
-    while process.poll() is None and not list(parts.glob("*.parquet")):
-        time.sleep(_MOMENT_S)
+    wait_for_part(process, out)
     os.kill(_children(process.pid, module)[-1], signal.SIGKILL)
     said = process.communicate(timeout=_LONGEST_S)[1].strip().splitlines()
     return process.returncode, " / ".join(said[-2:])
 
 
+def wait_for_part(process: subprocess.Popen[Any], out: Path) -> None:
+    """Until finished rows are on disk, or the run is over."""
+    parts = Path(f"{out}.ckpt", "parts")
+    while process.poll() is None and not any(parts.glob("*.parquet")):
+        time.sleep(_MOMENT_S)
+
+
 def equal_share(one: Path, other: Path) -> float:
     """Share of the rows of an output, in order, that another one has the same."""
-    rows, others = (pq.read_table(path, columns=_SAME).to_pylist() for path in (one, other))
+    rows, others = (pq.read_table(path, columns=SAME).to_pylist() for path in (one, other))
     same = sum(a == b for a, b in zip(rows, others, strict=False))
     return same / max(len(rows), len(others))
 

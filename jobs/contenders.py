@@ -27,8 +27,8 @@ __all__ = [
     "ask_peer",
     "measure",
     "report",
+    "take_turns",
 ]
-__all__ += ["take_turns"]
 
 BUSY_CORES = 0.35
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "") or os.cpu_count() or 1)
@@ -153,8 +153,9 @@ def take_turns(
             with Neighbour(share) if share else nullcontext():
                 contender.runs.append(contender.run())
             run = contender.runs[-1]
-            said = f"{contender.name}: {run.seconds:.2f} s, others {run.others:.2f} cores"
-            print(said, file=sys.stderr, flush=True)
+            print(f"{contender.name}: {run.seconds:.2f} s, {run.output_tokens_per_s:.1f} output "
+                  f"tokens/s, others {run.others:.2f} cores{'' if run.quiet else '  NOT QUIET'}",
+                  file=sys.stderr, flush=True)  # fmt: skip
     return [contender for contender, _ in turns]
 
 

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from shutil import copy
 from typing import Any
 
-__all__ = ["LLAMA", "LLAMA_8B", "LLAMA_70B", "QWEN_06B", "replay_us", "say"]
+__all__ = [
+    "LLAMA", "LLAMA_8B", "LLAMA_70B", "QWEN_06B", "product_sizes", "replay_us", "save_random_model",
+    "say",
+]  # fmt: skip
+
+BUILT_IN = Path(__file__).parent.parent / "batchgen" / "models" / "batchgen-tiny"
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_key_value_heads": 8,
@@ -37,6 +44,37 @@ QWEN_06B: dict[str, Any] = {
 def say(**facts: Any) -> None:
     """One line of JSON."""
     print(json.dumps(facts), flush=True)
+
+
+def product_sizes(shape: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of each product of a decoder layer."""
+    width, inner = shape["hidden_size"], shape["intermediate_size"]
+    heads = shape["num_attention_heads"]
+    dim = shape.get("head_dim", width // heads)
+    return {
+        "qkv": ((heads + 2 * shape["num_key_value_heads"]) * dim, width),
+        "o": (width, heads * dim),
+        "gate_up": (2 * inner, width),
+        "down": (width, inner),
+    }
+
+
+def save_random_model(folder: Path, config: Mapping[str, Any], dtype: str = "bfloat16") -> Path:
+    """Random weights of the shape, with the built-in model's tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        copy(BUILT_IN / name, folder)
+    own = AutoConfig.from_pretrained(folder)
+    torch.manual_seed(0)
+    make: Any = AutoModelForCausalLM.from_config
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        make(own, dtype=getattr(torch, dtype)).save_pretrained(folder)
+    torch.cuda.empty_cache()
+    return folder
 
 
 def replay_us(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_llamacpp import PEER
-from bench_workload import make_engine, make_rows
+from bench_workload import engine_of, make_rows
 
 from batchgen.engine.request import Completion, Engine, Request, SamplingParams
 from batchgen.job.text.scored_prompts import prompt_targets
@@ -49,8 +49,7 @@ def main() -> None:
         print(line("llama.cpp", peers, peers), flush=True)
     first: tuple[list[float], list[int]] | None = None
     for text in args.engines or ENGINES:
-        settings: dict[str, Any] = dict(pair.split("=", 1) for pair in text.split(","))
-        engine = make_engine(path, max_num_seqs=SLOTS, **settings)
+        engine = engine_of(path, text, SLOTS)
         scores, likeliest = score(engine, windows)
         engine.close()
         first = first or (scores, likeliest)

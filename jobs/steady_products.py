@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from bench_attention import BLOCK_SIZE, DEVICE, SPECS, build, measure, workloads
+from gpu_bench import product_sizes
 from torch.nn import functional
 from triton.testing import do_bench_cudagraph
 
@@ -40,22 +41,9 @@ TILES = {  # rows, keys, warps, stages: of decodes; of chunks where they are oth
 def time_products(shapes: Mapping[str, Mapping[str, Any]]) -> None:
     """A line for each layer and number of rows: microseconds."""
     for model, shape in shapes.items():
-        for layer, size in _layers(shape).items():
+        head = {"head": (shape["vocab_size"], shape["hidden_size"])}
+        for layer, size in (product_sizes(shape) | head).items():
             _time_layer(f"{model} {layer} {size}", *size)
-
-
-def _layers(shape: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of each product."""
-    width, wide = shape["hidden_size"], shape["intermediate_size"]
-    size = shape.get("head_dim", width // shape["num_attention_heads"])
-    queries, keys = size * shape["num_attention_heads"], size * shape["num_key_value_heads"]
-    return {
-        "qkv": (queries + 2 * keys, width),
-        "o": (width, queries),
-        "gate_up": (2 * wide, width),
-        "down": (width, wide),
-        "head": (shape["vocab_size"], width),
-    }
 
 
 def _time_layer(name: str, outputs: int, inputs: int) -> None:

@@ -32,17 +32,6 @@ def can_make(text: str) -> bool:
     )
 
 
-def phrases_for(text: str) -> list[tuple[str, int]]:
-    """Label and line of the phrases that make the whole text."""
-    plain = _plain(text)
-    return [
-        (label, at + 1)
-        for label in LABELS
-        for at, node in enumerate(read_phrases(label).nodes)
-        if _Reading(plain).whole(node)
-    ]
-
-
 @cache
 def _plain(text: str) -> str:
     """Lower-case words without contractions, a space around each."""
