@@ -145,7 +145,6 @@ class JobSpec:
                 "--deterministic cannot hold",
                 "leave one of the two out",
             )
-
         self._check_quantization()
 
     def _check_quantization(self) -> None:

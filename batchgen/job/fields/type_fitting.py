@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from batchgen.job.stored_types import stored_type
 
-__all__ = ["UNFIT", "fitting"]
+__all__ = ["UNFIT", "fitting", "is_text"]
 
 UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError)
 """What Arrow raises for a value that a type cannot hold."""
@@ -19,7 +19,7 @@ UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError)
 def fitting(kind: pa.DataType, wanted: pa.DataType) -> Callable[[Any], Any] | None:
     """Makes of a stored value of `kind` a stored value of `wanted`, and raises one of `UNFIT` where
     that would lose something; None where values are the same."""
-    if kind == wanted or (_is_text(kind) and _is_text(wanted)):
+    if kind == wanted or (is_text(kind) and is_text(wanted)):
         return None
     return partial(_fit, kind, wanted)
 
@@ -34,7 +34,8 @@ def _fit(kind: pa.DataType, wanted: pa.DataType, value: Any) -> Any:
     return value
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column's values are texts, a dictionary's too."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from batchgen.engine.request import Completion, EngineStats
 from batchgen.job.eta.moment import BegunRow, ReadRows
 from batchgen.job.eta.order import ReadingOrder
-from batchgen.job.text.prepared import SAMPLE_BITS, PreparedRow
+from batchgen.job.text.prepared import PreparedRow, row_and_sample
 
 __all__ = ["WaitingRow", "Window"]
 
@@ -72,7 +72,7 @@ class Window:
         now = time.monotonic()
         begun = []
         for identifier in identifiers:
-            index = identifier >> SAMPLE_BITS
+            index, _ = row_and_sample(identifier)
             row = self._rows.get(index)
             if row is not None and not row.begun_at:
                 row.begun_at = now

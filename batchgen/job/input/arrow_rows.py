@@ -17,10 +17,12 @@ from batchgen.errors import ErrorCode, InputUnreadableError, InvalidDataError, R
 from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.fields.openai_rows import ENVELOPE, URL, is_openai_row
 from batchgen.job.fields.row_parser import PARAMS, TEMPLATE_COLUMNS, RowParser
+from batchgen.job.fields.type_fitting import is_text
 from batchgen.job.input.arrow_values import (
     content_of,
     id_of,
     is_json,
+    is_list,
     kept_type,
     kept_value,
     plain_of,
@@ -209,29 +211,15 @@ def _is_setting(kind: pa.DataType | None) -> bool:
     return kind is not None and (pa.types.is_struct(kind) or pa.types.is_boolean(kind))
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    )
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-
-
 def _is_messages(kind: pa.DataType) -> bool:
     """Lists of structs, or anything that may hold JSON text of such a list."""
-    if _is_text(kind) or is_json(kind):
+    if is_text(kind) or is_json(kind):
         return True
-    return _is_list(kind) and (pa.types.is_struct(kind.value_type) or is_json(kind.value_type))
+    return is_list(kind) and (pa.types.is_struct(kind.value_type) or is_json(kind.value_type))
 
 
 def _is_prompt(kind: pa.DataType) -> bool:
-    return _is_text(kind) or _is_messages(kind)
+    return is_text(kind) or _is_messages(kind)
 
 
 def _check_ids(present: dict[str, pa.DataType], where: str, names: Sequence[str]) -> None:
@@ -240,7 +228,7 @@ def _check_ids(present: dict[str, pa.DataType], where: str, names: Sequence[str]
     if name is None:
         return
     kind = present[name]
-    if _is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
+    if is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
         return
     if is_json(kind) or isinstance(kind, pa.UuidType) or _is_integer_dictionary(kind):
         return
@@ -253,7 +241,7 @@ def _is_integer_dictionary(kind: pa.DataType) -> bool:
 
 
 def _is_integers(kind: pa.DataType) -> bool:
-    return _is_list(kind) and pa.types.is_integer(kind.value_type)
+    return is_list(kind) and pa.types.is_integer(kind.value_type)
 
 
 def _values(column: pa.Array) -> list[Any]:

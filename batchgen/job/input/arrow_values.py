@@ -18,7 +18,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
-__all__ = ["content_of", "id_of", "is_json", "kept_type", "kept_value", "plain_of"]
+__all__ = ["content_of", "id_of", "is_json", "is_list", "kept_type", "kept_value", "plain_of"]
 
 Convert = Callable[[Any], Any]
 _JSON = getattr(pa, "JsonType", None)
@@ -29,6 +29,18 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 def is_json(kind: pa.DataType) -> bool:
     """Whether it is `arrow.json`."""
     return _JSON is not None and isinstance(kind, _JSON)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether it is a list of any kind."""
+    tests = (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_fixed_size_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
+    )
+    return any(test(kind) for test in tests)
 
 
 def _holds_json(kind: pa.DataType) -> bool:
@@ -49,7 +61,7 @@ def content_of(kind: pa.DataType, exact: bool = False) -> Convert | None:
         return partial(_without_padding, {f.name: content_of(f.type, exact) for f in inside})
     if pa.types.is_map(kind):
         return partial(_as_object, content_of(kind.item_type, exact))
-    inner = content_of(kind.value_type, exact) if _is_list(kind) else None
+    inner = content_of(kind.value_type, exact) if is_list(kind) else None
     return inner and partial(_each, inner)
 
 
@@ -75,7 +87,7 @@ def kept_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_map(kind):
         entry = [pa.field("key", kept_type(kind.key_type)), _kept_field(kind.item_field)]
         return pa.list_(pa.struct([entry[0], entry[1].with_name("value")]))
-    if not _is_list(kind):
+    if not is_list(kind):
         return kind
     field = _kept_field(kind.value_field)
     if pa.types.is_fixed_size_list(kind):
@@ -102,7 +114,7 @@ def kept_value(kind: pa.DataType) -> Convert | None:
         return partial(_each_field, fields) if any(fields.values()) else None
     if pa.types.is_map(kind):
         return partial(_as_entries, kept_value(kind.key_type), kept_value(kind.item_type))
-    inner = kept_value(kind.value_type) if _is_list(kind) else None
+    inner = kept_value(kind.value_type) if is_list(kind) else None
     return inner and partial(_each, inner)
 
 
@@ -131,18 +143,7 @@ def _children(kind: pa.DataType) -> list[pa.DataType]:
         return [kind.key_type, kind.item_type]
     if pa.types.is_struct(kind):
         return [kind.field(i).type for i in range(len(kind))]
-    return [kind.value_type] if _is_list(kind) else []
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    tests = (
-        pa.types.is_list,
-        pa.types.is_large_list,
-        pa.types.is_fixed_size_list,
-        pa.types.is_list_view,
-        pa.types.is_large_list_view,
-    )
-    return any(test(kind) for test in tests)
+    return [kind.value_type] if is_list(kind) else []
 
 
 def _parsed(text: Any) -> Any:

@@ -6,9 +6,9 @@ the file. Magic numbers: those that `file` (libmagic) goes by.
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
+from codecs import BOM_UTF8, getincrementaldecoder
 
 from batchgen.errors import BatchgenError, InputUnreadableError, InvalidDataError
 
@@ -43,7 +43,6 @@ _WIDE = (
     (re.compile(rb"\x00[\[{]\x00[\s\"}{]"), "UTF-16BE"),
 )
 _PAGE = re.compile(rb"\s*<(!doctype html|html|\?xml)\b", re.IGNORECASE)
-_BOM = b"\xef\xbb\xbf"
 _LINES_LOOKED_AT = 5
 _HEADER = re.compile(rb'"?[\w ]+"?( , "?[\w ]+"?)+')
 _JSON = (b"{", b"[", b'"', b"\0")
@@ -68,7 +67,7 @@ def refuse_text(name: str, head: bytes) -> None:
     that a single command makes rows of."""
     refuse_container(name, head)
     refuse_wide(name, head)
-    text = head.removeprefix(_BOM)
+    text = head.removeprefix(BOM_UTF8)
     if _PAGE.match(text):
         raise _unreadable(name, "a page of HTML or XML", "fetch the file itself")
     if text.startswith(b"{") and b"\r" in text and b"\n" not in text:
@@ -95,7 +94,7 @@ def refuse_wide(name: str, head: bytes) -> None:
 
 def is_array(head: bytes) -> bool:
     """Whether the text is one JSON array of objects, in place of a line for each."""
-    return _ARRAY.match(head.removeprefix(_BOM).lstrip()) is not None
+    return _ARRAY.match(head.removeprefix(BOM_UTF8).lstrip()) is not None
 
 
 def _is_table(head: bytes) -> bool:
@@ -120,7 +119,7 @@ def _is_prose(head: bytes) -> bool:
 def _is_utf8(text: bytes) -> bool:
     """Whether what begins so may be; its last character may be cut."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(text)
+        getincrementaldecoder("utf-8")().decode(text)
     except UnicodeDecodeError:
         return False
     return True

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
 from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.fields.row_parser import RowParser
@@ -77,7 +78,7 @@ def _load(source: Source, split: str) -> Any:
             name, _, config = source.name.partition(":")
             return datasets.load_dataset(name, config or None, split=split, streaming=True)
     except Exception as error:  # `datasets` raises errors of many libraries
-        text = f"dataset {source.name} (split {split}) cannot be opened: {_first_line(error)}"
+        text = f"dataset {source.name} (split {split}) cannot be opened: {first_line(error)}"
         hint = "if a file was meant, it does not exist; else check the name and the network"
         raise InputUnreadableError(text, hint) from error
     if not isinstance(dataset, datasets.DatasetDict):
@@ -86,7 +87,3 @@ def _load(source: Source, split: str) -> Any:
         return dataset[split]
     text = f"dataset {source.name} has no split {split!r}; it has {', '.join(dataset)}"
     raise InputUnreadableError(text, "name one with --split")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,6 +14,7 @@ import io
 import json
 import lzma
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
 
@@ -25,7 +26,6 @@ __all__ = ["DAMAGE", "MAX_LINE_BYTES", "JsonlRows", "decode_row", "open_text"]
 
 MAX_LINE_BYTES = 64 << 20
 _BUFFER_BYTES = 1 << 20
-_BOM = b"\xef\xbb\xbf"
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 _OVERLONG = b"\x00overlong"
 """What stands for a line past the limit: a NUL, so no line of JSON equals it."""
@@ -49,7 +49,7 @@ class JsonlRows:
                     if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
                         line = _skip_rest(file) or line
                     elif number == 1:
-                        line = line.removeprefix(_BOM)
+                        line = line.removeprefix(BOM_UTF8)
                     if line := line.strip():
                         yield number, line
         except DAMAGE as error:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchgen.counts import counted
 from batchgen.errors import InputUnreadableError
@@ -17,8 +16,8 @@ from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.output import shown_ranges
-from batchgen.job.storage.parts import Part
-from batchgen.job.stores.places import Place, all_of, arrow_source
+from batchgen.job.storage.parts import Part, read_columns
+from batchgen.job.stores.places import all_of
 
 __all__ = ["MissingShardsError", "check_nothing_missing"]
 
@@ -89,17 +88,11 @@ class _Lacking:
 def _present(parts: Iterable[Part]) -> Bitmap:
     """The rows that these parts have."""
     present = Bitmap()
-    for table in all_of(_indices, [part.path for part in parts]):
+    read = partial(read_columns, names=["index"])
+    for table in all_of(read, [part.path for part in parts]):
         if table is not None:
             present.add_array(integers(table["index"]))
     return present
-
-
-def _indices(path: Place) -> pa.Table | None:
-    try:
-        return pq.read_table(arrow_source(path), columns=["index"], use_threads=False)
-    except (OSError, pa.ArrowException):
-        return None
 
 
 def _last_split(layout: Layout, job: Manifest) -> int:

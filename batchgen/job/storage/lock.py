@@ -197,9 +197,9 @@ def is_held(folder: Place) -> bool:
     return state is Liveness.ALIVE
 
 
-def heartbeat_age(folder: Place, owner: Owner, name: str = "") -> float:
+def heartbeat_age(folder: Place, owner: Owner) -> float:
     """Seconds since the owner's heartbeat, by the clock of the file system or store that has it."""
-    return claims_of(folder, name).age(owner.attempt)
+    return claims_of(folder).age(owner.attempt)
 
 
 def _is_heard(age: float) -> bool:

@@ -45,6 +45,7 @@ __all__ = [
     "PartStem",
     "PartSummary",
     "part_summary",
+    "read_columns",
     "read_part",
     "scan_parts",
     "set_aside",
@@ -193,6 +194,14 @@ def read_part(path: Place) -> pa.Table | None:
         return None
     try:
         return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    except (pa.ArrowException, OSError):
+        return None
+
+
+def read_columns(path: Place, names: list[str]) -> pa.Table | None:
+    """Some columns of a part, whose checksum nobody looks at; None where it cannot be read."""
+    try:
+        return pq.read_table(arrow_source(path), columns=names, use_threads=False)
     except (pa.ArrowException, OSError):
         return None
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchgen.job.arrow_ints import integers
 from batchgen.job.shard import Shard
@@ -15,8 +15,8 @@ from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.layout import shard_of_part
 from batchgen.job.storage.manifest import FinalReport
 from batchgen.job.storage.output import count_rows
-from batchgen.job.storage.parts import Part
-from batchgen.job.stores.places import Place, all_of, arrow_source
+from batchgen.job.storage.parts import Part, read_columns
+from batchgen.job.stores.places import Place, all_of
 
 __all__ = ["totals_of", "totals_of_parts"]
 
@@ -55,7 +55,7 @@ def totals_of_parts(parts: Iterable[Place], shard: Shard | None = None) -> Final
     that they need; an unreadable part counts as nothing, as it does for the ledger."""
     report = FinalReport()
     seen = Bitmap()
-    for table in all_of(_counted, parts):
+    for table in all_of(partial(read_columns, names=_COLUMNS), parts):
         if table is None:
             continue
         index = integers(table["index"])
@@ -68,10 +68,3 @@ def totals_of_parts(parts: Iterable[Place], shard: Shard | None = None) -> Final
         report.rows += len(np.unique(index))
         count_rows(report, table)
     return report
-
-
-def _counted(path: Place) -> pa.Table | None:
-    try:
-        return pq.read_table(arrow_source(path), columns=_COLUMNS, use_threads=False)
-    except (pa.ArrowException, OSError):
-        return None

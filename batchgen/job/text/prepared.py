@@ -12,7 +12,6 @@ from batchgen.job.decisions.decisions import Decisions
 from batchgen.job.rows import InputRow
 
 __all__ = [
-    "SAMPLE_BITS",
     "FailedRow",
     "PreparedRow",
     "as_row_error",
@@ -21,7 +20,7 @@ __all__ = [
     "row_and_sample",
 ]
 
-SAMPLE_BITS = 10  # n is at most 1,024
+_SAMPLE_BITS = 10  # n is at most 1,024
 _MAX_MESSAGE = 500
 
 
@@ -68,12 +67,12 @@ def failed(prepared: PreparedRow, error: RowError, *, untried: bool = False) -> 
 
 def request_id(index: int, sample: int) -> int:
     """The engine's handle of one sample of one row."""
-    return index << SAMPLE_BITS | sample
+    return index << _SAMPLE_BITS | sample
 
 
 def row_and_sample(identifier: int) -> tuple[int, int]:
     """The inverse of `request_id`."""
-    return identifier >> SAMPLE_BITS, identifier & ((1 << SAMPLE_BITS) - 1)
+    return identifier >> _SAMPLE_BITS, identifier & ((1 << _SAMPLE_BITS) - 1)
 
 
 def as_row_error(error: Exception, code: ErrorCode, what: str) -> RowError:

@@ -22,13 +22,23 @@ COLUMNS = (
 
 def chat_logprobs(row: Row) -> dict[str, Any] | None:
     """`choices[].logprobs` of a chat completion; None where the row asked for none."""
-    content = _content(row)
+    content = response_logprobs(row)
     return None if content is None else {"content": content, "refusal": None}
 
 
 def response_logprobs(row: Row) -> list[dict[str, Any]] | None:
     """`output_text.logprobs` of a response."""
-    return _content(row)
+    tokens, logprobs = row.get("token_texts"), row.get("logprobs")
+    if tokens is None or logprobs is None:
+        return None
+    length = _num_shown(row, tokens)
+    top = row.get("top_logprobs") or [[]] * length
+    return [
+        _token(token, logprob) | {"top_logprobs": [_token(o["token"], o["logprob"]) for o in place]}
+        for token, logprob, place in zip(
+            tokens[:length], logprobs[:length], top[:length], strict=True
+        )
+    ]
 
 
 def completion_logprobs(row: Row) -> dict[str, Any] | None:
@@ -64,20 +74,6 @@ def _parallel(tokens: Any, logprobs: Any, top: Any) -> dict[str, Any]:
         "text_offset": [0, *accumulate(lengths)][: len(tokens)],
         "top_logprobs": top and [{one["token"]: one["logprob"] for one in place} for place in top],
     }
-
-
-def _content(row: Row) -> list[dict[str, Any]] | None:
-    tokens, logprobs = row.get("token_texts"), row.get("logprobs")
-    if tokens is None or logprobs is None:
-        return None
-    length = _num_shown(row, tokens)
-    top = row.get("top_logprobs") or [[]] * length
-    return [
-        _token(token, logprob) | {"top_logprobs": [_token(o["token"], o["logprob"]) for o in place]}
-        for token, logprob, place in zip(
-            tokens[:length], logprobs[:length], top[:length], strict=True
-        )
-    ]
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.varints import read_varint
 
 __all__ = ["DistinctRows", "facts_of_part"]
 
@@ -46,13 +47,8 @@ def _footer(path: Path) -> bytes:
 def _value(footer: bytes) -> bytes:
     """The text behind the last such pair: statistics, which hold users' text, lie before."""
     at = footer.rindex(_PAIR) + len(_PAIR)
-    length = shift = 0
-    while True:
-        byte = footer[at]
-        length |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return footer[at : at + length]
+    length, at = read_varint(footer, at)
+    return footer[at : at + length]
 
 
 class DistinctRows:
