@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settle_waiting()
 
-# Nothing that is imported or collected is garbage: see `pytest_collection_finish`.
+# Nothing that is imported or collected is garbage.
 gc.disable()
 
 # Many images set it; then every process that a test starts compiles all of batchgen again.
@@ -73,9 +73,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported and collected stays: no collection of garbage, of which a test of an engine
-    that runs out of memory asks for dozens, needs to look through it."""
     gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_there_is_no_garbage() -> None:
+    """What is imported and collected stays: no collection of garbage, of which each engine that is
+    closed asks for one, needs to look through it, nor through what other modules' tests left."""
     gc.collect()
     gc.freeze()
 

@@ -285,7 +285,7 @@ def test_a_stop_counts_rows_without_reading_them_again(
         ledger.flush()
         read = totals_of_parts(parts_of(tmp_path))
         assert (read.rows, read.errors, read.length) == (60, 12, read.output_rows - 12)
-        monkeypatch.setattr("batchgen.job.storage.totals._counted", None)
+        monkeypatch.setattr("batchgen.job.storage.totals.read_columns", None)
         assert ledger.totals() == read
 
 

@@ -178,11 +178,10 @@ class _PlaceType(click.ParamType):  # type: ignore[type-arg]  # of later release
     ) -> Place:
         """`s3://bucket/name`, `gs://`, `az://`; all else is a local path. Raises UsageError."""
         from batchgen.job.stores.places import place_of
+        from batchgen.job.stores.remote_path import RemotePath
 
         if ctx is not None and param is not None and isinstance(value, str):
             ctx.meta[f"batchgen.folder.{param.name}"] = value.endswith("/")
-        from batchgen.job.stores.remote_path import RemotePath
-
         return value if isinstance(value, Path | RemotePath) else place_of(value)
 
 

@@ -7,11 +7,9 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from batchgen.job.flow.signals import POLITE_SIGNALS
 from batchgen.job.storage.layout import list_parts
-from batchgen.job.storage.parts import part_summary
+from batchgen.job.storage.parts import known_summary
 from batchgen.job.stores.places import Place
 from batchgen.selftest.child import Child, unready_codes
 
@@ -73,10 +71,8 @@ def at_the_end(chosen: random.Random, faults: bool) -> Blow:
 
 def rows_in(part: Place) -> int:
     """Rows of a finished part; 0 where it is damaged, or gone meanwhile."""
-    try:
-        return part_summary(part).rows
-    except (OSError, pa.ArrowException, KeyError, ValueError):
-        return 0
+    known = known_summary(part)
+    return 0 if known is None else known.rows
 
 
 def damage(folder: Place, chosen: random.Random) -> int:

@@ -28,10 +28,10 @@ from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.lock import OutputLock
 from batchgen.job.storage.manifest import Manifest, flatten
 from batchgen.job.storage.output import row_groups_of, verified_totals
-from batchgen.job.storage.parts import Columns, PartStem, part_summary, read_part, write_part_table
+from batchgen.job.storage.parts import Columns, PartStem, known_summary, read_part, write_part_table
 from batchgen.job.storage.provenance import footer_manifest
 from batchgen.job.stores.files import make_folder
-from batchgen.job.stores.places import Place, remove_all
+from batchgen.job.stores.places import remove_all
 
 __all__ = ["Reopened", "Reopening", "reopen", "take_up"]
 
@@ -146,7 +146,8 @@ class _OldRows:
     def __init__(self, asked: Reopening, manifest: Manifest) -> None:
         layout, retry = asked.layout, asked.retry
         parts = list_parts(layout.parts) if manifest.state == "running" else []
-        self.paths = [path for path in parts if _is_of(path, manifest)]
+        found = ((path, known_summary(path)) for path in parts)
+        self.paths = [path for path, known in found if known and known.job == manifest.job]
         self._output = layout.record if manifest.is_complete else None
         self._check_stop = asked.check_stop
         self.again = RowCounts.of([]) if retry is None else self._bad(retry)
@@ -178,13 +179,6 @@ class _OldRows:
             table = read_part(path)
             if table is not None:  # else it is damaged: its rows are computed again
                 yield table if columns is None else table.select(columns)
-
-
-def _is_of(path: Place, manifest: Manifest) -> bool:
-    try:
-        return part_summary(path).job == manifest.job
-    except (OSError, pa.ArrowException, KeyError, ValueError):
-        return False
 
 
 def _is_bad(table: pa.Table, retry: str) -> Any:

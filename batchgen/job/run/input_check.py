@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
-
 from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError
 from batchgen.job.input.reader import Reader
 from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.manifest import InputCheckpoint, Manifest
-from batchgen.job.storage.parts import part_summary
+from batchgen.job.storage.parts import known_summary
 from batchgen.job.stores.places import Place
 
 __all__ = ["check_finished_input", "check_limit", "check_resumed_input", "has_grown"]
@@ -43,11 +41,8 @@ def check_limit(layout: Layout, manifest: Manifest, limit: int | None) -> None:
 
 def _last_row(part: Place, job: str) -> int:
     """-1 where it counts for nothing."""
-    try:
-        summary = part_summary(part)
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
-        return -1
-    return summary.last if summary.job == job else -1
+    summary = known_summary(part)
+    return summary.last if summary is not None and summary.job == job else -1
 
 
 def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) -> None:

@@ -44,6 +44,7 @@ __all__ = [
     "Part",
     "PartStem",
     "PartSummary",
+    "known_summary",
     "part_summary",
     "read_columns",
     "read_part",
@@ -216,12 +217,10 @@ def scan_parts(
     listed = list(paths)
     scans = all_of(partial(_scan, job=job), listed)
     for path, scan in zip(listed, scans, strict=True):
-        if isinstance(scan, FileNotFoundError):  # its owner finished meanwhile
-            continue
-        if scan is not None:
+        if scan is None:
+            set_aside(path, damaged)
+        elif not isinstance(scan, FileNotFoundError):  # its owner finished meanwhile
             yield scan
-            continue
-        set_aside(path, damaged)
 
 
 def set_aside(path: Place, damaged: Place) -> None:
@@ -234,6 +233,14 @@ def set_aside(path: Place, damaged: Place) -> None:
 def part_summary(path: Place) -> PartSummary:
     """Row counts and errors of a part, from its footer alone."""
     return summary_of(pq.read_metadata(arrow_source(path)))
+
+
+def known_summary(path: Place) -> PartSummary | None:
+    """The same; None where the part is damaged, or gone meanwhile."""
+    try:
+        return part_summary(path)
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        return None
 
 
 def _commit(
@@ -275,9 +282,7 @@ def _scan(path: Place, job: str) -> tuple[Part, npt.NDArray[np.int64]] | FileNot
         index = integers(file.read(columns=["index"], use_threads=False)["index"])
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
-    if summary.job != job:
-        return None
-    return Part.of(path, summary, _totals(file.metadata)), index
+    return (Part.of(path, summary, _totals(file.metadata)), index) if summary.job == job else None
 
 
 def summary_of(metadata: pq.FileMetaData) -> PartSummary:
