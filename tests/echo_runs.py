@@ -9,11 +9,16 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import warm_process
+
+from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.stores.remote_path import RemotePath
+
+AnyPlace = TypeVar("AnyPlace", Path, RemotePath)
 
 CHANGING = (
     "queue_s", "prefill_s", "ttft_s", "decode_s", "tpot_s", "latency_s", "started_at",
@@ -22,10 +27,10 @@ CHANGING = (
 """Columns that may differ between equal runs (INTERFACE: Parquet out)."""
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any] | str]) -> Path:
-    """A JSONL file; a string stands as it is."""
+def write_rows(path: AnyPlace, rows: Iterable[Mapping[str, Any] | str]) -> AnyPlace:
+    """A JSONL file or object; a string stands as it is."""
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    path.write_bytes("".join(line + "\n" for line in lines).encode())
     return path
 
 
@@ -129,7 +134,7 @@ def output_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def stable(path: Path) -> pa.Table:
+def stable(path: Place) -> pa.Table:
     """An output without the columns that may differ between equal runs."""
-    table = pq.read_table(path)
+    table = pq.read_table(arrow_source(path))
     return table.drop_columns([name for name in CHANGING if name in table.column_names])

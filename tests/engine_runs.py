@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
+
 from batchgen.engine.request import Completion, Engine, Request
+from batchgen.engine.sampling.batch import SamplingTable
+from batchgen.engine.sampling.sampler import SampledTokens, sample
+from batchgen.engine.scheduling.sequence import Sequence
+from batchgen.engine.scheduling.step import ScheduledStep
 
 
 def completions_of(engine: Engine, requests: Iterable[Request]) -> dict[int, Completion]:
@@ -32,3 +38,16 @@ def tokens_in_order(engine: Engine, requests: Iterable[Request]) -> list[list[in
     failures = [c.error_message for c in completions.values() if c.error_code is not None]
     assert not failures, failures
     return list(tokens_of(completions).values())
+
+
+def sampled(sequences: list[Sequence], logits: torch.Tensor) -> SampledTokens:
+    """One step in which each sequence is computed whole. logits: [num_seqs, vocab_size]"""
+    step = ScheduledStep()
+    for slot, sequence in enumerate(sequences):
+        sequence.slot = slot
+        sequence.num_computed_tokens = sequence.num_pending = 0  # may have been sampled before
+        step.admitted.append(sequence)
+        step.add(sequence, sequence.num_uncomputed_tokens)
+    table = SamplingTable(len(sequences), logits.shape[1], torch.device("cpu"))
+    table.admit(step)
+    return sample(logits.clone(), table.gather(step))

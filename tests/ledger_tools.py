@@ -18,6 +18,7 @@ from batchgen.job.stores.places import Place, arrow_source
 from batchgen.job.stores.remote_path import RemotePath
 
 FINGERPRINT: dict[str, Any] = {"model": {"name": "m"}, "sampling": {"temperature": 0.7}}
+OTHER: dict[str, Any] = {"model": {"name": "m"}, "sampling": {"temperature": 0.9}}
 
 
 class Crash(BaseException):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import THOROUGH, answer_among, tiny_model
+from tiny_models import THOROUGH, answer_among, runs_as_one, tiny_model
 from torch.nn import functional as F
 
 from batchgen.cli.process.threads import settle_waiting
@@ -36,13 +36,6 @@ def load(
 def has_int8_kernel() -> bool:
     operators = Operators.load()
     return operators is not None and operators.can_pack_int8(1)
-
-
-def runs_as_one(model: Model) -> bool:
-    return any(
-        getattr(module.__dict__.get("forward"), "__qualname__", "").startswith("_first.")
-        for module in model.module.modules()
-    )
 
 
 def without_stack(

@@ -136,21 +136,6 @@ def test_an_overlong_line_is_one_bad_row_and_the_next_is_read(
         assert decode_row(rows[3][1])["prompt"].startswith("xxx")
 
 
-def test_a_line_of_100_mb_is_one_bad_row(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    with path.open("wb") as file:
-        file.write(b'{"prompt": "')
-        for _ in range(100):
-            file.write(b"x" * 1_000_000)
-        file.write(b'"}\n' + LINES)
-    (source,) = find_sources([str(path)])
-    rows = list(JsonlRows(source))
-    assert len(rows) == 4
-    assert max(len(line) for _, line in rows) < 100
-    with pytest.raises(RowError, match="longer than 64 MiB"):
-        decode_row(rows[0][1])
-
-
 @pytest.mark.parametrize("pack", [gzip.compress, compress_zst])
 @pytest.mark.parametrize("damage", ["cut", "flip", "tail"])
 def test_a_damaged_file_says_where_and_ends_with_66(

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from ledger_tools import (
     FINGERPRINT,
+    OTHER,
     expected_keys,
     finished_job,
     hooked,
@@ -36,30 +37,6 @@ from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.parts import Columns, PartStem, write_part
 from batchgen.job.storage.totals import totals_of_parts
 from batchgen.job.stores.files import checked_name
-
-OTHER = {"model": {"name": "m"}, "sampling": {"temperature": 0.9}}
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-@pytest.mark.parametrize("content", [b"precious", b""])
-def test_a_foreign_output_is_refused_and_overwritten_only_when_whole(
-    tmp_path: Path, content: bytes
-) -> None:
-    out = tmp_path / "out.parquet"
-    out.write_bytes(content)
-    with pytest.raises(FingerprintMismatchError, match="exists"):
-        open_ledger(tmp_path)
-    with open_ledger(tmp_path, overwrite=True) as ledger:
-        ledger.append(rows_of(range(3)))
-        ledger.flush()
-        assert out.read_bytes() == content
-    with open_ledger(tmp_path, overwrite=True) as ledger:
-        assert ledger.num_done == 3, "the same command again continues"
-        ledger.finalize(3)
-    assert keys_of(out) == expected_keys(3)
 
 
 def test_overwrite_discards_work_of_other_settings(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from engine_runs import completions_of
 from test_gguf import write_gguf
-from tiny_models import answer_among, tiny_model
+from tiny_models import answer_among, runs_as_one, tiny_model
 
 from batchgen import gguf_header
 from batchgen.engine.config import EngineConfig
@@ -54,11 +54,6 @@ def load(path: Path, **more: Any) -> Model:
 def packed_names(module: Any) -> set[str]:
     kinds = (PackedLayer, PackedEmbedding)
     return {name for name, part in module.named_modules() if isinstance(part, kinds)}
-
-
-def runs_as_one(model: Model) -> bool:
-    names = (getattr(m.__dict__.get("forward"), "__qualname__", "") for m in model.module.modules())
-    return any(name.startswith("_first.") for name in names)
 
 
 def error(got: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import CHANGING, begin, environment, prompts, write_rows
+from echo_runs import begin, environment, prompts, stable, write_rows
 from s3_server import KEYS, Fault, Proxy
 
 from batchgen.cli.command import main
@@ -29,19 +29,8 @@ pytest.importorskip("moto")
 ROWS = 600
 
 
-def put_rows(folder: RemotePath, count: int = ROWS, name: str = "in.jsonl") -> RemotePath:
-    text = "".join(json.dumps(row) + "\n" for row in prompts(count))
-    (folder / name).write_bytes(text.encode())
-    return folder / name
-
-
 def run(*args: object) -> int:
     return main(["run", "--engine", "echo", "--max-tokens", "1000", *map(str, args)])
-
-
-def rows_of(place: RemotePath | Path) -> pa.Table:
-    table = pq.read_table(io.BytesIO(place.read_bytes()))
-    return table.drop_columns([name for name in CHANGING if name in table.column_names])
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     disk = tmp_path_factory.mktemp("whole")
     source = write_rows(disk / "in.jsonl", prompts(ROWS))
     assert run("-i", source, "-o", disk / "out.parquet") == 0
-    return rows_of(disk / "out.parquet")
+    return stable(disk / "out.parquet")
 
 
 def uploads_of(folder: RemotePath) -> list[str]:
@@ -62,9 +51,9 @@ def uploads_of(folder: RemotePath) -> list[str]:
 def test_a_job_from_s3_to_s3_is_the_disk_s_and_its_rerun_does_nothing(
     folder: RemotePath, s3: Proxy, whole: pa.Table, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, out = put_rows(folder), folder / "out.parquet"
+    source, out = write_rows(folder / "in.jsonl", prompts(ROWS)), folder / "out.parquet"
     assert run("-i", source, "-o", out) == 0
-    assert rows_of(out).equals(whole)
+    assert stable(out).equals(whole)
     left = {path.name for path in (folder / "out.parquet.ckpt").walk_files()}
     assert left == {"manifest.json", "1.json"}
     s3.requests.clear()
@@ -80,13 +69,13 @@ def test_a_job_from_s3_to_s3_is_the_disk_s_and_its_rerun_does_nothing(
 def test_shards_on_s3_are_merged(
     folder: RemotePath, whole: pa.Table, tmp_path: Path, where: str
 ) -> None:
-    source, out = put_rows(folder), folder / "out.parquet"
+    source, out = write_rows(folder / "in.jsonl", prompts(ROWS)), folder / "out.parquet"
     ckpt = () if where == "beside" else ("--checkpoint-dir", tmp_path / "work")
     for shard in ("1/2", "0/2"):
         assert run("-i", source, "-o", out, "--shard", shard, *ckpt) == 0
         assert not out.exists()
     assert main(["merge", *map(str, (out, *ckpt))]) == 0
-    assert rows_of(out).equals(whole)
+    assert stable(out).equals(whole)
 
 
 def test_columns_of_parquet_are_read_by_ranges_and_only_those_that_are_needed(
@@ -109,7 +98,7 @@ def test_columns_of_parquet_are_read_by_ranges_and_only_those_that_are_needed(
         out = folder / "out.parquet"
         args = ("-i", folder / "*.parquet", "-o", out, "--keep-columns", "none")
         assert run(*args) == 0
-    assert rows_of(out)["completion"].to_pylist() == table["prompt"].to_pylist()
+    assert stable(out)["completion"].to_pylist() == table["prompt"].to_pylist()
     assert sum(read) < len(sink.getvalue()) / 4
 
 
@@ -120,13 +109,13 @@ def test_passing_faults_cost_no_row_and_no_word(
     folder: RemotePath, s3: Proxy, whole: pa.Table, kind: str, times: int
 ) -> None:
     """Any request may meet them; `lost`: it was done, and the answer did not come."""
-    source, out = put_rows(folder), folder / "out.parquet"
+    source, out = write_rows(folder / "in.jsonl", prompts(ROWS)), folder / "out.parquet"
     chosen = random.Random(3)
     s3.faults.append(Fault(kind, lambda method, path: chosen.random() < 0.2, times))
     assert run("-i", source, "-o", out, "--checkpoint-every", 200) == 0
     assert s3.faults[0].times < times
     s3.faults.clear()
-    assert rows_of(out).equals(whole)
+    assert stable(out).equals(whole)
 
 
 def _writes_the_output(method: str, path: str) -> bool:
@@ -136,13 +125,13 @@ def _writes_the_output(method: str, path: str) -> bool:
 def test_listings_that_lag_lose_nothing_and_give_no_number_twice(
     folder: RemotePath, s3: Proxy, whole: pa.Table
 ) -> None:
-    source, out = put_rows(folder), folder / "out.parquet"
+    source, out = write_rows(folder / "in.jsonl", prompts(ROWS)), folder / "out.parquet"
     s3.faults.append(Fault("denied", _writes_the_output, 1e9))
     assert run("-i", source, "-o", out, "--checkpoint-every", 200) == 73
     s3.faults[:] = [Fault("stale", lambda method, path: method == "LIST", 1e9)]
     assert run("-i", source, "-o", out, "--checkpoint-every", 200) == 0
     s3.faults.clear()
-    assert rows_of(out).equals(whole)
+    assert stable(out).equals(whole)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +144,7 @@ def test_credentials_that_fail_are_one_line_and_cost_nothing(
     folder: RemotePath, s3: Proxy, whole: pa.Table, kind: str, said: str, side: str, code: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    source, out = put_rows(folder), folder / "out.parquet"
+    source, out = write_rows(folder / "in.jsonl", prompts(ROWS)), folder / "out.parquet"
     s3.faults.append(Fault(kind, lambda method, path: side in path, 1e9))
     assert run("-i", source, "-o", out) == code
     told = capsys.readouterr().err
@@ -164,13 +153,13 @@ def test_credentials_that_fail_are_one_line_and_cost_nothing(
     assert not [word for word in (*KEYS.values(), "Signature", "X-Amz") if word in told]
     s3.faults.clear()
     assert run("-i", source, "-o", out) == 0
-    assert rows_of(out).equals(whole)
+    assert stable(out).equals(whole)
 
 
 def test_a_bucket_or_an_object_that_is_not_there_is_told_at_once(
     folder: RemotePath, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = put_rows(folder, 3)
+    source = write_rows(folder / "in.jsonl", prompts(3))
     assert run("-i", source, "-o", "s3://no-such-bucket/out.parquet") == 73
     assert "there is no such bucket" in capsys.readouterr().err
     assert run("-i", folder / "nothing.jsonl", "-o", folder / "out.parquet") == 66
@@ -184,10 +173,10 @@ def test_an_input_that_changes_while_it_is_read_is_refused(
 ) -> None:
     from batchgen.job.stores.remote_input import object_input
 
-    source = put_rows(folder)
+    source = write_rows(folder / "in.jsonl", prompts(ROWS))
     found = object_input(source)
     assert found.open().readline() == source.read_bytes().splitlines(keepends=True)[0]
-    put_rows(folder, ROWS + 1)
+    write_rows(source, prompts(ROWS + 1))
     with pytest.raises(FingerprintMismatchError, match=r"in\.jsonl changed while it was read"):
         found.open().read()
     source.unlink()
@@ -198,7 +187,7 @@ def test_an_input_that_changes_while_it_is_read_is_refused(
 def test_an_input_that_changed_between_two_runs_is_refused_and_overwritten_on_demand(
     folder: RemotePath, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, out = put_rows(folder), folder / "out.parquet"
+    source, out = write_rows(folder / "in.jsonl", prompts(ROWS)), folder / "out.parquet"
     assert run("-i", source, "-o", out) == 0
     before = out.read_bytes()
     source.write_bytes(source.read_bytes().replace(b'prompt number 7"', b'another prompt"'))
@@ -206,7 +195,7 @@ def test_an_input_that_changed_between_two_runs_is_refused_and_overwritten_on_de
     assert "of the input changed" in capsys.readouterr().err
     assert out.read_bytes() == before
     assert run("-i", source, "-o", out, "--overwrite") == 0
-    assert "another prompt" in rows_of(out)["completion"].to_pylist()
+    assert "another prompt" in stable(out)["completion"].to_pylist()
 
 
 def test_a_writer_that_was_paused_replaces_nothing_of_its_successor(folder: RemotePath) -> None:
@@ -253,14 +242,14 @@ def test_a_silent_owner_elsewhere_loses_by_the_store_s_clock(
 def test_a_large_output_is_sent_in_parts_and_a_broken_upload_leaves_nothing_billed(
     folder: RemotePath, s3: Proxy, whole: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, out = put_rows(folder), folder / "out.parquet"
+    source, out = write_rows(folder / "in.jsonl", prompts(ROWS)), folder / "out.parquet"
     monkeypatch.setattr(uploads, "ONE_REQUEST_BYTES", 1000)
     s3.faults.append(Fault("denied", lambda method, path: "partNumber" in path, 1))
     assert run("-i", source, "-o", out) == 73
     assert not out.exists()
     assert uploads_of(folder) == []
     assert run("-i", source, "-o", out) == 0
-    assert rows_of(out).equals(whole)
+    assert stable(out).equals(whole)
     # A killed process aborts nothing: its successor does.
     boto = clients.s3_session().client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
     boto.create_multipart_upload(Bucket="bucket", Key=out.key)
@@ -273,7 +262,7 @@ def test_kills_and_faults_at_random_end_in_the_unbroken_output(
     folder: RemotePath, s3: Proxy, whole: pa.Table
 ) -> None:
     """kill -9 of real processes, while one request in fifty fails in one of five ways."""
-    source, out = put_rows(folder), folder / "out.parquet"
+    source, out = write_rows(folder / "in.jsonl", prompts(ROWS)), folder / "out.parquet"
     chosen = random.Random(11)
     kinds = ("busy", "reset", "lost", "slow", "stale")
     s3.faults += [Fault(kind, lambda m, p: chosen.random() < 0.01, 1e9) for kind in kinds]
@@ -297,4 +286,4 @@ def test_kills_and_faults_at_random_end_in_the_unbroken_output(
     assert kills
     s3.faults.clear()
     assert run("-i", source, "-o", out) == 0
-    assert rows_of(out).equals(whole)
+    assert stable(out).equals(whole)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from engine_runs import sampled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation import logits_process as hf
@@ -14,7 +15,7 @@ from batchgen.engine.sampling import filters
 from batchgen.engine.sampling.batch import SamplingBatch, SamplingTable
 from batchgen.engine.sampling.device_draws import uniform as device_uniform
 from batchgen.engine.sampling.row_search import first_above, largest, row_max
-from batchgen.engine.sampling.sampler import SampledTokens, sample
+from batchgen.engine.sampling.sampler import sample
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
 
@@ -32,19 +33,6 @@ def _sequence(params: SamplingParams, key: int = 1, output: tuple[int, ...] = ()
     return Sequence(request, 4 + params.max_tokens, frozenset({EOS}))
 
 
-def _sample(sequences: list[Sequence], logits: torch.Tensor) -> SampledTokens:
-    """Sample one step in which each sequence is computed whole."""
-    step = ScheduledStep()
-    for slot, sequence in enumerate(sequences):
-        sequence.slot = slot
-        sequence.num_computed_tokens = sequence.num_pending = 0  # may have been sampled before
-        step.admitted.append(sequence)
-        step.add(sequence, sequence.num_uncomputed_tokens)
-    table = SamplingTable(len(sequences), logits.shape[1], CPU)
-    table.admit(step)
-    return sample(logits.clone(), table.gather(step))
-
-
 def _above(logits: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
     return logits.masked_fill(logits < floor, -torch.inf)
 
@@ -52,10 +40,10 @@ def _above(logits: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_greedy_takes_the_most_likely_token(dtype: torch.dtype) -> None:
     logits = _logits(5).to(dtype)
-    sampled = _sample([_sequence(SamplingParams()) for _ in range(5)], logits)
-    assert sampled.tokens.tolist() == logits.float().argmax(-1).tolist()
-    assert sampled.usable.all()
-    assert sampled.logprobs is None
+    found = sampled([_sequence(SamplingParams()) for _ in range(5)], logits)
+    assert found.tokens.tolist() == logits.float().argmax(-1).tolist()
+    assert found.usable.all()
+    assert found.logprobs is None
 
 
 def test_draws_on_a_device_are_the_draws_of_the_host() -> None:
@@ -114,7 +102,7 @@ def test_repetition_penalty_is_that_of_transformers_over_prompt_and_output(penal
     expected = hf.RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())  # type: ignore[arg-type]
     logits[:, 3] = logits.max() + 1  # so that the penalty decides
     expected[:, 3] = logits[:, 3] / penalty
-    assert _sample(sequences, logits).tokens.tolist() == expected.argmax(-1).tolist()
+    assert sampled(sequences, logits).tokens.tolist() == expected.argmax(-1).tolist()
 
 
 def test_presence_and_frequency_count_the_output_alone() -> None:
@@ -126,9 +114,9 @@ def test_presence_and_frequency_count_the_output_alone() -> None:
     frequent = replace(SamplingParams(), frequency_penalty=0.6)
     sequences = [_sequence(params, output=(9, 8, 9)) for params in (one, frequent)]
     # presence: 9 -> 3.5, 8 -> 2.5; frequency: 9 -> 3.3, 8 -> 2.9
-    assert _sample(sequences, logits).tokens.tolist() == [9, 9]
+    assert sampled(sequences, logits).tokens.tolist() == [9, 9]
     logits[:, 9] = 3.9  # presence 2.9, frequency 2.7: both below the prompt's token
-    assert _sample(sequences, logits).tokens.tolist() == [4, 4]
+    assert sampled(sequences, logits).tokens.tolist() == [4, 4]
 
 
 def test_the_chain_of_processors_keeps_the_tokens_that_transformers_keeps() -> None:
@@ -142,7 +130,7 @@ def test_the_chain_of_processors_keeps_the_tokens_that_transformers_keeps() -> N
     for warper in (hf.TopKLogitsWarper(40), hf.TopPLogitsWarper(0.9), hf.MinPLogitsWarper(0.02)):
         kept = warper(ids, kept)  # type: ignore[arg-type]
     sequences = [_sequence(params, key=key) for key in range(3000)]
-    tokens = _sample(sequences, logits.expand(3000, -1)).tokens
+    tokens = sampled(sequences, logits.expand(3000, -1)).tokens
     counts = torch.bincount(tokens, minlength=VOCAB) / 3000
     expected = kept.softmax(-1)[0]
     assert (counts > 0).nonzero().flatten().tolist() == (
@@ -179,7 +167,7 @@ def test_searching_in_blocks_finds_what_a_plain_search_finds(vocab_size: int) ->
 
 def test_a_step_in_which_nothing_is_sampled_has_no_tokens() -> None:
     params = SamplingParams(temperature=1.0, top_k=5, top_p=0.5, repetition_penalty=1.1)
-    assert _sample([], _logits(0)).tokens.shape == (0,)
+    assert sampled([], _logits(0)).tokens.shape == (0,)
     assert sample(_logits(0), SamplingBatch(logprobs=True)).tokens.shape == (0,)
     cut = _sequence(params)
     step = ScheduledStep()
@@ -218,9 +206,9 @@ def test_a_rows_token_does_not_depend_on_its_batch_mates(
 ) -> None:
     logits = _logits(len(parameters), seed, 600)
     sequences = [_sequence(p, key=seed + i, output=(i, 9)) for i, p in enumerate(parameters)]
-    together = _sample(sequences, logits)
+    together = sampled(sequences, logits)
     for i, sequence in enumerate(sequences):
-        alone = _sample([sequence], logits[i : i + 1])
+        alone = sampled([sequence], logits[i : i + 1])
         assert int(alone.tokens) == int(together.tokens[i])
         if alone.logprobs is not None and together.logprobs is not None:
             assert float(alone.logprobs) == float(together.logprobs[i])
@@ -233,7 +221,7 @@ def test_the_end_is_impossible_before_min_tokens() -> None:
     early = SamplingParams(min_tokens=2, stop_token_ids=(11, VOCAB + 3))
     ignoring = replace(early, ignore_eos=True)
     sequences = [_sequence(early), _sequence(ignoring), _sequence(early, output=(1, 2))]
-    tokens = _sample(sequences, logits).tokens.tolist()
+    tokens = sampled(sequences, logits).tokens.tolist()
     assert tokens[0] not in (EOS, 11)
     assert tokens[1:] == [EOS, EOS]
 
@@ -242,26 +230,26 @@ def test_the_end_is_impossible_before_min_tokens() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_unusable_logits_are_seen_in_their_own_row_alone(temperature: float, bad: float) -> None:
     logits = _logits(4)
-    clean = _sample(
+    clean = sampled(
         [_sequence(SamplingParams(temperature=temperature), i) for i in range(4)], logits
     )
     logits[2, 100] = bad
-    sampled = _sample(
+    found = sampled(
         [_sequence(SamplingParams(temperature=temperature), i) for i in range(4)], logits
     )
-    assert sampled.usable.tolist() == [True, True, False, True]
-    assert [sampled.tokens[i] == clean.tokens[i] for i in (0, 1, 3)] == [True] * 3
+    assert found.usable.tolist() == [True, True, False, True]
+    assert [found.tokens[i] == clean.tokens[i] for i in (0, 1, 3)] == [True] * 3
 
 
 def test_a_row_without_any_possible_token_is_unusable() -> None:
     logits = torch.full((1, VOCAB), -torch.inf)
-    assert not _sample([_sequence(SamplingParams(temperature=1.0))], logits).usable.any()
+    assert not sampled([_sequence(SamplingParams(temperature=1.0))], logits).usable.any()
 
 
 def test_logprobs_are_of_the_chosen_token_before_processors() -> None:
     logits = _logits(2)
     params = SamplingParams(temperature=2.0, top_k=3, logprobs=0)
-    sampled = _sample([_sequence(params, i) for i in range(2)], logits)
-    expected = logits.log_softmax(-1).gather(1, sampled.tokens[:, None])[:, 0]
-    assert sampled.logprobs is not None
-    assert torch.allclose(sampled.logprobs, expected, atol=1e-5)
+    found = sampled([_sequence(params, i) for i in range(2)], logits)
+    expected = logits.log_softmax(-1).gather(1, found.tokens[:, None])[:, 0]
+    assert found.logprobs is not None
+    assert torch.allclose(found.logprobs, expected, atol=1e-5)

@@ -28,13 +28,6 @@ from batchgen.job.verbs.compare import compare
 ROWS = 300
 
 
-def put_rows(folder: RemotePath, count: int = ROWS) -> RemotePath:
-    (folder / "in.jsonl").write_bytes(
-        "".join(json.dumps(row) + "\n" for row in prompts(count)).encode()
-    )
-    return folder / "in.jsonl"
-
-
 def run(*args: object) -> int:
     return main(["run", "--engine", "echo", *map(str, args)])
 
@@ -61,7 +54,7 @@ def test_lines_of_json_are_an_object_and_read_by_the_other_verbs(
     where: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    source, out = put_rows(folder), folder / f"out.{ending}"
+    source, out = write_rows(folder / "in.jsonl", prompts(ROWS)), folder / f"out.{ending}"
     ckpt = () if where == "beside" else ("--checkpoint-dir", tmp_path / "work")
     assert run("-i", source, "-o", out, *ckpt) == 0
     assert [row["completion"] for row in lines_of(out)] == [row["prompt"] for row in prompts(ROWS)]
@@ -80,7 +73,7 @@ def test_an_output_in_a_store_becomes_a_folder_that_datasets_loads(
 ) -> None:
     datasets = pytest.importorskip("datasets")
     out, to = folder / str(flags[0]), tmp_path / "folder"
-    assert run("-i", put_rows(folder, 20), "-o", out, *flags[1:]) == 0
+    assert run("-i", write_rows(folder / "in.jsonl", prompts(20)), "-o", out, *flags[1:]) == 0
     asked = ["export", str(out), "--format", "hf", "--to"]
     assert main([*asked, str(to)]) == 0
     rows = datasets.load_from_disk(str(to))
@@ -93,7 +86,7 @@ def test_an_output_in_a_store_becomes_a_folder_that_datasets_loads(
 def test_a_crash_between_the_lines_and_the_manifest_writes_nothing_twice(
     folder: RemotePath, s3: Proxy
 ) -> None:
-    source, out = put_rows(folder), folder / "out.jsonl"
+    source, out = write_rows(folder / "in.jsonl", prompts(ROWS)), folder / "out.jsonl"
     manifest = "/out.jsonl.ckpt/manifest.json"
     written = {"lines": False}
 
@@ -114,7 +107,7 @@ def test_a_crash_between_the_lines_and_the_manifest_writes_nothing_twice(
 def test_a_folder_counts_from_its_manifest_on_and_an_older_one_stays_until_then(
     folder: RemotePath, s3: Proxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, out = put_rows(folder), folder / "out.parquet"
+    source, out = write_rows(folder / "in.jsonl", prompts(ROWS)), folder / "out.parquet"
     asked = ("-i", source, "-o", out, "--rows-per-file", 120)
     s3.faults.append(Fault("denied", _writes_the_manifest, 1e9))
     assert run(*asked) == 73
@@ -145,7 +138,7 @@ def test_a_folder_counts_from_its_manifest_on_and_an_older_one_stays_until_then(
 def test_a_folder_s_large_files_leave_no_upload_that_is_billed(
     folder: RemotePath, s3: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, out = put_rows(folder), folder / "out.parquet"
+    source, out = write_rows(folder / "in.jsonl", prompts(ROWS)), folder / "out.parquet"
     monkeypatch.setattr(uploads, "ONE_REQUEST_BYTES", 1000)
     s3.faults.append(Fault("denied", lambda method, path: "partNumber" in path, 1, skip=1))
     assert run("-i", source, "-o", out, "--rows-per-file", 120) == 73
@@ -157,7 +150,7 @@ def test_processes_that_join_in_a_store_and_are_killed_write_each_row_once(
     folder: RemotePath, s3: Proxy, tmp_path: Path
 ) -> None:
     rows = 120
-    source, out = put_rows(folder, rows), folder / "out.parquet"
+    source, out = write_rows(folder / "in.jsonl", prompts(rows)), folder / "out.parquet"
     whole = tmp_path / "whole.parquet"
     assert run("-i", write_rows(tmp_path / "in.jsonl", prompts(rows)), "-o", whole) == 0
     chosen = random.Random(7)
@@ -194,7 +187,7 @@ def test_a_second_machine_with_a_folder_of_its_own_is_refused_and_a_silent_first
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    source, out = put_rows(folder), folder / "out.parquet"
+    source, out = write_rows(folder / "in.jsonl", prompts(ROWS)), folder / "out.parquet"
     first = LeasedLock(tmp_path / "one", folder_of(out), out, "first")
     first.acquire()
     asked = ("-i", source, "-o", out, "--checkpoint-dir", tmp_path / "two")

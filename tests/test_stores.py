@@ -10,6 +10,7 @@ from azurite import azurite, is_installed
 from gcs_server import Bucket, gcs_bucket
 from ledger_tools import (
     FINGERPRINT,
+    OTHER,
     Crash,
     die,
     expected_keys,
@@ -29,7 +30,6 @@ from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_path import RemotePath
 
 obstore_store = pytest.importorskip("obstore.store")
-OTHER = {"model": {"name": "m"}, "sampling": {"temperature": 0.9}}
 
 
 @pytest.fixture(scope="module")
@@ -100,15 +100,18 @@ def test_other_settings_are_refused_and_nothing_is_touched(folder: Place) -> Non
     assert snapshot(folder) == before
 
 
-def test_a_foreign_output_is_refused_and_overwritten_only_when_whole(folder: Place) -> None:
+@pytest.mark.parametrize("content", [b"precious", b""])
+def test_a_foreign_output_is_refused_and_overwritten_only_when_whole(
+    folder: Place, content: bytes
+) -> None:
     out = folder / "out.parquet"
-    out.write_bytes(b"precious")
+    out.write_bytes(content)
     with pytest.raises(FingerprintMismatchError, match="exists"):
         open_ledger(folder)
     with open_ledger(folder, overwrite=True) as ledger:
         ledger.append(rows_of(range(3)))
         ledger.flush()
-        assert out.read_bytes() == b"precious"
+        assert out.read_bytes() == content
     with open_ledger(folder, overwrite=True) as ledger:
         assert ledger.num_done == 3, "the same command again continues"
         ledger.finalize(3)

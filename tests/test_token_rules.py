@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_runs import completions_of
+from engine_runs import completions_of, sampled
 from fake_model import VOCAB_SIZE, FakeModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,14 +19,11 @@ from transformers.generation import logits_process as hf
 from batchgen.engine.execution.step_runner import EagerRunner
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.engine import LLMEngine
-from batchgen.engine.sampling.batch import SamplingTable
 from batchgen.engine.sampling.filters import keep_allowed
 from batchgen.engine.sampling.rules import AllowedTokens, TokenRules, mask_of
-from batchgen.engine.sampling.sampler import SampledTokens, sample
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.scheduling.sequence import Sequence
-from batchgen.engine.scheduling.step import ScheduledStep
 
 VOCAB = 70  # no multiple of 32
 TOKENS = st.integers(0, 5)
@@ -87,17 +84,6 @@ def test_rules_that_saw_an_output_grow_say_what_fresh_ones_say() -> None:
         grown, fresh = rules.mask(sequence), TokenRules(sequence.request, VOCAB).mask(sequence)
         assert (grown is None) == (fresh is None)
         assert grown is None or (grown == fresh).all()
-
-
-def sampled(sequences: list[Sequence], logits: torch.Tensor) -> SampledTokens:
-    step = ScheduledStep()
-    for slot, sequence in enumerate(sequences):
-        sequence.slot = slot
-        step.admitted.append(sequence)
-        step.add(sequence, sequence.num_uncomputed_tokens)
-    table = SamplingTable(len(sequences), logits.shape[1], torch.device("cpu"))
-    table.admit(step)
-    return sample(logits.clone(), table.gather(step))
 
 
 def test_a_bias_is_added_before_penalties_as_in_transformers() -> None:

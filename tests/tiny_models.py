@@ -242,3 +242,9 @@ def answer_among(model: Model, count: int) -> torch.Tensor:
     positions = torch.arange(30).repeat(count)
     ids = torch.arange(3, 33).repeat(count)
     return model.forward(ids, positions, metadata, torch.tensor([29]))
+
+
+def runs_as_one(model: Model) -> bool:
+    """Whether its layers are the CPU's stack in C."""
+    names = (getattr(m.__dict__.get("forward"), "__qualname__", "") for m in model.module.modules())
+    return any(name.startswith("_first.") for name in names)
