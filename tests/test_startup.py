@@ -205,7 +205,7 @@ def test_packages_that_no_run_uses_are_absent_only_while_transformers_is_importe
 
 _PUT_OFF = """
 import sys
-from batchgen.startup.later import META, ready_generators, run_later
+from batchgen.startup.lazy_modules import META, ready_generators, run_later
 run_later()
 import torch
 ready_generators(torch)

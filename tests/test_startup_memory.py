@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from batchgen.engine.kernels.outputs import empty_rows
-from batchgen.startup import later, library_pages
+from batchgen.startup import lazy_modules, library_pages
 
 NAMES = ("idle", "idle.part", "idle_open", "idle_slow", "idle_broken", "idle_circle", "idle_user")
 SOURCES = {
@@ -39,7 +39,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(sys, "idle_ran", found, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
-    later.run_later(frozenset(set(NAMES) - {"idle.part", "idle_user"}))
+    lazy_modules.run_later(frozenset(set(NAMES) - {"idle.part", "idle_user"}))
     yield found
     for name in NAMES:
         sys.modules.pop(name, None)
@@ -53,7 +53,7 @@ def test_a_module_runs_once_it_is_asked_for_something(ran: list[str], tmp_path: 
     assert not ran
     assert (idle.a, idle.b, ran) == (1, 1, ["idle"])
     assert type(idle) is type(sys)
-    assert not later.wake("idle")
+    assert not lazy_modules.wake("idle")
     with pytest.raises(AttributeError, match="no attribute 'z'"):
         _ = idle.z
 
@@ -106,10 +106,10 @@ def test_work_that_lacked_a_module_is_done_again_with_all_of_them(ran: list[str]
             raise RuntimeError("must be imported first")
         return "done"
 
-    assert later.or_whole(work) == "done"
+    assert lazy_modules.or_whole(work) == "done"
     ran.clear()
     with pytest.raises(RuntimeError, match="must be imported first"):
-        later.or_whole(work)
+        lazy_modules.or_whole(work)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from batchgen.startup.kept import installation, kept
+from batchgen.startup.cached_answers import installation, kept
 
 __all__ = ["CHANGES", "delay_templates", "keep_triton_key"]
 

@@ -24,8 +24,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from batchgen.startup import quick_torch
-from batchgen.startup.hub_later import name_hub, put_off_hub
-from batchgen.startup.kept import installation, kept, state_of
+from batchgen.startup.cached_answers import installation, kept, state_of
+from batchgen.startup.lazy_hub import name_hub, put_off_hub
 
 __all__ = ["QuickImports"]
 

@@ -16,7 +16,7 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 from typing import Any
 
-from batchgen.startup.later import META, LoadedModule, wake
+from batchgen.startup.lazy_modules import META, LoadedModule, wake
 
 __all__ = ["put_off_compiler"]
 

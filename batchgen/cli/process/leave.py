@@ -8,7 +8,7 @@ import sys
 import threading
 
 from batchgen.job.flow.signals import STAGE_THREADS
-from batchgen.startup.leaving import let_go
+from batchgen.startup.quick_exit import let_go
 from batchgen.startup.timeline import process_age
 
 __all__ = ["leave_at_once"]

@@ -16,7 +16,7 @@ from batchgen.startup import timeline
 from batchgen.startup.ahead import Gpu, find_gpu, read_ahead
 from batchgen.startup.importing import absent, importing
 from batchgen.startup.kernels import compile_kernels
-from batchgen.startup.later import ready_generators, run_later, wake
+from batchgen.startup.lazy_modules import ready_generators, run_later, wake
 from batchgen.startup.quick_transformers import QuickImports
 from batchgen.startup.torch_compiler import put_off_compiler
 

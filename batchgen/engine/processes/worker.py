@@ -29,7 +29,7 @@ from batchgen.engine.request import Completion, Engine, FinishReason, Request
 from batchgen.errors import RowError
 from batchgen.startup import timeline
 from batchgen.startup.importing import importing
-from batchgen.startup.leaving import end_process
+from batchgen.startup.quick_exit import end_process
 
 __all__ = ["main"]
 

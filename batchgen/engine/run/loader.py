@@ -51,7 +51,7 @@ from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.gguf.weights_kept import PACKED
 from batchgen.startup import timeline
 from batchgen.startup.kernels import wait_for_kernels
-from batchgen.startup.later import META, or_whole, wake
+from batchgen.startup.lazy_modules import META, or_whole, wake
 
 __all__ = [
     "load_model",
