@@ -259,7 +259,7 @@ def test_a_checkpoint_in_mxfp4_stays_so(tmp_path: Path, monkeypatch: pytest.Monk
     dense, note = load_folder(*asked)
     assert note is not None
     assert note.is_dense
-    monkeypatch.setattr(packed_folder, "_can_keep_experts", lambda *_: True)
+    monkeypatch.setattr(packed_folder, "_can_keep", lambda *_: True)
     for name, value in (("many", lambda *_: (3,)), ("FEW", (2,))):
         monkeypatch.setattr(packed_folder, name, value)
     module, found = load_folder(*asked)

@@ -41,9 +41,13 @@ from batchgen.errors import ModelRefusedError
 __all__ = ["load_packed", "load_packed_experts", "load_random_packed"]
 
 _logger = logging.getLogger(__name__)
-_KEPT_IN = (torch.bfloat16, torch.float16)
-_LEAST = {"float8": (8, 9), "integer": (8, 0)}
-"""Compute capability: whose tensor cores multiply float8, or bfloat16."""
+_KEPT_IN = {
+    "float8": ((torch.bfloat16, torch.float16), (8, 9)),
+    "integer": ((torch.bfloat16, torch.float16), (8, 0)),
+    "mxfp4": ((torch.bfloat16,), (8, 0)),
+}
+"""Dtypes of the model, and the least compute capability: whose tensor cores multiply float8, or
+bfloat16."""
 CheckInfo = Callable[[Mapping[str, Any]], None]
 
 
@@ -81,7 +85,7 @@ def load_packed(
         tensors = _open(path, files)
         layers = find_layers(str(path), tensors, scheme)
         empty = _empty(own, dtype, trust_remote_code)
-        names = linear_names(empty) if keep and _can_keep(scheme, dtype, device) else {}
+        names = linear_names(empty) if keep and _can_keep(scheme.kind, dtype, device) else {}
         kept = {
             layer.module_name: layer
             for layer in layers
@@ -108,7 +112,7 @@ def load_packed_experts(
     """As `load_packed`, of experts in MXFP4; None where they cannot stay so."""
     own = _without_quantization(own)
     dtype = _dtype_of(own, dtype)
-    if not _can_keep_experts(dtype, device):
+    if not _can_keep("mxfp4", dtype, device):
         return None
     with ExitStack() as files:
         tensors = _open(path, files)
@@ -168,12 +172,6 @@ def _hollow_experts(
 ) -> dict[str, torch.Tensor]:
     names = [f"{name}.{stack}" for name in mixtures for stack in STACKS]
     return {name: hollow_values(empty.get_parameter(name).shape, dtype) for name in names}
-
-
-def _can_keep_experts(dtype: torch.dtype, device: torch.device) -> bool:
-    if device.type != "cuda" or dtype != torch.bfloat16:
-        return False
-    return torch.cuda.get_device_capability(device) >= _LEAST["integer"]
 
 
 def load_random_packed(
@@ -236,10 +234,11 @@ def _state(
     return state
 
 
-def _can_keep(scheme: Scheme, dtype: torch.dtype, device: torch.device) -> bool:
-    if device.type != "cuda" or dtype not in _KEPT_IN:
+def _can_keep(kind: str, dtype: torch.dtype, device: torch.device) -> bool:
+    dtypes, least = _KEPT_IN[kind]
+    if device.type != "cuda" or dtype not in dtypes:
         return False
-    return torch.cuda.get_device_capability(device) >= _LEAST[scheme.kind]
+    return torch.cuda.get_device_capability(device) >= least
 
 
 def _without_quantization(own: Any) -> Any:
