@@ -17,7 +17,7 @@ from batchgen.cli.main import cli
 from batchgen.engine.request import Completion, FinishReason, SamplingParams, Timings
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.answers.call_formats import call_format
-from batchgen.job.answers.calls import Tools
+from batchgen.job.answers.calls import Tools, read_calls
 from batchgen.job.answers.marks import Marks
 from batchgen.job.answers.reading import AnswerParsers
 from batchgen.job.answers.tool_choice import forced_output, read_tool_choice
@@ -27,6 +27,7 @@ from batchgen.job.rows import InputRow, OutputRow
 from batchgen.job.text.requests import Requests
 
 BAR = "\N{FULLWIDTH VERTICAL LINE}"
+MARK = "]<]minimax[>["
 USER = [{"role": "user", "content": "Weather in Paris?"}]
 WEATHER = {
     "type": "object",
@@ -54,9 +55,8 @@ def read(name: str, answer: str, tokens: bool, tools: Any = TOOLS) -> tuple[str,
     tags = [t for t in form.tags if t.startswith(("<", "[", BAR)) and "><" not in t]
     codec = tag_codec(special=tags if tokens else [])
     marks = Marks(codec, form.tags)
-    found = form.read(
-        marks.marked(codec.encode_plain([answer])[0], _wish()), marks, Tools.of(tools)
-    )
+    marked = marks.marked(codec.encode_plain([answer])[0], _wish())
+    found = read_calls(form, marked, marks, Tools.of(tools))
     if found is None:
         return None
     return marks.plain(found.content, _wish()), [
@@ -98,6 +98,9 @@ WHOLE: list[tuple[str, str, str, Any]] = [
      "</tool_call>", "", [("get_weather", {"city": "line 1\n  line 2"}), ("get_time", {})]),
     ("qwen3_coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n<parameter=days>"
      "\n3\n</parameter>\n</function>\n</tool_call>", "", ONE),
+    ("qwen3_coder", "<tool_call><function=get_weather><parameter=city>Paris</parameter>"
+     f"<parameter=units>{'[' * 5_000}</parameter></function></tool_call>", "",
+     [("get_weather", {"city": "Paris", "units": "[" * 5_000})]),
     ("seed_oss", "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Paris</parameter>\n"
      "<parameter=days>3</parameter>\n</function>\n</seed:tool_call>", "", ONE),
     ("glm45", "Sure.\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>"
@@ -251,6 +254,8 @@ def test_a_call_that_was_cut_is_text(case: tuple[str, str, str, Any]) -> None:
         ("pythonic", "(" * 50_000),
         ("phi4_mini_json", "Use functools.lru_cache."),
         ("qwen3_coder", "<tool_call>\n<function=get_weather>\nParis\n</function>\n</tool_call>"),
+        ("minimax_m3", f'{MARK}<tool_call>{MARK}<invoke name="f">' + f"{MARK}<item>" * 2_000
+         + f"{MARK}</item>" * 2_000 + f"{MARK}</invoke>{MARK}</tool_call>"),
         ("harmony", "<|channel|>commentary to=functions.f<|message|>{'a'"),
         ("deepseek_v3", deepseek("nonsense")),
     ],

@@ -51,6 +51,6 @@ class AddressedCalls:
 def _arguments(text: str) -> str | None:
     try:
         value = json_value(text.strip() or "{}")
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else None

@@ -63,7 +63,7 @@ class _HarmonyCalls:
             text = marks.plain(message.text, _RAW).strip()
             try:
                 value = json_value(text or "{}")
-            except (ValueError, RecursionError):
+            except ValueError:
                 return None
             if not isinstance(value, dict):
                 return None

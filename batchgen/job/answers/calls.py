@@ -23,6 +23,7 @@ __all__ = [
     "calls_column",
     "json_value",
     "no_constant",
+    "read_calls",
     "typed_value",
 ]
 
@@ -107,9 +108,21 @@ class CallFormat(Protocol):
         ...
 
 
+def read_calls(form: CallFormat, answer: str, marks: Marks, tools: Tools) -> Calls | None:
+    """As `CallFormat.read`; an answer that is nested deeper than Python reads is text."""
+    try:
+        return form.read(answer, marks, tools)
+    except RecursionError:
+        return None
+
+
 def json_value(text: str) -> Any:
-    """JSON as models write it: control characters in strings pass. ValueError for anything else."""
-    return json.loads(text, strict=False, parse_constant=no_constant)
+    """JSON as models write it: control characters in strings pass. ValueError for anything else,
+    and for what is nested deeper than Python reads."""
+    try:
+        return json.loads(text, strict=False, parse_constant=no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def typed_value(schema: Mapping[str, Any], text: str) -> Any:

@@ -54,5 +54,5 @@ class GemmaCalls:
         ]
         try:
             return json_value("".join(written))
-        except (ValueError, RecursionError):
+        except ValueError:
             return None

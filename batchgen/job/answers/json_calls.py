@@ -216,7 +216,7 @@ def _value(text: str, at: int) -> tuple[Any, int] | None:
         at += 1
     try:
         return _DECODER.raw_decode(text, at)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
 
 
@@ -244,7 +244,7 @@ def _made(name: str, arguments: Any, own_id: Any, marks: Marks) -> Call | None:
     if isinstance(arguments, str):
         try:
             arguments = json_value(arguments) if arguments.strip() else {}
-        except (ValueError, RecursionError):
+        except ValueError:
             return None
     if not isinstance(arguments, dict) or not name.strip():
         return None
@@ -261,7 +261,7 @@ def _named(name: str, text: str, marks: Marks) -> Call | None:
     indexed = re.fullmatch(r"(?:functions\.)?([^:]+):(\d+)", name)
     try:
         value = json_value(text) if text else {}
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return _made(indexed[1] if indexed else name, value, name if indexed else None, marks)
 

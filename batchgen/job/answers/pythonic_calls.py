@@ -70,7 +70,7 @@ def _calls(text: str) -> tuple[Call, ...] | None:
         if not isinstance(found, ast.List):
             return None
         return tuple(_call(item) for item in found.elts)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, MemoryError):
         return None
 
 

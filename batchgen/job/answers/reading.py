@@ -10,7 +10,7 @@ from batchgen.engine.request import Constraint, SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.answers.addressed_calls import AddressedCalls
 from batchgen.job.answers.call_formats import call_format
-from batchgen.job.answers.calls import CallFormat, Tools, calls_column
+from batchgen.job.answers.calls import CallFormat, Tools, calls_column, read_calls
 from batchgen.job.answers.guide import ThinkingGuide
 from batchgen.job.answers.marks import Decoder, Marks, Wish
 from batchgen.job.answers.thinking import Begin, ThinkingFormat, begin_in_chat, begin_in_text
@@ -55,7 +55,7 @@ class Reading:
             marked, thought = split.answer, split.thought
         reasoning = None if thought is None else marks.plain(thought, wish).strip() or None
         count = None if reasoning is None else self._num_thinking(token_ids)
-        calls = None if self.calls is None else self.calls.read(marked, marks, self.tools)
+        calls = None if self.calls is None else read_calls(self.calls, marked, marks, self.tools)
         if calls is None:
             return Answer(marks.plain(marked, wish), reasoning, reasoning_tokens=count)
         column = calls_column(calls.calls, key) if calls.calls else None

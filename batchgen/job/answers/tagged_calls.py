@@ -98,7 +98,7 @@ class TaggedCalls:
 def _json_or_text(text: str) -> object:
     try:
         return json_value(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return text
 
 

@@ -112,7 +112,7 @@ class ForcedCalls:
         """See `CallFormat.read`."""
         try:
             value = json_value(marks.plain(answer, Wish()))
-        except (ValueError, RecursionError):
+        except ValueError:
             return None  # it was cut
         given = [{"name": self.function, "parameters": value}] if self.function else value
         calls = [
