@@ -47,6 +47,21 @@ def test_overwrite_discards_work_of_other_settings(tmp_path: Path) -> None:
         assert parts_of(tmp_path) == []
 
 
+@pytest.mark.parametrize("shard", [None, Shard(1, 2)])
+def test_rows_whose_manifest_is_gone_are_discarded_only_when_asked(
+    tmp_path: Path, shard: Shard | None
+) -> None:
+    with open_ledger(tmp_path, shard=shard) as ledger:
+        ledger.append(rows_of([1, 3]))
+    for manifest in list(tmp_path.rglob("manifest.json")):
+        manifest.unlink()
+    with pytest.raises(FingerprintMismatchError, match=r"no manifest\.json that says"):
+        open_ledger(tmp_path, shard=shard)
+    assert len(list(tmp_path.rglob("part-*"))) == 1
+    with open_ledger(tmp_path, shard=shard, overwrite=True) as ledger:
+        assert ledger.num_done == 0
+
+
 def test_an_output_changed_by_someone_else_is_not_called_finished(tmp_path: Path) -> None:
     out = finished_job(tmp_path)
     pq.write_table(pq.read_table(out).slice(1).replace_schema_metadata(None), out)

@@ -62,7 +62,14 @@ def decide(layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool) -> F
         if overwrite and not manifest.overwriting:
             return Found(None)
         return _unfinished(layout, manifest)
-    if overwrite or not layout.sign.exists():
+    if overwrite:
+        return Found(None)
+    if not layout.sign.exists():
+        if manifest is None and not _nothing_to_lose(layout):
+            raise FingerprintMismatchError(
+                f"{layout.folder} holds rows of a run, but no manifest.json that says of which job",
+                "put the file back, or start afresh with --overwrite",
+            )
         return Found(None)
     if manifest is None:
         return Found(_restored(layout, fingerprint), finished=True)
