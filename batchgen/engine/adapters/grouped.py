@@ -8,7 +8,7 @@ case, so a captured step may be replayed with any other choice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import torch
@@ -29,7 +29,8 @@ _NONE = -1
 class GroupedAdapters:
     """The adapters of one model on a GPU, and which tokens of the step under way use which."""
 
-    in_graphs = True
+    in_graphs: ClassVar = True
+    """Whether layers may be compiled and steps captured."""
 
     def __init__(self, module: nn.Module, adapters: Sequence[Lora]) -> None:
         """Takes the place of `AdapterSet`: swaps the adapted layers' classes, `let_go` swaps them

@@ -8,7 +8,7 @@ Nothing here is captured in a graph or compiled; what is, on a GPU, is `grouped.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -26,7 +26,8 @@ _Group = tuple[Lora, torch.Tensor | None]
 class AdapterSet:
     """The adapters of one model, and which of them the step under way uses."""
 
-    in_graphs = False
+    in_graphs: ClassVar = False
+    """Whether layers may be compiled and steps captured."""
 
     def __init__(self, module: nn.Module, adapters: Sequence[Lora]) -> None:
         self._adapters = {lora.name: lora for lora in adapters}
