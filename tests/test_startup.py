@@ -443,6 +443,20 @@ def test_leaving_waits_for_no_compiling_process_and_runs_what_was_left_for_the_e
     assert child(code) == ["left"]
 
 
+@pytest.mark.parametrize("own_process", [True, False])
+def test_our_own_process_is_not_torn_down_under_threads_in_native_code(own_process: bool) -> None:
+    code = (
+        "import sys\n"
+        "from batchgen.cli.process.leave import leave_at_once\n"
+        "class Held:\n"
+        "    def __del__(self, out=sys.stdout):\n"
+        "        print('torn', file=out, flush=True)\n"
+        "held = Held()\n"
+        f"leave_at_once(0, own_process={own_process})\n"
+    )
+    assert child(code) == ([] if own_process else ["torn"])
+
+
 def test_a_package_is_absent_as_long_as_it_is_not_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
