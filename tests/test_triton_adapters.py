@@ -28,11 +28,12 @@ CASES = [(1, 1, 40, 24, 16), (37, 3, 600, 72, 16), (70, 2, 33, 300, 32)]
 if not INTERPRETED:
     CASES += [(256, 4, 4096, 6144, 16), (1500, 9, 14336, 4096, 64), (8192, 2, 4096, 4096, 128)]
 TYPES = {
-    "llama": ["q_proj", "v_proj", "gate_proj", "down_proj"],
+    "llama": ["q_proj", "down_proj"],
     "gpt2": ["c_attn", "c_proj"],
 }
 if not INTERPRETED:
     TYPES["phi3"] = ["qkv_proj", "gate_up_proj"]
+    TYPES["llama"] += ["k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"]
 
 
 def draw(*shape: int) -> torch.Tensor:
