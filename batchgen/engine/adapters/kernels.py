@@ -12,15 +12,16 @@ import torch
 import triton
 import triton.language as tl
 
-from batchgen.engine.mixture.sorting import Sorted
+from batchgen.engine.attention.triton.device import num_sms
+from batchgen.engine.mixture.sorting import Sorted, tile_at
 from batchgen.engine.quantization.tiles import fitting_stages
 
 __all__ = ["LEAST_RANK", "add_products", "tile_rows"]
 
 LEAST_RANK = 16
 """What tensor cores multiply at once; ranks are padded to powers of two from here on."""
-_PROGRAMS = 264
-"""Two for each multiprocessor of an H200."""
+_PROGRAMS = 2
+"""For each multiprocessor, where so many find work."""
 _LEAST_SPLIT = 256
 """Inputs that a program should sum at least: what comes out is written and read once more."""
 
@@ -45,8 +46,7 @@ def _shrink_kernel(
     tile, split = tl.program_id(0), tl.program_id(1)
     if tile >= tl.load(num_tiles):
         return
-    adapter = tl.load(tiles + tile * 3).to(tl.int64)
-    first, end = tl.load(tiles + tile * 3 + 1), tl.load(tiles + tile * 3 + 2)
+    adapter, first, end = tile_at(tiles, tile)
     rows, ranks = first + tl.arange(0, BLOCK_M), tl.arange(0, RANK)
     # What lies outside is read from the last token instead, and not stored.
     tokens = tl.load(order + tl.minimum(rows, end - 1)).to(tl.int64)
@@ -87,8 +87,7 @@ def _expand_kernel(
     tile = tl.program_id(0)
     if tile >= tl.load(num_tiles):
         return
-    adapter = tl.load(tiles + tile * 3).to(tl.int64)
-    first, end = tl.load(tiles + tile * 3 + 1), tl.load(tiles + tile * 3 + 2)
+    adapter, first, end = tile_at(tiles, tile)
     rows, ranks = first + tl.arange(0, BLOCK_M), tl.arange(0, RANK)
     row = tl.minimum(rows, end - 1)
     inner = tl.zeros([BLOCK_M, RANK], tl.float32)
@@ -123,7 +122,7 @@ def add_products(
     """
     (num_tokens, inputs), (outputs, rank) = x.shape, b.shape[1:]
     most = tokens.most_tiles
-    splits = max(1, min(_PROGRAMS // most, triton.cdiv(inputs, _LEAST_SPLIT)))
+    splits = max(1, min(_PROGRAMS * num_sms(x.device) // most, triton.cdiv(inputs, _LEAST_SPLIT)))
     step = 32 if x.dtype == torch.float32 or rank > 64 else 128
     steps = triton.cdiv(triton.cdiv(inputs, step), splits)
     splits = triton.cdiv(inputs, steps * step)

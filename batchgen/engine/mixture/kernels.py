@@ -12,6 +12,7 @@ import triton.language as tl
 
 from batchgen.engine.mixture.form import GELU, SILU
 from batchgen.engine.mixture.four_bit_kernel import four_runs
+from batchgen.engine.mixture.sorting import tile_at
 
 __all__ = ["down_kernel", "gate_up_kernel", "sum_kernel"]
 
@@ -52,8 +53,7 @@ def gate_up_kernel(
     tile = tl.program_id(1)
     if tile >= tl.load(num_tiles):
         return
-    expert = tl.load(tiles + tile * 3).to(tl.int64)
-    first, end = tl.load(tiles + tile * 3 + 1), tl.load(tiles + tile * 3 + 2)
+    expert, first, end = tile_at(tiles, tile)
     outputs = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     rows = first + tl.arange(0, BLOCK_M)
     inputs = tl.arange(0, BLOCK_K)
@@ -137,8 +137,7 @@ def down_kernel(
     tile = tl.program_id(1)
     if tile >= tl.load(num_tiles):
         return
-    expert = tl.load(tiles + tile * 3).to(tl.int64)
-    first, end = tl.load(tiles + tile * 3 + 1), tl.load(tiles + tile * 3 + 2)
+    expert, first, end = tile_at(tiles, tile)
     outputs = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     rows = first + tl.arange(0, BLOCK_M)
     inputs = tl.arange(0, BLOCK_K)

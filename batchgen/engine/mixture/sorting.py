@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["Sorted", "sort_pairs"]
+__all__ = ["Sorted", "sort_pairs", "tile_at"]
 
 _BLOCK = 1024
 
@@ -30,6 +30,14 @@ class Sorted:
     def most_tiles(self) -> int:
         """So many programs are started; those beyond `num_tiles` end at once."""
         return len(self.tiles)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def tile_at(tiles: tl.tensor, tile: tl.tensor) -> tl.tuple:
+    """Of `Sorted.tiles`, for the kernels that work on a tile: its expert in int64, the first of its
+    places in `order`, and their end."""
+    at = tiles + tile * 3
+    return tl.load(at).to(tl.int64), tl.load(at + 1), tl.load(at + 2)
 
 
 @triton.jit(do_not_specialize=["num_pairs"])  # type: ignore[untyped-decorator]
