@@ -24,7 +24,7 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float32] if INTERPRETED else [torch.float32, torch.float16, torch.bfloat16]
 """The interpreter multiplies bfloat16 as if its bits were integers."""
 ERROR = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
-CASES = [(1, 1, 40, 24, 16), (37, 3, 600, 72, 16), (70, 2, 33, 300, 32)]
+CASES = [(1, 1, 40, 24, 16), (3, 1, 600, 24, 16), (37, 3, 600, 72, 16), (70, 2, 33, 300, 32)]
 if not INTERPRETED:
     CASES += [(256, 4, 4096, 6144, 16), (1500, 9, 14336, 4096, 64), (8192, 2, 4096, 4096, 128)]
 TYPES = {

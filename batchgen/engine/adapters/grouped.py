@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import torch
+import triton
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -120,26 +121,25 @@ def _(
     """Nothing comes out."""
 
 
-class _AdaptedLinear(nn.Linear):
-    lora_a: torch.Tensor  # [num_adapters, rank, in_features]
-    lora_b: torch.Tensor  # [num_adapters, out_features, rank]
+class _Adapted:
+    """In front of a layer's own class."""
+
+    lora_a: torch.Tensor  # [num_adapters, rank, num_inputs]
+    lora_b: torch.Tensor  # [num_adapters, num_outputs, rank]
     adapters: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = super().forward(x)
+        y: torch.Tensor = super().forward(x)  # type: ignore[misc]
         _add_adapters(x, y, self.lora_a, self.lora_b, self.adapters)
         return y
 
 
-class _AdaptedConv1D(Conv1D):
-    lora_a: torch.Tensor
-    lora_b: torch.Tensor
-    adapters: torch.Tensor
+class _AdaptedLinear(_Adapted, nn.Linear):
+    pass
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = super().forward(x)  # type: ignore[no-untyped-call]
-        _add_adapters(x, y, self.lora_a, self.lora_b, self.adapters)
-        return y
+
+class _AdaptedConv1D(_Adapted, Conv1D):
+    pass
 
 
 _ADAPTED: dict[type, type] = {nn.Linear: _AdaptedLinear, Conv1D: _AdaptedConv1D}
@@ -150,7 +150,7 @@ def _stacked(layers: Sequence[LoraLayer | None]) -> tuple[torch.Tensor, torch.Te
     """[num_adapters, rank, num_inputs] and [num_adapters, num_outputs, rank]; zeros where an
     adapter has nothing for the layer, or a smaller rank."""
     own = [layer for layer in layers if layer is not None]
-    rank = max(LEAST_RANK, *(1 << (len(layer.a) - 1).bit_length() for layer in own))
+    rank = triton.next_power_of_2(max(LEAST_RANK, *(len(layer.a) for layer in own)))
     a = own[0].a.new_zeros(len(layers), rank, own[0].a.shape[1])
     b = own[0].b.new_zeros(len(layers), own[0].b.shape[0], rank)
     for number, layer in enumerate(layers):
