@@ -15,10 +15,10 @@ from torch.nn import functional
 from triton.testing import do_bench_cudagraph
 
 from batchgen.engine.attention.interface import AttentionSpec, CacheShape
-from batchgen.engine.attention.triton.device import num_sms
 from batchgen.engine.attention.triton.paged import TritonBackend
 from batchgen.engine.attention.triton.tuning import Tile
 from batchgen.engine.cuda.buckets import sizes_up_to
+from batchgen.engine.gpu import num_sms
 from batchgen.engine.steady.cuda.attention import steady_attention
 from batchgen.engine.steady.cuda.library import Layer, try_library
 from batchgen.engine.steady.cuda.product import ProductTile, multiply, tile_of

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from batchgen.engine.attention.triton.device import num_sms
+from batchgen.engine.gpu import num_sms
 from batchgen.engine.mixture.sorting import Sorted, tile_at
 from batchgen.engine.quantization.tiles import fitting_stages
 

@@ -16,6 +16,7 @@ from batchgen.engine.attention.interface import AttentionBackend, AttentionSpec,
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.attention.select import backend_name
 from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
+from batchgen.engine.gpu import check_float8
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.pieces import Piece, make_metadata
 from batchgen.engine.model.proof import logits_at, relative_errors
@@ -23,8 +24,6 @@ from batchgen.errors import UsageError
 
 __all__ = ["check_kv_cache_dtype", "round_cache"]
 
-_CONVERTS = (8, 9)
-"""Least compute capability with instructions that convert e4m3."""
 _MOST = 0.5
 """Relative error of a row of logits (L2); unrelated ones differ by 1 or more. A model with keys far
 beyond 448 gets there."""
@@ -57,13 +56,7 @@ def check_kv_cache_dtype(config: EngineConfig, device: torch.device) -> None:
             f"{_OUT}; --attention-backend reference shows, slowly, what the rounding does",
         )
     if backend == "triton":
-        found = torch.cuda.get_device_capability(device)
-        if found < _CONVERTS:
-            raise UsageError(
-                f"{asked} needs a GPU that converts float8, of compute capability 8.9 or later; "
-                f"{torch.cuda.get_device_name(device)} has {found[0]}.{found[1]}",
-                _OUT,
-            )
+        check_float8(device, asked, "converts")
 
 
 def round_cache(model: Model) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from batchgen.engine.gpu import has_capability
 from batchgen.engine.mixture.form import Gate, Sizes
 from batchgen.engine.mixture.four_bits import RUN
 from batchgen.engine.mixture.packed import random_packed
@@ -236,9 +237,7 @@ def _state(
 
 def _can_keep(kind: str, dtype: torch.dtype, device: torch.device) -> bool:
     dtypes, least = _KEPT_IN[kind]
-    if device.type != "cuda" or dtype not in dtypes:
-        return False
-    return torch.cuda.get_device_capability(device) >= least
+    return dtype in dtypes and has_capability(device, least)
 
 
 def _without_quantization(own: Any) -> Any:

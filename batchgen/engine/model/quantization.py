@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
+from batchgen.engine.gpu import check_float8
 from batchgen.engine.mixture.replacing import round_experts
 from batchgen.engine.model.placement import fetcher
 from batchgen.engine.quantization.proof import has_quantized
@@ -17,9 +18,6 @@ from batchgen.errors import UsageError
 from batchgen.gguf.weights_kept import PACKED, PLAIN, decide_quantization
 
 __all__ = ["round_module", "settle_quantization"]
-
-_MULTIPLIES = (8, 9)
-"""Least compute capability with products of float8."""
 
 
 def settle_quantization(config: EngineConfig, device: torch.device) -> EngineConfig:
@@ -86,10 +84,4 @@ def _check_float8(dtype: str, device: torch.device) -> None:
             "--quantization fp8 is for CUDA, in bfloat16 or float16",
             "leave it out; --quantization int8 and q4 are for the CPU",
         )
-    found = torch.cuda.get_device_capability(device)
-    if found < _MULTIPLIES:
-        raise UsageError(
-            "--quantization fp8 needs a GPU that multiplies float8, of compute capability 8.9 or "
-            f"later; {torch.cuda.get_device_name(device)} has {found[0]}.{found[1]}",
-            "leave it out",
-        )
+    check_float8(device, "--quantization fp8", "multiplies")

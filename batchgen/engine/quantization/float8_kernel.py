@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from batchgen.engine.gpu import is_hopper
 from batchgen.engine.quantization.split_sums import add_parts
 from batchgen.engine.quantization.tiles import (
     Tile,
@@ -151,7 +152,7 @@ def _has_block_product(weight: torch.Tensor) -> bool:
     scales' rows begin at 16 bytes each."""
     outputs, inputs = weight.shape
     aligned = outputs % _BLOCK_K == 0 and inputs % (4 * _BLOCK_K) == 0
-    return aligned and torch.cuda.get_device_capability(weight.device) == (9, 0)
+    return aligned and is_hopper(weight.device)
 
 
 def _multiply_blocks(

@@ -21,7 +21,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from batchgen.engine.attention.triton.device import num_sms
+from batchgen.engine.gpu import num_sms
 from batchgen.engine.quantization.hopper_weights import half_step, steps_of
 from batchgen.engine.quantization.split_sums import add_parts
 from batchgen.engine.quantization.tiles import Tile

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from batchgen.causes import first_line
-from batchgen.engine.attention.triton.device import is_hopper
+from batchgen.engine.gpu import is_hopper
 from batchgen.engine.quantization.packing import assembly
 from batchgen.engine.quantization.split_sums import add_parts
 from batchgen.engine.quantization.tiles import Tile, fitted, hopper_tile, integer_tile

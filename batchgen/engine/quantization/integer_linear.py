@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from batchgen.engine.attention.triton.device import is_hopper
+from batchgen.engine.gpu import is_hopper
 from batchgen.engine.quantization.integers import Integers
 from batchgen.engine.quantization.linear import QuantizedLinear, joined_parameter, kept
 from batchgen.engine.quantization.packing import (

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import torch
 
-from batchgen.engine.attention.triton.device import shared_memory
+from batchgen.engine.gpu import shared_memory
 
 __all__ = [
     "Tile",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import triton
 
+from batchgen.engine.gpu import num_sms
 from batchgen.engine.sampling.score_kernel import BLOCK
 from batchgen.engine.sampling.wide_kernel import (
     NUM_PASSES,
@@ -37,8 +38,7 @@ class WideSearch:
         self._masses = empty(rows, tiles, dtype=torch.float64)
         self._programs = 2  # the interpreter's
         if device.type == "cuda":
-            properties = torch.cuda.get_device_properties(device)
-            self._programs = _PROGRAMS_PER_SM * properties.multi_processor_count
+            self._programs = _PROGRAMS_PER_SM * num_sms(device)
 
     def launch(
         self,

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
-from batchgen.engine.attention.triton.device import num_sms
 from batchgen.engine.attention.triton.plan import PlanKey, ceil_div
 from batchgen.engine.attention.triton.tuning import Tile, padded
+from batchgen.engine.gpu import num_sms
 
 __all__ = ["Launch", "constants", "make_launch", "needed", "scale_of", "workspace_rows"]
 

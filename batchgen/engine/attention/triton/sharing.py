@@ -15,11 +15,11 @@ from batchgen.engine.attention.interface import (
     SharingShape,
 )
 from batchgen.engine.attention.triton.cache import PagedCache, descriptors
-from batchgen.engine.attention.triton.device import num_sms
 from batchgen.engine.attention.triton.launches import constants, scale_of
 from batchgen.engine.attention.triton.shared import shared_kernel
 from batchgen.engine.attention.triton.tuning import Tile
 from batchgen.engine.attention.triton.workspace import Workspace
+from batchgen.engine.gpu import num_sms
 
 __all__ = ["common_spec", "read_shared", "sharing_shape"]
 

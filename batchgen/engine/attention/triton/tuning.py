@@ -10,7 +10,7 @@ import torch
 import triton
 
 from batchgen.engine.attention.interface import AttentionSpec
-from batchgen.engine.attention.triton.device import has_tma, shared_memory
+from batchgen.engine.gpu import has_tma, shared_memory
 
 __all__ = ["Tile", "Tuner", "chunk_tile", "decode_tile", "fitted", "padded"]
 

@@ -14,9 +14,9 @@ from dataclasses import replace
 import torch
 
 from batchgen.engine.attention.interface import AttentionSpec
-from batchgen.engine.attention.triton.device import shared_memory
 from batchgen.engine.attention.triton.paged import TritonBackend
 from batchgen.engine.attention.triton.tuning import Tile, decode_tile, fitted, padded
+from batchgen.engine.gpu import shared_memory
 
 __all__ = ["steady_attention", "whole_tile"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from batchgen.engine.attention.triton.device import num_sms
+from batchgen.engine.gpu import num_sms
 from batchgen.engine.steady.cuda.library import library_rows
 from batchgen.engine.steady.cuda.product import multiply, tile_of
 
