@@ -29,7 +29,7 @@ FLOORS = [
     ["batchgen.engine.gguf", "batchgen.engine.quantization"],
     ["batchgen.engine.parallel", "batchgen.engine.mixture"],
     ["batchgen.engine.sampling", "batchgen.engine.model"],
-    ["batchgen.engine.execution"],
+    ["batchgen.engine.execution", "batchgen.engine.last_layer"],
     ["batchgen.engine.cpu", "batchgen.engine.cuda"],
     ["batchgen.engine.adapters", "batchgen.engine.steady.cuda"],
     ["batchgen.engine.steady"],

@@ -150,3 +150,14 @@ class AttentionBackend(Protocol):
     ) -> torch.Tensor:  # [num_tokens, num_heads, v_head_dim]
         """Write key and value to their slots, then attend; inputs may be strided views."""
         ...
+
+    def store(
+        self,
+        key: torch.Tensor,  # [num_tokens, num_kv_heads, head_dim]
+        value: torch.Tensor,  # [num_tokens, num_kv_heads, v_head_dim]
+        cache: Any,
+        spec: AttentionSpec,
+        metadata: AttentionMetadata,
+    ) -> None:
+        """Write key and value to their slots, and no more."""
+        ...

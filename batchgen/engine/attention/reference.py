@@ -94,8 +94,7 @@ class ReferenceBackend:
     ) -> torch.Tensor:
         """Write, gather, attend; padded tokens come out as zeros. Shapes: see the interface."""
         step: _Step = metadata.host
-        cache.key[step.written_slot] = _rounded(key[step.written], cache.key.dtype)
-        cache.value[step.written_slot] = _rounded(value[step.written], cache.value.dtype)
+        self.store(key, value, cache, spec, metadata)
         out = query.new_zeros(query.shape[0], spec.num_heads, spec.v_head_dim)
         if not step.query_seq_host:
             return out
@@ -114,6 +113,19 @@ class ReferenceBackend:
                 sinks,
             )
         return out
+
+    def store(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cache: ReferenceCache,
+        spec: AttentionSpec,
+        metadata: AttentionMetadata,
+    ) -> None:
+        """Write key and value to their slots; shapes: see the interface."""
+        step: _Step = metadata.host
+        cache.key[step.written_slot] = _rounded(key[step.written], cache.key.dtype)
+        cache.value[step.written_slot] = _rounded(value[step.written], cache.value.dtype)
 
 
 def _rounded(data: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

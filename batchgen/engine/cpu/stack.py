@@ -18,8 +18,10 @@ from torch import nn
 
 from batchgen.engine.attention.cpu.paged import CpuAttention
 from batchgen.engine.cpu.layers import LayerParts, layer_parts
+from batchgen.engine.cpu.stack_pass import Buffers, Pass, Stack
 from batchgen.engine.kernels.ops import Operators
 from batchgen.engine.kernels.quant import QuantKernels
+from batchgen.engine.last_layer.binding import few_logits, prove_ends
 from batchgen.engine.memory import give_back_freed
 from batchgen.engine.model.binding import AttentionCall, StepContext
 from batchgen.engine.model.model import Model
@@ -41,59 +43,6 @@ _ROUNDED_TOLERANCE = (1e-3, 5e-3)
 """In float32 where products round their rows to whole numbers."""
 
 
-class _Stack(ctypes.Structure):
-    """`Stack` of kernels/stack.c."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("num_blocks", "hidden", "intermediate")),
-        *((name, ctypes.c_void_p) for name in ("blocks", "layers")),
-    )
-
-
-class _Pass(ctypes.Structure):
-    """`Pass` of kernels/stack.c."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "normed", "qkv", "attended", "gate_up")),
-        *((name, ctypes.c_void_p) for name in ("active", "cos", "sin", "partial")),
-        *((name, ctypes.c_void_p) for name in ("levels", "level_scale", "blocks")),
-        ("angle_stride", ctypes.c_int64),
-    )
-
-
-@dataclass(slots=True)
-class _Buffers:
-    """Space for the rows of a step, grown when a step is larger than any before."""
-
-    widths: tuple[int, ...]  # of normed, qkv, attended, gate_up, active
-    dtype: torch.dtype
-    level_stride: int  # of a row in whole numbers
-    num_rows: int = 0
-    tensors: tuple[torch.Tensor, ...] = ()
-    levels: tuple[torch.Tensor, ...] = ()
-    """Of rows in whole numbers, and their scales."""
-
-    def pointers(self, num_rows: int) -> list[int]:
-        """Where each buffer lies, all with room for so many rows."""
-        self._grow(num_rows)
-        return [tensor.data_ptr() for tensor in self.tensors]
-
-    def level_pointers(self, num_rows: int) -> list[int]:
-        """Where rows in whole numbers have room, and their scales."""
-        self._grow(num_rows)
-        return [tensor.data_ptr() for tensor in self.levels]
-
-    def _grow(self, num_rows: int) -> None:
-        if num_rows <= self.num_rows:
-            return
-        self.num_rows = num_rows
-        self.tensors = tuple(
-            torch.empty(num_rows * width, dtype=self.dtype) for width in self.widths
-        )
-        levels = torch.empty(num_rows * self.level_stride, dtype=torch.int16)
-        self.levels = (levels, torch.empty(num_rows))
-
-
 @dataclass(slots=True)
 class LayerStack:
     """All decoder layers of a model, run as one."""
@@ -104,7 +53,7 @@ class LayerStack:
     step: StepContext
     run_stack: Callable[..., None]
     blocks: Any
-    buffers: _Buffers
+    buffers: Buffers
     took_over: bool = False
     """Whether the stack answered in the forward that is under way: the other layers hand on."""
     quant: QuantKernels | None = None
@@ -131,24 +80,29 @@ class LayerStack:
         )
 
     def __call__(self, x: torch.Tensor, angles: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """x [1, num_tokens, hidden] after all layers; writes the step's keys and values."""
-        metadata, spec = self.step.metadata, self.calls[0].spec
+        """x [1, num_tokens, hidden] after all layers, or of the tokens that the step asks for
+        [1, num_ends, hidden]; writes the step's keys and values."""
+        metadata, spec, ends = self.step.metadata, self.calls[0].spec, self.step.ends
         assert metadata is not None
         host = self.backend.host_step(spec, metadata)
+        last = None
+        if ends is not None and _ascend(ends.indices):  # else of all tokens, and picked from them
+            last = self.backend.host_step(spec, ends.metadata)
         out = x.clone(memory_format=torch.contiguous_format)
         cos, sin = angles
         v_pad = self._layers()[0].contents.v_pad
-        width = host.num_slots * spec.num_heads * (v_pad + 2)
+        num_slots = max(host.num_slots, 0 if last is None else last.num_slots)
+        width = num_slots * spec.num_heads * (v_pad + 2)
         partial = torch.empty(width, dtype=torch.float32) if width else None
         first = self.parts[0]
-        stack = _Stack(
+        stack = Stack(
             len(self.parts),
             first.hidden,
             first.intermediate,
             ctypes.addressof(self.blocks),
             ctypes.addressof(self.layers),
         )
-        one_pass = _Pass(
+        one_pass = Pass(
             out.data_ptr(),
             *self.buffers.pointers(metadata.num_tokens),
             cos.data_ptr(),
@@ -158,8 +112,13 @@ class LayerStack:
             self._scratch(metadata.num_tokens),
             cos.stride(1),
         )
+        if ends is not None and last is not None:
+            one_pass.ends = ctypes.addressof(last.step)
+            one_pass.end_tokens = ends.indices.data_ptr()
         self.run_stack(ctypes.byref(stack), ctypes.byref(host.step), ctypes.byref(one_pass))
-        return out
+        if ends is None:
+            return out
+        return out[:, : len(ends.indices)] if last is not None else out[:, ends.indices]
 
     def _scratch(self, num_tokens: int) -> int | None:
         """Memory for rows in 8 bits, where weights are in a GGUF file's blocks."""
@@ -200,6 +159,8 @@ def bind_stack(model: Model) -> bool:
         for module, original in originals:
             _restore(module, original)
     _LOG.info("CPU: %d layers run %s", len(stack.parts), "as one" if equal else "one by one")
+    if equal:
+        prove_ends(model, few_logits(model))
     return equal
 
 
@@ -209,6 +170,10 @@ def _some_logits(model: Model) -> Iterator[torch.Tensor]:
     step = max(1, model.vocab_size // _LOGITS)
     every = each_logits(model, model.max_position, _ROWS)
     return (logits[:, ::step].clone() for logits in every)
+
+
+def _ascend(indices: torch.Tensor) -> bool:
+    return bool((indices[1:] > indices[:-1]).all())
 
 
 def _equal(errors: Iterable[torch.Tensor], tolerance: tuple[float, float]) -> bool:
@@ -238,7 +203,7 @@ def _make_stack(model: Model) -> LayerStack | None:
     queries = spec.num_heads * spec.head_dim
     qkv = queries + 2 * spec.num_kv_heads * spec.head_dim
     widths = (first.hidden, qkv, queries, 2 * first.intermediate, first.intermediate)
-    buffers = _Buffers(widths, model.dtype, operators.level_stride(max(widths)))
+    buffers = Buffers(widths, model.dtype, operators.level_stride(max(widths)))
     run = operators.run_stack
     stack = LayerStack(parts, calls, model.backend, model.step, run, blocks, buffers)
     if any(isinstance(linear, PackedProduct) for part in parts for linear in part.held[1]):
@@ -261,7 +226,9 @@ def _bind(stack: LayerStack) -> list[tuple[Any, Any]]:
     for index, part in enumerate(stack.parts):
         layer: Any = part.module
         originals.append((layer, layer.__dict__.get("forward")))
-        layer.forward = _first(stack, layer.forward) if index == 0 else _other(stack, layer.forward)
+        is_last = index == len(stack.parts) - 1
+        forward = _ending(stack, layer.forward) if is_last else layer.forward
+        layer.forward = _first(stack, forward) if index == 0 else _other(stack, forward)
     return originals
 
 
@@ -270,6 +237,16 @@ def _restore(module: Any, original: Any) -> None:
         del module.forward
     else:
         module.forward = original
+
+
+def _ending(stack: LayerStack, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The last layer, where it is run by itself, answers for the same tokens."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        out, ends = original(*args, **kwargs), stack.step.ends
+        return out if ends is None else out[:, ends.indices]
+
+    return forward
 
 
 def _first(stack: LayerStack, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
+from batchgen.engine.last_layer.layer import LastLayer
 from batchgen.engine.model.binding import CALL_ATTRIBUTE, AttentionCall
 from batchgen.engine.model.model import Model
 
@@ -56,7 +57,39 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
     return query.new_empty(query.shape[0], query.shape[1], value.shape[2])
 
 
-def compile_layers(model: Model, options: dict[str, bool] | None = None) -> int:
+class _Storing:
+    """Hangs on the last layer's attention while that is compiled for its keys and values alone:
+    what comes after is of no use to anybody, so that the compiler leaves it out, queries too."""
+
+    def __init__(self, opaque: OpaqueCall) -> None:
+        self.opaque = opaque
+        self.number = opaque.number
+        self.done: Tensor | None = None
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> Tensor:
+        """Write keys and values; the answer is made up."""
+        self.done = _store(key, value, self.number)
+        return query.new_zeros(query.shape[0], query.shape[1], value.shape[2])
+
+
+@torch.library.custom_op("batchgen::store", mutates_args=())
+def _store(key: torch.Tensor, value: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+    _calls[int(number)].call.store(key, value)
+    return number.clone()  # that is asked for, so that the operator is run
+
+
+@_store.register_fake
+def _(_key: Tensor, _value: Tensor, number: Tensor) -> Tensor:
+    """The answer's form."""
+    return torch.empty_like(number)
+
+
+def _store_alone(layer: Any, storing: _Storing, args: Any, kwargs: Any) -> Tensor | None:
+    layer._call_impl(*args, **kwargs)
+    return storing.done
+
+
+def compile_layers(model: Model, options: dict[str, Any] | None = None) -> int:
     """Compile every layer of the stacks that attend; returns how many. `options`: inductor's.
 
     A model that attends several times in one module keeps its layers as they are: their cursor is
@@ -72,14 +105,21 @@ def compile_layers(model: Model, options: dict[str, bool] | None = None) -> int:
         _calls[number] = opaque
         setattr(holder, CALL_ATTRIBUTE, opaque)
     for layer in layers:
+        last = layer._compiled_call_impl
         layer.compile(dynamic=True, options=options)
+        if isinstance(last, LastLayer):
+            store = torch.compile(_store_alone, dynamic=True, options=options)
+            storing = _Storing(getattr(last.holder, CALL_ATTRIBUTE))
+            last.compile(storing, store, run=layer._compiled_call_impl)
+            layer._compiled_call_impl = last
     return len(layers)
 
 
 def uncompile_layers(model: Model) -> None:
     """Let every layer run as it is again."""
     for layer in _attending_layers(model.module):
-        layer._compiled_call_impl = None
+        layer._compiled_call_impl = None  # the last one answers for all tokens again
+    model.ends_alone = False
     torch.compiler.reset()
 
 

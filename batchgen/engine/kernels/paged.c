@@ -234,6 +234,12 @@ void attend_share(const Layer *L, const Step *S, const Tensors *T) {
         attend(L, S, T, 0);
 }
 
+/* Write the step's keys and values to their slots. */
+EXPORT void paged_write(const Layer *L, const Step *S, const Tensors *T) {
+#pragma omp parallel for schedule(static) num_threads((int)S->threads)
+    for (int64_t t = 0; t < S->num_tokens; t++) write_token(L, S, T, t);
+}
+
 /* Write the step's keys and values to their slots, then attend. */
 EXPORT void paged_attention(const Layer *L, const Step *S, const Tensors *T) {
 #pragma omp parallel num_threads((int)S->threads)

@@ -31,6 +31,10 @@ typedef struct {
     float *level_scale; /* [num_tokens] */
     void *rounded; /* scratch memory for products with a GGUF file's blocks, or null */
     int64_t angle_stride;
+    /* The tokens for which alone the last block is to answer, or null: as a step of their own, and
+       their places in the step, ascending. */
+    const Step *ends;
+    const int64_t *end_tokens;
 } Pass;
 
 /* Row r of x [num_tokens, size] is complete: put it as the weight wants it. */
@@ -75,8 +79,24 @@ INLINE void turn(const Block *B, const Layer *L, const Pass *P, int64_t t, const
     }
 }
 
-INLINE void attention(const Block *B, const Layer *L, const Step *S, const Pass *P,
-                      const int bf16) {
+/* Put the rows of the last block's tokens at the front of x and qkv. Their places ascend, so none is
+   overwritten before it is read. */
+INLINE void gather_ends(const Pass *P, int64_t hidden, int64_t width, const int bf16) {
+    int64_t bytes = bf16 ? 2 : 4;
+#pragma omp single
+    for (int64_t i = 0; i < P->ends->num_tokens; i++) {
+        int64_t t = P->end_tokens[i];
+        if (t == i) continue;
+        memcpy((char *)P->x + i * hidden * bytes, (char *)P->x + t * hidden * bytes,
+               (size_t)(hidden * bytes));
+        memcpy((char *)P->qkv + i * width * bytes, (char *)P->qkv + t * width * bytes,
+               (size_t)(width * bytes));
+    }
+}
+
+/* Of all tokens, or of P->ends, whose rows are first then. */
+INLINE void attention(const Block *B, const Layer *L, const Step *S, const Pass *P, int64_t hidden,
+                      int is_last, const int bf16) {
     int64_t size = L->head_dim, width = (L->num_heads + 2 * L->num_kv_heads) * size;
     char *k = (char *)P->qkv + L->num_heads * size * (bf16 ? 2 : 4);
     char *v = k + L->num_kv_heads * size * (bf16 ? 2 : 4);
@@ -87,7 +107,8 @@ INLINE void attention(const Block *B, const Layer *L, const Step *S, const Pass 
         turn(B, L, P, t, bf16);
         write_token(L, S, &T, t);
     }
-    attend_share(L, S, &T);
+    if (is_last) gather_ends(P, hidden, width, bf16);
+    attend_share(L, is_last ? P->ends : S, &T);
 }
 
 INLINE void run_block(const Stack *H, int64_t b, const Step *S, const Pass *P, const int bf16) {
@@ -96,9 +117,11 @@ INLINE void run_block(const Stack *H, int64_t b, const Step *S, const Pass *P, c
     int64_t rows = S->num_tokens, size = H->intermediate, threads = S->threads;
     int64_t queries = L->num_heads * L->head_dim;
     int64_t width = queries + 2 * L->num_kv_heads * L->head_dim;
+    int is_last = P->ends && b == H->num_blocks - 1;
     norms(B->input_norm, &B->qkv, P, rows, H->hidden, B->input_eps, B->input_round, bf16);
     linear(&B->qkv, P, P->normed, 0, P->qkv, rows, H->hidden, width, threads, bf16);
-    attention(B, L, S, P, bf16);
+    attention(B, L, S, P, H->hidden, is_last, bf16);
+    if (is_last) rows = P->ends->num_tokens;
     if (B->o.kind == INT8) {
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++) hand_over(&B->o, P, P->attended, r, queries, bf16);
@@ -114,7 +137,7 @@ INLINE void run_block(const Stack *H, int64_t b, const Step *S, const Pass *P, c
     linear(&B->down, P, P->active, P->x, P->x, rows, size, H->hidden, threads, bf16);
 }
 
-/* All blocks over the step's tokens, P->x in place. */
+/* All blocks over the step's tokens, P->x in place; with P->ends only their rows, at its front. */
 EXPORT void run_stack(const Stack *H, const Step *S, const Pass *P) {
 #pragma omp parallel num_threads((int)S->threads)
     for (int64_t b = 0; b < H->num_blocks; b++) {

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from batchgen.engine.attention.ends import Ends
 from batchgen.engine.attention.interface import AttentionBackend, AttentionMetadata, AttentionSpec
 
 __all__ = [
@@ -33,10 +34,12 @@ CALL_ATTRIBUTE = "batchgen_call"
 class StepContext:
     """The step that is being run, seen by every call of one model."""
 
-    __slots__ = ("metadata",)
+    __slots__ = ("ends", "metadata")
 
     def __init__(self) -> None:
         self.metadata: AttentionMetadata | None = None
+        self.ends: Ends | None = None
+        """The tokens for which alone the last layer is to answer; None = for all."""
 
 
 class BoundCall(Protocol):
@@ -61,6 +64,12 @@ class AttentionCall:
         metadata = self.step.metadata
         assert metadata is not None
         return self.backend.forward(query, key, value, self.cache, self.spec, metadata, sinks)
+
+    def store(self, key: Tensor, value: Tensor) -> None:
+        """Write keys and values alone; shapes as `AttentionBackend.forward`."""
+        metadata = self.step.metadata
+        assert metadata is not None
+        self.backend.store(key, value, self.cache, self.spec, metadata)
 
 
 class CallCursor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from batchgen.engine.attention.ends import Ends, ends_of
 from batchgen.engine.attention.interface import (
     AttentionBackend,
     AttentionMetadata,
@@ -22,6 +23,9 @@ from batchgen.engine.parallel.group import Group
 from batchgen.engine.weights import Weights
 
 __all__ = ["Model", "bind_model"]
+
+_TOKENS_PER_END = 2
+"""A step of fewer is not worth the last layer's second call."""
 
 
 @dataclass(slots=True)
@@ -53,6 +57,9 @@ class Model:
     """The ranks that share the model; its calls have this rank's heads."""
     adapters: Any = None
     """Told of each step before its forward, where rows choose among LoRA adapters."""
+    ends_alone: bool = False
+    """Whether the last layer answers for the tokens of `logits_indices` alone, where they are few:
+    proven by `last_layer.binding`."""
     weights: Weights | None = None
     """As loaded: some lie elsewhere, packed, by now."""
     notes: list[str] = field(default_factory=list)
@@ -77,6 +84,7 @@ class Model:
         for call in self.calls:
             call.cache = None
 
+    @torch.inference_mode()
     def forward(
         self,
         input_ids: torch.Tensor,  # int64 [num_tokens]
@@ -85,27 +93,33 @@ class Model:
         logits_indices: torch.Tensor,  # int64 [num_logits]: places in the row
     ) -> torch.Tensor:  # [num_logits, vocab_size]
         """Run one step: writes the row's keys and values, answers for `logits_indices` alone."""
+        step, ends = self.step, self._ends(metadata, logits_indices)
         self.backend.prepare(metadata)
-        return self.forward_prepared(input_ids, positions, metadata, logits_indices)
-
-    @torch.inference_mode()
-    def forward_prepared(
-        self,
-        input_ids: torch.Tensor,
-        positions: torch.Tensor,
-        metadata: AttentionMetadata,
-        logits_indices: torch.Tensor,
-    ) -> torch.Tensor:
-        """`forward` without the host's part: what a CUDA graph captures."""
-        self.step.metadata = metadata
+        if ends is not None:
+            self.backend.prepare(ends.metadata)
+        step.metadata, step.ends = metadata, ends
         for cursor in self.cursors:
             cursor.position = 0
-        keep = {"logits_to_keep": logits_indices} if self.keeps_logits else {}
-        output = self.module(
-            input_ids=input_ids[None], position_ids=positions[None], use_cache=False, **keep
-        )
+        keep = {"logits_to_keep": logits_indices} if self.keeps_logits and ends is None else {}
+        try:
+            output = self.module(
+                input_ids=input_ids[None], position_ids=positions[None], use_cache=False, **keep
+            )
+        finally:
+            step.ends = None
         logits: torch.Tensor = output.logits[0]
+        if ends is not None:
+            return logits[: len(logits_indices)]
         return logits if self.keeps_logits else logits[logits_indices]
+
+    def _ends(self, metadata: AttentionMetadata, logits_indices: torch.Tensor) -> Ends | None:
+        """The tokens that the last layer answers for; None where it does for all of them."""
+        if not self.ends_alone:
+            return None
+        if not len(logits_indices):  # a step of chunks: any one token, since layers expect some
+            logits_indices = metadata.cu_seqlens_q[1:2].long() - 1
+        most = len(metadata.slot_mapping) // _TOKENS_PER_END
+        return ends_of(metadata, logits_indices) if len(logits_indices) <= most else None
 
 
 def bind_model(

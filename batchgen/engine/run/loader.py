@@ -19,6 +19,7 @@ from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
 from batchgen.engine.config import CPU_ROUNDINGS, PROOF_BLOCK_SIZE, EngineConfig
 from batchgen.engine.cpu.stack import bind_stack
+from batchgen.engine.last_layer.binding import bind_last_layer
 from batchgen.engine.memory import freed_at_once, give_back_freed, give_back_loaded
 from batchgen.engine.model.binding import use_attention
 from batchgen.engine.model.checkpoint import load_folder
@@ -91,6 +92,10 @@ def _load_proven(config: EngineConfig, device: torch.device, group: Group | None
             rounded_cache=config.kv_cache_dtype != "auto",
         )
     model.notes += loaded.notes
+    if config.deterministic or loaded.adapters is not None:
+        # A prompt's last token would be summed as one that decodes; and what adds an adapter's part
+        # is told of all tokens of a step.
+        model.ends_alone = False
     if loaded.adapters is not None:
         with timeline.span("adapters"):
             in_graphs = device.type == "cuda" and not config.enforce_eager
@@ -172,9 +177,13 @@ def load_model_from(
         with _stage("optimize"):
             optimize(module)
     model = bind_model(module, found, backend, limits.max_position)
+    stacked = False
     if optimize and model.device.type == "cpu":
         with _stage("stack"):
-            bind_stack(model)
+            stacked = bind_stack(model)
+    if group is None and not stacked:
+        with _stage("last layer"):
+            bind_last_layer(model)
     if optimize and confirmed:
         with _stage("confirm"):
             confirm(model, expected)

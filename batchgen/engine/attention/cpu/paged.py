@@ -95,6 +95,7 @@ class CpuAttention:
                 ctypes.c_void_p,
             ]
             self._library.paged_attention.restype = None
+            self._library.paged_write.restype = None
 
     def allocate(self, spec: AttentionSpec, shape: CacheShape) -> _KernelCache | TorchCache:
         """The empty cache of one attention call; zeros, so that nothing stale is ever NaN."""
@@ -146,6 +147,29 @@ class CpuAttention:
             write(cache, key, value, metadata)
             return attend(query, cache, spec, metadata, sinks)
         return self._run(query, key, value, cache, spec, metadata, sinks)
+
+    def store(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cache: _KernelCache | TorchCache,
+        spec: AttentionSpec,
+        metadata: AttentionMetadata,
+    ) -> None:
+        """Write key and value to their slots. Shapes: see the interface."""
+        if isinstance(cache, TorchCache):
+            write(cache, key, value, metadata)
+            return
+        assert self._library is not None
+        key, value = (_rows(x, cache.key.dtype) for x in (key, value))
+        tensors = _Tensors(k=key.data_ptr(), v=value.data_ptr())
+        (tensors.k_token, tensors.k_head), (tensors.v_token, tensors.v_head) = (
+            x.stride()[:2] for x in (key, value)
+        )
+        host = self.host_step(spec, metadata)
+        self._library.paged_write(
+            ctypes.byref(cache.layer), ctypes.byref(host.step), ctypes.byref(tensors)
+        )
 
     def has_kernel(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> bool:
         """Whether the C kernel serves such a call; PyTorch does otherwise."""

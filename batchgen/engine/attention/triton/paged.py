@@ -100,6 +100,17 @@ class TritonBackend:
         write_cache(key, value, cache, metadata.slot_mapping)
         return self._attend(query, cache, spec, metadata, sinks, None, None)
 
+    def store(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cache: PagedCache,
+        spec: AttentionSpec,
+        metadata: AttentionMetadata,
+    ) -> None:
+        """Write key and value to their slots; inputs may be strided views."""
+        write_cache(_unit(key), _unit(value), cache, metadata.slot_mapping)
+
     def attend(
         self,
         query: torch.Tensor,  # [num_tokens, num_heads, head_dim]

@@ -1,0 +1,121 @@
+"""A layer called twice in one step: once for its keys and values, once for the tokens that count.
+
+The first call ends at attention: eagerly by an exception, compiled because nothing asks for more,
+so the compiler leaves the rest out (queries too). The second is a step of one token a row, over the
+cache that the first has written. Calls that are no step of the engine, or whose logits are asked of
+most tokens, run the layer as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from batchgen.engine.model.binding import CALL_ATTRIBUTE, AttentionCall, StepContext
+
+__all__ = ["LastLayer", "Stored", "token_dims"]
+
+
+class Stored(Exception):
+    """A layer's keys and values are written: the rest of the call is not wanted."""
+
+
+class _StoreAndLeave:
+    """Hangs on the attention's module while a layer runs eagerly for its keys and values."""
+
+    def __init__(self, call: AttentionCall) -> None:
+        self._call = call
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> Tensor:
+        """Always raises Stored."""
+        self._call.store(key, value)
+        raise Stored
+
+
+class LastLayer:
+    """Stands where a compiled layer would (`nn.Module._compiled_call_impl`), so that the layer
+    keeps its place, name and attributes.
+
+    `token_dims`: of each tensor that the layer is called with, which dimension counts tokens.
+    """
+
+    def __init__(
+        self, layer: nn.Module, holder: nn.Module, step: StepContext, dims: Sequence[int | None]
+    ) -> None:
+        self.layer = layer
+        self.holder = holder
+        self._step = step
+        self._dims = tuple(dims)
+        self._store: Callable[..., object] = self._store_eagerly
+        self._storing: object = _StoreAndLeave(getattr(holder, CALL_ATTRIBUTE))
+        self._run: Callable[..., Any] = layer._call_impl
+
+    def compile(
+        self, storing: object, store: Callable[..., object], run: Callable[..., Any]
+    ) -> None:
+        """Call `store(layer, storing, args, kwargs)` for keys and values, with `storing` in the
+        attention call's place, and `run` for the whole layer."""
+        self._storing, self._store, self._run = storing, store, run
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the layer returns, of the tokens whose logits are asked."""
+        whole, ends = self._step.metadata, self._step.ends
+        if ends is None:
+            return self._run(*args, **kwargs)
+        call = getattr(self.holder, CALL_ATTRIBUTE)
+        setattr(self.holder, CALL_ATTRIBUTE, self._storing)
+        try:
+            self._store(self.layer, self._storing, args, kwargs)
+        finally:
+            setattr(self.holder, CALL_ATTRIBUTE, call)
+        args, kwargs = self._picked(args, kwargs, ends.indices)
+        self._step.metadata = ends.metadata
+        try:
+            return self._run(*args, **kwargs)
+        finally:
+            self._step.metadata = whole
+
+    def _store_eagerly(self, layer: Any, _: object, args: Any, kwargs: Any) -> None:
+        try:
+            layer._call_impl(*args, **kwargs)
+        except Stored:
+            return
+        raise RuntimeError("the last layer did not attend")
+
+    def _picked(self, args: Any, kwargs: Any, indices: Tensor) -> tuple[Any, Any]:
+        leaves, form = pytree.tree_flatten((args, kwargs))
+        picked = [
+            leaf if dim is None else leaf.index_select(dim, indices)
+            for leaf, dim in zip(leaves, self._dims, strict=True)
+        ]
+        found: tuple[Any, Any] = pytree.tree_unflatten(picked, form)
+        return found
+
+
+def token_dims(calls: Sequence[tuple[int, Any]]) -> list[int | None] | None:
+    """Which dimension of each tensor counts tokens, None for other leaves of the arguments.
+
+    `calls`: (number of tokens, (args, kwargs)) of a layer's calls with unlike numbers. None where
+    calls differ in more than their tokens, or it cannot be told.
+    """
+    forms, each = [], []
+    for num_tokens, given in calls:
+        leaves, form = pytree.tree_flatten(given)
+        forms.append(form)
+        each.append([_dims_of(leaf, num_tokens) for leaf in leaves])
+    if any(form != forms[0] for form in forms):
+        return None
+    common = [set.intersection(*dims) for dims in zip(*each, strict=True)]
+    if any(len(dims) > 1 for dims in common):
+        return None
+    return [min(dims, default=None) for dims in common]
+
+
+def _dims_of(leaf: Any, num_tokens: int) -> set[int]:
+    if not isinstance(leaf, torch.Tensor):
+        return set()
+    return {dim for dim, size in enumerate(leaf.shape) if size == num_tokens}
