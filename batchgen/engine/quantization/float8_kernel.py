@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from batchgen.engine.gpu import is_hopper
-from batchgen.engine.quantization.split_sums import add_parts
+from batchgen.engine.quantization.split_sums import SplitSums
 from batchgen.engine.quantization.tiles import (
     Tile,
     block_tile,
@@ -134,17 +134,14 @@ def multiply_tiled(
     (rows, inputs), outputs = x.shape, weight.shape[0]
     tile = fitted(tile, _BLOCK_K * (tile.rows + tile.outputs), x.device)
     steps = triton.cdiv(inputs, _BLOCK_K)
-    split_steps = triton.cdiv(steps, tile.splits)
-    splits = triton.cdiv(steps, split_steps)
-    kept = dtype if splits == 1 else torch.float32
-    out = torch.empty(splits, rows, outputs, dtype=kept, device=x.device)
-    grid = (triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.outputs), splits)
+    sums = SplitSums.empty(rows, outputs, steps, tile.splits, x, dtype)
+    grid = (triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.outputs), len(sums.parts))
     _multiply_kernel[grid](
-        x, weight, out, x_scale, scale, rows, outputs, inputs, split_steps,
+        x, weight, sums.parts, x_scale, scale, rows, outputs, inputs, sums.steps,
         x_scale.stride(0), x_scale.stride(1), scale.ndim == 2, inputs % _BLOCK_K == 0,
         tile.rows, tile.outputs, _BLOCK_K, num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
-    return out[0] if splits == 1 else add_parts(out, dtype)
+    return sums.total()
 
 
 def _has_block_product(weight: torch.Tensor) -> bool:

@@ -23,7 +23,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from batchgen.engine.gpu import num_sms
 from batchgen.engine.quantization.hopper_weights import half_step, steps_of
-from batchgen.engine.quantization.split_sums import add_parts
+from batchgen.engine.quantization.split_sums import SplitSums
 from batchgen.engine.quantization.tiles import Tile
 
 __all__ = ["RUN", "multiply_on_hopper"]
@@ -251,17 +251,15 @@ def multiply_on_hopper(
 ) -> torch.Tensor:
     """As `multiply_integers`, of contiguous x, for words of codes that are RUN apart."""
     (rows, inputs), outputs = x.shape, packed.shape[0]
-    split_steps = triton.cdiv(inputs // (4 * RUN), tile.splits)
-    splits = triton.cdiv(inputs // (4 * RUN), split_steps)
-    kept = x.dtype if splits == 1 else torch.float32
-    out = torch.empty(splits, rows, outputs, dtype=kept, device=x.device)
-    num_tiles = triton.cdiv(rows, tile.rows) * triton.cdiv(outputs, tile.outputs) * splits
+    sums = SplitSums.empty(rows, outputs, inputs // (4 * RUN), tile.splits, x, x.dtype)
+    tiles = triton.cdiv(rows, tile.rows) * triton.cdiv(outputs, tile.outputs)
+    num_tiles = tiles * len(sums.parts)
     at_once = num_sms(x.device) * tile.per_core
     _multiply_kernel[(min(num_tiles, at_once),)](
         TensorDescriptor.from_tensor(x, [tile.rows, 2 * RUN], _X_LAYOUT),
         TensorDescriptor.from_tensor(packed, [tile.outputs, RUN], _WORDS_LAYOUT),
-        steps, out, rows, outputs, inputs, split_steps, steps.stride(0), num_tiles,
+        steps, sums.parts, rows, outputs, inputs, sums.steps, steps.stride(0), num_tiles,
         inputs // steps.shape[0], RUN, tile.rows, tile.outputs, tile.num_stages,
         **launch_options(tile.num_warps, tile.per_core),
     )  # fmt: skip
-    return out[0] if splits == 1 else add_parts(out, x.dtype)
+    return sums.total()

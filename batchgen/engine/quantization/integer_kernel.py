@@ -18,7 +18,7 @@ import triton.language as tl
 from batchgen.causes import first_line
 from batchgen.engine.gpu import is_hopper
 from batchgen.engine.quantization.packing import assembly
-from batchgen.engine.quantization.split_sums import add_parts
+from batchgen.engine.quantization.split_sums import SplitSums
 from batchgen.engine.quantization.tiles import Tile, fitted, hopper_tile, integer_tile
 
 __all__ = ["hopper_kernel", "multiply_integers", "multiply_tiled"]
@@ -221,17 +221,14 @@ def multiply_tiled(
     (rows, inputs), outputs = x.shape, packed.shape[0]
     step_bytes = 8 * run * tile.rows + (2 * run + 4) * tile.outputs
     tile = fitted(tile, step_bytes, x.device)
-    split_steps = triton.cdiv(inputs // (4 * run), tile.splits)
-    splits = triton.cdiv(inputs // (4 * run), split_steps)
-    kept = x.dtype if splits == 1 else torch.float32
-    out = torch.empty(splits, rows, outputs, dtype=kept, device=x.device)
-    grid = (triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.outputs), splits)
+    sums = SplitSums.empty(rows, outputs, inputs // (4 * run), tile.splits, x, x.dtype)
+    grid = (triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.outputs), len(sums.parts))
     _multiply_kernel[grid](
-        x, packed, steps, out, rows, outputs, inputs, split_steps, steps.stride(0),
+        x, packed, steps, sums.parts, rows, outputs, inputs, sums.steps, steps.stride(0),
         inputs // steps.shape[0], run, tile.rows, tile.outputs, x.is_cuda,
         num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
-    return out[0] if splits == 1 else add_parts(out, x.dtype)
+    return sums.total()
 
 
 def _dense(x: torch.Tensor, packed: torch.Tensor, steps: torch.Tensor, run: int) -> torch.Tensor:
