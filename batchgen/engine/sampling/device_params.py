@@ -1,7 +1,4 @@
-"""What sampling one sequence takes, as a record of the device's table by slot.
-
-Kernels read the table as words: float64 and int64 at `D_*`, int32 and float32 at `W_*`.
-"""
+"""What sampling one sequence takes, as a record of the device's table by slot."""
 
 from __future__ import annotations
 

@@ -15,8 +15,20 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from batchgen.engine.sampling import device_params as flag
 from batchgen.engine.sampling.cuda_ops import uniform_draw
+from batchgen.engine.sampling.record_fields import (
+    DOUBLES,
+    DRAW_KEY,
+    FILTER,
+    FLAGS,
+    LOG_MIN_P,
+    MIN_TOKENS,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    TOUCHED,
+    WORDS,
+)
 from batchgen.engine.sampling.row_scores import closer, draw_above, mass_from, ordered, score_of
 
 __all__ = ["CANDIDATES", "filter_kernel"]
@@ -26,8 +38,6 @@ _RANK = tl.constexpr(512)
 """Parts that are read where top-k does not say how many are enough."""
 _MOST_RANKS = tl.constexpr(1024)
 _LOG2E = tl.constexpr(1.4426950408889634)
-_TOUCHED = tl.constexpr(flag.COUNTS | flag.BIAS | flag.MASK)
-_FILTER = tl.constexpr(flag.FILTER)
 _LOW = tl.constexpr(-2147483648)
 
 
@@ -86,19 +96,19 @@ def filter_kernel(
     """Overwrite the tokens of rows with a filter; others leave at once."""
     row = tl.program_id(0)
     slot = tl.load(slots + row).to(tl.int64)
-    flags = tl.load(words + slot * 16 + 8)
-    if ((flags & _FILTER) != 0) & tl.load(usable + row):
+    flags = tl.load(words + slot * WORDS + FLAGS)
+    if ((flags & FILTER) != 0) & tl.load(usable + row):
         position = tl.load(positions + row)
-        early = position < tl.load(words + slot * 16 + 10)
-        touched = (early | ((flags & _TOUCHED) != 0)).to(tl.int32)
+        early = position < tl.load(words + slot * WORDS + MIN_TOKENS)
+        touched = (early | ((flags & TOUCHED) != 0)).to(tl.int32)
         source = logits + row.to(tl.int64) * stride
         changed = scores + row.to(tl.int64) * vocab_size
-        temperature = tl.load(floats + slot * 16 + 12)
-        top_k = tl.load(words + slot * 16 + 9)
-        top_p = tl.load(doubles + slot * 8)
+        temperature = tl.load(floats + slot * WORDS + TEMPERATURE)
+        top_k = tl.load(words + slot * WORDS + TOP_K)
+        top_p = tl.load(doubles + slot * DOUBLES + TOP_P)
         top = tl.div_rn(tl.load(row_best + row), temperature)
         high = ordered(top)
-        lowest = top + tl.load(floats + slot * 16 + 13)  # of min-p
+        lowest = top + tl.load(floats + slot * WORDS + LOG_MIN_P)
 
         # a score that at least `rank` tokens reach
         rank = tl.where((top_k > 0) & (top_k <= _MOST_RANKS), top_k, _RANK)
@@ -153,7 +163,8 @@ def filter_kernel(
                 floor = tl.maximum(floor, inner)
         floor = tl.maximum(floor, ordered(lowest))
         complete = complete & (floor >= reached)
-        uniform = uniform_draw(tl.load(draw_keys + slot * 8 + 3), position.to(tl.int64))
+        key = tl.load(draw_keys + slot * DOUBLES + DRAW_KEY)
+        uniform = uniform_draw(key, position.to(tl.int64))
         token = tl.load(tokens + row)
         if complete:
             shares = tl.where(keys >= floor, weights, 0.0)

@@ -9,7 +9,23 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from batchgen.engine.sampling import device_params as flag
+from batchgen.engine.sampling.record_fields import (
+    BIAS,
+    COUNTS,
+    DOUBLES,
+    FILTER,
+    FLAGS,
+    FREQUENCY,
+    LOGPROBS,
+    MASK,
+    MIN_TOKENS,
+    PRESENCE,
+    REPETITION,
+    TEMPERATURE,
+    TOP,
+    TOUCHED,
+    WORDS,
+)
 
 __all__ = ["BLOCK", "SUB", "score_kernel"]
 
@@ -18,8 +34,6 @@ SUB = 64
 """Width of the parts of a tile whose maxima are kept, to find the largest scores of a row."""
 
 _LOG2E = tl.constexpr(1.4426950408889634)
-_COUNTS, _BIAS, _MASK = (tl.constexpr(n) for n in (flag.COUNTS, flag.BIAS, flag.MASK))
-_FILTER, _LOGPROBS, _TOP = (tl.constexpr(n) for n in (flag.FILTER, flag.LOGPROBS, flag.TOP))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -34,8 +48,8 @@ def _penalised(
     """`word`: bit 0, the token was seen; above it, how often it was sampled."""
     scaled = tl.where(x < 0, x * repetition, tl.div_rn(x, repetition))
     count = (word >> 1).to(tl.float64)
-    present = tl.where(word > 1, tl.load(doubles + 1), 0.0)
-    subtract = (present + tl.load(doubles + 2) * count).to(tl.float32)
+    present = tl.where(word > 1, tl.load(doubles + PRESENCE), 0.0)
+    subtract = (present + tl.load(doubles + FREQUENCY) * count).to(tl.float32)
     return tl.where(word > 0, scaled - subtract, x)
 
 
@@ -53,34 +67,35 @@ def score_kernel(
     row = tl.program_id(0)
     tile = tl.program_id(1)
     slot = tl.load(slots + row).to(tl.int64)
-    flags = tl.load(words + slot * 16 + 8)
-    early = tl.load(positions + row) < tl.load(words + slot * 16 + 10)
-    temperature = tl.load(floats + slot * 16 + 12)
+    flags = tl.load(words + slot * WORDS + FLAGS)
+    early = tl.load(positions + row) < tl.load(words + slot * WORDS + MIN_TOKENS)
+    temperature = tl.load(floats + slot * WORDS + TEMPERATURE)
     ids = tile * BLOCK + tl.arange(0, BLOCK)
     inside = ids < vocab_size
     source = logits + row.to(tl.int64) * stride
     x = tl.load(source + ids, mask=inside, other=float("-inf")).to(tl.float32)
     out = row * tl.num_programs(1) + tile
     parts = out.to(tl.int64) * (BLOCK // SUB) + tl.arange(0, BLOCK // SUB)
-    if (flags & (_LOGPROBS | _TOP)) != 0:
+    if (flags & (LOGPROBS | TOP)) != 0:
         top = tl.max(x, 0)
         base = tl.where(top == float("-inf"), 0.0, top)
         tl.store(raw_best + out, top)
         tl.store(raw_mass + out, tl.sum(tl.exp2((x - base) * _LOG2E), 0))
-        if (flags & _TOP) != 0:
+        if (flags & TOP) != 0:
             tl.store(raw_maxima + parts, tl.max(tl.reshape(x, (BLOCK // SUB, SUB)), 1))
     if HAS_BIAS:  # noqa: SIM102 - decided when it is compiled
-        if (flags & _BIAS) != 0:
+        if (flags & BIAS) != 0:
             x += tl.load(bias + slot * vocab_size + ids, mask=inside, other=0.0)
     if HAS_COUNTS:  # noqa: SIM102 - decided when it is compiled
-        if (flags & _COUNTS) != 0:
+        if (flags & COUNTS) != 0:
             seen = tl.load(counts + slot * vocab_size + ids, mask=inside, other=0)
-            x = _penalised(x, seen, doubles + slot * 8, tl.load(floats + slot * 16 + 14))
-    if (flags & _MASK) != 0:
+            repetition = tl.load(floats + slot * WORDS + REPETITION)
+            x = _penalised(x, seen, doubles + slot * DOUBLES, repetition)
+    if (flags & MASK) != 0:
         x = tl.where(_allowed(masks + slot * mask_words, ids, inside) != 0, x, float("-inf"))
     if early:
         x = tl.where(_allowed(stops + slot * mask_words, ids, inside) != 0, float("-inf"), x)
-    if early | ((flags & (_BIAS | _COUNTS | _MASK)) != 0):
+    if early | ((flags & TOUCHED) != 0):
         tl.store(scores + row.to(tl.int64) * vocab_size + ids, x, mask=inside)
     broken = tl.max((x != x).to(tl.int32), 0) > 0
     largest = tl.max(x, 0)
@@ -91,5 +106,5 @@ def score_kernel(
         base = tl.where(largest == float("-inf"), 0.0, largest)
         total = tl.sum(tl.exp2((x - base) * (_LOG2E / temperature)), 0)
         tl.store(mass + out, total.to(tl.float64))
-        if (flags & _FILTER) != 0:
+        if (flags & FILTER) != 0:
             tl.store(maxima + parts, tl.max(tl.reshape(x, (BLOCK // SUB, SUB)), 1))

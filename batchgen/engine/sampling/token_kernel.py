@@ -6,14 +6,25 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from batchgen.engine.sampling import device_params as flag
 from batchgen.engine.sampling.cuda_ops import join, part_of, uniform_draw, walk
+from batchgen.engine.sampling.record_fields import (
+    COUNTS,
+    DOUBLES,
+    DRAW_KEY,
+    FILTER,
+    FLAGS,
+    LOGPROBS,
+    MIN_TOKENS,
+    TEMPERATURE,
+    TOP,
+    TOP_LOGPROBS,
+    TOUCHED,
+    WORDS,
+)
 
 __all__ = ["settle_kernel", "token_kernel"]
 
 _LOG2E = tl.constexpr(1.4426950408889634)
-_COUNTS, _BIAS, _MASK = (tl.constexpr(n) for n in (flag.COUNTS, flag.BIAS, flag.MASK))
-_FILTER, _LOGPROBS, _TOP = (tl.constexpr(n) for n in (flag.FILTER, flag.LOGPROBS, flag.TOP))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -29,10 +40,10 @@ def token_kernel(
     if row == 0:
         tl.store(num_wide, 0)  # of the step before
     slot = tl.load(slots + row).to(tl.int64)
-    flags = tl.load(words + slot * 16 + 8)
+    flags = tl.load(words + slot * WORDS + FLAGS)
     position = tl.load(positions + row)
-    early = position < tl.load(words + slot * 16 + 10)
-    temperature = tl.load(floats + slot * 16 + 12)
+    early = position < tl.load(words + slot * WORDS + MIN_TOKENS)
+    temperature = tl.load(floats + slot * WORDS + TEMPERATURE)
     lane = tl.arange(0, TILES)
     tops, largest, token, fine = join(best, where, tokens, usable, row, tiles, lane)
     if fine & (temperature > 0):
@@ -42,12 +53,13 @@ def token_kernel(
         total = tl.sum(shares, 0)
         tl.store(row_best + row, largest)
         tl.store(row_mass + row, total)
-        if (flags & _FILTER) == 0:
-            target = uniform_draw(tl.load(keys + slot * 8 + 3), position.to(tl.int64)) * total
+        if (flags & FILTER) == 0:
+            key = tl.load(keys + slot * DOUBLES + DRAW_KEY)
+            target = uniform_draw(key, position.to(tl.int64)) * total
             tile, target = part_of(target, shares, tiles, lane)
             begin = tile * BLOCK
             end = tl.minimum(begin + BLOCK, vocab_size)
-            if early | ((flags & (_BIAS | _COUNTS | _MASK)) != 0):
+            if early | ((flags & TOUCHED) != 0):
                 changed = scores + row.to(tl.int64) * vocab_size
                 token = walk(changed, begin, end, largest, scale, target, token, BLOCK)
             else:
@@ -67,13 +79,13 @@ def settle_kernel(
     """Count a row's token; its log-probability and the most likely tokens, before processors."""
     row = tl.program_id(0)
     slot = tl.load(slots + row).to(tl.int64)
-    flags = tl.load(words + slot * 16 + 8)
+    flags = tl.load(words + slot * WORDS + FLAGS)
     token = tl.load(tokens + row)
     if HAS_COUNTS:  # noqa: SIM102 - decided when it is compiled
-        if ((flags & _COUNTS) != 0) & tl.load(usable + row):
+        if ((flags & COUNTS) != 0) & tl.load(usable + row):
             seen = counts + slot * vocab_size + token
             tl.store(seen, (tl.load(seen) + 2) | 1)
-    if (flags & (_LOGPROBS | _TOP)) != 0:
+    if (flags & (LOGPROBS | TOP)) != 0:
         lane = tl.arange(0, TILES)
         there = lane < tiles
         tops = tl.load(raw_best + row * tiles + lane, mask=there, other=float("-inf"))
@@ -83,8 +95,8 @@ def settle_kernel(
         denominator = largest + tl.log(total)
         source = logits + row.to(tl.int64) * stride
         tl.store(logprobs + row, tl.load(source + token).to(tl.float32) - denominator)
-        if (flags & _TOP) != 0:
-            count = tl.load(words + slot * 16 + 11)
+        if (flags & TOP) != 0:
+            count = tl.load(words + slot * WORDS + TOP_LOGPROBS)
             num_parts = tiles * (BLOCK // SUB)
             part = tl.arange(0, PARTS)
             begin = raw_maxima + row.to(tl.int64) * num_parts

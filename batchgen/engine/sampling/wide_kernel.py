@@ -13,8 +13,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from batchgen.engine.sampling import device_params as flag
 from batchgen.engine.sampling.cuda_ops import uniform_draw
+from batchgen.engine.sampling.record_fields import (
+    DOUBLES,
+    DRAW_KEY,
+    FLAGS,
+    LOG_MIN_P,
+    MIN_TOKENS,
+    TEMPERATURE,
+    TOP_P,
+    TOUCHED,
+    WORDS,
+)
 from batchgen.engine.sampling.row_scores import (
     closer,
     draw_above,
@@ -34,7 +44,6 @@ _PIVOTS = tl.constexpr(NUM_PIVOTS)
 _PASSES = tl.constexpr(NUM_PASSES)
 _BOUNDS = tl.constexpr(2 * NUM_PASSES)
 _LOG2E = tl.constexpr(1.4426950408889634)
-_TOUCHED = tl.constexpr(flag.COUNTS | flag.BIAS | flag.MASK)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -94,11 +103,12 @@ def _row_of(
 ) -> tl.tensor:  # fmt: skip
     """Slot, whether processors touched it, temperature, largest score, and the mass of top-p."""
     slot = tl.load(slots + row).to(tl.int64)
-    early = tl.load(positions + row) < tl.load(words + slot * 16 + 10)
-    touched = (early | ((tl.load(words + slot * 16 + 8) & _TOUCHED) != 0)).to(tl.int32)
-    temperature = tl.load(floats + slot * 16 + 12)
+    early = tl.load(positions + row) < tl.load(words + slot * WORDS + MIN_TOKENS)
+    touched = (early | ((tl.load(words + slot * WORDS + FLAGS) & TOUCHED) != 0)).to(tl.int32)
+    temperature = tl.load(floats + slot * WORDS + TEMPERATURE)
     top = tl.div_rn(tl.load(row_best + row), temperature)
-    return slot, touched, temperature, top, tl.load(doubles + slot * 8) * tl.load(row_mass + row)
+    wanted = tl.load(doubles + slot * DOUBLES + TOP_P) * tl.load(row_mass + row)
+    return slot, touched, temperature, top, wanted
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -171,7 +181,7 @@ def wide_mass_kernel(
                 source, changed, touched, 0, vocab_size, temperature, top, pivots, WIDE
             ).to(tl.float64) < wanted  # fmt: skip
             low, high = closer(low, high, pivots, below)
-        lowest = ordered(top + tl.load(floats + slot * 16 + 13))  # of min-p
+        lowest = ordered(top + tl.load(floats + slot * WORDS + LOG_MIN_P))
         floor = tl.maximum(high.to(tl.int32), lowest)
         if tile == 0:
             tl.store(floors + entry, floor)
@@ -199,7 +209,8 @@ def wide_draw_kernel(
         )
         shares = tl.load(masses + entry * tiles + lane, mask=lane < tiles, other=0.0)
         position = tl.load(positions + row).to(tl.int64)
-        target = uniform_draw(tl.load(draw_keys + slot * 8 + 3), position) * tl.sum(shares, 0)
+        key = tl.load(draw_keys + slot * DOUBLES + DRAW_KEY)
+        target = uniform_draw(key, position) * tl.sum(shares, 0)
         passed = (tl.cumsum(shares, 0) > target) & (shares > 0)
         last = tl.max(tl.where(shares > 0, lane, 0), 0)
         tile = tl.minimum(tl.min(tl.where(passed, lane, TILES), 0), last)

@@ -1,0 +1,58 @@
+"""Where kernels find what a slot's record says (`device_params.RECORD`), and its flags.
+
+They read the table as words: int32 and float32 a `WORDS` apart, int64 and float64 a `DOUBLES`.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from batchgen.engine.sampling import device_params
+from batchgen.engine.sampling.device_params import RECORD
+
+__all__ = [
+    "BIAS",
+    "COUNTS",
+    "DOUBLES",
+    "DRAW_KEY",
+    "FILTER",
+    "FLAGS",
+    "FREQUENCY",
+    "LOGPROBS",
+    "LOG_MIN_P",
+    "MASK",
+    "MIN_TOKENS",
+    "PRESENCE",
+    "REPETITION",
+    "TEMPERATURE",
+    "TOP",
+    "TOP_K",
+    "TOP_LOGPROBS",
+    "TOP_P",
+    "TOUCHED",
+    "WORDS",
+]
+
+
+def _place(name: str) -> tl.constexpr:
+    """Of a field, in units of its own size."""
+    dtype, offset = RECORD.fields[name][:2]
+    return tl.constexpr(offset // dtype.itemsize)
+
+
+WORDS, DOUBLES = tl.constexpr(RECORD.itemsize // 4), tl.constexpr(RECORD.itemsize // 8)
+TOP_P, PRESENCE, FREQUENCY = _place("top_p"), _place("presence"), _place("frequency")
+DRAW_KEY = _place("key")
+FLAGS, TOP_K, MIN_TOKENS = _place("flags"), _place("top_k"), _place("min_tokens")
+TOP_LOGPROBS = _place("top_logprobs")
+TEMPERATURE, LOG_MIN_P = _place("temperature"), _place("log_min_p")
+REPETITION = _place("repetition")
+
+COUNTS = tl.constexpr(device_params.COUNTS)
+BIAS = tl.constexpr(device_params.BIAS)
+MASK = tl.constexpr(device_params.MASK)
+FILTER = tl.constexpr(device_params.FILTER)
+LOGPROBS = tl.constexpr(device_params.LOGPROBS)
+TOP = tl.constexpr(device_params.TOP)
+TOUCHED = tl.constexpr(device_params.COUNTS | device_params.BIAS | device_params.MASK)
+"""What changes scores."""
