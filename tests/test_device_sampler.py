@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
+from triton_interpreter import INTERPRETED, direct
 
 pytest.importorskip("triton", reason="triton is not installed: no CUDA sampler to test")
 
@@ -25,13 +23,6 @@ DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 CPU = torch.device("cpu")
 EOS = 5
 BIG = [(64, 600), (64, 5000), (256, 151_936)]
-NUMPY = tuple(int(part) for part in version("numpy").split(".")[:2])
-
-
-@spawns
-@pytest.mark.skipif(NUMPY >= (2, 4), reason="Triton's interpreter refuses masks of numpy 2.4")
-def test_a_mix_of_rows_is_sampled_as_defined_in_the_interpreter() -> None:
-    run_interpreted(Path(__file__).name)
 
 
 def sequence_of(params: SamplingParams, number: int = 0, output: tuple[int, ...] = ()) -> Sequence:

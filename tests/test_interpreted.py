@@ -12,9 +12,11 @@ pytest.importorskip("triton", reason="triton is not installed: no CUDA backend t
 @pytest.mark.parametrize(
     "files",
     [
-        ("test_triton_attention.py", "test_triton_sampling.py", "test_steady_kernels.py"),
-        ("test_shared_reads.py", "test_triton_quantized.py", "test_triton_experts.py"),
-        ("test_triton_adapters.py",),
+        (
+            *("test_triton_attention.py", "test_steady_kernels.py", "test_shared_reads.py"),
+            *("test_triton_sampling.py", "test_device_sampler.py"),
+        ),
+        ("test_triton_adapters.py", "test_triton_quantized.py", "test_triton_experts.py"),
     ],
     ids=" ".join,
 )

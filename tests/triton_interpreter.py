@@ -48,8 +48,28 @@ def patch_once() -> None:
     interpreter._patch_lang = patch_unless_done
 
 
+def take_masks_of_integers() -> None:
+    """Numbers of lanes that numpy made int32 on the way are still true or false; loads and stores
+    refuse them as masks."""
+    builder: Any = pytest.importorskip("triton.runtime.interpreter").InterpreterBuilder
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def of_booleans(mask: Any) -> Any:
+        mask.data = mask.data.astype(bool)
+        return mask
+
+    def masked_load(self: Any, ptrs: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        return load(self, ptrs, of_booleans(mask), *rest, **named)
+
+    def masked_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        return store(self, ptrs, value, of_booleans(mask), *rest, **named)
+
+    builder.create_masked_load, builder.create_masked_store = masked_load, masked_store
+
+
 if INTERPRETED:
     patch_once()
+    take_masks_of_integers()
 
 
 def run_interpreted(*files: str, only: str = "") -> None:
