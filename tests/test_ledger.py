@@ -34,7 +34,8 @@ from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.rows import OutputRow
 from batchgen.job.shard import Shard
 from batchgen.job.storage.bitmap import Bitmap
-from batchgen.job.storage.parts import Columns, PartStem, write_part
+from batchgen.job.storage.part import Columns, PartStem
+from batchgen.job.storage.parts import write_part
 from batchgen.job.storage.totals import totals_of_parts
 from batchgen.job.stores.files import checked_name
 

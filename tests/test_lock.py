@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 from batchgen.errors import OutputHeldError
-from batchgen.job.storage.lock import OutputLock, current_owner
-from batchgen.job.storage.owner import Liveness, liveness, this_process
+from batchgen.job.locking.lock import OutputLock, current_owner
+from batchgen.job.locking.owner import Liveness, liveness, this_process
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from batchgen.job.storage.lock import OutputLock
+from batchgen.job.locking.lock import OutputLock
 lock = OutputLock(Path(sys.argv[1]), Path("out.parquet"), "first-run")
 lock.acquire()
 if sys.argv[2] == "fork":
@@ -211,7 +211,7 @@ def lock_attempt(folder: Path) -> int:
 
 
 def test_the_heartbeat_touches_the_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchgen.job.storage.lock.HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr("batchgen.job.locking.lock.HEARTBEAT_SECONDS", 0.02)
     lock = make_lock(tmp_path)
     lock.acquire()
     claim = tmp_path / "owners" / "1.json"

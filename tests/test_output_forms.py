@@ -17,7 +17,7 @@ from echo_runs import CHANGING, batchgen, prompts, stable, write_rows
 from batchgen.cli.main import cli
 from batchgen.errors import BatchgenError, UsageError
 from batchgen.job.form import Form
-from batchgen.job.storage.output_folder import replace_folder
+from batchgen.job.output.folder import replace_folder
 
 KILLED = -9
 

@@ -8,7 +8,7 @@ import pytest
 from echo_runs import batchgen, prompts, summary_of, write_rows
 
 from batchgen.errors import UsageError
-from batchgen.job.storage.output import check_served
+from batchgen.job.output.name import check_served
 
 
 @pytest.mark.parametrize(

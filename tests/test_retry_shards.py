@@ -138,8 +138,8 @@ def test_an_array_asked_to_retry_may_start_all_at_once(hurt: Path, tmp_path: Pat
 
 
 def test_a_shard_that_works_on_is_not_taken_up_again(hurt: Path) -> None:
+    from batchgen.job.locking.lock import OutputLock
     from batchgen.job.storage.layout import Layout
-    from batchgen.job.storage.lock import OutputLock
 
     work = Layout(Path(f"{hurt / 'out.parquet'}.ckpt"), hurt / "out.parquet", Shard(1, 2)).work
     other = OutputLock(work, "shard 1/2", "other")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchgen.job.output.output import _row_groups
 from batchgen.job.parquet.row_groups import RowGroupWriter
 from batchgen.job.parquet.thrift import decoded, encoded
 from batchgen.job.rows import OutputRow
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS, output_schema, output_writer, record_batch
-from batchgen.job.storage.output import _row_groups
 
 KEPT = (("label", pa.string()), ("score", pa.float32()), ("tags", pa.list_(pa.bool_())))
 

@@ -15,8 +15,8 @@ from ledger_tools import make_row
 
 from batchgen.job.row_counts import RowCounts
 from batchgen.job.storage.journal import Journal, write_attempts
+from batchgen.job.storage.part import Columns, PartStem
 from batchgen.job.storage.part_writer import PartWriter
-from batchgen.job.storage.parts import Columns, PartStem
 
 FEW, MANY = 150_000, 270_000  # past most of what the final merge holds at once
 RETRIED = 100_000

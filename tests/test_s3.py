@@ -20,7 +20,7 @@ from s3_server import KEYS, Fault, Proxy
 
 from batchgen.cli.command import main
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, OutputHeldError
-from batchgen.job.storage.lock import OutputLock
+from batchgen.job.locking.lock import OutputLock
 from batchgen.job.stores import clients, uploads
 from batchgen.job.stores.remote_path import RemotePath
 
@@ -229,7 +229,7 @@ def test_a_silent_owner_elsewhere_loses_by_the_store_s_clock(
     with pytest.raises(OutputHeldError, match="on far"):
         OutputLock(folder, "out", "second").acquire()
     time.sleep(1.1)
-    monkeypatch.setattr("batchgen.job.storage.lock.STALE_SECONDS", 1.0)
+    monkeypatch.setattr("batchgen.job.locking.lock.STALE_SECONDS", 1.0)
     second = OutputLock(folder, "out", "second")
     second.acquire()
     second.check()

@@ -23,7 +23,7 @@ from batchgen.job.schema import (
     output_schema,
     record_batch,
 )
-from batchgen.job.storage.parts import Columns
+from batchgen.job.storage.part import Columns
 
 INTERFACE = """
 index int64 · sample int32 · id string · status string · prompt string? · completion string? ·

@@ -19,8 +19,8 @@ from s3_server import Fault, Proxy
 from batchgen.cli.command import main
 from batchgen.errors import OutputHeldError
 from batchgen.job.form import compression_of
+from batchgen.job.locking.lease import LeasedLock
 from batchgen.job.storage.layout import folder_of
-from batchgen.job.storage.lease import LeasedLock
 from batchgen.job.stores import uploads
 from batchgen.job.stores.remote_path import RemotePath
 from batchgen.job.verbs.compare import compare
@@ -197,10 +197,10 @@ def test_a_second_machine_with_a_folder_of_its_own_is_refused_and_a_silent_first
     claim.write_bytes(json.dumps(json.loads(claim.read_bytes()) | {"host": "far"}).encode())
     assert run(*asked) == 5
     time.sleep(1.1)
-    monkeypatch.setattr("batchgen.job.storage.lock.STALE_SECONDS", 1.0)
+    monkeypatch.setattr("batchgen.job.locking.lock.STALE_SECONDS", 1.0)
     assert run(*asked) == 0
     first.check()
-    monkeypatch.setattr("batchgen.job.storage.lease._CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("batchgen.job.locking.lease._CHECK_SECONDS", 0.0)
     with pytest.raises(OutputHeldError, match="lost"):
         first.check()
     first.release()

@@ -34,9 +34,9 @@ def merge(
     \b
     batchgen merge out.parquet
     """
+    from batchgen.job.output.name import check_name, check_served
     from batchgen.job.run.summary import TOO_MANY_FAILURES, FailureLimit
     from batchgen.job.storage.layout import folder_of
-    from batchgen.job.storage.output import check_name, check_served
     from batchgen.job.stores.hub_output import HubOutput, local_copy
     from batchgen.job.verbs.merge_job import merge_output
 

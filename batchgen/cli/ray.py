@@ -56,7 +56,7 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     batchgen ray run --shards 32 --in 'data/*.parquet' --out out.parquet --model Qwen/Qwen3-0.6B
     """
     from batchgen.cluster.ray_shards import RayOptions, run_shards
-    from batchgen.job.storage.output import check_name, check_served
+    from batchgen.job.output.name import check_name, check_served
 
     as_json = flags["log_format"] == "json"
     set_up_logs(quiet=flags["quiet"], verbose=flags["verbose"], as_json=as_json)

@@ -18,8 +18,8 @@ from typing import Any
 
 from batchgen.counts import counted
 from batchgen.job.flow.signals import POLITE_SIGNALS
+from batchgen.job.output.merge import MEMORY_BYTES
 from batchgen.job.storage.layout import list_parts
-from batchgen.job.storage.merge import MEMORY_BYTES
 from batchgen.selftest.audit import begun_again, differences, leftovers
 from batchgen.selftest.blows import rows_in
 from batchgen.selftest.child import Child, SelftestError, unready_codes

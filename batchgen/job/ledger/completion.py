@@ -7,14 +7,16 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from batchgen.job.ledger.opening import check_target, discard_work
+from batchgen.job.output.check import OutputCheck
+from batchgen.job.output.json_lines import write_json_lines
+from batchgen.job.output.merge import Merge, ranked
+from batchgen.job.output.output import verified_totals, write_output
+from batchgen.job.output.provenance import footer_metadata, merged_late, output_identity
 from batchgen.job.stop_check import StopCheck, never
-from batchgen.job.storage.json_lines import write_json_lines
+from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.manifest import FinalReport, Manifest
-from batchgen.job.storage.merge import Merge, ranked
-from batchgen.job.storage.output import OutputCheck, verified_totals, write_output
-from batchgen.job.storage.parts import Columns, Part
-from batchgen.job.storage.provenance import footer_metadata, merged_late, output_identity
+from batchgen.job.storage.manifest import Manifest
+from batchgen.job.storage.part import Columns, Part
 from batchgen.job.stores import faults
 from batchgen.job.stores.files import Guard
 from batchgen.job.stores.places import scratch

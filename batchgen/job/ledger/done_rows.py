@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from batchgen.job.storage.bitmap import Bitmap
+from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import Layout, list_parts
-from batchgen.job.storage.manifest import FinalReport
-from batchgen.job.storage.parts import Part, scan_parts
+from batchgen.job.storage.part import Part
+from batchgen.job.storage.parts import scan_parts
 from batchgen.job.storage.totals import totals_of
 from batchgen.job.stores.places import Place
 

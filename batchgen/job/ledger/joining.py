@@ -15,10 +15,10 @@ from typing import Any
 
 from batchgen.errors import OutputHeldError
 from batchgen.job.ledger.opening import Found, check_folder, decide, discard_work
+from batchgen.job.locking.lease import LeasedLock
+from batchgen.job.locking.lock import OutputLock, current_owner
 from batchgen.job.stop_check import StopCheck, never
 from batchgen.job.storage.layout import Layout, folder_of
-from batchgen.job.storage.lease import LeasedLock
-from batchgen.job.storage.lock import OutputLock, current_owner
 from batchgen.job.storage.manifest import Manifest, flatten
 from batchgen.job.stores.files import make_folder
 from batchgen.job.stores.remote_path import RemotePath

@@ -30,15 +30,16 @@ from batchgen.job.ledger.done_rows import DoneRows
 from batchgen.job.ledger.joining import begin_where_none, join
 from batchgen.job.ledger.opening import decide, has_leftovers, sweep
 from batchgen.job.ledger.shard_manifests import furthest_input
+from batchgen.job.locking.lock import OutputLock, is_held
 from batchgen.job.rows import OutputRow
 from batchgen.job.shard import Shard
 from batchgen.job.stop_check import StopCheck, never
+from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.journal import Inflight, Journal
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.lock import OutputLock, is_held
-from batchgen.job.storage.manifest import FinalReport, InputCheckpoint, Manifest
+from batchgen.job.storage.manifest import InputCheckpoint, Manifest
+from batchgen.job.storage.part import Columns, PartStem
 from batchgen.job.storage.part_writer import PartWriter
-from batchgen.job.storage.parts import Columns, PartStem
 from batchgen.job.stores.places import Place
 
 __all__ = ["Ledger"]

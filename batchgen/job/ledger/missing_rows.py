@@ -12,11 +12,12 @@ from batchgen.counts import counted
 from batchgen.errors import InputUnreadableError
 from batchgen.job.arrow_ints import integers
 from batchgen.job.ledger.shard_manifests import all_manifests
+from batchgen.job.output.check import shown_ranges
 from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import Manifest
-from batchgen.job.storage.output import shown_ranges
-from batchgen.job.storage.parts import Part, read_columns
+from batchgen.job.storage.part import Part
+from batchgen.job.storage.parts import read_columns
 from batchgen.job.stores.places import all_of
 
 __all__ = ["MissingShardsError", "check_nothing_missing"]

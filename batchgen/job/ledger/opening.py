@@ -9,11 +9,11 @@ from typing import Any
 
 from batchgen.errors import BatchgenError, FingerprintMismatchError, OutputUnwritableError
 from batchgen.job.form import Form
+from batchgen.job.output.output import verified_totals
+from batchgen.job.output.provenance import footer_manifest, output_identity, written_rows
 from batchgen.job.storage.layout import JOURNALS, SAVED_TOKENS, Layout, list_parts
 from batchgen.job.storage.manifest import Manifest, fingerprint_diff
-from batchgen.job.storage.output import verified_totals
 from batchgen.job.storage.parts import part_summary
-from batchgen.job.storage.provenance import footer_manifest, output_identity, written_rows
 from batchgen.job.stores.files import is_there, remove_stale
 from batchgen.job.stores.places import Place, remove_all, remove_trees
 from batchgen.job.stores.remote_path import RemotePath

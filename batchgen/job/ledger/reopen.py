@@ -21,15 +21,16 @@ from batchgen.job.ledger.completion import complete
 from batchgen.job.ledger.joining import join
 from batchgen.job.ledger.opening import Found, decide, discard_work
 from batchgen.job.ledger.shard_manifests import furthest_input
+from batchgen.job.locking.lock import OutputLock
+from batchgen.job.output.output import row_groups_of, verified_totals
+from batchgen.job.output.provenance import footer_manifest
 from batchgen.job.row_counts import RowCounts
 from batchgen.job.stop_check import StopCheck, never
 from batchgen.job.storage.journal import write_attempts
 from batchgen.job.storage.layout import Layout, list_parts
-from batchgen.job.storage.lock import OutputLock
 from batchgen.job.storage.manifest import Manifest, flatten
-from batchgen.job.storage.output import row_groups_of, verified_totals
-from batchgen.job.storage.parts import Columns, PartStem, known_summary, read_part, write_part_table
-from batchgen.job.storage.provenance import footer_manifest
+from batchgen.job.storage.part import Columns, PartStem
+from batchgen.job.storage.parts import known_summary, read_part, write_part_table
 from batchgen.job.stores.files import make_folder
 from batchgen.job.stores.places import remove_all
 

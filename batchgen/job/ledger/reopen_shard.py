@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from batchgen.job.ledger.joining import begin_where_none, door_held, enter
 from batchgen.job.ledger.reopen import Reopened, Reopening, take_up
-from batchgen.job.storage.lock import OutputLock
+from batchgen.job.locking.lock import OutputLock
 from batchgen.job.storage.manifest import Manifest
 
 __all__ = ["reopen_shard"]

@@ -9,9 +9,10 @@ from batchgen.counts import counted
 from batchgen.errors import BatchgenError
 from batchgen.job.ledger.done_rows import DoneRows
 from batchgen.job.ledger.opening import Found, discard_work
+from batchgen.job.output.check import MissingRowsError
+from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.manifest import FinalReport, Manifest, flatten
-from batchgen.job.storage.output import MissingRowsError
+from batchgen.job.storage.manifest import Manifest, flatten
 
 __all__ = [
     "finish_shard",

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from batchgen.job.schema import BASE_SCHEMA, OPTIONAL_FIELDS
 from batchgen.job.storage.layout import Layout, list_parts
-from batchgen.job.storage.parts import Columns, Part, PartSummary, set_aside, summary_of
+from batchgen.job.storage.part import Columns, Part, PartSummary, summary_of
+from batchgen.job.storage.parts import set_aside
 from batchgen.job.stores.places import Place, all_of, arrow_source
 
 __all__ = ["survey"]

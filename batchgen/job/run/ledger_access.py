@@ -17,14 +17,14 @@ from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.ledger.opening import decide
 from batchgen.job.ledger.reopen import Reopening
 from batchgen.job.ledger.shard_manifests import furthest_input
+from batchgen.job.locking.lock import is_held
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.run.input_check import check_limit, check_resumed_input
 from batchgen.job.run.retry import grown_input, reopened
 from batchgen.job.spec import JobSpec
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.lock import is_held
 from batchgen.job.storage.manifest import InputCheckpoint
-from batchgen.job.storage.parts import Columns
+from batchgen.job.storage.part import Columns
 from batchgen.job.stores.places import Place
 
 __all__ = ["LedgerAccess"]

@@ -21,6 +21,7 @@ from batchgen.job.input.reader import Reader
 from batchgen.job.ledger.fingerprint import facts_of, model_name
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.model.files import BUILTIN_TASK, ModelFiles, model_of
+from batchgen.job.output.name import check_name, check_served
 from batchgen.job.redaction import redacted
 from batchgen.job.run.closing_words import closing_words, failure_words
 from batchgen.job.run.input_check import check_finished_input
@@ -37,9 +38,9 @@ from batchgen.job.run.summary import (
 )
 from batchgen.job.run.summing_up import summary_of
 from batchgen.job.spec import JobSpec
+from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import folder_of
-from batchgen.job.storage.manifest import FinalReport, fingerprint_diff
-from batchgen.job.storage.output import check_name, check_served
+from batchgen.job.storage.manifest import fingerprint_diff
 
 if TYPE_CHECKING:
     from batchgen.job.run.assembly import Assembly

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batchgen.engine.bounds import bound_by
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.run.summary import Summary
-from batchgen.job.storage.manifest import FinalReport
+from batchgen.job.storage.final_report import FinalReport
 from batchgen.startup import timeline
 from batchgen.startup.host_memory import peak_resident_bytes
 

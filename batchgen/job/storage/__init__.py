@@ -1,5 +1,5 @@
-"""The ledger's files on disk: manifest, journal, parts, lock, layout, the output and its merge.
+"""The checkpoint folder: its layout, manifest, journal and parts of finished rows.
 
-Imports `stores`, `parquet` and the values of `job`.
+Imports `stores` and the values of `job`.
 Read `layout.py` first, then `parts.py` and `journal.py`.
 """

@@ -19,11 +19,11 @@ from batchgen.errors import FingerprintMismatchError
 from batchgen.job.input_marks import Mark
 from batchgen.job.promise import with_changes
 from batchgen.job.redaction import redacted
+from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.stores.files import Guard, read_current, unwritable, write_atomic
 from batchgen.job.stores.places import Place
 
 __all__ = [
-    "FinalReport",
     "InputCheckpoint",
     "Manifest",
     "fingerprint_diff",
@@ -34,23 +34,6 @@ __all__ = [
 MANIFEST_VERSION = 1
 _RUNS_KEPT = 100
 _ABSENT = "(absent)"
-
-
-@dataclass(slots=True)
-class FinalReport:
-    """Totals of a finished output. `rows` counts input rows, `output_rows` lines of the file."""
-
-    rows: int = 0
-    output_rows: int = 0
-    ok: int = 0
-    errors: int = 0
-    skipped: int = 0
-    length: int = 0
-    error_codes: dict[str, int] = field(default_factory=dict)
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    duplicates_dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

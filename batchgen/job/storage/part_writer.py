@@ -11,7 +11,8 @@ from itertools import groupby
 from operator import attrgetter
 
 from batchgen.job.rows import OutputRow
-from batchgen.job.storage.parts import Columns, Part, PartStem, write_part
+from batchgen.job.storage.part import Columns, Part, PartStem
+from batchgen.job.storage.parts import write_part
 from batchgen.job.stores.files import Guard
 from batchgen.job.stores.places import Place
 

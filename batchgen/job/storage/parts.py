@@ -9,15 +9,12 @@ torn, truncated or changed file is known for what it is. All samples of a row li
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from operator import attrgetter
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,118 +26,34 @@ from batchgen.job.rows import OutputRow
 from batchgen.job.schema import (
     BASE_SCHEMA,
     late_columns,
-    output_schema,
     output_writer,
     record_batch,
 )
-from batchgen.job.storage.layout import PART_NAME
-from batchgen.job.storage.manifest import FinalReport
-from batchgen.job.storage.output import count_rows
+from batchgen.job.storage.final_report import FinalReport
+from batchgen.job.storage.part import (
+    Columns,
+    Part,
+    PartStem,
+    PartSummary,
+    footer,
+    summary_of,
+    totals_of,
+)
 from batchgen.job.stores.files import Guard, checked_name, make_folder, read_checked, write_atomic
 from batchgen.job.stores.places import Place, all_of, arrow_source, move
 
 __all__ = [
-    "Columns",
-    "Part",
-    "PartStem",
-    "PartSummary",
     "known_summary",
     "part_summary",
     "read_columns",
     "read_part",
     "scan_parts",
     "set_aside",
-    "summary_of",
     "write_part",
     "write_part_table",
 ]
 
-_PART_KEY, _TOTALS_KEY = b"batchgen.part", b"batchgen.totals"
 _IN_ORDER = attrgetter("index", "sample")
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """What the output has beside the base columns."""
-
-    kept: tuple[tuple[str, pa.DataType], ...] = ()
-    optional: frozenset[str] = frozenset()
-    """Of `OPTIONAL_FIELDS`: those that the job asks for, whatever its rows have."""
-
-    def schema(self, late: Iterable[str] = ()) -> pa.Schema:
-        """The schema with these late columns."""
-        return output_schema(self.kept, late, self.optional)
-
-    @property
-    def declared(self) -> set[str]:
-        """Names that are never late."""
-        return {name for name, _ in self.kept} | self.optional
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A committed part. `first` and `last` are row indices, `size` its bytes once read."""
-
-    path: Place
-    rows: int
-    first: int
-    last: int
-    size: int
-    late: dict[str, tuple[int, int]] = field(default_factory=dict)
-    written_at: float = 0.0
-    totals: FinalReport | None = None
-    """None: it was written by a version that did not count them."""
-
-    @classmethod
-    def of(cls, path: Place, summary: PartSummary, totals: FinalReport | None = None) -> Part:
-        """The part at `path` with that footer."""
-        return cls(
-            path,
-            summary.rows,
-            summary.first,
-            summary.last,
-            summary.size,
-            summary.late,
-            summary.written_at,
-            totals,
-        )
-
-    @property
-    def order(self) -> tuple[float, int, int, str]:
-        """Parts in the order in which they were written: time, attempt, sequence."""
-        match = PART_NAME.match(self.path.name)
-        assert match is not None, self.path
-        return self.written_at, int(match["attempt"]), int(match["seq"]), self.path.name
-
-
-@dataclass(frozen=True, slots=True)
-class PartSummary:
-    """What a part's footer tells without reading a row. `job`: the fingerprint it belongs to."""
-
-    job: str
-    rows: int
-    errors: dict[str, int]
-    first: int
-    last: int
-    size: int
-    late: dict[str, tuple[int, int]]
-    written_at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class PartStem:
-    """What a new part is called: the shard and attempt that write it and its number there."""
-
-    job: str
-    attempt: int
-    seq: int
-    label: str = ""
-
-    @property
-    def name(self) -> str:
-        """The file name without checksum and suffix."""
-        shard = f"{self.label}-" if self.label else ""
-        return f"part-{shard}{self.attempt:06d}-{self.seq:06d}"
 
 
 def write_part(
@@ -251,19 +164,15 @@ def _commit(
     guard: Guard,
 ) -> Part:
     totals = FinalReport(summary.rows)
-    count_rows(totals, pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows)
-    data = _encoded(rows, summary, totals)
+    totals.count(pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows)
+    data = _encoded(rows, footer(summary, totals))
     path = folder / checked_name(stem.name, data, "parquet")
     write_atomic(path, data, "part", guard)
     return Part.of(path, summary, totals)
 
 
-def _encoded(batch: pa.RecordBatch | pa.Table, summary: PartSummary, totals: FinalReport) -> bytes:
+def _encoded(batch: pa.RecordBatch | pa.Table, metadata: dict[str, str]) -> bytes:
     sink = pa.BufferOutputStream()
-    metadata = {
-        _TOTALS_KEY.decode(): json.dumps(asdict(totals)),
-        _PART_KEY.decode(): json.dumps(asdict(summary)),
-    }
     with output_writer(sink, batch.schema, metadata=metadata, part=True) as writer:
         writer.write(batch, row_group_size=max(1, batch.num_rows))
     return bytes(sink.getvalue())
@@ -282,18 +191,4 @@ def _scan(path: Place, job: str) -> tuple[Part, npt.NDArray[np.int64]] | FileNot
         index = integers(file.read(columns=["index"], use_threads=False)["index"])
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
-    return (Part.of(path, summary, _totals(file.metadata)), index) if summary.job == job else None
-
-
-def summary_of(metadata: pq.FileMetaData) -> PartSummary:
-    """The summary in a footer. Raises KeyError, ValueError, TypeError where there is none."""
-    data: dict[str, Any] = json.loads((metadata.metadata or {})[_PART_KEY])
-    late = {name: (place[0], place[1]) for name, place in data.pop("late").items()}
-    return PartSummary(late=late, **data)
-
-
-def _totals(metadata: pq.FileMetaData) -> FinalReport | None:
-    try:
-        return FinalReport(**json.loads(metadata.metadata[_TOTALS_KEY]))
-    except (KeyError, TypeError, ValueError):
-        return None
+    return (Part.of(path, summary, totals_of(file.metadata)), index) if summary.job == job else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from functools import partial
 
 import numpy as np
@@ -12,15 +11,14 @@ import pyarrow as pa
 from batchgen.job.arrow_ints import integers
 from batchgen.job.shard import Shard
 from batchgen.job.storage.bitmap import Bitmap
+from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import shard_of_part
-from batchgen.job.storage.manifest import FinalReport
-from batchgen.job.storage.output import count_rows
-from batchgen.job.storage.parts import Part, read_columns
+from batchgen.job.storage.part import Part
+from batchgen.job.storage.parts import read_columns
 from batchgen.job.stores.places import Place, all_of
 
 __all__ = ["totals_of", "totals_of_parts"]
 
-_COUNTS = [one.name for one in fields(FinalReport) if one.name != "error_codes"]
 _COLUMNS = [
     "index",
     "sample",
@@ -43,10 +41,7 @@ def totals_of(parts: Sequence[Part], num_rows: int, shard: Shard | None) -> Fina
         return totals_of_parts([part.path for part in parts], shard)
     report = FinalReport()
     for one in told:
-        for name in _COUNTS:
-            setattr(report, name, getattr(report, name) + getattr(one, name))
-        for code, count in one.error_codes.items():
-            report.error_codes[code] = report.error_codes.get(code, 0) + count
+        report.add(one)
     return report
 
 
@@ -66,5 +61,5 @@ def totals_of_parts(parts: Iterable[Place], shard: Shard | None = None) -> Final
             index, table = index[wanted], table.filter(pa.array(wanted))
         seen.add_array(index)
         report.rows += len(np.unique(index))
-        count_rows(report, table)
+        report.count(table)
     return report

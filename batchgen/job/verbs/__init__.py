@@ -1,5 +1,5 @@
 """What other commands do with outputs: status, merge, diff, export, and the rows of inspect.
 
-Imports `ledger`, `storage`, `stores` and `text`; `run` is its neighbour.
+Imports `ledger`, `output`, `storage`, `stores` and `text`; `run` is its neighbour.
 Read the file that the command is named for.
 """

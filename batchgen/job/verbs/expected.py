@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from batchgen.job.output.provenance import footer_manifest
 from batchgen.job.promise import ACROSS, changes
 from batchgen.job.storage.manifest import Manifest, fingerprint_diff
-from batchgen.job.storage.provenance import footer_manifest
 from batchgen.job.stores.places import Place
 
 __all__ = ["expectation"]

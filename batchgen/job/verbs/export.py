@@ -19,10 +19,10 @@ import pyarrow as pa
 
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError, StoppedError
-from batchgen.job.storage.json_lines import json_line, plain
+from batchgen.job.output.json_lines import json_line, plain
+from batchgen.job.output.provenance import footer_manifest
 from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.manifest import Manifest, is_complete
-from batchgen.job.storage.provenance import footer_manifest
 from batchgen.job.stores.places import Place
 from batchgen.job.verbs.openai_lines import COLUMNS, batch_line
 from batchgen.job.verbs.row_files import no_output, open_rows

@@ -15,11 +15,12 @@ from batchgen.job.ledger.missing_rows import check_nothing_missing
 from batchgen.job.ledger.opening import decide, discard_work, has_leftovers, sweep
 from batchgen.job.ledger.shard_manifests import all_manifests, furthest_of
 from batchgen.job.ledger.survey import survey
+from batchgen.job.output.check import MissingRowsError
+from batchgen.job.output.merge import DamagedPartError
 from batchgen.job.promise import with_changes
+from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.manifest import FinalReport, InputCheckpoint, Manifest
-from batchgen.job.storage.merge import DamagedPartError
-from batchgen.job.storage.output import MissingRowsError
+from batchgen.job.storage.manifest import InputCheckpoint, Manifest
 from batchgen.job.storage.parts import set_aside
 from batchgen.job.stores.files import Guard
 from batchgen.job.stores.places import Place

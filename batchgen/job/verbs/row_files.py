@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
 from batchgen.job.form import Form, compression_of
+from batchgen.job.output.folder import output_files
 from batchgen.job.storage.layout import Layout, folder_of
-from batchgen.job.storage.output_folder import output_files
 from batchgen.job.stored_types import plain_values
 from batchgen.job.stores.places import Place, arrow_source, opened
 

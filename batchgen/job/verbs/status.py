@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen.errors import BatchgenError, InputUnreadableError
+from batchgen.job.locking.lock import current_owner, heartbeat_age, is_held
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.lock import current_owner, heartbeat_age, is_held
 from batchgen.job.storage.manifest import Manifest
 from batchgen.job.stores.places import Place
 
@@ -96,8 +96,8 @@ def _finished(layout: Layout) -> Status | None:
     """Of an output whose checkpoint folder was removed, as may be: its footer tells of it."""
     if _is_gone(layout.target):
         return None
-    from batchgen.job.storage.output import verified_totals
-    from batchgen.job.storage.provenance import footer_manifest
+    from batchgen.job.output.output import verified_totals
+    from batchgen.job.output.provenance import footer_manifest
 
     manifest = footer_manifest(layout.target)
     if manifest is None or manifest.total_rows is None:

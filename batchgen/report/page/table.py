@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
 from batchgen.job.form import Form
+from batchgen.job.output.folder import output_files
+from batchgen.job.output.provenance import footer_manifest
 from batchgen.job.storage.layout import Layout, folder_of
-from batchgen.job.storage.output_folder import output_files
-from batchgen.job.storage.provenance import footer_manifest
 from batchgen.job.stores.places import Place, arrow_source
 from batchgen.job.verbs.row_files import ParquetFiles, no_output, not_written
 

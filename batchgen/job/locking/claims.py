@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from batchgen.job.storage.owner import Owner
+from batchgen.job.locking.owner import Owner
 from batchgen.job.stores.failures import ChangedError, StoreError
 from batchgen.job.stores.files import make_folder, unwritable
 from batchgen.job.stores.places import Place, names_in, remove_all

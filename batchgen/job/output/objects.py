@@ -21,8 +21,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from batchgen.errors import BatchgenError
+from batchgen.job.output.folder import OutputFolder
 from batchgen.job.storage.layout import FOLDER_MANIFEST
-from batchgen.job.storage.output_folder import OutputFolder
 from batchgen.job.stores import faults
 from batchgen.job.stores.files import Guard, atomic_file, unwritable, write_atomic
 from batchgen.job.stores.places import names_in, remove_all

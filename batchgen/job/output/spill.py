@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from batchgen.job.storage.merge_rows import Ints, SortedRows
+from batchgen.job.output.merge_rows import Ints, SortedRows
 from batchgen.job.stores.places import Place
 
 __all__ = ["Piece", "RangeFile", "Span", "bounds_of", "spill"]

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.job.hf_features import huggingface_metadata
+from batchgen.job.output.json_lines import rendered_rows
 from batchgen.job.schema import SCHEMA_VERSION
-from batchgen.job.storage.json_lines import rendered_rows
 from batchgen.job.storage.layout import FOLDER_MANIFEST, Layout
 from batchgen.job.storage.manifest import Manifest
-from batchgen.job.storage.parts import Part
+from batchgen.job.storage.part import Part
 from batchgen.job.stores.places import Place, arrow_source
 from batchgen.job.stores.remote_path import RemotePath
 
