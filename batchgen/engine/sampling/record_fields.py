@@ -36,6 +36,7 @@ __all__ = [
 
 def _place(name: str) -> tl.constexpr:
     """Of a field, in units of its own size."""
+    assert RECORD.fields is not None
     dtype, offset = RECORD.fields[name][:2]
     return tl.constexpr(offset // dtype.itemsize)
 
