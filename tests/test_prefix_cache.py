@@ -17,7 +17,7 @@ from tiny_models import tiny_model
 
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.draws import draw_key
-from batchgen.engine.prefix.block_hashes import extend_block_hashes
+from batchgen.engine.prefix.block_hashes import BlockHasher, extend_block_hashes
 from batchgen.engine.prefix.block_index import BlockIndex
 from batchgen.engine.prefix.ordering import Row, admission_order
 from batchgen.engine.request import Request, SamplingParams
@@ -245,3 +245,59 @@ def test_rows_that_begin_alike_stand_together_long_outputs_first() -> None:
 def test_without_common_beginnings_the_order_is_that_of_output_lengths() -> None:
     rows = [Row((bytes([n]),), remaining, n) for n, remaining in enumerate((3, 9, 6, 9))]
     assert admission_order(rows) == [1, 3, 2, 0]
+
+
+def tree_order(rows: list[Row]) -> list[int]:
+    """By a tree whose branches count their rows, block by block."""
+    ranks = [(-row.remaining, row.arrival) for row in rows]
+    members: dict[bytes, list[int]] = {}
+    for i, row in enumerate(rows):
+        for block_hash in row.hashes:
+            members.setdefault(block_hash, []).append(i)
+    paths = []
+    for row, rank in zip(rows, ranks, strict=True):
+        path, count = [], 0
+        for block_hash in row.hashes:
+            branch = members[block_hash]
+            if len(branch) > 1 and len(branch) != count:
+                count = len(branch)
+                path.append(min(ranks[i] for i in branch))
+        paths.append([*path, rank])
+    return sorted(range(len(rows)), key=paths.__getitem__)
+
+
+def test_any_window_is_ordered_as_by_a_tree_of_its_blocks() -> None:
+    for seed in range(200):
+        rng = random.Random(seed)
+        texts = [[rng.randrange(3) for _ in range(4 * rng.randrange(6))] for _ in range(4)]
+        rows = []
+        for arrival in range(rng.randrange(1, 25)):
+            text = rng.choice(texts) + [rng.randrange(2) for _ in range(4 * rng.randrange(3))]
+            rows.append(Row(names(text), rng.randrange(5), arrival))
+        assert admission_order(rows) == tree_order(rows)
+
+
+def test_what_sequences_have_in_common_is_named_as_if_each_came_alone() -> None:
+    rng = random.Random(1)
+    hasher = BlockHasher(4)
+    texts = [[rng.randrange(2) for _ in range(rng.randrange(30))] for _ in range(6)]
+    for _ in range(600):
+        ids = rng.choice(texts)[: rng.randrange(30)]
+        ids = array("i", ids + [rng.randrange(2) for _ in range(rng.randrange(9))])
+        adapter = rng.choice(["", "a"])
+        found: list[bytes] = []
+        hasher.extend(found, ids, adapter)
+        expected: list[bytes] = []
+        extend_block_hashes(expected, ids, 4, adapter)
+        assert found == expected
+        ids.extend([1] * 9)  # a sequence grows: what is remembered of it does not
+        hasher.extend(found, ids, adapter)
+        extend_block_hashes(expected, ids, 4, adapter)
+        assert found == expected
+
+
+def test_only_so_many_first_blocks_are_remembered() -> None:
+    hasher = BlockHasher(4)
+    for first in range(1000):
+        hasher.extend([], array("i", [first] * 8))
+    assert len(hasher._recent) == 256

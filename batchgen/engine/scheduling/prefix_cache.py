@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchgen.engine.prefix.block_hashes import extend_block_hashes
+from batchgen.engine.prefix.block_hashes import BlockHasher
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.sequence import Sequence
 
@@ -16,6 +16,7 @@ class PrefixCache:
         self._manager = block_manager
         self._enabled = enabled
         self._fresh: set[int] = set()
+        self._hasher = BlockHasher(block_manager.block_size)
 
     def begin_step(self) -> None:
         """A new step is being made: none of its blocks is computed yet."""
@@ -24,8 +25,8 @@ class PrefixCache:
     def hash_blocks(self, sequence: Sequence) -> None:
         """Hash the full blocks of all its known tokens."""
         if self._enabled:
-            size, adapter = self._manager.block_size, sequence.request.params.adapter
-            extend_block_hashes(sequence.block_hashes, sequence.token_ids, size, adapter)
+            adapter = sequence.request.params.adapter
+            self._hasher.extend(sequence.block_hashes, sequence.token_ids, adapter)
 
     def find(self, sequence: Sequence) -> list[int]:
         """Cached blocks of its longest prefix, but for positions that must be computed anyway."""
