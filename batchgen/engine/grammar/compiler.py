@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.grammar.constraint import GrammarConstraint
 from batchgen.engine.grammar.suffix_search import Suffixes, SuffixSearch
+from batchgen.engine.grammar.vocabulary import as_of_completions
 from batchgen.engine.request import Constraint, GrammarKind, Shared, StructuredOutput
 from batchgen.errors import ErrorCode, RowError, UsageError
 
@@ -61,7 +62,7 @@ class GrammarCompiler(Shared):
         self._vocabulary_text = vocabulary
         self._vocab_size = vocab_size
         self._eos_token_ids = tuple(sorted(eos_token_ids))
-        self._tokenizer: LLTokenizer | None = None
+        self._tokenizer: LLTokenizer | RowError | None = None
         self._kept: OrderedDict[StructuredOutput, _Compiled | RowError] = OrderedDict()
         self._kept_text = 0
 
@@ -71,8 +72,9 @@ class GrammarCompiler(Shared):
         stop_token_ids: Collection[int] = (),
         ignore_eos: bool = False,
     ) -> Callable[[], Constraint]:
-        """What begins a sequence's constraint. Raises RowError(INVALID_SCHEMA) for a grammar that
-        is none, or that cannot be enforced; UsageError where llguidance is missing."""
+        """What begins a sequence's constraint. Raises RowError: INVALID_SCHEMA for a grammar that
+        is none, or that cannot be enforced, UNSUPPORTED_SETTING for a vocabulary that llguidance
+        cannot read; UsageError where llguidance is missing."""
         ends = (*stop_token_ids, *(() if ignore_eos else self._eos_token_ids))
         return _Begin(self, wanted, ends, self._compiled(wanted))
 
@@ -114,13 +116,15 @@ class GrammarCompiler(Shared):
         """A refusal is kept too: a file's rows often share one schema."""
         if len(wanted.text) > MAX_TEXT:
             return _refused(wanted, f"it has more than {MAX_TEXT:,} characters")
-        llguidance = _llguidance()
+        llguidance, vocabulary = _llguidance(), self._vocabulary()
+        if isinstance(vocabulary, RowError):
+            return vocabulary
         try:
             grammar = _SOURCES[wanted.kind](wanted)
         except Exception as error:  # each source's parser has exceptions of its own
             return _refused(wanted, str(error) or type(error).__name__)
         limits = llguidance.LLParserLimits(max_lexer_states=_MAX_STATES, verbose_errors=False)
-        matcher = llguidance.LLMatcher(self._vocabulary(), grammar, log_level=0, limits=limits)
+        matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             return _refused(wanted, matcher.get_error())
         return _Compiled(matcher, Suffixes(lambda: self._search, matcher))
@@ -128,21 +132,27 @@ class GrammarCompiler(Shared):
     @cached_property
     def _search(self) -> SuffixSearch:
         """Made for the first document that comes near its end in time: it reads all tokens."""
-        return SuffixSearch(self._vocabulary())
+        vocabulary = self._vocabulary()
+        assert not isinstance(vocabulary, RowError)
+        return SuffixSearch(vocabulary)
 
-    def _vocabulary(self) -> LLTokenizer:
+    def _vocabulary(self) -> LLTokenizer | RowError:
         if self._tokenizer is None:
-            tokenizer: Any = _llguidance().LLTokenizer
-            text = self._vocabulary_text()
-            if text == BYTES:
-                self._tokenizer = tokenizer(text)
-            else:
-                ends = list(self._eos_token_ids) or None
-                slices = [*_SLICES, *tokenizer.general_slices()]
-                self._tokenizer = tokenizer(
-                    text, n_vocab=self._vocab_size, eos_token=ends, slices=slices
-                )
+            try:
+                self._tokenizer = self._read_vocabulary(_llguidance().LLTokenizer)
+            except ValueError as error:  # it knows some kinds of decoders, and no others
+                text = f"structured outputs are not served with this tokenizer: {error}"
+                self._tokenizer = RowError(ErrorCode.UNSUPPORTED_SETTING, text)
         return self._tokenizer
+
+    def _read_vocabulary(self, read: type[LLTokenizer]) -> LLTokenizer:
+        text = self._vocabulary_text()
+        if text == BYTES:
+            return read(text)
+        ends = list(self._eos_token_ids) or None
+        slices = [*_SLICES, *read.general_slices()]
+        text = as_of_completions(text)
+        return read(text, n_vocab=self._vocab_size, eos_token=ends, slices=slices)
 
 
 class _Begin:
