@@ -130,12 +130,68 @@ def test_a_table_gives_text_and_typed_parameters(tmp_path: Path, name: str) -> N
     assert (two.id, two.params.temperature, two.error) == ("8", 0.5, None)
 
 
-@pytest.mark.parametrize("data", [lzma.compress(b"prompt\na\n" * 99)[:-9], b"prompt\na\n"])
-def test_a_table_that_is_no_whole_xz_file_is_refused_as_that(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "t.csv.xz").write_bytes(data)
+def test_a_table_that_is_no_whole_xz_file_is_refused_as_that(tmp_path: Path) -> None:
+    (tmp_path / "t.csv.xz").write_bytes(lzma.compress(b"prompt\na\n" * 99)[:-9])
     with pytest.raises(InputUnreadableError, match="no whole xz file") as refused:
         read(tmp_path / "t.csv.xz")
     assert "whole copy" in str(refused.value.hint)
+
+
+PACKED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "no": bytes}
+
+
+@pytest.mark.parametrize("packed", PACKED)
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.csv.xz"])
+def test_a_table_is_unpacked_by_what_it_begins_with(tmp_path: Path, name: str, packed: str) -> None:
+    (tmp_path / name).write_bytes(PACKED[packed](b"prompt\na\n"))
+    assert [row.prompt for row in read(tmp_path / name)] == ["a"]
+
+
+TABLE = "".join(f"r{i},Say {i}.\n" for i in range(40)).encode()
+JOINED = {
+    "rows.jsonl": (TEXT[:200], TEXT[200:]),
+    "t.csv": (b"id,prompt\n" + TABLE[:90], TABLE[90:]),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+@pytest.mark.parametrize("codec", ["bz2", "xz"])
+def test_a_damaged_beginning_of_a_later_stream_is_no_end_of_the_file(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    first, second = map(PACKED[codec], JOINED[name])
+    path = tmp_path / f"{name}.{codec}"
+    path.write_bytes(first + b"\xff" + second[1:])
+    with pytest.raises(InputUnreadableError, match="after"):
+        read(path)
+    path.write_bytes(first + second)
+    assert len(read(path)) == 40
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_rows_behind_the_padding_of_xz_are_read(tmp_path: Path, name: str) -> None:
+    first, second = map(lzma.compress, JOINED[name])
+    (tmp_path / f"{name}.xz").write_bytes(first + b"\0" * 8 + second + b"\0" * 4)
+    assert len(read(tmp_path / f"{name}.xz")) == 40
+
+
+def arrow_stream() -> bytes:
+    table = pa.table({"prompt": ["a", '"b', "{c"]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize(
+    "data", [arrow_stream(), b"\x1f\x9d\x90{", b"\xff\x06\0\0sNaPpY\n{", b'\x80\x04\x95\n"']
+)
+def test_bytes_that_no_text_begins_with_are_refused_before_a_row(
+    tmp_path: Path, data: bytes
+) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(data)
+    with pytest.raises(InputUnreadableError, match="not JSONL or Parquet"):
+        read(tmp_path / "rows.jsonl")
 
 
 @pytest.mark.parametrize("text", ["prompt,b\na\n", "question\na\n", ""])

@@ -7,9 +7,10 @@ hold line ends.
 
 from __future__ import annotations
 
+import io
 import lzma
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,9 @@ from batchgen.job.fields.row_parser import PARAMS, SYSTEM, RowParser
 from batchgen.job.fields.structured import STRUCTURED_NAMES
 from batchgen.job.fields.token_rules import TOKEN_RULE_NAMES
 from batchgen.job.input.arrow_rows import ArrowRows, find_columns
+from batchgen.job.input.file_kinds import HEAD_BYTES, compression_by_head
 from batchgen.job.input.folder_keys import with_keys, with_values
+from batchgen.job.input.joined_streams import JoinedStreams
 from batchgen.job.input.sources import Source
 from batchgen.job.model.adapter_choice import ADAPTER
 from batchgen.job.spec import InputSpec
@@ -35,7 +38,7 @@ from batchgen.job.spec import InputSpec
 __all__ = ["csv_rows"]
 
 _BLOCK_BYTES = 8 << 20
-_CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
+_CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}
 _NOT_WHOLE = "it is no whole xz file"
 _TEXTS = frozenset(
     (*STRUCTURED_NAMES, *TOKEN_RULE_NAMES, *DECISION_NAMES, *PARAMS, ADAPTER, SYSTEM, "stop")
@@ -76,10 +79,7 @@ class _Ended:
     def __init__(self, source: Source) -> None:
         endings = PurePath(source.name.lower()).suffixes
         self.delimiter = "\t" if ".tsv" in endings else ","
-        file = source.name if source.remote is None else source.remote.open()
-        open_xz: Callable[[Any], Any] = lzma.open  # which Arrow has not
-        by_arrow = partial(pa.input_stream, compression=_CODECS.get(endings[-1]))
-        self._stream = (open_xz if endings[-1] == ".xz" else by_arrow)(file)
+        self._stream = _decompressed(source)
         self._end = b""
 
     def read(self, size: int) -> bytes:
@@ -104,6 +104,17 @@ class _Ended:
         """Whether nothing closed the quote that began the file's last value: there are line ends in
         it, and the file ends without a quote."""
         return any(end in last for end in (b"\r", b"\n")) and not self._end.rstrip().endswith(b'"')
+
+
+def _decompressed(source: Source) -> Any:
+    """By what the file begins with, whatever its name says."""
+    with source.open(HEAD_BYTES) as file:
+        compressed = compression_by_head(file.read(HEAD_BYTES))
+    if compressed == "xz":  # which Arrow has not
+        streams = JoinedStreams(source.open(-1), lzma.LZMADecompressor)
+        return io.BufferedReader(streams, _BLOCK_BYTES)
+    raw = source.name if source.remote is None else source.remote.open()
+    return pa.input_stream(raw, compression=_CODECS.get(compressed or ""))
 
 
 def _open(file: _Ended, names: Iterable[str] = ()) -> pv.CSVStreamingReader:

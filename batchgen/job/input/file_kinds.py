@@ -13,7 +13,8 @@ from codecs import BOM_UTF8, getincrementaldecoder
 from batchgen.errors import BatchgenError, InputUnreadableError, InvalidDataError
 
 __all__ = [
-    "HEAD_BYTES", "is_array", "refuse_container", "refuse_text", "refuse_wide", "without_skippable",
+    "HEAD_BYTES", "compression_by_head",
+    "is_array", "refuse_container", "refuse_text", "refuse_wide",
 ]  # fmt: skip
 
 HEAD_BYTES = 1 << 16
@@ -25,6 +26,9 @@ _CONTAINERS: tuple[tuple[bytes, int, str, str], ...] = (
     (b"Rar!", 0, "a rar archive", "unrar x {name}"),
     (b"PARE", 0, "a Parquet file with an encrypted footer", "write it again without encryption"),
     (b"ARROW1", 0, "an Arrow or Feather file", "write it as Parquet"),
+    (b"\xff\xff\xff\xff", 0, "an Arrow stream", "write it as Parquet"),
+    (b"\x1f\x9d", 0, "a file of `compress`", "gzip -d {name}"),
+    (b"LZIP", 0, "an lzip file", "lzip -d {name}"),
     (b"Obj\x01", 0, "an Avro file", "write it as Parquet"),
     (b"ORC", 0, "an ORC file", "write it as Parquet"),
     (b"SQLite format 3", 0, "an SQLite database", "export the table as JSONL or Parquet"),
@@ -36,6 +40,13 @@ _CONTAINERS: tuple[tuple[bytes, int, str, str], ...] = (
     (b"\xff\xd8\xff", 0, "a picture", "write its text as JSONL"),
     (b"version https://git-lfs.github.com/spec/", 0, "a pointer of Git LFS", "git lfs pull"),
 )
+_COMPRESSED = (
+    (re.compile(rb"\x1f\x8b"), "gz"),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "zst"),
+    (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bz2"),
+    (re.compile(rb"\xfd7zXZ\x00"), "xz"),
+    (re.compile(rb"\x04\x22\x4d\x18"), "lz4"),
+)
 _WIDE = (
     (re.compile(rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff"), "UTF-32"),
     (re.compile(rb"\xff\xfe[^\x00]\x00|\xfe\xff\x00[^\x00]"), "UTF-16"),
@@ -46,6 +57,8 @@ _PAGE = re.compile(rb"\s*<(!doctype html|html|\?xml)\b", re.IGNORECASE)
 _LINES_LOOKED_AT = 5
 _HEADER = re.compile(rb'"?[\w ]+"?( , "?[\w ]+"?)+')
 _JSON = (b"{", b"[", b'"', b"\0")
+_NO_TEXT = re.compile(rb"[\x01-\x08\x0e-\x1d\x1f\x7f-\xc1\xf5-\xff]")
+"""Bytes that no text in UTF-8 begins with; zeros are what a torn write leaves of a line."""
 _ARRAY = re.compile(rb"\[\s*(\{|\]\s*\Z|\Z)")
 
 
@@ -77,9 +90,10 @@ def refuse_text(name: str, head: bytes) -> None:
             f"input {name} looks like CSV, not one JSON object a line",
             f"name it .csv (mv {name} {name.rpartition('.')[0] or name}.csv), and run again",
         )
-    if _is_prose(text):
-        if not _is_utf8(text):
-            raise _unreadable(name, "binary data of a kind not known", "name the file you meant")
+    is_prose = _is_prose(text)
+    if _NO_TEXT.match(text) or (is_prose and not _is_utf8(text)):
+        raise _unreadable(name, "binary data of a kind not known", "name the file you meant")
+    if is_prose:
         raise _invalid(name, "plain text, not one JSON object a line", "jq -Rc '{prompt: .}'")
     if _is_pretty(text):
         raise _invalid(name, "JSON over several lines, not one object a line", "jq -c .")
@@ -164,7 +178,14 @@ def _mended(mend: str, name: str) -> str:
     return f"{command}, and name what is in it" if command != mend else mend
 
 
-def without_skippable(head: bytes) -> bytes:
+def compression_by_head(head: bytes) -> str | None:
+    """Of a file that begins so, as endings of names say it: gz, zst, bz2, xz, lz4. None: it is as
+    it is."""
+    head = _without_skippable(head)
+    return next((ending for magic, ending in _COMPRESSED if magic.match(head)), None)
+
+
+def _without_skippable(head: bytes) -> bytes:
     """From the first frame with content: zstandard and LZ4 pass over frames that begin with
     0x184D2A50 to 0x184D2A5F and the length of what follows (pzstd writes one first)."""
     while head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50:

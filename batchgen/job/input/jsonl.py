@@ -1,4 +1,4 @@
-"""Lines of JSON as rows: plain, gzip or zstandard, without ever trusting a line.
+"""Lines of JSON as rows, compressed or not, without ever trusting a line.
 
 Decisions: a byte-order mark at a file's start is skipped; CRLF and LF both end a line; blank lines
 are no rows but count in line numbers; the last line needs no newline; NaN and Infinity are no
@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from batchgen.errors import ErrorCode, InputUnreadableError, RowError
 from batchgen.job.input.folder_keys import Keys
+from batchgen.job.input.joined_streams import JoinedStreams
 from batchgen.job.input.sources import Source, SourceKind
 
 __all__ = ["DAMAGE", "MAX_LINE_BYTES", "JsonlRows", "decode_row", "open_text"]
@@ -105,16 +106,15 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-_OF_PYTHON: dict[SourceKind, Any] = {
-    SourceKind.JSONL_GZ: gzip.open,
-    SourceKind.JSONL_BZ2: bz2.open,
-    SourceKind.JSONL_XZ: lzma.open,
+_JOINED: dict[SourceKind, Any] = {
+    SourceKind.JSONL_BZ2: bz2.BZ2Decompressor,
+    SourceKind.JSONL_XZ: lzma.LZMADecompressor,
 }
 _scan = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
 
 
-class _Decompressed(io.BufferedReader):
-    """Closes the file below, too: Python's decompressors leave one open that they were given."""
+class _Unzipped(io.BufferedReader):
+    """Closes the file below, too: Python's reader of gzip leaves one open that it was given."""
 
     def __init__(self, stream: Any, file: BinaryIO) -> None:
         super().__init__(stream, _BUFFER_BYTES)
@@ -128,9 +128,12 @@ class _Decompressed(io.BufferedReader):
 
 def open_text(source: Source) -> BinaryIO:
     """A buffered reader of the decompressed bytes."""
-    if source.kind in _OF_PYTHON:
+    if source.kind is SourceKind.JSONL_GZ:
         file = source.open(_BUFFER_BYTES)
-        return _Decompressed(_OF_PYTHON[source.kind](file, "rb"), file)
+        return _Unzipped(gzip.open(file, "rb"), file)
+    if source.kind in _JOINED:
+        streams = JoinedStreams(source.open(_BUFFER_BYTES), _JOINED[source.kind])
+        return io.BufferedReader(streams, _BUFFER_BYTES)
     if source.kind in (SourceKind.JSONL_ZST, SourceKind.JSONL_LZ4):
         return _open_by_arrow(source, source.kind.rpartition(".")[2])
     return source.open(_BUFFER_BYTES)

@@ -20,9 +20,9 @@ from batchgen.counts import counted
 from batchgen.errors import InputUnreadableError, OutputUnwritableError, UsageError
 from batchgen.job.input.file_kinds import (
     HEAD_BYTES,
+    compression_by_head,
     refuse_container,
     refuse_wide,
-    without_skippable,
 )
 from batchgen.job.input.folder_keys import folder_keys
 from batchgen.job.stores.places import Place
@@ -65,16 +65,6 @@ class SourceKind(StrEnum):
     def is_jsonl(self) -> bool:
         """Whether rows are lines of JSON."""
         return self.startswith("jsonl")
-
-
-_MAGIC = (
-    (b"\x1f\x8b", SourceKind.JSONL_GZ),
-    (b"\x28\xb5\x2f\xfd", SourceKind.JSONL_ZST),
-    (b"BZh", SourceKind.JSONL_BZ2),
-    (b"\xfd7zXZ\x00", SourceKind.JSONL_XZ),
-    (b"\x04\x22\x4d\x18", SourceKind.JSONL_LZ4),
-    (b"PAR1", SourceKind.PARQUET),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,11 +236,10 @@ def _kind_of(path: PurePath, head: bytes) -> SourceKind:
     if _TABLES.search("".join(path.suffixes).lower()):
         refuse_wide(str(path), head)
         return SourceKind.CSV
-    head = without_skippable(head)
-    for magic, kind in _MAGIC:
-        if head.startswith(magic):
-            return kind
-    return SourceKind.PARQUET if path.suffix in (".parquet", ".pq") else SourceKind.JSONL
+    if compressed := compression_by_head(head):
+        return SourceKind(f"{SourceKind.JSONL}.{compressed}")
+    is_parquet = head.startswith(b"PAR1") or path.suffix in (".parquet", ".pq")
+    return SourceKind.PARQUET if is_parquet else SourceKind.JSONL
 
 
 def _hub_id(argument: str) -> str | None:
