@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ from tokenizer_folders import make
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from batchgen import LLM
+from batchgen.job.model.files import resolve_model
 
 PROMPTS = [[5, 6, 7], list(range(10, 40)), [3] * 9]
 NUM_TOKENS = 16
 
 
-def saved(folder: Path, **settings: Any) -> Path:
+def saved(folder: Path, model_type: str = "llama", **settings: Any) -> Path:
     """A tiny model whose folder has these settings."""
     make(folder, "gpt2")
-    module = tiny_model("llama", vocab_size=700)
+    module = tiny_model(model_type, **({"vocab_size": 700} if model_type == "llama" else {}))
     module.generation_config = GenerationConfig(
         pad_token_id=0, eos_token_id=2, max_new_tokens=NUM_TOKENS, **settings
     )
@@ -72,3 +74,31 @@ def test_a_rows_own_bad_words_stand_beside_the_model_s(
     both = saved(tmp_path / "both", suppress_tokens=[ours, theirs])
     one = saved(tmp_path / "one", suppress_tokens=[theirs])
     assert served(one, bad_words_ids=[[ours]]) == generated(both) != generated(one)
+
+
+def test_what_the_config_says_of_its_text_counts_where_there_is_no_other_file(
+    tmp_path: Path,
+) -> None:
+    folder = saved(tmp_path / "m", model_type="gemma3")
+    (folder / "generation_config.json").unlink()
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config |= {"max_new_tokens": NUM_TOKENS, "eos_token_id": 2, "suppress_tokens": None}
+    path.write_text(json.dumps(config))
+    free = generated(folder)
+    config["text_config"] |= {
+        "suppress_tokens": [free[0][0], free[1][1]],
+        "repetition_penalty": 3.0,
+    }
+    path.write_text(json.dumps(config))
+    expected = generated(folder)
+    assert expected != free
+    assert served(folder) == expected
+
+
+def test_code_of_the_model_s_own_in_place_of_generate_is_told_of(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m")
+    assert resolve_model(str(folder)).ignored_settings == ()
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text("def generate(model): ...")
+    assert resolve_model(str(folder)).ignored_settings == ("custom_generate",)

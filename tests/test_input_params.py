@@ -54,6 +54,8 @@ def test_two_names_of_one_parameter_must_agree() -> None:
         ("top_k", 5.0, 5),
         ("temperature", 1, 1.0),
         ("temperature", 100, 100.0),
+        ("temperature", 1e-6, 1e-6),
+        ("temperature", 1e-40, 0.0),  # float32 cannot divide by it: the likeliest token
         ("top_p", 1, 1.0),
         ("seed", -(2**63), -(2**63)),
         ("seed", 2**63 - 1, 2**63 - 1),

@@ -3,6 +3,7 @@ changes nothing: in no row is it passed over without a word."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ SGLANG = """
     stream_interval stream_reasoning structural_tag temperature token_ids_logprob
     top_k top_logprobs_num top_p
 """
+LLAMA_CPP = "dry_multiplier dynatemp_range mirostat tfs_z top_n_sigma xtc_probability"
+"""And its kin: samplers whose names can mean nothing else."""
 OTHERS_ALONE = {"extra_args"}
 """Told of as a near miss: nothing that we could know reads them."""
 
@@ -97,7 +100,34 @@ def test_every_field_of_transformers_generation_config_is_known() -> None:
     assert {name for name in fields if not name.startswith("_")} <= KNOWN
 
 
-@pytest.mark.parametrize("names", [VLLM, SGLANG], ids=["vllm", "sglang"])
+def test_every_parameter_of_transformers_chats_is_known() -> None:
+    from transformers import PreTrainedTokenizerBase
+
+    fields = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters}
+    assert len(fields) > 10
+    assert fields - KNOWN == {"self", "kwargs"}
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"sanitize_control_tokens": True}, {"messages": CHAT}, {"chat_template": "x"}]
+)
+def test_what_no_template_reads_is_not_passed_over_among_its_settings(
+    kwargs: dict[str, Any],
+) -> None:
+    row = parse({"messages": CHAT, "chat_template_kwargs": kwargs})
+    assert row.error is not None
+    assert next(iter(kwargs)) in row.error.message
+    assert parse({"messages": CHAT, "chat_template_kwargs": {"chat_template": None}}).error is None
+
+
+def test_a_chats_text_is_sanitised_by_nobody_without_a_word() -> None:
+    row = parse({"messages": CHAT, "sanitize_control_tokens": True})
+    assert row.error is not None
+    assert row.error.code is ErrorCode.UNSUPPORTED_SETTING
+    assert parse({"messages": CHAT, "sanitize_control_tokens": False}).error is None
+
+
+@pytest.mark.parametrize("names", [VLLM, SGLANG, LLAMA_CPP], ids=["vllm", "sglang", "llama.cpp"])
 def test_every_setting_of_other_engines_is_known(names: str) -> None:
     assert {*names.split()} - KNOWN <= OTHERS_ALONE
 

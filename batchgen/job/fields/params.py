@@ -15,12 +15,7 @@ from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.decisions.settings import DECISION_NAMES, check_decision, read_decisions
 from batchgen.job.fields.setting_names import SETTING_NAMES
-from batchgen.job.fields.settings import (
-    TEMPLATE_NAMES,
-    TRUNCATE,
-    check_setting,
-    nearest,
-)
+from batchgen.job.fields.settings import TEMPLATE_NAMES, TRUNCATE, check_setting, nearest
 from batchgen.job.fields.structured import STRUCTURED_NAMES, read_structured
 from batchgen.job.fields.token_rules import TOKEN_RULE_NAMES, over, read_token_rules
 from batchgen.job.model.adapter_choice import ADAPTER, read_adapter
@@ -44,12 +39,14 @@ _MAX_STOPS = 128
 
 @dataclass(frozen=True, slots=True)
 class _Number:
-    """An int or float parameter and its closed range; `above` makes the lower end open."""
+    """An int or float parameter and its closed range; `above` makes the lower end open. What is
+    below `least` counts as 0."""
 
     kind: type
     low: float
     high: float
     above: bool = False
+    least: float = 0.0
 
     def read(self, value: Any) -> int | float:
         """The value in its own type; ValueError says what is allowed instead."""
@@ -59,7 +56,9 @@ class _Number:
             raise ValueError(self.allowed)
         if self.kind is int and value != int(value):
             raise ValueError(self.allowed)
-        return int(value) if self.kind is int else float(value)
+        if self.kind is int:
+            return int(value)
+        return float(value) if abs(value) >= self.least else 0.0
 
     @property
     def allowed(self) -> str:
@@ -74,7 +73,7 @@ class _Number:
 _NUMBERS: dict[str, _Number] = {
     "max_tokens": _Number(int, 1, _INT32_MAX),
     "min_tokens": _Number(int, 0, _INT32_MAX),
-    "temperature": _Number(float, 0, 100),
+    "temperature": _Number(float, 0, 100, least=1e-20),  # logits over less overflow
     "top_p": _Number(float, 0, 1, above=True),
     "top_k": _Number(int, -1, _INT32_MAX),
     "min_p": _Number(float, 0, 1),

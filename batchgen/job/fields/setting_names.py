@@ -1,5 +1,5 @@
-"""Names that vLLM, SGLang, OpenAI or transformers read as a setting, and that are not parameters
-of a row here: what each may say without changing a completion.
+"""Names that vLLM, SGLang, OpenAI or transformers read as a setting, and samplers of llama.cpp and
+its kin, that are not parameters of a row here: what each may say without changing a completion.
 
 One table. A name in it whose value could change a completion is never an extra column: its neutral
 values are accepted, all others make the row `unsupported_setting`. Who serves a name takes it out.
@@ -56,6 +56,14 @@ _HOW_IT_COMPUTES = (
     "use_mtp",
 )
 """Of transformers' GenerationConfig: they leave the text of a decoder as it is."""
+_HOW_CHATS_RETURN = (
+    "padding",
+    "return_assistant_tokens_mask",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+)
+"""Of transformers' `apply_chat_template`: in what form it gives the prompt."""
 
 _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     # OpenAI: about the service, not about the text
@@ -166,6 +174,7 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     # transformers
     "assistant_ensemble_weight": _off(1, 1.0),
     "cache_implementation": lambda value: value != "quantized",
+    "custom_generate": _off(),
     "assistant_early_exit": _off(),
     "bad_words_ids": _off(),
     "begin_suppress_tokens": _off(),
@@ -188,20 +197,32 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "max_length": _off(),
     "max_time": _off(),
     "min_length": _off(0),
+    "negative_prompt_ids": _off(),
     "no_repeat_ngram_size": _off(0),
     "num_beam_groups": _off(1),
     "num_beams": _off(1),
     "num_return_sequences": _off(1),
     "penalty_alpha": _off(0, 0.0),
+    "sanitize_control_tokens": _off(False),
     "sequence_bias": _off(),
     "stop_strings": _off(),
     "suppress_tokens": _off(),
     "token_healing": _off(False),
+    "tokenizer_kwargs": _off(),
     "top_h": _off(),
     "typical_p": _off(1, 1.0),
     "watermarking_config": _off(),
+    # llama.cpp, KoboldCpp, ExLlamaV2: their samplers
+    "dry_multiplier": _off(0, 0.0),
+    "dynatemp_range": _off(0, 0.0),
+    "mirostat": _off(0, False),
+    "mirostat_mode": _off(0),
+    "tfs_z": _off(1, 1.0),
+    "top_a": _off(0, 0.0),
+    "top_n_sigma": _off(0, 0.0, -1, -1.0),
+    "xtc_probability": _off(0, 0.0),
     **dict.fromkeys(_OTHER_OUTPUTS, _off(False)),
-    **dict.fromkeys(_HOW_IT_COMPUTES, _ANY),
+    **dict.fromkeys((*_HOW_IT_COMPUTES, *_HOW_CHATS_RETURN), _ANY),
 }
 SETTING_NAMES = frozenset(_NEUTRAL)
 TEXT_SETTINGS = frozenset(name for name, neutral in _NEUTRAL.items() if neutral is not _ANY)

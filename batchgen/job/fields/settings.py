@@ -45,6 +45,7 @@ _ELSEWHERE = {
     "llm_kwargs": "params",
     "max_thinking_tokens": "thinking_token_budget",
     "maxtokens": "max_tokens",
+    "n_predict": "max_tokens",
     "num_predict": "max_tokens",
     "repeat_penalty": "repetition_penalty",
     "stop_sequences": "stop",
@@ -68,6 +69,8 @@ _MAY_BE_TEXT = (
 )
 _ENDINGS = ("continue_final_message", "add_generation_prompt")
 """They exclude each other."""
+_NO_VARIABLES = ("chat_template", "sanitize_control_tokens", "tokenizer_kwargs")
+"""`apply_chat_template` takes them beside what its template reads."""
 
 
 def nearest(name: str, names: Collection[str], likeness: float | None = None) -> str | None:
@@ -138,6 +141,11 @@ def read_template_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
     found = {k: given[k] for k in TEMPLATE_NAMES if given.get(k) is not None}
     kwargs = found.pop("chat_template_kwargs", {})
     _require(isinstance(kwargs, dict), "chat_template_kwargs", "an object", kwargs)
+    if "messages" in kwargs:
+        text = "chat_template_kwargs holds messages: a chat is what the row itself has"
+        raise RowError(ErrorCode.INVALID_PARAM, text)
+    for name in _NO_VARIABLES:
+        check_setting(name, kwargs.get(name), given)
     for name in ("tools", "documents"):
         items = found.get(name, [])
         fits = isinstance(items, list) and all(isinstance(item, dict) for item in items)

@@ -45,6 +45,8 @@ _NEUTRAL: dict[str, Any] = {
     "token_healing": False,
     "max_time": None,
 }
+_DECODERS = ("decoder", "generator", "text_config")
+"""Where the config of a model of several parts keeps that of its text."""
 _OLD_MAX_LENGTH = 20
 """What transformers wrote where nobody had chosen one."""
 
@@ -72,6 +74,8 @@ def ignored_generation_settings(files: ModelJson) -> tuple[str, ...]:
         named.append("cache_implementation")  # it rounds keys and values
     if config.get("max_length") not in (None, _OLD_MAX_LENGTH) and not config.get("max_new_tokens"):
         named.append("max_length")  # of prompt and output together; max_new_tokens goes before it
+    if (files.folder / "custom_generate" / "generate.py").is_file():
+        named.append("custom_generate")  # code of the model's own, in place of `generate`
     return tuple(named)
 
 
@@ -98,4 +102,7 @@ def _sampling(config: dict[str, Any]) -> dict[str, Any]:
 def _generation_config(files: ModelJson) -> dict[str, Any]:
     if (files.folder / "generation_config.json").is_file():
         return files.read("generation_config.json")
-    return files.read("config.json")
+    whole = files.read("config.json")
+    parts = (whole.get(name) for name in _DECODERS)
+    inner = next((part for part in parts if isinstance(part, dict)), {})
+    return {**inner, **{name: value for name, value in whole.items() if value is not None}}
