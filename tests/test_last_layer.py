@@ -14,10 +14,21 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
 from batchgen.engine.attention.cpu.paged import CpuAttention
-from batchgen.engine.attention.interface import AttentionBackend, AttentionSpec, CacheShape
+from batchgen.engine.attention.ends import ends_of
+from batchgen.engine.attention.interface import (
+    MAX_SHARED_ITEMS,
+    ROW_WORDS,
+    SHARED_WORDS,
+    AttentionBackend,
+    AttentionMetadata,
+    AttentionSpec,
+    CacheShape,
+)
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.cpu.optimize import optimize_for_cpu
+from batchgen.engine.cuda.buckets import Bucket
 from batchgen.engine.cuda.compiled import compile_layers, uncompile_layers
+from batchgen.engine.cuda.graph_inputs import Sections, section_lengths
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.last_layer.layer import LastLayer, token_dims
 from batchgen.engine.model.model import Model
@@ -214,3 +225,32 @@ def test_a_compiled_layer_leaves_out_what_its_keys_and_values_do_not_need(
     assert {7, 2} == set(products)
     assert products.count(2) == 1
     assert not model.ends_alone
+
+
+def test_rows_of_few_tokens_keep_their_places_in_the_cache_and_what_they_share() -> None:
+    """A step padded as for a graph: two decodes, a chunk of five tokens, one row of padding."""
+    bucket = Bucket(num_tokens=16, num_seqs=4, shares=True)
+    buffer = torch.arange(sum(section_lengths(bucket, BLOCK)), dtype=torch.int32)
+    shared = Sections.of(buffer, bucket, BLOCK).shared_reads()
+    metadata = AttentionMetadata(
+        cu_seqlens_q=torch.tensor([0, 1, 2, 7, 7], dtype=torch.int32),
+        seq_lens=torch.tensor([30, 40, 25, 0], dtype=torch.int32),
+        block_tables=torch.arange(8, dtype=torch.int32).view(4, 2),
+        slot_mapping=torch.arange(16),
+        block_size=BLOCK,
+        num_seqs=4,
+        num_tokens=16,
+        max_seqlen_q=16,
+        max_seqlen_k=64,
+        shared=shared,
+    )
+    ends = ends_of(metadata, torch.tensor([0, 1, 6, 3])).metadata
+    assert ends.cu_seqlens_q.tolist() == [0, 1, 2, 3, 4]
+    assert ends.seq_lens.tolist() == [30, 40, 25, 22]
+    assert ends.block_tables.tolist() == [[0, 1], [2, 3], [4, 5], [4, 5]]
+    assert ends.slot_mapping.tolist() == [-1] * 4
+    assert (ends.num_seqs, ends.num_tokens, ends.max_seqlen_q) == (4, 4, 1)
+    assert ends.shared is not None
+    assert ends.shared.rows.shape == (4, ROW_WORDS)
+    assert torch.equal(ends.shared.rows, shared.rows[[0, 1, 2, 2]])
+    assert ends.shared.items.shape == (MAX_SHARED_ITEMS, SHARED_WORDS)

@@ -71,7 +71,8 @@ class Sections(NamedTuple):
 
     def shared_reads(self) -> SharedReads:
         """Keys that are read for several sequences at once."""
-        return SharedReads(self.shared_items, self.shared_members, self.shared_rows)
+        items = self.shared_items.view(-1, SHARED_WORDS)
+        return SharedReads(items, self.shared_members, self.shared_rows.view(-1, ROW_WORDS))
 
 
 def section_lengths(bucket: Bucket, block_size: int) -> list[int]:
