@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_generation_config import saved
-from tokenizer_folders import TEXTS, make
+from tokenizer_folders import TEXTS
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordLevelTrainer
 
@@ -104,12 +104,14 @@ def test_a_tokenizer_that_no_grammar_can_be_made_for_fails_those_rows_alone(
     assert "tokenizer" in str(held.error_message)
 
 
-def test_a_class_that_composes_letters_lets_others_be_written(tmp_path: Path) -> None:
-    """Qwen's does, whatever its tokenizer.json says."""
+@pytest.mark.parametrize("kind", ["Qwen2Tokenizer", "CodeGenTokenizer"])
+def test_a_class_of_tokenizers_with_ways_of_its_own_lets_any_text_be_written(
+    tmp_path: Path, kind: str
+) -> None:
+    """Qwen's composes letters, whatever its tokenizer.json says; the other decodes by itself."""
     folder = saved(tmp_path / "m")
-    qwen = make(tmp_path / "qwen", "qwen2")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes((qwen / name).read_bytes())
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": kind}))
     with LLM(str(folder), device="cpu", dtype="float32") as model:
         (result,) = model.generate(
             [{"prompt": "Hello", "guided_choice": [WANTED[0]], "max_tokens": 30}]

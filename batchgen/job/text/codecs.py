@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from batchgen.engine.request import Shared
@@ -184,14 +185,9 @@ class TransformersCodec(_ChatCodec):
         self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
     ) -> list[str]:
         """See `TextCodec.decode_batch`."""
-        return [
-            self._tokenizer.decode(
-                list(ids),
-                skip_special_tokens=skip_special_tokens,
-                clean_up_tokenization_spaces=False,
-            )
-            for ids in sequences
-        ]
+        spaces = {"clean_up_tokenization_spaces": False}
+        decode = partial(self._tokenizer.decode, skip_special_tokens=skip_special_tokens, **spaces)
+        return [decode(list(ids)) for ids in sequences]
 
     def special_token_id(self, text: str) -> int | None:
         """The id of `text` where it is one special token."""
@@ -213,6 +209,9 @@ class TransformersCodec(_ChatCodec):
 
     def vocabulary(self) -> str:
         """See `TextCodec.vocabulary`."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is not None:  # a class that only prepares prompts in a way of its own
+            return str(backend.to_str())
         kind = type(self._tokenizer).__name__
         text = f"structured outputs need a tokenizer with a Rust backend; {kind} has none"
         raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
