@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from dataclasses import replace
@@ -171,6 +172,22 @@ def test_rows_become_durable_with_age_while_nothing_is_appended(tmp_path: Path) 
         while not parts_of(tmp_path) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(parts_of(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("seconds", [1e10, 1e300, float("inf")])
+def test_rows_that_never_grow_old_enough_are_durable_at_the_end(
+    tmp_path: Path, seconds: float
+) -> None:
+    """More seconds than the system can wait for ended the thread that writes, and the run waited
+    for it for ever."""
+    ledger = open_ledger(tmp_path, background=True, checkpoint_seconds=seconds)
+    ledger.append(rows_of([0]))
+    time.sleep(0.1)  # so that the thread waits for them to grow old
+    end = threading.Thread(target=ledger.close, daemon=True)
+    end.start()
+    end.join(30)
+    assert not end.is_alive()
+    assert len(parts_of(tmp_path)) == 1
 
 
 def test_the_background_thread_reports_what_it_met(tmp_path: Path) -> None:

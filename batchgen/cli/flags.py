@@ -33,6 +33,7 @@ CONTEXT_SETTINGS = {
     "max_content_width": 100,
 }
 
+_MOST_BITS = 63
 _BOUNDS = r"(?:-?[\d.]+<=?)?x(?:[<>]=?-?[\d.]+)?"
 _RANGE = re.compile(rf"; {_BOUNDS}(?=[];])|  \[{_BOUNDS}\]|(?<=\[){_BOUNDS}; ")
 """How click writes a range, alone in the brackets or beside a default."""
@@ -58,10 +59,14 @@ class Flag(click.Option):
         return None if text is None else [line for line in text.splitlines() if line] or [text]
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        """NaN is in every range of click's, being neither below nor above a bound."""
+        """NaN is in every range of click's, being neither below nor above a bound; and so is an
+        integer that nothing counts up to, which Arrow and NumPy cannot hold."""
         found = super().type_cast_value(ctx, value)
         if found != found:
             raise click.BadParameter("nan is no number.", ctx=ctx, param=self)
+        if isinstance(found, int) and found.bit_length() > _MOST_BITS:
+            text = f"{found} is no integer of {_MOST_BITS + 1} bits."
+            raise click.BadParameter(text, ctx=ctx, param=self)
         return found
 
     def get_help_extra(self, ctx: click.Context) -> Any:

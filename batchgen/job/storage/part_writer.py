@@ -122,16 +122,15 @@ class PartWriter:
         return bool(self._rows) and (full or aged or self._wanted)
 
     def _run(self) -> None:
-        while rows := self._next():
-            try:
+        try:
+            while rows := self._next():
                 self._commit(rows)
-            except BaseException as error:
                 with self._changed:
-                    self._error = error
+                    self._num_writing = 0
                     self._changed.notify_all()
-                return
+        except BaseException as error:  # whoever waits for the rows hears of it
             with self._changed:
-                self._num_writing = 0
+                self._error = error
                 self._changed.notify_all()
 
     def _next(self) -> list[OutputRow]:
@@ -141,7 +140,8 @@ class PartWriter:
                 if self._closing:
                     return []
                 left = self._oldest + self._seconds - time.monotonic()
-                self._changed.wait(max(0.01, left) if self._rows else None)
+                left = min(max(0.01, left), threading.TIMEOUT_MAX)
+                self._changed.wait(left if self._rows else None)
             return self._take()
 
     def _take(self) -> list[OutputRow]:
