@@ -49,6 +49,13 @@ def test_weights_that_are_not_numbers_are_not_taken_for_another_kind_of_model(
     assert "state" not in caught.value.message
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_attention_without_heads_is_refused_before_a_kernel_counts_by_them() -> None:
+    module = tiny_model("mistral", num_attention_heads=0)
+    with pytest.raises(ModelRefusedError, match=r"'mistral'.* without heads"):
+        load_model_from(module)
+
+
 def test_state_that_barely_shows_is_found_all_the_same() -> None:
     """A convolution whose output is scaled to nothing still carries one token to the next."""
     module = tiny_model("lfm2")

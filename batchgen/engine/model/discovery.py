@@ -192,6 +192,8 @@ def _spec(index: int, call: dict[str, Any], window: int | None) -> AttentionSpec
             raise _Refusal(f"it hands attention a tensor that is not understood ({name})")
     if query.shape[0] != 1 or not query.shape[2] == key.shape[2] == value.shape[2] == NUM_TOKENS:
         raise _Refusal("it has attention whose keys are not the tokens of its own sequence")
+    if not query.numel() or not value.numel():
+        raise _Refusal("it has attention without heads")
     scale = call["scaling"]
     return AttentionSpec(
         index=index,
