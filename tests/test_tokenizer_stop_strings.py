@@ -231,3 +231,16 @@ def test_a_stop_is_found_in_any_split_as_in_the_whole_text(
     assert (count if found else None) == expected
     if found is not None:
         assert found in texts[count - 1]
+
+
+@pytest.mark.parametrize("num_special", [5, 6, 20])
+def test_special_tokens_do_not_hide_the_space_that_a_stop_begins_with(
+    codecs: dict[str, TextCodec], num_special: int
+) -> None:
+    codec = codecs["llama_class"]
+    special = codec.special_token_id("<|im_end|>")
+    assert special is not None
+    ids = [*codec.encode_plain(["test"])[0], *[special] * num_special]
+    ids += codec.encode_plain(["Hello"])[0]
+    assert codec.decode_batch([ids]) == ["test Hello"]
+    assert first_stop(codec, ids, [" Hello"])[1] == " Hello"

@@ -119,6 +119,8 @@ class _StopChecker:
             before, whole = self._codec.decode_batch(
                 [token_ids[begin : self._seen], token_ids[begin:]]
             )
+            if begin and not before:  # special tokens alone are no context
+                return self._window(token_ids, max(0, begin - _CONTEXT_TOKENS))
             if _INCOMPLETE not in before:
                 return before, whole
             if begin == start:
