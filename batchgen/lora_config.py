@@ -20,6 +20,7 @@ __all__ = [
     "CONFIG_NAME",
     "WEIGHT_NAMES",
     "LoraConfig",
+    "copied_layer",
     "objections",
     "read_adapter_json",
     "read_key",
@@ -57,6 +58,9 @@ _MEANINGS = {
     "megatron_config": "Megatron's parallel layers",
 }
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
+_COPY = re.compile(
+    r"base_model\.model\.((?:(?!lora_|modules_to_save).)+?)(?:\.base_layer)?\.weight"
+)
 _OTHER_KEYS = {
     "lora_embedding": "a low-rank product beside an embedding",
     "lora_magnitude_vector": "DoRA's magnitudes",
@@ -156,6 +160,13 @@ def read_key(folder: Path, key: str) -> tuple[str, str]:
         return match[1], match[2]
     what = next((text for part, text in _OTHER_KEYS.items() if part in key), "other weights")
     raise refused(folder, f"holds {key!r}: {what} cannot be applied")
+
+
+def copied_layer(key: str) -> str | None:
+    """The dotted name of the layer of which a weight may be the base model's own: peft writes those
+    of embeddings and heads too, where a product lies beside one."""
+    match = _COPY.fullmatch(key)
+    return None if match is None else match[1]
 
 
 def refused(folder: Path, what: str) -> ModelRefusedError:

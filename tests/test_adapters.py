@@ -207,6 +207,22 @@ def test_a_head_that_is_tied_and_layers_that_see_only_some_tokens_are_refused(
         answers(tmp_path / "other", [adapter(tmp_path, "h")], [""] * 6, quantization="int8")
 
 
+def test_copies_of_the_model_s_own_weights_beside_an_adapter_change_nothing(tmp_path: Path) -> None:
+    """peft writes those of embeddings and heads where a head has a product."""
+    module = tiny_model("llama", tie_word_embeddings=False)
+    module.save_pretrained(tmp_path / "model")
+    file = lora_folder(tmp_path / "h", module, ["lm_head", "q_proj"]) / "adapter_model.safetensors"
+    wanted = answers(tmp_path / "model", [adapter(tmp_path, "h", "")], [""] * 6)
+    head = {f"{PREFIX}lm_head.base_layer.weight": module.lm_head.weight.clone()}
+    embedding = {f"{PREFIX}model.embed_tokens.weight": module.model.embed_tokens.weight.bfloat16()}
+    save_file(load_file(file) | head | embedding, file)
+    assert answers(tmp_path / "model", [adapter(tmp_path, "h", "")], [""] * 6) == wanted
+    next(iter(head.values()))[5, 5] += 1e-3
+    save_file(load_file(file) | head, file)
+    with pytest.raises(ModelRefusedError, match=r"lm_head.* other weights than the base model's"):
+        answers(tmp_path / "model", [adapter(tmp_path, "h", "")], [""] * 6)
+
+
 def test_targets_and_patterns_mean_what_peft_means(tmp_path: Path) -> None:
     utilities = pytest.importorskip("peft.tuners.tuners_utils")
     peft = pytest.importorskip("peft")

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from batchgen.causes import first_line
 from batchgen.counts import counted
-from batchgen.lora_config import LoraConfig, read_key, read_lora_config, refused
+from batchgen.lora_config import LoraConfig, copied_layer, read_key, read_lora_config, refused
 
 __all__ = ["Lora", "LoraLayer", "load_lora"]
 
@@ -68,13 +68,28 @@ def load_lora(name: str, folder: Path, weights: Path, module: nn.Module) -> Lora
         text = f"has weights that cannot be read: {type(error).__name__}: {first_line(error)}"
         raise refused(folder, text) from error
     for key, tensor in tensors.items():
-        layer, half = read_key(folder, key)
-        halves.setdefault(layer, {})[half] = tensor.float()
+        copied = copied_layer(key)
+        if copied is None:
+            layer, half = read_key(folder, key)
+            halves.setdefault(layer, {})[half] = tensor.float()
+        elif not _has(module, copied, tensor):
+            text = "other weights than the base model's own cannot be applied"
+            raise refused(folder, f"holds {key!r}: {text}")
     if not halves:
         raise refused(folder, "holds no weights")
     layers = {name: _layer(config, module, name, pair) for name, pair in halves.items()}
     _check_targets(config, module, layers)
     return Lora(name, layers)
+
+
+def _has(module: nn.Module, name: str, tensor: torch.Tensor) -> bool:
+    """Whether the layer's own weight is this one, in either's precision: nobody trained it."""
+    layer = dict(module.named_modules()).get(name)
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.shape != tensor.shape:
+        return False
+    tensor = tensor.to(weight.device)
+    return torch.equal(weight.to(tensor), tensor) or torch.equal(weight, tensor.to(weight))
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
