@@ -30,7 +30,7 @@ from batchgen.job.answers.call_formats import call_format  # noqa: E402
 from batchgen.job.answers.reading import Answer, AnswerParsers  # noqa: E402
 from batchgen.job.answers.thinking_formats import thinking_format  # noqa: E402
 from batchgen.job.rows import InputRow  # noqa: E402
-from batchgen.job.text.template import ChatTemplate  # noqa: E402
+from batchgen.job.templates.chat_template import ChatTemplate  # noqa: E402
 
 PACKAGES = ("trl==1.16.0", "axolotl==0.19.0", "llama-cpp-python==0.3.36")
 _TOKEN = re.compile(

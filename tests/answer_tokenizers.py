@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from batchgen.job.templates.chat_template import ChatTemplate
 from batchgen.job.text.codecs import BackendCodec
-from batchgen.job.text.template import ChatTemplate
 
 
 def tag_codec(

@@ -12,8 +12,8 @@ from typing import Any
 from batchgen.errors import RowError
 from batchgen.job.fields.messages import read_messages
 from batchgen.job.fields.settings import read_template_kwargs
+from batchgen.job.templates.chat_template import ChatTemplate
 from batchgen.job.text.codecs import BackendCodec
-from batchgen.job.text.template import ChatTemplate
 
 __all__ = ["CHATS", "compare"]
 

@@ -19,7 +19,7 @@ from batchgen.job.ledger.fingerprint import fingerprint_of
 from batchgen.job.model.chat_templates import gguf_templates
 from batchgen.job.model.files import resolve_model
 from batchgen.job.spec import InputSpec, JobSpec
-from batchgen.job.text.template import ChatTemplate
+from batchgen.job.templates.chat_template import ChatTemplate
 from batchgen.job.text.tokenizer import load_codec
 
 CHATML = (

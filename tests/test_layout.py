@@ -38,6 +38,7 @@ FLOORS = [
     ["batchgen.job.stores"],
     ["batchgen.job"],
     ["batchgen.job.model", "batchgen.job.decisions", "batchgen.job.answers", "batchgen.job.eta"],
+    ["batchgen.job.templates"],
     ["batchgen.job.text"],
     ["batchgen.job.fields"],
     ["batchgen.job.input", "batchgen.job.flow", "batchgen.job.parquet"],

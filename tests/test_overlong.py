@@ -20,11 +20,11 @@ from batchgen.engine.request import Question, Request, SamplingParams
 from batchgen.errors import FingerprintMismatchError, RowError
 from batchgen.job.model.files import resolve_model
 from batchgen.job.rows import InputRow
+from batchgen.job.templates.chat_template import ChatTemplate
 from batchgen.job.text.codecs import ByteCodec
 from batchgen.job.text.overlong import OverlongPolicy
 from batchgen.job.text.prepared import PreparedRow
 from batchgen.job.text.requests import Requests
-from batchgen.job.text.template import ChatTemplate
 from batchgen.job.text.tokenizer import TextCodec, load_codec
 
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}<assistant>"

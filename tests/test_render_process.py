@@ -15,8 +15,8 @@ import pytest
 from echo_runs import batchgen, environment, prompts, write_rows
 
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError
-from batchgen.job.text.render_process import RenderProcess
-from batchgen.job.text.template import ChatTemplate
+from batchgen.job.templates.chat_template import ChatTemplate
+from batchgen.job.templates.render_process import RenderProcess
 
 SAYS = "{{ messages[0].content }}"
 BOMBS = [
@@ -89,8 +89,8 @@ def test_the_process_may_be_killed_and_hears_no_polite_signal() -> None:
 def test_the_process_ends_with_the_one_that_began_it() -> None:
     code = (
         "import os\n"
-        "from batchgen.job.text.render_process import RenderProcess\n"
-        "from batchgen.job.text.template import ChatTemplate\n"
+        "from batchgen.job.templates.render_process import RenderProcess\n"
+        "from batchgen.job.templates.chat_template import ChatTemplate\n"
         f"process = RenderProcess(ChatTemplate({SAYS!r}, {{}}))\n"
         "process.render([([{'role': 'user', 'content': 'a'}], {})])\n"
         "print(process._process.pid, flush=True)\n"

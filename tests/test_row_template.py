@@ -16,7 +16,7 @@ from echo_runs import write_rows
 from batchgen.cli.run import run
 from batchgen.cli.validate import validate
 from batchgen.errors import FingerprintMismatchError, RowError, UsageError
-from batchgen.job.text.row_template import RowTemplate
+from batchgen.job.templates.row_template import RowTemplate
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "title": "Cats & <dogs>", "tags": ["x", "y"], "prompt": "unread"},

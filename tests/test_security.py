@@ -24,7 +24,7 @@ import batchgen as package
 from batchgen import InputSpec, JobSpec, run
 from batchgen.errors import RowError
 from batchgen.job.redaction import redacted
-from batchgen.job.text.template import ChatTemplate
+from batchgen.job.templates.chat_template import ChatTemplate
 
 BUILTIN = Path(package.__file__).parent / "models" / "batchgen-tiny"
 SECRET = "hf_abcdefghijklmnopqrstuvwxyz0123456789"

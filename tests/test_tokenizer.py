@@ -17,10 +17,10 @@ from tokenizer_folders import CHATML, SPECIAL, TEXTS, make
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
 from batchgen.job.model.files import resolve_model
 from batchgen.job.rows import InputRow
-from batchgen.job.text.chat_shape import with_system
+from batchgen.job.templates.chat_shape import with_system
+from batchgen.job.templates.chat_template import ChatTemplate
 from batchgen.job.text.codecs import TransformersCodec
 from batchgen.job.text.requests import Requests
-from batchgen.job.text.template import ChatTemplate
 from batchgen.job.text.tokenizer import NotCheckableError, TextCodec, load_codec
 
 KINDS = ["gpt2", "gpt2_class", "llama3", "llama_class", "qwen2", "truncating"]

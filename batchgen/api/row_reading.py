@@ -18,7 +18,7 @@ from batchgen.job.model.adapter_choice import settled_adapter
 from batchgen.job.model.adapters import parse_adapters
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
-from batchgen.job.text.row_template import RowTemplate
+from batchgen.job.templates.row_template import RowTemplate
 
 __all__ = ["RowReading"]
 

@@ -16,7 +16,7 @@ from batchgen.job.ahead.opening import OpenedJob
 from batchgen.job.flow.reader_stage import CHUNK_CHARACTERS, CHUNK_ROWS, chunks
 from batchgen.job.input.reader import Reader
 from batchgen.job.rows import InputRow
-from batchgen.job.text.row_prompts import RowPrompts
+from batchgen.job.templates.row_prompts import RowPrompts
 
 __all__ = ["BadRow", "Validation"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.quoting import shown
-from batchgen.job.text.chat_shape import is_result
+from batchgen.job.templates.chat_shape import is_result
 
 __all__ = [
     "is_conversation",

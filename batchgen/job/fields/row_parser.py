@@ -40,10 +40,10 @@ from batchgen.job.model.adapters import parse_adapters
 from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
-from batchgen.job.text.chat_shape import with_system
+from batchgen.job.templates.chat_shape import with_system
 
 if TYPE_CHECKING:
-    from batchgen.job.text.row_template import RowTemplate
+    from batchgen.job.templates.row_template import RowTemplate
 
 __all__ = ["PARAMS", "TEMPLATE_COLUMNS", "RowParser"]
 

@@ -30,7 +30,7 @@ from batchgen.job.input.arrow_values import (
 from batchgen.job.input.named_columns import few
 from batchgen.job.spec import InputSpec
 from batchgen.job.stored_types import stored_type
-from batchgen.job.text.row_template import WHOLE_ROW, RowTemplate
+from batchgen.job.templates.row_template import WHOLE_ROW, RowTemplate
 
 __all__ = ["ArrowColumns", "ArrowRow", "ArrowRows", "find_columns"]
 

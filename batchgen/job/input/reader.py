@@ -38,7 +38,7 @@ from batchgen.job.stores.places import Place
 
 if TYPE_CHECKING:
     from batchgen.job.model.files import ModelFiles
-    from batchgen.job.text.row_template import RowTemplate
+    from batchgen.job.templates.row_template import RowTemplate
 
 __all__ = ["Reader"]
 
@@ -277,7 +277,7 @@ def _tell_twice(sources: Iterable[Source]) -> None:
 def _row_template(spec: InputSpec) -> RowTemplate | None:
     if spec.template is None:
         return None
-    from batchgen.job.text.row_template import RowTemplate
+    from batchgen.job.templates.row_template import RowTemplate
 
     return RowTemplate.read(spec.template)
 

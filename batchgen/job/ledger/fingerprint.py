@@ -118,14 +118,14 @@ def _chat_template(spec: JobSpec, files: ModelFiles | None) -> str:
     stands in its identity. Raises UsageError for one that is not there."""
     if spec.chat_template is None:
         return "model"
-    from batchgen.job.text.template_choice import choose_template  # jinja: most runs need none here
+    from batchgen.job.templates.choice import choose_template  # jinja: most runs need none here
 
     templates = {} if files is None else files.chat_templates
     return text_digest(choose_template(spec.chat_template, templates).source)
 
 
 def _row_template(given: str) -> str:
-    from batchgen.job.text.sandbox import read_template
+    from batchgen.job.templates.sandbox import read_template
 
     return text_digest(read_template(given, "--template"))
 

@@ -14,9 +14,9 @@ from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.model.weights import quantization_of
 from batchgen.job.spec import JobSpec
+from batchgen.job.templates.row_template import RowTemplate
 from batchgen.job.text.overlong import OverlongPolicy
 from batchgen.job.text.requests import Requests, answer_parsers
-from batchgen.job.text.row_template import RowTemplate
 from batchgen.job.text.tokenizer import TextCodec, load_codec
 from batchgen.startup.importing import importing
 

@@ -1,5 +1,5 @@
-"""Between rows and token ids: chat template, tokenizer, rendering process, stop strings, requests.
+"""Between rows and token ids: tokenizers, stop strings, requests.
 
-Imports `model`, `answers`, `decisions` and the values of `job`.
-Read `requests.py` first, then `template.py`.
+Imports `templates`, `model`, `answers`, `decisions` and the values of `job`.
+Read `requests.py` first, then `tokenizer.py`.
 """

@@ -10,8 +10,8 @@ from typing import Any
 
 from batchgen.engine.request import Shared
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.text.chat_shape import is_result, joined_text
-from batchgen.job.text.template import ChatTemplate, Messages
+from batchgen.job.templates.chat_shape import is_result, joined_text
+from batchgen.job.templates.chat_template import ChatTemplate, Messages
 from batchgen.job.text.token_texts import byte_level_bytes, piece_bytes
 
 __all__ = ["BackendCodec", "ByteCodec", "TransformersCodec"]

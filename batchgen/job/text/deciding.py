@@ -11,9 +11,9 @@ from batchgen.job.decisions.decisions import Decisions
 from batchgen.job.decisions.labels import Ways, plan_labels
 from batchgen.job.decisions.question_texts import asked_chat, asked_text, labels_of, questions_of
 from batchgen.job.rows import InputRow
+from batchgen.job.templates.chat_template import Chat
 from batchgen.job.text.overlong import PromptCut
 from batchgen.job.text.prepared import FailedRow, PreparedRow, as_row_error, request_id
-from batchgen.job.text.template import Chat
 from batchgen.job.text.tokenizer import TextCodec
 
 __all__ = ["Deciding"]

@@ -10,8 +10,8 @@ from batchgen.engine.request import SamplingParams
 from batchgen.errors import RowError
 from batchgen.job.decisions.settings import unheeded
 from batchgen.job.rows import InputRow
+from batchgen.job.templates.chat_template import Chat
 from batchgen.job.text.codecs import ByteCodec
-from batchgen.job.text.template import Chat
 from batchgen.job.text.tokenizer import TextCodec
 
 __all__ = ["Hints"]

@@ -16,6 +16,10 @@ from batchgen.engine.request import Constraint, Request, SamplingParams, StopChe
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.answers.reading import AnswerParsers, Reading, guided
 from batchgen.job.rows import InputRow
+from batchgen.job.templates.chat_template import Chat
+from batchgen.job.templates.render_process import RenderProcess
+from batchgen.job.templates.row_prompts import RowPrompts
+from batchgen.job.templates.row_template import RowTemplate
 from batchgen.job.text.deciding import Deciding
 from batchgen.job.text.hints import Hints
 from batchgen.job.text.kept_specials import with_special_tokens
@@ -26,12 +30,8 @@ from batchgen.job.text.prepared import (
     as_row_error,
     request_id,
 )
-from batchgen.job.text.render_process import RenderProcess
-from batchgen.job.text.row_prompts import RowPrompts
-from batchgen.job.text.row_template import RowTemplate
 from batchgen.job.text.scored_prompts import num_computed, prompt_targets
 from batchgen.job.text.stop_strings import make_stop_checker
-from batchgen.job.text.template import Chat
 from batchgen.job.text.tokenizer import TextCodec
 
 __all__ = ["Requests", "answer_parsers"]

@@ -17,10 +17,10 @@ from batchgen.gguf.tokenizer.vocabulary import special_token_texts
 from batchgen.gguf_header import read_gguf_header
 from batchgen.job.model.files import ModelFiles, ModelKind
 from batchgen.job.model.vocabulary_files import as_its_files_say, missing_packages
+from batchgen.job.templates.chat_template import ChatTemplate, Messages
+from batchgen.job.templates.choice import TemplateChoice, choose_template
 from batchgen.job.text.codecs import BackendCodec, ByteCodec, TransformersCodec
 from batchgen.job.text.hidden_torch import torch_hidden
-from batchgen.job.text.template import ChatTemplate, Messages
-from batchgen.job.text.template_choice import TemplateChoice, choose_template
 from batchgen.startup import timeline
 from batchgen.startup.importing import importing
 

@@ -19,8 +19,8 @@ from jinja2.nodes import Node, Scope
 from jinja2.parser import Parser
 
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.text.chat_shape import REASONING_KEYS, ChatShape
-from batchgen.job.text.sandbox import check_source, sandbox, variables_of
+from batchgen.job.templates.chat_shape import REASONING_KEYS, ChatShape
+from batchgen.job.templates.sandbox import check_source, sandbox, variables_of
 
 __all__ = ["Chat", "ChatTemplate", "Messages"]
 

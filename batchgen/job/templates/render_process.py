@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, Protocol
 
 from batchgen.errors import BatchgenError, ErrorCode, ModelRefusedError, RowError
-from batchgen.job.text.render_worker import FAILED, HEADER, PASSED_LIMIT, READY
+from batchgen.job.templates.render_worker import FAILED, HEADER, PASSED_LIMIT, READY
 
 __all__ = ["RenderProcess"]
 
 _CODE = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); " \
-        "from batchgen.job.text.render_worker import main; main()"  # fmt: skip
+        "from batchgen.job.templates.render_worker import main; main()"  # fmt: skip
 _POLITE = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 _SECONDS = 3.0
 _TRIES = 2

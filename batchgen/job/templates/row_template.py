@@ -21,7 +21,7 @@ from jinja2.utils import missing
 
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.quoting import shown
-from batchgen.job.text.sandbox import check_source, read_template, sandbox, variables_of
+from batchgen.job.templates.sandbox import check_source, read_template, sandbox, variables_of
 
 __all__ = ["WHOLE_ROW", "RowTemplate"]
 

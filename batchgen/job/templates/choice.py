@@ -9,7 +9,7 @@ from pathlib import Path
 
 from batchgen.errors import UsageError
 from batchgen.job.model.chat_templates import DEFAULT, TOOL_USE
-from batchgen.job.text.sandbox import read_template
+from batchgen.job.templates.sandbox import read_template
 
 __all__ = ["TemplateChoice", "choose_template"]
 

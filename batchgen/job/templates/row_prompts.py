@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from batchgen.errors import RowError
 from batchgen.job.rows import InputRow
-from batchgen.job.text.render_process import RenderProcess
-from batchgen.job.text.row_template import RowTemplate
+from batchgen.job.templates.render_process import RenderProcess
+from batchgen.job.templates.row_template import RowTemplate
 
 __all__ = ["RowPrompts"]
 
