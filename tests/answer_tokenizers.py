@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from batchgen.job.templates.chat_template import ChatTemplate
-from batchgen.job.text.codecs import BackendCodec
+from batchgen.job.text.backend_codec import BackendCodec
 
 
 def tag_codec(

@@ -13,7 +13,7 @@ from batchgen.errors import RowError
 from batchgen.job.fields.messages import read_messages
 from batchgen.job.fields.settings import read_template_kwargs
 from batchgen.job.templates.chat_template import ChatTemplate
-from batchgen.job.text.codecs import BackendCodec
+from batchgen.job.text.backend_codec import BackendCodec
 
 __all__ = ["CHATS", "compare"]
 

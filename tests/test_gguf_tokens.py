@@ -23,7 +23,7 @@ from batchgen.gguf.tokenizer.pre_tokenizers import PRE_TOKENIZERS
 from batchgen.gguf.tokenizer.special import end_ids
 from batchgen.gguf.tokenizer.vocabulary import read_vocabulary, special_token_texts
 from batchgen.job.model.files import resolve_model
-from batchgen.job.text.codecs import BackendCodec
+from batchgen.job.text.backend_codec import BackendCodec
 
 EXPECTED = json.loads((Path(__file__).parent / "data" / "gguf_tokens.json").read_text())
 HERE = Path("m.gguf")

@@ -24,7 +24,7 @@ from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.job.flow.engine_faults import EngineFaults
 from batchgen.job.rows import InputRow
 from batchgen.job.stores import faults
-from batchgen.job.text.codecs import ByteCodec
+from batchgen.job.text.byte_codec import ByteCodec
 from batchgen.job.text.prepared import PreparedRow
 from batchgen.job.text.requests import Requests
 

@@ -38,7 +38,7 @@ from batchgen.engine.run.tensor_parallel import ParallelEngine
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.errors import BatchgenError
-from batchgen.job.text.codecs import ByteCodec
+from batchgen.job.text.byte_codec import ByteCodec
 from batchgen.job.text.requests import Requests
 
 __all__ = ["no_cuda"]  # a fixture for all tests here

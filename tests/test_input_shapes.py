@@ -25,7 +25,7 @@ from batchgen.job.schema import output_schema, record_batch
 from batchgen.job.spec import InputSpec
 from batchgen.job.stored_types import stored_type
 from batchgen.job.templates.chat_template import ChatTemplate
-from batchgen.job.text.codecs import ByteCodec
+from batchgen.job.text.byte_codec import ByteCodec
 
 HI = [{"role": "user", "content": "Hi"}]
 STRINGS = (

@@ -10,7 +10,7 @@ from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.fields.params import apply, read_params
 from batchgen.job.rows import InputRow
-from batchgen.job.text.codecs import ByteCodec
+from batchgen.job.text.byte_codec import ByteCodec
 from batchgen.job.text.requests import Requests
 
 

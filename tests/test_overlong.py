@@ -21,7 +21,7 @@ from batchgen.errors import FingerprintMismatchError, RowError
 from batchgen.job.model.files import resolve_model
 from batchgen.job.rows import InputRow
 from batchgen.job.templates.chat_template import ChatTemplate
-from batchgen.job.text.codecs import ByteCodec
+from batchgen.job.text.byte_codec import ByteCodec
 from batchgen.job.text.overlong import OverlongPolicy
 from batchgen.job.text.prepared import PreparedRow
 from batchgen.job.text.requests import Requests

@@ -20,7 +20,7 @@ from batchgen.job.answers.thinking_formats import thinking_format
 from batchgen.job.flow.engine_stage import FinishedRow
 from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.rows import InputRow, OutputRow
-from batchgen.job.text.codecs import BackendCodec
+from batchgen.job.text.backend_codec import BackendCodec
 from batchgen.job.text.requests import Requests
 
 USER = [{"role": "user", "content": "Hi"}]

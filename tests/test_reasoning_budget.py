@@ -19,7 +19,7 @@ from batchgen.errors import ErrorCode
 from batchgen.job.answers.reading import AnswerParsers
 from batchgen.job.fields.params import apply, read_params
 from batchgen.job.rows import InputRow
-from batchgen.job.text.codecs import BackendCodec
+from batchgen.job.text.backend_codec import BackendCodec
 from batchgen.job.text.prepared import FailedRow, PreparedRow
 from batchgen.job.text.requests import Requests
 

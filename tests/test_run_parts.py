@@ -29,7 +29,7 @@ from batchgen.job.ledger.fingerprint import facts_of, fingerprint_of
 from batchgen.job.rows import InputRow
 from batchgen.job.run.summary import FailureLimit
 from batchgen.job.spec import InputSpec, JobSpec
-from batchgen.job.text.codecs import ByteCodec
+from batchgen.job.text.byte_codec import ByteCodec
 from batchgen.job.text.prepared import FailedRow, request_id, row_and_sample
 from batchgen.job.text.requests import Requests
 

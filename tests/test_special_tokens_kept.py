@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.fields.params import read_params
-from batchgen.job.text.codecs import BackendCodec
+from batchgen.job.text.backend_codec import BackendCodec
 from batchgen.job.text.kept_specials import with_special_tokens
 from batchgen.job.text.stop_strings import make_stop_checker
 

@@ -28,7 +28,7 @@ from batchgen.engine.run.engine import LLMEngine
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.fields.params import read_params
 from batchgen.job.rows import InputRow
-from batchgen.job.text.codecs import ByteCodec
+from batchgen.job.text.byte_codec import ByteCodec
 from batchgen.job.text.requests import Requests
 
 pytest.importorskip("llguidance")

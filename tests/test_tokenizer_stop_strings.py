@@ -11,7 +11,7 @@ from tokenizer_folders import make
 from tokenizers import Tokenizer, decoders, models
 
 from batchgen.job.model.files import resolve_model
-from batchgen.job.text.codecs import BackendCodec
+from batchgen.job.text.backend_codec import BackendCodec
 from batchgen.job.text.stop_strings import make_stop_checker, num_exempt_characters, truncate
 from batchgen.job.text.tokenizer import TextCodec, load_codec
 

@@ -11,7 +11,7 @@ from batchgen.errors import RowError
 from batchgen.job.decisions.settings import unheeded
 from batchgen.job.rows import InputRow
 from batchgen.job.templates.chat_template import Chat
-from batchgen.job.text.codecs import ByteCodec
+from batchgen.job.text.byte_codec import ByteCodec
 from batchgen.job.text.tokenizer import TextCodec
 
 __all__ = ["Hints"]

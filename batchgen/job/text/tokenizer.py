@@ -19,8 +19,10 @@ from batchgen.job.model.files import ModelFiles, ModelKind
 from batchgen.job.model.vocabulary_files import as_its_files_say, missing_packages
 from batchgen.job.templates.chat_template import ChatTemplate, Messages
 from batchgen.job.templates.choice import TemplateChoice, choose_template
-from batchgen.job.text.codecs import BackendCodec, ByteCodec, TransformersCodec
+from batchgen.job.text.backend_codec import BackendCodec
+from batchgen.job.text.byte_codec import ByteCodec
 from batchgen.job.text.hidden_torch import torch_hidden
+from batchgen.job.text.transformers_codec import TransformersCodec
 from batchgen.startup import timeline
 from batchgen.startup.importing import importing
 
