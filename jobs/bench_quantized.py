@@ -232,7 +232,7 @@ def save_4_bit(path: Path, folder: Path, group: int) -> None:
 def dense_module(path: Path) -> Any:
     """The model as it is, in bfloat16 on the CPU."""
     if path.is_file():
-        from batchgen.engine.model.gguf import load_gguf
+        from batchgen.engine.checkpoint.gguf import load_gguf
 
         return load_gguf(path, torch.bfloat16)
     from transformers import AutoModelForCausalLM

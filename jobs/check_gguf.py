@@ -135,7 +135,7 @@ def differences(path: Path, prompt: list[int], found: list[tuple[int, float]]) -
     """The largest difference of a log-probability, and how many tokens are the likeliest here."""
     import torch
 
-    from batchgen.engine.model.gguf import load_gguf
+    from batchgen.engine.checkpoint.gguf import load_gguf
 
     chosen = [token for token, _ in found]
     module = load_gguf(path, torch.float32)

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from batchgen.engine.checkpoint.gguf import load_gguf
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.model.gguf import load_gguf
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.factory import load_engine
 

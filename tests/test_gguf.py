@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
+from batchgen.engine.checkpoint.gguf import load_gguf
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.model.gguf import load_gguf
 from batchgen.engine.run.loader import load_model
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf_header import read_gguf_header

@@ -32,9 +32,9 @@ from tiny_gguf import (
 )
 
 from batchgen.cli.main import cli
+from batchgen.engine.checkpoint.gguf import load_gguf
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.gguf import oracle
-from batchgen.engine.model.gguf import load_gguf
 from batchgen.engine.run.loader import load_model_from
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf.architectures import ARCHITECTURES

@@ -28,7 +28,7 @@ FLOORS = [
     ["batchgen.engine.attention.cpu", "batchgen.engine.attention.triton"],
     ["batchgen.engine.gguf", "batchgen.engine.quantization"],
     ["batchgen.engine.parallel", "batchgen.engine.mixture"],
-    ["batchgen.engine.sampling", "batchgen.engine.model"],
+    ["batchgen.engine.sampling", "batchgen.engine.checkpoint", "batchgen.engine.model"],
     ["batchgen.engine.execution", "batchgen.engine.last_layer"],
     ["batchgen.engine.cpu", "batchgen.engine.cuda"],
     ["batchgen.engine.adapters", "batchgen.engine.steady.cuda"],

@@ -14,11 +14,11 @@ from test_gguf import write_gguf
 from tiny_models import answer_among, runs_as_one, tiny_model
 
 from batchgen import gguf_header
+from batchgen.engine.checkpoint.gguf import load_gguf
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.gguf.module import make_module
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.quant import QuantKernels
-from batchgen.engine.model.gguf import load_gguf
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.proof import logits_at
 from batchgen.engine.packed.layers import PackedEmbedding, PackedLayer
@@ -81,7 +81,7 @@ def test_a_vocabulary_is_forgotten_before_weights_are_read(
         return make_module(plan, *args, **more)
 
     assert any(key.startswith("tokenizer.") for key in read_gguf_header(path).metadata)
-    monkeypatch.setattr("batchgen.engine.model.gguf.make_module", make)
+    monkeypatch.setattr("batchgen.engine.checkpoint.gguf.make_module", make)
     module = load_gguf(path, "auto")
     assert not held
     assert module.config.eos_token_id == named_id(read_gguf_header(path).metadata, "eos")
@@ -140,7 +140,7 @@ def test_the_oracle_still_reads_the_file_a_second_time(
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
-        "batchgen.engine.model.gguf.check_attention",
+        "batchgen.engine.checkpoint.gguf.check_attention",
         lambda module, plan: seen.extend(
             part.exact for part in module.modules() if isinstance(part, PackedLayer)
         ),

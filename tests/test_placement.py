@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from batchgen.engine.checkpoint import placement
+from batchgen.engine.checkpoint.placement import Staging, copy_all, move, place
 from batchgen.engine.cuda.warm_up import warm_device
-from batchgen.engine.model import placement
-from batchgen.engine.model.placement import Staging, copy_all, move, place
 
 
 @pytest.mark.parametrize("size", [16, 48, 1 << 12])

@@ -16,14 +16,14 @@ from tiny_models import tiny_model
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from batchgen.engine.checkpoint import quantized
+from batchgen.engine.checkpoint.quantized import read_quantized
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.cpu.joined_linear import JoinedDense, join_linears
 from batchgen.engine.cpu.linear_calls import is_plain
 from batchgen.engine.cpu.optimize import optimize_for_cpu
-from batchgen.engine.model import quantized
 from batchgen.engine.model.discovery import clone_module
 from batchgen.engine.model.proof import check_copies, own_logits
-from batchgen.engine.model.quantized import read_quantized
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.factory import load_engine
 from batchgen.engine.run.loader import load_model, load_model_from

@@ -14,8 +14,8 @@ from tiny_models import MIXED, REFUSED, tiny_model
 
 from batchgen import errors
 from batchgen.engine.attention.reference import ReferenceBackend
+from batchgen.engine.checkpoint.load_failures import load_failure
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.model.load_failures import load_failure
 from batchgen.engine.run.factory import load_engine
 from batchgen.engine.run.loader import load_model, load_model_from, resolve_device
 from batchgen.errors import ModelRefusedError, UsageError

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from test_model_files import model_folder, write_gguf
 
 from batchgen import devices
-from batchgen.engine.model.quiet import quiet_thread
+from batchgen.engine.checkpoint.quiet import quiet_thread
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.job.model.files import resolve_model
 

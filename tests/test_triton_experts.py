@@ -19,6 +19,10 @@ from transformers import AutoConfig
 from triton_interpreter import INTERPRETED, direct
 
 from batchgen.engine.attention.reference import ReferenceBackend
+from batchgen.engine.checkpoint import packed_folder
+from batchgen.engine.checkpoint.folder import load_folder
+from batchgen.engine.checkpoint.packed_folder import load_random_packed
+from batchgen.engine.checkpoint.random_weights import load_random
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.mixture import replacing
 from batchgen.engine.mixture.form import GELU, GELU_TANH, QUIET, SILU, Gate, Sizes, find_gate
@@ -26,10 +30,6 @@ from batchgen.engine.mixture.packed import Blocks, Stored, pack_experts, random_
 from batchgen.engine.mixture.proof import ROUNDED_ERROR, Asked, disproof
 from batchgen.engine.mixture.rounded import random_experts
 from batchgen.engine.mixture.tiles import row_block
-from batchgen.engine.model import packed_folder
-from batchgen.engine.model.checkpoint import load_folder
-from batchgen.engine.model.packed_folder import load_random_packed
-from batchgen.engine.model.random_weights import load_random
 from batchgen.engine.quantization.float8 import round_rows
 from batchgen.engine.quantization.scheme import Scheme
 from batchgen.engine.run.loader import load_model_from

@@ -11,8 +11,8 @@ import torch
 from quantized_folders import save_quantized
 from triton_interpreter import INTERPRETED, direct
 
+from batchgen.engine.checkpoint import packed_folder
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.model import packed_folder
 from batchgen.engine.quantization.float8 import E4M3, Float8, round_blocks, round_rows, round_weight
 from batchgen.engine.quantization.integers import round_to_integers
 from batchgen.engine.quantization.packing import pack_codes, pack_steps, run_of
@@ -127,8 +127,8 @@ def test_packed_layers_answer_as_the_dense_model(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole way that a GPU goes: kept, proven, joined; scales are in float16 there."""
+    from batchgen.engine.checkpoint.folder import load_folder
     from batchgen.engine.cpu.joined_linear import join_linears
-    from batchgen.engine.model.checkpoint import load_folder
     from batchgen.engine.quantization.proof import settle_layers
 
     monkeypatch.setattr(packed_folder, "_can_keep", lambda *_: True)

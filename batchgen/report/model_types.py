@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from batchgen.causes import first_line
 from batchgen.engine.attention.reference import ReferenceBackend
-from batchgen.engine.model.quiet import quietly
+from batchgen.engine.checkpoint.quiet import quietly
 from batchgen.engine.run.loader import load_model_from
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.report.tiny_configs import mixed_configs, tiny_configs

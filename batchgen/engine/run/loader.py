@@ -17,19 +17,23 @@ from batchgen.devices import check_device_name
 from batchgen.engine.adapters.attach import AttachedAdapters, attach_adapters
 from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
+from batchgen.engine.checkpoint.folder import load_folder
+from batchgen.engine.checkpoint.load_failures import load_failure
+from batchgen.engine.checkpoint.placement import place
+from batchgen.engine.checkpoint.quantized import Quantized
+from batchgen.engine.checkpoint.quiet import quietly
+from batchgen.engine.checkpoint.random_weights import load_random
+from batchgen.engine.checkpoint.rounding import round_module, settle_quantization
 from batchgen.engine.config import CPU_ROUNDINGS, PROOF_BLOCK_SIZE, EngineConfig
 from batchgen.engine.cpu.stack import bind_stack
 from batchgen.engine.last_layer.binding import bind_last_layer
 from batchgen.engine.memory import freed_at_once, give_back_freed, give_back_loaded
 from batchgen.engine.model.binding import use_attention
-from batchgen.engine.model.checkpoint import load_folder
 from batchgen.engine.model.decoders import check_config, check_decoder
 from batchgen.engine.model.discovery import Discovery, discover
 from batchgen.engine.model.float8_cache import check_kv_cache_dtype, round_cache
 from batchgen.engine.model.limits import Limits, find_limits
-from batchgen.engine.model.load_failures import load_failure
 from batchgen.engine.model.model import Model, bind_model
-from batchgen.engine.model.placement import place
 from batchgen.engine.model.proof import (
     check_copies,
     check_same,
@@ -39,10 +43,6 @@ from batchgen.engine.model.proof import (
     own_logits,
     prove,
 )
-from batchgen.engine.model.quantization import round_module, settle_quantization
-from batchgen.engine.model.quantized import Quantized
-from batchgen.engine.model.quiet import quietly
-from batchgen.engine.model.random_weights import load_random
 from batchgen.engine.parallel.group import Group
 from batchgen.engine.quantization.proof import has_quantized, settle_layers
 from batchgen.engine.run.optimizing import optimizer_of
@@ -278,7 +278,7 @@ def _load_module(config: EngineConfig, device: torch.device) -> tuple[Any, Quant
     dtype = _resolve_dtype(config.dtype)
     try:
         if path.is_file():
-            from batchgen.engine.model.gguf import load_gguf
+            from batchgen.engine.checkpoint.gguf import load_gguf
 
             packed = config.quantization == PACKED
             return or_whole(lambda: load_gguf(path, dtype, packed=packed)), None

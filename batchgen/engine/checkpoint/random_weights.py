@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
+from batchgen.engine.checkpoint.folder import described
+from batchgen.engine.checkpoint.packed_folder import load_random_packed
+from batchgen.engine.checkpoint.quiet import quietly
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.mixture.form import quieten
-from batchgen.engine.model.checkpoint import described
-from batchgen.engine.model.packed_folder import load_random_packed
-from batchgen.engine.model.quiet import quietly
 from batchgen.engine.parallel.splitting import split_arguments
 from batchgen.engine.quantization.scheme import Scheme
 

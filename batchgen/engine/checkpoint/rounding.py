@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from batchgen.engine.checkpoint.placement import fetcher
 from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
 from batchgen.engine.gpu import check_float8
 from batchgen.engine.mixture.replacing import round_experts
-from batchgen.engine.model.placement import fetcher
 from batchgen.engine.quantization.proof import has_quantized
 from batchgen.engine.quantization.replacing import round_linears
 from batchgen.errors import UsageError

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from batchgen.engine.checkpoint.quantized import Quantized
 from batchgen.engine.gpu import has_capability
 from batchgen.engine.mixture.form import Gate, Sizes
 from batchgen.engine.mixture.four_bits import RUN
@@ -27,7 +28,6 @@ from batchgen.engine.mixture.proof import FEW, Asked, many
 from batchgen.engine.mixture.replacing import chosen_of
 from batchgen.engine.mixture.rounded import ALIGNMENT, find_experts, random_biases, random_experts
 from batchgen.engine.mixture.stored import PARTS, STACKS, check_blocks, put_packed
-from batchgen.engine.model.quantized import Quantized
 from batchgen.engine.quantization.replacing import (
     can_stay,
     linear_names,

@@ -13,10 +13,10 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from batchgen.counts import counted
+from batchgen.engine.checkpoint.packed_folder import load_packed, load_packed_experts
+from batchgen.engine.checkpoint.quantized import QUANTIZED_NAMES, Quantized, read_quantized
+from batchgen.engine.checkpoint.quiet import quietly
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.model.packed_folder import load_packed, load_packed_experts
-from batchgen.engine.model.quantized import QUANTIZED_NAMES, Quantized, read_quantized
-from batchgen.engine.model.quiet import quietly
 from batchgen.engine.parallel.splitting import split_arguments
 from batchgen.errors import ModelRefusedError
 
