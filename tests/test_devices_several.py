@@ -198,7 +198,9 @@ def test_an_aborted_request_is_never_answered(fleet: Fleet) -> None:
 
 def test_a_model_that_is_refused_is_refused_as_without_processes(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "config.json").write_text('{"model_type": "mamba"}')
+    (tmp_path / "m" / "config.json").write_text(
+        '{"model_type": "mamba", "hidden_size": 16, "vocab_size": 64}'
+    )
     for file in resolve_model(None).path.glob("tokenizer*"):
         shutil.copy(file, tmp_path / "m")
     save_file({"x": np.zeros(1)}, tmp_path / "m" / "model.safetensors", {"format": "pt"})

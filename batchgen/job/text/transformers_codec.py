@@ -15,7 +15,7 @@ __all__ = ["TransformersCodec"]
 
 
 class TransformersCodec(ChatCodec):
-    """A tokenizer of transformers without a Rust backend (Python, SentencePiece, Mistral's)."""
+    """A tokenizer in Python, SentencePiece, Mistral's, or one with prompts of its own."""
 
     def __init__(self, tokenizer: Any, template: ChatTemplate | None, vocab_size: int) -> None:
         super().__init__(template, tokenizer.bos_token_id, vocab_size)
