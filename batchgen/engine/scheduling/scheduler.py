@@ -64,7 +64,7 @@ class Scheduler:
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self._sequence_limit = sequence_limit or SequenceLimit(max_num_seqs, max_num_seqs, 0)
-        self._token_budget = TokenBudget(min_token_budget, step_sizes)
+        self._token_budget = TokenBudget(min_token_budget, self._sequence_limit, step_sizes)
         self._prefix_cache = PrefixCache(block_manager, enabled=prefix_caching)
         self._num_sharing_prefix = 0
         self._step_budget = max_num_batched_tokens  # of the step that is being made
@@ -94,9 +94,7 @@ class Scheduler:
     def schedule(self) -> ScheduledStep:
         """The next step, its tokens counted as computed; empty if nothing can be scheduled now."""
         step = ScheduledStep()
-        self._step_budget = self._token_budget.current(
-            self.max_num_batched_tokens, self.running, self._sequence_limit.wanted
-        )
+        self._step_budget = self._token_budget.current(self.max_num_batched_tokens, self.running)
         self._prefix_cache.begin_step()
         if self._schedule_running(step):
             self._admit_waiting(step)

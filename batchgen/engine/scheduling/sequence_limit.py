@@ -40,8 +40,8 @@ class SequenceLimit:
     """
 
     def __init__(self, fewest: int, most: int, room: int) -> None:
+        self.most = most
         self._fewest = fewest
-        self._most = most
         self._most_held_tokens = _ROOM_SHARE * room
         self.wanted = fewest
         """The number that paid when it was last looked at; `current` may be lower."""
@@ -49,6 +49,10 @@ class SequenceLimit:
         """The most that those running will hold at once."""
         self._age = _STEPS_BETWEEN_LOOKS
         self._arrived = True
+
+    def holds(self, rows: list[tuple[float, float]], output_share: float) -> bool:
+        """Whether rows (limit of tokens to come, tokens now) that run at once stay within it."""
+        return _most_held(rows, output_share) <= self._most_held_tokens
 
     def note_arrival(self) -> None:
         """A sequence waits from now on."""
@@ -80,7 +84,7 @@ class SequenceLimit:
         much of their limits sequences generate.
         """
         self._age += 1
-        if self._most <= self._fewest or len(running) < self._fewest // 2:
+        if self.most <= self._fewest or len(running) < self._fewest // 2:
             self.wanted = self._fewest
         elif self._age >= _STEPS_BETWEEN_LOOKS:
             self._look(running, waiting_outputs, output_share)
@@ -96,14 +100,14 @@ class SequenceLimit:
         outputs, longest = sum(remaining for remaining, _ in rows), max(rows, default=(1, 0))[0]
         self._held_tokens = _most_held(rows, output_share)
         steps_of_all = int((outputs + waiting_outputs) * _UNEVEN / max(1, longest))
-        wanted = max(self._fewest, min(self._most, steps_of_all))
+        wanted = max(self._fewest, min(self.most, steps_of_all))
         # While nobody new arrives the limit does not fall: the few that are left had better begin
         # at once, as the last of them to begin ends the job.
         self.wanted = wanted if self._arrived else max(wanted, self.wanted)
         self._arrived = False
 
 
-def _most_held(rows: list[tuple[int, int]], output_share: float) -> float:
+def _most_held(rows: Iterable[tuple[float, float]], output_share: float) -> float:
     """The most tokens that sequences (limit of tokens to come, tokens now) hold at once, each
     until its end, if nobody joins them: just before one of them ends."""
     held = most = 0.0

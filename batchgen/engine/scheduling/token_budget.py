@@ -5,7 +5,8 @@ same step is computed in that time at no cost, up to a number of tokens (Sarathi
 An offline job knows how many prompt tokens are still to be computed and about how many decode steps
 are left. The budget is the one divided by the other (BlendServe, arXiv:2411.16102): a smaller one
 would leave slots empty, a larger one would leave the last decode steps without a prompt to share
-them with. Where prompts are most of the work, the quotient, and so the step, is large.
+them with. Where prompts are most of the work, the quotient, and so the step, is large. It is larger
+still where the last row would begin so late that the job took longer (`pace.py`).
 
 A step is padded to the size of its CUDA graph, and padding is computed like tokens: so the budget
 is rounded up to the next such size.
@@ -16,7 +17,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection
 
+from batchgen.engine.scheduling.pace import Pace
 from batchgen.engine.scheduling.sequence import Sequence
+from batchgen.engine.scheduling.sequence_limit import SequenceLimit
 
 __all__ = ["TokenBudget"]
 
@@ -27,15 +30,19 @@ _FEW_SEQUENCES = 16
 class TokenBudget:
     """`minimum`: tokens of a mixed step that take no longer than its decoding alone; None: every
     step may have as many tokens as the configuration allows. `sizes`: what steps are padded to,
-    ascending; empty: they are not.
+    ascending; empty: they are not. `limit`: how many sequences may run at once.
 
     Learns from finished sequences which share of `max_tokens` outputs use, and from admitted ones
     which share of prompts the prefix cache has.
     """
 
-    def __init__(self, minimum: int | None, sizes: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, minimum: int | None, limit: SequenceLimit, sizes: tuple[int, ...] = ()
+    ) -> None:
         self._minimum = minimum
+        self._limit = limit
         self._sizes = sizes
+        self._pace = Pace(limit)
         self._waiting: dict[Sequence, tuple[int, int]] = {}
         self._waiting_tokens = 0
         self._waiting_outputs = 0
@@ -77,14 +84,23 @@ class TokenBudget:
         """How much of their limits finished sequences have generated."""
         return self._outputs / self._limits
 
-    def current(self, most: int, running: Collection[Sequence], max_running: int) -> int:
-        """Tokens that the next step may have, `most` or fewer, when `max_running` sequences may
-        run at once."""
+    def current(self, most: int, running: Collection[Sequence]) -> int:
+        """Tokens that the next step may have, `most` or fewer."""
         if self._minimum is None or len(running) <= _FEW_SEQUENCES:
             return most
         outputs = self._waiting_outputs + sum(sequence.num_remaining for sequence in running)
-        steps = outputs * self.output_share / max_running
-        uncached = self._waiting_tokens * (1 - self._cached_tokens / self._prompt_tokens)
-        wanted = max(self._minimum, len(running) + int(uncached / max(1.0, steps)))
+        steps = outputs * self.output_share / self._limit.wanted
+        uncached = 1 - self._cached_tokens / self._prompt_tokens
+        prompts = max(
+            self._waiting_tokens * uncached / max(1.0, steps),
+            self._pace.current(
+                running,
+                self._waiting.values(),
+                uncached=uncached,
+                output_share=self.output_share,
+                fastest=most,
+            ),
+        )
+        wanted = max(self._minimum, len(running) + int(prompts))
         place = bisect_left(self._sizes, wanted)
         return min(most, self._sizes[place] if place < len(self._sizes) else wanted)
