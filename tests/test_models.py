@@ -106,6 +106,19 @@ def test_a_saved_model_is_loaded_as_it_was(tmp_path: Path) -> None:
     assert wide.dtype == torch.float32
 
 
+def test_code_that_takes_tokens_in_a_way_of_its_own_is_told_of() -> None:
+    module = tiny_model("llama")
+    assert load_model_from(module, ReferenceBackend()).cautions == []
+
+    class Own(type(module)):  # type: ignore[misc]
+        def _sample(self) -> None: ...
+
+    module.__class__ = Own
+    module.generate = print  # as a folder's custom_generate does
+    (said,) = load_model_from(module, ReferenceBackend()).cautions
+    assert "own generate, _sample is not used" in said
+
+
 def test_the_backend_can_be_chosen_by_name() -> None:
     assert select_backend(CPU, "reference").name == "reference"
     assert select_backend(CPU).name == "cpu"

@@ -11,7 +11,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["check_config", "check_decoder"]
+__all__ = ["check_config", "check_decoder", "own_generation"]
+
+_GENERATING = ("generate", "_get_logits_processor", "_sample")
+"""Methods of transformers' GenerationMixin that decide which tokens are taken."""
 
 
 def check_decoder(module: nn.Module) -> None:
@@ -35,6 +38,22 @@ def check_config(config: Any, mapped: bool = False) -> None:
     mapped = mapped or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map")
     if not mapped:
         raise _refused(config, "transformers has no causal language model of this type")
+
+
+def own_generation(module: nn.Module) -> list[str]:
+    """What to say of a model whose code, such as the `custom_generate` of its folder, takes tokens
+    in a way of its own: one sentence, or none."""
+    own = [name for name in _GENERATING if _is_own(module, name)]
+    if not own:
+        return []
+    return [f"the model's own {', '.join(own)} is not used: tokens are taken as of any decoder"]
+
+
+def _is_own(module: nn.Module, name: str) -> bool:
+    if name in vars(module):
+        return True
+    owner = next((kind for kind in type(module).__mro__ if name in vars(kind)), None)
+    return owner is not None and not owner.__module__.startswith("transformers.generation")
 
 
 def _refused(config: Any, what: str) -> ModelRefusedError:

@@ -29,7 +29,7 @@ from batchgen.engine.cpu.stack import bind_stack
 from batchgen.engine.last_layer.binding import bind_last_layer
 from batchgen.engine.memory import freed_at_once, give_back_freed, give_back_loaded
 from batchgen.engine.model.binding import use_attention
-from batchgen.engine.model.decoders import check_config, check_decoder
+from batchgen.engine.model.decoders import check_config, check_decoder, own_generation
 from batchgen.engine.model.discovery import Discovery, discover
 from batchgen.engine.model.float8_cache import check_kv_cache_dtype, round_cache
 from batchgen.engine.model.limits import Limits, find_limits
@@ -194,7 +194,7 @@ def load_model_from(
     model.max_num_tokens = limits.max_num_tokens
     model.weights = weights
     model.input_vocab_size = input_vocab_size
-    model.cautions += limits.notes
+    model.cautions += [*limits.notes, *own_generation(module)]
     del expected
     give_back_loaded(model.device)
     return model
