@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,37 @@ def test_a_folder_is_retried_overwritten_and_known_without_its_checkpoints(whole
     shutil.rmtree(f"{out}.ckpt")
     assert summary(run(out, "--rows-per-file", 100))["computed"] == 0
     assert cli_run("diff", whole, out).exit_code == 0
+
+
+@pytest.mark.parametrize("lost", ["gone", "torn"])
+def test_a_folder_that_lost_a_file_is_not_called_complete(whole: Path, lost: str) -> None:
+    out = whole.parent / "folder"
+    run(out, "--rows-per-file", 128)
+    file = out / "part-00001-of-00003.parquet"
+    data = file.read_bytes()
+    file.unlink()
+    if lost == "torn":
+        file.write_bytes(data[:-1])
+    asked: list[tuple[object, ...]] = [
+        ("diff", whole, out), ("report", out), ("inspect", out), ("export", out, "--to", "-"),
+    ]  # fmt: skip
+    assert {cli_run(*args).exit_code for args in asked} == {66}
+    for flags in ((), ("--retry", "failed")):
+        again = run(out, "--rows-per-file", 128, *flags)
+        assert again.exit_code in (4, 66)
+        assert file.name in str(again.exception)
+    file.write_bytes(data)
+    assert summary(run(out, "--rows-per-file", 128))["computed"] == 0
+    assert cli_run("diff", whole, out).exit_code == 0
+
+
+def test_a_folder_may_have_more_files_than_a_process_may_open(whole: Path) -> None:
+    out = whole.parent / "folder"
+    run(out, "--rows-per-file", 1)
+    for words in (f"diff {whole} {out}", f"report {out}", f"inspect {out} --id bad"):
+        command = f"ulimit -n 100; exec {sys.executable} -m batchgen {words}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_rows_per_file_of_an_empty_input(tmp_path: Path) -> None:

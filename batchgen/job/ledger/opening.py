@@ -11,6 +11,7 @@ from batchgen.errors import BatchgenError, FingerprintMismatchError, OutputUnwri
 from batchgen.job.form import Form
 from batchgen.job.output.output import verified_totals
 from batchgen.job.output.provenance import footer_manifest, output_identity, written_rows
+from batchgen.job.output.written import what_lacks
 from batchgen.job.storage.layout import JOURNALS, SAVED_TOKENS, Layout, list_parts
 from batchgen.job.storage.manifest import Manifest, fingerprint_diff
 from batchgen.job.storage.parts import part_summary
@@ -76,6 +77,7 @@ def decide(layout: Layout, fingerprint: Mapping[str, Any], overwrite: bool) -> F
     if not _is_output_of(layout, manifest):
         raise _foreign(layout.out)
     _check_form(layout, manifest)
+    _check_files(layout)
     return Found(manifest, finished=True)
 
 
@@ -158,6 +160,12 @@ def _check_form(layout: Layout, manifest: Manifest) -> None:
         )
 
 
+def _check_files(layout: Layout) -> None:
+    """Raise FingerprintMismatchError where a finished output is a folder that lost a file."""
+    if lacks := what_lacks(layout.target):
+        raise FingerprintMismatchError(*lacks)
+
+
 def _restored(layout: Layout, fingerprint: Mapping[str, Any]) -> Manifest:
     """The manifest from the output's own footer, where somebody removed the checkpoint folder."""
     manifest = None if layout.form.kind == "jsonl" else footer_manifest(layout.sign)
@@ -166,6 +174,7 @@ def _restored(layout: Layout, fingerprint: Mapping[str, Any]) -> Manifest:
     manifest.form = layout.form.to_dict()
     manifest.check_fingerprint(fingerprint, layout.out)
     manifest.state = "complete"
+    _check_files(layout)
     try:
         manifest.totals = verified_totals(layout.target, manifest.total_rows)
     except BatchgenError:  # rows were taken out, and what did it kept the footer, as pyarrow does

@@ -27,28 +27,10 @@ from batchgen.job.parquet.row_groups import RowGroupWriter
 from batchgen.job.storage.layout import FOLDER_MANIFEST
 from batchgen.job.stores import faults
 from batchgen.job.stores.files import Guard, fsync, fsync_folder, temporary_path, unwritable
-from batchgen.job.stores.places import Place
-from batchgen.job.stores.remote_path import RemotePath
 
-__all__ = ["OutputFolder", "output_files", "replace_folder"]
+__all__ = ["OutputFolder", "replace_folder"]
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-
-
-def output_files(out: Place) -> list[Place]:
-    """The Parquet files of an output in the order of their rows."""
-    if isinstance(out, RemotePath):
-        return [out] if out.is_file() else _files_listed(out) or [out]
-    return sorted(out.glob("part-*.parquet")) if out.is_dir() else [out]
-
-
-def _files_listed(out: RemotePath) -> list[Place]:
-    """The files that the manifest of a folder in a store names; [] where there is none."""
-    try:
-        found = json.loads((out / FOLDER_MANIFEST).read_bytes())
-        return [out / file["name"] for file in found["files"]]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return []
 
 
 class OutputFolder:

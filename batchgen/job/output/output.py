@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.job.output.check import OutputCheck
-from batchgen.job.output.folder import OutputFolder, output_files
+from batchgen.job.output.folder import OutputFolder
 from batchgen.job.output.objects import OutputObjects
+from batchgen.job.output.written import output_files
 from batchgen.job.parquet.row_groups import RowGroupWriter
 from batchgen.job.prefetch import prefetched
 from batchgen.job.schema import MAX_ROW_GROUP_ROWS

@@ -10,7 +10,7 @@ from pathlib import Path
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError, OutputUnwritableError, UsageError
 from batchgen.job.form import Form
-from batchgen.job.output.folder import output_files
+from batchgen.job.output.written import output_files
 from batchgen.job.stores.failures import ChangedError
 from batchgen.job.stores.files import temporary_path
 from batchgen.job.stores.places import Place, opened, place_of

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
 from batchgen.job.form import Form, compression_of
-from batchgen.job.output.folder import output_files
+from batchgen.job.output.written import WrittenFile, output_files
 from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.stored_types import plain_values
-from batchgen.job.stores.places import Place, arrow_source, opened
+from batchgen.job.stores.places import Place, opened
 
 __all__ = ["JsonFile", "ParquetFiles", "RowFile", "no_output", "not_written", "open_rows"]
 
@@ -32,22 +31,23 @@ class ParquetFiles:
     """One file, or those of a folder one after the other."""
 
     def __init__(self, path: Place) -> None:
-        self._files = [pq.ParquetFile(arrow_source(name)) for name in output_files(path)]
+        self._files = [WrittenFile(name) for name in output_files(path)]
         if not self._files:
             raise InputUnreadableError(f"{path} holds no part of an output", _NEXT)
         self._counts = [
             (file, group, file.metadata.row_group(group).num_rows)
             for file in self._files
-            for group in range(file.num_row_groups)
+            for group in range(file.metadata.num_row_groups)
         ]
-        self.names: list[str] = self._files[0].schema_arrow.names
+        self.names = self._files[0].names
         self.num_rows = sum(count for *_, count in self._counts)
 
     def batches(self, columns: Sequence[str], size: int) -> Iterator[list[list[Any]]]:
         """So many rows at a time: a list of values a column."""
-        for file in self._files:
-            for batch in file.iter_batches(size, columns=list(dict.fromkeys(columns))):
-                yield [plain_values(batch.column(name)) for name in columns]
+        for one in self._files:
+            with one.open() as file:
+                for batch in file.iter_batches(size, columns=list(dict.fromkeys(columns))):
+                    yield [plain_values(batch.column(name)) for name in columns]
 
     def rows(self, columns: Sequence[str], places: Iterable[int]) -> list[Row]:
         """Some rows by their ordinal."""
@@ -55,16 +55,15 @@ class ParquetFiles:
         found = []
         for place in places:
             number = int(np.searchsorted(ends, place, side="right"))
-            file, group, count = self._counts[number]
-            table = file.read_row_group(group, columns=list(columns))
+            one, group, count = self._counts[number]
+            with one.open() as file:
+                table = file.read_row_group(group, columns=list(columns))
             row = table.slice(int(place - ends[number] + count), 1)
             found.append({name: plain_values(row.column(name))[0] for name in columns})
         return found
 
     def close(self) -> None:
-        """Close the files."""
-        for file in self._files:
-            file.close()
+        """No file is open between questions."""
 
 
 class JsonFile:

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
 from batchgen.job.form import Form
-from batchgen.job.output.folder import output_files
 from batchgen.job.output.provenance import footer_manifest
+from batchgen.job.output.written import WrittenFile, output_files
 from batchgen.job.storage.layout import Layout, folder_of
-from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.stores.places import Place
 from batchgen.job.verbs.row_files import ParquetFiles, no_output, not_written
 
 __all__ = ["Floats", "Ints", "Table", "read_table"]
@@ -44,7 +43,7 @@ class Table:
 
     out: Place
     record: Place
-    files: tuple[pq.ParquetFile, ...]
+    files: tuple[WrittenFile, ...]
     provenance: dict[str, Any]
 
     @property
@@ -60,7 +59,7 @@ class Table:
     def column(self, name: str) -> pa.ChunkedArray:
         """One of `COLUMNS`; of `TEXTS` by number. Raises InputUnreadableError."""
         with _reading(self.out, self.record):
-            tables = (file.read(columns=[name], use_threads=True) for file in self.files)
+            tables = (_column(file, name) for file in self.files)
             return pa.concat_tables(tables).unify_dictionaries()[name]
 
     def ints(self, name: str) -> Ints:
@@ -104,15 +103,17 @@ def read_table(out: Place) -> Table:
     if Form.of(out).kind == "jsonl":
         path = Layout(folder_of(out, None), out, None, Form("jsonl")).record
     with _reading(out, path):
-        found = output_files(path)
-        if not found:
+        files = tuple(WrittenFile(file) for file in output_files(path))
+        if not files:
             raise InputUnreadableError(f"{out} holds no part of an output", _NEXT)
-        names = pq.read_schema(arrow_source(found[0])).names
-        if not {*COLUMNS, *SAMPLED} <= set(names):
-            raise no_output(out, names)
-        numbered = {"read_dictionary": list(TEXTS)}
-        files = tuple(pq.ParquetFile(arrow_source(file), **numbered) for file in found)
+        if not {*COLUMNS, *SAMPLED} <= set(files[0].names):
+            raise no_output(out, files[0].names)
     return Table(out, path, files, _provenance(path))
+
+
+def _column(written: WrittenFile, name: str) -> pa.Table:
+    with written.open(read_dictionary=list(TEXTS)) as file:
+        return file.read(columns=[name], use_threads=True)
 
 
 @contextmanager
