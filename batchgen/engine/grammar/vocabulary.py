@@ -21,14 +21,17 @@ _MODEL = '"model":'
 _SPACE = " "
 
 
-def as_of_completions(vocabulary: str) -> str:
-    """What `tokenizers.Tokenizer.to_str` gave, without what changes a text before its tokens."""
+def as_of_completions(vocabulary: str, vocab_size: int) -> str:
+    """What `tokenizers.Tokenizer.to_str` gave, without what changes a text before its tokens, and
+    without added tokens past `vocab_size`, which the model never writes."""
     head, model, tokens = vocabulary.partition(_MODEL)
     try:
         parts: dict[str, Any] = json.loads(head.rstrip().removesuffix(",") + "}")
     except ValueError:  # llguidance says what it thinks of it
         return vocabulary
+    added = parts.get("added_tokens") or []
     wanted = {
+        "added_tokens": [token for token in added if token["id"] < vocab_size],
         "normalizer": _spaces_alone(parts.get("normalizer")),
         "pre_tokenizer": _without_prefix(parts.get("pre_tokenizer")),
         "decoder": _as_sequence(parts.get("decoder")),
