@@ -87,6 +87,11 @@ def test_a_variable_of_a_flag_that_repeats_holds_a_value_a_line(tmp_path: Path, 
         (["run", "--in", "IN", "--out", "OUT", "--max-tokens", "0"], 2, "--max-tokens"),
         (["run", "--in", "IN", "--out", "OUT", "--row-timeout", "nan"], 2, "--row-timeout"),
         (["run", "--in", "IN", "--out", "OUT", "--limit", f"{2**63}"], 2, "64 bits"),
+        *[
+            (["run", "--in", "IN", "--out", "OUT", "--engine", "echo", name, ""], 2, "it is empty")
+            for name in ("--in", "--out", "--checkpoint-dir", "--metrics-file", "--keep-columns")
+        ],
+        (["run", "--in", "IN", "--out", "OUT", "--checkpoint-dir", "OUT"], 73, "the output itself"),
         (["run", "--in", "IN", "--out", "OUT", "--max-failures", "many"], 2, "max-failures"),
         (["run", "--in", "IN", "--out", "OUT", "--model", "./no/such/model"], 2, "no/such/model"),
         (["run", "--in", "no.jsonl", "--out", "OUT", "--engine", "echo"], 66, "no.jsonl"),

@@ -42,12 +42,21 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class Flag(click.Option):
-    """An option that knows its help section, and whether the short help shows it."""
+    """An option that knows its help section, whether the short help shows it, and whether an empty
+    text says something."""
 
-    def __init__(self, *args: Any, section: str = "", core: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        section: str = "",
+        core: bool = False,
+        may_be_empty: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
         self.core = core
+        self.may_be_empty = may_be_empty
         self.envvar = self.envvar or environment_name(self.opts)
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
@@ -59,8 +68,12 @@ class Flag(click.Option):
         return None if text is None else [line for line in text.splitlines() if line] or [text]
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        """NaN is in every range of click's, being neither below nor above a bound; and so is an
-        integer that nothing counts up to, which Arrow and NumPy cannot hold."""
+        """Refuse an empty text, of which a path would make this folder; NaN, which is in every
+        range of click's, being neither below nor above a bound; and an integer that nothing counts
+        up to, which Arrow and NumPy cannot hold."""
+        if not self.may_be_empty and "" in (value if isinstance(value, tuple | list) else (value,)):
+            text = "it is empty (a variable that the shell does not know?)."
+            raise click.BadParameter(text, ctx=ctx, param=self)
         found = super().type_cast_value(ctx, value)
         if found != found:
             raise click.BadParameter("nan is no number.", ctx=ctx, param=self)

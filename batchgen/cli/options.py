@@ -78,7 +78,7 @@ input_options = flag_group(
     flag("--template", metavar="FILE.j2", core=True,
          help="Jinja template that makes each row's prompt of its columns."),
     flag("--as-chat", is_flag=True, core=True, help="Make each plain prompt a user message."),
-    flag("--system", metavar="TEXT|@FILE", callback=_text_or_file,
+    flag("--system", metavar="TEXT|@FILE", callback=_text_or_file, may_be_empty=True,
          help="System message put before chats that have none of their own."),
     flag("--chat-template-kwargs", metavar="JSON", callback=_template_kwargs, show_default="{}",
          help="What chat templates read besides messages; a row's own win."),

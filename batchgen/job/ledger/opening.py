@@ -210,8 +210,11 @@ def _foreign(out: Place) -> FingerprintMismatchError:
 def sweep(layout: Layout) -> None:
     """Remove what a dead run had in hand: temporary files, and uploads that would be billed. Only
     for whoever holds the job."""
-    for folder, prefix in layout.written_folders:
-        remove_stale(folder, prefix)
+    for folder, begin in layout.written_folders:
+        remove_stale(folder, begin)
+    if layout.shard is not None:
+        return
     target = layout.target
-    if isinstance(target, RemotePath) and layout.shard is None and layout.manifest.exists():
+    remove_stale(target.parent, target.name, whole=True)  # other jobs' names may begin so
+    if isinstance(target, RemotePath) and layout.manifest.exists():
         abort_uploads(target)  # a job that begins now has none, and boto3 is large

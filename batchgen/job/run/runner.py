@@ -21,7 +21,7 @@ from batchgen.job.input.reader import Reader
 from batchgen.job.ledger.fingerprint import facts_of, model_name
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.model.files import BUILTIN_TASK, ModelFiles, model_of
-from batchgen.job.output.name import check_name, check_served
+from batchgen.job.output.name import check_apart, check_name, check_served
 from batchgen.job.redaction import redacted
 from batchgen.job.run.closing_words import closing_words, failure_words
 from batchgen.job.run.input_check import check_finished_input
@@ -99,6 +99,7 @@ class _Job:
         self._started = time.monotonic()
         self._run_id = uuid.uuid4().hex[:16]
         self._folder = folder_of(spec.out, spec.checkpoint_dir)
+        check_apart(spec.out, self._folder)
         if stop.deadline is not None:
             self._say(f"stops by itself before {stop.deadline.clock} ({stop.deadline.name})")
         if spec.shard is not None:

@@ -117,10 +117,11 @@ class Layout:
 
     @property
     def written_folders(self) -> tuple[tuple[Place, str], ...]:
-        """(folder, prefix of names) where this run alone writes temporary files."""
+        """(folder, what names begin with) where this run alone writes temporary files, beside the
+        output."""
         if self.shard is not None:
             return (self.work, ""), (self.parts, f"part-{self.label}-")
-        return (self.folder, ""), (self.parts, ""), (self.target.parent, self.target.name)
+        return (self.folder, ""), (self.parts, "")
 
     @property
     def whole(self) -> Layout:

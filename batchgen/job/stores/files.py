@@ -189,15 +189,16 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_stale(folder: Place, name_prefix: str = "") -> int:
-    """Remove temporary files that a dead run left for names with that prefix; their number. Of
-    objects: what it had staged here."""
+def remove_stale(folder: Place, begin: str = "", *, whole: bool = False) -> int:
+    """Remove temporary files that a dead run left for names that begin so, or are just that where
+    it is `whole`; their number. Of objects: what it had staged here."""
     if isinstance(folder, RemotePath):
-        return remove_staged(folder, name_prefix)
+        return remove_staged(folder, begin, whole)
+    found = [(entry, _TEMPORARY.match(entry.name)) for entry in folder.iterdir()]
     stale = [
         entry
-        for entry in folder.iterdir()
-        if (match := _TEMPORARY.match(entry.name)) and match["name"].startswith(name_prefix)
+        for entry, match in found
+        if match and match["name"].startswith(begin) and (not whole or match["name"] == begin)
     ]
     for path in stale:
         with suppress(OSError):

@@ -7,6 +7,7 @@ is aborted: at once where the process lives, by the next run where it was killed
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
 import secrets
@@ -164,10 +165,11 @@ def _aborted(path: RemotePath) -> int:
     return len(mine)
 
 
-def remove_staged(folder: RemotePath, name_prefix: str) -> int:
-    """Remove local files in which a dead run had made objects of that folder and name; their
-    number."""
-    stale = list(_staging_folder().glob(f"{_staged(folder)}{name_prefix}*.tmp"))
+def remove_staged(folder: RemotePath, begin: str, whole: bool) -> int:
+    """Remove local files in which a dead run had made objects of that folder whose names begin so,
+    or are just that where it is `whole`; their number."""
+    rest = f".{'[0-9a-f]' * 8}" if whole else "*"
+    stale = list(_staging_folder().glob(f"{_staged(folder)}{glob.escape(begin)}{rest}.tmp"))
     for path in stale:
         with suppress(OSError):
             path.unlink()
