@@ -17,8 +17,9 @@ import pytest
 from builtin_oracle import answers, chat_ids, log_probabilities, model, tokenizer
 from click.testing import CliRunner
 from echo_runs import write_rows
+from tokenizer_folders import with_added_past_the_model
 
-from batchgen import InputSpec
+from batchgen import LLM, InputSpec
 from batchgen.cli.main import cli
 from batchgen.engine.request import Question, SamplingParams
 from batchgen.errors import ErrorCode, FingerprintMismatchError, RowError, UsageError
@@ -335,3 +336,14 @@ def test_rows_that_a_retry_keeps_keep_their_columns(tmp_path: Path) -> None:
     )
     assert [row["choice_probs"] for row in before] == [row["choice_probs"] for row in after]
     assert [row["attempt"] for row in after] == [1, 2, 1]
+
+
+def test_tokens_past_the_model_s_vocabulary_end_no_label_and_are_none(tmp_path: Path) -> None:
+    folder = with_added_past_the_model(tmp_path / "m")
+    rows = [{"prompt": "a", "choices": ["go", "good"]}, {"prompt": "a", "choices": ["x", "[END]"]}]
+    with LLM(str(folder), device="cpu", dtype="float32") as model:
+        decided, refused = model.generate(rows)
+    assert decided.ok
+    assert decided.choice in ("go", "good")
+    assert refused.error_code == ErrorCode.INVALID_ROW
+    assert "outside the model's vocabulary" in str(refused.error_message)

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_generation_config import saved
-from tiny_models import tiny_model
-from tokenizer_folders import TEXTS, make
+from tokenizer_folders import TEXTS, with_added_past_the_model
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordLevelTrainer
 
@@ -91,13 +90,7 @@ def test_a_text_is_written_whatever_the_tokenizer_makes_of_it_in_prompts(
 def test_tokens_that_were_added_past_the_model_s_vocabulary_keep_no_row_from_its_grammar(
     tmp_path: Path,
 ) -> None:
-    folder = make(tmp_path / "m", "gpt2")
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    module = tiny_model("llama", vocab_size=tokenizer.get_vocab_size())
-    module.generation_config.eos_token_id = [2, tokenizer.get_vocab_size() + 1]
-    module.save_pretrained(folder)
-    tokenizer.add_special_tokens(["[PAD]", "[END]"])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    folder = with_added_past_the_model(tmp_path / "m")
     rows = [{"prompt": "Hello", "guided_choice": [text], "max_tokens": 30} for text in WANTED[:2]]
     with LLM(str(folder), device="cpu", dtype="float32") as model:
         assert [done.completion for done in model.generate(rows)] == [*WANTED[:2]]

@@ -86,3 +86,19 @@ def make(folder: Path, kind: str) -> Path:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     return folder
+
+
+def with_added_past_the_model(folder: Path) -> Path:
+    """A tiny model whose tokenizer got a `[PAD]` and an `[END]` that it has no rows for; `[END]` is
+    named as an end."""
+    from tiny_models import tiny_model  # with torch, which tokenizers do not need
+
+    make(folder, "gpt2")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    size = tokenizer.get_vocab_size()
+    module = tiny_model("llama", vocab_size=size)
+    module.generation_config.eos_token_id = [2, size + 1]
+    module.save_pretrained(folder)
+    tokenizer.add_special_tokens(["[PAD]", "[END]"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder

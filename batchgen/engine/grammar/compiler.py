@@ -149,7 +149,7 @@ class GrammarCompiler(Shared):
         text = self._vocabulary_text()
         if text == BYTES:
             return read(text)
-        ends = [token for token in self._eos_token_ids if token < self._vocab_size] or None
+        ends = list(self._eos_token_ids) or None
         slices = [*_SLICES, *read.general_slices()]
         text = as_of_completions(text, self._vocab_size)
         return read(text, n_vocab=self._vocab_size, eos_token=ends, slices=slices)

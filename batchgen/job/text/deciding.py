@@ -77,6 +77,10 @@ class Deciding:
                 plan.text = asked  # of raw prompts it is the row's own text
             if not encoded[0]:
                 raise RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no token")
+            last, size = max(max(ids, default=0) for ids in encoded), self.codec.vocab_size
+            if last >= size:
+                text = f"token id {last} is outside the model's vocabulary of {size}"
+                raise RowError(ErrorCode.INVALID_ROW, text)
             plan.prompt += encoded[0]
             plan.ways.append(plan_labels(labels, encoded[0], encoded[1:], self.end_token_ids))
 

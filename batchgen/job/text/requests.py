@@ -65,6 +65,7 @@ class Requests:
         self._process = None if codec.template is None else RenderProcess(codec.template)
         self._cut = PromptCut(overlong or OverlongPolicy(), codec, self._rendered_again)
         self._inflight_tokens = inflight_tokens
+        eos_token_ids = [token for token in eos_token_ids if token < codec.vocab_size]
         self._grammars = GrammarCompiler(codec.vocabulary, codec.vocab_size, eos_token_ids)
         self._deciding = Deciding(codec, eos_token_ids, self._texts_of, self._cut)
         self.saw_plain_prompt = self.saw_chat = False
