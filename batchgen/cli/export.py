@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import click
 
 from batchgen.cli.flags import CONTEXT_SETTINGS, PLACE, flag
 from batchgen.errors import OutputUnwritableError, UsageError
+from batchgen.job.form import compression_of
+from batchgen.job.stores.files import fsync
 from batchgen.job.stores.places import Place
 
 __all__ = ["export"]
@@ -69,26 +72,40 @@ def export(
 
 
 def _check_targets(out: Place, to: str, errors: Path | None) -> None:
+    from batchgen.job.output.provenance import is_input_of
+
     taken = [os.path.realpath(out) if isinstance(out, Path) else str(out)]
     for name in [to] * (to != "-") + [str(errors)] * (errors is not None):
         if os.path.realpath(name) in taken:
             text = f"{name} is named twice, or is the output itself"
             raise OutputUnwritableError(text, "name another file")
+        if is_input_of(out, Path(name)):
+            text = f"{name} is an input that {out} was made of"
+            raise OutputUnwritableError(text, "name another file")
         taken.append(os.path.realpath(name))
+
+
+def _written(path: Path, compression: str | None) -> TextIO:
+    if compression is None:
+        return path.open("w", encoding="utf-8", newline="")
+    import pyarrow as pa
+
+    stream = pa.output_stream(str(path), compression=compression)
+    return io.TextIOWrapper(stream, encoding="utf-8", newline="")
 
 
 @contextmanager
 def _opened(name: str, whole: bool) -> Iterator[TextIO]:
-    """stdout, or a file; `whole`: it appears with its last line."""
+    """stdout, or a file, compressed where its name says so; `whole`: it appears with its last
+    line."""
     if name == "-":
         yield sys.stdout
         return
     path = Path(f"{name}.tmp-{os.getpid()}") if whole else Path(name)
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with _written(path, compression_of(name)) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+        fsync(path)
         if whole:
             path.replace(name)
     except OSError as error:

@@ -69,9 +69,13 @@ def report(
 def _write(page: Path, out: Place, text: str) -> None:
     from batchgen.errors import OutputUnwritableError
     from batchgen.job.input.sources import same_file
+    from batchgen.job.output.provenance import is_input_of
 
     if same_file(page, out):
         raise OutputUnwritableError(f"{page} is the output itself", "name another file with --to")
+    if is_input_of(out, page):
+        text = f"{page} is an input that {out} was made of"
+        raise OutputUnwritableError(text, "name another file with --to")
     try:
         page.write_text(text, encoding="utf-8")
     except OSError as error:

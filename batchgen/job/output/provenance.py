@@ -13,13 +13,20 @@ import pyarrow.parquet as pq
 from batchgen.job.hf_features import huggingface_metadata
 from batchgen.job.output.json_lines import rendered_rows
 from batchgen.job.schema import SCHEMA_VERSION
-from batchgen.job.storage.layout import FOLDER_MANIFEST, Layout
+from batchgen.job.storage.layout import FOLDER_MANIFEST, Layout, folder_of
 from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.part import Part
 from batchgen.job.stores.places import Place, arrow_source
 from batchgen.job.stores.remote_path import RemotePath
 
-__all__ = ["footer_manifest", "footer_metadata", "merged_late", "output_identity", "written_rows"]
+__all__ = [
+    "footer_manifest",
+    "footer_metadata",
+    "is_input_of",
+    "merged_late",
+    "output_identity",
+    "written_rows",
+]
 
 VERSION_KEY = "batchgen.schema_version"
 MANIFEST_KEY = "batchgen.manifest"
@@ -64,6 +71,16 @@ def output_identity(path: Place) -> dict[str, Any]:
         return {"name": path.name, "size": found.st_size, "etag": found.etag}
     stat = (path / FOLDER_MANIFEST if path.is_dir() else path).stat()
     return {"name": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def is_input_of(out: Place, path: Path) -> bool:
+    """Whether a file is one that the output was made of, as far as name, size and time tell."""
+    manifest = footer_manifest(out) or Manifest.read(folder_of(out) / "manifest.json")
+    if manifest is None or manifest.input is None or not path.is_file():
+        return False
+    stat = path.stat()
+    own = {"name": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return any(own.items() <= source.items() for source in manifest.input.sources)
 
 
 def merged_late(parts: Iterable[Part]) -> list[str]:
