@@ -112,6 +112,33 @@ def test_json_lines_and_csv_have_every_column(output: Path, tmp_path: Path) -> N
     assert batchgen("export", output, "--to", output).returncode == 73
 
 
+@pytest.mark.parametrize("kind", ["openai", "jsonl", "csv"])
+@pytest.mark.parametrize(("ending", "codec"), [("gz", "gzip"), ("zst", "zstd")])
+def test_a_file_is_compressed_as_its_name_says(
+    output: Path, tmp_path: Path, kind: str, ending: str, codec: str
+) -> None:
+    plain, packed = tmp_path / "rows", tmp_path / f"rows.{ending}"
+    for path in (plain, packed):
+        done = batchgen("export", output, "--format", kind, "--to", path)
+        assert done.returncode == 0, done.stderr
+    with pa.input_stream(str(packed), compression=codec) as stream:
+        assert stream.read() == plain.read_bytes()
+
+
+@pytest.mark.parametrize("given", [("export", "--to"), ("report", "--to"), ("export", "--errors")])
+def test_what_an_output_was_made_of_is_not_written_over(
+    output: Path, tmp_path: Path, given: tuple[str, str]
+) -> None:
+    source = output.parent / "in.jsonl"
+    before = source.read_bytes()
+    command, flag = given
+    more = ("--to", tmp_path / "rows.jsonl") if flag == "--errors" else ()
+    done = batchgen(command, output, flag, source, *more)
+    assert done.returncode == 73, done.stderr
+    assert "is an input" in done.stderr
+    assert source.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("url", "path"),
     [
@@ -142,33 +169,6 @@ SAID: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("changed", [{}, {"tool_calls": None}, {"finish_reason": "length"}])
-@pytest.mark.parametrize("kind", ["openai", "jsonl", "csv"])
-@pytest.mark.parametrize(("ending", "codec"), [("gz", "gzip"), ("zst", "zstd")])
-def test_a_file_is_compressed_as_its_name_says(
-    output: Path, tmp_path: Path, kind: str, ending: str, codec: str
-) -> None:
-    plain, packed = tmp_path / "rows", tmp_path / f"rows.{ending}"
-    for path in (plain, packed):
-        done = batchgen("export", output, "--format", kind, "--to", path)
-        assert done.returncode == 0, done.stderr
-    with pa.input_stream(str(packed), compression=codec) as stream:
-        assert stream.read() == plain.read_bytes()
-
-
-@pytest.mark.parametrize("given", [("export", "--to"), ("report", "--to"), ("export", "--errors")])
-def test_what_an_output_was_made_of_is_not_written_over(
-    output: Path, tmp_path: Path, given: tuple[str, str]
-) -> None:
-    source = output.parent / "in.jsonl"
-    before = source.read_bytes()
-    command, flag = given
-    more = ("--to", tmp_path / "rows.jsonl") if flag == "--errors" else ()
-    done = batchgen(command, output, flag, source, *more)
-    assert done.returncode == 73, done.stderr
-    assert "is an input" in done.stderr
-    assert source.read_bytes() == before
-
-
 @pytest.mark.parametrize("url", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
 def test_a_body_comes_back_from_the_openai_package_as_it_went_in(
     url: str, changed: dict[str, Any]
