@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -176,25 +178,32 @@ def test_any_ragged_step_equals_dense_attention(
         torch.testing.assert_close(out, expected, atol=bound, rtol=bound)
 
 
+LONG = [2500, 1024, 1025]
+
+
+@cache
+def long_case(window: int | None, dtype: torch.dtype) -> tuple[AttentionSpec, Any, Any]:
+    """Sequences of the lengths `LONG`, and what dense attention makes of them."""
+    torch.manual_seed(3)
+    spec = AttentionSpec(0, 4, 2, 16, 16, 0.25, sliding_window=window)
+    inputs = [tuple(torch.randn(n, h, 16).to(dtype) for h in (4, 2, 2)) for n in LONG]
+    return spec, inputs, [dense(q, k, v, spec, None).float() for q, k, v in inputs]
+
+
 @pytest.mark.parametrize("use_kernel", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 700])
 def test_contexts_past_every_split_equal_dense_attention(
     use_kernel: bool, window: int | None, dtype: torch.dtype
 ) -> None:
-    torch.manual_seed(3)
-    spec = AttentionSpec(0, 4, 2, 16, 16, 0.25, sliding_window=window)
-    lengths = [2500, 1024, 1025]
-    inputs = [tuple(torch.randn(n, h, 16).to(dtype) for h in (4, 2, 2)) for n in lengths]
-    cache = Cache(random.Random(3), lengths, 16)
+    spec, inputs, expected = long_case(window, dtype)
+    cache = Cache(random.Random(3), LONG, 16)
     bound = 2e-5 if dtype == torch.float32 else 1e-2
     steps = [[(0, 0, 900), (1, 0, 1023), (2, 0, 1000)], [(0, 900, 2499), (1, 1023, 1024)]]
     steps += [[(2, 1000, 1025), (0, 2499, 2500)]]
-    for (q, k, v), out in zip(
-        inputs, run_paged(spec, inputs, steps, cache, use_kernel, None), strict=True
-    ):
-        expected = dense(q, k, v, spec, None).float()
-        torch.testing.assert_close(out, expected, atol=bound, rtol=bound)
+    found = run_paged(spec, inputs, steps, cache, use_kernel, None)
+    for out, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(out, wanted, atol=bound, rtol=bound)
 
 
 @pytest.mark.skipif(load_kernels() is None, reason="no C compiler")

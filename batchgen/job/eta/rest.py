@@ -237,11 +237,11 @@ def _ends(running: Floats, to_come: Floats, most_slots: int) -> Floats:
     rows = to_come.shape[1]
     free = min(max(most_slots - running.shape[1], 0), rows)
     ends = np.hstack([running, np.zeros((_PLAYS, free or int(not running.shape[1])))])
-    width = max(ends.shape[1] // _AT_A_TIME, 1)
+    width, plays = max(ends.shape[1] // _AT_A_TIME, 1), np.arange(_PLAYS)[:, None]
     for begin in range(0, rows, width):
         more = to_come[:, begin : begin + width]
         first = np.argpartition(ends, width - 1, axis=1)[:, : more.shape[1]]
-        np.put_along_axis(ends, first, np.take_along_axis(ends, first, 1) + more, 1)
+        ends[plays, first] += more
     return np.sort(ends)
 
 
