@@ -201,6 +201,12 @@ def test_a_table_that_is_none_or_has_no_prompts_is_refused(tmp_path: Path, text:
         read(tmp_path / "t.csv")
 
 
+def test_a_table_of_nothing_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").touch()
+    with pytest.raises(InputUnreadableError, match=r"t\.csv is empty"):
+        read(tmp_path / "t.csv")
+
+
 def test_a_bad_value_of_a_table_is_its_own_row_s_error(tmp_path: Path) -> None:
     lines = ["id,prompt,max_tokens,ignore_eos,stop", "1,a,5,TRUE,7", "2,b,many,,", "3,c,,false,END"]
     (tmp_path / "t.csv").write_text("\n".join(lines))

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from echo_runs import environment
+from echo_runs import batchgen, environment, prompts, write_rows
 from ledger_tools import make_row, open_ledger, parts_of, rows_of, truncate
 
 from batchgen.cli.diff import diff
@@ -125,6 +125,22 @@ def test_a_part_tells_the_same_with_and_without_pyarrow(tmp_path: Path) -> None:
     (part,) = parts_of(tmp_path)
     summary = part_summary(part)
     assert facts_of_part(part) == (summary.rows, summary.errors) == (2, {code: 1})
+
+
+def test_shards_that_ended_with_fewer_rows_than_others_are_not_ready_to_merge(
+    tmp_path: Path,
+) -> None:
+    rows, out = write_rows(tmp_path / "in.jsonl", prompts(20)), tmp_path / "out.parquet"
+    run = ("run", "--engine", "echo", "--in", rows, "--out", out)
+    assert batchgen(*run, "--shard", "0/2", "--limit", 5).returncode == 0
+    assert batchgen(*run, "--shard", "1/2").returncode == 0
+    assert batchgen("merge", out).returncode == 4
+    seen = status_json(tmp_path)
+    assert (seen["state"], seen["rows_done"], seen["rows_total"]) == ("stopped", 13, 20)
+    assert [shard["state"] for shard in seen["shards"]] == ["stopped", "done"]
+    assert batchgen(*run, "--shard", "0/2", "--incremental").returncode == 0
+    assert status_json(tmp_path)["state"] == "mergeable"
+    assert batchgen("merge", out).returncode == 0
 
 
 def test_status_of_nothing_says_so(tmp_path: Path) -> None:

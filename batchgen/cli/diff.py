@@ -59,7 +59,8 @@ def diff(
     batchgen diff a.parquet --gold label,order     # columns against fields of JSON completions
     """
     if (b is None) == (gold is None):
-        raise click.UsageError("Give a second output to compare with, or --gold COLUMNS.")
+        one = "" if b is None else ", not both"
+        raise click.UsageError(f"Give a second output to compare with, or --gold COLUMNS{one}.")
     if gold is not None:
         if columns is not None:
             raise click.UsageError(

@@ -175,7 +175,9 @@ def rows(ctx: click.Context, /, **flags: Any) -> None:
         shown = [row_lines(row) for row in found]
     for lines in shown:
         click.echo("\n".join(lines))
-    if not shown:
+    if not shown and wanted == Wanted():
+        click.echo(f"batchgen: {flags['out']} has no rows" if flags["count"] else "", err=True)
+    elif not shown:
         click.echo(f"batchgen: {flags['out']} has no such row", err=True)
         click.echo(f"  next: batchgen inspect {flags['out']} shows its first rows", err=True)
         ctx.exit(1)

@@ -39,6 +39,8 @@ __all__ = ["csv_rows"]
 
 _BLOCK_BYTES = 8 << 20
 _CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}
+_EMPTY = "Empty CSV file"
+"""As Arrow says it."""
 _NOT_WHOLE = "it is no whole xz file"
 _TEXTS = frozenset(
     (*STRUCTURED_NAMES, *TOKEN_RULE_NAMES, *DECISION_NAMES, *PARAMS, ADAPTER, SYSTEM, "stop")
@@ -168,6 +170,9 @@ def _setting(value: Any) -> Any:
 
 def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableError:
     reason = first_line(error)
+    if reason == _EMPTY:
+        text = f"input {source.name} is empty: it has no line that names its columns"
+        return InputUnreadableError(text, "leave it out, or write that line: id,prompt")
     hint = "mend it there; every row needs the header's number of values, commas between them"
     if "quote" in reason or "straddling" in reason:
         hint = "mend it there: a value that begins with a quote ends with one, and has others twice"

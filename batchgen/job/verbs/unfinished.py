@@ -30,7 +30,8 @@ def look_at_shards(status: Status, layout: Layout, job: Manifest) -> None:
         status.inflight_tokens_saved += _saved_tokens(other.work)
         if manifest is not None:
             status.runs += len(manifest.runs)
-            status.rows_total = status.rows_total or manifest.total_rows
+            totals = [n for n in (status.rows_total, manifest.total_rows) if n is not None]
+            status.rows_total = max(totals, default=None)  # one with --limit, or before it grew
             found.state = "done" if manifest.is_complete else "stopped"
         if found.owner is not None and found.owner["alive"]:
             found.state = "running"
@@ -38,6 +39,10 @@ def look_at_shards(status: Status, layout: Layout, job: Manifest) -> None:
         for found, other in zip(status.shards, layout.shards_begun(), strict=False):
             assert other.shard is not None
             found.rows_total = other.shard.num_rows(status.rows_total)
+            ended = manifests.get(other.work)
+            if found.state == "done" and ended is not None and ended.total_rows is not None:
+                fewer = other.shard.num_rows(ended.total_rows) < found.rows_total
+                found.state = "stopped" if fewer else "done"
 
 
 def look_at_parts(status: Status, layout: Layout) -> None:
