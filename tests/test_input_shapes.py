@@ -289,6 +289,14 @@ def test_json_columns_give_what_the_json_lines_give(tmp_path: Path) -> None:
     assert reader.kept_schema == [("extra", pa.string())]
 
 
+def test_kept_json_is_spelt_as_it_was(tmp_path: Path) -> None:
+    texts = ['{"b": 1.10, "a": null, "b": 2}', "1e400", "[-0, 18446744073709551616]"]
+    table = pa.table({"prompt": ["a"] * 3, "extra": pa.array(texts).cast(pa.json_())})
+    pq.write_table(table, tmp_path / "a.parquet")
+    read = Reader(InputSpec((str(tmp_path / "a.parquet"),)))
+    assert [row.kept["extra"] for row in read] == texts
+
+
 KEPT = {
     "moments": (pa.list_(pa.int64()), [[1], []], pa.list_(pa.timestamp("ns"))),
     "durations": (pa.struct([("d", pa.int64())]), [{"d": 1}, None],

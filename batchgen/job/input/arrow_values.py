@@ -23,7 +23,6 @@ __all__ = ["content_of", "id_of", "is_json", "is_list", "kept_type", "kept_value
 Convert = Callable[[Any], Any]
 _JSON = getattr(pa, "JsonType", None)
 """Not before pyarrow 19, which is where it first reads `arrow.json` as more than its text."""
-_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def is_json(kind: pa.DataType) -> bool:
@@ -164,8 +163,10 @@ def _as_uuid(value: Any) -> str | None:
 
 
 def _as_text(text: Any) -> Any:
+    """JSON's own texts and nulls as such; the rest as it is spelt, since 1.10 written again is 1.1,
+    and 1e400 no JSON."""
     value = _parsed(text)
-    return value if value is None or isinstance(value, str) else _encode(value)
+    return value if value is None or isinstance(value, str) else text
 
 
 def _each(convert: Convert, value: Any) -> Any:
