@@ -82,6 +82,21 @@ def test_a_template_reads_it(folder: Path, tmp_path: Path) -> None:
     assert (columns["b"]["at"], columns["b"]["prompt"]) == ("x/y", "two")
 
 
+def test_a_folder_named_like_a_parameter_is_that_parameter_in_files_of_any_kind(
+    tmp_path: Path, kind: str
+) -> None:
+    for name in ("temperature=0.5/seed=7/stop=1", "temperature=hot/seed=7/stop=1"):
+        write(FRAME[["prompt"]], tmp_path / name / f"part.{kind}")
+    own = pd.DataFrame({"id": ["own"], "prompt": ["p"], "temperature": [0.25]})
+    write(own, tmp_path / f"temperature=9/seed=__HIVE_DEFAULT_PARTITION__/x/part.{kind}")
+    found = [*Reader(InputSpec((f"{tmp_path}/*/*/*/part*",)))]
+    good = [row.params for row in found[:3]]
+    assert {(p.temperature, p.seed, p.stop) for p in good} == {(0.5, 7, ("1",))}
+    assert [row.error is None for row in found] == [True] * 4 + [False] * 3
+    assert (found[3].params.temperature, found[3].params.seed) == (0.25, 0)
+    assert "temperature" in str(found[-1].error)
+
+
 def test_only_what_is_asked_for_is_kept(folder: Path) -> None:
     glob = f"{folder}/**/part*"
     one = rows_of(InputSpec((glob,), keep_columns="at"))

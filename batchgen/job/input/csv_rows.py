@@ -1,17 +1,14 @@
 """Rows of a CSV or TSV file with a header line, through Arrow.
 
-Every column is text, so that an id `007` stays one. Of columns named like a parameter each value is
-read alone, so that a wrong one is its own row's error; an empty one is not set. A quoted value may
-hold line ends.
+Every column is text, so that an id `007` stays one; columns named like a parameter are read as
+`cells`. A quoted value may hold line ends.
 """
 
 from __future__ import annotations
 
 import io
 import lzma
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePath
@@ -22,17 +19,14 @@ import pyarrow.csv as pv
 
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
-from batchgen.job.decisions.settings import DECISION_NAMES
 from batchgen.job.fields.kept_columns import KeptColumns
-from batchgen.job.fields.row_parser import PARAMS, SYSTEM, RowParser
-from batchgen.job.fields.structured import STRUCTURED_NAMES
-from batchgen.job.fields.token_rules import TOKEN_RULE_NAMES
+from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.arrow_rows import ArrowRows, find_columns
+from batchgen.job.input.cells import cells_of
 from batchgen.job.input.file_kinds import HEAD_BYTES, compression_by_head
 from batchgen.job.input.folder_keys import with_keys, with_values
 from batchgen.job.input.joined_streams import JoinedStreams
 from batchgen.job.input.sources import Source
-from batchgen.job.model.adapter_choice import ADAPTER
 from batchgen.job.spec import InputSpec
 
 __all__ = ["csv_rows"]
@@ -42,14 +36,6 @@ _CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}
 _EMPTY = "Empty CSV file"
 """As Arrow says it."""
 _NOT_WHOLE = "it is no whole xz file"
-_TEXTS = frozenset(
-    (*STRUCTURED_NAMES, *TOKEN_RULE_NAMES, *DECISION_NAMES, *PARAMS, ADAPTER, SYSTEM, "stop")
-)
-"""Parameters whose value is text, also where it looks like a number."""
-_BOOLEANS = {"true": True, "false": False}
-_NUMBER = re.compile(r"[+-]?(\d+|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
-_NOT_SET = frozenset(pv.ConvertOptions().null_values)
-"""How pandas, R and databases write that there is no number: empty, NA, NULL, nan, ..."""
 
 
 def csv_rows(source: Source, spec: InputSpec, parser: RowParser, kept: KeptColumns) -> ArrowRows:
@@ -64,8 +50,7 @@ def csv_rows(source: Source, spec: InputSpec, parser: RowParser, kept: KeptColum
         raise _damaged(source, 0, error) from error
     schema = pa.schema([(name, pa.string()) for name in names])
     columns = find_columns(with_keys(schema, source.keys), source.name, spec, parser, kept)
-    settings = parser.param_columns & {*columns.names}
-    cells = {name: _text if name in _TEXTS else _setting for name in settings}
+    cells = cells_of(parser.param_columns & {*columns.names})
     columns = replace(columns, read={**columns.read, **cells})
     own = [name for name in columns.names if name in names]
 
@@ -150,22 +135,6 @@ def _batches(
         return
     yield last.slice(0, last.num_rows - 1).select(wanted)
     raise pa.ArrowInvalid("a quote begins a value that nothing ends, up to the end of the file")
-
-
-def _text(value: Any) -> Any:
-    return value or None
-
-
-def _setting(value: Any) -> Any:
-    """A number or a boolean where it is one; else the text, which its reader then refuses."""
-    if value is None or value in _NOT_SET:
-        return None
-    plain = str(value).strip()
-    if _NUMBER.fullmatch(plain) is None:
-        return _BOOLEANS.get(plain.lower(), value)
-    with suppress(ValueError):  # Python reads no integer of thousands of digits
-        return int(plain) if plain.lstrip("+-").isdigit() else float(plain)
-    return value
 
 
 def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableError:

@@ -15,7 +15,8 @@ import json
 import lzma
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, BinaryIO, NoReturn
 
 from batchgen.errors import ErrorCode, InputUnreadableError, RowError
@@ -32,12 +33,20 @@ _OVERLONG = b"\x00overlong"
 """What stands for a line past the limit: a NUL, so no line of JSON equals it."""
 
 
+_AS_IT_IS: Mapping[str, Callable[[Any], Any]] = MappingProxyType({})
+
+
 class JsonlRows:
     """The rows of one file: `(line number from 1, the line's bytes without white space)`."""
 
-    def __init__(self, source: Source, keys: Keys = ()) -> None:
-        """`keys`: columns of every row that has none of that name itself."""
-        self._source, self._keys = source, keys
+    def __init__(
+        self, source: Source, keys: Keys = (), read: Mapping[str, Callable[[Any], Any]] = _AS_IT_IS
+    ) -> None:
+        """`keys`: columns of every row that has none of that name itself, and what is to `read`
+        their text."""
+        self._source = source
+        values = [(name, read[name](text) if name in read else text) for name, text in keys]
+        self._keys: tuple[tuple[str, Any], ...] = tuple(values)
         self._end = b"".join([b"\n", *(repr(key).encode() for key in keys)])
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:

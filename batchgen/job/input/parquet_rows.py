@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from batchgen.errors import InputUnreadableError, InvalidDataError
 from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.arrow_rows import ArrowColumns, ArrowRows, find_columns
+from batchgen.job.input.cells import cells_of
 from batchgen.job.input.folder_keys import with_keys, with_values
 from batchgen.job.input.sources import Source
 from batchgen.job.input.wide_integers import bytes_for_wide_integers, wide_integers
@@ -51,6 +53,8 @@ def parquet_rows(
         raise _damaged(source, 0, error) from error
     known = with_keys(schema, source.keys)
     columns = find_columns(known, source.name, spec, parser, kept)
+    cells = cells_of({name for name, _ in source.keys} & parser.param_columns - {*schema.names})
+    columns = replace(columns, read={**columns.read, **cells})
     batches = partial(_batches, source, columns, opened)
     return ArrowRows(columns, batches, partial(_damaged, source))
 

@@ -25,6 +25,7 @@ from batchgen.job.fields.duplicates import SeenIds
 from batchgen.job.fields.kept_columns import KeptColumns, TypedColumns
 from batchgen.job.fields.params import merge
 from batchgen.job.fields.row_parser import RowParser
+from batchgen.job.input.cells import cells_of
 from batchgen.job.input.file_kinds import HEAD_BYTES, is_array, refuse_text
 from batchgen.job.input.folder_keys import Keys
 from batchgen.job.input.jsonl import JsonlRows
@@ -216,7 +217,7 @@ class Reader:
         if source.kind.is_jsonl:
             parser, kept = self._parser, self._kept
             keys = (key for key in source.keys if kept.wants(key[0]) or parser.reads(key[0]))
-            return _json_rows(source, tuple(keys))
+            return _json_rows(source, tuple(keys), parser)
         rows_of = _with_schema(source.kind)
         return rows_of(source, self._spec, self._parser, self._kept)
 
@@ -256,16 +257,17 @@ def _with_schema(kind: SourceKind) -> Callable[..., Any]:
     return hub_rows
 
 
-def _json_rows(source: Source, keys: Keys) -> JsonlRows:
+def _json_rows(source: Source, keys: Keys, parser: RowParser) -> JsonlRows:
     """Lines, or the elements of one array; InvalidDataError for text that is neither."""
-    rows = JsonlRows(source, keys)
+    read = cells_of(parser.param_columns) if keys else {}
+    rows = JsonlRows(source, keys, read)
     head = rows.head(HEAD_BYTES)
     refuse_text(source.name, head)
     if not is_array(head):
         return rows
     from batchgen.job.input.json_array import JsonArrayRows
 
-    return JsonArrayRows(source, keys)
+    return JsonArrayRows(source, keys, read)
 
 
 def _tell_twice(sources: Iterable[Source]) -> None:
