@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.grammar.constraint import GrammarConstraint
+from batchgen.engine.grammar.spelled import holds, special_texts, spelled_out
 from batchgen.engine.grammar.suffix_search import Suffixes, SuffixSearch
 from batchgen.engine.grammar.vocabulary import as_of_completions
 from batchgen.engine.request import Constraint, GrammarKind, Shared, StructuredOutput
@@ -63,6 +64,7 @@ class GrammarCompiler(Shared):
         self._vocab_size = vocab_size
         self._eos_token_ids = tuple(sorted(eos_token_ids))
         self._tokenizer: LLTokenizer | RowError | None = None
+        self._special_texts: frozenset[str] = frozenset()
         self._kept: OrderedDict[StructuredOutput, _Compiled | RowError] = OrderedDict()
         self._kept_text = 0
 
@@ -119,6 +121,8 @@ class GrammarCompiler(Shared):
         llguidance, vocabulary = _llguidance(), self._vocabulary()
         if isinstance(vocabulary, RowError):
             return vocabulary
+        if holds(wanted.text, self._special_texts):
+            vocabulary = self._spelled
         try:
             grammar = _SOURCES[wanted.kind](wanted)
         except Exception as error:  # each source's parser has exceptions of its own
@@ -149,10 +153,18 @@ class GrammarCompiler(Shared):
         text = self._vocabulary_text()
         if text == BYTES:
             return read(text)
+        self._special_texts = special_texts(text)
         ends = list(self._eos_token_ids) or None
-        slices = [*_SLICES, *read.general_slices()]
         text = as_of_completions(text, self._vocab_size)
-        return read(text, n_vocab=self._vocab_size, eos_token=ends, slices=slices)
+        return read(text, n_vocab=self._vocab_size, eos_token=ends, slices=_slices(read))
+
+    @cached_property
+    def _spelled(self) -> LLTokenizer:
+        """For grammars that hold the texts of special tokens."""
+        found = self._vocabulary()
+        assert not isinstance(found, RowError)
+        text = as_of_completions(self._vocabulary_text(), self._vocab_size)
+        return spelled_out(text, found, _slices(type(found)))
 
 
 class _Begin:
@@ -174,6 +186,10 @@ class _Begin:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Begin, self._parts
+
+
+def _slices(kind: type[LLTokenizer]) -> list[str]:
+    return [*_SLICES, *kind.general_slices()]
 
 
 def _json_schema(wanted: StructuredOutput) -> str:

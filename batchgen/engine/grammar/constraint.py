@@ -74,6 +74,8 @@ class GrammarConstraint:
             raise _beyond_limits(self._matcher)
         if self._matcher.is_accepting():
             self._set_ends(own)
+        else:
+            _clear(own, self._eos)  # which a forced text may hold, as text
         num_words = min(len(mask), len(own))
         mask[:num_words] = own[:num_words]
         return True

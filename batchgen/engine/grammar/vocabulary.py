@@ -13,21 +13,23 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["as_of_completions"]
+__all__ = ["as_of_completions", "head_of"]
 
 _MODEL = '"model":'
 """Comes last, and holds the tokens: up to 30 MB that are not parsed. In a text it would be escaped.
 """
 _SPACE = " "
+_NO_PREFIX: dict[str, dict[str, Any]] = {
+    "ByteLevel": {"add_prefix_space": False},
+    "Metaspace": {"prepend_scheme": "never"},
+}
 
 
 def as_of_completions(vocabulary: str, vocab_size: int) -> str:
     """What `tokenizers.Tokenizer.to_str` gave, without what changes a text before its tokens, and
     without added tokens past `vocab_size`, which the model never writes."""
-    head, model, tokens = vocabulary.partition(_MODEL)
-    try:
-        parts: dict[str, Any] = json.loads(head.rstrip().removesuffix(",") + "}")
-    except ValueError:  # llguidance says what it thinks of it
+    parts = head_of(vocabulary)
+    if parts is None:  # llguidance says what it thinks of it
         return vocabulary
     added = parts.get("added_tokens") or []
     wanted = {
@@ -38,7 +40,18 @@ def as_of_completions(vocabulary: str, vocab_size: int) -> str:
     }
     if all(parts.get(name) == part for name, part in wanted.items()):
         return vocabulary
-    return f"{json.dumps({**parts, **wanted})[:-1]}, {model}{tokens}"
+    model = vocabulary[vocabulary.index(_MODEL) :]
+    return f"{json.dumps({**parts, **wanted})[:-1]}, {model}"
+
+
+def head_of(vocabulary: str) -> dict[str, Any] | None:
+    """All but the model; None for what is no tokenizer.json."""
+    head, _, _ = vocabulary.partition(_MODEL)
+    try:
+        found = json.loads(head.rstrip().removesuffix(",") + "}")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _spaces_alone(part: Any) -> Any:
@@ -49,17 +62,17 @@ def _spaces_alone(part: Any) -> Any:
         kept = [one for one in map(_spaces_alone, part.get("normalizers") or ()) if one is not None]
         return {**part, "normalizers": kept} if kept else None
     of_spaces = part.get("type") == "Replace" and part.get("pattern") == {"String": _SPACE}
-    return part if of_spaces or part.get("type") == "Prepend" else None
+    return part if of_spaces else None
 
 
 def _without_prefix(part: Any) -> Any:
-    """A pre-tokenizer of bytes that puts no space before the text."""
+    """A pre-tokenizer that puts no space before the text."""
     if not isinstance(part, Mapping):
         return part
     if part.get("type") == "Sequence":
         inner = [_without_prefix(one) for one in part.get("pretokenizers") or ()]
         return {**part, "pretokenizers": inner}
-    return {**part, "add_prefix_space": False} if part.get("type") == "ByteLevel" else part
+    return {**part, **_NO_PREFIX.get(str(part.get("type")), {})}
 
 
 def _as_sequence(part: Any) -> Any:
