@@ -17,7 +17,7 @@ from batchgen.engine.request import Completion, FinishReason, SamplingParams, Ti
 from batchgen.errors import FingerprintMismatchError, UsageError
 from batchgen.job.answers.reading import AnswerParsers
 from batchgen.job.answers.thinking_formats import thinking_format
-from batchgen.job.flow.engine_stage import FinishedRow
+from batchgen.job.flow.outbox import FinishedRow
 from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.rows import InputRow, OutputRow
 from batchgen.job.text.backend_codec import BackendCodec

@@ -17,8 +17,8 @@ from echo_runs import write_rows
 from batchgen.engine.request import Completion, FinishReason, Timings
 from batchgen.errors import ErrorCode, RowError, StoppedError
 from batchgen.job.flow.channel import Cancelled, Channel
-from batchgen.job.flow.engine_stage import FinishedRow
 from batchgen.job.flow.interruptible import interruptible
+from batchgen.job.flow.outbox import FinishedRow
 from batchgen.job.flow.reader_stage import ReaderStage, chunks
 from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.flow.signals import Stop

@@ -21,7 +21,7 @@ from batchgen.job.answers.calls import Tools, read_calls
 from batchgen.job.answers.marks import Marks
 from batchgen.job.answers.reading import AnswerParsers
 from batchgen.job.answers.tool_choice import forced_output, read_tool_choice
-from batchgen.job.flow.engine_stage import FinishedRow
+from batchgen.job.flow.outbox import FinishedRow
 from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.rows import InputRow, OutputRow
 from batchgen.job.text.requests import Requests

@@ -23,7 +23,8 @@ from batchgen.api.source import NOT_YET, Source
 from batchgen.engine.request import Engine
 from batchgen.errors import BatchgenError
 from batchgen.job.flow.channel import Channel
-from batchgen.job.flow.engine_stage import EngineStage, EngineStageOptions, Outcome
+from batchgen.job.flow.engine_stage import EngineStage, EngineStageOptions
+from batchgen.job.flow.outbox import Outcome
 from batchgen.job.flow.progress import Live
 from batchgen.job.flow.results import Results
 from batchgen.job.rows import InputRow

@@ -16,32 +16,20 @@ from dataclasses import dataclass
 from batchgen.engine.request import Completion, Engine, EngineStats, FinishReason
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.flow.channel import Cancelled, Channel
+from batchgen.job.flow.outbox import FinishedRow, Outbox, Outcome
 from batchgen.job.flow.pace import Pace
 from batchgen.job.flow.progress import Live
 from batchgen.job.flow.quarantine import Suspects
 from batchgen.job.flow.window import WaitingRow, Window
-from batchgen.job.text.prepared import FailedRow, PreparedRow, failed, row_and_sample
+from batchgen.job.text.prepared import PreparedRow, failed, row_and_sample
 
-__all__ = ["EngineStage", "EngineStageOptions", "FinishedRow", "Outcome"]
+__all__ = ["EngineStage", "EngineStageOptions"]
 
 WINDOW_ROWS = 2048
 WINDOW_ROWS_PER_SEQUENCE = 16
 WINDOW_TOKENS = 2_000_000
-_HAND_OVER_ROWS = 256
-_HAND_OVER_S = 0.1
 _STATS_EVERY_S = 0.2
 _DURABLE_POLL_S = 0.005
-
-
-@dataclass(slots=True)
-class FinishedRow:
-    """A row all of whose samples are complete, in order of sample."""
-
-    prepared: PreparedRow
-    completions: list[Completion]
-
-
-Outcome = FinishedRow | FailedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +62,12 @@ class EngineStage:
     ) -> None:
         self._load_engine = load_engine
         self._ready = ready
-        self._finished = finished
         self._begin = begin
         self._live = live
         self._options = options or EngineStageOptions()
         self._engine: Engine | None = None
         self._waiting = Window()
-        self._outbox: list[Outcome] = []
-        self._last_handed_over: int | None = None
-        self._next_hand_over = 0.0
+        self._outbox = Outbox(finished)
         self._next_stats = 0.0
         self._stopping = False
         self.cut_short = False
@@ -143,7 +128,7 @@ class EngineStage:
             self._try_suspects(engine, self._options.suspects)
         if self._stopping:
             self._save_inflight(engine)
-        self._hand_over()
+        self._outbox.hand_over()
 
     def _run_dry(self, engine: Engine, most_rows: int) -> None:
         """Step until nothing waits and nothing more comes."""
@@ -157,7 +142,7 @@ class EngineStage:
     def _try_suspects(self, engine: Engine, suspects: Suspects) -> None:
         """Run rows that may kill the process, group by group, each durable before the next."""
         for group in suspects.groups():
-            self._hand_over()
+            self._outbox.hand_over()
             self._wait_until_durable()
             if self._stopping or self.cut_short:
                 return
@@ -165,7 +150,7 @@ class EngineStage:
             self._run_dry(engine, len(group))
 
     def _wait_until_durable(self) -> None:
-        last = self._last_handed_over
+        last = self._outbox.last
         while last is not None and not self._stopping and not self._options.is_durable(last):
             time.sleep(_DURABLE_POLL_S)
 
@@ -173,7 +158,7 @@ class EngineStage:
         """Admit chunks while the window has room; wait for one only when there is nothing to do."""
         while len(self._waiting) < most_rows and self._waiting.num_tokens < WINDOW_TOKENS:
             if not self._waiting:
-                self._hand_over()
+                self._outbox.hand_over()
             chunk = self._ready.get(timeout=0 if self._waiting else None)
             if chunk is None:
                 return
@@ -182,7 +167,7 @@ class EngineStage:
     def _admit(self, engine: Engine, chunk: list[PreparedRow]) -> None:
         if self._options.suspects is not None:
             chunk, given_up = self._options.suspects.take_from(chunk)
-            self._outbox += given_up
+            self._outbox.add(*given_up)
         self._add(engine, chunk)
 
     def _add(self, engine: Engine, chunk: list[PreparedRow]) -> None:
@@ -204,7 +189,7 @@ class EngineStage:
     def _refuse(self, engine: Engine, prepared: PreparedRow, error: RowError) -> None:
         """A row the engine will not take: samples already added are forgotten."""
         _abort(engine, prepared)
-        self._outbox.append(failed(prepared, error))
+        self._outbox.add(failed(prepared, error))
 
     def _settle(self, engine: Engine, completions: list[Completion]) -> None:
         """Collect samples; a row goes on when its last sample is there or one of them failed."""
@@ -221,13 +206,10 @@ class EngineStage:
                 self._fail(engine, prepared, completion)
             elif len(prepared.requests) == 1:
                 self._waiting.remove(prepared)
-                self._outbox.append(FinishedRow(prepared, [completion]))
+                self._outbox.add(FinishedRow(prepared, [completion]))
             else:
                 self._collect(waiting, sample, completion)
-        now = time.monotonic()
-        if len(self._outbox) >= _HAND_OVER_ROWS or now >= self._next_hand_over:
-            self._hand_over()
-            self._next_hand_over = now + _HAND_OVER_S
+        self._outbox.hand_over_some()
 
     def _collect(self, waiting: WaitingRow, sample: int, completion: Completion) -> None:
         waiting.completions[sample] = completion
@@ -235,20 +217,14 @@ class EngineStage:
         if len(waiting.completions) == num_samples:
             self._waiting.remove(waiting.prepared)
             ordered = [waiting.completions[number] for number in range(num_samples)]
-            self._outbox.append(FinishedRow(waiting.prepared, ordered))
+            self._outbox.add(FinishedRow(waiting.prepared, ordered))
 
     def _fail(self, engine: Engine, prepared: PreparedRow, completion: Completion) -> None:
         self._waiting.remove(prepared)
         _abort(engine, prepared)
         code, message = completion.error_code, completion.error_message
         assert code is not None
-        self._outbox.append(failed(prepared, RowError(code, message or str(code))))
-
-    def _hand_over(self) -> None:
-        if self._outbox:
-            self._last_handed_over = _index(self._outbox[-1])
-            self._finished.put(self._outbox)
-            self._outbox = []
+        self._outbox.add(failed(prepared, RowError(code, message or str(code))))
 
     def _report(self, engine: Engine) -> None:
         if time.monotonic() < self._next_stats:
@@ -294,7 +270,3 @@ class EngineStage:
 def _abort(engine: Engine, prepared: PreparedRow) -> None:
     for request in prepared.requests:
         engine.abort(request.request_id)
-
-
-def _index(outcome: Outcome) -> int:
-    return (outcome if isinstance(outcome, FailedRow) else outcome.prepared).row.index

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from batchgen.job.flow.engine_stage import Outcome
+from batchgen.job.flow.outbox import Outcome
 from batchgen.job.rows import FirstFailure, InputRow, OutputRow
 from batchgen.job.text.prepared import FailedRow
 

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 
 from batchgen.job.flow.channel import Cancelled, Channel
-from batchgen.job.flow.engine_stage import EngineStage, Outcome
+from batchgen.job.flow.engine_stage import EngineStage
+from batchgen.job.flow.outbox import Outcome
 from batchgen.job.flow.progress import Reporter
 from batchgen.job.flow.reader_stage import ReaderStage
 from batchgen.job.flow.signals import Stop

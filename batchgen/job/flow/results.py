@@ -11,7 +11,7 @@ from batchgen.engine.request import Completion, Timings
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.answers.reading import Answer
 from batchgen.job.decisions.decisions import Decisions, columns_of, joined
-from batchgen.job.flow.engine_stage import FinishedRow, Outcome
+from batchgen.job.flow.outbox import FinishedRow, Outcome
 from batchgen.job.rows import InputRow, OutputRow
 from batchgen.job.text.kept_specials import with_special_tokens
 from batchgen.job.text.prepared import FailedRow, PreparedRow, as_row_error, failed

@@ -8,8 +8,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
 from batchgen.job.flow.channel import Channel
-from batchgen.job.flow.engine_stage import FinishedRow, Outcome
 from batchgen.job.flow.first_failures import FirstFailures
+from batchgen.job.flow.outbox import FinishedRow, Outcome
 from batchgen.job.flow.progress import Live
 from batchgen.job.flow.results import Results
 from batchgen.job.rows import OutputRow
