@@ -48,8 +48,15 @@ def test_logits_stay(model_type: str, use_kernels: bool, monkeypatch: pytest.Mon
 
 @pytest.mark.skipif(load_kernels() is None, reason="no C compiler")
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")  # of torch, at making it
-def test_layers_of_no_outputs_stay_as_they_are() -> None:
-    model = tiny_model("glm4_moe", n_shared_experts=0)  # valid: no expert is shared
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("glm4_moe", {"n_shared_experts": 0}),  # valid: no expert is shared
+        ("glm4_moe_lite", {"num_key_value_heads": 4, "q_lora_rank": 0}),  # a norm of nothing
+    ],
+)
+def test_layers_of_no_outputs_stay_as_they_are(model_type: str, changes: dict[str, int]) -> None:
+    model = tiny_model(model_type, **changes)
     ids = torch.arange(3, 33)[None]
     before = logits(model, ids)
     optimize_for_cpu(model, torch.float32)

@@ -52,7 +52,7 @@ def fast_rms_norm(
         run = operators.rms_norm
     if run is None or eps is None or not isinstance(weight, torch.Tensor):
         return None
-    if "RMSNorm" not in type(module).__name__ or weight.dim() != 1:
+    if "RMSNorm" not in type(module).__name__ or weight.dim() != 1 or not len(weight):
         return None
     if weight.dtype not in _TOLERANCE or len(list(module.parameters())) != 1:
         return None
