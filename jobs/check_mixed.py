@@ -6,8 +6,9 @@ Runs generated rows (sampling, seeds, stops, bias, bad words, n-grams, n, logpro
 choices, questions, chats, templates' settings, prefills, token ids and adapters, drawn anew for
 each row) on one model in float32, packed with all others, and again one by one, without prefix
 cache and folding. Every sample's tokens, text and end must be the same, and no row may fail. Two
-random adapters are made, unless `--adapter a=DIR --adapter b=DIR` names some. Exit code 1 where a
-row differs or fails, naming it.
+random adapters are made, unless `--adapter a=DIR --adapter b=DIR` names some; `--no-adapters`: none
+of it, so that the last layer answers for few tokens. Exit code 1 where a row differs or fails,
+naming it.
 """
 
 from __future__ import annotations
@@ -186,8 +187,11 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--max-num-seqs", type=int, default=32)
     parser.add_argument("--adapter", action="append", help="a=DIR, then b=DIR")
+    parser.add_argument("--no-adapters", action="store_true")
     given = parser.parse_args()
     rows = [random_row(number) for number in range(given.first, given.first + given.count)]
+    if given.no_adapters:
+        rows = [row | {"adapter": None} for row in rows]
     options: dict[str, Any] = {
         "device": given.device,
         "dtype": "float32",
@@ -195,7 +199,7 @@ def main() -> int:
     }
     with tempfile.TemporaryDirectory() as folder:
         options["chat_template"] = str(mood_template(Path(folder)))
-        if given.adapter is None:
+        if given.adapter is None and not given.no_adapters:
             model = resolve_model(given.model).path
             first = random_adapter(Path(folder) / "a", model, ["q_proj", "v_proj", "down_proj"], 1)
             second = random_adapter(Path(folder) / "b", model, ["k_proj", "up_proj"], 2)
