@@ -124,6 +124,28 @@ def test_what_is_missing_is_named_with_a_next_step(
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("argument", ["{long}.jsonl", "{long}/a.jsonl", "{long}/*.jsonl"])
+def test_what_may_not_be_looked_at_is_named(tmp_path: Path, argument: str) -> None:
+    """As a folder on the way that may not be looked into: but nobody may forbid that to root."""
+    name = str(tmp_path / argument.format(long="n" * 300))
+    with pytest.raises(InputUnreadableError, match="File name too long") as refused:
+        find_sources([name])
+    assert name in refused.value.message
+    assert refused.value.hint
+
+
+def test_a_folder_that_may_not_be_listed_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(InputUnreadableError, match="Permission denied") as refused:
+        find_sources([str(folder)])
+    assert str(folder) in refused.value.message
+
+
 def test_hub_ids_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for argument, name in (

@@ -119,7 +119,18 @@ def find_sources(inputs: Sequence[str], output: Place | None = None) -> tuple[So
     OutputUnwritableError an input that is the output itself. Globs and folders leave the output and
     hidden files out.
     """
-    return tuple(source for argument in inputs for source in _expand(argument, output))
+    return tuple(source for argument in inputs for source in _found(argument, output))
+
+
+def _found(argument: str, output: Place | None) -> list[Source]:
+    try:
+        return [*_expand(argument, output)]
+    except OSError as error:  # a folder on the way that may not be looked into, say
+        if _ADDRESS.match(argument):
+            raise
+        text = f"input {argument}: {error.strerror or error}"
+        hint = "check the name, and the rights of the folders on the way"
+        raise InputUnreadableError(text, hint) from error
 
 
 def _expand(argument: str, output: Place | None) -> Iterator[Source]:
@@ -159,10 +170,7 @@ def _folder(path: Path, output: Place | None) -> Iterator[Source]:
     if any((path / mark).is_file() for mark in _DATASET_MARKS):
         yield Source(str(path), SourceKind.DATASET_FOLDER)
         return
-    try:
-        inside = sorted(path.iterdir())
-    except OSError as error:
-        raise InputUnreadableError(f"folder {path}: {error.strerror}", "check its rights") from None
+    inside = sorted(path.iterdir())
     files = [p for p in inside if p.name.endswith(_FOLDER_SUFFIXES) and _wanted(p, output)]
     others = [p.name for p in inside if _TABLES.search(p.name.lower()) and _wanted(p, output)]
     if others and files:
