@@ -1,4 +1,4 @@
-"""Sampling parameters: their names, types and ranges, and who wins when several set one.
+"""Sampling parameters: their names and types, and who wins when several set one.
 
 One table serves rows, flags and the model's generation_config. Names are those of OpenAI and vLLM.
 Precedence: row, flag (the environment fills flags), generation_config, built-in.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.decisions.settings import DECISION_NAMES, check_decision, read_decisions
+from batchgen.job.fields.number_ranges import INT32_MAX, NUMBERS, TOKEN_ID
 from batchgen.job.fields.setting_names import SETTING_NAMES
 from batchgen.job.fields.settings import TEMPLATE_NAMES, TRUNCATE, check_setting, nearest
 from batchgen.job.fields.structured import STRUCTURED_NAMES, read_structured
@@ -32,62 +32,7 @@ __all__ = [
     "validate_flags",
 ]
 
-_INT32_MAX = 2**31 - 1
-_INT64_MAX = 2**63 - 1
 _MAX_STOPS = 128
-
-
-@dataclass(frozen=True, slots=True)
-class _Number:
-    """An int or float parameter and its closed range; `above` makes the lower end open. What is
-    below `least` counts as 0."""
-
-    kind: type
-    low: float
-    high: float
-    above: bool = False
-    least: float = 0.0
-
-    def read(self, value: Any) -> int | float:
-        """The value in its own type; ValueError says what is allowed instead."""
-        if type(value) not in (int, float) or value != value:
-            raise ValueError(self.allowed)
-        if value < self.low or value > self.high or (self.above and value == self.low):
-            raise ValueError(self.allowed)
-        if self.kind is int and value != int(value):
-            raise ValueError(self.allowed)
-        if self.kind is int:
-            return int(value)
-        return float(value) if abs(value) >= self.least else 0.0
-
-    @property
-    def allowed(self) -> str:
-        """The range in words."""
-        noun = "an integer" if self.kind is int else "a number"
-        if self.above:
-            return f"{noun} above {self.low:g} and at most {self.high:g}"
-        low, high = (f"{v:g}" if abs(v) < 1e6 else str(int(v)) for v in (self.low, self.high))
-        return f"{noun} from {low} to {high}"
-
-
-_NUMBERS: dict[str, _Number] = {
-    "max_tokens": _Number(int, 1, _INT32_MAX),
-    "min_tokens": _Number(int, 0, _INT32_MAX),
-    "temperature": _Number(float, 0, 100, least=1e-20),  # logits over less overflow
-    "top_p": _Number(float, 0, 1, above=True),
-    "top_k": _Number(int, -1, _INT32_MAX),
-    "min_p": _Number(float, 0, 1),
-    "repetition_penalty": _Number(float, 0, 100, above=True),
-    "presence_penalty": _Number(float, -2, 2),
-    "frequency_penalty": _Number(float, -2, 2),
-    "n": _Number(int, 1, 1024),
-    "seed": _Number(int, -_INT64_MAX - 1, _INT64_MAX),
-    "logprobs": _Number(int, 0, 20),
-    "prompt_logprobs": _Number(int, 0, 20),
-    "no_repeat_ngram_size": _Number(int, 0, _INT32_MAX),
-    "thinking_token_budget": _Number(int, -1, _INT32_MAX),
-}
-_TOKEN_ID = _Number(int, 0, _INT32_MAX)
 _ALIASES = {
     "max_completion_tokens": "max_tokens",
     "max_new_tokens": "max_tokens",
@@ -103,7 +48,7 @@ _OR_BOOL = ("logprobs", "prompt_logprobs")
 _OF_OUTPUT = ("max_tokens", "min_tokens", "n")
 
 _READ_APART = frozenset((*STRUCTURED_NAMES, *TOKEN_RULE_NAMES, *DECISION_NAMES))
-PARAMETER_NAMES = frozenset((*_NUMBERS, *_ALIASES, *_LISTS)) | _READ_APART
+PARAMETER_NAMES = frozenset((*NUMBERS, *_ALIASES, *_LISTS)) | _READ_APART
 """Every key that is a parameter, in `params` and at a row's top level."""
 
 
@@ -226,9 +171,9 @@ def _read(name: str, value: Any) -> Any:
         ours = _ALIASES.get(name, name)
         if ours == "max_tokens" and type(value) is int and value == 0:
             return 0  # of a prompt that is scored: `_settle_scoring`
-        number = _NUMBERS["logprobs" if name == "top_logprobs" else ours]
+        number = NUMBERS["logprobs" if name == "top_logprobs" else ours]
         read = number.read(value)
-        if number is _NUMBERS["thinking_token_budget"] and read < 0:
+        if number is NUMBERS["thinking_token_budget"] and read < 0:
             return None  # no bound, as llama.cpp has it
         return max(read, 0) if name == "top_k" else read
     except ValueError as allowed:
@@ -243,7 +188,7 @@ def _read_stops(name: str, value: Any) -> tuple[Any, ...]:
         raise ValueError(f"a list of at most {_MAX_STOPS}")
     if name == "stop_token_ids":
         try:
-            return tuple(_TOKEN_ID.read(item) for item in items)
+            return tuple(TOKEN_ID.read(item) for item in items)
         except ValueError:
             raise ValueError("a list of token ids (integers from 0)") from None
     if not all(isinstance(item, str) and item for item in items):
@@ -284,16 +229,14 @@ def _settle_scoring(params: dict[str, Any]) -> None:
     if params.get("max_tokens") != 0:
         return
     if params.get("prompt_logprobs") is None:
-        text = (
-            f"max_tokens must be {_NUMBERS['max_tokens'].allowed} (0 with prompt_logprobs), not 0"
-        )
+        text = f"max_tokens must be {NUMBERS['max_tokens'].allowed} (0 with prompt_logprobs), not 0"
         raise RowError(ErrorCode.INVALID_PARAM, text)
     if params.get("n", 1) > 1:
         raise RowError(ErrorCode.INVALID_PARAM, "n: nothing is generated with max_tokens 0")
 
 
 def _check_min_tokens(params: dict[str, Any]) -> None:
-    low, high = params.get("min_tokens", 0), params.get("max_tokens", _INT32_MAX)
+    low, high = params.get("min_tokens", 0), params.get("max_tokens", INT32_MAX)
     if low > high:
         text = f"min_tokens {low} is above max_tokens {high}"
         raise RowError(ErrorCode.INVALID_PARAM, text)

@@ -7,11 +7,11 @@ from typing import Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
+from batchgen.job.fields.number_ranges import INT32_MAX
 from batchgen.job.quoting import shown
 
 __all__ = ["TOKEN_RULE_NAMES", "over", "read_token_rules"]
 
-_INT32_MAX = 2**31 - 1
 _MOST = 100_000
 _MOST_BIAS = 100.0
 """OpenAI's bound; beyond it a token is as good as forced or forbidden."""
@@ -50,7 +50,7 @@ def _bias(value: Any) -> tuple[tuple[int, float], ...]:
     pairs = {int(token): bias for token, bias in value.items() if bias is not None}
     _check(len(pairs) == sum(bias is not None for bias in value.values()))
     for token, bias in pairs.items():
-        _check(0 <= token <= _INT32_MAX)
+        _check(0 <= token <= INT32_MAX)
         _check(type(bias) in (int, float) and -_MOST_BIAS <= bias <= _MOST_BIAS)
     return tuple((token, float(bias)) for token, bias in sorted(pairs.items()))
 
@@ -62,8 +62,8 @@ def _phrases(value: Any) -> tuple[str, ...]:
 
 
 def _ids(value: Any) -> tuple[int, ...]:
-    _check(isinstance(value, list | tuple) and len(value) <= _INT32_MAX)
-    _check(all(type(token) is int and 0 <= token <= _INT32_MAX for token in value))
+    _check(isinstance(value, list | tuple) and len(value) <= INT32_MAX)
+    _check(all(type(token) is int and 0 <= token <= INT32_MAX for token in value))
     return tuple(value)
 
 
