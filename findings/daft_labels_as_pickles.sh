@@ -5,7 +5,7 @@
 #
 # Seen with daft 0.7.26, pyarrow 25.0.1, pandas 3.1.1, polars 2.1.0, duckdb 2.0.1:
 #   Daft has no type for these and takes each text for a Python object. Shown, filtered and counted all is
-#   as it should be; in the Parquet file each label is its pickle, 16 bytes around one letter. Daft itself
+#   as it should be; in the Parquet file each label is its pickle, 16 bytes for one letter. Daft itself
 #   reads text there again; pyarrow, pandas, Polars and DuckDB read bytes, and nothing equals "a". A
 #   Parquet file with such a column that Daft reads itself, not by way of pyarrow, has text. No warning.
 # So the labels, the models' names or the splits of a whole data set are gone for every other reader, and
