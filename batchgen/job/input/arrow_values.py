@@ -5,7 +5,8 @@ Extension types and nanoseconds have no Python value that Arrow would take back 
 kept ones travel as what they are stored as (`stored_types`). `arrow.json`, which `datasets` writes
 for a field whose type varies between rows, is what the JSON lines would have given: text. A type
 that some reader of the output cannot load (`datasets`: uuid, bool8, maps, decimals of 32 bits;
-Polars: list views, decimals of more than 38 digits) is kept as one that all of them load.
+Polars: list views, decimals of more than 38 digits; pyarrow before 26: lists of one length of which
+one is missing) is kept as one that all of them load.
 """
 
 from __future__ import annotations
@@ -89,8 +90,6 @@ def kept_type(kind: pa.DataType) -> pa.DataType:
     if not is_list(kind):
         return kind
     field = _kept_field(kind.value_field)
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(field, kind.list_size)
     large = pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind)
     return pa.large_list(field) if large else pa.list_(field)
 
