@@ -18,6 +18,8 @@ from builtin_oracle import answers, chat_ids, log_probabilities, model, tokenize
 from click.testing import CliRunner
 from echo_runs import write_rows
 from tokenizer_folders import with_added_past_the_model
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from batchgen import LLM, InputSpec
 from batchgen.cli.main import cli
@@ -347,3 +349,18 @@ def test_tokens_past_the_model_s_vocabulary_end_no_label_and_are_none(tmp_path: 
     assert decided.choice in ("go", "good")
     assert refused.error_code == ErrorCode.INVALID_ROW
     assert "outside the model's vocabulary" in str(refused.error_message)
+
+
+def test_an_end_that_the_tokenizer_puts_behind_text_is_no_part_of_a_label(tmp_path: Path) -> None:
+    folder = with_added_past_the_model(tmp_path / "m")
+    row = {"prompt": "Hello world:", "choices": ["yes", "no", "a test"]}
+    found = []
+    for template in ("<s> $A", "<s> $A </s>", "<s> $A </s> </s>"):
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        ends = [(one, tokenizer.token_to_id(one)) for one in ("<s>", "</s>")]
+        tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=ends)
+        tokenizer.save(str(folder / "tokenizer.json"))
+        with LLM(str(folder), device="cpu", dtype="float32") as model:
+            (result,) = model.generate([row])
+        found.append([(one["label"], round(one["logprob"], 4)) for one in result.choice_probs])
+    assert found[0] == found[1] == found[2]

@@ -111,10 +111,19 @@ class Deciding:
                 raise text
             labels = labels_of(question, row.params)
             if row.messages is None:
-                encoded = self.codec.encode_batch([text, *(text + label for label in labels)])
+                encoded = self._open_ended([text, *(text + label for label in labels)])
             else:
                 encoded = self._chat_with_labels(text, labels)
             yield text, encoded, labels
+
+    def _open_ended(self, texts: Sequence[str]) -> list[list[int]]:
+        """Raw texts' ids without what the tokenizer puts behind them, as an EOS: it ends no text
+        here, and is no part of a label."""
+        encoded, (whole,) = self.codec.encode_batch(texts), self.codec.encode_batch(["a"])
+        (plain,) = self.codec.encode_plain(["a"])
+        ends = (end for end in range(len(whole), 0, -1) if whole[:end][-len(plain) :] == plain)
+        num_behind = len(whole) - next(ends, len(whole))
+        return [ids[: len(ids) - num_behind] for ids in encoded]
 
     def _texts(
         self, row: InputRow, questions: Sequence[Question | None]
