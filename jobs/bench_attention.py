@@ -115,9 +115,7 @@ def varlen_microseconds(spec: AttentionSpec, lengths: Lengths) -> float:
     ends, longest = metadata.cu_seqlens_q, metadata.max_seqlen_q
     return microseconds(
         lambda: varlen_attn(
-            *(query, key, value, ends, ends, longest, longest),
-            scale=spec.scale,
-            window_size=(-1, 0),
+            query, key, value, ends, ends, longest, longest, scale=spec.scale, window_size=(-1, 0)
         )
     )
 

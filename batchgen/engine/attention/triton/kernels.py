@@ -69,8 +69,8 @@ def attention_kernel(
     positions = context + rows // GROUP
     num_keys = context + (tl.minimum(first_row + BLOCK_M, num_rows) - 1) // GROUP + 1
     q = query_tile(
-        *(query, tokens, heads, in_use, query_stride, query_head_stride, k_cache, DIM, PADDED),
-    )
+        query, tokens, heads, in_use, query_stride, query_head_stride, k_cache, DIM, PADDED,
+    )  # fmt: skip
 
     if WRITE:
         NEW: tl.constexpr = triton.next_power_of_2(BLOCK_M // GROUP)
@@ -81,10 +81,10 @@ def attention_kernel(
         if end * BLOCK_N > context:
             slots = tl.load(slot_mapping + first_token + new, mask=mine, other=-1).to(tl.int64)
             write_tokens(
-                *(key, value, k_cache, v_cache, first_token + new, head, slots, mine),
-                *(key_stride, key_head_stride, value_stride, value_head_stride),
-                *(NUM_KV_HEADS, BLOCK_SIZE, DIM, V_DIM, PADDED, V_PADDED),
-            )
+                key, value, k_cache, v_cache, first_token + new, head, slots, mine,
+                key_stride, key_head_stride, value_stride, value_head_stride,
+                NUM_KV_HEADS, BLOCK_SIZE, DIM, V_DIM, PADDED, V_PADDED,
+            )  # fmt: skip
             tl.debug_barrier()  # the loads below see what the program's other threads stored
 
     # Tiles that every row sees wholly, first_full..full, lie between those cut by the window and
@@ -104,11 +104,11 @@ def attention_kernel(
             low = begin if phase == 0 or ONE_LOOP else (first_full if phase == 1 else full)
             high = end if phase == 2 else (full if phase == 1 else first_full)
             acc, peak, total = attend_tiles(
-                *(acc, peak, total, q, k_cache, v_cache, k_tiles, v_tiles, block_table, head),
-                *(low, high, positions, num_keys, window, scale, softcap),
-                *(BLOCK_N, BLOCK_SIZE, NUM_KV_HEADS, DIM, V_DIM, PADDED, V_PADDED),
-                *(HAS_WINDOW, HAS_SOFTCAP, PRECISION, phase != 1, TMA),
-            )
+                acc, peak, total, q, k_cache, v_cache, k_tiles, v_tiles, block_table, head,
+                low, high, positions, num_keys, window, scale, softcap,
+                BLOCK_N, BLOCK_SIZE, NUM_KV_HEADS, DIM, V_DIM, PADDED, V_PADDED,
+                HAS_WINDOW, HAS_SOFTCAP, PRECISION, phase != 1, TMA,
+            )  # fmt: skip
     last = splits == 1
     if splits > 1:
         slot = (tl.load(item + 8) * NUM_KV_HEADS + head).to(tl.int64) * BLOCK_M + lane
@@ -119,17 +119,17 @@ def attention_kernel(
         if last:
             tl.store(counter, 0)  # ready for the next layer
             acc, peak, total = combine(
-                *(part_acc, part_stats, tl.load(item + 9), splits, head, lane, in_use),
-                *(NUM_KV_HEADS, BLOCK_M, V_DIM, V_PADDED),
-            )
+                part_acc, part_stats, tl.load(item + 9), splits, head, lane, in_use,
+                NUM_KV_HEADS, BLOCK_M, V_DIM, V_PADDED,
+            )  # fmt: skip
     if last:
         if SHARED_M > 0:
             acc, peak, total = merge_shared(
-                *(acc, peak, total, shared_acc, shared_stats),
-                *(shared_rows + tl.load(item + 6) * _ROW_WORDS, head, rows, in_use),
-                *(GROUP, NUM_KV_HEADS, SHARED_M, V_DIM, V_PADDED),
-            )
+                acc, peak, total, shared_acc, shared_stats,
+                shared_rows + tl.load(item + 6) * _ROW_WORDS, head, rows, in_use,
+                GROUP, NUM_KV_HEADS, SHARED_M, V_DIM, V_PADDED,
+            )  # fmt: skip
         write(
-            *(acc, peak, total, out, lse, sinks, tokens, heads, in_use),
-            *(GROUP * NUM_KV_HEADS, V_DIM, V_PADDED, HAS_SINKS, RETURN_LSE),
-        )
+            acc, peak, total, out, lse, sinks, tokens, heads, in_use,
+            GROUP * NUM_KV_HEADS, V_DIM, V_PADDED, HAS_SINKS, RETURN_LSE,
+        )  # fmt: skip

@@ -51,17 +51,17 @@ def shared_kernel(
     tokens = tl.load(cu_seqlens + sequences, mask=in_use, other=0)
     heads = head * GROUP + lane % GROUP
     q = query_tile(
-        *(query, tokens, heads, in_use, query_stride, query_head_stride, k_cache, DIM, PADDED),
-    )
+        query, tokens, heads, in_use, query_stride, query_head_stride, k_cache, DIM, PADDED,
+    )  # fmt: skip
     block_table = block_tables + tl.load(item).to(tl.int64) * table_stride
     acc = tl.zeros([BLOCK_M, V_PADDED], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc, peak, total = attend_tiles(
-        *(acc, peak, total, q, k_cache, v_cache, k_tiles, v_tiles, block_table, head),
-        *(begin // BLOCK_N, end // BLOCK_N, lane, end, 0, scale, softcap),
-        *(BLOCK_N, BLOCK_SIZE, NUM_KV_HEADS, DIM, V_DIM, PADDED, V_PADDED),
-        *(False, HAS_SOFTCAP, PRECISION, False, TMA),
-    )
+        acc, peak, total, q, k_cache, v_cache, k_tiles, v_tiles, block_table, head,
+        begin // BLOCK_N, end // BLOCK_N, lane, end, 0, scale, softcap,
+        BLOCK_N, BLOCK_SIZE, NUM_KV_HEADS, DIM, V_DIM, PADDED, V_PADDED,
+        False, HAS_SOFTCAP, PRECISION, False, TMA,
+    )  # fmt: skip
     slot = (number * NUM_KV_HEADS + head).to(tl.int64) * BLOCK_M + lane
     keep(acc, peak, total, part_acc, part_stats, slot, in_use, V_DIM, V_PADDED)

@@ -178,7 +178,7 @@ def attend_tiles(
             else:
                 v = _load_tile(v_base, blocks, places, valid, V_STRIDE, V_DIM, V_PADDED, MASKED)
         acc, peak, total = _accumulate(
-            *(acc, peak, total, query, k, v, keys, valid, positions, window, scale, softcap),
-            *(HAS_WINDOW, HAS_SOFTCAP, PRECISION, MASKED),
-        )
+            acc, peak, total, query, k, v, keys, valid, positions, window, scale, softcap,
+            HAS_WINDOW, HAS_SOFTCAP, PRECISION, MASKED,
+        )  # fmt: skip
     return acc, peak, total
