@@ -61,37 +61,14 @@ def _choose(
     drawing = temperature is not None
     scale = best if temperature is None else temperature
     scan_kernel[(num_rows, splits)](
-        logits,
-        scale,
-        best,
-        where,
-        mass,
-        vocab_size,
-        logits.stride(0),
-        split_size,
-        DRAWING=drawing,
-        BLOCK=_BLOCK,
-        num_warps=8,
-    )
+        logits, scale, best, where, mass, vocab_size, logits.stride(0), split_size,
+        DRAWING=drawing, BLOCK=_BLOCK, num_warps=8,
+    )  # fmt: skip
     choose_kernel[(num_rows,)](
-        logits,
-        scale,
-        keys,
-        positions,
-        best,
-        where,
-        mass,
-        tokens,
-        usable,
-        vocab_size,
-        logits.stride(0),
-        split_size,
-        splits,
+        logits, scale, keys, positions, best, where, mass, tokens, usable, vocab_size,
+        logits.stride(0), split_size, splits, DRAWING=drawing, BLOCK=_BLOCK, num_warps=8,
         SPLITS=triton.next_power_of_2(blocks),  # by the vocabulary alone: compiled once
-        DRAWING=drawing,
-        BLOCK=_BLOCK,
-        num_warps=8,
-    )
+    )  # fmt: skip
     return tokens, usable
 
 
