@@ -23,6 +23,9 @@ from batchgen.report.workloads import WORKLOADS, WorkItem
 
 __all__ = ["WAYS", "answers_of", "differences", "kernels_of", "rates_of", "served", "some_rows"]
 
+_MOST_ROWS, _MOST_KERNELS = 4, 16
+"""That are told."""
+
 Rows = Sequence[tuple[int, list[int]]]
 """(row, its prompt's tokens), in the order in which they are given."""
 Answers = dict[int, tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]]
@@ -107,7 +110,7 @@ def answers_of(model: Model, config: EngineConfig, rows: Rows, way: str, max_tok
     return Found(answers, steps, preemptions)
 
 
-def differences(found: Found, first: Found, rows: Rows, most: int = 4) -> str:
+def differences(found: Found, first: Found, rows: Rows) -> str:
     """Of rows with other bits than in the first way: where they begin, and in which steps."""
     lines, in_prompts, unequal = [], 0, 0
     for row, prompt in rows:
@@ -122,7 +125,7 @@ def differences(found: Found, first: Found, rows: Rows, most: int = 4) -> str:
                 f"{len(places)}; there {found.steps[key]}; in the first way {first.steps[key]}"
             )
     said = f"  {unequal} rows, {in_prompts} from the prompt's own step; odd rows begin alike"
-    return "\n".join([said, *lines[:most]])
+    return "\n".join([said, *lines[:_MOST_ROWS]])
 
 
 def rates_of(
@@ -143,7 +146,7 @@ def rates_of(
     return found
 
 
-def kernels_of(model: Model, config: EngineConfig, most: int = 16) -> str:
+def kernels_of(model: Model, config: EngineConfig) -> str:
     """The kernels that take longest in decode steps of 256 rows: ms, calls, name."""
     engine = build_engine(model, replace(config, max_num_seqs=256))
     work = [WorkItem([5 + i % 50] * 100, 40) for i in range(256)]
@@ -159,7 +162,7 @@ def kernels_of(model: Model, config: EngineConfig, most: int = 16) -> str:
     found = sorted(profile.key_averages(), key=lambda one: -one.device_time_total)
     total = sum(one.device_time_total for one in found)
     lines = [f"kernels: {total / 1000:.1f} ms"]
-    for one in found[:most]:
+    for one in found[:_MOST_KERNELS]:
         lines.append(f"{one.device_time_total / 1000:8.2f} ms {one.count:6d} {one.key[:70]}")
     return "\n".join(lines)
 
