@@ -177,6 +177,26 @@ def test_a_folder_is_retried_overwritten_and_known_without_its_checkpoints(whole
     assert cli_run("diff", whole, out).exit_code == 0
 
 
+def test_lines_whose_rows_are_gone_are_not_taken_up_again(whole: Path) -> None:
+    out = whole.parent / "out.jsonl"
+    run(out)
+    before = out.read_bytes()
+    record = whole.parent / "out.jsonl.ckpt" / "output.parquet"
+    record.rename(whole.parent / "aside")
+    source = out.parent / "in.jsonl"
+    source.write_text(source.read_text() + '{"id": "new", "prompt": "one more"}\n')
+    for asked in (("--retry", "failed"), ("--incremental",)):
+        again = run(out, *asked)
+        assert again.exit_code in (4, 66)
+        assert asked[0] == "--retry" or "output.parquet is gone" in str(again.exception)
+    told = cli_run("report", out)
+    assert told.exit_code == 66
+    assert "output.parquet is gone" in str(told.exception)
+    assert out.read_bytes() == before
+    (whole.parent / "aside").rename(record)
+    assert summary(run(out, "--incremental"))["computed"] == 1
+
+
 @pytest.mark.parametrize("lost", ["gone", "torn"])
 def test_a_folder_that_lost_a_file_is_not_called_complete(whole: Path, lost: str) -> None:
     out = whole.parent / "folder"

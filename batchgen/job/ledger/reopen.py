@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from batchgen.errors import InputUnreadableError
 from batchgen.job.arrow_ints import integers
 from batchgen.job.ledger.completion import complete
 from batchgen.job.ledger.joining import join
@@ -118,6 +119,9 @@ def take_up(asked: Reopening, held: OutputLock) -> Reopened:
     if found.written is not None:
         manifest.total_rows = found.written
         complete(layout, manifest, verified_totals(layout.record, found.written), held.check)
+    if manifest.is_complete and not layout.record.exists():
+        text = f"{layout.record} is gone, from which the rows of {layout.out} are read again"
+        raise InputUnreadableError(text, "put it back, or begin afresh with --overwrite")
     grown = manifest.is_complete and asked.has_grown(manifest)
     old = _OldRows(asked, manifest)
     if not len(old.again) and not (grown and asked.incremental):

@@ -115,6 +115,9 @@ def no_output(path: Place, names: Iterable[str]) -> InputUnreadableError:
 
 def not_written(out: Place, path: Place) -> InputUnreadableError:
     """For an output whose file at `path` is not there: a run may be under way."""
+    if path != out and out.exists():
+        text = f"cannot read {out}: {path} is gone, from which its lines were written"
+        return InputUnreadableError(text, f"put it back; `batchgen inspect {out}` does without")
     if Layout(folder_of(out), out).manifest.exists():
         return InputUnreadableError(
             f"{out} is not written yet: its job is not complete",
