@@ -41,7 +41,10 @@ class Float8Linear(QuantizedLinear):
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor:
         """x [num_rows, in_features] -> [num_rows, out_features], without the bias."""
-        rows, scale = self._rounded(x)
+        return self.multiply_rounded(*self._rounded(x))
+
+    def multiply_rounded(self, rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """The same of rows in e4m3 and their scales, as `round_rows` makes them."""
         from batchgen.engine.quantization.float8_kernel import multiply_float8
 
         out: torch.Tensor = multiply_float8(

@@ -27,10 +27,13 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in_features] -> [..., out_features]."""
-        out = self.multiply(x.reshape(-1, self.in_features))
+        return self.finish(self.multiply(x.reshape(-1, self.in_features)), x.shape[:-1])
+
+    def finish(self, out: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """A product [num_rows, out_features] with the bias, as [*shape, out_features]."""
         if self.bias is not None:
             out = out + self.bias
-        return out.view(*x.shape[:-1], self.out_features)
+        return out.view(*shape, self.out_features)
 
     def ways(self) -> tuple[str, ...]:
         """Those of the `products` that there are where the layer lies."""

@@ -43,7 +43,10 @@ def _optimize_for_cpu(module: Any, config: EngineConfig) -> None:
 
 
 def _optimize_for_cuda(module: Any) -> None:
+    from batchgen.engine.cuda.gated_mlp import replace_gated_mlps
+
     replace_experts(module)
+    replace_gated_mlps(module)
     _join(module)
 
 
