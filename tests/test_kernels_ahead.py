@@ -86,7 +86,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_every_kernel_of_a_layer_is_called_without_importing_transformers(
     interpreted: list[str],
 ) -> None:
-    assert interpreted[0] == "9 False"
+    assert interpreted[0] == "8 False"
 
 
 def test_the_process_notes_which_kernels_it_could_not_compile(interpreted: list[str]) -> None:

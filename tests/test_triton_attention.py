@@ -134,6 +134,21 @@ def test_items_cover_each_tile_of_keys_once_and_the_longest_come_first(window: i
     assert len(slots) < 2 * key.items_per_head
 
 
+@direct
+def test_a_plan_of_chunks_has_the_slots_of_their_tokens_alone() -> None:
+    from batchgen.engine.attention.triton.plan import PlanKey, make_plan
+
+    lengths = ((1, 50), (8, 9), (9, 30), (1, 1), (300, 300), (2, 70))
+    step = build(Case(lengths, padded_seqs=3, padded_tokens=5), DEVICE)
+    key = PlanKey(2, 4, 128, 32, 0, 16, None, 30, 2)
+    slots = make_plan(key, step.metadata).slots
+    assert slots is not None
+    is_chunk = torch.tensor([count > 8 for count, _ in lengths for _ in range(count)] + [False] * 5)
+    wanted = torch.where(is_chunk.to(DEVICE), step.metadata.slot_mapping, -1)
+    assert torch.equal(slots, wanted)
+    assert make_plan(replace(key, min_rows=0, max_rows=16), step.metadata).slots is None
+
+
 @pytest.mark.cuda
 @on_gpu
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

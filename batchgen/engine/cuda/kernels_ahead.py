@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 from batchgen.engine.attention.interface import AttentionSpec, CacheShape
-from batchgen.engine.attention.triton.cache import write_cache
 from batchgen.engine.attention.triton.paged import TritonBackend
 from batchgen.engine.attention.triton.plan import ITEM_WORDS, Plan, PlanKey, ceil_div, make_plan
 from batchgen.engine.model.pieces import Piece, make_metadata
@@ -68,13 +67,9 @@ def kernel_calls(
         metadata = make_metadata([Piece(blocks, 0, num_tokens)], block_size, device)
         metadata.slot_mapping = metadata.slot_mapping.int()  # as `prepare` does
         yield from (partial(make_plan, key, metadata) for key in keys[: 1 + (num_tokens > 1)])
-        metadata.host = {key: _idle_plan(key, device) for key in keys}
+        metadata.host = {key: _idle_plan(key, metadata.slot_mapping) for key in keys}
         query, key, value = _tokens(spec, num_tokens, dtype, device)
-        if num_tokens > 1:
-            yield partial(write_cache, key, value, cache, metadata.slot_mapping)
-            backend.attend(query, cache, spec, metadata, sinks)
-        else:
-            backend.forward(query, key, value, cache, spec, metadata, sinks)
+        backend.forward(query, key, value, cache, spec, metadata, sinks)
     yield from backend.kept
 
 
@@ -123,10 +118,11 @@ def _tokens(
     return [torch.zeros((num_tokens, *shape), dtype=dtype, device=device) for shape in shapes]
 
 
-def _idle_plan(key: PlanKey, device: torch.device) -> Plan:
+def _idle_plan(key: PlanKey, slots: torch.Tensor) -> Plan:
     """With one item, which has no tiles: its programs leave at once."""
-    items = torch.zeros((1, ITEM_WORDS), dtype=torch.int32, device=device)
-    return Plan(items, torch.zeros(key.num_kv_heads, dtype=torch.int32, device=device), 1)
+    items = torch.zeros((1, ITEM_WORDS), dtype=torch.int32, device=slots.device)
+    counters = torch.zeros(key.num_kv_heads, dtype=torch.int32, device=slots.device)
+    return Plan(items, counters, 1, slots if key.min_rows else None)
 
 
 def main() -> None:

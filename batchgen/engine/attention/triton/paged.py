@@ -1,8 +1,9 @@
 """The CUDA attention backend: paged cache, one Triton kernel for prompt chunks and decode.
 
-A step makes at most two launches a layer besides the cache write: sequences whose rows fit one
-small tile (decode), and beside it, on a stream of its own, those with more (chunks). The second is
-launched only where the bucket's `max_seqlen_q` allows for chunks. Lengths and tables are read on
+A step makes at most two launches a layer: sequences whose rows fit one small tile (decode), which
+write their own keys and values, and beside it, on a stream of its own, those with more (chunks),
+after a kernel that writes theirs. The second is launched only where the bucket's `max_seqlen_q`
+allows for chunks. Lengths and tables are read on
 the device and grids depend on bucket sizes alone, so a captured step may be replayed with any other
 lengths.
 
@@ -93,12 +94,8 @@ class TritonBackend:
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Write key and value to their slots, then attend; inputs may be strided views."""
-        key, value = _unit(key), _unit(value)
-        launches = needed(self.launches(spec, cache), metadata)
-        if len(launches) == 1:
-            return self._attend(query, cache, spec, metadata, sinks, None, (key, value))
-        write_cache(key, value, cache, metadata.slot_mapping)
-        return self._attend(query, cache, spec, metadata, sinks, None, None)
+        new = _unit(key), _unit(value)
+        return self._attend(query, cache, spec, metadata, sinks, None, new)
 
     def store(
         self,
@@ -138,7 +135,7 @@ class TritonBackend:
         lse: torch.Tensor | None,
         new: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> torch.Tensor:
-        """`new`: keys and values for the kernel to write first (decode only)."""
+        """`new`: keys and values to write first."""
         out = query.new_empty((query.shape[0], spec.num_heads, spec.v_head_dim))
         query = _unit(query)
         space = self._workspace(query.device)
@@ -168,11 +165,15 @@ class TritonBackend:
         """One launch of the attention kernel over the cache, by `metadata`'s plan for it.
 
         query: [num_tokens, num_heads, head_dim] with a dense last dimension; out and lse as
-        `attend` has them; `new`: keys and values for the kernel to write first.
+        `attend` has them; `new`: keys and values of the step. Those of the launch's sequences are
+        written first: a decode's by the program that reads them, beside others that read.
         """
-        key, value = new or (query, query)
         plan_key, tile = _plan_key(launch.key, metadata), launch.tile
         plan = _plan(plan_key, metadata)
+        if new is not None and plan.slots is not None:
+            write_cache(*new, cache, plan.slots)
+            new = None
+        key, value = new or (query, query)
         space, shared = self._workspace(query.device), metadata.shared
         acc, stats = space.pieces(chunks=launch.key.min_rows > 0)
         attention_kernel[(plan.max_items * spec.num_kv_heads,)](

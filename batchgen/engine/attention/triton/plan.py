@@ -14,7 +14,11 @@ from dataclasses import dataclass
 import torch
 
 from batchgen.engine.attention.interface import ROW_WORDS, AttentionMetadata
-from batchgen.engine.attention.triton.plan_kernel import NUM_LENGTHS, plan_kernel
+from batchgen.engine.attention.triton.plan_kernel import (
+    NUM_LENGTHS,
+    plan_kernel,
+    slots_kernel,
+)
 
 __all__ = ["ITEM_WORDS", "Plan", "PlanKey", "ceil_div", "make_plan"]
 
@@ -55,6 +59,8 @@ class Plan:
     items: torch.Tensor  # int32 [max_items, ITEM_WORDS]; unused ones have no tiles
     counters: torch.Tensor  # int32 [max_entries * num_kv_heads]: splits that have finished
     max_items: int
+    slots: torch.Tensor | None = None
+    """int [num_tokens], of a plan of chunks: the slots of its sequences' tokens, -1 for others."""
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -112,4 +118,20 @@ def make_plan(key: PlanKey, metadata: AttentionMetadata) -> Plan:
         ROW_WORDS=ROW_WORDS,
         num_warps=_THREADS // 32,
     )
-    return Plan(items, counters, max_items)
+    return Plan(items, counters, max_items, _slots(key, metadata) if key.min_rows else None)
+
+
+def _slots(key: PlanKey, metadata: AttentionMetadata) -> torch.Tensor:
+    out = torch.empty_like(metadata.slot_mapping)
+    num_tokens, num_seqs = len(out), metadata.cu_seqlens_q.shape[0] - 1
+    slots_kernel[(ceil_div(num_tokens, _THREADS),)](
+        metadata.cu_seqlens_q,
+        metadata.slot_mapping,
+        out,
+        num_tokens,
+        num_seqs,
+        key.min_rows // key.group,
+        num_seqs.bit_length(),
+        CHUNK=_THREADS,
+    )
+    return out

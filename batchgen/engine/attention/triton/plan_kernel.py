@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["NUM_LENGTHS", "plan_kernel"]
+__all__ = ["NUM_LENGTHS", "plan_kernel", "slots_kernel"]
 
 NUM_LENGTHS = 64
 """Classes of length by which items are ordered."""
@@ -222,3 +222,20 @@ def plan_kernel(
         *(cu_seqlens, seq_lens, items, entries, num_entries, max_entries, num_items, max_items),
         *(longest, entry_steps, GROUP, CHUNK, WORDS),
     )
+
+
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["num_tokens", "num_seqs", "most_queries", "seq_steps"],
+    do_not_specialize_on_alignment=["cu_seqlens", "slot_mapping"],  # views of inputs
+)
+def slots_kernel(
+    cu_seqlens: tl.tensor, slot_mapping: tl.tensor, out: tl.tensor, num_tokens: tl.tensor,
+    num_seqs: tl.tensor, most_queries: tl.tensor, seq_steps: tl.tensor, CHUNK: tl.constexpr,
+) -> None:  # fmt: skip
+    """Slots of tokens whose sequences have more than `most_queries`; -1 for others."""
+    token = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    there = token < num_tokens
+    seq = _search(cu_seqlens, token, num_seqs, seq_steps)
+    queries = tl.load(cu_seqlens + seq + 1) - tl.load(cu_seqlens + seq)
+    slot = tl.load(slot_mapping + token, mask=there & (queries > most_queries), other=-1)
+    tl.store(out + token, slot, mask=there)
