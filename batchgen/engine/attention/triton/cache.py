@@ -24,6 +24,9 @@ from batchgen.engine.attention.triton.tuning import Tile
 
 __all__ = ["PagedCache", "allocate_cache", "descriptors", "write_cache", "write_tokens"]
 
+_SECTOR = 32
+"""Bytes that memory reads and writes at once: so many float8 values of a dimension and head."""
+
 
 @dataclass(frozen=True, slots=True)
 class PagedCache:
@@ -80,12 +83,15 @@ def write_cache(
     """
     num_tokens, num_kv_heads, dim = key.shape
     v_dim = value.shape[2]
-    write_kernel[(num_tokens,)](
+    by_token = cache.values.dtype != torch.float8_e4m3fn
+    grid = (num_tokens,) if by_token else (triton.cdiv(num_tokens, _SECTOR), num_kv_heads)
+    write_kernel[grid](
         key,
         value,
         cache.keys,
         cache.values,
         slot_mapping,
+        num_tokens,
         key.stride(0),
         key.stride(1),
         value.stride(0),
@@ -97,6 +103,7 @@ def write_cache(
         HEADS=triton.next_power_of_2(num_kv_heads),
         PADDED=triton.next_power_of_2(dim),
         V_PADDED=triton.next_power_of_2(v_dim),
+        TOKENS=1 if by_token else _SECTOR,
         num_warps=4,
     )
 
@@ -149,22 +156,34 @@ def write_tokens(
     tl.store(v_cache + blocks * (BLOCK_SIZE * V_DIM) + v_places, v, mask=v_inside)
 
 
-@triton.jit(do_not_specialize_on_alignment=["slot_mapping"])  # type: ignore[untyped-decorator]
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["num_tokens"], do_not_specialize_on_alignment=["slot_mapping"]
+)
 def write_kernel(
     key: tl.tensor, value: tl.tensor, k_cache: tl.tensor, v_cache: tl.tensor,
-    slot_mapping: tl.tensor, key_stride: tl.tensor, key_head_stride: tl.tensor,
-    value_stride: tl.tensor, value_head_stride: tl.tensor, NUM_KV_HEADS: tl.constexpr,
-    DIM: tl.constexpr, V_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, HEADS: tl.constexpr,
-    PADDED: tl.constexpr, V_PADDED: tl.constexpr,
+    slot_mapping: tl.tensor, num_tokens: tl.tensor, key_stride: tl.tensor,
+    key_head_stride: tl.tensor, value_stride: tl.tensor, value_head_stride: tl.tensor,
+    NUM_KV_HEADS: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    HEADS: tl.constexpr, PADDED: tl.constexpr, V_PADDED: tl.constexpr, TOKENS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """One program per token."""
-    token = tl.program_id(0)
-    slot = tl.load(slot_mapping + token).to(tl.int64)
-    if slot >= 0:
-        heads = tl.arange(0, HEADS)
-        write_tokens(
-            *(key, value, k_cache, v_cache, token, heads),
-            *(tl.zeros_like(heads) + slot, heads < NUM_KV_HEADS),
-            *(key_stride, key_head_stride, value_stride, value_head_stride),
-            *(NUM_KV_HEADS, BLOCK_SIZE, DIM, V_DIM, PADDED, V_PADDED),
-        )
+    """One program per token, or per TOKENS tokens and head."""
+    if TOKENS == 1:
+        token = tl.program_id(0)
+        slot = tl.load(slot_mapping + token).to(tl.int64)
+        if slot >= 0:
+            heads = tl.arange(0, HEADS)
+            write_tokens(
+                key, value, k_cache, v_cache, token, heads, tl.zeros_like(heads) + slot,
+                heads < NUM_KV_HEADS, key_stride, key_head_stride, value_stride, value_head_stride,
+                NUM_KV_HEADS, BLOCK_SIZE, DIM, V_DIM, PADDED, V_PADDED,
+            )  # fmt: skip
+    else:
+        tokens = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+        there = tokens < num_tokens
+        slots = tl.load(slot_mapping + tokens, mask=there, other=-1).to(tl.int64)
+        if tl.max(slots, 0) >= 0:
+            write_tokens(
+                key, value, k_cache, v_cache, tokens, tl.program_id(1), slots, there,
+                key_stride, key_head_stride, value_stride, value_head_stride,
+                NUM_KV_HEADS, BLOCK_SIZE, DIM, V_DIM, PADDED, V_PADDED,
+            )  # fmt: skip
