@@ -146,6 +146,27 @@ def test_a_folder_that_may_not_be_listed_is_named(
     assert str(folder) in refused.value.message
 
 
+@pytest.mark.parametrize("pattern", ["*/a.jsonl", "**/*.jsonl", "*/*/a.jsonl", "[pq]*/*.jsonl"])
+def test_a_folder_that_a_pattern_may_not_look_into_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    pattern: str,
+) -> None:
+    for name in ("plain/a.jsonl", "plain/in/a.jsonl", "quiet/a.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    find_sources([f"{tmp_path}/{pattern}"])
+    assert not caplog.messages
+    allowed = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: "quiet" not in str(path) and allowed(path, mode)
+    )
+    find_sources([f"{tmp_path}/{pattern}"])
+    (told,) = caplog.messages
+    assert f"{tmp_path}/quiet/ may not be looked into" in told
+
+
 def test_hub_ids_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for argument, name in (

@@ -25,6 +25,7 @@ from batchgen.job.input.file_kinds import (
     refuse_wide,
 )
 from batchgen.job.input.folder_keys import folder_keys
+from batchgen.job.input.shut_folders import tell_shut_folders
 from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_find import find_remote, is_remote
 from batchgen.job.stores.remote_input import RemoteInput
@@ -189,6 +190,7 @@ def _folder(path: Path, output: Place | None) -> Iterator[Source]:
 def _matches(pattern: str, output: Place | None) -> Iterator[Source]:
     files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
     files = [path for path in files if _wanted(path, output)]
+    tell_shut_folders(pattern)
     if not files:
         hint = "quote a pattern so that the shell leaves it alone, and check the folder's name"
         raise InputUnreadableError(f"no file matches {pattern}", hint)
