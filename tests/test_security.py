@@ -71,8 +71,8 @@ def test_code_beside_a_model_runs_only_where_it_is_asked_for(tmp_path: Path, sou
     model, struck = copy_of_builtin(tmp_path / "model", weights=True), tmp_path / "struck"
     config = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}, "vocab_size": 512}
     (model / "config.json").write_text(json.dumps(config))
-    code = f"open({str(struck)!r}, 'w').close()\n"
-    (model / "own.py").write_text(code + "raise ValueError('that it runs is all')\n")
+    code = f"open({str(struck)!r}, 'w').close()\nfrom transformers import PretrainedConfig\n"
+    (model / "own.py").write_text(code + "class Own(PretrainedConfig):\n    model_type = 'own'\n")
     args = ["run", "-i", source, "-o", tmp_path / "o.parquet", "--model", model]
     result = batchgen(*args)
     assert result.returncode == 2
