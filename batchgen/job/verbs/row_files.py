@@ -17,6 +17,7 @@ from batchgen.errors import InputUnreadableError
 from batchgen.job.form import Form, compression_of
 from batchgen.job.output.written import WrittenFile, output_files
 from batchgen.job.storage.layout import Layout, folder_of
+from batchgen.job.storage.manifest import is_complete
 from batchgen.job.stored_types import plain_values
 from batchgen.job.stores.places import Place, opened
 
@@ -115,10 +116,11 @@ def no_output(path: Place, names: Iterable[str]) -> InputUnreadableError:
 
 def not_written(out: Place, path: Place) -> InputUnreadableError:
     """For an output whose file at `path` is not there: a run may be under way."""
-    if path != out and out.exists():
+    manifest = Layout(folder_of(out), out).manifest
+    if path != out and is_complete(manifest):
         text = f"cannot read {out}: {path} is gone, from which its lines were written"
         return InputUnreadableError(text, f"put it back; `batchgen inspect {out}` does without")
-    if Layout(folder_of(out), out).manifest.exists():
+    if manifest.exists():
         return InputUnreadableError(
             f"{out} is not written yet: its job is not complete",
             f"run the same command again to continue; `batchgen status {out}` tells how far it is",
