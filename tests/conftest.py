@@ -144,6 +144,14 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def layers_count_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the last one answers for few tokens on a GPU, too."""
+    from batchgen.engine.last_layer import binding
+
+    monkeypatch.setattr(binding, "_LARGE_LAYER", 0)
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[Proxy]:
     """One for all tests of this process."""

@@ -19,7 +19,7 @@ from batchgen.engine.run.factory import build_engine
 from batchgen.engine.run.loader import load_model_from
 from batchgen.engine.targets import Targets
 
-pytestmark = pytest.mark.cuda
+pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("layers_count_as_large")]
 
 SMALL = {
     "hidden_size": 128,

@@ -17,7 +17,7 @@ from batchgen.engine.request import EngineStats, Request, SamplingParams
 from batchgen.engine.run.factory import build_engine
 from batchgen.engine.run.loader import load_model_from
 
-pytestmark = pytest.mark.cuda
+pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("layers_count_as_large")]
 
 
 def alike(count: int = 60) -> list[Request]:

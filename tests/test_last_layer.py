@@ -30,10 +30,12 @@ from batchgen.engine.cuda.buckets import Bucket
 from batchgen.engine.cuda.compiled import compile_layers, uncompile_layers
 from batchgen.engine.cuda.graph_inputs import Sections, section_lengths
 from batchgen.engine.kernels.build import load_kernels
+from batchgen.engine.last_layer.binding import pays_alone
 from batchgen.engine.last_layer.layer import LastLayer, token_dims
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.pieces import Piece, make_metadata
 from batchgen.engine.run.loader import load_model_from
+from batchgen.engine.weights import Weights
 
 BLOCK = 16
 LENGTHS = (40, 7, 23, 60)
@@ -201,18 +203,15 @@ def test_keys_and_values_stored_alone_are_those_of_a_whole_step(
     assert caches[1].key.any()
 
 
-def test_a_compiled_layer_leaves_out_what_its_keys_and_values_do_not_need(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Compiled as for a GPU but for the last step, the code."""
-    products: list[int] = []
+def test_compiled_layers_answer_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled as for a GPU but for the last step, the code: once for all layers and lengths."""
+    graphs: list[Any] = []
 
-    def count(graph: Any, _: Any) -> Any:
-        found = [node for node in graph.graph.nodes if node.target is torch.ops.aten.mm.default]
-        products.append(len(found))
+    def keep(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
         return make_boxed_func(graph.forward)
 
-    real, backend = torch.compile, aot_autograd(fw_compiler=count)
+    real, backend = torch.compile, aot_autograd(fw_compiler=keep)
     monkeypatch.setattr(torch, "compile", lambda f, **_: real(f, dynamic=True, backend=backend))
     model = load("llama")
     expected = answers(model, seed=3)
@@ -220,11 +219,20 @@ def test_a_compiled_layer_leaves_out_what_its_keys_and_values_do_not_need(
         assert compile_layers(model) == len(model.module.model.layers)
         for one, other in zip(answers(model, seed=3), expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        assert model.ends_alone
     finally:
         uncompile_layers(model)
-    assert {7, 2} == set(products)
-    assert products.count(2) == 1
+    assert len(graphs) == 1
     assert not model.ends_alone
+
+
+def test_on_a_gpu_small_layers_answer_for_all_tokens() -> None:
+    """Of Qwen3-0.6B's shape, and of Llama-3-8B's."""
+    small = Weights(440_000_000, 440_000_000, 880_000_000)
+    large = Weights(7_500_000_000, 7_000_000_000, 15_000_000_000)
+    assert not pays_alone(torch.device("cuda"), small, 28)
+    assert pays_alone(torch.device("cuda"), large, 32)
+    assert pays_alone(torch.device("cpu"), small, 28)
 
 
 def test_rows_of_few_tokens_keep_their_places_in_the_cache_and_what_they_share() -> None:

@@ -57,38 +57,6 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
     return query.new_empty(query.shape[0], query.shape[1], value.shape[2])
 
 
-class _Storing:
-    """Hangs on the last layer's attention while that is compiled for its keys and values alone:
-    what comes after is of no use to anybody, so that the compiler leaves it out, queries too."""
-
-    def __init__(self, opaque: OpaqueCall) -> None:
-        self.opaque = opaque
-        self.number = opaque.number
-        self.done: Tensor | None = None
-
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> Tensor:
-        """Write keys and values; the answer is made up."""
-        self.done = _store(key, value, self.number)
-        return query.new_zeros(query.shape[0], query.shape[1], value.shape[2])
-
-
-@torch.library.custom_op("batchgen::store", mutates_args=())
-def _store(key: torch.Tensor, value: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
-    _calls[int(number)].call.store(key, value)
-    return number.clone()  # that is asked for, so that the operator is run
-
-
-@_store.register_fake
-def _(_key: Tensor, _value: Tensor, number: Tensor) -> Tensor:
-    """The answer's form."""
-    return torch.empty_like(number)
-
-
-def _store_alone(layer: Any, storing: _Storing, args: Any, kwargs: Any) -> Tensor | None:
-    layer._call_impl(*args, **kwargs)
-    return storing.done
-
-
 def compile_layers(model: Model, options: dict[str, Any] | None = None) -> int:
     """Compile every layer of the stacks that attend; returns how many. `options`: inductor's.
 
@@ -107,10 +75,8 @@ def compile_layers(model: Model, options: dict[str, Any] | None = None) -> int:
     for layer in layers:
         last = layer._compiled_call_impl
         layer.compile(dynamic=True, options=options)
-        if isinstance(last, LastLayer):
-            store = torch.compile(_store_alone, dynamic=True, options=options)
-            storing = _Storing(getattr(last.holder, CALL_ATTRIBUTE))
-            last.compile(storing, store, run=layer._compiled_call_impl)
+        if isinstance(last, LastLayer):  # its first call is of few operators: not worth compiling
+            last.run = layer._compiled_call_impl
             layer._compiled_call_impl = last
     return len(layers)
 

@@ -17,11 +17,20 @@ from batchgen.engine.last_layer.layer import LastLayer, token_dims
 from batchgen.engine.model.binding import CALL_ATTRIBUTE
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.proof import allowed_error, each_logits, worst_error
+from batchgen.engine.weights import Weights
 
-__all__ = ["bind_last_layer", "few_logits", "prove_ends"]
+__all__ = ["bind_last_layer", "few_logits", "pays_alone", "prove_ends"]
 
 _STEPS, _FEW = 2, 4
+_LARGE_LAYER = 64 << 20
+"""Parameters. A layer of 8B has 218 million: its products take ten times as long as the rest."""
 _LOG = logging.getLogger(__name__)
+
+
+def pays_alone(device: torch.device, weights: Weights, num_layers: int) -> bool:
+    """Whether the last layer's two calls take less time than one of all tokens: on a GPU its norm
+    and rotary embedding, one operator after the other, cost as much as a small layer's products."""
+    return device.type != "cuda" or weights.active_parameters >= num_layers * _LARGE_LAYER
 
 
 def bind_last_layer(model: Model) -> bool:

@@ -1,9 +1,9 @@
 """A layer called twice in one step: once for its keys and values, once for the tokens that count.
 
-The first call ends at attention: eagerly by an exception, compiled because nothing asks for more,
-so the compiler leaves the rest out (queries too). The second is a step of one token a row, over the
-cache that the first has written. Calls that are no step of the engine, or whose logits are asked of
-most tokens, run the layer as it is.
+The first call ends at attention, by an exception, and is never compiled: a compilation of its own
+would take longer than a job of a few million tokens gains. The second is a step of one token a row,
+over the cache that the first has written. Calls that are no step of the engine, or whose logits are
+asked of most tokens, run the layer as it is.
 """
 
 from __future__ import annotations
@@ -46,44 +46,37 @@ class LastLayer:
     def __init__(
         self, layer: nn.Module, holder: nn.Module, step: StepContext, dims: Sequence[int | None]
     ) -> None:
-        self.layer = layer
-        self.holder = holder
+        self._layer = layer
+        self._holder = holder
         self._step = step
         self._dims = tuple(dims)
-        self._store: Callable[..., object] = self._store_eagerly
-        self._storing: object = _StoreAndLeave(getattr(holder, CALL_ATTRIBUTE))
-        self._run: Callable[..., Any] = layer._call_impl
-
-    def compile(
-        self, storing: object, store: Callable[..., object], run: Callable[..., Any]
-    ) -> None:
-        """Call `store(layer, storing, args, kwargs)` for keys and values, with `storing` in the
-        attention call's place, and `run` for the whole layer."""
-        self._storing, self._store, self._run = storing, store, run
+        self._storing = _StoreAndLeave(getattr(holder, CALL_ATTRIBUTE))
+        self.run: Callable[..., Any] = layer._call_impl
+        """The whole layer, compiled or as it is."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the layer returns, of the tokens whose logits are asked."""
         whole, ends = self._step.metadata, self._step.ends
         if ends is None:
-            return self._run(*args, **kwargs)
-        call = getattr(self.holder, CALL_ATTRIBUTE)
-        setattr(self.holder, CALL_ATTRIBUTE, self._storing)
-        try:
-            self._store(self.layer, self._storing, args, kwargs)
-        finally:
-            setattr(self.holder, CALL_ATTRIBUTE, call)
+            return self.run(*args, **kwargs)
+        self._store(args, kwargs)
         args, kwargs = self._picked(args, kwargs, ends.indices)
         self._step.metadata = ends.metadata
         try:
-            return self._run(*args, **kwargs)
+            return self.run(*args, **kwargs)
         finally:
             self._step.metadata = whole
 
-    def _store_eagerly(self, layer: Any, _: object, args: Any, kwargs: Any) -> None:
+    def _store(self, args: Any, kwargs: Any) -> None:
+        """Write keys and values of all tokens."""
+        call = getattr(self._holder, CALL_ATTRIBUTE)
+        setattr(self._holder, CALL_ATTRIBUTE, self._storing)
         try:
-            layer._call_impl(*args, **kwargs)
+            self._layer._call_impl(*args, **kwargs)
         except Stored:
             return
+        finally:
+            setattr(self._holder, CALL_ATTRIBUTE, call)
         raise RuntimeError("the last layer did not attend")
 
     def _picked(self, args: Any, kwargs: Any, indices: Tensor) -> tuple[Any, Any]:

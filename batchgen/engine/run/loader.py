@@ -26,7 +26,7 @@ from batchgen.engine.checkpoint.random_weights import load_random
 from batchgen.engine.checkpoint.rounding import round_module, settle_quantization
 from batchgen.engine.config import CPU_ROUNDINGS, PROOF_BLOCK_SIZE, EngineConfig
 from batchgen.engine.cpu.stack import bind_stack
-from batchgen.engine.last_layer.binding import bind_last_layer
+from batchgen.engine.last_layer.binding import bind_last_layer, pays_alone
 from batchgen.engine.memory import freed_at_once, give_back_freed, give_back_loaded
 from batchgen.engine.model.binding import use_attention
 from batchgen.engine.model.decoders import check_config, check_decoder, own_generation
@@ -181,7 +181,7 @@ def load_model_from(
     if optimize and model.device.type == "cpu":
         with _stage("stack"):
             stacked = bind_stack(model)
-    if group is None and not stacked:
+    if group is None and not stacked and pays_alone(model.device, weights, len(found.specs)):
         with _stage("last layer"):
             bind_last_layer(model)
     if optimize and confirmed:
