@@ -16,8 +16,8 @@ from shutil import copy
 from typing import Any
 
 import torch
-from bench_gpus import BUILT_IN, SHAPES
-from gpu_bench import say
+from bench_gpus import SHAPES
+from gpu_bench import BUILT_IN, say
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
