@@ -37,6 +37,7 @@ class AttachedAdapters:
 
         `in_graphs`: layers are to be compiled and steps captured, on a GPU, if this model's can be.
         """
+        model.ends_alone = False  # what adds an adapter's part is told of all tokens of a step
         grouped = _grouped(model, self) if in_graphs else None
         if grouped is None:
             if model.device.type == "cpu":

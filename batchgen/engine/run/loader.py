@@ -92,10 +92,8 @@ def _load_proven(config: EngineConfig, device: torch.device, group: Group | None
             rounded_cache=config.kv_cache_dtype != "auto",
         )
     model.notes += loaded.notes
-    if config.deterministic or loaded.adapters is not None:
-        # A prompt's last token would be summed as one that decodes; and what adds an adapter's part
-        # is told of all tokens of a step.
-        model.ends_alone = False
+    if config.deterministic:
+        model.ends_alone = False  # a prompt's last token would be summed as one that decodes
     if loaded.adapters is not None:
         with timeline.span("adapters"):
             in_graphs = device.type == "cuda" and not config.enforce_eager

@@ -163,7 +163,8 @@ def _check_form(layout: Layout, manifest: Manifest) -> None:
 def _check_files(layout: Layout) -> None:
     """Raise FingerprintMismatchError where a finished output is a folder that lost a file."""
     if lacks := what_lacks(layout.target):
-        raise FingerprintMismatchError(*lacks)
+        message, hint = lacks
+        raise FingerprintMismatchError(message, hint)
 
 
 def _restored(layout: Layout, fingerprint: Mapping[str, Any]) -> Manifest:

@@ -27,7 +27,8 @@ def output_files(out: Place) -> list[Place]:
     if not out.is_dir():
         return [out]
     if lacks := what_lacks(out):
-        raise InputUnreadableError(*lacks)
+        message, hint = lacks
+        raise InputUnreadableError(message, hint)
     return sorted(out.glob("part-*.parquet"))
 
 
