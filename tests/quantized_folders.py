@@ -134,6 +134,10 @@ CT_GROUP: dict[str, Any] = {
     "targets": ["Linear"],
     "weights": {"num_bits": 4, "type": "int", "symmetric": True, "group_size": GROUP},
 }
+CT_ASYMMETRIC: dict[str, Any] = {
+    "targets": ["Linear"],
+    "weights": {**CT_GROUP["weights"], "symmetric": False},
+}
 CT_FLOAT8: dict[str, Any] = {
     "targets": ["Linear"],
     "weights": {"num_bits": 8, "type": "float", "strategy": "channel", "group_size": None},
@@ -161,7 +165,7 @@ FORMATS: dict[str, tuple[Format, dict[str, Any]]] = {
     ),
     "pack-quantized asymmetric": (
         pack_asymmetric,
-        {**CT, "format": "pack-quantized", "config_groups": {"group_0": CT_GROUP}},
+        {**CT, "format": "pack-quantized", "config_groups": {"group_0": CT_ASYMMETRIC}},
     ),
     "fp8 dynamic": (
         per_channel,

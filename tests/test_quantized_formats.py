@@ -124,6 +124,36 @@ LAYER = "model.layers.0.self_attn.q_proj"
             lambda state: state.update({f"{LAYER}.weight_scale": torch.ones(2, 2)}),
             rf"{LAYER}.weight_scale has the shape \[2, 2\], not one for each output",
         ),
+        (
+            "pack-quantized",
+            lambda state: state.update({f"{LAYER}.weight_shape": torch.tensor([32])}),
+            rf"{LAYER}.weight_shape has the shape \[1\], not \[2\]",
+        ),
+        (
+            "gptq",
+            lambda state: state.update({f"{LAYER}.scales": torch.ones(2, 32, dtype=torch.int32)}),
+            rf"{LAYER}.scales is of type I32, which no scale has",
+        ),
+        (
+            "fp8 dynamic",
+            lambda state: state.update({f"{LAYER}.weight_scale": torch.ones(1, dtype=torch.uint8)}),
+            rf"{LAYER}.weight_scale is of type U8, which no scale has",
+        ),
+        (
+            "gptq",
+            lambda state: state.update({f"{LAYER}.channel_scale": torch.ones(32)}),
+            rf"{LAYER}.channel_scale lies beside quantised weights",
+        ),
+        (
+            "awq",
+            lambda state: state.update({f"{LAYER}.weight": torch.ones(32, 32)}),
+            rf"{LAYER}.weight lies beside quantised weights",
+        ),
+        (
+            "pack-quantized asymmetric",
+            lambda state: state.pop(f"{LAYER}.weight_zero_point"),
+            rf"{LAYER}.weight_zero_point is missing",
+        ),
     ],
 )
 def test_scales_that_are_missing_or_do_not_fit_are_named_before_weights_are_read(
@@ -153,6 +183,9 @@ def test_scales_that_are_missing_or_do_not_fit_are_named_before_weights_are_read
         ({**CT, **rotated("weight_input", "input")}, "whose layers transform their inputs"),
         ({**CT, **rotated("k_cache")}, "whose layers transform their inputs"),
         ({"quant_method": "fp8", "fmt": "e5m2"}, "of the format 'e5m2'"),
+        ({"quant_method": "gptq", "group_size": 0}, "in groups of 0"),
+        ({"quant_method": "awq", "group_size": "all"}, "in groups of 'all'"),
+        ({"quant_method": "fp8", "weight_block_size": [128]}, r"in blocks of \[128\]"),
         ({"quant_method": "gptq", "bits": 4}, "says 4-bit integer weights, and its files hold non"),
     ],
 )

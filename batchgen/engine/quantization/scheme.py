@@ -37,6 +37,8 @@ class Scheme:
     """Inputs that share a scale of an output; -1: all of them."""
     block: tuple[int, int] | None = None
     """Of float8: outputs and inputs that share a scale."""
+    needed: tuple[str, ...] = ()
+    """Tensors of a layer without which its numbers mean something else."""
     left_out: str = ""
     """What of the config is not applied, as a user should read it."""
 
@@ -102,10 +104,15 @@ def _first(found: Mapping[str, Any], *names: str) -> Any:
     return next((found[name] for name in names if found.get(name)), None)
 
 
-def _integers(method: str, packing: str, bits: Any, group_size: Any) -> Scheme:
+def _integers(
+    method: str, packing: str, bits: Any, group_size: Any, needed: tuple[str, ...] = ()
+) -> Scheme:
     if bits not in _INTEGER_BITS[method]:
-        raise UnknownSchemeError(f"of {bits} bits")
-    return Scheme("integer", packing, int(bits), -1 if group_size is None else int(group_size))
+        raise UnknownSchemeError(f"of {bits!r} bits")
+    size = -1 if group_size is None else group_size
+    if not isinstance(size, int) or size < -1 or size == 0:
+        raise UnknownSchemeError(f"in groups of {size!r}")
+    return Scheme("integer", packing, int(bits), size, needed=needed)
 
 
 def _compressed(found: Mapping[str, Any]) -> Scheme | None:
@@ -124,18 +131,33 @@ def _compressed(found: Mapping[str, Any]) -> Scheme | None:
     if kind == "int" and form == "pack-quantized" and bits in _INTEGER_BITS["pack-quantized"]:
         if any(group.get("input_activations") for group in groups):
             return None
-        return _integers("pack-quantized", "pack-quantized", bits, first.get("group_size"))
+        size = first.get("group_size")
+        return _integers("pack-quantized", "pack-quantized", bits, size, _needed(weights))
     if kind == "float" and bits == 8 and form in _FLOAT8_FORMATS:
         return Scheme("float8", block=_block(first.get("block_structure")))
     return None
+
+
+def _needed(groups: list[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What compressed-tensors stores only of some weights: without it these would be read as
+    symmetric, or as groups in order."""
+    zeros = all(weights.get("symmetric") is False for weights in groups)
+    sorted_ = all(weights.get("actorder") in ("group", "dynamic") for weights in groups)
+    return ("weight_zero_point",) * zeros + ("weight_g_idx",) * sorted_
 
 
 def _block(given: Any) -> tuple[int, int] | None:
     """Also as text, `128x128`."""
     if given is None:
         return None
-    rows, columns = given.split("x") if isinstance(given, str) else given
-    return int(rows), int(columns)
+    sizes = given.split("x") if isinstance(given, str) else given
+    try:
+        rows, columns = (int(size) for size in sizes)
+    except (TypeError, ValueError):
+        rows = columns = 0
+    if rows < 1 or columns < 1:
+        raise UnknownSchemeError(f"in blocks of {given!r}")
+    return rows, columns
 
 
 def _rotates(found: Mapping[str, Any]) -> bool:

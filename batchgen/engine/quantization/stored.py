@@ -22,6 +22,9 @@ from batchgen.errors import ModelRefusedError
 __all__ = ["StoredLayer", "StoredTensor", "find_layers"]
 
 _FLOAT8 = "F8_E4M3"
+_SCALE_TYPES = ("F64", "F32", "F16", "BF16", "F8_E8M0")
+_BESIDE = ("bias", *INPUT_SCALES, "output_scale", "q_scale", "k_scale", "v_scale")
+"""What a quantised layer may have that its weight does not need: of inputs, or of a KV cache."""
 _AGAIN = "the checkpoint is incomplete or of another scheme than it says; fetch it again"
 
 
@@ -90,9 +93,20 @@ def _find(tensors: Mapping[str, StoredTensor], scheme: Scheme) -> list[StoredLay
     for layer in layers:
         for part, text in check(layer):
             raise _Misfit(f"{layer.names[part]} {text}")
+    _check_nothing_beside(tensors, layers)
     if not layers:
         raise _Misfit(f"its config.json says {scheme.name} weights, and its files hold none")
     return layers
+
+
+def _check_nothing_beside(tensors: Mapping[str, StoredTensor], layers: list[StoredLayer]) -> None:
+    """Whatever else a layer has would change its answers, were it applied."""
+    named = {name for layer in layers for name in layer.names.values()}
+    fronts = {layer.module_name for layer in layers if layer.weight_name.endswith(".weight")}
+    for name in sorted(tensors.keys() - named):
+        front, _, part = name.rpartition(".")
+        if front in fronts and part not in _BESIDE:
+            raise _Misfit(f"{name} lies beside quantised weights, and is no part of their scheme")
 
 
 def _find_integers(tensors: Mapping[str, StoredTensor], scheme: Scheme) -> Iterator[StoredLayer]:
@@ -103,7 +117,7 @@ def _find_integers(tensors: Mapping[str, StoredTensor], scheme: Scheme) -> Itera
         if part in needed or part in optional:
             found.setdefault(layer, {})[part] = name
     for layer, names in found.items():
-        missing = [part for part in needed if part not in names]
+        missing = [part for part in (*needed, *scheme.needed) if part not in names]
         if missing:
             raise _Misfit(f"{layer}.{missing[0]} is missing beside {min(names.values())}")
         parts = {part: tensors[name] for part, name in names.items()}
@@ -120,7 +134,9 @@ def _integer_shape(parts: Mapping[str, StoredTensor], scheme: Scheme) -> tuple[i
     if scheme.packing == "pack-quantized":
         outputs, words = _two(parts["weight_packed"])
         stored = parts.get("weight_shape")  # inputs may not fill the last word
-        return outputs, words * held if stored is None else int(stored[...][1])
+        if stored is not None and tuple(stored.get_shape()) == (2,):
+            return outputs, int(stored[...][1])
+        return outputs, words * held
     words, outputs = _two(parts["qweight"])
     return outputs, words * held
 
@@ -152,17 +168,13 @@ def _check_integers(layer: StoredLayer) -> Iterator[tuple[str, str]]:
         shape, is_words = tuple(tensor.get_shape()), part in ("qweight", "qzeros", "weight_packed")
         if is_words and tensor.get_dtype() != "I32":
             yield part, f"is of type {tensor.get_dtype()}, not of packed 32-bit words"
+        if part in ("scales", "weight_scale") and tensor.get_dtype() not in _SCALE_TYPES:
+            yield part, f"is of type {tensor.get_dtype()}, which no scale has"
         unpacked = part == "weight_zero_point" and tensor.get_dtype() != "I32"
         fits = tuple(wanted[part]) if not unpacked else (outputs, groups)
         if shape != fits:
             size = f"{scheme.bits} bits in groups of {scheme.group_size}"
             yield part, f"has the shape {[*shape]}, not {[*fits]} as {size} ask"
-
-
-def _words(outputs: int, inputs: int, held: int, scheme: Scheme) -> tuple[int, int]:
-    if scheme.packing == "awq":
-        return inputs, outputs // held
-    return inputs // held, outputs
 
 
 def _find_float8(tensors: Mapping[str, StoredTensor], scheme: Scheme) -> Iterator[StoredLayer]:
@@ -184,6 +196,9 @@ def _find_float8(tensors: Mapping[str, StoredTensor], scheme: Scheme) -> Iterato
 
 def _check_float8(layer: StoredLayer) -> Iterator[tuple[str, str]]:
     shape, scale = layer.shape, tuple(layer.parts["scale"].get_shape())
+    kind = layer.parts["scale"].get_dtype()
+    if kind not in _SCALE_TYPES:
+        yield "scale", f"is of type {kind}, which no scale has"
     if len(shape) < 2:
         yield "values", f"has the shape {[*shape]}, which no layer's weight has"
         return
