@@ -65,11 +65,38 @@ def test_rows_that_the_cache_does_not_hold_at_their_fullest_begin_one_after_anot
 
 
 def test_more_rows_than_may_run_keep_the_pace_of_the_decoding() -> None:
-    pace = Pace(SequenceLimit(4, 8, 1 << 20))
     waiting = [(100, 100)] * 9
-    assert pace.current([], waiting, uncached=1.0, output_share=1.0, fastest=MOST) == 0.0
-    assert pace.current([], waiting[:8], uncached=1.0, output_share=1.0, fastest=MOST) == 800
-    assert pace.current([], [], uncached=1.0, output_share=1.0, fastest=MOST) == 0.0
+    assert pace_of(waiting, room=1 << 20) == 0.0
+    assert pace_of(waiting[:8], room=1 << 20) == 800
+    assert pace_of([], room=1 << 20) == 0.0
+
+
+def pace_of(rows: list[tuple[int, int]], *, room: int, slowest: float = 1.0) -> float:
+    """Of rows (tokens in, tokens out) of which 8 may run at once."""
+    limit = SequenceLimit(4, 8, room)
+    return Pace(limit).current(
+        [], rows, uncached=1.0, output_share=1.0, slowest=slowest, fastest=MOST
+    )
+
+
+def test_a_pace_that_steps_have_anyway_is_not_searched_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes the host milliseconds where one look, or none, tells as much."""
+    looks: list[float] = []
+    own = SequenceLimit.holds
+
+    def counted(self: SequenceLimit, rows: list[tuple[float, float]], share: float) -> bool:
+        looks.append(share)
+        return own(self, rows, share)
+
+    monkeypatch.setattr(SequenceLimit, "holds", counted)
+    rows = [(100, 100)] * 8
+    assert pace_of(rows, room=1 << 20, slowest=800.0) == 0.0
+    assert len(looks) == 0
+    assert pace_of(rows, room=1000, slowest=100.0) == 0.0  # the cache does not hold even that
+    assert len(looks) == 1
+    assert pace_of(rows, room=1 << 20, slowest=100.0) == 800
 
 
 def test_the_pace_is_the_fastest_that_the_cache_holds() -> None:
@@ -80,7 +107,7 @@ def test_the_pace_is_the_fastest_that_the_cache_holds() -> None:
         rows.sort(key=lambda row: row[1], reverse=True)
         room = rng.randrange(2000, 8000)
         pace = Pace(SequenceLimit(1, 64, room)).current(
-            [], rows, uncached=1.0, output_share=1.0, fastest=4000.0
+            [], rows, uncached=1.0, output_share=1.0, slowest=1.0, fastest=4000.0
         )
         if pace:
             assert fullest(rows, pace) <= 0.9 * room + 25 * len(rows)

@@ -15,6 +15,7 @@ the same time as before.)
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from math import sqrt
 
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.sequence_limit import SequenceLimit
@@ -22,8 +23,8 @@ from batchgen.engine.scheduling.sequence_limit import SequenceLimit
 __all__ = ["Pace"]
 
 _STEPS_BETWEEN_LOOKS = 16
-_HALVINGS = 8
-"""Of the range in which the pace is searched for."""
+_HALVINGS = 6
+"""Of the range in which the pace is searched for, in octaves: of one to 64, a fifteenth is left."""
 
 
 class Pace:
@@ -41,9 +42,11 @@ class Pace:
         *,
         uncached: float,
         output_share: float,
+        slowest: float,
         fastest: float,
     ) -> float:
-        """Tokens of prompts that a step should have, `fastest` at most; 0 where it does not matter.
+        """Tokens of prompts that a step should have, `fastest` at most; 0 where it does not pay to
+        have more than `slowest`, which it has anyway.
 
         waiting: tokens to compute, and tokens that may be generated, of each row; uncached: the
         share of the former that the prefix cache does not have; output_share: the share of the
@@ -58,7 +61,7 @@ class Pace:
             rows = sorted(
                 ((outputs, tokens * uncached) for tokens, outputs in waiting), reverse=True
             )
-            self._tokens = self._look(running, rows, output_share, fastest)
+            self._tokens = self._look(running, rows, output_share, slowest, fastest)
         return self._tokens
 
     def _look(
@@ -66,6 +69,7 @@ class Pace:
         running: Collection[Sequence],
         waiting: list[tuple[int, float]],  # (outputs, tokens to compute), long outputs first
         output_share: float,
+        slowest: float,
         fastest: float,
     ) -> float:
         now = [(s.num_remaining, float(s.num_tokens - s.num_shared_tokens)) for s in running]
@@ -75,15 +79,18 @@ class Pace:
             computed += tokens
             spare = (longest - outputs) * output_share  # steps that it may begin late
             wanted = max(wanted, computed / max(1.0, spare))
-        slowest, fastest = 0.0, min(wanted, fastest)
-        if self._limit.holds([*now, *_begun(waiting, fastest, output_share)], output_share):
+
+        def holds(pace: float) -> bool:
+            return self._limit.holds([*now, *_begun(waiting, pace, output_share)], output_share)
+
+        fastest = min(wanted, fastest)
+        if fastest <= slowest or not holds(slowest):
+            return 0.0
+        if holds(fastest):
             return fastest
         for _ in range(_HALVINGS):
-            middle = (slowest + fastest) / 2
-            if self._limit.holds([*now, *_begun(waiting, middle, output_share)], output_share):
-                slowest = middle
-            else:
-                fastest = middle
+            middle = sqrt(slowest * fastest)
+            slowest, fastest = (middle, fastest) if holds(middle) else (slowest, middle)
         return slowest
 
 

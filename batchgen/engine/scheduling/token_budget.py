@@ -91,16 +91,16 @@ class TokenBudget:
         outputs = self._waiting_outputs + sum(sequence.num_remaining for sequence in running)
         steps = outputs * self.output_share / self._limit.wanted
         uncached = 1 - self._cached_tokens / self._prompt_tokens
-        prompts = max(
-            self._waiting_tokens * uncached / max(1.0, steps),
-            self._pace.current(
-                running,
-                self._waiting.values(),
-                uncached=uncached,
-                output_share=self.output_share,
-                fastest=most,
-            ),
+        spread = self._waiting_tokens * uncached / max(1.0, steps)
+        pace = self._pace.current(
+            running,
+            self._waiting.values(),
+            uncached=uncached,
+            output_share=self.output_share,
+            slowest=spread,
+            fastest=most,
         )
+        prompts = max(spread, pace)
         wanted = max(self._minimum, len(running) + int(prompts))
         place = bisect_left(self._sizes, wanted)
         return min(most, self._sizes[place] if place < len(self._sizes) else wanted)
