@@ -53,7 +53,7 @@ def model(tmp_path: Path) -> Path:
     shutil.copytree(locate(None, None).path, folder)
     (weights,) = folder.glob("*.safetensors")
     tensors = load_file(weights)
-    tensors["model.layers.0.left_over.weight"] = next(iter(tensors.values()))[:1].clone()
+    tensors["left_over.weight"] = next(iter(tensors.values()))[:1].clone()
     save_file(tensors, weights, {"format": "pt"})
     return folder
 

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from batchgen.counts import counted
 from batchgen.engine.checkpoint.packed_folder import load_packed, load_packed_experts
-from batchgen.engine.checkpoint.quantized import QUANTIZED_NAMES, Quantized, read_quantized
+from batchgen.engine.checkpoint.quantized import Quantized, read_quantized
 from batchgen.engine.checkpoint.quiet import quietly
+from batchgen.engine.checkpoint.unread import check_types, check_unread
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.parallel.splitting import split_arguments
 from batchgen.errors import ModelRefusedError
@@ -49,6 +50,7 @@ def load_folder(
         with split_arguments(config.tensor_parallel, device) as more:
             return _load(path, own, dtype, config, more), None
     if quantized is None:
+        check_types(path)
         return _load(path, own, dtype, config, {}), None
     quantized.check(str(path), quantization=config.quantization, deterministic=config.deterministic)
     return _load_kept(own, dtype, config, device, quantized) or _load_by_package(
@@ -67,7 +69,7 @@ def _load_kept(
     path, is_plain = config.model, not (config.deterministic or config.adapters)
     given: dict[str, Any] = {
         "trust_remote_code": config.trust_remote_code,
-        "check": lambda info: _check_info(path, info),
+        "check": lambda module, info: _check_info(path, module, info),
     }
     if quantized.scheme is not None:
         return load_packed(path, own, quantized, dtype, device, keep=is_plain, **given)
@@ -144,11 +146,11 @@ def _load(
         ignore_mismatched_sizes=True,  # they are named below, and refused
         **more,
     )
-    _check_info(path, info)
+    _check_info(path, module, info)
     return module
 
 
-def _check_info(path: Path, info: Mapping[str, Any]) -> None:
+def _check_info(path: Path, module: Any, info: Mapping[str, Any]) -> None:
     """Raises ModelRefusedError where what transformers loaded is not the whole model."""
     if info["mismatched_keys"]:
         name, found, expected = min(info["mismatched_keys"])
@@ -158,19 +160,13 @@ def _check_info(path: Path, info: Mapping[str, Any]) -> None:
             f"config.json says, the first is {name!r}: {[*found]}, not {[*expected]}",
             "the checkpoint is of another architecture; fetch it again",
         )
+    check_unread(path, module, info["unexpected_keys"])
     missing = sorted(info["missing_keys"])
     if missing:
         weights = counted(len(missing), "weight")
         raise ModelRefusedError(
             f"model {str(path)!r} lacks {weights}, the first is {missing[0]!r}",
             "the checkpoint is incomplete or of another architecture; fetch it again",
-        )
-    unread = sorted(key for key in info["unexpected_keys"] if key.endswith(QUANTIZED_NAMES))
-    if unread:
-        raise ModelRefusedError(
-            f"model {str(path)!r} has quantised weights that its config.json does not describe, "
-            f"the first is {unread[0]!r}",
-            "fetch it again with its config.json, or name the weights that are not quantised",
         )
 
 

@@ -39,7 +39,7 @@ from batchgen.engine.quantization.stored import StoredLayer, StoredTensor, find_
 from batchgen.engine.weights import hollow_values
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["load_packed", "load_packed_experts", "load_random_packed"]
+__all__ = ["load_packed", "load_packed_experts", "load_random_packed", "open_tensors"]
 
 _logger = logging.getLogger(__name__)
 _KEPT_IN = {
@@ -49,7 +49,7 @@ _KEPT_IN = {
 }
 """Dtypes of the model, and the least compute capability: whose tensor cores multiply float8, or
 bfloat16."""
-CheckInfo = Callable[[Mapping[str, Any]], None]
+CheckInfo = Callable[[Any, Mapping[str, Any]], None]
 
 
 class _Lazy:
@@ -74,7 +74,7 @@ def load_packed(
     check: CheckInfo,
 ) -> tuple[Any, Quantized]:
     """The module, most of it on the CPU still, and whether it has quantised layers. `keep`: whether
-    it may; `check` judges what transformers says of the load.
+    it may; `check` judges the module and what transformers says of its load.
 
     Raises ModelRefusedError, before weights are read, for tensors that are missing or do not fit.
     """
@@ -83,7 +83,7 @@ def load_packed(
     own = _without_quantization(own)
     dtype = _dtype_of(own, dtype)
     with ExitStack() as files:
-        tensors = _open(path, files)
+        tensors = open_tensors(path, files)
         layers = find_layers(str(path), tensors, scheme)
         empty = _empty(own, dtype, trust_remote_code)
         names = linear_names(empty) if keep and _can_keep(scheme.kind, dtype, device) else {}
@@ -116,7 +116,7 @@ def load_packed_experts(
     if not _can_keep("mxfp4", dtype, device):
         return None
     with ExitStack() as files:
-        tensors = _open(path, files)
+        tensors = open_tensors(path, files)
         empty = _empty(own, dtype, trust_remote_code)
         mixtures = find_experts(empty, RUN)
         if not mixtures:
@@ -164,7 +164,7 @@ def _filled(
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
-    check(info)
+    check(module, info)
     return module
 
 
@@ -261,12 +261,15 @@ def _empty(own: Any, dtype: torch.dtype, trust_remote_code: bool) -> Any:
         return make(own, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
-def _open(path: Path, files: ExitStack) -> dict[str, StoredTensor]:
-    """Every tensor of the folder, by name, unread."""
+def open_tensors(path: Path, files: ExitStack) -> dict[str, StoredTensor]:
+    """Every tensor of the folder, by name, unread, from the files that transformers would take:
+    one for the whole before those of an index."""
     from safetensors import safe_open
 
-    index = path / "model.safetensors.index.json"
-    if index.exists():
+    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if whole.exists():
+        found = [whole]
+    elif index.exists():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         found = [path / name for name in names]
     else:
