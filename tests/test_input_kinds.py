@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gc
 import gzip
 import io
 import json
@@ -289,3 +290,12 @@ def test_a_bad_first_line_does_not_make_a_file_another_kind(tmp_path: Path) -> N
         (tmp_path / "rows.jsonl").write_bytes(first + TEXT)
         found = read(tmp_path / "rows.jsonl")
         assert [row.error is None for row in found] == [False] + [True] * 40
+
+
+def test_a_table_that_is_refused_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv.xz"
+    path.write_bytes(lzma.compress(b"prompt\na\n" * 99)[:-9])
+    with pytest.raises(InputUnreadableError) as refused:
+        read(path)
+    held = [one for one in gc.get_objects() if isinstance(one, io.FileIO) and not one.closed]
+    assert str(path) not in [str(one.name) for one in held], refused

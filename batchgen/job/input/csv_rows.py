@@ -105,16 +105,21 @@ def _decompressed(source: Source) -> Any:
 
 
 def _open(file: _Ended, names: Iterable[str] = ()) -> pv.CSVStreamingReader:
-    return pv.open_csv(
-        file,
-        read_options=pv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
-        parse_options=pv.ParseOptions(delimiter=file.delimiter, newlines_in_values=True),
-        convert_options=pv.ConvertOptions(
-            check_utf8=False,  # so that text that is none is its row's error
-            column_types=dict.fromkeys(names, pa.string()),
-            strings_can_be_null=False,
-        ),
-    )
+    """Arrow's reader, which closes the file; so does its refusal."""
+    try:
+        return pv.open_csv(
+            file,
+            read_options=pv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
+            parse_options=pv.ParseOptions(delimiter=file.delimiter, newlines_in_values=True),
+            convert_options=pv.ConvertOptions(
+                check_utf8=False,  # so that text that is none is its row's error
+                column_types=dict.fromkeys(names, pa.string()),
+                strings_can_be_null=False,
+            ),
+        )
+    except BaseException:
+        file.close()
+        raise
 
 
 def _batches(
