@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf_header import read_gguf_header
+from batchgen.job.ledger.fingerprint import fingerprint_of
 from batchgen.job.model.files import ModelFiles, ModelKind, resolve_model
+from batchgen.job.spec import InputSpec, JobSpec
 
 TOKENS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<|im_end|>": 3, "<|eot_id|>": 4, "<end_of_turn>": 5}
 
@@ -277,6 +280,21 @@ def test_identity_changes_with_each_small_file(tmp_path: Path, name: str) -> Non
     (tmp_path / "a" / f"{name}.json").write_text('{"eos_token_id": 7}')
     after = resolve_model(str(tmp_path / "a")).identity()
     assert {key for key in after if after[key] != before[key]} == {name}
+
+
+def test_a_models_own_code_is_part_of_a_job_that_runs_it(tmp_path: Path) -> None:
+    files = weighted(tmp_path / "a", bytes(4))
+    trusting = JobSpec(InputSpec(("rows.jsonl",)), tmp_path / "out", trust_remote_code=True)
+    plain = fingerprint_of(replace(trusting, trust_remote_code=False), files)
+    assert fingerprint_of(trusting, files) == plain  # it has none
+    code = tmp_path / "a" / "parts" / "modeling.py"
+    code.parent.mkdir()
+    found = []
+    for text in ("FACTOR = 1", "FACTOR = 2"):
+        code.write_text(text)
+        assert fingerprint_of(replace(trusting, trust_remote_code=False), files) == plain
+        found.append(fingerprint_of(trusting, files)["code"])
+    assert found[0] != found[1]
 
 
 def test_the_template_file_wins_over_the_tokenizer_config(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from batchgen import __version__
 from batchgen.installed import version_of
 from batchgen.job.model.adapters import parse_adapters
 from batchgen.job.model.files import ModelFiles
-from batchgen.job.model.identity import text_digest
+from batchgen.job.model.identity import code_identity, text_digest
 from batchgen.job.model.weights import quantization_of
 from batchgen.job.promise import promise_of
 from batchgen.job.spec import JobSpec
@@ -68,6 +68,8 @@ def _only_where_given(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]
         given["overlong"] = spec.input.overlong
     if spec.input.template is not None:
         given["template"] = _row_template(spec.input.template)
+    if (code := _code(spec, files)) != "none":
+        given["code"] = code
     if spec.input.adapters:
         given["adapters"] = {one.name: one.identity() for one in files.adapters} if files else {}
         given["adapters"] |= {"given": sorted(parse_adapters(spec.input.adapters))}
@@ -79,6 +81,14 @@ def _only_where_given(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]
         kwargs = spec.input.chat_template_kwargs
         given["chat_template_kwargs"] = {name: json.dumps(kwargs[name]) for name in kwargs}
     return given
+
+
+def _code(spec: JobSpec, files: ModelFiles | None) -> str:
+    """Of the model's own code, where it is to be run: without the flag transformers takes its own
+    class of the same name, and other tokens may come."""
+    if not spec.trust_remote_code or files is None or not files.path.is_dir():
+        return "none"
+    return code_identity(files.path)
 
 
 def _sampling(spec: JobSpec, files: ModelFiles | None) -> dict[str, Any]:

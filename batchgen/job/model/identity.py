@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["files_identity", "folder_identity", "text_digest"]
+__all__ = ["code_identity", "files_identity", "folder_identity", "text_digest"]
 
 _CONFIGS = ("config.json", "generation_config.json")
 _MODEL_CONFIGS = (_CONFIGS[0], "hf_quant_config.json")  # ModelOpt's, beside the other
@@ -38,6 +38,15 @@ def folder_identity(folder: Path) -> dict[str, str]:
         "tokenizer": _digest_files(tokenizer),
         "weights": _join([_file_identity(path) for path in weights] + [_digest_files(index)]),
     }
+
+
+def code_identity(folder: Path) -> str:
+    """Digest of the Python files that came with a model, in folders of the folder too; `none`
+    where there are none."""
+    code = sorted(folder.rglob("*.py"))
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in code]
+    names = [path.relative_to(folder).as_posix() for path in code]
+    return _join([f"{name}:{digest}" for name, digest in zip(names, digests, strict=True)])
 
 
 def _file_identity(path: Path) -> str:
