@@ -35,6 +35,7 @@ def test_it_is_refused_by_name_with_the_reason(model_type: str) -> None:
     [
         ("model.layers.1.mlp.up_proj.weight", float("nan"), "nor is its weight '{}'"),
         ("lm_head.weight", float("inf"), "nor is its weight '{}'"),
+        ("model.layers.1.self_attn.q_proj.weight", float("nan"), "nor is its weight '{}'"),
         ("model.layers.1.mlp.up_proj.weight", 3e38, "they overflow in float32"),
     ],
 )
@@ -47,6 +48,16 @@ def test_weights_that_are_not_numbers_are_not_taken_for_another_kind_of_model(
         load_model_from(module, ReferenceBackend())
     assert "not finite" in caught.value.message
     assert "state" not in caught.value.message
+
+
+def test_scores_too_large_for_float16_are_named_with_the_dtypes_that_hold_them() -> None:
+    module = tiny_model("llama").to(torch.float16)
+    for layer in module.model.layers:
+        layer.self_attn.q_proj.weight.data *= 1000
+        layer.self_attn.k_proj.weight.data *= 1000
+    with pytest.raises(ModelRefusedError, match="they overflow in float16") as caught:
+        load_model_from(module, ReferenceBackend())
+    assert "bfloat16" in str(caught.value.hint)
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")

@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from batchgen.engine.attention.interface import AttentionSpec
 from batchgen.engine.failures import is_out_of_memory
 from batchgen.engine.model.binding import CALL_ATTRIBUTE, use_attention
+from batchgen.engine.model.finite import not_finite
 from batchgen.engine.model.windows import MaskShape, probe_mask
 from batchgen.errors import ModelRefusedError
 
@@ -90,7 +91,9 @@ def discover(module: nn.Module, model_type: str, vocab_size: int) -> Discovery:
     try:
         logits = _tiny_forward(clone, vocab_size, poisoned=True)
         recorder.check()
-        _check_apart(module, logits, vocab_size)
+        _check_apart(module, model_type, logits, vocab_size)
+    except ModelRefusedError:
+        raise
     except _Refusal as error:
         raise ModelRefusedError(
             f"model type {model_type!r} cannot be served: {error}",
@@ -137,7 +140,9 @@ def _tiny_forward(clone: Any, vocab_size: int, *, poisoned: bool) -> torch.Tenso
     return logits
 
 
-def _check_apart(module: nn.Module, poisoned: torch.Tensor, vocab_size: int) -> None:
+def _check_apart(
+    module: nn.Module, model_type: str, poisoned: torch.Tensor, vocab_size: int
+) -> None:
     """The poisoned token kept to itself. Where others are not finite, they may be so by nature: a
     new clone, which remembers nothing of the poison, tells."""
     clean = torch.isfinite(poisoned).all(dim=-1)
@@ -147,11 +152,7 @@ def _check_apart(module: nn.Module, poisoned: torch.Tensor, vocab_size: int) -> 
     clone, _ = _recorded(module)
     if torch.isfinite(_tiny_forward(clone, vocab_size, poisoned=False)).all():
         raise _Refusal("it keeps state outside attention (recurrent or convolutional)")
-    broken = (name for name, one in module.named_parameters() if not one.float().isfinite().all())
-    name = next(broken, None)
-    dtype = str(next(module.parameters()).dtype).removeprefix("torch.")
-    why = f"they overflow in {dtype}" if name is None else f"nor is its weight {name!r}"
-    raise _Refusal(f"its logits are not finite (NaN or infinity): {why}")
+    raise not_finite(module, model_type)
 
 
 def clone_module(module: nn.Module) -> Any:

@@ -18,6 +18,7 @@ from batchgen.engine.failures import is_out_of_memory
 from batchgen.engine.mixture.replacing import has_experts
 from batchgen.engine.model.binding import use_attention
 from batchgen.engine.model.discovery import Discovery, clone_module, discover
+from batchgen.engine.model.finite import check_finite
 from batchgen.engine.model.model import Model, bind_model
 from batchgen.engine.model.own_cache import cache_name, returned_cache
 from batchgen.engine.model.pieces import Piece, make_metadata
@@ -77,8 +78,7 @@ def prove(
     Returns `own_logits` of the module as it is.
     """
     subject, vocab_size = clone_module(module), found.vocab_size
-    shrunk = shrink(subject, max_position)
-    if shrunk:
+    if shrunk := shrink(subject, max_position):
         found = _rediscover(subject, found)
     try:
         expected = own_logits(subject, vocab_size)
@@ -89,6 +89,7 @@ def prove(
             raise
         what = f"its forward failed ({type(error).__name__}: {error})"
         raise _refused(found.model_type, what) from error
+    check_finite(module, found.model_type, expected)
     if worst > allowed_error(module) and (model.dtype != torch.float32 or is_quantized(subject)):
         worst -= 3 * _own_noise(subject, vocab_size)  # experts that change sides at a rounding
     _judge(model, worst)
