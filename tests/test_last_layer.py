@@ -169,6 +169,21 @@ def test_other_answers_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_a_layer_that_fails_on_few_tokens_answers_for_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever it raises: a model's own code may look up how many tokens a step has."""
+
+    def picked(*_: Any) -> Any:
+        raise KeyError(4)
+
+    monkeypatch.setattr(LastLayer, "_picked", picked)
+    model = load("llama")
+    assert not model.ends_alone
+    assert not isinstance(model.module.model.layers[-1]._compiled_call_impl, LastLayer)
+    assert model.step.ends is None
+
+
 def test_the_dimension_of_tokens_is_told_by_two_steps() -> None:
     def call(n: int) -> tuple[int, Any]:
         given = {"angles": (torch.zeros(1, n, 8), torch.zeros(n, 4)), "mask": None, "k": 3}
