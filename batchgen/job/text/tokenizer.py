@@ -22,6 +22,7 @@ from batchgen.job.templates.choice import TemplateChoice, choose_template
 from batchgen.job.text.backend_codec import BackendCodec
 from batchgen.job.text.byte_codec import ByteCodec
 from batchgen.job.text.hidden_torch import torch_hidden
+from batchgen.job.text.tekken import name_special_tokens
 from batchgen.job.text.transformers_codec import TransformersCodec
 from batchgen.startup import timeline
 from batchgen.startup.importing import importing
@@ -134,6 +135,7 @@ def _transformers_codec(
     files: ModelFiles, chosen: TemplateChoice, now: datetime | None, hidden: bool, trust: bool
 ) -> TextCodec:
     tokenizer = _auto_tokenizer(files, trust)
+    name_special_tokens(files.path, tokenizer)
     template = _template(chosen, tokenizer.special_tokens_map, now)
     vocab_size = _vocab_size(files, tokenizer)
     backend = _plain_backend(tokenizer)
