@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from batchgen.engine.checkpoint import quantized
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf_header import read_gguf_header
 from batchgen.job.ledger.fingerprint import fingerprint_of
-from batchgen.job.model.files import ModelFiles, ModelKind, resolve_model
+from batchgen.job.model.files import ModelFiles, ModelKind, model_of, resolve_model
 from batchgen.job.spec import InputSpec, JobSpec
 
 TOKENS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<|im_end|>": 3, "<|eot_id|>": 4, "<end_of_turn>": 5}
@@ -295,6 +296,47 @@ def test_a_models_own_code_is_part_of_a_job_that_runs_it(tmp_path: Path) -> None
         assert fingerprint_of(replace(trusting, trust_remote_code=False), files) == plain
         found.append(fingerprint_of(trusting, files)["code"])
     assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ({"quant_method": "hqq"}, "hqq weights, which batchgen does not serve"),
+        ({"quant_method": "gptq", "bits": 3}, "does not serve of 3 bits"),
+        ({"bits": 4}, "without a quant_method"),
+        (["gptq"], "in a form that cannot be read"),
+        ({"quant_method": "compressed-tensors", "config_groups": ["x"]}, "that cannot be read"),
+    ],
+)
+def test_quantised_weights_that_are_not_served_are_refused_by_every_command(
+    tmp_path: Path, described: Any, message: str
+) -> None:
+    config = {"model_type": "llama", "quantization_config": described}
+    folder = model_folder(tmp_path, config=config)
+    spec = JobSpec(InputSpec(("rows.jsonl",)), tmp_path / "out", model=str(folder))
+    with pytest.raises(ModelRefusedError, match=message) as caught:
+        model_of(spec)
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+def test_a_modelopt_file_that_is_no_json_is_named(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path)
+    (folder / "hf_quant_config.json").write_text("{")
+    with pytest.raises(ModelRefusedError, match=r"hf_quant_config\.json\) in a form"):
+        resolve_model(str(folder)).check_supported()
+
+
+def test_a_package_that_reads_the_weights_is_asked_for_before_a_run_and_not_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`plan` and `validate` may run where the model never will."""
+    monkeypatch.setattr(quantized, "_is_installed", lambda name: False)
+    config = {"model_type": "llama", "quantization_config": {"load_in_4bit": True}}
+    files = resolve_model(str(model_folder(tmp_path, config=config)))
+    files.check_supported()
+    with pytest.raises(ModelRefusedError, match="bitsandbytes is not installed"):
+        files.check_loadable(whole=False)
 
 
 def test_the_template_file_wins_over_the_tokenizer_config(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +13,14 @@ from transformers import AutoModelForCausalLM
 
 from batchgen.counts import counted
 from batchgen.engine.checkpoint.packed_folder import load_packed, load_packed_experts
-from batchgen.engine.checkpoint.quantized import Quantized, read_quantized
+from batchgen.engine.checkpoint.quantized import Quantized, described
 from batchgen.engine.checkpoint.quiet import quietly
 from batchgen.engine.checkpoint.unread import check_types, check_unread
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.parallel.splitting import split_arguments
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["described", "load_folder"]
+__all__ = ["load_folder"]
 
 _DENSE_CONFIGS = {
     "mxfp4": "Mxfp4Config",
@@ -39,7 +38,7 @@ def load_folder(
     the weights.
     """
     path = config.model
-    quantized = described(path, own)
+    quantized = described(path, own.to_dict())
     if config.tensor_parallel > 1:
         if quantized is not None:
             raise ModelRefusedError(
@@ -100,19 +99,6 @@ def _load_by_package(
             "quantised",
         ) from error
     return module, quantized
-
-
-def described(path: Path, own: Any) -> Quantized | None:
-    """What the folder says of quantised weights, in config.json or in a file of ModelOpt's own.
-
-    Raises ModelRefusedError for a description without a method.
-    """
-    found = own.to_dict()
-    beside = path / "hf_quant_config.json"
-    if not found.get("quantization_config") and beside.exists():
-        told = json.loads(beside.read_text()).get("quantization") or {}
-        found["quantization_config"] = {**told, "quant_method": "modelopt"}
-    return read_quantized(found)
 
 
 def _arguments(quantized: Quantized, device: torch.device) -> dict[str, Any]:

@@ -9,16 +9,18 @@ refused: transformers would skip some of them with a warning and take packed num
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from batchgen.counts import counted
 from batchgen.engine.quantization.scheme import Scheme, UnknownSchemeError, read_scheme
 from batchgen.errors import ModelRefusedError, UsageError
 
-__all__ = ["QUANTIZED_NAMES", "Quantized", "read_quantized"]
+__all__ = ["QUANTIZED_NAMES", "Quantized", "described", "read_quantized"]
 
 _PACKAGES = {
     "mxfp4": ("accelerate",),
@@ -99,13 +101,7 @@ class Quantized:
     def check(self, model: str, *, quantization: str | None, deterministic: bool) -> None:
         """Raises UsageError for flags that contradict the weights, ModelRefusedError for what
         is not served or not installed."""
-        if self.unserved or (self.scheme is None and self.method not in _PACKAGES):
-            raise ModelRefusedError(
-                f"model {model!r} has {self.method} weights, which batchgen does not serve"
-                + (f" {self.unserved}" if self.unserved else ""),
-                f"served are {', '.join(dict.fromkeys((*_OWN, *_PACKAGES)))} and .gguf files; "
-                "or name the weights that are not quantised",
-            )
+        self.check_served(model)
         if quantization is not None:
             raise UsageError(
                 f"model {model!r} has {self.method} weights already, and --quantization "
@@ -118,6 +114,20 @@ class Quantized:
                 "on the shape of the batch",
                 "leave --deterministic out, or name the weights that are not quantised",
             )
+        self.check_installed(model)
+
+    def check_served(self, model: str) -> None:
+        """Raises ModelRefusedError for a method, or a variant of one, that is not served."""
+        if self.unserved or (self.scheme is None and self.method not in _PACKAGES):
+            raise ModelRefusedError(
+                f"model {model!r} has {self.method} weights, which batchgen does not serve"
+                + (f" {self.unserved}" if self.unserved else ""),
+                f"served are {', '.join(dict.fromkeys((*_OWN, *_PACKAGES)))} and .gguf files; "
+                "or name the weights that are not quantised",
+            )
+
+    def check_installed(self, model: str) -> None:
+        """Raises ModelRefusedError where the packages that read the weights are not all here."""
         needed = _PACKAGES[self.method] if self.scheme is None else ()
         missing = [name for name in needed if not _is_installed(name)]
         if missing:
@@ -126,6 +136,25 @@ class Quantized:
                 "installed",
                 f"pip install {' '.join(missing)}; or name the weights that are not quantised",
             )
+
+
+def described(folder: Path, config: Mapping[str, Any]) -> Quantized | None:
+    """What the folder says of quantised weights, in config.json or in a file of ModelOpt's own.
+
+    Raises ModelRefusedError for a description that cannot be read, or that names no method.
+    """
+    beside, found = folder / "hf_quant_config.json", dict(config)
+    try:
+        if not found.get("quantization_config") and beside.exists():
+            told = json.loads(beside.read_text(encoding="utf-8")).get("quantization") or {}
+            found["quantization_config"] = {**told, "quant_method": "modelopt"}
+        return read_quantized(found)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise ModelRefusedError(
+            f"model {str(folder)!r} says how its weights are quantised (quantization_config, or "
+            f"{beside.name}) in a form that cannot be read: {error}",
+            "fetch its .json files again, or name the weights that are not quantised",
+        ) from error
 
 
 def read_quantized(config: Mapping[str, Any]) -> Quantized | None:

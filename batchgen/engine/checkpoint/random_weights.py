@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-from batchgen.engine.checkpoint.folder import described
 from batchgen.engine.checkpoint.packed_folder import load_random_packed
+from batchgen.engine.checkpoint.quantized import described
 from batchgen.engine.checkpoint.quiet import quietly
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.mixture.form import quieten
@@ -58,7 +58,7 @@ def _load_share(
 
 def _scheme(own: Any, config: EngineConfig) -> tuple[Scheme | None, bool]:
     """Of linear layers; and whether experts are in MXFP4."""
-    found = described(config.model, own)
+    found = described(config.model, own.to_dict())
     if found is not None:
         found.check(str(config.model), quantization=config.quantization, deterministic=False)
         return found.scheme, found.method == "mxfp4"

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from batchgen.engine.checkpoint.quantized import Quantized, described
 from batchgen.engine.config import ModelFacts
 from batchgen.errors import ModelRefusedError
 from batchgen.job.model import special_tokens
@@ -131,6 +132,8 @@ class ModelFiles:
             raise self._refused("an encoder-decoder", architectures)
         if architectures and all(name.endswith(_NOT_CAUSAL) for name in architectures):
             raise self._refused("no causal language model", architectures)
+        if (quantized := self._quantized()) is not None:
+            quantized.check_served(self.name)
 
     def check_loadable(self, whole: bool = True) -> None:
         """Refuse what cannot be loaded with the packages installed here, or, where it has to be
@@ -142,8 +145,14 @@ class ModelFiles:
             from batchgen.job.model.gguf_support import check_loadable
 
             check_loadable(self.path)
-        elif whole:
+            return
+        if whole:
             check_folder(self.path, self.name, self.config)
+        if (quantized := self._quantized()) is not None:
+            quantized.check_installed(self.name)
+
+    def _quantized(self) -> Quantized | None:
+        return None if self.kind is ModelKind.GGUF else described(self.path, self.config)
 
     def _refused(self, what: str, architectures: list[str]) -> ModelRefusedError:
         named = ", ".join([*architectures, str(self.config.get("model_type", "?"))])
