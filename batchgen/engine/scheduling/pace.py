@@ -84,10 +84,12 @@ class Pace:
             return self._limit.holds([*now, *_begun(waiting, pace, output_share)], output_share)
 
         fastest = min(wanted, fastest)
-        if fastest <= slowest or not holds(slowest):
+        if fastest <= slowest:
             return 0.0
         if holds(fastest):
             return fastest
+        if not holds(slowest):
+            return 0.0
         for _ in range(_HALVINGS):
             middle = sqrt(slowest * fastest)
             slowest, fastest = (middle, fastest) if holds(middle) else (slowest, middle)
