@@ -12,9 +12,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from echo_runs import environment, write_rows
+from safetensors.numpy import save_file
 from test_inspect_adapter import adapter, write_tensors
 
 from batchgen.cli.plan import _GPUS, plan
@@ -187,6 +189,18 @@ def test_a_checkpoint_that_is_dequantised_at_load_is_counted_at_its_full_size(
         "m.up.weight": (32, 64), "m.up.weight_scale_inv": (1, 1), "lm_head.weight": (10, 64),
     })  # fmt: skip
     assert shape.num_parameters == 32 * 64 + 640
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_packed_integers_are_counted_by_their_bits(tmp_path: Path, bits: int) -> None:
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "hidden_size": 64}
+    described = {"quant_method": "gptq", "bits": bits, "group_size": 64}
+    config = {"dtype": "float16", **sizes, "quantization_config": described}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    words = np.zeros((64 * bits // 32, 32), np.int32)
+    tensors = {"m.up.qweight": words, "m.up.scales": np.ones((1, 32), np.float16)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert shape_of(resolve_model(str(tmp_path)), "auto").num_parameters == 64 * 32
 
 
 def test_tied_and_untied_heads_are_read_once_a_step(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from batchgen.engine.checkpoint.quantized import described
 from batchgen.engine.experts import expert_share
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf.architectures.plan import plan_gguf
@@ -28,8 +29,8 @@ __all__ = ["shape_of"]
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_PACKED = {"U8": 2, "I32": 8}
-"""Numbers of four bits in one of a quantised checkpoint's."""
+_FOUR_BITS = {"U8": 2, "I32": 8}
+"""Numbers in one of a quantised checkpoint's."""
 _KEPT_PACKED = ("bitsandbytes", "torchao")
 _SCALES = re.compile(
     r"_(scale|scales|scale_inv|zero_point|shape|absmax|quant_map|g_idx)$"
@@ -161,11 +162,20 @@ def _of_folder(files: ModelFiles) -> Iterator[_Tensor]:
     """From the headers of safetensors files; of pickles their sizes alone are known."""
     folder = files.path
     names = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
-    packed = _method(files.config) is not None
+    held = _held(files)
     for path in names:
         for one in read_tensors(path):
-            held = _PACKED.get(one.dtype, 1) if packed else 1
-            yield _Tensor(one.name, one.count * held, one.num_bytes, one.dtype)
+            yield _Tensor(one.name, one.count * held.get(one.dtype, 1), one.num_bytes, one.dtype)
     for path in () if names else sorted(folder.glob("pytorch_model*.bin")):
         size = path.stat().st_size
         yield _Tensor(path.name, size // 2, size, "")
+
+
+def _held(files: ModelFiles) -> dict[str, int]:
+    """Numbers of a weight in one that is stored, by its type."""
+    found = described(files.path, files.config)
+    if found is None:
+        return {}
+    if found.scheme is not None and found.scheme.kind == "integer":
+        return {"I32": 32 // found.scheme.bits}
+    return _FOUR_BITS
