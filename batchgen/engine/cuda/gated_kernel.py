@@ -13,11 +13,10 @@ import triton.language as tl
 
 from batchgen.engine.mixture.form import GELU, SILU, Gate
 from batchgen.engine.quantization.float8 import E4M3
+from batchgen.engine.quantization.round_kernel import row_scale
 
 __all__ = ["gated_rows"]
 
-_LARGEST = tl.constexpr(448.0)
-_LEAST_SCALE = tl.constexpr(1e-12)
 _SILU, _GELU = tl.constexpr(SILU), tl.constexpr(GELU)
 _ROOT_HALF = tl.constexpr(0.7071067811865476)
 _LOG2E = tl.constexpr(1.4426950408889634)
@@ -54,9 +53,7 @@ def gated_kernel(
     else:  # tanh y is 2 sigmoid(2 y) - 1
         inner = _ROOT_8_BY_PI * (gate + 0.044715 * gate * gate * gate)
         data = gate * _share(inner, ASM) * up
-    # A maximum that leaves NaN out would make a usable row of one that is not.
-    largest = tl.reduce(tl.abs(data), 0, _larger)
-    scale = tl.maximum(largest / _LARGEST, _LEAST_SCALE, propagate_nan=tl.PropagateNan.ALL)
+    scale = row_scale(data)
     # Nothing is to be clamped: by so little as the products are off, 448 rounds to itself.
     tl.store(out + row * SIZE + at, (data * (1.0 / scale)).to(tl.float8e4nv), inside)
     tl.store(scales + row, scale)
@@ -72,11 +69,6 @@ def _share(data: tl.tensor, ASM: tl.constexpr) -> tl.tensor:
         )
     else:
         return 1.0 / (1.0 + tl.exp2(data * -_LOG2E))
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _larger(one: tl.tensor, other: tl.tensor) -> tl.tensor:
-    return tl.maximum(one, other, propagate_nan=tl.PropagateNan.ALL)
 
 
 @torch.library.custom_op("batchgen::gated_rows", mutates_args=())

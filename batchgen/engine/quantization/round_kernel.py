@@ -12,7 +12,7 @@ import triton.language as tl
 
 from batchgen.engine.quantization.float8 import E4M3
 
-__all__ = ["round_rows_on_gpu"]
+__all__ = ["round_rows_on_gpu", "row_scale"]
 
 _LARGEST = tl.constexpr(448.0)
 _LEAST_SCALE = tl.constexpr(1e-12)
@@ -32,12 +32,18 @@ def _round_kernel(
     at = tl.arange(0, PADDED)
     inside = at < SIZE
     data = tl.load(x + row * stride + at, inside, other=0.0).to(tl.float32)
-    # A maximum that leaves NaN out would make a usable row of one that is not.
-    largest = tl.reduce(tl.abs(data), 0, _larger)
-    scale = tl.maximum(largest / _LARGEST, _LEAST_SCALE, propagate_nan=tl.PropagateNan.ALL)
+    scale = row_scale(data)
     data = tl.clamp(data / scale, -_LARGEST, _LARGEST, propagate_nan=tl.PropagateNan.ALL)
     tl.store(out + row * SIZE + at, data.to(tl.float8e4nv), inside)
     tl.store(scales + row, scale)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def row_scale(data: tl.tensor) -> tl.tensor:
+    """The scale of a row in float32, NaN where the row has one: a maximum that leaves NaN out would
+    make a usable row of one that is not."""
+    largest = tl.reduce(tl.abs(data), 0, _larger)
+    return tl.maximum(largest / _LARGEST, _LEAST_SCALE, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
