@@ -296,8 +296,13 @@ def test_what_sequences_have_in_common_is_named_as_if_each_came_alone() -> None:
         assert found == expected
 
 
-def test_only_so_many_first_blocks_are_remembered() -> None:
+def test_only_so_many_first_blocks_and_tokens_are_remembered() -> None:
     hasher = BlockHasher(4)
     for first in range(1000):
         hasher.extend([], array("i", [first] * 8))
     assert len(hasher._recent) == 256
+    hasher = BlockHasher(1 << 16)
+    for first in range(12):
+        hasher.extend([], array("i", [first] * (1 << 20)))
+        assert sum(len(tokens) for tokens, _ in hasher._recent.values()) <= 4 << 20
+    assert len(hasher._recent) == 4

@@ -18,6 +18,8 @@ __all__ = ["BlockHasher", "extend_block_hashes"]
 _SIZE = 16
 """Bytes of a hash."""
 _REMEMBERED = 256
+_REMEMBERED_TOKENS = 4 << 20
+"""16 MiB, and half as much for their hashes."""
 
 
 class BlockHasher:
@@ -25,12 +27,13 @@ class BlockHasher:
     earlier one is compared, a few microseconds for a thousand tokens, and not hashed again, a
     hundred.
 
-    Of each first block the last sequence is remembered, of so many first blocks at most.
+    Of each first block the last sequence is remembered, of so many first blocks and tokens at most.
     """
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
         self._recent: dict[bytes, tuple[array[int], Sequence[bytes]]] = {}
+        self._num_tokens = 0
 
     def extend(self, hashes: list[bytes], token_ids: array[int], adapter: str = "") -> None:
         """As `extend_block_hashes`."""
@@ -42,11 +45,14 @@ class BlockHasher:
         first = hashes[0]  # of the adapter, too
         known = self._recent.pop(first, None)
         if known is not None:
+            self._num_tokens -= len(known[0])
             hashes += known[1][1 : _num_common(known[0], token_ids) // size]
         extend_block_hashes(hashes, token_ids, size, adapter)
         self._recent[first] = (token_ids[:], tuple(hashes))
-        if len(self._recent) > _REMEMBERED:
-            del self._recent[next(iter(self._recent))]
+        self._num_tokens += len(token_ids)
+        while len(self._recent) > _REMEMBERED or self._num_tokens > _REMEMBERED_TOKENS:
+            oldest, _ = self._recent.pop(next(iter(self._recent)))
+            self._num_tokens -= len(oldest)
 
 
 def _num_common(a: array[int], b: array[int]) -> int:
