@@ -17,10 +17,10 @@ from torch.utils import _pytree as pytree
 
 from batchgen.engine.model.binding import CALL_ATTRIBUTE, AttentionCall, StepContext
 
-__all__ = ["LastLayer", "Stored", "token_dims"]
+__all__ = ["LastLayer", "token_dims"]
 
 
-class Stored(Exception):
+class _Stored(Exception):
     """A layer's keys and values are written: the rest of the call is not wanted."""
 
 
@@ -31,9 +31,9 @@ class _StoreAndLeave:
         self._call = call
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> Tensor:
-        """Always raises Stored."""
+        """Always raises _Stored."""
         self._call.store(key, value)
-        raise Stored
+        raise _Stored
 
 
 class LastLayer:
@@ -73,7 +73,7 @@ class LastLayer:
         setattr(self._holder, CALL_ATTRIBUTE, self._storing)
         try:
             self._layer._call_impl(*args, **kwargs)
-        except Stored:
+        except _Stored:
             return
         finally:
             setattr(self._holder, CALL_ATTRIBUTE, call)

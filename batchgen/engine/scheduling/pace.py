@@ -18,11 +18,10 @@ from collections.abc import Collection, Iterable
 from math import sqrt
 
 from batchgen.engine.scheduling.sequence import Sequence
-from batchgen.engine.scheduling.sequence_limit import SequenceLimit
+from batchgen.engine.scheduling.sequence_limit import STEPS_BETWEEN_LOOKS, SequenceLimit
 
 __all__ = ["Pace"]
 
-_STEPS_BETWEEN_LOOKS = 16
 _HALVINGS = 6
 """Of the range in which the pace is searched for, in octaves: of one to 64, a fifteenth is left."""
 
@@ -32,7 +31,7 @@ class Pace:
 
     def __init__(self, limit: SequenceLimit) -> None:
         self._limit = limit
-        self._age = _STEPS_BETWEEN_LOOKS
+        self._age = STEPS_BETWEEN_LOOKS
         self._tokens = 0.0
 
     def current(
@@ -53,10 +52,10 @@ class Pace:
         latter that rows generate.
         """
         if not waiting or len(running) + len(waiting) > self._limit.most:
-            self._age = _STEPS_BETWEEN_LOOKS
+            self._age = STEPS_BETWEEN_LOOKS
             return 0.0
         self._age += 1
-        if self._age >= _STEPS_BETWEEN_LOOKS:
+        if self._age >= STEPS_BETWEEN_LOOKS:
             self._age = 0
             rows = sorted(
                 ((outputs, tokens * uncached) for tokens, outputs in waiting), reverse=True

@@ -21,9 +21,9 @@ from collections.abc import Collection, Iterable
 
 from batchgen.engine.scheduling.sequence import Sequence
 
-__all__ = ["SequenceLimit"]
+__all__ = ["STEPS_BETWEEN_LOOKS", "SequenceLimit"]
 
-_STEPS_BETWEEN_LOOKS = 16
+STEPS_BETWEEN_LOOKS = 16
 """Looking at all running sequences takes time on the host."""
 _UNEVEN = 1.5
 """More than an even spread allows: rows with a common prefix are admitted together, so some long
@@ -47,7 +47,7 @@ class SequenceLimit:
         """The number that paid when it was last looked at; `current` may be lower."""
         self._held_tokens = 0.0
         """The most that those running will hold at once."""
-        self._age = _STEPS_BETWEEN_LOOKS
+        self._age = STEPS_BETWEEN_LOOKS
         self._arrived = True
 
     def holds(self, rows: list[tuple[float, float]], output_share: float) -> bool:
@@ -86,7 +86,7 @@ class SequenceLimit:
         self._age += 1
         if self.most <= self._fewest or len(running) < self._fewest // 2:
             self.wanted = self._fewest
-        elif self._age >= _STEPS_BETWEEN_LOOKS:
+        elif self._age >= STEPS_BETWEEN_LOOKS:
             self._look(running, waiting_outputs, output_share)
 
     def _look(
