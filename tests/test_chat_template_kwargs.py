@@ -9,7 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from echo_runs import batchgen, write_rows
 
+from batchgen.engine.request import SamplingParams
+from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.fields.settings import with_default_kwargs
+from batchgen.job.rows import InputRow
+from batchgen.job.spec import InputSpec
+from batchgen.job.templates.chat_template import ChatTemplate
 
 TEMPLATE = "{{ enable_thinking }} {{ mood }} {{ messages[0].content }}"
 CHAT = [{"role": "user", "content": "x"}]
@@ -69,3 +75,23 @@ def test_a_default_that_excludes_a_row_s_own_wish_is_left_out() -> None:
     assert with_default_kwargs(go_on, opened | {"a": 1}) == go_on | {"a": 1}
     assert with_default_kwargs(opened, go_on) == opened
     assert with_default_kwargs({}, go_on) == go_on
+
+
+@pytest.mark.parametrize("name", ["prefix", "partial"])
+def test_a_turn_that_says_it_is_to_be_continued_is(name: str) -> None:
+    """Mistral's and Moonshot's way, whether or not the template reads the name."""
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes", name: True}]
+    for ending in ("</>", f"{{% if not m.{name} %}}</>{{% endif %}}"):
+        source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}" + ending + "{% endfor %}"
+        row = parsed({"messages": chat})
+        opened = ChatTemplate(source, {}).render(row.messages or [], row.template_kwargs)
+        assert opened == "<user>Hi</><assistant>Yes"
+    chat.append({"role": "user", "content": "And?"})
+    assert not parsed({"messages": chat}).template_kwargs
+    row = parsed({"messages": chat[:2], "add_generation_prompt": True})
+    assert row.template_kwargs == {"add_generation_prompt": True}
+
+
+def parsed(row: dict[str, Any]) -> InputRow:
+    parser = RowParser(InputSpec(()), SamplingParams(), KeptColumns("all"))
+    return parser.parse(0, "f", row)

@@ -264,6 +264,8 @@ def test_openai_rows_are_read() -> None:
          ErrorCode.UNSUPPORTED_SETTING),
         (openai({"messages": [{"role": "assistant", "audio": {"id": "a"}}, *CHAT]}),
          ErrorCode.INVALID_ROW),
+        (openai({"messages": [{"role": "user", "content": "What is it?", "images": ["x.png"]}]}),
+         ErrorCode.INVALID_ROW),
         (openai({"input": "a", "max_output_tokens": 5, "max_tokens": 6}, url="/v1/responses"),
          ErrorCode.INVALID_PARAM),
         (openai({"input": "a", "text": {"format": {"type": "text"}},

@@ -463,7 +463,8 @@ def test_parameters_are_read_under_every_tool_s_name_and_holder() -> None:
     ("name", "ours"),
     [("stop_sequences", "stop"), ("num_predict", "max_tokens"), ("maxTokens", "max_tokens"),
      ("system_prompt", "system"), ("gen_kwargs", "params"), ("frequency_penality",
-     "frequency_penalty")],
+     "frequency_penalty"), ("topP", "top_p"), ("stopSequences", "stop"), ("systemInstruction",
+     "system"), ("generationConfig", "params"), ("random_seed", "seed")],
 )  # fmt: skip
 def test_another_tool_s_name_of_a_setting_is_said_to_be_none(name: str, ours: str) -> None:
     assert near_miss(name) == ours

@@ -39,6 +39,8 @@ _SPEAKERS = {
 }
 """ShareGPT's names of who speaks -> roles."""
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+_MEDIA = ("audio", "audios", "image", "images", "video", "videos")
+"""Keys under which OpenAI, Ollama and training tools keep what is no text of a message."""
 _SPOKEN = ("reasoning_content", "reasoning", "thinking")
 _SPEAKERS_OF_TEXT = ("system", "developer", "user", "assistant")
 """Roles whose content is never an object: those of others give results."""
@@ -107,8 +109,8 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(role, str) or not role:
         raise _invalid(f"{where}.role must be a non-empty string")
     plain: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
-    if isinstance(plain.get("audio"), dict):
-        raise _invalid(f"{where}.audio is not served: its text is, as content")
+    if medium := next((name for name in _MEDIA if plain.get(name)), None):
+        raise _invalid(f"{where}.{medium} is not served: text is, as content")
     if "tool_calls" in plain:
         plain["tool_calls"] = _read_calls(plain["tool_calls"], where)
     if plain.get("tool_calls") == []:

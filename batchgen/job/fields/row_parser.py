@@ -33,7 +33,7 @@ from batchgen.job.fields.settings import (
     read_template_kwargs,
     read_texts,
     read_truncation,
-    with_default_kwargs,
+    settled_kwargs,
 )
 from batchgen.job.model.adapter_choice import adapter_of_body, settled_adapter
 from batchgen.job.model.adapters import parse_adapters
@@ -112,9 +112,9 @@ class RowParser:
                 self._make_chat(row, None)
             else:
                 self._fill(row, raw)
-            if row.messages is not None and self._spec.chat_template_kwargs:
+            if row.messages is not None:
                 default = self._spec.chat_template_kwargs
-                row.template_kwargs = with_default_kwargs(row.template_kwargs, default)
+                row.template_kwargs = settled_kwargs(row.messages, row.template_kwargs, default)
             if problem:
                 raise RowError(ErrorCode.INVALID_ROW, problem)
         except RowError as error:

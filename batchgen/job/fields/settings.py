@@ -5,7 +5,8 @@ cut, and those of others' names that are not served (`setting_names`).
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "read_template_kwargs",
     "read_texts",
     "read_truncation",
+    "settled_kwargs",
     "with_default_kwargs",
 ]
 
@@ -38,21 +40,33 @@ TEMPLATE_NAMES = (
 """Settings that the chat template reads."""
 
 _ELSEWHERE = {
+    "candidate_count": "n",
     "extra_args": "params",
     "gen_kwargs": "params",
+    "generation_config": "params",
     "generation_kwargs": "params",
+    "inference_config": "params",
     "instructions": "system",
     "llm_kwargs": "params",
+    "max_gen_toks": "max_tokens",
     "max_thinking_tokens": "thinking_token_budget",
+    "max_tokens_to_sample": "max_tokens",
     "maxtokens": "max_tokens",
     "n_predict": "max_tokens",
     "num_predict": "max_tokens",
+    "random_seed": "seed",
     "repeat_penalty": "repetition_penalty",
+    "response_mime_type": "response_format",
+    "response_schema": "response_format",
     "stop_sequences": "stop",
     "stop_words": "stop",
+    "system_instruction": "system",
     "system_prompt": "system",
 }
-"""What other tools (Ollama, llama.cpp, Anthropic, lm-eval, TRL) call it, in small letters."""
+"""What other tools (Ollama, llama.cpp, Anthropic, Gemini, Mistral, lm-eval, TRL) call it,
+in small letters."""
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+"""Between the words of a name that Gemini's and Bedrock's kin write as `topP`."""
 _ALIKE = 0.85
 """Of a column's name and a parameter's: `temprature`, not `step`."""
 _MAX_GUESSED = 40
@@ -69,15 +83,19 @@ _MAY_BE_TEXT = (
 )
 _ENDINGS = ("continue_final_message", "add_generation_prompt")
 """They exclude each other."""
+_BEGUN = ("prefix", "partial")
+"""True in a last turn that is to be continued: Mistral's and DeepSeek's name, Moonshot's and
+Qwen's."""
 _NO_VARIABLES = ("chat_template", "sanitize_control_tokens", "tokenizer_kwargs")
 """`apply_chat_template` takes them beside what its template reads."""
 
 
 def nearest(name: str, names: Collection[str], likeness: float | None = None) -> str | None:
     """Which of `names` is likely meant by a name that is none."""
-    known = _ELSEWHERE.get(name.lower())
-    if known is not None:
-        return known
+    words = _HUMP.sub("_", name[:_MAX_GUESSED]).lower()
+    known = _ELSEWHERE.get(name.lower()) or _ELSEWHERE.get(words)
+    if known is not None or words in names:
+        return known or words
     near = get_close_matches(name[:_MAX_GUESSED], names, 1, likeness or _ALIKE)
     return near[0] if near else None
 
@@ -173,6 +191,18 @@ def read_truncation(given: Mapping[str, Any]) -> int | None:
     whole = type(value) is int or (type(value) is float and value.is_integer())
     _require(whole and (value == -1 or value >= 1), TRUNCATE, "-1 or an integer from 1", value)
     return int(value)
+
+
+def settled_kwargs(
+    messages: Sequence[Mapping[str, Any]], own: Mapping[str, Any], default: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a chat's template gets beside its messages: `own` settings, what its last turn says of
+    itself, and of the default ones what neither excludes."""
+    last = messages[-1]
+    begun = last.get("role") == "assistant" and any(last.get(name) is True for name in _BEGUN)
+    if begun and not any(name in own for name in _ENDINGS):
+        own = {**own, "continue_final_message": True}
+    return with_default_kwargs(own, default)
 
 
 def with_default_kwargs(own: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
