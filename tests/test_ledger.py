@@ -116,6 +116,30 @@ def test_a_late_part_of_another_fingerprint_is_never_used(tmp_path: Path) -> Non
         assert not stray.exists()
 
 
+def test_what_a_late_process_leaves_of_a_discarded_job_is_never_used(tmp_path: Path) -> None:
+    folder = tmp_path / "out.parquet.ckpt"
+    with open_ledger(tmp_path) as ledger:  # of an input that is another one by now
+        ledger.append(rows_of([0, 1]))
+        ledger.save_inflight({(5, 0): [9]})
+    late = [*parts_of(tmp_path), *folder.glob("inflight-*")]
+    held = [(path, path.read_bytes()) for path in late]
+    with open_ledger(tmp_path, overwrite=True) as ledger:
+        for path, data in held:
+            path.write_bytes(data)
+    with open_ledger(tmp_path, overwrite=True) as ledger:
+        assert (ledger.num_done, ledger.num_inflight_tokens) == (0, 0)
+
+
+def test_saved_tokens_of_an_earlier_version_are_taken(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        ledger.save_inflight({(5, 0): [9]})
+    saved = next((tmp_path / "out.parquet.ckpt").glob("inflight-*"))
+    attempt, _birth, crc, suffix = saved.name.split(".")
+    saved.rename(saved.with_name(f"{attempt}.{crc}.{suffix}"))
+    with open_ledger(tmp_path) as ledger:
+        assert ledger.inflight_tokens(5) == [9]
+
+
 def test_a_second_process_is_refused_while_the_first_runs(tmp_path: Path) -> None:
     with (
         open_ledger(tmp_path),

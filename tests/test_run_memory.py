@@ -69,7 +69,7 @@ def test_rows_begun_before_take_a_few_bytes_each(tmp_path: Path) -> None:
     rows = np.arange(0, 2 * RETRIED, 2)
     write_attempts(tmp_path, RowCounts.first_of(rows, 1 + rows % 3), lambda: None)
     tracemalloc.start()
-    journal = Journal(tmp_path, 1, lambda asked: np.zeros(len(asked), np.bool_), lambda: None)
+    journal = Journal(tmp_path, 1, "", lambda asked: np.zeros(len(asked), np.bool_), lambda: None)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held < 40 * RETRIED

@@ -19,7 +19,7 @@ from batchgen.job.locking.lease import LeasedLock
 from batchgen.job.locking.lock import OutputLock, current_owner
 from batchgen.job.stop_check import StopCheck, never
 from batchgen.job.storage.layout import Layout, folder_of
-from batchgen.job.storage.manifest import Manifest, flatten
+from batchgen.job.storage.manifest import Manifest
 from batchgen.job.stores.files import make_folder
 from batchgen.job.stores.remote_path import RemotePath
 
@@ -77,7 +77,7 @@ def begin_where_none(
             before.check_fingerprint(fingerprint, layout.out)
         raise
     discard_work(layout)
-    begun = Manifest(flatten(fingerprint), dict(facts), overwriting=overwrite, reopened=reopened)
+    begun = Manifest.begun(fingerprint, facts=dict(facts), overwriting=overwrite, reopened=reopened)
     begun.form = layout.form.to_dict()
     begun.write(layout.manifest)
     return Found(begun)

@@ -269,13 +269,13 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     def _load(self, facts: dict[str, Any], run_id: str) -> None:
         assert self._lock is not None
-        layout, manifest = self._layout, self._manifest
+        layout, manifest, held = self._layout, self._manifest, self._lock
         self._known.load(manifest.job)
         if shard_work.is_still_complete(layout, manifest, len(self._done)):
             return
         others = [other.work for other in layout.others_with_my_rows() if not is_held(other.work)]
         self._journal = Journal(
-            layout.work, self._lock.attempt, self._known.settled, self._lock.check, others
+            layout.work, held.attempt, manifest.birth, self._known.settled, held.check, others
         )
         manifest.form = layout.form.to_dict()
         manifest.note_run(self._lock.attempt, run_id, facts)

@@ -12,7 +12,7 @@ from batchgen.job.ledger.opening import Found, discard_work
 from batchgen.job.output.check import MissingRowsError
 from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.manifest import Manifest, flatten
+from batchgen.job.storage.manifest import Manifest
 
 __all__ = [
     "finish_shard",
@@ -31,7 +31,7 @@ def manifest_to_use(
         return found.manifest if found.finished else _own(layout, found.manifest)
     if found.manifest is None or found.finished:
         discard_work(layout)
-    return found.manifest or Manifest(flatten(fingerprint), overwriting=overwrite)
+    return found.manifest or Manifest.begun(fingerprint, overwriting=overwrite)
 
 
 def _own(layout: Layout, job: Manifest) -> Manifest:

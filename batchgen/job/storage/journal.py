@@ -1,7 +1,7 @@
 """The journal: which rows were begun in which run, and the tokens of rows a run left in flight.
 
     begun-<attempt>.log          24-byte records, appended once a batch (`begun_log`)
-    inflight-<attempt>.<crc>.json
+    inflight-<attempt>.<birth of the job>.<crc>.json
 
 A record is a range of row indices, the attempt that began them, and a check word; a torn or changed
 record is skipped. A run that ends by itself, politely or by an error that it tells, says so in a
@@ -49,14 +49,17 @@ class Journal:
         self,
         folder: Place,
         attempt: int,
+        birth: str,
         is_done: DoneFilter,
         guard: Guard,
         others: Sequence[Place] = (),
     ) -> None:
-        """`others`: folders of runs that split the same rows otherwise; read, never changed.
+        """`birth` is the job's: saved tokens of another, of other rows perhaps, are not taken.
+        `others`: folders of runs that split the same rows otherwise; read, never changed.
         `is_done` tells rows that are done or not of this run."""
         self._folder = folder
         self._attempt = attempt
+        self._birth = birth
         self._guard = guard
         older = _older(folder, "begun-", attempt)
         carried = _carried(older, is_done)
@@ -73,10 +76,10 @@ class Journal:
         # death in between leaves records twice, and an attempt's rows count once.
         self._log: BegunLog | None = open_log(folder, attempt, carried.tobytes(), guard)
         remove_all(older)
-        self._inflight = _load_inflight(folder, is_done)
+        self._inflight = _load_inflight(folder, birth, is_done)
         for other in others:
             with suppress(FileNotFoundError):
-                self._inflight = _load_inflight(other, is_done) | self._inflight
+                self._inflight = _load_inflight(other, birth, is_done) | self._inflight
 
     def begin(self, indices: Sequence[int]) -> int:
         """Note that these rows begin now: one append; how many had begun in an earlier run."""
@@ -112,7 +115,8 @@ class Journal:
         self._inflight = _without_done(kept | tokens, is_done)
         data = json.dumps([[*key, ids] for key, ids in self._inflight.items()]).encode()
         older: list[Place] = [*self._folder.glob("inflight-*.json")]
-        path = self._folder / checked_name(f"inflight-{self._attempt:06d}", data, "json")
+        stem = f"inflight-{self._attempt:06d}.{self._birth}"
+        path = self._folder / checked_name(stem, data, "json")
         write_atomic(path, data, "inflight", self._guard)
         remove_all(old for old in older if old != path)
 
@@ -123,10 +127,11 @@ class Journal:
             log.close(b"" if self.crashed else _end_of(self._attempt).tobytes())
 
 
-def _load_inflight(folder: Place, is_done: DoneFilter) -> Inflight:
+def _load_inflight(folder: Place, birth: str, is_done: DoneFilter) -> Inflight:
     loaded: Inflight = {}
     for path in sorted(folder.glob("inflight-*.json"), key=_written):
-        data = read_checked(path)
+        _, *job, _, _ = path.name.split(".")  # an earlier version named none
+        data = read_checked(path) if job in ([], [birth]) else None
         if data is not None:
             loaded |= {(index, sample): ids for index, sample, ids in json.loads(data)}
     return _without_done(loaded, is_done)

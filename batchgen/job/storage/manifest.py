@@ -65,7 +65,8 @@ class Manifest:
     overwriting: bool = False
     """The job was begun with --overwrite: the same command again continues it."""
     generation: str = ""
-    """Changed when finished work is taken up again: parts of another generation do not count."""
+    """Drawn when a job begins, and when finished work is taken up again: parts of another
+    generation do not count, be they of the same settings."""
     reopened: str = ""
     """Why it was taken up again: `failed`, `truncated`, `incremental`; the same goes on with it."""
     replaces: str = ""
@@ -92,6 +93,11 @@ class Manifest:
                 f"the manifest {path} cannot be read: {error}",
                 "remove the checkpoint folder, or start afresh with --overwrite",
             ) from error
+
+    @classmethod
+    def begun(cls, fingerprint: Mapping[str, Any], **values: Any) -> Manifest:
+        """A job that begins now. What one before it left, of another input perhaps, is not its."""
+        return cls(flatten(fingerprint), generation=uuid.uuid4().hex, **values)
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -153,6 +159,12 @@ class Manifest:
         """Fingerprint and generation in 16 letters: parts carry it."""
         text = json.dumps(flatten(self.fingerprint), sort_keys=True) + self.generation
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def birth(self) -> str:
+        """The moment it began in 16 letters, the same in all its generations and shards: saved
+        tokens carry it."""
+        return hashlib.sha256(self.began.encode()).hexdigest()[:16]
 
     def check_fingerprint(self, fingerprint: Mapping[str, Any], where: Place) -> None:
         """Raise FingerprintMismatchError naming every field that differs."""
