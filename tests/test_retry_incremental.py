@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from echo_runs import (
 )
 
 from batchgen import InputSpec, JobSpec, Summary, run
-from batchgen.errors import FingerprintMismatchError, UsageError
+from batchgen.errors import FingerprintMismatchError, InputUnreadableError, UsageError
 from batchgen.job.ledger.reopen import _whole_rows
 
 
@@ -203,6 +205,27 @@ def test_failed_rows_of_an_unfinished_job_are_computed_again(tmp_path: Path) -> 
     summary = summary_of(last)
     assert (summary["ok"], summary["errors"]) == (400, 0)
     assert summary["reused"] > 20
+
+
+def test_a_retry_keeps_rows_whose_part_cannot_be_read_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = write_rows(tmp_path / "in.jsonl", prompts(400)), tmp_path / "out.parquet"
+    args = ["run", "-i", source, "-o", out, "--engine", "echo", "--checkpoint-every", 10]
+    fault = "slow:at=engine.step,seconds=0.001,rows=2;kill:at=part.rename,nth=4;refuse:id=row-5"
+    assert batchgen(*args, BATCHGEN_FAULT=fault).returncode == -signal.SIGKILL
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.parquet.read_metadata", away)
+        with pytest.raises(InputUnreadableError, match="cannot read"):
+            echo(tmp_path, retry="failed", checkpoint_every=10)
+    last = batchgen(*args, "--retry", "failed")
+    summary = summary_of(last)
+    assert (summary["ok"], summary["errors"]) == (400, 0)
+    assert summary["reused"] > 2
 
 
 def test_killed_anywhere_a_retry_ends_as_if_unbroken(tmp_path: Path) -> None:

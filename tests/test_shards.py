@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -16,7 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.cli.merge import merge as merge_command
-from batchgen.errors import FingerprintMismatchError, OutputHeldError, UsageError
+from batchgen.errors import (
+    FingerprintMismatchError,
+    InputUnreadableError,
+    OutputHeldError,
+    UsageError,
+)
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.ledger.missing_rows import MissingShardsError
 from batchgen.job.shard import Shard, parse_shard
@@ -230,6 +236,23 @@ def test_a_shard_that_is_done_is_done_again_only_where_its_rows_were_lost(tmp_pa
         merged(tmp_path)
     assert "--shard 1/2 (10 rows)" in str(lacking.value.hint)
     assert run_shard(tmp_path, 1, 2, 20) == 10
+    assert merged(tmp_path).rows == 20
+
+
+def test_a_part_that_cannot_be_read_for_a_moment_is_no_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(2):
+        run_shard(tmp_path, index, 2, 20)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.parquet.read_metadata", away)
+        with pytest.raises(InputUnreadableError, match=r"cannot read .*part-.*Stale file handle"):
+            merged(tmp_path)
+    assert not (tmp_path / "out.parquet.ckpt" / "damaged").exists()
     assert merged(tmp_path).rows == 20
 
 

@@ -16,7 +16,7 @@ from batchgen.job.storage.layout import JOURNALS, SAVED_TOKENS, Layout, list_par
 from batchgen.job.storage.manifest import Manifest, fingerprint_diff
 from batchgen.job.storage.parts import part_summary
 from batchgen.job.stores.files import is_there, remove_stale
-from batchgen.job.stores.places import Place, remove_all, remove_trees
+from batchgen.job.stores.places import Place, matching, remove_all, remove_trees
 from batchgen.job.stores.remote_path import RemotePath
 from batchgen.job.stores.uploads import abort_uploads
 
@@ -125,7 +125,7 @@ def discard_work(layout: Layout) -> None:
     """Remove parts, journals, saved tokens and all that shards had; the manifest and the output
     stay. Only for whoever holds the job while no shard is at work."""
     remove_all([*list_parts(layout.parts), *layout.whole.own_journals_and_tokens()])
-    remove_all(layout.damaged.glob("part-*"))
+    remove_all(matching(layout.damaged, "part-*"))
     remove_trees([shard.work for shard in layout.shards_begun()])
     for folder in (layout.shards, layout.damaged):
         with suppress(OSError):  # not there, or it holds what is somebody else's
@@ -134,7 +134,7 @@ def discard_work(layout: Layout) -> None:
 
 def has_leftovers(layout: Layout) -> bool:
     """Whether a run died between the finished manifest and the removal of its parts."""
-    begun = any(layout.folder.glob(JOURNALS)) or layout.shards.exists()
+    begun = bool(matching(layout.folder, JOURNALS)) or layout.shards.exists()
     return begun or bool(list_parts(layout.parts))
 
 

@@ -11,7 +11,7 @@ from batchgen.job.schema import BASE_SCHEMA, OPTIONAL_FIELDS
 from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.part import Columns, Part, PartSummary, summary_of
 from batchgen.job.storage.parts import set_aside
-from batchgen.job.stores.places import Place, all_of, arrow_source
+from batchgen.job.stores.places import Place, all_of, arrow_source, readable
 
 __all__ = ["survey"]
 
@@ -41,7 +41,8 @@ def survey(layout: Layout, job: str) -> tuple[list[Part], Columns]:
 
 def _metadata(path: Place) -> pq.FileMetaData | None:
     try:
-        return pq.read_metadata(arrow_source(path))
+        with readable(path):  # a good part, perhaps
+            return pq.read_metadata(arrow_source(path))
     except (OSError, pa.ArrowException):
         return None
 

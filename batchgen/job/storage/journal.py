@@ -22,7 +22,7 @@ import numpy.typing as npt
 from batchgen.job.row_counts import RowCounts
 from batchgen.job.storage.begun_log import BegunLog, open_log
 from batchgen.job.stores.files import Guard, checked_name, read_checked, write_atomic
-from batchgen.job.stores.places import Place, all_of, remove_all
+from batchgen.job.stores.places import Place, all_of, matching, readable, remove_all
 
 __all__ = ["Inflight", "Journal", "write_attempts"]
 
@@ -66,7 +66,7 @@ class Journal:
         found = [carried]
         for other in others:
             with suppress(FileNotFoundError):  # a run there has just carried it over
-                found.append(_carried(list(other.glob("begun-*.log")), is_done))
+                found.append(_carried(matching(other, "begun-*.log"), is_done))
         self._begun_before = RowCounts.of(_rows_begun(records) for records in found)
         deaths = RowCounts.of(_rows_begun(_died(records)) for records in found)
         self._deaths = dict(zip(deaths.rows.tolist(), deaths.counts.tolist(), strict=True))
@@ -114,7 +114,7 @@ class Journal:
         kept = {key: ids for key, ids in self._inflight.items() if key[0] not in rows}
         self._inflight = _without_done(kept | tokens, is_done)
         data = json.dumps([[*key, ids] for key, ids in self._inflight.items()]).encode()
-        older: list[Place] = [*self._folder.glob("inflight-*.json")]
+        older = matching(self._folder, "inflight-*.json")
         stem = f"inflight-{self._attempt:06d}.{self._birth}"
         path = self._folder / checked_name(stem, data, "json")
         write_atomic(path, data, "inflight", self._guard)
@@ -129,8 +129,8 @@ class Journal:
 
 def _load_inflight(folder: Place, birth: str, is_done: DoneFilter) -> Inflight:
     loaded: Inflight = {}
-    for path in sorted(folder.glob("inflight-*.json"), key=_written):
-        _, *job, _, _ = path.name.split(".")  # an earlier version named none
+    for path in sorted(matching(folder, "inflight-*.json"), key=_written):
+        job = path.name.split(".")[1:-2]  # an earlier version named none
         data = read_checked(path) if job in ([], [birth]) else None
         if data is not None:
             loaded |= {(index, sample): ids for index, sample, ids in json.loads(data)}
@@ -171,7 +171,8 @@ def _check_word(records: Records) -> npt.NDArray[np.uint32]:
 
 def _read(path: Place) -> Records:
     """The good records of a journal file. [num_records]"""
-    data = path.read_bytes()
+    with readable(path):
+        data = path.read_bytes()
     records: Records = np.frombuffer(
         data[: len(data) // _RECORD.itemsize * _RECORD.itemsize], _RECORD
     )
@@ -251,7 +252,7 @@ def _without_done(tokens: Inflight, is_done: DoneFilter) -> Inflight:
 
 
 def _older(folder: Place, prefix: str, attempt: int) -> list[Place]:
-    return [path for path in folder.glob(f"{prefix}*.log") if int(path.stem[-6:]) < attempt]
+    return [path for path in matching(folder, f"{prefix}*.log") if int(path.stem[-6:]) < attempt]
 
 
 def _written(path: Place) -> tuple[int, int]:

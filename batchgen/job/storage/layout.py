@@ -17,7 +17,7 @@ from pathlib import Path
 
 from batchgen.job.form import DEFAULT_FORM, Form
 from batchgen.job.shard import Shard
-from batchgen.job.stores.places import Place, names_in
+from batchgen.job.stores.places import Place, matching, names_in
 from batchgen.job.stores.remote_path import RemotePath
 
 __all__ = [
@@ -153,8 +153,8 @@ class Layout:
 
     def own_journals_and_tokens(self) -> Iterator[Place]:
         """The same of this run's own sharding."""
-        yield from self.work.glob(JOURNALS)
-        yield from self.work.glob(SAVED_TOKENS)
+        yield from matching(self.work, JOURNALS)
+        yield from matching(self.work, SAVED_TOKENS)
 
 
 def list_parts(folder: Place, shard: Shard | None = None) -> list[Place]:

@@ -40,7 +40,7 @@ from batchgen.job.storage.part import (
     totals_of,
 )
 from batchgen.job.stores.files import Guard, checked_name, make_folder, read_checked, write_atomic
-from batchgen.job.stores.places import Place, all_of, arrow_source, move
+from batchgen.job.stores.places import Place, all_of, arrow_source, move, readable
 
 __all__ = [
     "known_summary",
@@ -115,7 +115,8 @@ def read_part(path: Place) -> pa.Table | None:
 def read_columns(path: Place, names: list[str]) -> pa.Table | None:
     """Some columns of a part, whose checksum nobody looks at; None where it cannot be read."""
     try:
-        return pq.read_table(arrow_source(path), columns=names, use_threads=False)
+        with readable(path):
+            return pq.read_table(arrow_source(path), columns=names, use_threads=False)
     except (pa.ArrowException, OSError):
         return None
 
@@ -145,7 +146,8 @@ def set_aside(path: Place, damaged: Place) -> None:
 
 def part_summary(path: Place) -> PartSummary:
     """Row counts and errors of a part, from its footer alone."""
-    return summary_of(pq.read_metadata(arrow_source(path)))
+    with readable(path):
+        return summary_of(pq.read_metadata(arrow_source(path)))
 
 
 def known_summary(path: Place) -> PartSummary | None:

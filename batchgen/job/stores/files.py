@@ -18,7 +18,7 @@ from pathlib import Path
 
 from batchgen.errors import OutputUnwritableError
 from batchgen.job.stores import faults
-from batchgen.job.stores.places import Place
+from batchgen.job.stores.places import Place, readable
 from batchgen.job.stores.remote_path import RemotePath
 from batchgen.job.stores.uploads import UploadedFile, note_version, read_noted, remove_staged
 
@@ -148,7 +148,8 @@ def read_checked(path: Place) -> bytes | None:
     match = _CHECKED.search(path.name)
     if match is None:
         return None
-    data = path.read_bytes()
+    with readable(path):
+        data = path.read_bytes()
     return data if zlib.crc32(data) == int(match["crc"], 16) else None
 
 

@@ -8,11 +8,12 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from batchgen.errors import UsageError
+from batchgen.errors import InputUnreadableError, UsageError
 from batchgen.job.stores.clients import SCHEMES, require_extra
 from batchgen.job.stores.remote_path import RemotePath
 
@@ -23,10 +24,12 @@ __all__ = [
     "Place",
     "all_of",
     "arrow_source",
+    "matching",
     "move",
     "names_in",
     "opened",
     "place_of",
+    "readable",
     "remove_all",
     "remove_trees",
     "scratch",
@@ -71,9 +74,38 @@ def names_in(folder: Place) -> list[str]:
     if isinstance(folder, RemotePath):
         return [path.name for path in folder.iterdir()]
     try:
-        return os.listdir(folder)
+        with readable(folder):
+            return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def matching(folder: Place, pattern: str) -> list[Place]:
+    """What lies right below under such a name. A folder that cannot be looked into is no empty one,
+    as it is to pathlib's glob."""
+    return [folder / name for name in names_in(folder) if fnmatch(name, pattern)]
+
+
+@contextmanager
+def readable(place: Place) -> Iterator[None]:
+    """Turn an OSError of the system, which says nothing of what is there, into
+    InputUnreadableError.
+
+    What is not there stays that, and damaged content what Arrow makes of it: an OSError without a
+    number.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise InputUnreadableError(
+            f"cannot read {place}: {os.strerror(error.errno)}",
+            "see to the disk, or to its rights, and run the same command again: finished rows are "
+            "kept",
+        ) from error
 
 
 def arrow_source(place: Place) -> Any:

@@ -10,7 +10,7 @@ from batchgen.job.ledger.shard_manifests import all_manifests, furthest_of
 from batchgen.job.storage.layout import SAVED_TOKENS, Layout, list_parts, shard_of_part
 from batchgen.job.storage.manifest import Manifest
 from batchgen.job.stores.files import read_checked
-from batchgen.job.stores.places import Place
+from batchgen.job.stores.places import Place, matching
 from batchgen.job.verbs.part_facts import DistinctRows, facts_of_part
 from batchgen.job.verbs.status import ShardStatus, Status, age_of, owner_of
 
@@ -85,7 +85,7 @@ def _youngest(known: float | None, path: Place) -> float | None:
 def _saved_tokens(folder: Place) -> int:
     """Tokens of rows in flight that a stopped run saved in a checkpoint folder."""
     total = 0
-    for path in folder.glob(SAVED_TOKENS):
+    for path in matching(folder, SAVED_TOKENS):
         data = read_checked(path)
         total += sum(len(ids) for _, _, ids in json.loads(data)) if data else 0
     return total
