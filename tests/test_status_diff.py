@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import re
 import shutil
@@ -72,6 +73,22 @@ def test_a_job_whose_output_was_removed_is_to_be_run_again(tmp_path: Path) -> No
     (tmp_path / "out.parquet").unlink()
     seen = status_json(tmp_path)
     assert (seen["state"], seen["rows_done"], seen["rows_total"]) == ("stopped", 0, 4)
+
+
+def test_an_output_that_is_not_whole_is_not_called_complete(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", prompts(20))
+    folder, file = tmp_path / "out", tmp_path / "out.parquet"
+    for out, flags in ((folder, ["--rows-per-file", 5]), (file, [])):
+        assert batchgen("run", "-i", source, "-o", out, "--engine", "echo", *flags).returncode == 0
+        assert batchgen("status", out).returncode == 0
+    next(folder.glob("part-*")).unlink()
+    lost = batchgen("status", folder)
+    assert lost.returncode == 66
+    assert "is not whole: part-0000" in lost.stderr
+    os.truncate(file, 500)
+    cut = batchgen("status", file)
+    assert cut.returncode == 66
+    assert "was changed since its job was complete" in cut.stderr
 
 
 def test_a_finished_output_is_known_without_its_checkpoint_folder(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "discard_work",
     "has_leftovers",
     "holds_no_completion",
+    "not_as_written",
     "sweep",
 ]
 
@@ -146,6 +147,16 @@ def _is_output_of(layout: Layout, manifest: Manifest) -> bool:
         if manifest.output == output_identity(layout.sign):
             return True
     return written_rows(layout, manifest.job_id) == manifest.total_rows
+
+
+def not_as_written(layout: Layout, manifest: Manifest) -> tuple[str, str] | None:
+    """Of a finished job whose output is there: what to say where it is not what the job wrote."""
+    if lacks := what_lacks(layout.target):
+        return lacks
+    if not _is_output_of(layout, manifest):
+        text = f"{layout.out} was changed since its job was complete, or is another file"
+        return text, "put it back, or compute it all again with --overwrite"
+    return None
 
 
 def _check_form(layout: Layout, manifest: Manifest) -> None:

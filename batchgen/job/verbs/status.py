@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from batchgen.errors import BatchgenError, InputUnreadableError
@@ -60,7 +61,8 @@ class Status:
 
 
 def status_of(out: Place, ckpt_dir: Place) -> Status:
-    """Read what is there; nothing is locked or changed. Raises InputUnreadableError: no work."""
+    """Read what is there; nothing is locked or changed. Raises InputUnreadableError: no work, or a
+    finished output that is not whole."""
     layout = Layout(ckpt_dir, out)
     manifest = Manifest.read(layout.manifest)
     if manifest is None and (finished := _finished(layout)) is not None:
@@ -79,6 +81,7 @@ def status_of(out: Place, ckpt_dir: Place) -> Status:
     if manifest.is_complete and _is_gone(layout.target):
         status.state = "stopped"  # the output was removed, and no part is left: all is to be done
     elif manifest.is_complete and manifest.totals is not None:
+        _check_written(layout, manifest)
         status.rows_read = None if manifest.input is None else manifest.input.rows_read
         status.rows_done = manifest.totals.rows
         status.errors = manifest.totals.error_codes
@@ -111,6 +114,20 @@ def _finished(layout: Layout) -> Status | None:
     status.runs, status.model = len(manifest.runs), _model_of(manifest)
     status.last_rows_age_s = age_of(layout.target)
     return status
+
+
+def _check_written(layout: Layout, manifest: Manifest) -> None:
+    target, written = layout.target, manifest.output or {}
+    if not isinstance(target, Path):
+        return
+    stat = target.stat()
+    seen = stat.st_size, stat.st_mtime_ns
+    if not target.is_dir() and seen == (written.get("size"), written.get("mtime_ns")):
+        return
+    from batchgen.job.ledger.opening import not_as_written
+
+    if found := not_as_written(layout, manifest):
+        raise InputUnreadableError(*found)
 
 
 def _model_of(manifest: Manifest) -> Any:
