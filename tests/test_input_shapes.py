@@ -134,6 +134,16 @@ def test_a_template_that_reads_parts_alone_gets_texts_as_parts(read: str) -> Non
     assert opened == "[system]<S>[user]<Hi>[assistant]<Yes "
 
 
+@pytest.mark.parametrize("content", ["", None])
+def test_a_template_that_reads_parts_alone_gets_an_empty_text_as_one(content: str | None) -> None:
+    """As beside calls: SmolVLM's and Granite Vision's fail on a text, whatever it is."""
+    source = "{% for m in messages %}[{{ m.role }}]<{{ m.content[0].text + '>' }}{% endfor %}"
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    chat = [*HI, {"role": "assistant", "content": content, "tool_calls": [call]}, *HI]
+    rendered = ChatTemplate(source, {}).render(chat)
+    assert rendered == "[user]<Hi>[assistant]<>[user]<Hi>"
+
+
 def test_a_prompt_that_is_a_chat_in_json_is_text_and_said(caplog: pytest.LogCaptureFixture) -> None:
     assert parse({"prompt": "[1, 2]"}).prompt == "[1, 2]"
     assert not caplog.text

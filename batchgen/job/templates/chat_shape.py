@@ -64,7 +64,7 @@ class ChatShape:
             plain["content"] = self._result(str(plain.get("role")), content)
         elif isinstance(content, list) and not self._reads_parts(str(plain.get("role"))):
             plain["content"] = joined_text(content)
-        elif isinstance(content, str) and content and not self._reads_text(str(plain.get("role"))):
+        elif isinstance(content, str) and not self._reads_text(str(plain.get("role"))):
             plain["content"] = _parts(content)
         if isinstance(plain.get("tool_calls"), list):
             plain["tool_calls"] = [self._tool_call(call) for call in plain["tool_calls"]]
@@ -76,7 +76,8 @@ class ChatShape:
         """The content of a turn that only calls: null, as OpenAI has it, unless the template fails
         on it, shows it, or leaves the calls out; then none, else empty."""
         if self._no_content is None:
-            ways: list[dict[str, Any]] = [{"content": None}, {}, {"content": ""}]
+            empty: Any = "" if self._reads_text("assistant") else _parts("")
+            ways: list[dict[str, Any]] = [{"content": None}, {}, {"content": empty}]
             texts = [self._call_with(way) for way in ways]
             nulls = [text.count("None") + text.count("null") for text in texts]
             shows = [_WORD in texts[i] and nulls[i] <= nulls[-1] for i in range(len(ways))]
