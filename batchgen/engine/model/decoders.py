@@ -13,6 +13,8 @@ from batchgen.errors import ModelRefusedError
 
 __all__ = ["check_config", "check_decoder", "own_generation"]
 
+_STATELESS = frozenset({"attention", "full_attention", "sliding_attention", "mlp", "moe"})
+"""Kinds of layers that keep nothing, or only attention's keys and values."""
 _GENERATING = ("generate", "_get_logits_processor", "_sample")
 """Methods of transformers' GenerationMixin that decide which tokens are taken."""
 
@@ -22,12 +24,20 @@ def check_decoder(module: nn.Module) -> None:
     config: Any = module.config
     # The text half of a larger model has a config that is mapped to nothing; its class is.
     check_config(config, type(module).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    if getattr(module, "_is_stateful", False):
+    if _keeps_state(module):
         raise _refused(config, "it keeps state outside attention (recurrent or convolutional)")
     if any(type(part).__name__.endswith("Indexer") for part in module.modules()):
         raise _refused(config, "its sparse attention picks keys by a key cache of its own")
     if "position_ids" not in inspect.signature(module.forward).parameters:
         raise _refused(config, "its forward takes no position_ids")
+
+
+def _keeps_state(module: Any) -> bool:
+    """transformers marks a class, also where a config has none of the layers that it means: those
+    of Granite 4.0 without Mamba. That these do not is proven with all others."""
+    kinds = getattr(module.config.get_text_config(), "layer_types", None)
+    stateless = bool(kinds) and _STATELESS.issuperset(kinds)
+    return getattr(module, "_is_stateful", False) and not stateless
 
 
 def check_config(config: Any, mapped: bool = False) -> None:
