@@ -127,7 +127,8 @@ def _check_written(layout: Layout, manifest: Manifest) -> None:
     from batchgen.job.ledger.opening import not_as_written
 
     if found := not_as_written(layout, manifest):
-        raise InputUnreadableError(*found)
+        text, hint = found
+        raise InputUnreadableError(text, hint)
 
 
 def _model_of(manifest: Manifest) -> Any:
