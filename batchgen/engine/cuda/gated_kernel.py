@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from batchgen.engine.kernel_keys import settle_keys
 from batchgen.engine.mixture.form import GELU, SILU, Gate
 from batchgen.engine.quantization.float8 import E4M3
 from batchgen.engine.quantization.round_kernel import row_scale
@@ -92,3 +93,6 @@ def gated_rows(x: torch.Tensor, gate: str) -> tuple[torch.Tensor, torch.Tensor]:
 def _(x: torch.Tensor, gate: str) -> tuple[torch.Tensor, torch.Tensor]:
     rows, size = x.shape[0], x.shape[1] // 2
     return x.new_empty(rows, size, dtype=E4M3), x.new_empty(rows, 1, dtype=torch.float32)
+
+
+settle_keys(gated_kernel)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from batchgen.engine.kernel_keys import settle_keys
 from batchgen.engine.mixture.form import GELU, SILU
 from batchgen.engine.mixture.four_bit_kernel import four_runs
 from batchgen.engine.mixture.sorting import tile_at
@@ -251,3 +252,6 @@ def _gated(
         inner = _ROOT_8_BY_PI * (gate + 0.044715 * gate * gate * gate)
         gate = gate / (1.0 + tl.exp(-inner))
     return (up + shift) * gate
+
+
+settle_keys(gate_up_kernel, down_kernel)

@@ -17,6 +17,7 @@ import triton.language as tl
 
 from batchgen.causes import first_line
 from batchgen.engine.gpu import is_hopper
+from batchgen.engine.kernel_keys import settle_keys
 from batchgen.engine.quantization.packing import assembly
 from batchgen.engine.quantization.split_sums import SplitSums
 from batchgen.engine.quantization.tiles import Tile, fitted, hopper_tile, integer_tile
@@ -241,3 +242,6 @@ def _dense(x: torch.Tensor, packed: torch.Tensor, steps: torch.Tensor, run: int)
         x.is_cuda,
     )  # fmt: skip
     return out
+
+
+settle_keys(_dense_kernel)

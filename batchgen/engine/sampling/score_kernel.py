@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from batchgen.engine.kernel_keys import settle_keys
 from batchgen.engine.sampling.record_fields import (
     BIAS,
     COUNTS,
@@ -108,3 +109,6 @@ def score_kernel(
         tl.store(mass + out, total.to(tl.float64))
         if (flags & FILTER) != 0:
             tl.store(maxima + parts, tl.max(tl.reshape(x, (BLOCK // SUB, SUB)), 1))
+
+
+settle_keys(score_kernel)

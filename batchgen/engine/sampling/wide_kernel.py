@@ -13,6 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from batchgen.engine.kernel_keys import settle_keys
 from batchgen.engine.sampling.cuda_ops import uniform_draw
 from batchgen.engine.sampling.record_fields import (
     DOUBLES,
@@ -222,3 +223,6 @@ def wide_draw_kernel(
             tl.load(floors + entry), target, tl.load(tokens + row), WIDE,
         )  # fmt: skip
         tl.store(tokens + row, token)
+
+
+settle_keys(wide_pass_kernel, wide_mass_kernel, wide_draw_kernel)

@@ -13,6 +13,7 @@ import triton.language as tl
 from batchgen.engine.attention.triton.cache import write_tokens
 from batchgen.engine.attention.triton.reduce import combine, keep, merge_shared, write
 from batchgen.engine.attention.triton.tiles import attend_tiles, query_tile
+from batchgen.engine.kernel_keys import settle_keys
 
 __all__ = ["attention_kernel"]
 
@@ -133,3 +134,6 @@ def attention_kernel(
             acc, peak, total, out, lse, sinks, tokens, heads, in_use,
             GROUP * NUM_KV_HEADS, V_DIM, V_PADDED, HAS_SINKS, RETURN_LSE,
         )  # fmt: skip
+
+
+settle_keys(attention_kernel)
