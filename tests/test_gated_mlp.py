@@ -117,7 +117,6 @@ def test_in_the_interpreter() -> None:
 @pytest.mark.parametrize("size", [16, 144, 1000] if INTERPRETED else [144, 1000, 14336, 28672])
 def test_what_lies_between_is_rounded_as_the_definition_says(function: int, size: int) -> None:
     from batchgen.engine.cuda.gated_kernel import gated_rows
-    from batchgen.engine.quantization.round_kernel import round_rows_on_gpu
 
     draw, gate = torch.Generator().manual_seed(size), Gate(function)
     x = torch.randn(7, 2 * size, generator=draw) * torch.logspace(-2, 1, 7)[:, None]
@@ -125,8 +124,7 @@ def test_what_lies_between_is_rounded_as_the_definition_says(function: int, size
     x[1] = 0
     x[2, :size] = -200  # gates that are shut
     wanted = gate.apply(x.float())
-    # The interpreter rounds to float8 in a way of its own.
-    values, scale = (round_rows_on_gpu if INTERPRETED else round_rows)(wanted)
+    values, scale = round_rows(wanted)
     made, its_scale = gated_rows(x, gate.text)
     assert torch.allclose(its_scale, scale, rtol=1e-5, atol=1e-12)
     apart = (made.float() * its_scale - values.float() * scale).norm(dim=1)
