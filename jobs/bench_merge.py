@@ -31,6 +31,7 @@ from child_processes import batchgen
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.rows import OutputRow
 from batchgen.job.shard import Shard
+from batchgen.job.storage.manifest import InputCheckpoint
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def write_shard(out: Path, shard: Shard, asked: argparse.Namespace) -> None:
         mine = range(shard.index, asked.rows, shard.count)
         ledger.append([row(index, asked.tokens, draw) for index in mine])
         ledger.flush()
-        ledger.checkpoint_input(asked.rows, "digest", at_end=True)
+        ledger.checkpoint_input(InputCheckpoint(asked.rows, "digest"), at_end=True)
         ledger.finalize(asked.rows)
 
 

@@ -16,6 +16,7 @@ import pytest
 from batchgen.errors import ErrorCode, FingerprintMismatchError
 from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.input.reader import Reader
+from batchgen.job.input.rereading import verify
 from batchgen.job.shard import Shard
 from batchgen.job.spec import InputSpec
 
@@ -165,7 +166,7 @@ def test_the_digest_follows_content_and_not_name_newline_or_what_comes_later(
         other = tmp_path / name
         other.write_text(data, newline="")
         assert digest_after(str(other), 20) == digest
-        Reader(InputSpec((str(other),))).verify(20, digest)
+        verify(Reader(InputSpec((str(other),))), 20, digest)
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -178,8 +179,8 @@ def test_a_changed_or_shrunk_input_is_refused_with_where(tmp_path: Path, make: A
     path = tmp_path / ("a.jsonl" if make is write else "a.parquet")
     make(path, ROWS)
     digest = digest_after(str(path), 20)
-    Reader(InputSpec((str(path),))).verify(20, digest)
-    Reader(InputSpec((str(path),))).verify(0, Reader(InputSpec((str(path),))).digest())
+    verify(Reader(InputSpec((str(path),))), 20, digest)
+    verify(Reader(InputSpec((str(path),))), 0, Reader(InputSpec((str(path),))).digest())
     changes = {
         "changed": [*ROWS[:5], {**ROWS[5], "prompt": "prompt X"}, *ROWS[6:]],
         "swapped": [ROWS[1], ROWS[0], *ROWS[2:]],
@@ -188,10 +189,10 @@ def test_a_changed_or_shrunk_input_is_refused_with_where(tmp_path: Path, make: A
     for rows in changes.values():
         make(path, rows)
         with pytest.raises(FingerprintMismatchError, match=path.name) as caught:
-            Reader(InputSpec((str(path),))).verify(20, digest)
+            verify(Reader(InputSpec((str(path),))), 20, digest)
         assert caught.value.exit_code == 4
     make(path, [*ROWS[:20], {**ROWS[20], "prompt": "changed later"}])
-    Reader(InputSpec((str(path),))).verify(20, digest)
+    verify(Reader(InputSpec((str(path),))), 20, digest)
 
 
 @pytest.mark.parametrize("row", [0, 1, 70, 71, 4998, 4999])
@@ -207,7 +208,7 @@ def test_the_place_of_a_change_is_told_as_closely_as_the_marks_allow(
     rows[row] = {"prompt": "other"}
     changed = Reader(InputSpec((write(path, rows),)))
     with pytest.raises(FingerprintMismatchError) as caught:
-        changed.verify(5000, reader.digest(), marks)
+        verify(changed, 5000, reader.digest(), marks)
     found = [int(number) for number in re.findall(r"a\.jsonl:(\d+)", caught.value.message)]
     assert found[0] <= row + 1 <= found[-1] <= found[0] + 127
 
@@ -215,7 +216,7 @@ def test_the_place_of_a_change_is_told_as_closely_as_the_marks_allow(
 def test_verifying_leaves_the_reader_as_it_was(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROWS)
     reader = Reader(InputSpec((path,)))
-    reader.verify(10, digest_after(path, 10))
+    verify(reader, 10, digest_after(path, 10))
     assert reader.rows_read == 0
     assert len(list(reader)) == 40
 

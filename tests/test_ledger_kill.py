@@ -19,6 +19,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from ledger_tools import left_of, open_ledger, rows_of
+from batchgen.job.storage.manifest import InputCheckpoint
 folder, pause = Path(sys.argv[1]), float(sys.argv[2])
 with open_ledger(folder, background=True, checkpoint_every=6) as ledger:
     if ledger.finished is None:
@@ -27,7 +28,7 @@ with open_ledger(folder, background=True, checkpoint_every=6) as ledger:
         for start in range(0, len(left), 4):
             batch = left[start:start + 4]
             ledger.begin(batch)
-            ledger.checkpoint_input(batch[-1] + 1, "digest")
+            ledger.checkpoint_input(InputCheckpoint(batch[-1] + 1, "digest"))
             ledger.save_inflight({(batch[0], 0): [1, 2, 3]})
             time.sleep(pause)
             ledger.append(rows_of(batch[::-1]))

@@ -32,6 +32,7 @@ from batchgen.job.output.merge import EMIT_BYTES, Merge, peak_bytes, ranked
 from batchgen.job.rows import OutputRow
 from batchgen.job.storage import parts
 from batchgen.job.storage.layout import Layout
+from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.storage.part import Columns, Part, PartStem
 from batchgen.job.storage.parts import write_part
 from batchgen.job.verbs.merge_job import merge_output
@@ -178,13 +179,13 @@ def test_the_command_merges_what_a_stopped_run_left(tmp_path: Path) -> None:
     columns = Columns((("score", pa.float32()),), optional=frozenset({"token_ids"}))
     with open_ledger(tmp_path, columns=columns) as ledger:
         ledger.append([make_row(i, token_ids=[i], kept={"score": 0.5, "x": "y"}) for i in range(5)])
-        ledger.checkpoint_input(5, "digest")
+        ledger.checkpoint_input(InputCheckpoint(5, "digest"))
     job = parts.part_summary(parts_of(tmp_path)[0]).job
     assert survey(Layout(folder, out), job)[1] == columns
     with pytest.raises(UsageError, match="not known"):
         merge_output(out, folder)
     with open_ledger(tmp_path, columns=columns) as ledger:
-        ledger.checkpoint_input(5, "digest", at_end=True)
+        ledger.checkpoint_input(InputCheckpoint(5, "digest"), at_end=True)
     done = CliRunner().invoke(merge_command, [str(out)], catch_exceptions=False)
     assert done.exit_code == 0
     assert '"rows": 5' in done.output

@@ -250,6 +250,120 @@ def test_killed_anywhere_a_retry_ends_as_if_unbroken(tmp_path: Path) -> None:
     assert not list((tmp_path / "out.parquet.ckpt" / "parts").iterdir())
 
 
+def unmended(path: Path, count: int = 60) -> list[dict[str, Any]]:
+    """Write an input of which a few rows fail, each in its own way; how its rows should be."""
+    good = prompts(count)
+    broken: list[dict[str, Any] | str] = list(good)
+    broken[3], broken[7] = "{broken", good[7] | {"temperature": -1}
+    broken[50] = good[50] | {"prompt": ""}
+    write_mended(path, broken)
+    return good
+
+
+def write_mended(path: Path, rows: list[Any]) -> None:
+    if path.suffix == ".jsonl":
+        write_rows(path, rows)
+        return
+    table = pa.Table.from_pylist([{} if isinstance(row, str) else row for row in rows], SCHEMA)
+    pq.write_table(table, path, row_group_size=7)
+
+
+SCHEMA = pa.schema([("id", "string"), ("prompt", "string"), ("tag", "string"),
+                    ("temperature", "double")])  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.parquet"])
+def test_rows_that_failed_and_were_mended_in_the_input_are_computed_and_no_others(
+    tmp_path: Path, name: str
+) -> None:
+    source, out, whole = tmp_path / name, tmp_path / "out.parquet", tmp_path / "whole.parquet"
+    good = unmended(source)
+    args = ["run", "-i", source, "--engine", "echo", "--checkpoint-every", 20, "-o"]
+    assert batchgen(*args, out).returncode == 3
+    write_mended(source, good)
+    told = batchgen(*args, out)
+    assert told.returncode == 4
+    assert "3 rows that failed are another in the input now" in told.stderr
+    assert "--retry failed" in told.stderr
+    again = [*args, out, "--retry", "failed"]
+    for point in ("part.renamed", "manifest.rename", "manifest.renamed", "final.rename"):
+        killed = batchgen(*again, BATCHGEN_FAULT=f"kill:at={point}")
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    last = batchgen(*again)
+    assert last.returncode == 0, last.stderr
+    assert summary_of(last)["reused"] >= 57
+    assert batchgen(*args, whole).returncode == 0
+    assert stable(out).equals(stable(whole))
+    assert "nothing to do" in batchgen(*args, out).stderr
+
+
+def test_a_change_of_any_other_row_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.parquet"
+    good = unmended(source)
+    echo(tmp_path)
+    before = out.read_bytes()
+    others = [good[5] | {"prompt": "another"}, good[5] | {"id": "another"}]
+    taken = good[3] | {"id": "row-59"}
+    for row, changed in [(5, others[0]), (5, others[1]), (3, taken)]:
+        rows = [*good[:row], changed, *good[row + 1 :]]
+        write_rows(source, rows)
+        with pytest.raises(FingerprintMismatchError) as refused:
+            echo(tmp_path, retry="failed")
+        assert out.read_bytes() == before
+    assert "the row mended at" in refused.value.message
+    for rows in ([good[1], good[0], *good[2:]], good[:59]):
+        write_rows(source, rows)
+        with pytest.raises(FingerprintMismatchError, match=r"the first 60 rows|rows left"):
+            echo(tmp_path, retry="failed")
+    write_rows(source, good)
+    (tmp_path / "out.parquet.ckpt" / "failed.json").unlink()  # an earlier version kept none
+    with pytest.raises(FingerprintMismatchError, match="the first 60 rows of the input changed"):
+        echo(tmp_path, retry="failed")
+    assert out.read_bytes() == before
+
+
+def test_rows_mended_one_after_the_other_and_an_input_that_grew_besides(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    good = unmended(source)
+    rows: list[Any] = [json.loads(line) if line[1] != "b" else line for line in
+                       source.read_text().splitlines()]  # fmt: skip
+    echo(tmp_path, max_failures="100%")
+    echo(tmp_path, retry="truncated", sampling={"max_tokens": 300})  # nothing was cut
+    for row, failed in ((3, 3), (7, 2)):
+        rows[row] = good[row]
+        write_rows(source, rows)
+        summary = echo(tmp_path, retry="failed", max_failures="100%")
+        assert (summary.computed, summary.errors) == (failed, failed - 1)
+    good = prompts(70)
+    write_rows(source, good)
+    with pytest.raises(FingerprintMismatchError, match="more rows came behind them") as told:
+        echo(tmp_path, retry="failed")
+    assert "--retry failed --incremental" in (told.value.hint or "")
+    summary = echo(tmp_path, retry="failed", incremental=True)
+    assert (summary.computed, summary.ok) == (11, 70)
+    table = stable(tmp_path / "out.parquet")
+    (tmp_path / "out.parquet").rename(tmp_path / "mended.parquet")
+    echo(tmp_path)
+    assert table.equals(stable(tmp_path / "out.parquet"))
+
+
+def test_shards_compute_what_was_mended_of_a_merged_output(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.parquet"
+    good = unmended(source)
+    args = ["run", "-i", source, "-o", out, "--engine", "echo"]
+    for shard in ("0/2", "1/2"):
+        batchgen(*args, "--shard", shard)
+    assert batchgen("merge", out).returncode == 3
+    write_mended(source, good)
+    computed = [
+        summary_of(batchgen(*args, "--shard", shard, "--retry", "failed"))["computed"]
+        for shard in ("1/2", "0/2")
+    ]
+    assert computed == [2, 1]
+    assert batchgen("merge", out).returncode == 0
+    assert [row["status"] for row in rows_of(tmp_path)] == ["ok"] * 60
+
+
 @pytest.mark.parametrize("spec", [{"retry": "failed"}, {"incremental": True}])
 def test_flags_that_contradict_each_other_are_refused(tmp_path: Path, spec: dict[str, Any]) -> None:
     write_rows(tmp_path / "in.jsonl", prompts(2))

@@ -139,7 +139,7 @@ def test_a_rerun_of_a_job_with_failed_rows_says_what_to_do_and_what_names_them(
     assert f"which: batchgen inspect {tmp_path / 'o.parquet'} --failed" in said
 
 
-def test_where_rows_are_done_mended_ones_are_said_to_take_an_output_of_their_own(
+def test_where_rows_are_done_it_is_said_what_mended_ones_and_other_flags_take(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for good, said, code in (({"prompt": "y"}, True, 4), ({"prompt": 5}, False, 0)):

@@ -26,6 +26,7 @@ from batchgen.errors import (
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.ledger.missing_rows import MissingShardsError
 from batchgen.job.shard import Shard, parse_shard
+from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.verbs.merge_job import merge_output
 from batchgen.job.verbs.shard_environment import chosen_shard
 
@@ -58,7 +59,7 @@ def run_shard(folder: Path, index: int, count: int, total: int, **changes: Any) 
         left = rows_left(ledger, Shard(index, count), total)
         ledger.begin(left)
         ledger.append(tools.rows_of(left))
-        ledger.checkpoint_input(total, "digest")
+        ledger.checkpoint_input(InputCheckpoint(total, "digest"))
         ledger.finalize(total)
         return len(left)
 
@@ -177,7 +178,7 @@ def test_shards_finish_what_an_unsharded_run_began(tmp_path: Path) -> None:
     with tools.open_ledger(tmp_path) as whole:
         whole.append(tools.rows_of(range(9)))
         whole.save_inflight({(10, 0): [1, 2], (11, 0): [3]})
-        whole.checkpoint_input(12, "digest")
+        whole.checkpoint_input(InputCheckpoint(12, "digest"))
     with shard_ledger(tmp_path, 0, 2) as ledger:
         assert ledger.num_done == 5
         assert (ledger.inflight_tokens(10), ledger.inflight_tokens(11)) == ([1, 2], [])
@@ -222,7 +223,7 @@ def test_live_runs_of_two_sizes_see_what_the_other_finished(tmp_path: Path) -> N
     with shard_ledger(tmp_path, 0, 2) as a, shard_ledger(tmp_path, 0, 3) as b:
         a.append(tools.rows_of([0, 2, 4, 6]))
         a.flush()
-        b.checkpoint_input(1, "d")
+        b.checkpoint_input(InputCheckpoint(1, "d"))
         assert [i for i in range(12) if b.is_done(i)] == [0, 6]
 
 
@@ -268,7 +269,7 @@ def test_shards_that_read_other_inputs_are_not_merged(tmp_path: Path) -> None:
     for index, digest in enumerate(["one", "other"]):
         with shard_ledger(tmp_path, index, 2) as ledger:
             ledger.append(tools.rows_of(rows_left(ledger, Shard(index, 2), 10)))
-            ledger.checkpoint_input(10, digest)
+            ledger.checkpoint_input(InputCheckpoint(10, digest))
             ledger.finalize(10)
     with pytest.raises(FingerprintMismatchError, match="the first 10 rows differ"):
         merged(tmp_path)

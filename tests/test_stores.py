@@ -25,6 +25,7 @@ from ledger_tools import (
 
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, OutputHeldError
 from batchgen.job.input.sources import find_sources
+from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.stores import clients
 from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_path import RemotePath
@@ -139,7 +140,7 @@ def test_a_run_that_dies_at_any_point_is_continued(folder: Place, point: str, nt
                 batch = [i for i in range(start, start + 4) if not ledger.is_done(i)]
                 if batch and ledger.finished is None:
                     ledger.begin(batch)
-                    ledger.checkpoint_input(start + 4, "digest")
+                    ledger.checkpoint_input(InputCheckpoint(start + 4, "digest"))
                     ledger.save_inflight({(batch[0], 0): [1, 2]})
                     ledger.append(rows_of(batch[::-1]))
             if ledger.finished is None:
@@ -213,7 +214,7 @@ def test_shards_are_merged(folder: Place) -> None:
             rows = [i for i in range(9) if i % 2 == index]
             ledger.begin(rows)
             ledger.append(rows_of(rows))
-            ledger.checkpoint_input(9, "digest", at_end=True)
+            ledger.checkpoint_input(InputCheckpoint(9, "digest"), at_end=True)
             ledger.finalize(9)
     assert status_of(out, work).state == "mergeable"
     assert merge_output(out, work).rows == 9

@@ -1,17 +1,22 @@
 """Digests of the input after some of its rows, so that a change can be said to lie between two.
 
-As many as fit: after every row, then after every second, fourth, ... Standard library only.
+As many as fit: after every row, then after every second, fourth, ... And the sum of digests of
+single rows, which tells whether all rows but some are still the same, whatever these are by now:
+those that failed may be mended. Standard library only.
 """
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Protocol
 
-__all__ = ["Mark", "Marks", "mark_of"]
+__all__ = ["Mark", "Marks", "RowSum", "mark_of", "row_digest"]
 
 Mark = tuple[int, str]
 """After so many rows; the beginning of the digest of all of them."""
 
+_ROW_BYTES = 16
+_MODULUS = 1 << 8 * _ROW_BYTES
 _MOST = 64
 _LETTERS = 8
 
@@ -52,3 +57,29 @@ class Marks:
 def mark_of(digest: Digest) -> str:
     """The digest as a mark has it."""
     return digest.copy().hexdigest()[:_LETTERS]
+
+
+def row_digest(index: int, content: bytes) -> bytes:
+    """Of one row in its place: [16] bytes."""
+    return blake2b(content, digest_size=_ROW_BYTES, salt=index.to_bytes(8, "little")).digest()
+
+
+class RowSum:
+    """A sum of row digests, in any order; those of some rows can be taken out again."""
+
+    __slots__ = ("_sum",)
+
+    def __init__(self, text: str = "") -> None:
+        """`text`: where another one was (`str`); "": no row."""
+        self._sum = int(text or "0", 16)
+
+    def add(self, digest: bytes) -> None:
+        """Put a row in."""
+        self._sum += int.from_bytes(digest, "little")
+
+    def remove(self, digest: bytes) -> None:
+        """Take a row out."""
+        self._sum -= int.from_bytes(digest, "little")
+
+    def __str__(self) -> str:
+        return f"{self._sum % _MODULUS:0{2 * _ROW_BYTES}x}"

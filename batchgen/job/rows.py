@@ -38,6 +38,8 @@ class InputRow:
     """The function that its answer has to call, "" for any of its tools."""
     columns: Mapping[str, Any] | None = None
     """What `--template` reads of the row, until it has made the prompt (or the last message)."""
+    digest: bytes = b""
+    """Of what the input has for it (`input_marks.row_digest`)."""
 
     @property
     def output_id(self) -> str:
@@ -101,6 +103,8 @@ class OutputRow(OutputColumns):
     started_at: int | None = None  # microseconds since the epoch, UTC
     finished_at: int | None = None
     kept: dict[str, Any] = field(default_factory=dict)
+    input_digest: bytes = b""
+    """Of a failed row: what it was made of, so that a mended one is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ class RowParser:
         elif typed:
             row.kept, problem = self._kept.read_typed(raw, typed)
         try:
-            row.id = self._read_id(raw)
+            row.id = self.read_id(raw)
             if plain:
                 self._fill_content(row, raw, self.content_columns)
                 self._make_chat(row, None)
@@ -128,7 +128,7 @@ class RowParser:
         if typed is None and not raw.keys() <= self._plain:
             self._note_columns(raw)
         try:
-            return self._read_id(raw)
+            return self.read_id(raw)
         except RowError:
             return None
 
@@ -181,7 +181,8 @@ class RowParser:
                 return name
         return self.id_columns[0]
 
-    def _read_id(self, raw: Mapping[str, Any]) -> str | None:
+    def read_id(self, raw: Mapping[str, Any]) -> str | None:
+        """The row's explicit id, None where it has none. RowError for what cannot be an id."""
         value = raw.get(self.id_columns[0])
         if value and type(value) is str:
             return value

@@ -225,6 +225,7 @@ class Results:
             finished_at=now,
             run_id=self._options.run_id,
             kept=failed.row.kept,
+            input_digest=failed.row.digest,
         )
 
 

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from batchgen.counts import counted
 from batchgen.engine.request import SamplingParams
-from batchgen.errors import FingerprintMismatchError, RowError
+from batchgen.errors import RowError
 from batchgen.job.fields.duplicates import SeenIds
 from batchgen.job.fields.kept_columns import KeptColumns, TypedColumns
 from batchgen.job.fields.params import merge
@@ -31,7 +30,7 @@ from batchgen.job.input.folder_keys import Keys
 from batchgen.job.input.jsonl import JsonlRows
 from batchgen.job.input.named_columns import check_names
 from batchgen.job.input.sources import Source, SourceKind, find_sources
-from batchgen.job.input_marks import Mark, Marks, mark_of
+from batchgen.job.input_marks import Marks, RowSum, row_digest
 from batchgen.job.rows import InputRow
 from batchgen.job.shard import Shard
 from batchgen.job.spec import InputSpec, JobSpec, SamplingDefaults
@@ -41,11 +40,12 @@ if TYPE_CHECKING:
     from batchgen.job.model.files import ModelFiles
     from batchgen.job.templates.row_template import RowTemplate
 
-__all__ = ["Reader"]
+__all__ = ["DIGEST_BYTES", "Reader"]
 
 _log = logging.getLogger(__name__)
 _SAMPLE_ROWS = 1000
-_DIGEST_BYTES = 16
+DIGEST_BYTES = 16
+"""Of the content digest."""
 
 
 class Rows(Protocol):
@@ -85,8 +85,9 @@ class Reader:
         self._shard = shard
         self._done: Callable[[int], bool] | None = None
         self._seen = SeenIds()
-        self._hash = blake2b(digest_size=_DIGEST_BYTES)
+        self._hash = blake2b(digest_size=DIGEST_BYTES)
         self.marks = Marks()
+        self.row_sum = RowSum()
         self.rows_read = 0
         # Taken before a byte is read: a file that changes under the run is then noticed on resume.
         self._identity = [source.identity() for source in self.sources]
@@ -129,43 +130,18 @@ class Reader:
         """Content digest (hex) of the first `rows_read` rows: no names, no newlines."""
         return self._hash.copy().hexdigest()
 
-    def verify(self, rows_read: int, digest: str, marks: Iterable[Mark] = ()) -> None:
-        """Check that the first `rows_read` rows are those that gave `digest` (and `marks` on the
-        way); reads them once.
-
-        FingerprintMismatchError names file and row, as closely as the marks allow. Leaves this
-        reader as it was.
-        """
-        hash = blake2b(digest_size=_DIGEST_BYTES)
-        marked = dict(marks)
-        count = 0
-        where, since, here = "no input", "", ""
-        changed = False
+    def payloads(self) -> Iterator[tuple[str, int, Rows, Any]]:
+        """Every row undecoded: its source's name, its number there, what decodes it. Leaves this
+        reader as it was."""
         for source, rows in zip(self.sources, self._rows, strict=True):
-            before = count
-            for number, payload in islice(rows, rows_read - count):
-                hash.update(rows.digest_bytes(payload))
-                count += 1
-                here = f"{source.name}:{number}"
-                since = since or here
-                if count in marked:
-                    changed = marked[count] != mark_of(hash)
-                    if changed:
-                        break
-                    since = ""
-            where = f"{source.name} (rows {before:,} to {count:,})" if count > before else where
-            if changed or count == rows_read:
-                break
-        if changed or (count == rows_read and hash.hexdigest() != digest):
-            rows = counted(rows_read, "row")
-            text = f"the first {rows} of the input changed, {_between(since, here)}"
-        elif count < rows_read:
-            rows = counted(count, "row")
-            text = f"the input has {rows} left of the {rows_read:,} read before: {where}"
-        else:
-            return
-        hint = "restore the input, give another --out, or start afresh with --overwrite"
-        raise FingerprintMismatchError(text, hint)
+            for number, payload in rows:
+                yield source.name, number, rows, payload
+
+    def id_of(self, rows: Rows, payload: Any) -> str | None:
+        """A row's explicit id; None where it has none that can be read."""
+        with suppress(RowError):
+            return self._parser.read_id(rows.decode(payload))
+        return None
 
     def __iter__(self) -> Iterator[InputRow]:
         """Rows in input order. A row that cannot be served comes with its `error`."""
@@ -177,17 +153,20 @@ class Reader:
     def _rows_of(self, source: Source, rows: Rows, left: int | None) -> Iterator[InputRow]:
         typed = None if isinstance(rows, JsonlRows) else self._kept.fitted(rows.kept)  # type: ignore[attr-defined]
         update, digest_bytes, prefix = self._hash.update, rows.digest_bytes, f"{source.name}:"
-        marks = self.marks
+        marks, add = self.marks, self.row_sum.add
         for number, payload in islice(rows, left):
             index = self.rows_read
             self.rows_read = index + 1
-            update(digest_bytes(payload))
+            update(content := digest_bytes(payload))
+            add(digest := row_digest(index, content))
             if index + 1 == marks.next:
                 marks.take(index + 1, self._hash)
             if self._skipped(index):
                 self._pass_over(rows, payload, typed)
                 continue
-            yield self._parse(index, f"{prefix}{number}", rows, payload, typed)
+            row = self._parse(index, f"{prefix}{number}", rows, payload, typed)
+            row.digest = digest
+            yield row
 
     def _parse(
         self, index: int, origin: str, rows: Rows, payload: Any, typed: TypedColumns | None
@@ -282,8 +261,3 @@ def _row_template(spec: InputSpec) -> RowTemplate | None:
     from batchgen.job.templates.row_template import RowTemplate
 
     return RowTemplate.read(spec.template)
-
-
-def _between(since: str, here: str) -> str:
-    """From the first row after the last mark that agreed to the first place that does not."""
-    return f"at {here}" if since in ("", here) else f"between {since} and {here}"

@@ -13,6 +13,7 @@ from batchgen.job.output.merge import Merge, ranked
 from batchgen.job.output.output import verified_totals, write_output
 from batchgen.job.output.provenance import footer_metadata, merged_late, output_identity
 from batchgen.job.stop_check import StopCheck, never
+from batchgen.job.storage.failed_rows import keep_failed_rows
 from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import Manifest
@@ -60,6 +61,7 @@ def write_whole(
         job = manifest.job_id, manifest.total_rows
         write_json_lines(layout.target, layout.record, job, may_write, guard, check_stop)
     report.duplicates_dropped = merge.duplicates
+    keep_failed_rows(layout.folder, manifest.job_id, parts, manifest.total_rows, guard)
     complete(layout, manifest, report, guard)
     return report
 

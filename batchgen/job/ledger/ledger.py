@@ -18,7 +18,7 @@ Invariants, each with a test in tests/test_ledger_properties.py:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -176,21 +176,13 @@ class Ledger(AbstractContextManager["Ledger"]):
         assert self._writer is not None, "the job is finished or closed"
         self._writer.flush()
 
-    def checkpoint_input(
-        self,
-        rows_read: int,
-        digest: str,
-        sources: Iterable[Mapping[str, Any]] = (),
-        marks: Iterable[tuple[int, str]] = (),
-        *,
-        at_end: bool = False,
-    ) -> None:
+    def checkpoint_input(self, read: InputCheckpoint, *, at_end: bool = False) -> None:
         """Note how far the input was read, and what it was: checked when a later run reads it.
 
         `at_end`: these are all its rows; `status` and `merge` then know the total.
         """
-        read = InputCheckpoint(rows_read, digest, tuple(map(dict, sources)), tuple(marks))
-        self._manifest.total_rows, self._manifest.input = rows_read if at_end else None, read
+        self._manifest.total_rows = read.rows_read if at_end else None
+        self._manifest.input = read
         self._write_manifest()
         if self._layout.shard is not None:
             self._known.load(self._manifest.job)  # what runs of other shardings finished meanwhile

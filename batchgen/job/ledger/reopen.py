@@ -27,10 +27,11 @@ from batchgen.job.output.output import row_groups_of, verified_totals
 from batchgen.job.output.provenance import footer_manifest
 from batchgen.job.row_counts import RowCounts
 from batchgen.job.stop_check import StopCheck, never
+from batchgen.job.storage.failed_rows import failed_rows_in, kept_failed_rows
 from batchgen.job.storage.journal import write_attempts
 from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.manifest import Manifest, flatten
-from batchgen.job.storage.part import Columns, PartStem
+from batchgen.job.storage.part import Columns, FailedRows, PartStem
 from batchgen.job.storage.parts import known_summary, read_part, write_part_table
 from batchgen.job.stores.files import make_folder
 from batchgen.job.stores.places import remove_all
@@ -153,6 +154,7 @@ class _OldRows:
         parts = list_parts(layout.parts) if manifest.state == "running" else []
         found = ((path, known_summary(path)) for path in parts)
         self.paths = [path for path, known in found if known and known.job == manifest.job]
+        self._folder, self._job_id = layout.folder, manifest.job_id
         self._output = layout.record if manifest.is_complete else None
         self._check_stop = asked.check_stop
         self.again = RowCounts.of([]) if retry is None else self._bad(retry)
@@ -164,6 +166,12 @@ class _OldRows:
             found.append((integers(table["index"]), integers(table["attempt"])))
         rows, attempts = map(np.concatenate, zip(*found, strict=True))
         return RowCounts.first_of(rows, attempts)
+
+    def failed(self) -> FailedRows:
+        """What is known of rows that failed, and may stay."""
+        if self._output is None:
+            return failed_rows_in(self.paths) or {}
+        return kept_failed_rows(self._folder, self._job_id) or {}
 
     def kept(self) -> Iterator[pa.Table]:
         """Rows that stay, each with all of its samples in one table."""
@@ -234,9 +242,10 @@ def _begin_generation(
     # The new generation's parts count for nothing until the manifest names it, and the old ones go
     # only after that: a kill in between loses neither.
     make_folder(layout.parts)
+    failed = old.failed()
     for seq, table in enumerate(old.kept(), 1):
         stem = PartStem(new.job, held.attempt, seq)
-        write_part_table(layout.parts, stem, table, asked.columns, held.check)
+        write_part_table(layout.parts, stem, table, asked.columns, held.check, failed)
     write_attempts(layout.work, old.again, held.check)
     new.write(layout.manifest, held.check)
     remove_all(old.paths)

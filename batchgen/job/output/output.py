@@ -17,7 +17,7 @@ from batchgen.job.schema import MAX_ROW_GROUP_ROWS
 from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.stores import faults
 from batchgen.job.stores.files import Guard, atomic_file, unwritable
-from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.stores.places import Place, arrow_source, readable
 from batchgen.job.stores.remote_path import RemotePath
 
 __all__ = ["row_groups_of", "verified_totals", "write_output"]
@@ -94,7 +94,7 @@ def verified_totals(path: Place, num_rows: int) -> FinalReport:
 def row_groups_of(path: Place, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The rows of a finished output, a row group at a time."""
     for name in output_files(path):
-        with pq.ParquetFile(arrow_source(name)) as file:
+        with readable(name), pq.ParquetFile(arrow_source(name)) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=columns, use_threads=False)
 

@@ -16,7 +16,7 @@ from batchgen.job.schema import SCHEMA_VERSION
 from batchgen.job.storage.layout import FOLDER_MANIFEST, Layout, folder_of
 from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.part import Part
-from batchgen.job.stores.places import Place, arrow_source
+from batchgen.job.stores.places import Place, arrow_source, readable
 from batchgen.job.stores.remote_path import RemotePath
 
 __all__ = [
@@ -42,17 +42,25 @@ def footer_metadata(schema: pa.Schema, manifest: Manifest) -> dict[str, str]:
 
 
 def footer_manifest(path: Place) -> Manifest | None:
-    """The job that wrote an output, as its footer tells; None where batchgen did not write it."""
+    """The job that wrote an output, as its footer tells; None where batchgen did not write it.
+
+    Raises InputUnreadableError where the system does not let it be read.
+    """
     try:
-        if isinstance(path, Path) and path.is_dir():
-            path = path / FOLDER_MANIFEST
-        if path.name == FOLDER_MANIFEST:
-            held = json.loads(path.read_bytes())
-            return Manifest.from_json(json.dumps(held[MANIFEST_KEY]))
-        metadata = pq.read_metadata(arrow_source(path)).metadata or {}
-        return Manifest.from_json(metadata[MANIFEST_KEY.encode()].decode())
+        with readable(path):  # whose it is nobody can tell
+            return _written_manifest(path)
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _written_manifest(path: Place) -> Manifest:
+    if isinstance(path, Path) and path.is_dir():
+        path = path / FOLDER_MANIFEST
+    if path.name == FOLDER_MANIFEST:
+        held = json.loads(path.read_bytes())
+        return Manifest.from_json(json.dumps(held[MANIFEST_KEY]))
+    metadata = pq.read_metadata(arrow_source(path)).metadata or {}
+    return Manifest.from_json(metadata[MANIFEST_KEY.encode()].decode())
 
 
 def written_rows(layout: Layout, job_id: str) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,6 @@ from batchgen.job.flow.slow_engine import slowed
 from batchgen.job.flow.writer_stage import WriterStage, finished_rows
 from batchgen.job.input.estimate import estimated_rows
 from batchgen.job.input.reader import Reader
-from batchgen.job.input_marks import Mark
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.redaction import redacted
@@ -37,6 +37,7 @@ from batchgen.job.run.stages import (
     make_results,
 )
 from batchgen.job.spec import JobSpec
+from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.text.prepared import FailedRow
 from batchgen.job.text.requests import Requests
 from batchgen.job.text.tokenizer import TextCodec
@@ -70,7 +71,7 @@ class Assembly:
         self.lend: Lend | None = None
         self._begun: Fleet | None = None
         self._made_requests: Requests | None = None
-        self._input_read: tuple[int, str, tuple[Mark, ...]] = (0, "", ())
+        self._input_read = InputCheckpoint(0, "")
         self._finished = finished_rows()
         self.live = Live(reused=ledger.num_done)
         self._expect(estimated_rows(reader.sources, spec.input.limit))
@@ -225,7 +226,8 @@ class Assembly:
     def _note_input(self) -> None:
         """After a chunk, on the reading thread: how far the input was read, and what it was."""
         reader = self._reader
-        self._input_read = (reader.rows_read, reader.digest(), reader.marks())
+        read = reader.rows_read, reader.digest(), (), reader.marks(), str(reader.row_sum)
+        self._input_read = InputCheckpoint(*read)
         if self.reader_stage.read_to_end:
             self._expect(self._reader.rows_read)
 
@@ -238,7 +240,8 @@ class Assembly:
 
     def _checkpoint_input(self) -> None:
         """On the writing thread, which alone writes the manifest."""
-        rows_read, digest, marks = self._input_read
-        if rows_read or self.reader_stage.read_to_end:
+        read = self._input_read
+        if read.rows_read or self.reader_stage.read_to_end:
             self._ledger.manifest.failures = self.writer_stage.failures.kept()
-            self._ledger.checkpoint_input(rows_read, digest, self._reader.identity(), marks)
+            sources = tuple(self._reader.identity())
+            self._ledger.checkpoint_input(replace(read, sources=sources))

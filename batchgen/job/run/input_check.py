@@ -5,6 +5,8 @@ from __future__ import annotations
 from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError
 from batchgen.job.input.reader import Reader
+from batchgen.job.input.rereading import verify
+from batchgen.job.run.mended_input import Mended
 from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.manifest import InputCheckpoint, Manifest
 from batchgen.job.storage.parts import known_summary
@@ -22,7 +24,7 @@ def check_resumed_input(checkpoint: InputCheckpoint | None, reader: Reader) -> N
     FingerprintMismatchError.
     """
     if checkpoint is not None and list(checkpoint.sources) != reader.identity():
-        reader.verify(checkpoint.rows_read, checkpoint.digest, checkpoint.marks)
+        verify(reader, checkpoint.rows_read, checkpoint.digest, checkpoint.marks)
 
 
 def check_limit(layout: Layout, manifest: Manifest, limit: int | None) -> None:
@@ -45,7 +47,9 @@ def _last_row(part: Place, job: str) -> int:
     return summary.last if summary is not None and summary.job == job else -1
 
 
-def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) -> None:
+def check_finished_input(
+    manifest: Manifest, reader: Reader, limit: int | None, mended: Mended
+) -> None:
     """A rerun of a finished job asks for the rows that the output has. Raises
     FingerprintMismatchError where it asks for others."""
     rows, recorded = manifest.total_rows or 0, manifest.input
@@ -60,7 +64,11 @@ def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) 
         )
     if recorded is None or list(recorded.sources) == reader.identity():
         return
-    reader.verify(recorded.rows_read, recorded.digest, recorded.marks)
+    try:
+        verify(reader, recorded.rows_read, recorded.digest, recorded.marks)
+    except FingerprintMismatchError as changed:
+        mended(manifest, changed)
+        return
     if limit is None and _sizes(recorded.sources) != _sizes(reader.identity()):
         raise FingerprintMismatchError(
             "the input has other files or sizes than when its "
@@ -69,7 +77,7 @@ def check_finished_input(manifest: Manifest, reader: Reader, limit: int | None) 
         )
 
 
-def has_grown(manifest: Manifest, reader: Reader, limit: int | None) -> bool:
+def has_grown(manifest: Manifest, reader: Reader, limit: int | None, mended: Mended) -> bool:
     """Whether the input of a finished job has more rows by now, behind those that it had.
 
     Raises FingerprintMismatchError where its first rows are not the ones that were answered.
@@ -84,7 +92,10 @@ def has_grown(manifest: Manifest, reader: Reader, limit: int | None) -> bool:
     was_cut = limit_then is not None and rows >= limit_then
     if list(recorded.sources) == reader.identity():
         return was_cut and (limit is None or limit > rows)
-    reader.verify(recorded.rows_read, recorded.digest, recorded.marks)
+    try:
+        verify(reader, recorded.rows_read, recorded.digest, recorded.marks)
+    except FingerprintMismatchError as changed:
+        return mended(manifest, changed) and (limit is None or limit > rows)
     return was_cut or _sizes(recorded.sources) != _sizes(reader.identity())
 
 

@@ -7,8 +7,8 @@ from batchgen.errors import ErrorCode
 __all__ = ["MENDED_APART", "advice_for"]
 
 MENDED_APART = (
-    "finished rows stand for this input and these flags: mended rows, or other flags for the rows "
-    "that failed, take a file and an --out of their own"
+    "finished rows stand for these flags and this input, but for rows that failed: once those are "
+    "mended where they stand, --retry failed computes them; other flags take an --out of their own"
 )
 """Beside advice to change something, where there are finished rows: the same --out refuses it."""
 _LOOK = "look at the row, and mend it"

@@ -26,6 +26,7 @@ from batchgen.job.redaction import redacted
 from batchgen.job.run.closing_words import closing_words, failure_words
 from batchgen.job.run.input_check import check_finished_input
 from batchgen.job.run.ledger_access import LedgerAccess
+from batchgen.job.run.mended_input import mended_input
 from batchgen.job.run.opening_words import opening_words, recorded_facts
 from batchgen.job.run.retry import check_words, has_nothing_to_lose
 from batchgen.job.run.runnable import check_runnable
@@ -130,7 +131,10 @@ class _Job:
                 device = ledger.manifest.facts.get("device", "auto")
                 self._device = device if device != "auto" else self._device
                 limit = self._spec.input.limit
-                access.compared(lambda: check_finished_input(ledger.manifest, reader, limit))
+                mended = mended_input(spec, reader)
+                access.compared(
+                    lambda: check_finished_input(ledger.manifest, reader, limit, mended)
+                )
                 self._say(f"nothing to do: {self._share(ledger)} is complete")
                 return self._complete(ledger.finished, earlier=ledger.manifest.failures)
             self._tell_changes(facts_before)

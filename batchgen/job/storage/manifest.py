@@ -45,6 +45,8 @@ class InputCheckpoint:
     sources: tuple[dict[str, Any], ...] = ()
     marks: tuple[Mark, ...] = ()
     """Digests on the way there."""
+    row_sum: str = ""
+    """The sum of these rows' own digests (`RowSum`); "": an earlier version read them."""
 
 
 @dataclass(slots=True)
@@ -112,6 +114,7 @@ class Manifest:
                 data["input"]["digest"],
                 sources,
                 tuple((rows, mark) for rows, mark in data["input"].get("marks", ())),
+                data["input"].get("row_sum", ""),
             )
         if data.get("totals"):
             manifest.totals = FinalReport(**data["totals"])

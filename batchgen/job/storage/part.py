@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,9 +15,21 @@ from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import PART_NAME
 from batchgen.job.stores.places import Place
 
-__all__ = ["Columns", "Part", "PartStem", "PartSummary", "footer", "summary_of", "totals_of"]
+__all__ = [
+    "Columns",
+    "FailedRows",
+    "Part",
+    "PartStem",
+    "PartSummary",
+    "failed_of",
+    "footer",
+    "summary_of",
+    "totals_of",
+]
 
-_PART_KEY, _TOTALS_KEY = b"batchgen.part", b"batchgen.totals"
+_PART_KEY, _TOTALS_KEY, _FAILED_KEY = b"batchgen.part", b"batchgen.totals", b"batchgen.failed"
+FailedRows = Mapping[int, bytes]
+"""Failed rows by index, and the digest of what the input had for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +116,13 @@ class PartStem:
         return f"part-{shard}{self.attempt:06d}-{self.seq:06d}"
 
 
-def footer(summary: PartSummary, totals: FinalReport) -> dict[str, str]:
+def footer(summary: PartSummary, totals: FinalReport, failed: FailedRows) -> dict[str, str]:
     """Key-value metadata of a part."""
+    rows = {str(index): digest.hex() for index, digest in failed.items()}
     return {
         _TOTALS_KEY.decode(): json.dumps(asdict(totals)),
         _PART_KEY.decode(): json.dumps(asdict(summary)),
+        **({_FAILED_KEY.decode(): json.dumps(rows)} if rows else {}),
     }
 
 
@@ -125,3 +139,9 @@ def totals_of(metadata: pq.FileMetaData) -> FinalReport | None:
         return FinalReport(**json.loads(metadata.metadata[_TOTALS_KEY]))
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def failed_of(metadata: pq.FileMetaData) -> FailedRows:
+    """Failed rows in a footer; {} where there are none, or an earlier version wrote it."""
+    rows: dict[str, str] = json.loads((metadata.metadata or {}).get(_FAILED_KEY, b"{}"))
+    return {int(index): bytes.fromhex(digest) for index, digest in rows.items()}

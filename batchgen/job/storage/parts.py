@@ -32,6 +32,7 @@ from batchgen.job.schema import (
 from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.part import (
     Columns,
+    FailedRows,
     Part,
     PartStem,
     PartSummary,
@@ -77,13 +78,20 @@ def write_part(
         late=late,
         written_at=time.time(),
     )
-    return _commit(folder, stem, batch, summary, guard)
+    failed = {row.index: row.input_digest for row in rows if row.error_code and row.input_digest}
+    return _commit(folder, stem, batch, summary, failed, guard)
 
 
 def write_part_table(
-    folder: Place, stem: PartStem, table: pa.Table, columns: Columns, guard: Guard
+    folder: Place,
+    stem: PartStem,
+    table: pa.Table,
+    columns: Columns,
+    guard: Guard,
+    failed: FailedRows,
 ) -> Part:
-    """Commit rows that were written before (in order, each row's samples all there) as a part."""
+    """Commit rows that were written before (in order, each row's samples all there) as a part.
+    `failed`: what is known of these and others."""
     declared = columns.declared | set(BASE_SCHEMA.names)
     late = [name for name in table.column_names if name not in declared]
     index = table["index"]
@@ -97,8 +105,10 @@ def write_part_table(
         late={name: (-1, place) for place, name in enumerate(late)},
         written_at=time.time(),
     )
+    error_rows = index.filter(table["error_code"].is_valid()).to_pylist() if failed else []
+    failed = {row: failed[row] for row in error_rows if row in failed}
     table = table.replace_schema_metadata(None).combine_chunks()
-    return _commit(folder, stem, table, summary, guard)
+    return _commit(folder, stem, table, summary, failed, guard)
 
 
 def read_part(path: Place) -> pa.Table | None:
@@ -163,11 +173,12 @@ def _commit(
     stem: PartStem,
     rows: pa.RecordBatch | pa.Table,
     summary: PartSummary,
+    failed: FailedRows,
     guard: Guard,
 ) -> Part:
     totals = FinalReport(summary.rows)
     totals.count(pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows)
-    data = _encoded(rows, footer(summary, totals))
+    data = _encoded(rows, footer(summary, totals, failed))
     path = folder / checked_name(stem.name, data, "parquet")
     write_atomic(path, data, "part", guard)
     return Part.of(path, summary, totals)

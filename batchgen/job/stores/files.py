@@ -195,7 +195,8 @@ def remove_stale(folder: Place, begin: str = "", *, whole: bool = False) -> int:
     it is `whole`; their number. Of objects: what it had staged here."""
     if isinstance(folder, RemotePath):
         return remove_staged(folder, begin, whole)
-    found = [(entry, _TEMPORARY.match(entry.name)) for entry in folder.iterdir()]
+    with readable(folder):
+        found = [(entry, _TEMPORARY.match(entry.name)) for entry in folder.iterdir()]
     stale = [
         entry
         for entry, match in found
