@@ -255,3 +255,22 @@ def test_what_the_template_leaves_out_of_the_prompt_is_said_once(
             (5, "calls of tools"),
         )
     ]
+
+
+def test_a_chat_that_has_its_answer_already_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked, answer = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}
+    chats: list[dict[str, Any]] = [
+        {"messages": [asked]},
+        {"messages": [asked, answer], "continue_final_message": True},
+        {"messages": [asked, {**answer, "prefix": True}]},
+        {"messages": [asked, answer], "add_generation_prompt": False},
+        {"messages": [asked, answer]},
+    ]
+    rows = write_rows(tmp_path / "in.jsonl", [*chats, *chats])
+    folder = make(tmp_path / "m", "gpt2")
+    with caplog.at_level(logging.WARNING, "batchgen"):
+        CliRunner().invoke(validate, ["-i", str(rows), "--model", str(folder)])
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"{rows}:5: the chat ends with the assistant's turn, and a new one")

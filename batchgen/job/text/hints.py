@@ -17,6 +17,8 @@ from batchgen.job.text.tokenizer import TextCodec
 __all__ = ["Hints"]
 
 _MOST_TOLD = 100
+_ENDINGS = ("continue_final_message", "add_generation_prompt")
+"""Who gives one of them knows how the chat ends."""
 _MOST_SHAPES = 64
 """Of chats that are rendered once more, to see what the template leaves out."""
 _log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class Hints:
     def __init__(self, codec: TextCodec, default: SamplingParams) -> None:
         self._codec = codec
         self._default = default
-        self._told_two_bos = self._told_calls = self._told_loose = False
+        self._told_two_bos = self._told_calls = self._told_loose = self._told_answered = False
         self._bos_text = _added_bos(codec)
         self._told_unread: set[str] = set()
         self._told_unheeded: set[str] = set()
@@ -46,6 +48,22 @@ class Hints:
                 self._told_unread.add(name)
                 text = "%s: %s changes nothing: the chat template does not read it (said once)"
                 _log.warning(text, row.origin, name)
+
+    def answered(self, row: InputRow) -> None:
+        """Say once that a chat has its answer already, as those of training data have, and gets
+        another one behind it."""
+        last = row.messages[-1] if row.messages else {}
+        if self._told_answered or last.get("role") != "assistant" or "tool_calls" in last:
+            return
+        if row.params.max_tokens == 0 or any(name in row.template_kwargs for name in _ENDINGS):
+            return
+        self._told_answered = True
+        text = (
+            "%s: the chat ends with the assistant's turn, and a new one is begun after it: leave "
+            "that turn out if it is the answer, or continue it with continue_final_message (said "
+            "once)"
+        )
+        _log.warning(text, row.origin)
 
     def left_out(
         self, row: InputRow, render: Callable[[Sequence[Chat]], list[str | RowError]]

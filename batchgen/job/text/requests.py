@@ -117,6 +117,7 @@ class Requests:
         for row in rows:
             self._hints.unread_settings(row)
             self._hints.loose_calls(row)
+            self._hints.answered(row)
             self._hints.left_out(row, self._texts_of)
         texts = self._texts_of([(row.messages or [], row.template_kwargs) for row in rows])
         rendered: list[tuple[InputRow, str]] = []
