@@ -21,7 +21,7 @@ from time_limits import (  # noqa: F401
 )
 
 from batchgen.cli.process.threads import settle_waiting
-from batchgen.job.flow.signals import POLITE_SIGNALS
+from batchgen.job.stopping.signals import POLITE_SIGNALS
 
 if TYPE_CHECKING:
     from batchgen.job.stores.remote_path import RemotePath

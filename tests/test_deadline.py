@@ -13,8 +13,8 @@ from test_signals import SLOW, start, wait_for
 
 from batchgen.engine.request import Completion, FinishReason, SamplingParams, Timings
 from batchgen.errors import UsageError
-from batchgen.job.flow.deadline import next_deadline, parse_duration
 from batchgen.job.flow.pace import Pace
+from batchgen.job.stopping.deadline import next_deadline, parse_duration
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ FLOORS = [
     ["batchgen.engine.run"],
     ["batchgen.engine.processes"],
     ["batchgen.job.stores"],
-    ["batchgen.job"],
+    ["batchgen.job", "batchgen.job.stopping"],
     ["batchgen.job.model", "batchgen.job.decisions", "batchgen.job.answers", "batchgen.job.eta"],
     ["batchgen.job.templates"],
     ["batchgen.job.text"],

@@ -20,8 +20,8 @@ from batchgen import InputSpec, JobSpec, Summary, run
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.run.engine import LLMEngine
 from batchgen.engine.run.factory import build_engine
-from batchgen.job.flow.signals import Stop
 from batchgen.job.run.assembly import Assembly
+from batchgen.job.stopping.signals import Stop
 
 Job = Callable[..., Summary]
 BYTES = 256

@@ -17,11 +17,9 @@ from echo_runs import write_rows
 from batchgen.engine.request import Completion, FinishReason, Timings
 from batchgen.errors import ErrorCode, RowError, StoppedError
 from batchgen.job.flow.channel import Cancelled, Channel
-from batchgen.job.flow.interruptible import interruptible
 from batchgen.job.flow.outbox import FinishedRow
 from batchgen.job.flow.reader_stage import ReaderStage, chunks
 from batchgen.job.flow.results import Results, ResultsOptions
-from batchgen.job.flow.signals import Stop
 from batchgen.job.flow.writer_stage import finished_rows
 from batchgen.job.input.estimate import estimated_rows
 from batchgen.job.input.sources import find_sources
@@ -29,6 +27,8 @@ from batchgen.job.ledger.fingerprint import facts_of, fingerprint_of
 from batchgen.job.rows import InputRow
 from batchgen.job.run.summary import FailureLimit
 from batchgen.job.spec import InputSpec, JobSpec
+from batchgen.job.stopping.interruptible import interruptible
+from batchgen.job.stopping.signals import Stop
 from batchgen.job.text.byte_codec import ByteCodec
 from batchgen.job.text.prepared import FailedRow, request_id, row_and_sample
 from batchgen.job.text.requests import Requests

@@ -12,8 +12,8 @@ import pytest
 from echo_runs import batchgen, begin, prompts, stable, write_rows
 
 from batchgen.errors import StoppedError
-from batchgen.job.flow.signals import Stop
 from batchgen.job.locking.lock import OutputLock
+from batchgen.job.stopping.signals import Stop
 
 SLOW = "slow:at=engine.step,seconds=0.02,rows=2"
 STUCK = "slow:at=engine.step,seconds=60"

@@ -16,12 +16,12 @@ from batchgen.api.params import ParamsLike
 from batchgen.api.stream import Stream
 from batchgen.cluster.joined import run_joined
 from batchgen.errors import StoppedError, UsageError
-from batchgen.job.flow.signals import Stop
 from batchgen.job.run import runner
 from batchgen.job.run.published import run_published
 from batchgen.job.run.runner import Prepare, Report
 from batchgen.job.run.summary import Summary
 from batchgen.job.spec import JobSpec
+from batchgen.job.stopping.signals import Stop
 
 __all__ = ["generate", "run"]
 

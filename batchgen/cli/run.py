@@ -18,10 +18,10 @@ from batchgen.cli.process.logs import set_up_logs
 from batchgen.cli.process.streams import silence
 from batchgen.errors import StoppedError, UsageError
 from batchgen.job.flow import signals
-from batchgen.job.flow.last_resort import LastResort
 from batchgen.job.redaction import redacted
 from batchgen.job.shard import Shard
 from batchgen.job.spec import InputSpec, JobSpec
+from batchgen.job.stopping.last_resort import LastResort
 from batchgen.job.verbs.shard_environment import chosen_shard
 from batchgen.startup import timeline
 

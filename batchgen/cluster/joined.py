@@ -18,7 +18,6 @@ from dataclasses import replace
 
 from batchgen.counts import counted
 from batchgen.errors import OutputHeldError, UsageError
-from batchgen.job.flow.signals import Stop
 from batchgen.job.locking.lock import is_held
 from batchgen.job.run.kept_engine import KeptEngine
 from batchgen.job.run.runner import Prepare, Report
@@ -26,6 +25,7 @@ from batchgen.job.run.runner import run as run_job
 from batchgen.job.run.summary import TOO_MANY_FAILURES, FailureLimit, Summary, write_summary
 from batchgen.job.shard import Shard
 from batchgen.job.spec import JobSpec
+from batchgen.job.stopping.signals import Stop
 from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.storage.manifest import is_complete

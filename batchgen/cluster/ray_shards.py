@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batchgen.errors import BatchgenError, UsageError
-from batchgen.job.flow.signals import Stop
 from batchgen.job.redaction import redacted
 from batchgen.job.run.runner import run as run_job
 from batchgen.job.shard import Shard
 from batchgen.job.spec import JobSpec
+from batchgen.job.stopping.signals import Stop
 
 __all__ = ["RayOptions", "ShardResult", "run_shards"]
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from batchgen.job.flow.signals import POLITE_SIGNALS
+from batchgen.job.stopping.signals import POLITE_SIGNALS
 from batchgen.job.storage.layout import list_parts
 from batchgen.job.storage.parts import known_summary
 from batchgen.job.stores.places import Place

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from batchgen.errors import BatchgenError
-from batchgen.job.flow.signals import POLITE_SIGNALS
+from batchgen.job.stopping.signals import POLITE_SIGNALS
 
 __all__ = ["Child", "SelftestError", "unready_codes"]
 

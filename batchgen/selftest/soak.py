@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.counts import counted
-from batchgen.job.flow.signals import POLITE_SIGNALS
 from batchgen.job.output.merge import MEMORY_BYTES
+from batchgen.job.stopping.signals import POLITE_SIGNALS
 from batchgen.job.storage.layout import list_parts
 from batchgen.selftest.audit import begun_again, differences, leftovers
 from batchgen.selftest.blows import rows_in

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 
-from batchgen.job.flow.signals import STAGE_THREADS
+from batchgen.job.stopping.signals import STAGE_THREADS
 from batchgen.startup.quick_exit import let_go
 from batchgen.startup.timeline import process_age
 

@@ -15,8 +15,8 @@ from batchgen.job.flow.engine_stage import EngineStage
 from batchgen.job.flow.outbox import Outcome
 from batchgen.job.flow.progress import Reporter
 from batchgen.job.flow.reader_stage import ReaderStage
-from batchgen.job.flow.signals import Stop
 from batchgen.job.flow.writer_stage import WriterStage
+from batchgen.job.stopping.signals import STAGE_THREADS, Stop
 
 __all__ = ["Pipeline"]
 
@@ -29,7 +29,7 @@ class _StageThread(threading.Thread):
     """A thread that keeps its failure. Daemon: one stuck in a model load must not hold the exit."""
 
     def __init__(self, name: str, work: Callable[[], None], ended: threading.Event) -> None:
-        super().__init__(name=f"batchgen-{name}", daemon=True)
+        super().__init__(name=name, daemon=True)
         self._work = work
         self._ended = ended
         self.failure: BaseException | None = None
@@ -61,9 +61,11 @@ class Pipeline:
     ) -> None:
         self._reader_stage, self._engine_stage = reader, engine
         self._ended = threading.Event()
-        self._reader = _StageThread("reader", reader.run, self._ended)
-        self._engine = _StageThread("engine", engine.run, self._ended)
-        self._writer = _StageThread("writer", writer.run, self._ended)
+        works = (reader.run, engine.run, writer.run)
+        self._reader, self._engine, self._writer = (
+            _StageThread(name, work, self._ended)
+            for name, work in zip(STAGE_THREADS, works, strict=True)
+        )
         self._finished = finished
         self._stop = stop
         self._grace = grace

@@ -12,7 +12,7 @@ from batchgen.job.output.json_lines import write_json_lines
 from batchgen.job.output.merge import Merge, ranked
 from batchgen.job.output.output import verified_totals, write_output
 from batchgen.job.output.provenance import footer_metadata, merged_late, output_identity
-from batchgen.job.stop_check import StopCheck, never
+from batchgen.job.stopping.stop_check import StopCheck, never
 from batchgen.job.storage.failed_rows import keep_failed_rows
 from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import Layout

@@ -17,7 +17,7 @@ from batchgen.errors import OutputHeldError
 from batchgen.job.ledger.opening import Found, check_folder, decide, discard_work
 from batchgen.job.locking.lease import LeasedLock
 from batchgen.job.locking.lock import OutputLock, current_owner
-from batchgen.job.stop_check import StopCheck, never
+from batchgen.job.stopping.stop_check import StopCheck, never
 from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.storage.manifest import Manifest
 from batchgen.job.stores.files import make_folder

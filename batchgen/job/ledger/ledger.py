@@ -33,7 +33,7 @@ from batchgen.job.ledger.shard_manifests import furthest_input
 from batchgen.job.locking.lock import OutputLock, is_held
 from batchgen.job.rows import OutputRow
 from batchgen.job.shard import Shard
-from batchgen.job.stop_check import StopCheck, never
+from batchgen.job.stopping.stop_check import StopCheck, never
 from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.journal import Inflight, Journal
 from batchgen.job.storage.layout import Layout

@@ -26,7 +26,7 @@ from batchgen.job.locking.lock import OutputLock
 from batchgen.job.output.output import row_groups_of, verified_totals
 from batchgen.job.output.provenance import footer_manifest
 from batchgen.job.row_counts import RowCounts
-from batchgen.job.stop_check import StopCheck, never
+from batchgen.job.stopping.stop_check import StopCheck, never
 from batchgen.job.storage.failed_rows import failed_rows_in, kept_failed_rows
 from batchgen.job.storage.journal import write_attempts
 from batchgen.job.storage.layout import Layout, list_parts

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 
 from batchgen.job.locking.lock import OutputLock
-from batchgen.job.stop_check import StopCheck, never
+from batchgen.job.stopping.stop_check import StopCheck, never
 from batchgen.job.stores.places import Place
 
 __all__ = ["LeasedLock"]

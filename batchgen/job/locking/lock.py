@@ -25,7 +25,7 @@ from pathlib import Path
 from batchgen.errors import OutputHeldError
 from batchgen.job.locking.claims import STALE_SECONDS, claims_of
 from batchgen.job.locking.owner import Liveness, Owner, liveness, this_process
-from batchgen.job.stop_check import StopCheck, never
+from batchgen.job.stopping.stop_check import StopCheck, never
 from batchgen.job.stores.files import make_folder, unwritable
 from batchgen.job.stores.places import Place
 

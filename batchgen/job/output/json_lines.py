@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.job.form import compression_of
-from batchgen.job.stop_check import StopCheck
+from batchgen.job.stopping.stop_check import StopCheck
 from batchgen.job.stored_types import plain_values
 from batchgen.job.stores.files import Guard, atomic_file, unwritable, write_atomic
 from batchgen.job.stores.places import Place, arrow_source, opened

@@ -24,7 +24,7 @@ import pyarrow as pa
 from batchgen.errors import BatchgenError
 from batchgen.job.output.merge_rows import Ints, SortedRows, aligned, sorted_table, split
 from batchgen.job.output.spill import Piece, RangeFile, Span, bounds_of, spill
-from batchgen.job.stop_check import StopCheck, never
+from batchgen.job.stopping.stop_check import StopCheck, never
 from batchgen.job.storage.part import Part
 from batchgen.job.storage.parts import read_part
 from batchgen.job.stores.files import temporary_path

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from batchgen.engine.request import Engine
-from batchgen.job.flow.deadline import Deadline
 from batchgen.job.flow.engine_faults import engine_faults
 from batchgen.job.flow.engine_stage import EngineStage, EngineStageOptions
 from batchgen.job.flow.first_failures import FirstFailures
@@ -19,7 +18,6 @@ from batchgen.job.flow.pipeline import Pipeline
 from batchgen.job.flow.progress import Live, Reporter, make_reporter
 from batchgen.job.flow.quarantine import SUSPECT, Suspects
 from batchgen.job.flow.reader_stage import ReaderStage
-from batchgen.job.flow.signals import Stop
 from batchgen.job.flow.slow_engine import slowed
 from batchgen.job.flow.writer_stage import WriterStage, finished_rows
 from batchgen.job.input.estimate import estimated_rows
@@ -37,6 +35,8 @@ from batchgen.job.run.stages import (
     make_results,
 )
 from batchgen.job.spec import JobSpec
+from batchgen.job.stopping.deadline import Deadline
+from batchgen.job.stopping.signals import Stop
 from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.text.prepared import FailedRow
 from batchgen.job.text.requests import Requests

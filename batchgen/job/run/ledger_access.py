@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import OutputHeldError
-from batchgen.job.flow.interruptible import interruptible
-from batchgen.job.flow.signals import Stop
 from batchgen.job.input.reader import Reader
 from batchgen.job.ledger.fingerprint import facts_of, fingerprint_of
 from batchgen.job.ledger.ledger import Ledger
@@ -22,6 +20,8 @@ from batchgen.job.model.files import ModelFiles
 from batchgen.job.run.input_check import check_limit, check_resumed_input
 from batchgen.job.run.retry import grown_input, reopened
 from batchgen.job.spec import JobSpec
+from batchgen.job.stopping.interruptible import interruptible
+from batchgen.job.stopping.signals import Stop
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.storage.part import Columns

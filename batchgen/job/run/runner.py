@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.counts import counted
 from batchgen.errors import BatchgenError, FingerprintMismatchError, OutputHeldError, StoppedError
-from batchgen.job.flow.deadline import next_deadline
 from batchgen.job.flow.first_failures import FirstFailures
-from batchgen.job.flow.interruptible import interruptible
-from batchgen.job.flow.signals import Stop
 from batchgen.job.input.reader import Reader
 from batchgen.job.ledger.fingerprint import facts_of, model_name
 from batchgen.job.ledger.ledger import Ledger
@@ -39,6 +36,9 @@ from batchgen.job.run.summary import (
 )
 from batchgen.job.run.summing_up import summary_of
 from batchgen.job.spec import JobSpec
+from batchgen.job.stopping.deadline import next_deadline
+from batchgen.job.stopping.interruptible import interruptible
+from batchgen.job.stopping.signals import Stop
 from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import folder_of
 from batchgen.job.storage.manifest import fingerprint_diff

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from batchgen.errors import StoppedError
-from batchgen.job.flow.deadline import Deadline
+from batchgen.job.stopping.deadline import Deadline
 
 __all__ = ["POLITE_SIGNALS", "STAGE_THREADS", "Stop", "install", "wait_to_be_killed"]
 

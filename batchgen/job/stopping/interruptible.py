@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from batchgen.job.flow.signals import STAGE_THREADS, Stop
+from batchgen.job.stopping.signals import STAGE_THREADS, Stop
 
 __all__ = ["interruptible"]
 

@@ -16,7 +16,7 @@ import threading
 import time
 
 from batchgen.errors import StoppedError
-from batchgen.job.flow.signals import POLITE_SIGNALS, Stop
+from batchgen.job.stopping.signals import POLITE_SIGNALS, Stop
 
 __all__ = ["LastResort"]
 
