@@ -12,8 +12,9 @@ from engine_runs import tokens_in_order
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.model.model import Model
-from batchgen.engine.request import EngineStats, Request, SamplingParams
+from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.factory import build_engine
+from batchgen.engine.stats import EngineStats
 
 NEAR_TIE = 1e-4
 MAX_NEAR_TIES = 0.05

@@ -21,11 +21,11 @@ from batchgen.engine.processes.routing import Router
 from batchgen.engine.processes.wire import Load, Loaded
 from batchgen.engine.request import (
     Completion,
-    EngineStats,
     FinishReason,
     Request,
     SamplingParams,
 )
+from batchgen.engine.stats import EngineStats
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
 from batchgen.job.model.files import resolve_model
 

@@ -10,7 +10,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from batchgen.engine.request import EngineStats, Request, SamplingParams
+from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.stats import EngineStats
 from batchgen.job.eta.lengths import Lengths
 from batchgen.job.eta.moment import BegunRow, Progress, ReadRows
 from batchgen.job.eta.order import ReadingOrder

@@ -13,9 +13,10 @@ from batchgen.engine.attention.triton import sharing
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.cuda import shared_reads
 from batchgen.engine.cuda.compiled import compile_layers
-from batchgen.engine.request import EngineStats, Request, SamplingParams
+from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.factory import build_engine
 from batchgen.engine.run.loader import load_model_from
+from batchgen.engine.stats import EngineStats
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("layers_count_as_large")]
 

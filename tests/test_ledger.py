@@ -127,7 +127,7 @@ def test_what_a_late_process_leaves_of_a_discarded_job_is_never_used(tmp_path: P
         for path, data in held:
             path.write_bytes(data)
     with open_ledger(tmp_path, overwrite=True) as ledger:
-        assert (ledger.num_done, ledger.num_inflight_tokens) == (0, 0)
+        assert (ledger.num_done, ledger.journal.num_inflight_tokens) == (0, 0)
 
 
 def test_saved_tokens_of_an_earlier_version_are_taken(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_saved_tokens_of_an_earlier_version_are_taken(tmp_path: Path) -> None:
     attempt, _birth, crc, suffix = saved.name.split(".")
     saved.rename(saved.with_name(f"{attempt}.{crc}.{suffix}"))
     with open_ledger(tmp_path) as ledger:
-        assert ledger.inflight_tokens(5) == [9]
+        assert ledger.journal.inflight_tokens(5, 0) == [9]
 
 
 def test_a_second_process_is_refused_while_the_first_runs(tmp_path: Path) -> None:
@@ -153,12 +153,12 @@ def test_attempts_count_the_runs_that_began_a_row(tmp_path: Path) -> None:
         ledger.begin([0, 1, 2, 7])
         ledger.append(rows_of([1]))
     with open_ledger(tmp_path) as ledger:
-        assert [ledger.attempt(i) for i in (0, 3, 7)] == [2, 1, 2]
+        assert [ledger.journal.attempt(i) for i in (0, 3, 7)] == [2, 1, 2]
         ledger.begin([0])
         ledger.begin([0])
         assert ledger.num_recomputed == 2
     with open_ledger(tmp_path) as ledger:
-        assert [ledger.attempt(i) for i in (0, 2, 7)] == [3, 2, 2]
+        assert [ledger.journal.attempt(i) for i in (0, 2, 7)] == [3, 2, 2]
         assert len(list((tmp_path / "out.parquet.ckpt").glob("begun-*"))) == 1
 
 
@@ -170,23 +170,23 @@ def test_a_torn_journal_costs_only_its_torn_record(tmp_path: Path) -> None:
         size = journal.stat().st_size
     os.truncate(journal, size - 5)
     with open_ledger(tmp_path) as ledger:
-        assert [ledger.attempt(i) for i in (0, 99, 200)] == [2, 2, 1]
+        assert [ledger.journal.attempt(i) for i in (0, 99, 200)] == [2, 2, 1]
 
 
 def test_saved_tokens_last_until_their_rows_are_done(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as ledger:
         ledger.save_inflight({(0, 0): [1, 2], (0, 1): [3], (5, 0): [9]})
     with open_ledger(tmp_path) as ledger:
-        assert ledger.num_inflight_tokens == 4
-        assert ledger.inflight_tokens(0, 1) == [3]
+        assert ledger.journal.num_inflight_tokens == 4
+        assert ledger.journal.inflight_tokens(0, 1) == [3]
         ledger.append([make_row(0), make_row(0, 1)])
         ledger.save_inflight({(7, 0): [4]})
     with open_ledger(tmp_path) as ledger:
-        assert [ledger.inflight_tokens(i) for i in (0, 5, 7)] == [[], [9], [4]]
+        assert [ledger.journal.inflight_tokens(i, 0) for i in (0, 5, 7)] == [[], [9], [4]]
     damaged = next((tmp_path / "out.parquet.ckpt").glob("inflight-*"))
     damaged.write_bytes(damaged.read_bytes() + b" ")
     with open_ledger(tmp_path) as ledger:
-        assert ledger.num_inflight_tokens == 0
+        assert ledger.journal.num_inflight_tokens == 0
 
 
 def test_rows_become_durable_with_age_while_nothing_is_appended(tmp_path: Path) -> None:

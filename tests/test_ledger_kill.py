@@ -102,8 +102,8 @@ def test_a_kill_costs_no_more_rows_than_the_checkpoint_interval(tmp_path: Path) 
         # Before the ninth batch of 4 begins 32 rows were appended (2 samples each on average);
         # not durable are at most 6 lines and one batch.
         assert ledger.num_done >= 32 - 6 - 4
-        assert ledger.attempt(59) == 1
-        assert ledger.inflight_tokens(28, 0) in ([1, 2, 3], [])
+        assert ledger.journal.attempt(59) == 1
+        assert ledger.journal.inflight_tokens(28, 0) in ([1, 2, 3], [])
 
 
 def test_a_zombie_owner_is_dead(tmp_path: Path) -> None:

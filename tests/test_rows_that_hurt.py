@@ -97,16 +97,16 @@ def test_saved_tokens_outlive_the_deaths_that_come_after_them(
         ledger.save_inflight(saved)
     for deaths in range(1, GIVEN_UP + 1):
         ledger = open_ledger(tmp_path, shard=shard)
-        assert {key: ledger.inflight_tokens(*key) for key in saved} == saved
+        assert {key: ledger.journal.inflight_tokens(*key) for key in saved} == saved
         ledger.begin([17, 19] if deaths < 4 else [17])
         die(ledger)
     with open_ledger(tmp_path, shard=shard) as ledger:
-        assert (ledger.deaths[17], ledger.deaths[19]) == (GIVEN_UP, 3)
+        assert (ledger.journal.deaths[17], ledger.journal.deaths[19]) == (GIVEN_UP, 3)
         ledger.append([make_row(17, error_code="engine_crash", status="error")])
         ledger.flush()
     with open_ledger(tmp_path, shard=shard) as ledger:
-        assert ledger.num_inflight_tokens == 3, "tokens of the row given up are gone"
-        assert 17 not in ledger.deaths
+        assert ledger.journal.num_inflight_tokens == 3, "tokens of the row given up are gone"
+        assert 17 not in ledger.journal.deaths
 
 
 def test_groups_of_suspects_shrink_to_one() -> None:

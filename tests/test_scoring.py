@@ -21,7 +21,6 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.processes.wire import Add, Report, Wire
 from batchgen.engine.request import (
     Completion,
-    EngineStats,
     FinishReason,
     Request,
     SamplingParams,
@@ -30,6 +29,7 @@ from batchgen.engine.run.engine import LLMEngine
 from batchgen.engine.run.factory import build_engine
 from batchgen.engine.sampling.row_search import likeliest
 from batchgen.engine.scheduling.scheduler import Scheduler
+from batchgen.engine.stats import EngineStats
 from batchgen.engine.targets import Targets
 
 ALONE = SamplingParams(max_tokens=0)

@@ -167,8 +167,8 @@ def test_an_unsharded_run_finishes_what_shards_began_and_writes_the_output(tmp_p
         stopped.save_inflight({(3, 0): [7, 8], (5, 0): [9]})
     with tools.open_ledger(tmp_path) as whole:
         assert whole.num_done == 11
-        assert whole.inflight_tokens(3) == [7, 8]
-        assert [whole.attempt(i) for i in (3, 5, 7)] == [2, 2, 1]
+        assert whole.journal.inflight_tokens(3, 0) == [7, 8]
+        assert [whole.journal.attempt(i) for i in (3, 5, 7)] == [2, 2, 1]
         tools.finish(whole, 20)
     assert tools.keys_of(tmp_path / "out.parquet") == tools.expected_keys(20)
     assert not (tmp_path / "out.parquet.ckpt" / "shards").exists()
@@ -181,7 +181,10 @@ def test_shards_finish_what_an_unsharded_run_began(tmp_path: Path) -> None:
         whole.checkpoint_input(InputCheckpoint(12, "digest"))
     with shard_ledger(tmp_path, 0, 2) as ledger:
         assert ledger.num_done == 5
-        assert (ledger.inflight_tokens(10), ledger.inflight_tokens(11)) == ([1, 2], [])
+        assert (ledger.journal.inflight_tokens(10, 0), ledger.journal.inflight_tokens(11, 0)) == (
+            [1, 2],
+            [],
+        )
         assert ledger.input_checkpoint is not None
         assert ledger.input_checkpoint.rows_read == 12
     assert sum(run_shard(tmp_path, i, 2, 20) for i in range(2)) == 11

@@ -182,8 +182,8 @@ def test_a_damaged_part_counts_as_absent(folder: Place, damage: str) -> None:
 def test_the_journal_counts_the_runs_in_which_a_row_was_begun(folder: Place) -> None:
     for attempt in (1, 2, 3):
         ledger = open_ledger(folder)
-        assert ledger.attempt(7) == attempt
-        assert ledger.deaths.get(7, 0) == attempt - 1
+        assert ledger.journal.attempt(7) == attempt
+        assert ledger.journal.deaths.get(7, 0) == attempt - 1
         ledger.begin([6, 7])
         die(ledger)
 
@@ -193,8 +193,8 @@ def test_tokens_in_flight_survive(folder: Place) -> None:
         ledger.begin([1])
         ledger.save_inflight({(1, 0): [5, 6, 7]})
     with open_ledger(folder) as ledger:
-        assert ledger.inflight_tokens(1, 0) == [5, 6, 7]
-        assert ledger.deaths == {}
+        assert ledger.journal.inflight_tokens(1, 0) == [5, 6, 7]
+        assert ledger.journal.deaths == {}
 
 
 def test_a_second_run_is_refused_while_the_first_lives(folder: Place) -> None:

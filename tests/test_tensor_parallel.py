@@ -25,10 +25,11 @@ from batchgen.engine.config import Adapter, EngineConfig
 from batchgen.engine.parallel import group
 from batchgen.engine.parallel.followers import Followers, Start
 from batchgen.engine.parallel.group import Group, join_group, leave_group
-from batchgen.engine.request import EngineStats, Request, SamplingParams
+from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.engine import LLMEngine
 from batchgen.engine.run.factory import load_engine, load_over
 from batchgen.engine.run.tensor_parallel import load_parallel
+from batchgen.engine.stats import EngineStats
 from batchgen.errors import BatchgenError, ModelRefusedError, UsageError
 
 TYPES = ["llama", "qwen3", "mixtral", "qwen3_moe", "gemma2", "phi3", "deepseek_v3"]

@@ -17,10 +17,10 @@ from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
 from batchgen.cli.process.logs import set_up_logs
 from batchgen.cli.process.streams import silence
 from batchgen.errors import StoppedError, UsageError
-from batchgen.job.flow import signals
 from batchgen.job.redaction import redacted
 from batchgen.job.shard import Shard
 from batchgen.job.spec import InputSpec, JobSpec
+from batchgen.job.stopping import signals
 from batchgen.job.stopping.last_resort import LastResort
 from batchgen.job.verbs.shard_environment import chosen_shard
 from batchgen.startup import timeline

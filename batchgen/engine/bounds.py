@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from batchgen.engine.request import EngineStats
+from batchgen.engine.stats import EngineStats
 
 __all__ = ["StepClock", "bound_by"]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from batchgen.engine.stats import EngineStats
 from batchgen.engine.targets import Targets
 from batchgen.errors import ErrorCode
 
@@ -18,7 +19,6 @@ __all__ = [
     "Completion",
     "Constraint",
     "Engine",
-    "EngineStats",
     "FinishReason",
     "GrammarKind",
     "Question",
@@ -227,34 +227,6 @@ class Completion:
     """The last of `token_ids` ended it (EOS, or a stop token id) and is no part of the answer."""
     is_steered: bool = False
     """LENGTH, but whole: its constraint was led to its end because few tokens were left."""
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """Counters since the engine was made. Times in seconds, memory in bytes."""
-
-    num_steps: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    folded_rows: int = 0
-    """Requests that took the answer of an equal one."""
-    shared_read_tokens: int = 0
-    """Reads of keys that decoding rows were spared, as one pass read the keys for several rows."""
-    preemptions: int = 0
-    oom_events: int = 0
-    num_running: int = 0
-    num_waiting: int = 0
-    step_seconds: float = 0.0
-    device_seconds: float = 0.0
-    """The part of `step_seconds` spent waiting for the device, or computing on the CPU."""
-    prefill_share: float = 0.0
-    """The share of time spent on prompt tokens: a step's time is divided by its tokens."""
-    peak_memory_bytes: int = 0
-    token_budget: int = 0
-    """Tokens that a step may have; halved whenever a step runs out of memory."""
-    device: str = ""
-    """Where it runs, in words: `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`; empty: not known."""
 
 
 class Engine(Protocol):

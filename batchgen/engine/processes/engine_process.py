@@ -13,7 +13,8 @@ from batchgen.devices import only_gpus
 from batchgen.engine.children import ended_by, start_child
 from batchgen.engine.processes.devices import Device
 from batchgen.engine.processes.wire import Load, Loaded, Wire
-from batchgen.engine.request import EngineStats, Request
+from batchgen.engine.request import Request
+from batchgen.engine.stats import EngineStats
 
 __all__ = ["EngineProcess"]
 

@@ -18,12 +18,12 @@ from multiprocessing.connection import wait
 
 from batchgen.counts import counted
 from batchgen.engine.processes import wire
-from batchgen.engine.processes.counters import add_counters, total_of
 from batchgen.engine.processes.devices import Device
 from batchgen.engine.processes.engine_process import EngineProcess
 from batchgen.engine.processes.routing import Router
 from batchgen.engine.processes.trials import CONTROL_ID, Trials
-from batchgen.engine.request import Completion, EngineStats, Request
+from batchgen.engine.request import Completion, Request
+from batchgen.engine.stats import EngineStats, add_counters, total_of
 from batchgen.errors import BatchgenError, ErrorCode, RowError
 
 __all__ = ["Fleet", "begin_fleet"]

@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from batchgen.engine.config import EngineConfig, ModelFacts
-from batchgen.engine.request import Completion, EngineStats, Request, Shared
+from batchgen.engine.request import Completion, Request, Shared
+from batchgen.engine.stats import EngineStats
 
 __all__ = ["Abort", "Add", "AskOutputs", "Failed", "Load", "Loaded", "Outputs", "Report", "Wire"]
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from batchgen.counts import counted
 from batchgen.engine.request import (
     Completion,
-    EngineStats,
     FinishReason,
     Request,
     Timings,
 )
+from batchgen.engine.stats import EngineStats
 from batchgen.engine.targets import Targets
 from batchgen.errors import ErrorCode, RowError
 

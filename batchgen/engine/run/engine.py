@@ -19,11 +19,12 @@ from batchgen.engine.bounds import StepClock
 from batchgen.engine.execution.step_runner import StepRunner
 from batchgen.engine.memory import peak_memory_bytes, release_memory
 from batchgen.engine.prefix.folding import Folding
-from batchgen.engine.request import Completion, EngineStats, FinishReason, Request, Timings
+from batchgen.engine.request import Completion, FinishReason, Request, Timings
 from batchgen.engine.run.prompt_check import with_checked_prompt
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
+from batchgen.engine.stats import EngineStats
 from batchgen.errors import ErrorCode
 from batchgen.startup import timeline
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
-from batchgen.engine.request import Completion, Engine, EngineStats, FinishReason
+from batchgen.engine.request import Completion, Engine, FinishReason
+from batchgen.engine.stats import EngineStats
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.flow.channel import Cancelled, Channel
 from batchgen.job.flow.outbox import FinishedRow, Outbox, Outcome

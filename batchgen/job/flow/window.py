@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from batchgen.engine.request import Completion, EngineStats
+from batchgen.engine.request import Completion
+from batchgen.engine.stats import EngineStats
 from batchgen.job.eta.moment import BegunRow, ReadRows
 from batchgen.job.eta.order import ReadingOrder
 from batchgen.job.text.prepared import PreparedRow, row_and_sample

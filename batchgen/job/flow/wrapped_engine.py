@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from batchgen.engine.request import Completion, Engine, EngineStats, Request
+from batchgen.engine.request import Completion, Engine, Request
+from batchgen.engine.stats import EngineStats
 
 __all__ = ["LentEngine", "WrappedEngine", "innermost"]
 

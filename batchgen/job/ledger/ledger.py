@@ -133,31 +133,15 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Whether the row is finished, by this run or an earlier one."""
         return index in self._done
 
-    def attempt(self, index: int) -> int:
-        """The runs in which the row was begun, this one included: the `attempt` column."""
-        return self._working_journal.attempt(index)
-
-    def inflight_tokens(self, index: int, sample: int = 0) -> list[int]:
-        """Tokens that a polite stop saved for this sample; [] where none were."""
-        return self._working_journal.inflight_tokens(index, sample)
-
     @property
-    def num_inflight_tokens(self) -> int:
-        """Tokens that earlier runs saved for rows not done yet."""
-        return self._working_journal.num_inflight_tokens
-
-    @property
-    def deaths(self) -> Mapping[int, int]:
-        """Rows not done -> how many runs died while they had them in hand."""
-        return self._working_journal.deaths
-
-    def note_crash(self) -> None:
-        """The engine broke down: this run counts as one that died with its rows in hand."""
-        self._working_journal.crashed = True
+    def journal(self) -> Journal:
+        """Which rows were begun, in which runs, and the tokens that a stop saved."""
+        assert self._journal is not None, "the job is finished"
+        return self._journal
 
     def begin(self, indices: Sequence[int]) -> None:
         """Note that these rows begin (go to the engine): one small write a call."""
-        self.num_recomputed += self._working_journal.begin(indices)
+        self.num_recomputed += self.journal.begin(indices)
 
     def append(self, rows: Sequence[OutputRow]) -> None:
         """Take finished rows; all samples of a row in one call. A row done already is ignored.
@@ -189,7 +173,7 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     def save_inflight(self, tokens: Inflight) -> None:
         """Keep the tokens generated so far by rows in flight: (index, sample) -> token ids."""
-        self._working_journal.save_inflight(tokens, self._known.settled)
+        self.journal.save_inflight(tokens, self._known.settled)
 
     def finalize(self, num_rows: int, check_stop: StopCheck = never) -> FinalReport:
         """Write the output: every row once, in order, verified, whole. Then drop the parts.
@@ -229,11 +213,6 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    @property
-    def _working_journal(self) -> Journal:
-        assert self._journal is not None, "the job is finished"
-        return self._journal
 
     @classmethod
     def _opened(

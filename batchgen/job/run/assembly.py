@@ -140,7 +140,7 @@ class Assembly:
             self._ledger.save_inflight(self.engine_stage.inflight)
 
     def _engine_options(self, deadline: Deadline | None) -> EngineStageOptions:
-        deaths, suspected = self._ledger.deaths, self._has_suspects()
+        deaths, suspected = self._ledger.journal.deaths, self._has_suspects()
         return EngineStageOptions(
             pace=None if deadline is None else Pace(deadline.leave_at),
             row_timeout=self._spec.row_timeout,
@@ -150,7 +150,7 @@ class Assembly:
         )
 
     def _has_suspects(self) -> bool:
-        return max(self._ledger.deaths.values(), default=0) >= SUSPECT
+        return max(self._ledger.journal.deaths.values(), default=0) >= SUSPECT
 
     def _is_durable(self, index: int) -> bool:
         """Called on the engine's thread while nothing is handed to the writing one."""
@@ -161,7 +161,7 @@ class Assembly:
 
     def _make_writer_stage(self, run_id: str) -> WriterStage:
         spec, ledger = self._spec, self._ledger
-        results = make_results(spec, self._loaded_codec, ledger.attempt, run_id)
+        results = make_results(spec, self._loaded_codec, ledger.journal.attempt, run_id)
         return WriterStage(
             self._finished,
             results,
@@ -177,7 +177,8 @@ class Assembly:
         spec, ledger = self._spec, self._ledger
         codec = load_job_codec(spec, self._files, ledger.manifest.template_time)
         self._codec = codec
-        inflight_tokens = ledger.inflight_tokens if ledger.num_inflight_tokens else None
+        journal = ledger.journal
+        inflight_tokens = journal.inflight_tokens if journal.num_inflight_tokens else None
         self._made_requests = make_requests(spec, self._files, codec, inflight_tokens)
         if self._faults is not None:
             self._faults.watching(self._made_requests)

@@ -260,7 +260,7 @@ class _Job:
     def _failed(self, error: BaseException, ledger: Ledger, assembly: Assembly) -> None:
         """Keep what can be kept and tell how far the run came; the caller raises the error."""
         if not isinstance(error, BatchgenError):
-            ledger.note_crash()
+            ledger.journal.crashed = True
         with suppress(Exception):  # the first error is the one to tell
             assembly.save()
         code = error.exit_code if isinstance(error, BatchgenError) else 1

@@ -1,13 +1,40 @@
-"""Counters of several engines as one engine's. Standard library only."""
+"""Counters of one engine, and those of several as one engine's. Standard library only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
-from batchgen.engine.request import EngineStats
+__all__ = ["EngineStats", "add_counters", "total_of"]
 
-__all__ = ["add_counters", "total_of"]
+
+@dataclass(slots=True)
+class EngineStats:
+    """Counters since the engine was made. Times in seconds, memory in bytes."""
+
+    num_steps: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    folded_rows: int = 0
+    """Requests that took the answer of an equal one."""
+    shared_read_tokens: int = 0
+    """Reads of keys that decoding rows were spared, as one pass read the keys for several rows."""
+    preemptions: int = 0
+    oom_events: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
+    step_seconds: float = 0.0
+    device_seconds: float = 0.0
+    """The part of `step_seconds` spent waiting for the device, or computing on the CPU."""
+    prefill_share: float = 0.0
+    """The share of time spent on prompt tokens: a step's time is divided by its tokens."""
+    peak_memory_bytes: int = 0
+    token_budget: int = 0
+    """Tokens that a step may have; halved whenever a step runs out of memory."""
+    device: str = ""
+    """Where it runs, in words: `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`; empty: not known."""
+
 
 _SECONDS = {"step_seconds", "device_seconds"}  # processes work at the same time: the longest
 _NOW = {"num_running", "num_waiting", "token_budget", "peak_memory_bytes"}
