@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import pytest
 
 from batchgen.errors import InputUnreadableError
-from batchgen.job.input.sources import SourceKind, find_sources
+from batchgen.job.input.source import SourceKind
+from batchgen.job.input.sources import find_sources
 
 SHA = "1" * 40
 ROWS = b'{"prompt": "a"}\n{"prompt": "b"}\n'

@@ -15,7 +15,7 @@ import pytest
 from batchgen.errors import ErrorCode, InputUnreadableError, InvalidDataError, UsageError
 from batchgen.job.input import parquet_rows
 from batchgen.job.input.reader import Reader
-from batchgen.job.input.sources import Source, SourceKind
+from batchgen.job.input.source import Source, SourceKind
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
 

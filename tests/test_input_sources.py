@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from batchgen.errors import InputUnreadableError, OutputUnwritableError, UsageError
-from batchgen.job.input.sources import SourceKind, find_sources
+from batchgen.job.input.source import SourceKind
+from batchgen.job.input.sources import find_sources
 from batchgen.job.stores.places import place_of
 
 ROW = b'{"prompt": "a"}\n'

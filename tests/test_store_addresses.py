@@ -17,7 +17,8 @@ import pytest
 
 from batchgen.cli.command import main
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, UsageError
-from batchgen.job.input.sources import SourceKind, find_sources
+from batchgen.job.input.source import SourceKind
+from batchgen.job.input.sources import find_sources
 from batchgen.job.stores import clients, failures
 from batchgen.job.stores.places import place_of
 from batchgen.job.stores.remote_find import _expression

@@ -13,7 +13,8 @@ from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.fields.duplicates import SeenIds
 from batchgen.job.fields.kept_columns import KeptColumns
-from batchgen.job.fields.row_parser import PARAMS, RowParser
+from batchgen.job.fields.row_columns import PARAMS
+from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.model.adapter_choice import settled_adapter
 from batchgen.job.model.adapters import parse_adapters
 from batchgen.job.rows import InputRow
@@ -90,7 +91,7 @@ class RowReading:
 
     def _parse(self, index: int, raw: dict[str, Any], base: SamplingParams) -> InputRow:
         parser = self._parser(base)
-        extras = {k: v for k, v in parser.extras(raw).items() if self._kept.wants(k)}
+        extras = {k: v for k, v in parser.columns.extras(raw).items() if self._kept.wants(k)}
         _refuse_surrogates({k: v for k, v in raw.items() if k not in extras})
         row = parser.parse(index, f"row {index}", raw, dict.fromkeys(extras))
         row.kept = extras

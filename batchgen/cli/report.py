@@ -68,7 +68,7 @@ def report(
 
 def _write(page: Path, out: Place, text: str) -> None:
     from batchgen.errors import OutputUnwritableError
-    from batchgen.job.input.sources import same_file
+    from batchgen.job.input.source import same_file
     from batchgen.job.output.provenance import is_input_of
 
     if same_file(page, out):

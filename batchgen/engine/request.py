@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from batchgen.counts import counted
 from batchgen.engine.stats import EngineStats
 from batchgen.engine.targets import Targets
-from batchgen.errors import ErrorCode
+from batchgen.errors import ErrorCode, RowError
 
 __all__ = [
     "MAX_TOP_LOGPROBS",
@@ -185,6 +186,16 @@ class Request:
     def most_tokens(self) -> int:
         """Of prompt and output; a request that is only scored samples one too, for nobody."""
         return len(self.prompt_token_ids) + max(1, self.params.max_tokens)
+
+    def check_length(self, max_model_len: int) -> None:
+        """Raises RowError(PROMPT_TOO_LONG) where the prompt leaves no room for one token."""
+        num_tokens = len(self.prompt_token_ids)
+        if num_tokens >= max_model_len:
+            raise RowError(
+                ErrorCode.PROMPT_TOO_LONG,
+                f"the prompt has {counted(num_tokens, 'token')}; prompt and output together "
+                f"may have {max_model_len:,} (max_model_len): shorten it to {max_model_len - 1:,}",
+            )
 
 
 @dataclass(slots=True)

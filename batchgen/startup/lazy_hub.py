@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["name_hub", "put_off_hub"]
+__all__ = ["Later", "name_hub", "put_off_hub"]
 
 _HUB = "huggingface_hub"
 _PARTS = (
@@ -27,13 +27,14 @@ _PARTS = (
 )
 
 
-class _Later:
-    """Stands for what `make` makes."""
+class Later:
+    """Stands for what `make` makes, which it does when something is asked of it."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._made = functools.cache(make)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As that."""
         return self._made()(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -55,12 +56,12 @@ def put_off_hub() -> None:
     if find is None:
         return
     for name in _PARTS:
-        hub.setdefault(name, _Later(functools.partial(find, name)))
+        hub.setdefault(name, Later(functools.partial(find, name)))
 
 
 def name_hub() -> None:
     """From now on whoever asks the client for a part gets that."""
     hub = vars(importlib.import_module(_HUB))
     for name in _PARTS:
-        if isinstance(hub.get(name), _Later):
+        if isinstance(hub.get(name), Later):
             del hub[name]

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from batchgen.startup.cached_answers import installation, kept
+from batchgen.startup.lazy_hub import Later
 
 __all__ = ["CHANGES", "delay_templates", "keep_triton_key"]
 
@@ -40,17 +41,7 @@ def delay_templates(module: ModuleType) -> None:
     owner = getattr(module, "KernelTemplate", None)
     make = getattr(owner, "_template_from_string", None)
     if owner is not None and make is not None and "jinja2" in sys.modules:
-        owner._template_from_string = staticmethod(lambda source: _Later(lambda: make(source)))
-
-
-class _Later:
-    """Stands for what `make` makes, which it does when something is asked of it."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._made = functools.cache(make)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._made(), name)
+        owner._template_from_string = staticmethod(lambda source: Later(lambda: make(source)))
 
 
 CHANGES: dict[str, Callable[[ModuleType], None]] = {

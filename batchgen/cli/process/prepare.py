@@ -5,7 +5,7 @@ from __future__ import annotations
 from batchgen.cli.process.no_pandas import keep_pandas_out
 from batchgen.engine.processes.preparing import prepare_engine, prepare_tokenizer
 from batchgen.job.input.reader import Reader
-from batchgen.job.input.sources import SourceKind
+from batchgen.job.input.source import SourceKind
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.run.stages import engine_config
 from batchgen.job.spec import JobSpec

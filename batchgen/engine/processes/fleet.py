@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
-from batchgen.counts import counted
 from batchgen.engine.processes import wire
 from batchgen.engine.processes.devices import Device
 from batchgen.engine.processes.engine_process import EngineProcess
@@ -24,7 +23,7 @@ from batchgen.engine.processes.routing import Router
 from batchgen.engine.processes.trials import CONTROL_ID, Trials
 from batchgen.engine.request import Completion, Request
 from batchgen.engine.stats import EngineStats, add_counters, total_of
-from batchgen.errors import BatchgenError, ErrorCode, RowError
+from batchgen.errors import BatchgenError
 
 __all__ = ["Fleet", "begin_fleet"]
 
@@ -83,12 +82,7 @@ class Fleet:
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises RowError(PROMPT_TOO_LONG); other faults come as completions."""
-        if len(request.prompt_token_ids) >= self.max_model_len:
-            raise RowError(
-                ErrorCode.PROMPT_TOO_LONG,
-                f"the prompt has {counted(len(request.prompt_token_ids), 'token')}; prompt and "
-                f"output together may have {self.max_model_len:,} (max_model_len): shorten it",
-            )
+        request.check_length(self.max_model_len)
         self._requests[request.request_id] = request
         self._enqueued[request.request_id] = time.monotonic()
         self._push(request)
@@ -168,13 +162,12 @@ class Fleet:
 
     def _find_work(self, idle: EngineProcess) -> None:
         """For a process that has none: half of what another has not begun, or a suspect alone."""
-        if idle in self._trials:
-            return self._try_suspect(idle)
         busiest = max(self._processes, key=lambda process: len(process.unbegun))
-        taken = busiest.unbegun[1::2]
-        if not taken:
-            return self._try_suspect(idle)
-        self._move(taken, busiest, idle)
+        taken = [] if idle in self._trials else busiest.unbegun[1::2]
+        if taken:
+            self._move(taken, busiest, idle)
+        elif (suspect := self._trials.take(idle)) is not None:
+            self._give(idle, [suspect])
 
     def _relieve_another(self, free: EngineProcess) -> None:
         """For a process with free slots, and nothing left to deal: what another has no slot for."""
@@ -188,10 +181,6 @@ class Fleet:
             self._drop(self._owners.pop(request_id), request_id)
         owner.send(wire.Abort(request_ids))
         self._give(to, request_ids)
-
-    def _try_suspect(self, idle: EngineProcess) -> None:
-        if (suspect := self._trials.take(idle)) is not None:
-            self._give(idle, [suspect])
 
     def _give(self, process: EngineProcess, request_ids: Sequence[int]) -> None:
         requests = [self._requests[request_id] for request_id in request_ids]

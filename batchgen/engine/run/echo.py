@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from batchgen.counts import counted
 from batchgen.engine.request import (
     Completion,
     FinishReason,
@@ -17,7 +16,6 @@ from batchgen.engine.request import (
 )
 from batchgen.engine.stats import EngineStats
 from batchgen.engine.targets import Targets
-from batchgen.errors import ErrorCode, RowError
 
 __all__ = ["EchoEngine"]
 
@@ -40,11 +38,8 @@ class EchoEngine:
         return len(self._waiting)
 
     def add(self, request: Request) -> None:
-        """Queue a request; RowError where its prompt leaves no room for a token."""
-        if len(request.prompt_token_ids) >= self.max_model_len:
-            tokens = counted(len(request.prompt_token_ids), "token")
-            text = f"{tokens}, at most {self.max_model_len - 1:,} fit"
-            raise RowError(ErrorCode.PROMPT_TOO_LONG, text)
+        """Queue a request. Raises RowError(PROMPT_TOO_LONG)."""
+        request.check_length(self.max_model_len)
         self._waiting[request.request_id] = (request, time.monotonic())
 
     def step(self) -> list[Completion]:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from batchgen.counts import counted
 from batchgen.engine.request import Request
 from batchgen.errors import ErrorCode, RowError
 
@@ -20,12 +19,7 @@ def with_checked_prompt(request: Request, max_model_len: int, vocab_size: int) -
     prompt = request.prompt_token_ids
     if not len(prompt):
         raise RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no tokens")
-    if len(prompt) >= max_model_len:
-        raise RowError(
-            ErrorCode.PROMPT_TOO_LONG,
-            f"the prompt has {counted(len(prompt), 'token')}; prompt and output together "
-            f"may have {max_model_len:,} (max_model_len): shorten it to {max_model_len - 1:,}",
-        )
+    request.check_length(max_model_len)
     try:
         tokens = prompt if isinstance(prompt, array) else array("i", prompt)
     except OverflowError:

@@ -2,17 +2,7 @@
 
 A `ScheduledStep` is all that a runner gets. It carries differences (admitted sequences, appended
 blocks), so that a runner may keep block tables, parameters and last tokens on the device, in the
-row `Sequence.slot`. Where what comes later plugs in:
-
-    grammar masks        are there: `request.Constraint`; `Sequence.needs_known_tokens` keeps a row
-                         back until the host knows its token, so that `sampling.rules` can make the
-                         mask for the next one
-    n samples, prefix    are there: tables that begin with the same blocks (`BlockManager.share`),
-    caching              rows admitted with a start beyond 0
-    a prefix read once   is there: whoever keeps the tables sees who shares leading blocks
-    tensor parallel      what a runner reads here is numbers and token ids: rank 0 sends them on,
-                         and each rank runs the step on its own heads
-    drafted tokens       a decoding row of several tokens, each of them sampled
+row `Sequence.slot`; and numbers and token ids alone, so that rank 0 of several can send it on.
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ the tokenizer knows whether a BOS token makes it a prompt.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.answers.thinking_choice import THINKING_NAMES, spread_thinking, thinking_wishes
+from batchgen.job.answers.thinking_choice import spread_thinking
 from batchgen.job.answers.tool_choice import choose_tools
 from batchgen.job.fields.kept_columns import KeptColumns, TypedColumns
 from batchgen.job.fields.messages import (
@@ -23,13 +23,10 @@ from batchgen.job.fields.messages import (
     read_messages,
     read_token_ids,
 )
-from batchgen.job.fields.openai_rows import ENVELOPE, body_as_row, is_openai_row, read_body
-from batchgen.job.fields.params import PARAMETER_NAMES, apply, near_miss, read_params
-from batchgen.job.fields.setting_names import TEXT_SETTINGS
+from batchgen.job.fields.openai_rows import body_as_row, is_openai_row, read_body
+from batchgen.job.fields.params import apply, read_params
+from batchgen.job.fields.row_columns import SYSTEM, TEMPLATE_COLUMNS, TOKEN_IDS, RowColumns
 from batchgen.job.fields.settings import (
-    TEMPLATE_NAMES,
-    TRUNCATE,
-    joined,
     read_template_kwargs,
     read_texts,
     read_truncation,
@@ -45,23 +42,15 @@ from batchgen.job.templates.chat_shape import with_system
 if TYPE_CHECKING:
     from batchgen.job.templates.row_template import RowTemplate
 
-__all__ = ["PARAMS", "TEMPLATE_COLUMNS", "RowParser"]
+__all__ = ["RowParser"]
 
-TOKEN_IDS = "prompt_token_ids"
-PARAMS = ("params", "sampling_params", "extra_body")
-"""Where a row may hold its parameters together: Ray's and vLLM's name, OpenAI's client's."""
-SYSTEM = "system"
-TEMPLATE_COLUMNS = "\0template"
-"""Where a source with a schema puts what `--template` reads; without it, that is the row."""
 _MOST_TOLD = 1000
 _log = logging.getLogger(__name__)
 
 
 class RowParser:
-    """Knows the names of the columns. `base` are the parameters of a row that sets none.
-
-    With a `template`, columns are for it alone: a name that it reads is no setting.
-    """
+    """`base` are the parameters of a row that sets none. With a `template`, columns are for it
+    alone."""
 
     def __init__(
         self,
@@ -75,18 +64,8 @@ class RowParser:
         self._kept = kept
         self.template = template
         self._adapters = parse_adapters(spec.adapters).keys()
-        read: frozenset[str] = frozenset() if template is None else template.variables
-        self.id_columns = (spec.id_column,) if spec.id_column else ("id", "custom_id")
-        self.content_columns = (spec.prompt_column, spec.messages_column, TOKEN_IDS)
-        names = PARAMETER_NAMES | TEXT_SETTINGS | {*TEMPLATE_NAMES, SYSTEM, TRUNCATE, *PARAMS[1:]}
-        self.param_columns = names - set(self.content_columns) - set(self.id_columns) - kept.named
-        self._tell_columns(self.param_columns & read)
-        self.param_columns -= read
-        consumed = {*self.content_columns, *PARAMS} | self.param_columns
-        consumed -= kept.named
-        self.thinking_columns = {*THINKING_NAMES} - kept.named - read
-        self._taken = {name: frozenset(consumed | {name}) for name in self.id_columns}
-        self._plain = {self.id_columns[0], spec.prompt_column}
+        self.columns = RowColumns(spec, kept, template)
+        self._plain = {self.columns.ids[0], spec.prompt_column}
         self._told: set[str] = set()
         self._noted: set[frozenset[str]] = set()
 
@@ -102,13 +81,13 @@ class RowParser:
         problem = None
         plain = raw.keys() <= self._plain
         if typed is None and not plain:
-            row.kept, problem = self._kept.read(self.extras(raw))
+            row.kept, problem = self._kept.read(self.columns.extras(raw))
         elif typed:
             row.kept, problem = self._kept.read_typed(raw, typed)
         try:
             row.id = self.read_id(raw)
             if plain:
-                self._fill_content(row, raw, self.content_columns)
+                self._fill_content(row, raw, self.columns.content)
                 self._make_chat(row, None)
             else:
                 self._fill(row, raw)
@@ -138,55 +117,18 @@ class RowParser:
         names = frozenset(raw)
         if names in self._noted:
             return
-        extras = self.extras(raw)
+        extras = self.columns.extras(raw)
         self._kept.read(extras)
-        told_by_value = self.thinking_columns & names or len(names & {*self.id_columns}) > 1
+        told_by_value = self.columns.thinking & names or len(names & {*self.columns.ids}) > 1
         if len(self._noted) < _MOST_TOLD and not told_by_value and self._kept.is_settled(extras):
             self._noted.add(names)
 
-    def reads(self, name: str) -> bool:
-        """Whether a column of that name has a meaning here, beside that of a column to keep."""
-        known = {*self.id_columns, *self.content_columns, *PARAMS} | self.param_columns
-        return name in known or (self.template is not None and self.template.reads(name))
-
-    def extras(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns of a JSONL row that have no meaning here, and those asked for by name."""
-        taken = self._taken[self._id_key(raw)]
-        if is_openai_row(raw):
-            taken = taken | ENVELOPE
-        taken = taken | (thinking_wishes(raw).keys() & self.thinking_columns)
-        extras = {k: v for k, v in raw.items() if k not in taken or k in self._kept.named}
-        self.tell_near_misses(extras)
-        return extras
-
-    def tell_near_misses(self, names: Iterable[str]) -> None:
-        """Say once of a column that its name is nearly a parameter's: it may have been meant."""
-        for name in names:
-            if name not in self._told and len(self._told) < _MOST_TOLD:
-                self._told.add(name)
-                near = None if name in self._kept.named else near_miss(name)
-                if near is not None:
-                    text = "column %r is no parameter and changes nothing; did you mean %s?"
-                    _log.warning(text, name, near)
-
-    def _tell_columns(self, names: Iterable[str]) -> None:
-        for name in sorted(names):
-            text = "--template reads %r, so it is a column, no setting (params may hold settings)"
-            _log.warning(text, name)
-
-    def _id_key(self, raw: Mapping[str, Any]) -> str:
-        """The first id column that has a value, else the first."""
-        for name in self.id_columns:
-            if raw.get(name) not in (None, ""):
-                return name
-        return self.id_columns[0]
-
     def read_id(self, raw: Mapping[str, Any]) -> str | None:
         """The row's explicit id, None where it has none. RowError for what cannot be an id."""
-        value = raw.get(self.id_columns[0])
+        value = raw.get(self.columns.ids[0])
         if value and type(value) is str:
             return value
-        given = (raw.get(name) for name in self.id_columns)
+        given = (raw.get(name) for name in self.columns.ids)
         value = next((one for one in given if one is not None and one != ""), None)
         if value is None:
             return None
@@ -208,8 +150,8 @@ class RowParser:
             self._add_system(row, self._spec.system)
             self._set_params(row, adapter_of_body(read_body(raw), self._adapters) | body["params"])
             return
-        self._fill_content(row, raw, self.content_columns)
-        own = self._own_params(raw)
+        self._fill_content(row, raw, self.columns.content)
+        own = self.columns.settings_of(raw)
         self._make_chat(row, own.pop(SYSTEM, None))
         if own:
             self._set_params(row, own)
@@ -288,13 +230,3 @@ class RowParser:
         if text not in self._told:
             self._told.add(text)
             _log.warning(text + " (said once)", row.origin)
-
-    def _own_params(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters at the top level and in `params`; the same one in both must agree."""
-        names = self.param_columns - set(PARAMS)
-        own = {k: v for k, v in raw.items() if k in names and v is not None}
-        own |= {k: v for k, v in thinking_wishes(raw).items() if k in self.thinking_columns}
-        for holder in PARAMS:
-            if holder not in self._kept.named:
-                own = joined(own, holder, raw.get(holder))
-        return own

@@ -16,7 +16,8 @@ import pyarrow as pa
 from batchgen.errors import ErrorCode, InputUnreadableError, InvalidDataError, RowError
 from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.fields.openai_rows import ENVELOPE, URL, is_openai_row
-from batchgen.job.fields.row_parser import PARAMS, TEMPLATE_COLUMNS, RowParser
+from batchgen.job.fields.row_columns import PARAMS, TEMPLATE_COLUMNS
+from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.fields.type_fitting import is_text
 from batchgen.job.input.arrow_values import (
     content_of,
@@ -122,15 +123,15 @@ def find_columns(
 
     InvalidDataError names what is missing or has the wrong type.
     """
-    present = dict(zip(schema.names, schema.types, strict=True))
+    present, columns = dict(zip(schema.names, schema.types, strict=True)), parser.columns
     read = _read_by(parser.template, present, where)
     envelope = {*ENVELOPE, URL} & present.keys() if is_openai_row(present) else set()
     if parser.template is None and not envelope:
-        _check_content(present, where, spec, parser.content_columns)
-    _check_id_column(present, where, spec, parser.id_columns)
-    meant = {*parser.content_columns, *parser.param_columns, *PARAMS} - kept.named
-    meant.update(parser.id_columns, envelope - {URL})
-    meant |= {name for name in parser.thinking_columns if _is_setting(present.get(name))}
+        _check_content(present, where, spec, columns.content)
+    _check_id_column(present, where, spec, columns.ids)
+    meant = {*columns.content, *columns.settings, *PARAMS} - kept.named
+    meant.update(columns.ids, envelope - {URL})
+    meant |= {name for name in columns.thinking if _is_setting(present.get(name))}
     extra = [name for name in present if name in kept.named or name not in meant]
     extra = [name for name in extra if kept.wants(name) or name in envelope]
     kinds = {name: kept_type(present[name]) for name in extra}
@@ -139,11 +140,11 @@ def find_columns(
         if not _loads_alike(present[name], kind):
             kept.tell_changed(name, present[name], kind)
     names = tuple(name for name in present if name in meant or name in extra or name in read)
-    parser.tell_near_misses(set(present) - meant)
+    columns.tell_near_misses(set(present) - meant)
     twice = [name for name in names if schema.names.count(name) > 1]
     if twice:
         raise InvalidDataError(f"{where} has two columns {twice[0]!r}", "rename one of them")
-    converts = _converts(present, names, extra, parser.id_columns)
+    converts = _converts(present, names, extra, columns.ids)
     return ArrowColumns(names, kinds, converts, read)
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from batchgen.job.decisions.settings import DECISION_NAMES
-from batchgen.job.fields.row_parser import PARAMS, SYSTEM
+from batchgen.job.fields.row_columns import PARAMS, SYSTEM
 from batchgen.job.fields.structured import STRUCTURED_NAMES
 from batchgen.job.fields.token_rules import TOKEN_RULE_NAMES
 from batchgen.job.model.adapter_choice import ADAPTER

@@ -26,7 +26,7 @@ from batchgen.job.input.cells import cells_of
 from batchgen.job.input.file_kinds import HEAD_BYTES, compression_by_head
 from batchgen.job.input.folder_keys import with_keys, with_values
 from batchgen.job.input.joined_streams import JoinedStreams
-from batchgen.job.input.sources import Source
+from batchgen.job.input.source import Source
 from batchgen.job.spec import InputSpec
 
 __all__ = ["csv_rows"]
@@ -50,7 +50,7 @@ def csv_rows(source: Source, spec: InputSpec, parser: RowParser, kept: KeptColum
         raise _damaged(source, 0, error) from error
     schema = pa.schema([(name, pa.string()) for name in names])
     columns = find_columns(with_keys(schema, source.keys), source.name, spec, parser, kept)
-    cells = cells_of(parser.param_columns & {*columns.names})
+    cells = cells_of(parser.columns.settings & {*columns.names})
     columns = replace(columns, read={**columns.read, **cells})
     own = [name for name in columns.names if name in names]
 

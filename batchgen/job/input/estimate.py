@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchgen.job.input.sources import Source, SourceKind
+from batchgen.job.input.source import Source, SourceKind
 
 __all__ = ["estimated_rows"]
 

@@ -19,7 +19,7 @@ from batchgen.errors import InputUnreadableError
 from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.arrow_rows import ArrowRows, find_columns
-from batchgen.job.input.sources import Source, SourceKind
+from batchgen.job.input.source import Source, SourceKind
 from batchgen.job.spec import InputSpec
 
 __all__ = ["hub_rows"]

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NoReturn
 from batchgen.errors import ErrorCode, InputUnreadableError, RowError
 from batchgen.job.input.folder_keys import Keys
 from batchgen.job.input.joined_streams import JoinedStreams
-from batchgen.job.input.sources import Source, SourceKind
+from batchgen.job.input.source import Source, SourceKind
 
 __all__ = ["DAMAGE", "MAX_LINE_BYTES", "JsonlRows", "decode_row", "open_text"]
 

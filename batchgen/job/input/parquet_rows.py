@@ -18,7 +18,7 @@ from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.arrow_rows import ArrowColumns, ArrowRows, find_columns
 from batchgen.job.input.cells import cells_of
 from batchgen.job.input.folder_keys import with_keys, with_values
-from batchgen.job.input.sources import Source
+from batchgen.job.input.source import Source
 from batchgen.job.input.wide_integers import bytes_for_wide_integers, wide_integers
 from batchgen.job.prefetch import prefetched
 from batchgen.job.spec import InputSpec
@@ -53,7 +53,7 @@ def parquet_rows(
         raise _damaged(source, 0, error) from error
     known = with_keys(schema, source.keys)
     columns = find_columns(known, source.name, spec, parser, kept)
-    cells = cells_of({name for name, _ in source.keys} & parser.param_columns - {*schema.names})
+    cells = cells_of({name for name, _ in source.keys} & parser.columns.settings - {*schema.names})
     columns = replace(columns, read={**columns.read, **cells})
     batches = partial(_batches, source, columns, opened)
     return ArrowRows(columns, batches, partial(_damaged, source))
@@ -81,9 +81,9 @@ def _without_wide_integers(
 ) -> pa.Schema:
     """The schema without columns that are not kept, which is said; InvalidDataError where one is
     needed."""
-    schema = _schema(opened)
+    schema, columns = _schema(opened), parser.columns
+    needed = {*columns.content, *columns.ids, *columns.settings, *kept.named}
     for name in wide_integers(opened):
-        needed = {*parser.content_columns, *parser.id_columns, *parser.param_columns, *kept.named}
         text = f"{where}: column {name!r} holds integers of 128 bits, which pyarrow cannot read"
         if name in needed:
             raise InvalidDataError(text, "write it as text or as int64, or name another column")

@@ -23,13 +23,15 @@ from batchgen.errors import RowError
 from batchgen.job.fields.duplicates import SeenIds
 from batchgen.job.fields.kept_columns import KeptColumns, TypedColumns
 from batchgen.job.fields.params import merge
+from batchgen.job.fields.row_columns import RowColumns
 from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.cells import cells_of
 from batchgen.job.input.file_kinds import HEAD_BYTES, is_array, refuse_text
 from batchgen.job.input.folder_keys import Keys
 from batchgen.job.input.jsonl import JsonlRows
 from batchgen.job.input.named_columns import check_names
-from batchgen.job.input.sources import Source, SourceKind, find_sources
+from batchgen.job.input.source import Source, SourceKind
+from batchgen.job.input.sources import find_sources
 from batchgen.job.input_marks import Marks, RowSum, row_digest
 from batchgen.job.rows import InputRow
 from batchgen.job.shard import Shard
@@ -194,9 +196,9 @@ class Reader:
 
     def _open(self, source: Source) -> Any:
         if source.kind.is_jsonl:
-            parser, kept = self._parser, self._kept
-            keys = (key for key in source.keys if kept.wants(key[0]) or parser.reads(key[0]))
-            return _json_rows(source, tuple(keys), parser)
+            columns, kept = self._parser.columns, self._kept
+            keys = (key for key in source.keys if kept.wants(key[0]) or columns.reads(key[0]))
+            return _json_rows(source, tuple(keys), columns)
         rows_of = _with_schema(source.kind)
         return rows_of(source, self._spec, self._parser, self._kept)
 
@@ -218,7 +220,7 @@ class Reader:
             check_names(self._spec, met, every_row=left > 0 and limit is None)
         for raw in rows_before:
             with suppress(RowError):
-                self._kept.settle([self._parser.extras(raw)])
+                self._kept.settle([self._parser.columns.extras(raw)])
 
 
 def _with_schema(kind: SourceKind) -> Callable[..., Any]:
@@ -236,9 +238,9 @@ def _with_schema(kind: SourceKind) -> Callable[..., Any]:
     return hub_rows
 
 
-def _json_rows(source: Source, keys: Keys, parser: RowParser) -> JsonlRows:
+def _json_rows(source: Source, keys: Keys, columns: RowColumns) -> JsonlRows:
     """Lines, or the elements of one array; InvalidDataError for text that is neither."""
-    read = cells_of(parser.param_columns) if keys else {}
+    read = cells_of(columns.settings) if keys else {}
     rows = JsonlRows(source, keys, read)
     head = rows.head(HEAD_BYTES)
     refuse_text(source.name, head)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import OutputUnwritableError, UsageError
-from batchgen.job.input.sources import Source, SourceKind, same_file
+from batchgen.job.input.source import Source, SourceKind, same_file
 from batchgen.job.redaction import redacted
 from batchgen.job.rows import FirstFailure
 from batchgen.job.stores.places import Place

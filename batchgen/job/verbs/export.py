@@ -15,9 +15,6 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, TextIO
 
-import pyarrow as pa
-
-from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError, StoppedError
 from batchgen.job.output.json_lines import json_line, plain
 from batchgen.job.output.provenance import footer_manifest
@@ -25,7 +22,7 @@ from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.manifest import Manifest, is_complete
 from batchgen.job.stores.places import Place
 from batchgen.job.verbs.openai_lines import COLUMNS, batch_line
-from batchgen.job.verbs.row_files import no_output, open_rows
+from batchgen.job.verbs.row_files import no_output, open_rows, reading
 from batchgen.job.verbs.status import status_of
 
 __all__ = ["follow_openai", "to_csv", "to_jsonl", "to_openai"]
@@ -105,18 +102,14 @@ def _write_lines(rows: Iterator[Row], model: str, write: Write) -> None:
 
 
 def _rows(path: Place, columns: Sequence[str] | None) -> Iterator[Row]:
-    try:
-        with closing(open_rows(path)) as file:
-            names = file.names
-            wanted = names if columns is None else [name for name in columns if name in names]
-            if "status" not in names and file.num_rows:
-                raise no_output(path, names)
-            for values in file.batches(wanted, _BATCH_ROWS):
-                for row in zip(*values, strict=True):
-                    yield dict(zip(wanted, row, strict=True))
-    except (OSError, pa.ArrowException, ValueError) as error:
-        text = f"{path} cannot be read: {first_line(error)}"
-        raise InputUnreadableError(text, "give the output of a finished run") from error
+    with reading(path, path), closing(open_rows(path)) as file:
+        names = file.names
+        wanted = names if columns is None else [name for name in columns if name in names]
+        if "status" not in names and file.num_rows:
+            raise no_output(path, names)
+        for values in file.batches(wanted, _BATCH_ROWS):
+            for row in zip(*values, strict=True):
+                yield dict(zip(wanted, row, strict=True))
 
 
 def _cell(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -21,11 +22,20 @@ from batchgen.job.storage.manifest import is_complete
 from batchgen.job.stored_types import plain_values
 from batchgen.job.stores.places import Place, opened
 
-__all__ = ["JsonFile", "ParquetFiles", "RowFile", "no_output", "not_written", "open_rows"]
+__all__ = [
+    "NEXT",
+    "JsonFile",
+    "ParquetFiles",
+    "RowFile",
+    "no_output",
+    "not_written",
+    "open_rows",
+    "reading",
+]
 
 Row = dict[str, Any]
 _MOMENTS = {"started_at", "finished_at"}
-_NEXT = "give an output of `batchgen run`"
+NEXT = "give an output of `batchgen run`"
 
 
 class ParquetFiles:
@@ -34,7 +44,7 @@ class ParquetFiles:
     def __init__(self, path: Place) -> None:
         self._files = [WrittenFile(name) for name in output_files(path)]
         if not self._files:
-            raise InputUnreadableError(f"{path} holds no part of an output", _NEXT)
+            raise InputUnreadableError(f"{path} holds no part of an output", NEXT)
         self._counts = [
             (file, group, file.metadata.row_group(group).num_rows)
             for file in self._files
@@ -98,7 +108,7 @@ class JsonFile:
             for number, line in enumerate(io.BufferedReader(stream), 1):
                 row = json.loads(line)
                 if not isinstance(row, dict):
-                    raise InputUnreadableError(f"{self._path}:{number} is no row", _NEXT)
+                    raise InputUnreadableError(f"{self._path}:{number} is no row", NEXT)
                 for name in _MOMENTS & row.keys():
                     row[name] = row[name] and datetime.fromisoformat(row[name])
                 yield row
@@ -110,7 +120,7 @@ RowFile = ParquetFiles | JsonFile
 def no_output(path: Place, names: Iterable[str]) -> InputUnreadableError:
     """For rows that a run has not written: they have these columns."""
     return InputUnreadableError(
-        f"{path} is no output of batchgen; its columns are {', '.join(names)}", _NEXT
+        f"{path} is no output of batchgen; its columns are {', '.join(names)}", NEXT
     )
 
 
@@ -125,18 +135,23 @@ def not_written(out: Place, path: Place) -> InputUnreadableError:
             f"{out} is not written yet: its job is not complete",
             f"run the same command again to continue; `batchgen status {out}` tells how far it is",
         )
-    return InputUnreadableError(f"cannot read {out}: {path} is not there", _NEXT)
+    return InputUnreadableError(f"cannot read {out}: {path} is not there", NEXT)
+
+
+@contextmanager
+def reading(out: Place, path: Place) -> Iterator[None]:
+    """InputUnreadableError for what reading the rows of `out` meets, which lie at `path`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise not_written(out, path) from error
+    except (OSError, pa.ArrowException, ValueError) as error:
+        kind = "JSONL" if Form.of(path).kind == "jsonl" else "Parquet"
+        text = f"cannot read {path} as {kind}: {first_line(error)}"
+        raise InputUnreadableError(text, NEXT) from error
 
 
 def open_rows(path: Place) -> RowFile:
     """Raises InputUnreadableError where it is no such file."""
-    is_json = Form.of(path).kind == "jsonl"
-    try:
-        if is_json:
-            return JsonFile(path)
-        return ParquetFiles(path)
-    except FileNotFoundError as error:
-        raise not_written(path, path) from error
-    except (OSError, pa.ArrowException, ValueError) as error:
-        text = f"cannot read {path} as {'JSONL' if is_json else 'Parquet'}: {first_line(error)}"
-        raise InputUnreadableError(text, _NEXT) from error
+    with reading(path, path):
+        return JsonFile(path) if Form.of(path).kind == "jsonl" else ParquetFiles(path)

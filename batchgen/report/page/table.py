@@ -3,8 +3,7 @@ but what few rows differ in, by its number; what else a few rows hold is read fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
 from batchgen.job.form import Form
 from batchgen.job.output.provenance import footer_manifest
 from batchgen.job.output.written import WrittenFile, output_files
 from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.stores.places import Place
-from batchgen.job.verbs.row_files import ParquetFiles, no_output, not_written
+from batchgen.job.verbs.row_files import NEXT, ParquetFiles, no_output, reading
 
 __all__ = ["Floats", "Ints", "Table", "read_table"]
 
@@ -33,7 +31,6 @@ COLUMNS = (
     "prefill_s", "decode_s", "latency_s", "preemptions", "attempt", "started_at", *TEXTS,
 )  # fmt: skip
 SAMPLED = ("id", "index", "error_message")
-_NEXT = "give an output of `batchgen run`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ class Table:
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One of `COLUMNS`; of `TEXTS` by number. Raises InputUnreadableError."""
-        with _reading(self.out, self.record):
+        with reading(self.out, self.record):
             tables = (_column(file, name) for file in self.files)
             return pa.concat_tables(tables).unify_dictionaries()[name]
 
@@ -84,7 +81,7 @@ class Table:
 
     def rows(self, places: Ints) -> list[dict[str, Any]]:
         """`SAMPLED` of the rows at these places."""
-        with _reading(self.out, self.record), closing(ParquetFiles(self.record)) as file:
+        with reading(self.out, self.record), closing(ParquetFiles(self.record)) as file:
             return file.rows(SAMPLED, places.tolist())
 
     def moments(self) -> Floats:
@@ -102,10 +99,10 @@ def read_table(out: Place) -> Table:
     path = out
     if Form.of(out).kind == "jsonl":
         path = Layout(folder_of(out, None), out, None, Form("jsonl")).record
-    with _reading(out, path):
+    with reading(out, path):
         files = tuple(WrittenFile(file) for file in output_files(path))
         if not files:
-            raise InputUnreadableError(f"{out} holds no part of an output", _NEXT)
+            raise InputUnreadableError(f"{out} holds no part of an output", NEXT)
         if not {*COLUMNS, *SAMPLED} <= set(files[0].names):
             raise no_output(out, files[0].names)
     return Table(out, path, files, _provenance(path))
@@ -114,16 +111,6 @@ def read_table(out: Place) -> Table:
 def _column(written: WrittenFile, name: str) -> pa.Table:
     with written.open(read_dictionary=list(TEXTS)) as file:
         return file.read(columns=[name], use_threads=True)
-
-
-@contextmanager
-def _reading(out: Place, path: Place) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise not_written(out, path) from error
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise InputUnreadableError(f"cannot read {out}: {first_line(error)}", _NEXT) from error
 
 
 def _provenance(path: Place) -> dict[str, Any]:

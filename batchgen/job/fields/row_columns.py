@@ -1,0 +1,94 @@
+"""What the names of a row's columns mean: id, content, settings, or columns to keep."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from batchgen.job.answers.thinking_choice import THINKING_NAMES, thinking_wishes
+from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.openai_rows import ENVELOPE, is_openai_row
+from batchgen.job.fields.params import PARAMETER_NAMES, near_miss
+from batchgen.job.fields.setting_names import TEXT_SETTINGS
+from batchgen.job.fields.settings import TEMPLATE_NAMES, TRUNCATE, joined
+from batchgen.job.spec import InputSpec
+
+if TYPE_CHECKING:
+    from batchgen.job.templates.row_template import RowTemplate
+
+__all__ = ["PARAMS", "SYSTEM", "TEMPLATE_COLUMNS", "TOKEN_IDS", "RowColumns"]
+
+TOKEN_IDS = "prompt_token_ids"
+PARAMS = ("params", "sampling_params", "extra_body")
+"""Where a row may hold its parameters together: Ray's and vLLM's name, OpenAI's client's."""
+SYSTEM = "system"
+TEMPLATE_COLUMNS = "\0template"
+"""Where a source with a schema puts what `--template` reads; without it, that is the row."""
+_MOST_TOLD = 1000
+_log = logging.getLogger(__name__)
+
+
+class RowColumns:
+    """Of all rows of an input. `ids`: the first that has a value is the id. `content`: prompt,
+    messages, token ids. `settings`: parameters and what else changes a completion; `thinking`:
+    those that are settings only where their value says so. What `kept` asks for by name, or a
+    `template` reads, is no setting."""
+
+    def __init__(self, spec: InputSpec, kept: KeptColumns, template: RowTemplate | None) -> None:
+        self._kept, self._template = kept, template
+        read: frozenset[str] = frozenset() if template is None else template.variables
+        self.ids = (spec.id_column,) if spec.id_column else ("id", "custom_id")
+        self.content = (spec.prompt_column, spec.messages_column, TOKEN_IDS)
+        names = PARAMETER_NAMES | TEXT_SETTINGS | {*TEMPLATE_NAMES, SYSTEM, TRUNCATE, *PARAMS[1:]}
+        settings = names - {*self.content, *self.ids} - kept.named
+        for name in sorted(settings & read):
+            text = "--template reads %r, so it is a column, no setting (params may hold settings)"
+            _log.warning(text, name)
+        self.settings = settings - read
+        self.thinking = {*THINKING_NAMES} - kept.named - read
+        taken = ({*self.content, *PARAMS} | self.settings) - kept.named
+        self._taken = {name: frozenset(taken | {name}) for name in self.ids}
+        self._told: set[str] = set()
+
+    def reads(self, name: str) -> bool:
+        """Whether a column of that name has a meaning here, beside that of a column to keep."""
+        known = {*self.ids, *self.content, *PARAMS} | self.settings
+        return name in known or (self._template is not None and self._template.reads(name))
+
+    def extras(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns of a JSONL row that have no meaning here, and those asked for by name."""
+        taken = self._taken[self._id_key(raw)]
+        if is_openai_row(raw):
+            taken = taken | ENVELOPE
+        taken = taken | (thinking_wishes(raw).keys() & self.thinking)
+        extras = {k: v for k, v in raw.items() if k not in taken or k in self._kept.named}
+        self.tell_near_misses(extras)
+        return extras
+
+    def tell_near_misses(self, names: Iterable[str]) -> None:
+        """Say once of a column that its name is nearly a parameter's: it may have been meant."""
+        for name in names:
+            if name not in self._told and len(self._told) < _MOST_TOLD:
+                self._told.add(name)
+                near = None if name in self._kept.named else near_miss(name)
+                if near is not None:
+                    text = "column %r is no parameter and changes nothing; did you mean %s?"
+                    _log.warning(text, name, near)
+
+    def settings_of(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters at the top level and in `params`; the same one in both must agree."""
+        names = self.settings - set(PARAMS)
+        own = {k: v for k, v in raw.items() if k in names and v is not None}
+        own |= {k: v for k, v in thinking_wishes(raw).items() if k in self.thinking}
+        for holder in PARAMS:
+            if holder not in self._kept.named:
+                own = joined(own, holder, raw.get(holder))
+        return own
+
+    def _id_key(self, raw: Mapping[str, Any]) -> str:
+        """The first id column that has a value, else the first."""
+        for name in self.ids:
+            if raw.get(name) not in (None, ""):
+                return name
+        return self.ids[0]
