@@ -18,7 +18,7 @@ from batchgen.engine.cpu.optimize import optimize_for_cpu
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.ops import Operators
 from batchgen.engine.model.model import Model
-from batchgen.engine.model.proof import logits_at
+from batchgen.engine.model.proof_logits import logits_at
 from batchgen.engine.run.loader import load_model_from
 
 LLAMA_SHAPED = ("llama", "mistral", "qwen2", "qwen3")
@@ -58,7 +58,7 @@ def test_ragged_steps_answer_as_layer_by_layer(
     plain = without_stack(model_type, torch.float32, monkeypatch)
     assert runs_as_one(model)
     assert not runs_as_one(plain)
-    got, expected = (logits_at(one, one.max_position) for one in (model, plain))
+    got, expected = (logits_at(one) for one in (model, plain))
     assert (got - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
@@ -69,7 +69,7 @@ def test_bfloat16_stays_near_layer_by_layer(
 ) -> None:
     model = load(model_type, torch.bfloat16)
     plain = without_stack(model_type, torch.bfloat16, monkeypatch)
-    got, expected = (logits_at(one, one.max_position) for one in (model, plain))
+    got, expected = (logits_at(one) for one in (model, plain))
     assert (got - expected).norm() <= 0.03 * expected.norm()
 
 
@@ -85,9 +85,7 @@ def test_rounded_weights_run_as_one_as_they_do_layer_by_layer(
     plain = without_stack(model_type, dtype, monkeypatch, scheme)
     assert runs_as_one(model)
     assert not runs_as_one(plain)
-    got, expected, exact = (
-        logits_at(one, one.max_position) for one in (model, plain, load(model_type))
-    )
+    got, expected, exact = (logits_at(one) for one in (model, plain, load(model_type)))
     bound = 1e-3 if dtype == torch.float32 else 0.03
     assert (got - expected).norm() <= bound * expected.norm()
     assert 0 < (got - exact).norm() <= {"int8": 0.05, "q4": 0.6}[scheme] * exact.norm()

@@ -24,7 +24,7 @@ from batchgen.engine.cpu.stack import bind_stack
 from batchgen.engine.kernels.build import KERNEL_FLAGS, KERNEL_SOURCES, SOURCE_FOLDER
 from batchgen.engine.kernels.ops import Operators, WeightKind
 from batchgen.engine.model.model import Model
-from batchgen.engine.model.proof import each_logits
+from batchgen.engine.model.proof_logits import each_logits
 from batchgen.engine.run.loader import load_model_from
 from batchgen.startup.compiler import find_compiler
 
@@ -109,4 +109,4 @@ def test_a_model_in_eight_bits_runs_as_one_and_says_the_same_with_tiles(
 
 def logits(model: Model, operators: Operators, *, tiles: bool = False) -> list[torch.Tensor]:
     operators.use_int8_tiles(tiles)
-    return [one.clone() for one in each_logits(model, model.max_position, 8)]
+    return [one.clone() for one in each_logits(model, 8)]

@@ -19,7 +19,7 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.model import float8_cache as rounded_cache
 from batchgen.engine.model.float8_cache import check_kv_cache_dtype, round_cache
 from batchgen.engine.model.pieces import Piece, make_metadata
-from batchgen.engine.model.proof import logits_at
+from batchgen.engine.model.proof_logits import logits_at
 from batchgen.engine.run.loader import load_model, load_model_from
 from batchgen.errors import UsageError
 from batchgen.job.ledger.fingerprint import fingerprint_of
@@ -79,7 +79,7 @@ def test_a_model_is_proven_as_ever_and_answers_closely_from_a_quarter_of_the_mem
     rounded = load_model_from(tiny_model(name), ReferenceBackend(), rounded_cache=True)
     assert rounded.bytes_per_block(16) * 4 == plain.bytes_per_block(16)
     assert re.search(r"float8.*move by \d+\.\d% on average", rounded.notes[-1])
-    ours, theirs = logits_at(rounded, 200), logits_at(plain, 200)
+    ours, theirs = logits_at(rounded), logits_at(plain)
     assert (ours - theirs).norm() < 0.15 * theirs.norm()
     same = ours.argmax(-1) == theirs.argmax(-1)
     assert same.float().mean() > 0.8
@@ -236,8 +236,7 @@ def test_a_model_on_the_gpu_answers_as_with_the_oracle(name: str) -> None:
         logits_at(
             load_model_from(
                 tiny_model(name).to("cuda", torch.bfloat16), backend, rounded_cache=True
-            ),
-            200,
+            )
         )
         for backend in (TritonBackend(), ReferenceBackend())
     )

@@ -13,7 +13,7 @@ from tiny_models import VOCAB_SIZE, tiny_model
 from transformers.utils import logging as transformers_logging
 
 from batchgen.engine.model.own_cache import cache_name, returned_cache
-from batchgen.engine.model.proof import ENDS, own_logits
+from batchgen.engine.model.proof_logits import ENDS, own_logits
 
 
 def older(input_ids: Any, past_key_values: Any = None) -> None: ...

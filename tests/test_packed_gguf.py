@@ -20,7 +20,7 @@ from batchgen.engine.gguf.module import make_module
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.quant import QuantKernels
 from batchgen.engine.model.model import Model
-from batchgen.engine.model.proof import logits_at
+from batchgen.engine.model.proof_logits import logits_at
 from batchgen.engine.packed.layers import PackedEmbedding, PackedLayer
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.factory import load_engine
@@ -97,7 +97,7 @@ def test_by_default_every_matrix_stays_packed_and_the_layers_run_as_one(path: Pa
     assert model.weights is not None
     assert dense.weights is not None
     assert model.weights.num_bytes < 0.2 * dense.weights.num_bytes
-    got, wanted = (logits_at(one, one.max_position) for one in (model, dense))
+    got, wanted = (logits_at(one) for one in (model, dense))
     assert 0 < error(got, wanted) < 0.03
 
 
@@ -116,7 +116,7 @@ def test_asking_for_the_files_blocks_gives_them_with_any_dtype(path: Path, dtype
     assert packed_names(model.module)
     assert model.dtype == getattr(torch, dtype)
     wanted = load(path, dtype="float32")
-    got, wanted_logits = (logits_at(one, one.max_position).float() for one in (model, wanted))
+    got, wanted_logits = (logits_at(one).float() for one in (model, wanted))
     assert error(got, wanted_logits) < 0.05
 
 
@@ -131,7 +131,7 @@ def test_without_a_compiler_packed_weights_answer_the_same(
     monkeypatch.setattr(QuantKernels, "load", staticmethod(lambda: None))
     plain = load(path, quantization="gguf")
     assert len(packed_names(plain.module)) == 3 * 7 + 2
-    got, wanted = (logits_at(one, one.max_position) for one in (plain, compiled))
+    got, wanted = (logits_at(one) for one in (plain, compiled))
     assert error(got, wanted) < 0.02
 
 
@@ -179,7 +179,7 @@ def test_types_mix_within_a_file_and_what_cannot_stay_is_named(
     assert len(said) == 1
     assert "self_attn.o_proj.weight" in said[0]
     dense = load(tmp_path / "mixed.gguf", dtype="float32")
-    got, wanted = (logits_at(one, one.max_position) for one in (model, dense))
+    got, wanted = (logits_at(one) for one in (model, dense))
     assert error(got, wanted) < 0.03
 
 

@@ -23,7 +23,8 @@ from batchgen.engine.cpu.joined_linear import JoinedDense, join_linears
 from batchgen.engine.cpu.linear_calls import is_plain
 from batchgen.engine.cpu.optimize import optimize_for_cpu
 from batchgen.engine.model.discovery import clone_module
-from batchgen.engine.model.proof import check_copies, own_logits
+from batchgen.engine.model.proof import check_copies
+from batchgen.engine.model.proof_logits import own_logits
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.factory import load_engine
 from batchgen.engine.run.loader import load_model, load_model_from

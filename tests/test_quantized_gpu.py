@@ -13,7 +13,7 @@ from quantized_folders import FORMATS, save_quantized
 from tiny_models import tiny_model
 
 from batchgen.engine.config import EngineConfig
-from batchgen.engine.model.proof import own_logits
+from batchgen.engine.model.proof_logits import own_logits
 from batchgen.engine.quantization.linear import QuantizedLinear
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.factory import load_engine, load_served

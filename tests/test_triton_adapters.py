@@ -14,7 +14,7 @@ from triton_interpreter import INTERPRETED, direct
 from batchgen.engine.adapters.attach import attach_adapters
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.config import Adapter, EngineConfig
-from batchgen.engine.model.proof import own_logits
+from batchgen.engine.model.proof_logits import own_logits
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.loader import load_model_from
 

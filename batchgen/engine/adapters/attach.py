@@ -19,7 +19,7 @@ from batchgen.engine.adapters.serving import AdapterSet
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.cpu.optimize import pack_layers
 from batchgen.engine.model.model import Model
-from batchgen.engine.model.proof import own_logits
+from batchgen.engine.model.proof_logits import own_logits
 from batchgen.errors import ModelRefusedError
 
 __all__ = ["AttachedAdapters", "attach_adapters"]

@@ -15,7 +15,8 @@ from transformers.pytorch_utils import Conv1D
 from batchgen.engine.adapters.lora import Lora, LoraLayer
 from batchgen.engine.adapters.merging import merged_weight
 from batchgen.engine.model.model import Model
-from batchgen.engine.model.proof import STEPS, allowed_error, compare, own_logits, worst_error
+from batchgen.engine.model.proof import allowed_error
+from batchgen.engine.model.proof_logits import STEPS, compare, own_logits, worst_error
 from batchgen.errors import ModelRefusedError
 
 __all__ = ["check_merged", "expected_logits", "prove_adapters", "unmerged_logits"]

@@ -25,7 +25,7 @@ from batchgen.engine.last_layer.binding import few_logits, prove_ends
 from batchgen.engine.memory import give_back_freed
 from batchgen.engine.model.binding import AttentionCall, StepContext
 from batchgen.engine.model.model import Model
-from batchgen.engine.model.proof import each_logits, relative_errors
+from batchgen.engine.model.proof_logits import each_logits, relative_errors
 from batchgen.engine.packed.product import PackedProduct
 
 __all__ = ["bind_stack"]
@@ -168,7 +168,7 @@ def _some_logits(model: Model) -> Iterator[torch.Tensor]:
     """Neither of a large vocabulary nor of a step all: they are held until both ways have told
     theirs."""
     step = max(1, model.vocab_size // _LOGITS)
-    every = each_logits(model, model.max_position, _ROWS)
+    every = each_logits(model, _ROWS)
     return (logits[:, ::step].clone() for logits in every)
 
 

@@ -17,7 +17,8 @@ from batchgen.causes import first_line
 from batchgen.engine.last_layer.layer import LastLayer, token_dims
 from batchgen.engine.model.binding import CALL_ATTRIBUTE
 from batchgen.engine.model.model import Model
-from batchgen.engine.model.proof import allowed_error, each_logits, worst_error
+from batchgen.engine.model.proof import allowed_error
+from batchgen.engine.model.proof_logits import each_logits, worst_error
 from batchgen.engine.weights import Weights
 
 __all__ = ["bind_last_layer", "few_logits", "pays_alone", "prove_ends"]
@@ -77,7 +78,7 @@ def prove_ends(model: Model, expected: list[torch.Tensor]) -> bool:
 
 def few_logits(model: Model) -> list[torch.Tensor]:
     """Logits [.., vocab_size] of a few tokens of two of the proof's steps, of unlike sizes."""
-    found = list(islice(each_logits(model, 0, _FEW), _STEPS))
+    found = list(islice(each_logits(model, _FEW), _STEPS))
     model.release_cache()
     return found
 

@@ -19,7 +19,7 @@ from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
 from batchgen.engine.gpu import check_float8
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.pieces import Piece, make_metadata
-from batchgen.engine.model.proof import logits_at, relative_errors
+from batchgen.engine.model.proof_logits import logits_at, relative_errors
 from batchgen.errors import UsageError
 
 __all__ = ["check_kv_cache_dtype", "round_cache"]
@@ -71,9 +71,9 @@ def round_cache(model: Model) -> None:
         )
     if model.backend.name != "reference":
         _check_kernels(model)
-    plain = logits_at(model, model.max_position)
+    plain = logits_at(model)
     model.cache_dtype = torch.float8_e4m3fn
-    moved = float(relative_errors(logits_at(model, model.max_position), plain).mean())
+    moved = float(relative_errors(logits_at(model), plain).mean())
     if not moved <= _MOST:  # NaN must not pass
         raise UsageError(
             "this model does not survive a KV cache in float8 (e4m3, scale 1): the logits of a few "

@@ -40,9 +40,9 @@ from batchgen.engine.model.proof import (
     confirm,
     first_logits,
     is_quantized,
-    own_logits,
     prove,
 )
+from batchgen.engine.model.proof_logits import own_logits
 from batchgen.engine.parallel.group import Group
 from batchgen.engine.quantization.proof import has_quantized, settle_layers
 from batchgen.engine.run.optimizing import optimizer_of
