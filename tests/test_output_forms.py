@@ -221,7 +221,7 @@ def test_a_folder_that_lost_a_file_is_not_called_complete(whole: Path, lost: str
 
 def test_a_folder_may_have_more_files_than_a_process_may_open(whole: Path) -> None:
     out = whole.parent / "folder"
-    run(out, "--rows-per-file", 1)
+    run(out, "--rows-per-file", 2)
     for words in (f"diff {whole} {out}", f"report {out}", f"inspect {out} --id bad"):
         command = f"ulimit -n 100; exec {sys.executable} -m batchgen {words}"
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

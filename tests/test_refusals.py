@@ -16,8 +16,9 @@ from batchgen import errors
 from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.checkpoint.load_failures import load_failure
 from batchgen.engine.config import EngineConfig
+from batchgen.engine.device import resolve_device
 from batchgen.engine.run.factory import load_engine
-from batchgen.engine.run.loader import load_model, load_model_from, resolve_device
+from batchgen.engine.run.loader import load_model, load_model_from
 from batchgen.errors import ModelRefusedError, UsageError
 
 

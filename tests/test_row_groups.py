@@ -89,7 +89,13 @@ STRUCTS = st.recursive(
         st.integers(1, 300),
         st.one_of(
             st.tuples(st.just(12), inner),
-            st.tuples(st.just(9), st.tuples(st.just(12), st.lists(inner, max_size=20))),
+            st.tuples(
+                st.just(9),
+                st.tuples(
+                    st.just(12),
+                    st.builds(list.__mul__, st.lists(inner, max_size=2), st.integers(0, 10)),
+                ),
+            ),
         ),
     ),
     max_leaves=5,

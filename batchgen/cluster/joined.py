@@ -17,12 +17,13 @@ import time
 from dataclasses import replace
 
 from batchgen.counts import counted
-from batchgen.errors import OutputHeldError, UsageError
+from batchgen.errors import OutputHeldError, StoppedError, UsageError
 from batchgen.job.locking.lock import is_held
 from batchgen.job.run.kept_engine import KeptEngine
 from batchgen.job.run.runner import Prepare, Report
 from batchgen.job.run.runner import run as run_job
 from batchgen.job.run.summary import TOO_MANY_FAILURES, FailureLimit, Summary, write_summary
+from batchgen.job.run.summing_up import summary_of
 from batchgen.job.shard import Shard
 from batchgen.job.spec import JobSpec
 from batchgen.job.stopping.signals import Stop
@@ -35,7 +36,6 @@ __all__ = ["run_joined"]
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.5
-_STOPPED = 75
 
 
 def run_joined(
@@ -81,7 +81,7 @@ class _Joined:
                 time.sleep(_POLL_S)
                 continue
             summary = self._tried(piece)
-            if summary is not None and summary.exit_code == _STOPPED:
+            if summary is not None and summary.exit_code == StoppedError.exit_code:
                 return self._stopped(summary)
         if self._last is not None:
             return self._merged()  # its totals: another one wrote the output
@@ -149,12 +149,9 @@ class _Joined:
     def _summary(self, totals: FinalReport) -> Summary:
         base = self._last or Summary(out=str(self._spec.out))
         code = TOO_MANY_FAILURES if self._limit.exceeded(totals.errors, totals.rows) else 0
-        known = ("rows", "ok", "errors", "skipped", "length", "prompt_tokens", "cached_tokens")
-        numbers = {name: getattr(totals, name) for name in (*known, "completion_tokens")}
-        more: dict[str, float] = {"computed": self._computed}
-        more["reused"] = totals.rows - self._computed
-        more["wall_s"] = round(time.monotonic() - self._started, 3)
-        return base.updated(numbers | more | {"exit_code": code, "shard": None})
+        mine = {"computed": self._computed, "reused": totals.rows - self._computed}
+        whole = summary_of(base, totals, self._started, None)
+        return whole.updated(mine | {"exit_code": code, "shard": None})
 
 
 def _is_done(piece: Layout) -> bool:

@@ -9,7 +9,34 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["device_memory", "device_name", "on_device", "to_device", "to_host"]
+from batchgen.counts import counted
+from batchgen.devices import check_device_name
+from batchgen.errors import UsageError
+
+__all__ = [
+    "device_memory",
+    "device_name",
+    "on_device",
+    "resolve_device",
+    "to_device",
+    "to_host",
+]
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises UsageError for a device that is not there."""
+    check_device_name(name)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UsageError(
+            f"device {name!r} is not there: torch sees {counted(count, 'CUDA device')}",
+            "look at nvidia-smi, CUDA_VISIBLE_DEVICES and whether this torch "
+            f"({torch.__version__}) is built for CUDA; or take --device cpu",
+        )
+    return device
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:

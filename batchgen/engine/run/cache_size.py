@@ -34,7 +34,7 @@ def decide_num_blocks(
     max_num_batched_tokens: int,
     max_model_len: int,
     gpu_memory_utilization: float,
-    num_remembered: int = 0,
+    num_remembered: int,
 ) -> int:
     """As many KV blocks as memory holds, but not more than are of use: to `max_num_seqs` running
     sequences, and to the prefix cache for `num_remembered` finished ones.

@@ -12,13 +12,13 @@ from batchgen.causes import first_line
 from batchgen.engine.checkpoint.load_failures import no_memory
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.cuda.buckets import token_sizes
-from batchgen.engine.device import device_name, on_device
+from batchgen.engine.device import device_name, on_device, resolve_device
 from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.failures import is_out_of_memory
 from batchgen.engine.model.model import Model
 from batchgen.engine.parallel.group import Group
 from batchgen.engine.run.engine import LLMEngine
-from batchgen.engine.run.loader import load_model, resolve_device
+from batchgen.engine.run.loader import load_model
 from batchgen.engine.run.resolved_config import ResolvedConfig, decide, resolve
 from batchgen.engine.run.runners import make_runner
 from batchgen.engine.scheduling.block_manager import BlockManager

@@ -12,8 +12,6 @@ import torch
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
-from batchgen.counts import counted
-from batchgen.devices import check_device_name
 from batchgen.engine.adapters.attach import AttachedAdapters, attach_adapters
 from batchgen.engine.attention.interface import AttentionBackend
 from batchgen.engine.attention.select import select_backend
@@ -26,6 +24,7 @@ from batchgen.engine.checkpoint.random_weights import load_random
 from batchgen.engine.checkpoint.rounding import round_module, settle_quantization
 from batchgen.engine.config import CPU_ROUNDINGS, PROOF_BLOCK_SIZE, EngineConfig
 from batchgen.engine.cpu.stack import bind_stack
+from batchgen.engine.device import resolve_device
 from batchgen.engine.last_layer.binding import bind_last_layer, pays_alone
 from batchgen.engine.memory import freed_at_once, give_back_freed, give_back_loaded
 from batchgen.engine.model.binding import use_attention
@@ -54,11 +53,7 @@ from batchgen.startup import timeline
 from batchgen.startup.kernels import wait_for_kernels
 from batchgen.startup.lazy_modules import META, or_whole, wake
 
-__all__ = [
-    "load_model",
-    "load_model_from",
-    "resolve_device",
-]
+__all__ = ["load_model", "load_model_from"]
 
 DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -240,22 +235,6 @@ def _make_local(module: Any, vocab_size: int) -> None:
     before = own_logits(module, vocab_size, copied=False)
     make_local(module)
     check_same(module, own_logits(module, vocab_size), before, "split over several devices")
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises UsageError for a device that is not there."""
-    check_device_name(name)
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UsageError(
-            f"device {name!r} is not there: torch sees {counted(count, 'CUDA device')}",
-            "look at nvidia-smi, CUDA_VISIBLE_DEVICES and whether this torch "
-            f"({torch.__version__}) is built for CUDA; or take --device cpu",
-        )
-    return device
 
 
 def _resolve_dtype(name: str) -> torch.dtype | str:

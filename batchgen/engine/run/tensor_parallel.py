@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 
 from batchgen.engine.config import EngineConfig
+from batchgen.engine.device import resolve_device
 from batchgen.engine.execution.step_runner import StepRunner
 from batchgen.engine.model.model import Model
 from batchgen.engine.parallel.followers import Followers, Start
@@ -21,7 +22,6 @@ from batchgen.engine.parallel.splitting import check_splitting, rank_device
 from batchgen.engine.request import Completion
 from batchgen.engine.run.engine import LLMEngine
 from batchgen.engine.run.factory import load_follower, load_over
-from batchgen.engine.run.loader import resolve_device
 from batchgen.errors import BatchgenError
 
 __all__ = ["ParallelEngine", "follow", "load_parallel"]
