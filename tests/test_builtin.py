@@ -15,7 +15,8 @@ from phrase_cover import can_make
 from batchgen import InputSpec, JobSpec, run
 from batchgen.job.model.files import ModelFiles, resolve_model
 from batchgen.job.model.source import BUILTIN_NAME
-from batchgen.job.text.tokenizer import TextCodec, load_codec
+from batchgen.job.text.text_codec import TextCodec
+from batchgen.job.text.tokenizer import load_codec
 from batchgen.job.verbs.gold import judge
 
 MAX_BYTES = 10_000_000

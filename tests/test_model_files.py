@@ -112,7 +112,7 @@ def test_a_gguf_file_names_its_tokens(tmp_path: Path) -> None:
     files = resolve_model(str(path))
     assert files.kind is ModelKind.GGUF
     assert files.eos_token_ids == (2, 5)
-    assert (files.bos_token_id, files.pad_token_id, files.max_position) == (1, 0, 77)
+    assert (files.bos_token_id, files.max_position) == (1, 77)
     assert files.chat_template == "{{ messages }}"
     assert files.served_names == (str(path), "m.gguf")
 

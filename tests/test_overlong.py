@@ -25,7 +25,8 @@ from batchgen.job.text.byte_codec import ByteCodec
 from batchgen.job.text.overlong import OverlongPolicy
 from batchgen.job.text.prepared import PreparedRow
 from batchgen.job.text.requests import Requests
-from batchgen.job.text.tokenizer import TextCodec, load_codec
+from batchgen.job.text.text_codec import TextCodec
+from batchgen.job.text.tokenizer import load_codec
 
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}<assistant>"
 ROWS: list[dict[str, Any]] = [

@@ -20,7 +20,8 @@ from batchgen.job.rows import InputRow
 from batchgen.job.templates.chat_shape import with_system
 from batchgen.job.templates.chat_template import ChatTemplate
 from batchgen.job.text.requests import Requests
-from batchgen.job.text.tokenizer import NotCheckableError, TextCodec, load_codec
+from batchgen.job.text.text_codec import TextCodec
+from batchgen.job.text.tokenizer import NotCheckableError, load_codec
 from batchgen.job.text.transformers_codec import TransformersCodec
 
 KINDS = ["gpt2", "gpt2_class", "llama3", "llama_class", "qwen2", "truncating"]

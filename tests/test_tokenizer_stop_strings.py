@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, decoders, models
 from batchgen.job.model.files import resolve_model
 from batchgen.job.text.backend_codec import BackendCodec
 from batchgen.job.text.stop_strings import make_stop_checker, num_exempt_characters, truncate
-from batchgen.job.text.tokenizer import TextCodec, load_codec
+from batchgen.job.text.text_codec import TextCodec
+from batchgen.job.text.tokenizer import load_codec
 
 KINDS = ["gpt2", "llama_class"]
 

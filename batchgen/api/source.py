@@ -34,7 +34,6 @@ class Source(Protocol):
     def take(self, *, wait: bool) -> Any:
         """The next row, or NOT_YET where it is not there and nobody wants to wait. Raises
         StopIteration at the end, and what the user's code raised."""
-        ...
 
 
 class PulledRows:

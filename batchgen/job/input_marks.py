@@ -26,11 +26,9 @@ class Digest(Protocol):
 
     def copy(self) -> Digest:
         """Another one in the same state."""
-        ...
 
     def hexdigest(self) -> str:
         """What it came to."""
-        ...
 
 
 class Marks:

@@ -47,7 +47,6 @@ class _Chosen(Protocol):
 
     def use(self, names: Sequence[str], num_tokens: Sequence[int], device: torch.device) -> None:
         """Row i, of `num_tokens[i]` tokens, uses the adapter `names[i]`; "": none."""
-        ...
 
 
 def prove_adapters(

@@ -128,15 +128,12 @@ class AttentionBackend(Protocol):
 
     def allocate(self, spec: AttentionSpec, shape: CacheShape) -> Any:
         """The empty KV cache of one attention call, in this backend's own layout."""
-        ...
 
     def bytes_per_block(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> int:
         """Memory of one block of one attention call, in bytes."""
-        ...
 
     def prepare(self, metadata: AttentionMetadata) -> None:
         """Once a step, before the first layer: fill `metadata.host` if the backend needs it."""
-        ...
 
     def forward(
         self,
@@ -149,7 +146,6 @@ class AttentionBackend(Protocol):
         sinks: torch.Tensor | None = None,  # [num_heads]
     ) -> torch.Tensor:  # [num_tokens, num_heads, v_head_dim]
         """Write key and value to their slots, then attend; inputs may be strided views."""
-        ...
 
     def store(
         self,
@@ -160,4 +156,3 @@ class AttentionBackend(Protocol):
         metadata: AttentionMetadata,
     ) -> None:
         """Write key and value to their slots, and no more."""
-        ...

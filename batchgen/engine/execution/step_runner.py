@@ -36,11 +36,9 @@ class ServedModel(Protocol):
 
     def bytes_per_block(self, block_size: int) -> int:
         """Memory of one KV block over all attention calls, in bytes."""
-        ...
 
     def allocate_cache(self, num_blocks: int, block_size: int) -> None:
         """Give every attention call its empty cache."""
-        ...
 
     def forward(
         self,
@@ -50,7 +48,6 @@ class ServedModel(Protocol):
         logits_indices: torch.Tensor,
     ) -> torch.Tensor:
         """Logits [num_logits, vocab_size]."""
-        ...
 
 
 class StepRunner(Protocol):
@@ -58,16 +55,13 @@ class StepRunner(Protocol):
 
     def execute(self, step: ScheduledStep) -> Any:
         """Launch a step; the handle is for `collect`."""
-        ...
 
     def collect(self, handle: Any) -> StepOutput:
         """Wait for a launched step's tokens."""
-        ...
 
     def release(self) -> None:
         """Called once, at the end: drop CUDA graphs, whose collectives the ranks' communicator
         waits for, or the model, whose memory the system is to have back."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,6 @@ class BoundCall(Protocol):
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> Tensor:
         """Attend over the paged cache; shapes as `AttentionBackend.forward`."""
-        ...
 
 
 @dataclass(slots=True)

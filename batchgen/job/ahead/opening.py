@@ -15,7 +15,8 @@ from batchgen.job.spec import JobSpec
 from batchgen.job.text.overlong import too_long
 from batchgen.job.text.prepared import FailedRow, PreparedRow
 from batchgen.job.text.requests import Requests
-from batchgen.job.text.tokenizer import TextCodec, load_codec
+from batchgen.job.text.text_codec import TextCodec
+from batchgen.job.text.tokenizer import load_codec
 
 __all__ = ["OpenedJob", "opened"]
 

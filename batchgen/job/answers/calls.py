@@ -91,21 +91,17 @@ class CallFormat(Protocol):
     @property
     def name(self) -> str:
         """Of its parser."""
-        ...
 
     @property
     def tags(self) -> tuple[str, ...]:
         """What may be tokens."""
-        ...
 
     def is_of(self, template: str) -> bool:
         """Whether a chat template writes this format."""
-        ...
 
     def read(self, answer: str, marks: Marks, tools: Tools) -> Calls | None:
         """The calls of an answer (marked text); None: it has none, or one is not whole, so that all
         of it is text."""
-        ...
 
 
 def read_calls(form: CallFormat, answer: str, marks: Marks, tools: Tools) -> Calls | None:

@@ -27,19 +27,15 @@ class Decoder(Protocol):
         self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
     ) -> list[str]:
         """Ids as text."""
-        ...
 
     def token_id(self, text: str) -> int | None:
         """The id of `text` where the tokenizer has it, whole, as one token."""
-        ...
 
     def special_token_id(self, text: str) -> int | None:
         """The same where that token is special: decoding leaves it out."""
-        ...
 
     def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Pieces of text as ids."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

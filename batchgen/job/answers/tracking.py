@@ -38,12 +38,10 @@ class Tracker(Protocol):
 
     def push(self, token: int) -> None:
         """The answer's next token."""
-        ...
 
     @property
     def rest(self) -> str:
         """Once it answers: text of the answer in the token that completed the tag."""
-        ...
 
 
 def tracker(form: ThinkingFormat, begin: Begin, marks: Marks) -> Tracker:

@@ -56,11 +56,9 @@ class Reporter(Protocol):
 
     def update(self) -> None:
         """Called often; shows something only when it is time."""
-        ...
 
     def close(self) -> None:
         """Show the last state."""
-        ...
 
 
 class _Silent:

@@ -17,8 +17,8 @@ from batchgen.job.text.kept_specials import with_special_tokens
 from batchgen.job.text.prepared import FailedRow, PreparedRow, as_row_error, failed
 from batchgen.job.text.scored_prompts import likely_tokens, prompt_columns
 from batchgen.job.text.stop_strings import num_exempt_characters, truncate
+from batchgen.job.text.text_codec import TextCodec
 from batchgen.job.text.token_texts import TokenTexts
-from batchgen.job.text.tokenizer import TextCodec
 
 __all__ = ["Results", "ResultsOptions"]
 

@@ -47,7 +47,6 @@ class RowSink(Protocol):
 
     def append(self, rows: Sequence[OutputRow]) -> None:
         """Take finished rows, each with all of its samples."""
-        ...
 
 
 @dataclass(slots=True)

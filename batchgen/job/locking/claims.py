@@ -33,40 +33,31 @@ class Claims(Protocol):
 
     def attempts(self) -> list[int]:
         """Numbers of the claims that are there, in any order."""
-        ...
 
     def read(self, attempt: int) -> Owner | None:
         """The claim of that number; None: it is not there."""
-        ...
 
     def create(self, owner: Owner) -> bool:
         """Claim the owner's number; False where somebody has it."""
-        ...
 
     def replace(self, owner: Owner) -> None:
         """Write the owner's own claim again."""
-        ...
 
     def beat(self, owner: Owner) -> None:
         """Show that the owner lives."""
-        ...
 
     def age(self, attempt: int) -> float:
         """Seconds since its heartbeat."""
-        ...
 
     def is_newest(self, owner: Owner) -> bool:
         """Whether the highest claim is this one, also where the folder was removed meanwhile and
         another process counts anew."""
-        ...
 
     def withdraw(self, owner: Owner) -> None:
         """Remove the owner's own claim."""
-        ...
 
     def sweep(self, old: list[int]) -> None:
         """Remove claims of these numbers, and what was left of unfinished ones."""
-        ...
 
 
 def claims_of(folder: Place, name: str = "") -> Claims:

@@ -68,7 +68,6 @@ class ModelFiles:
     name: str
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
-    pad_token_id: int | None = None
     generation_defaults: dict[str, Any] = field(default_factory=dict)
     ignored_settings: tuple[str, ...] = ()
     max_position: int | None = None

@@ -23,7 +23,6 @@ class SpecialTokens:
 
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
-    pad_token_id: int | None = None
 
 
 def from_folder(files: ModelJson) -> SpecialTokens:
@@ -34,9 +33,6 @@ def from_folder(files: ModelJson) -> SpecialTokens:
         bos_token_id=_first(
             [*_config_ids(configs, "bos_token_id"), *_named_ids(files, ("bos_token",))]
         ),
-        pad_token_id=_first(
-            [*_named_ids(files, ("pad_token",)), *_config_ids(configs, "pad_token_id")]
-        ),
     )
 
 
@@ -45,12 +41,11 @@ def from_gguf(metadata: dict[str, Any]) -> SpecialTokens:
     return SpecialTokens(
         eos_token_ids=end_ids(metadata),
         bos_token_id=named_id(metadata, "bos"),
-        pad_token_id=named_id(metadata, "padding"),
     )
 
 
 def _configs(files: ModelJson) -> list[dict[str, Any]]:
-    """Most specific first: what is read from the front of this list wins for bos and pad."""
+    """Most specific first: what is read from the front of this list wins for bos."""
     config = files.read("config.json")
     nested = [config[name] for name in ("text_config", "decoder") if name in config]
     return [

@@ -40,7 +40,7 @@ from batchgen.job.stopping.signals import Stop
 from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.text.prepared import FailedRow
 from batchgen.job.text.requests import Requests
-from batchgen.job.text.tokenizer import TextCodec
+from batchgen.job.text.text_codec import TextCodec
 
 if TYPE_CHECKING:
     from batchgen.engine.processes.fleet import Fleet

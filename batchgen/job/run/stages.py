@@ -17,7 +17,8 @@ from batchgen.job.spec import JobSpec
 from batchgen.job.templates.row_template import RowTemplate
 from batchgen.job.text.overlong import OverlongPolicy
 from batchgen.job.text.requests import Requests, answer_parsers
-from batchgen.job.text.tokenizer import TextCodec, load_codec
+from batchgen.job.text.text_codec import TextCodec
+from batchgen.job.text.tokenizer import load_codec
 from batchgen.startup.importing import importing
 
 if TYPE_CHECKING:

@@ -30,11 +30,9 @@ class BegunLog(Protocol):
 
     def append(self, records: bytes) -> None:
         """Take records."""
-        ...
 
     def close(self, last: bytes) -> None:
         """Take what ends the log, if anything does, and close it."""
-        ...
 
 
 def open_log(folder: Place, attempt: int, carried: bytes, guard: Guard) -> BegunLog:

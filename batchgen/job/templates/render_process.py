@@ -36,7 +36,6 @@ class Template(Protocol):
 
     def render(self, *given: Any) -> str:
         """The text. Raises RowError."""
-        ...
 
 
 class _DiedError(Exception):

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from batchgen.job.templates.chat_template import ChatTemplate
-from batchgen.job.text.chat_codec import ChatCodec, no_text
+from batchgen.job.text.text_codec import TextCodec, no_text
 from batchgen.job.text.token_texts import byte_level_bytes, piece_bytes
 
 __all__ = ["BackendCodec"]
 
 
-class BackendCodec(ChatCodec):
+class BackendCodec(TextCodec):
     """A `tokenizers.Tokenizer`: batches run in Rust with the GIL released."""
 
     def __init__(

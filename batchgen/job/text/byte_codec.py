@@ -8,12 +8,12 @@ from typing import Any
 
 from batchgen.job.templates.chat_shape import is_result, joined_text
 from batchgen.job.templates.chat_template import ChatTemplate, Messages
-from batchgen.job.text.chat_codec import ChatCodec, without
+from batchgen.job.text.text_codec import TextCodec, without
 
 __all__ = ["ByteCodec"]
 
 
-class ByteCodec(ChatCodec):
+class ByteCodec(TextCodec):
     """UTF-8 bytes as token ids, for the echo engine without a model."""
 
     def __init__(self, template: ChatTemplate | None = None) -> None:

@@ -14,7 +14,7 @@ from batchgen.job.rows import InputRow
 from batchgen.job.templates.chat_template import Chat
 from batchgen.job.text.overlong import PromptCut
 from batchgen.job.text.prepared import FailedRow, PreparedRow, as_row_error, request_id
-from batchgen.job.text.tokenizer import TextCodec
+from batchgen.job.text.text_codec import TextCodec
 
 __all__ = ["Deciding"]
 

@@ -12,7 +12,7 @@ from batchgen.job.decisions.settings import unheeded
 from batchgen.job.rows import InputRow
 from batchgen.job.templates.chat_template import Chat
 from batchgen.job.text.byte_codec import ByteCodec
-from batchgen.job.text.tokenizer import TextCodec
+from batchgen.job.text.text_codec import TextCodec
 
 __all__ = ["Hints"]
 

@@ -17,7 +17,7 @@ from typing import Any
 from batchgen.counts import counted
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.rows import InputRow
-from batchgen.job.text.tokenizer import TextCodec
+from batchgen.job.text.text_codec import TextCodec
 
 __all__ = ["OverlongPolicy", "PromptCut", "too_long"]
 

@@ -32,7 +32,7 @@ from batchgen.job.text.prepared import (
 )
 from batchgen.job.text.scored_prompts import num_computed, prompt_targets
 from batchgen.job.text.stop_strings import make_stop_checker
-from batchgen.job.text.tokenizer import TextCodec
+from batchgen.job.text.text_codec import TextCodec
 
 __all__ = ["Requests", "answer_parsers"]
 

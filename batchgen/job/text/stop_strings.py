@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batchgen.engine.request import StopChecker
-from batchgen.job.text.tokenizer import TextCodec
+from batchgen.job.text.text_codec import TextCodec
 
 __all__ = ["make_stop_checker", "num_exempt_characters", "truncate"]
 

@@ -6,10 +6,10 @@ asked), rendering equals `apply_chat_template`. GGUF vocabularies are read from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf.tokenizer.build import build_tokenizer
@@ -17,82 +17,20 @@ from batchgen.gguf.tokenizer.vocabulary import special_token_texts
 from batchgen.gguf_header import read_gguf_header
 from batchgen.job.model.files import ModelFiles, ModelKind
 from batchgen.job.model.vocabulary_files import as_its_files_say, missing_packages
-from batchgen.job.templates.chat_template import ChatTemplate, Messages
+from batchgen.job.templates.chat_template import ChatTemplate
 from batchgen.job.templates.choice import TemplateChoice, choose_template
 from batchgen.job.text.backend_codec import BackendCodec
 from batchgen.job.text.byte_codec import ByteCodec
 from batchgen.job.text.hidden_torch import torch_hidden
 from batchgen.job.text.tekken import name_special_tokens
+from batchgen.job.text.text_codec import TextCodec
 from batchgen.job.text.transformers_codec import TransformersCodec
 from batchgen.startup import timeline
 from batchgen.startup.importing import importing
 
-__all__ = ["NotCheckableError", "TextCodec", "load_codec"]
+__all__ = ["NotCheckableError", "load_codec"]
 
 _MAX_REASON = 300
-
-
-class TextCodec(Protocol):
-    """Text to ids and back. Safe to call from one thread while another uses it."""
-
-    bos_token_id: int | None
-    vocab_size: int
-    """Rows of the model's embedding: ids from 0 to this, exclusive."""
-
-    @property
-    def template(self) -> ChatTemplate | None:
-        """The chat template, which `Requests` renders in a process of its own."""
-        ...
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Raw prompts, with the special tokens the tokenizer adds to text; empty text is BOS.
-
-        Raises RowError(INVALID_ROW) where one of them is no text (a lone surrogate).
-        """
-        ...
-
-    def decode_batch(
-        self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
-    ) -> list[str]:
-        """Special tokens skipped, unless they are wanted; spaces left as they are."""
-        ...
-
-    def render_text(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> str:
-        """A chat as the template's text. Raises RowError(TEMPLATE_ERROR)."""
-        ...
-
-    def render(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> list[int]:
-        """A chat as ids, with exactly one BOS where the model uses one. Raises RowError."""
-        ...
-
-    def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
-        """Texts of `render_text` as ids, with exactly one BOS where the model uses one."""
-        ...
-
-    def special_token_id(self, text: str) -> int | None:
-        """The id of `text` where it is, whole, a special token, which decoding skips."""
-        ...
-
-    def token_id(self, text: str) -> int | None:
-        """The id of `text` where it is, whole, one token, special or not."""
-        ...
-
-    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
-        """Pieces of text as ids, without any special token."""
-        ...
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """What one token stands for, special ones too; empty for an id that is none."""
-        ...
-
-    def without_tokens(self, text: str, num_tokens: int, side: str) -> str:
-        """The text less so many tokens at its `left` or `right` end, whole characters kept."""
-        ...
-
-    def vocabulary(self) -> str:
-        """What a grammar is compiled for: a tokenizer.json, or `byte`. Raises
-        RowError(UNSUPPORTED_SETTING) for a tokenizer that has none."""
-        ...
 
 
 class NotCheckableError(ModelRefusedError):

@@ -8,13 +8,13 @@ from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.templates.chat_template import ChatTemplate
-from batchgen.job.text.chat_codec import ChatCodec, no_text, without
+from batchgen.job.text.text_codec import TextCodec, no_text, without
 from batchgen.job.text.token_texts import piece_bytes
 
 __all__ = ["TransformersCodec"]
 
 
-class TransformersCodec(ChatCodec):
+class TransformersCodec(TextCodec):
     """A tokenizer in Python, SentencePiece, Mistral's, or one with prompts of its own."""
 
     def __init__(self, tokenizer: Any, template: ChatTemplate | None, vocab_size: int) -> None:

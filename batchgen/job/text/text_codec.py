@@ -1,8 +1,8 @@
-"""What every codec (`tokenizer.TextCodec`) shares: rendering a chat, and its one BOS."""
+"""Text to token ids and back: what every codec does, and what all share, a chat's one BOS."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,15 +10,11 @@ from batchgen.engine.request import Shared
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.templates.chat_template import ChatTemplate, Messages
 
-__all__ = ["ChatCodec", "no_text", "without"]
+__all__ = ["TextCodec", "no_text", "without"]
 
 
-class ChatCodec(Shared):
-    """The base of the codecs, each of which encodes and decodes in its own way."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For stop strings in another process, which need no template."""
-        return self.__dict__ | {"_template": None}
+class TextCodec(Shared, ABC):
+    """A model's tokenizer and chat template. Safe to call from one thread while another uses it."""
 
     def __init__(
         self, template: ChatTemplate | None, bos_token_id: int | None, vocab_size: int
@@ -26,16 +22,51 @@ class ChatCodec(Shared):
         self._template = template
         self.bos_token_id = bos_token_id
         self.vocab_size = vocab_size
+        """Rows of the model's embedding: ids from 0 to this, exclusive."""
         self._begins_with_bos = False
         """Whether this tokenizer puts a BOS before plain text."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For stop strings in another process, which need no template."""
+        return self.__dict__ | {"_template": None}
+
     @property
     def template(self) -> ChatTemplate | None:
-        """See `TextCodec.template`."""
+        """The chat template, which `Requests` renders in a process of its own."""
         return self._template
 
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Raw prompts, with the special tokens the tokenizer adds to text; empty text is BOS.
+
+        Raises RowError(INVALID_ROW) where one of them is no text (a lone surrogate).
+        """
+
+    @abstractmethod
+    def decode_batch(
+        self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
+    ) -> list[str]:
+        """Special tokens skipped, unless they are wanted; spaces left as they are."""
+
+    @abstractmethod
+    def special_token_id(self, text: str) -> int | None:
+        """The id of `text` where it is, whole, a special token, which decoding skips."""
+
+    @abstractmethod
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token stands for, special ones too; empty for an id that is none."""
+
+    @abstractmethod
+    def without_tokens(self, text: str, num_tokens: int, side: str) -> str:
+        """The text less so many tokens at its `left` or `right` end, whole characters kept."""
+
+    @abstractmethod
+    def vocabulary(self) -> str:
+        """What a grammar is compiled for: a tokenizer.json, or `byte`. Raises
+        RowError(UNSUPPORTED_SETTING) for a tokenizer that has none."""
+
     def render_text(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> str:
-        """See `TextCodec.render_text`."""
+        """A chat as the template's text. Raises RowError(TEMPLATE_ERROR)."""
         if self._template is None:
             raise RowError(
                 ErrorCode.TEMPLATE_ERROR,
@@ -44,22 +75,22 @@ class ChatCodec(Shared):
         return self._template.render(messages, kwargs)
 
     def render(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> list[int]:
-        """See `TextCodec.render`."""
+        """A chat as ids, with exactly one BOS where the model uses one. Raises RowError."""
         return self.encode_rendered([self.render_text(messages, kwargs)])[0]
 
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
-        """See `TextCodec.encode_rendered`."""
+        """Texts of `render_text` as ids, with exactly one BOS where the model uses one."""
         return [self._one_bos(ids) for ids in self.encode_plain(texts)]
 
     def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
-        """See `TextCodec.encode_plain`."""
+        """Pieces of text as ids, without any special token."""
         try:
             return [self._encode_rendered(text) for text in texts]
         except (TypeError, UnicodeEncodeError) as error:
             raise no_text(error) from error
 
     def token_id(self, text: str) -> int | None:
-        """See `TextCodec.token_id`."""
+        """The id of `text` where it is, whole, one token, special or not."""
         ids = self.encode_plain([text])[0]
         return ids[0] if len(ids) == 1 else None
 
