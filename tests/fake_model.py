@@ -26,6 +26,11 @@ class FakeModel:
         self.max_position = max_position
         self.dtype = torch.float32
         self.device = torch.device("cpu")
+        self.max_num_tokens: int | None = None
+        self.input_vocab_size: int | None = None
+        self.group: Any = None
+        self.adapters: Any = None
+        self.weights: Any = None
         self.num_tokens_of_steps: list[int] = []
         self.num_seqs_of_steps: list[int] = []
         self._frequencies = torch.arange(1, vocab_size + 1, dtype=torch.float64)

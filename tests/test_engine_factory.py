@@ -76,7 +76,7 @@ def test_a_length_beyond_the_model_is_refused() -> None:
 
 def test_a_model_that_is_exact_up_to_a_row_length_gets_shorter_steps() -> None:
     model = FakeModel()
-    model.max_num_tokens = 100  # type: ignore[attr-defined]
+    model.max_num_tokens = 100
     assert resolve(model, _config()).max_num_batched_tokens == 100
 
 

@@ -51,34 +51,26 @@ def _lognormal(rng: random.Random, mu: float, sigma: float) -> int:
 def nano(rows: int = 256, vocab: int = DEFAULT_VOCAB, seed: int = 0) -> list[WorkItem]:
     """Prompt and output lengths uniform in 100..1024."""
     rng = random.Random(seed)
-    items = []
-    for _ in range(rows):
-        prompt = _tokens(rng, rng.randint(100, 1024), vocab)
-        items.append(WorkItem(prompt, rng.randint(100, 1024)))
-    return items
+    return [
+        WorkItem(_tokens(rng, rng.randint(100, 1024), vocab), rng.randint(100, 1024))
+        for _ in range(rows)
+    ]
 
 
 def sharegpt(rows: int = 1024, vocab: int = DEFAULT_VOCAB, seed: int = 0) -> list[WorkItem]:
     """Lognormal lengths with ShareGPT's means, about 220 in and 190 out, clipped to 1024."""
     rng = random.Random(seed)
-    items = []
-    for _ in range(rows):
-        prompt = _tokens(rng, _lognormal(rng, 4.6, 1.2), vocab)
-        items.append(WorkItem(prompt, _lognormal(rng, 4.9, 0.9)))
-    return items
+    return [
+        WorkItem(_tokens(rng, _lognormal(rng, 4.6, 1.2), vocab), _lognormal(rng, 4.9, 0.9))
+        for _ in range(rows)
+    ]
 
 
 def prefix(
     rows: int = 1024, vocab: int = DEFAULT_VOCAB, seed: int = 0, shared: int = 1024
 ) -> list[WorkItem]:
     """One shared instruction of `shared` tokens, 64 tokens of each row's own, short outputs."""
-    rng = random.Random(seed)
-    head = _tokens(rng, shared, vocab)
-    items = []
-    for _ in range(rows):
-        prompt = head + _tokens(rng, 64, vocab)
-        items.append(WorkItem(prompt, rng.randint(16, 64)))
-    return items
+    return label(rows, vocab, seed, 1, shared)
 
 
 def label(

@@ -16,11 +16,13 @@ from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.device import to_host
 from batchgen.engine.execution.packing import Batch, BatchBuilder
 from batchgen.engine.memory import give_back_freed, release_memory
+from batchgen.engine.parallel.group import Group
 from batchgen.engine.sampling.batch import SamplingTable
 from batchgen.engine.sampling.no_choice import failures_of
 from batchgen.engine.sampling.sampler import TopTokens, sample
 from batchgen.engine.sampling.scores import Scores, score
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
+from batchgen.engine.weights import Weights
 
 __all__ = ["EagerRunner", "LaunchedStep", "ServedModel", "StepRunner"]
 
@@ -33,6 +35,11 @@ class ServedModel(Protocol):
     max_position: int
     dtype: torch.dtype
     device: torch.device
+    max_num_tokens: int | None
+    input_vocab_size: int | None
+    group: Group | None
+    adapters: Any
+    weights: Weights | None
 
     def bytes_per_block(self, block_size: int) -> int:
         """Memory of one KV block over all attention calls, in bytes."""
@@ -87,7 +94,7 @@ class EagerRunner:
         self, model: ServedModel, num_slots: int, max_model_len: int, block_size: int
     ) -> None:
         self._model = model
-        self._adapters: Any = getattr(model, "adapters", None)
+        self._adapters = model.adapters
         device = model.device
         max_blocks = -(-max_model_len // block_size)
         self._builder = BatchBuilder(num_slots, max_blocks, block_size, device)

@@ -134,7 +134,7 @@ def build_engine(
         scheduler,
         make_runner(model, config, resolved, scheduler.num_slots),
         max_model_len=resolved.max_model_len,
-        vocab_size=getattr(model, "input_vocab_size", None) or model.vocab_size,
+        vocab_size=model.input_vocab_size or model.vocab_size,
         eos_token_ids=config.eos_token_ids,
         depth=resolved.depth,
         device=_name_of_devices(model),
@@ -150,8 +150,8 @@ def _build_follower(model: Model, config: EngineConfig) -> Any:
 
 
 def _name_of_devices(model: ServedModel) -> str:
-    name, group = device_name(model.device), getattr(model, "group", None)
-    return name if group is None else f"{group.size} x {name}"
+    name = device_name(model.device)
+    return name if model.group is None else f"{model.group.size} x {name}"
 
 
 def _scheduler(model: ServedModel, config: EngineConfig, resolved: ResolvedConfig) -> Scheduler:

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
 from batchgen.engine.device import device_memory
 from batchgen.engine.execution.step_runner import ServedModel
-from batchgen.engine.parallel.group import Group
 from batchgen.engine.run.cache_size import decide_num_blocks
-from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
 
 __all__ = ["ResolvedConfig", "decide", "resolve"]
@@ -75,9 +73,8 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
         # finds. On a GPU the sequences' own share is many times that.
         num_remembered=reorder_window if config.enable_prefix_caching and not on_gpu else 0,
     )
-    group: Group | None = getattr(model, "group", None)
-    if group is not None:
-        num_blocks = group.smallest(num_blocks)
+    if model.group is not None:
+        num_blocks = model.group.smallest(num_blocks)
     max_model_len = min(longest, num_blocks * block_size)
     if max_model_len < longest:
         decide("max_model_len", max_model_len, "what the KV cache holds")
@@ -111,7 +108,7 @@ def _batched_tokens(
         max(8192 if on_gpu else 512, max_num_seqs),
         "fills matrix products" if on_gpu else "bounds memory, long enough for matrix products",
     )
-    row_limit: int | None = getattr(model, "max_num_tokens", None)
+    row_limit = model.max_num_tokens
     if row_limit is not None and decided > row_limit:
         return decide("max_num_batched_tokens", row_limit, "the model is exact up to it")
     return decided
@@ -122,10 +119,9 @@ def _min_token_budget(
 ) -> int | None:
     """For a model whose decode steps wait for its weights to be read; none if the user chose a
     budget."""
-    weights: Weights | None = getattr(model, "weights", None)
-    if not on_gpu or config.max_num_batched_tokens or weights is None:
+    if not on_gpu or config.max_num_batched_tokens or model.weights is None:
         return None
-    if weights.active_parameters < _LARGE_MODEL:
+    if model.weights.active_parameters < _LARGE_MODEL:
         return None
     reason = "prompts are computed while decoding waits for the weights"
     return decide("min_token_budget", fewest_seqs + _RIDGE_TOKENS, reason)

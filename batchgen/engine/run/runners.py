@@ -9,9 +9,7 @@ from typing import Any
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.execution.ranks import EagerFollower, EagerLeader
 from batchgen.engine.execution.step_runner import EagerRunner, ServedModel
-from batchgen.engine.parallel.group import Group
 from batchgen.engine.run.resolved_config import ResolvedConfig
-from batchgen.engine.weights import Weights
 
 __all__ = ["make_runner"]
 
@@ -24,7 +22,7 @@ def make_runner(
     # Without graphs too, tokens are drawn on a GPU by kernels whose sums no other row changes.
     eager = config.enforce_eager and not config.deterministic
     if model.device.type != "cuda" or eager:
-        sizes, group = (num_slots, max_model_len, block_size), getattr(model, "group", None)
+        sizes, group = (num_slots, max_model_len, block_size), model.group
         if group is None:
             return EagerRunner(model, *sizes)
         return EagerLeader(model, group, *sizes) if group.leads else EagerFollower(model, group)
@@ -43,15 +41,14 @@ def make_runner(
 
 def _graph_runner(model: ServedModel) -> Callable[..., Any]:
     """Imported where there is a GPU: triton comes with it."""
-    group: Group | None = getattr(model, "group", None)
+    group = model.group
     if group is None:
         from batchgen.engine.cuda.captures import CaptureCosts
         from batchgen.engine.cuda.graph_runner import GraphRunner
 
-        weights: Weights | None = getattr(model, "weights", None)
-        if weights is None:
+        if model.weights is None:
             return partial(GraphRunner, model)
-        costs = CaptureCosts.of(weights.active_parameters, len(model.specs))
+        costs = CaptureCosts.of(model.weights.active_parameters, len(model.specs))
         return partial(GraphRunner, model, costs=costs)
     # Ranks capture at the same steps, whatever each of them weighs.
     from batchgen.engine.cuda.ranks import GraphFollower, GraphLeader
