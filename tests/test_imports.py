@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "batchgen"
 STDLIB_ONLY = [
     "errors.py", "engine/request.py", "engine/config.py", "engine/draws.py", "engine/run/echo.py",
     "engine/scheduling/sequence.py", "engine/scheduling/block_manager.py",
-    "engine/scheduling/scheduler.py", "job/spec.py", "job/rows.py", "job/flow/signals.py",
+    "engine/scheduling/scheduler.py", "job/spec.py", "job/rows.py", "job/stopping/signals.py",
     "job/storage/manifest.py",
 ]  # fmt: skip
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from batchgen.counts import counted
+from batchgen.engine.experts import NUM_EXPERTS
 from batchgen.engine.quantization.float8 import Float8, round_blocks, round_weight
 from batchgen.engine.quantization.float8_linear import Float8Linear, fits_float8
 from batchgen.engine.quantization.integer_linear import IntegerLinear
@@ -27,8 +28,7 @@ def linear_names(module: Any) -> dict[str, tuple[int, int]]:
     among experts, whose choice keeps the model's own precision."""
     head = module.get_output_embeddings()
     config = module.config.get_text_config()
-    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-    experts = {getattr(config, name, None) for name in names}
+    experts = {getattr(config, name, None) for name in NUM_EXPERTS}
     return {
         name: (part.out_features, part.in_features)
         for name, part in module.named_modules()

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from batchgen.job.row_counts import RowCounts
 from batchgen.job.storage.begun_log import BegunLog, open_log
+from batchgen.job.storage.layout import JOURNALS, SAVED_TOKENS
 from batchgen.job.stores.files import Guard, checked_name, read_checked, write_atomic
 from batchgen.job.stores.places import Place, all_of, matching, readable, remove_all
 
@@ -61,12 +62,12 @@ class Journal:
         self._attempt = attempt
         self._birth = birth
         self._guard = guard
-        older = _older(folder, "begun-", attempt)
+        older = _older(folder, attempt)
         carried = _carried(older, is_done)
         found = [carried]
         for other in others:
             with suppress(FileNotFoundError):  # a run there has just carried it over
-                found.append(_carried(matching(other, "begun-*.log"), is_done))
+                found.append(_carried(matching(other, JOURNALS), is_done))
         self._begun_before = RowCounts.of(_rows_begun(records) for records in found)
         deaths = RowCounts.of(_rows_begun(_died(records)) for records in found)
         self._deaths = dict(zip(deaths.rows.tolist(), deaths.counts.tolist(), strict=True))
@@ -114,7 +115,7 @@ class Journal:
         kept = {key: ids for key, ids in self._inflight.items() if key[0] not in rows}
         self._inflight = _without_done(kept | tokens, is_done)
         data = json.dumps([[*key, ids] for key, ids in self._inflight.items()]).encode()
-        older = matching(self._folder, "inflight-*.json")
+        older = matching(self._folder, SAVED_TOKENS)
         stem = f"inflight-{self._attempt:06d}.{self._birth}"
         path = self._folder / checked_name(stem, data, "json")
         write_atomic(path, data, "inflight", self._guard)
@@ -129,7 +130,7 @@ class Journal:
 
 def _load_inflight(folder: Place, birth: str, is_done: DoneFilter) -> Inflight:
     loaded: Inflight = {}
-    for path in sorted(matching(folder, "inflight-*.json"), key=_written):
+    for path in sorted(matching(folder, SAVED_TOKENS), key=_written):
         job = path.name.split(".")[1:-2]  # an earlier version named none
         data = read_checked(path) if job in ([], [birth]) else None
         if data is not None:
@@ -251,8 +252,8 @@ def _without_done(tokens: Inflight, is_done: DoneFilter) -> Inflight:
     return {key: ids for (key, ids), over in zip(tokens.items(), done, strict=True) if not over}
 
 
-def _older(folder: Place, prefix: str, attempt: int) -> list[Place]:
-    return [path for path in matching(folder, f"{prefix}*.log") if int(path.stem[-6:]) < attempt]
+def _older(folder: Place, attempt: int) -> list[Place]:
+    return [path for path in matching(folder, JOURNALS) if int(path.stem[-6:]) < attempt]
 
 
 def _written(path: Place) -> tuple[int, int]:
