@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from triton_interpreter import INTERPRETED, direct, run_interpreted, spawns
+from triton_interpreter import INTERPRETED, direct
 
 from batchgen.engine.cuda import gated_mlp
 from batchgen.engine.cuda.gated_mlp import GatedMlp, find_gated_mlp, replace_gated_mlps
@@ -105,11 +105,6 @@ def test_what_does_something_else_stays() -> None:
     blocks.out = Float8Linear(weight, None, torch.float16)
     for module in (hooked, bound, fixed, blocks):
         assert find_gated_mlp(module) is None
-
-
-@spawns
-def test_in_the_interpreter() -> None:
-    run_interpreted("test_gated_mlp.py")
 
 
 @direct

@@ -144,9 +144,10 @@ def test_a_signal_ends_the_waiting_at_the_door_of_a_job(tmp_path: Path, source: 
     out = tmp_path / "out.parquet"
     door = OutputLock(Path(f"{out}.ckpt"), out, "somebody else", "-door")
     door.acquire()
-    for more in ([], ["--shard", "0/2"], ["--lock", "wait"], ["--shard", "0/2", "--incremental"]):
-        process = begin("run", "-i", source, "-o", out, "--engine", "echo", *more)
-        time.sleep(1.2)
+    ways = ([], ["--shard", "0/2"], ["--lock", "wait"], ["--shard", "0/2", "--incremental"])
+    waiting = [begin("run", "-i", source, "-o", out, "--engine", "echo", *more) for more in ways]
+    time.sleep(1.5)
+    for process in waiting:
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=3)

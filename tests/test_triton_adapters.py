@@ -31,6 +31,7 @@ TYPES = {
     "llama": ["q_proj", "down_proj"],
     "gpt2": ["c_attn", "c_proj"],
 }
+LAYERS = {"num_hidden_layers": 2} if INTERPRETED else {}
 if not INTERPRETED:
     TYPES["phi3"] = ["qkv_proj", "gate_up_proj"]
     TYPES["llama"] += ["k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"]
@@ -67,7 +68,7 @@ def test_each_token_gets_the_product_of_its_adapter(
 
 
 def adapters_of(tmp_path: Path, model_type: str) -> tuple[Adapter, ...]:
-    module = tiny_model(model_type)
+    module = tiny_model(model_type, **LAYERS)
     module.save_pretrained(tmp_path / "model")
     for seed, (name, rank) in enumerate({"a": 4, "b": 2}.items()):
         layers = TYPES[model_type][seed:]  # each leaves a layer to the other
@@ -86,7 +87,7 @@ def test_a_model_answers_as_with_merged_weights_and_can_be_left_as_it_was(
 ) -> None:
     """`settle` compares each adapter and pairs side by side with merged weights, or takes hooks."""
     config = EngineConfig(tmp_path / "model", adapters=adapters_of(tmp_path, model_type))
-    module = tiny_model(model_type).to(DEVICE)
+    module = tiny_model(model_type, **LAYERS).to(DEVICE)
     vocab_size: int = module.config.vocab_size
     before = own_logits(module, vocab_size)
     attached = attach_adapters(module.eval().requires_grad_(False), config)
@@ -110,7 +111,7 @@ def test_a_product_that_is_wrong_leaves_the_hooks_to_do_it(
 
     monkeypatch.setattr(grouped, "add_products", lambda *_: None)
     config = EngineConfig(tmp_path / "model", adapters=adapters_of(tmp_path, "llama"))
-    module = tiny_model("llama").to(DEVICE).eval().requires_grad_(False)
+    module = tiny_model("llama", **LAYERS).to(DEVICE).eval().requires_grad_(False)
     attached = attach_adapters(module, config)
     assert attached is not None
     model = load_model_from(module, ReferenceBackend())
@@ -124,7 +125,7 @@ def test_padded_tokens_and_rows_have_no_adapter(tmp_path: Path) -> None:
     from batchgen.engine.adapters.grouped import GroupedAdapters
 
     config = EngineConfig(tmp_path / "model", adapters=adapters_of(tmp_path, "llama"))
-    module = tiny_model("llama").to(DEVICE).eval().requires_grad_(False)
+    module = tiny_model("llama", **LAYERS).to(DEVICE).eval().requires_grad_(False)
     attached = attach_adapters(module, config)
     assert attached is not None
     adapters = GroupedAdapters(module, attached.adapters.loras)

@@ -12,7 +12,7 @@ T = TypeVar("T")
 _END: Any = object()
 
 
-def prefetched(items: Iterator[T], ahead: int = 2) -> Iterator[T]:
+def prefetched(items: Iterator[T], ahead: int) -> Iterator[T]:
     """The same items in the same order, at most `ahead` of them made before they are asked for."""
     with ThreadPoolExecutor(1, thread_name_prefix="batchgen-prefetch") as pool:
         waiting: list[Future[T]] = [pool.submit(next, items, _END) for _ in range(ahead)]

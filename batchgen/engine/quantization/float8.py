@@ -57,7 +57,7 @@ def read_float8(
     values: torch.Tensor,
     scale: torch.Tensor,
     scheme: Scheme,
-    input_scale: torch.Tensor | None = None,
+    input_scale: torch.Tensor | None,
 ) -> Float8:
     """From a checkpoint's tensors; a scale for the whole becomes one for each output."""
     scale = scale.float()

@@ -119,12 +119,7 @@ class _Rows:
 
 
 def plan_of(
-    job: OpenedJob,
-    shape: ModelShape,
-    gpu: str,
-    *,
-    whole: bool = False,
-    mean_output: int | None = None,
+    job: OpenedJob, shape: ModelShape, gpu: str, *, whole: bool, mean_output: int | None
 ) -> Plan:
     """`gpu`: of `GPUS`. `whole`: read all rows. `mean_output`: tokens expected of a row."""
     plan = Plan(gpu)

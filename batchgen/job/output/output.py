@@ -33,7 +33,7 @@ def write_output(
     metadata: Mapping[str, str],
     check: OutputCheck,
     guard: Guard,
-    rows_per_file: int | None = None,
+    rows_per_file: int | None,
 ) -> FinalReport:
     """Write the tables as `out`, which appears only if all of them pass the check."""
     if rows_per_file is not None:

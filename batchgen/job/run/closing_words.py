@@ -42,7 +42,7 @@ def kinds_of_failures(summary: Summary) -> str:
 
 
 def closing_words(
-    summary: Summary, *, worked: bool, plain_prompts: bool, time_in_chats: str | None = None
+    summary: Summary, *, worked: bool, plain_prompts: bool, time_in_chats: str | None
 ) -> Iterator[str]:
     """`worked`: there was something to do. `plain_prompts`: a chat model got prompts that did not
     go through its template. `time_in_chats`: the moment that the template told of itself."""

@@ -79,9 +79,7 @@ def make_results(
     return Results(codec, attempt, options)
 
 
-def begin_job_engine(
-    spec: JobSpec, files: ModelFiles | None, *, apart: bool = False
-) -> Fleet | None:
+def begin_job_engine(spec: JobSpec, files: ModelFiles | None, *, apart: bool) -> Fleet | None:
     """Its processes, which begin to load, where it has any: one a device, or, `apart`, one in any
     case, as rows may kill it. To be closed, or given to `load_job_engine`."""
     if spec.devices is not None:
