@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from batchgen.cli.main import cli
 from batchgen.engine.request import Completion, FinishReason, SamplingParams, Timings
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.answers.call_formats import call_format
-from batchgen.job.answers.calls import Tools, read_calls
-from batchgen.job.answers.marks import Marks
+from batchgen.job.answers.calls import CallFormat, Tools, read_calls
+from batchgen.job.answers.marks import Marks, Wish
 from batchgen.job.answers.reading import AnswerParsers
 from batchgen.job.answers.tool_choice import forced_output, read_tool_choice
 from batchgen.job.flow.outbox import FinishedRow
 from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.rows import InputRow, OutputRow
+from batchgen.job.text.backend_codec import BackendCodec
 from batchgen.job.text.requests import Requests
 
 BAR = "\N{FULLWIDTH VERTICAL LINE}"
@@ -50,24 +52,23 @@ TWO = [*ONE, ("get_time", {})]
 
 def read(name: str, answer: str, tokens: bool, tools: Any = TOOLS) -> tuple[str, Any] | None:
     """(what is said beside the calls, the calls) of an answer; None: all of it is text."""
-    form = call_format(name, None)
-    assert form is not None
-    tags = [t for t in form.tags if t.startswith(("<", "[", BAR)) and "><" not in t]
-    codec = tag_codec(special=tags if tokens else [])
-    marks = Marks(codec, form.tags)
-    marked = marks.marked(codec.encode_plain([answer])[0], _wish())
+    form, codec, marks = form_of(name, tokens)
+    marked = marks.marked(codec.encode_plain([answer])[0], Wish())
     found = read_calls(form, marked, marks, Tools.of(tools))
     if found is None:
         return None
-    return marks.plain(found.content, _wish()), [
+    return marks.plain(found.content, Wish()), [
         (call.name, json.loads(call.arguments)) for call in found.calls
     ]
 
 
-def _wish() -> Any:
-    from batchgen.job.answers.marks import Wish
-
-    return Wish()
+@functools.cache
+def form_of(name: str, tokens: bool) -> tuple[CallFormat, BackendCodec, Marks]:
+    form = call_format(name, None)
+    assert form is not None
+    tags = [t for t in form.tags if t.startswith(("<", "[", BAR)) and "><" not in t]
+    codec = tag_codec(special=tags if tokens else [])
+    return form, codec, Marks(codec, form.tags)
 
 
 def deepseek(*calls: str) -> str:

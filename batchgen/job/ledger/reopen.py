@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from batchgen.engine.request import SamplingParams
 from batchgen.errors import InputUnreadableError
 from batchgen.job.arrow_ints import integers
 from batchgen.job.ledger.completion import complete
@@ -39,7 +40,7 @@ from batchgen.job.stores.places import remove_all
 __all__ = ["Reopened", "Reopening", "reopen", "take_up"]
 
 _MAX_TOKENS = "sampling.max_tokens"
-_DEFAULT_MAX_TOKENS = 256
+_DEFAULT_MAX_TOKENS = SamplingParams().max_tokens
 _NO_ROWS = np.empty(0, np.int64)
 _NAMES, _ANY_NAME = "columns.served_model_names", "columns.ignore_model"
 
