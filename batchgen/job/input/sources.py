@@ -23,7 +23,6 @@ from batchgen.job.input.file_kinds import (
     refuse_wide,
 )
 from batchgen.job.input.folder_keys import folder_keys
-from batchgen.job.input.shut_folders import tell_shut_folders
 from batchgen.job.input.source import Source, SourceKind, same_file
 from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_find import find_remote, is_remote
@@ -123,12 +122,25 @@ def _folder(path: Path, output: Place | None) -> Iterator[Source]:
 def _matches(pattern: str, output: Place | None) -> Iterator[Source]:
     files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
     files = [path for path in files if _wanted(path, output)]
-    tell_shut_folders(pattern)
+    for folder in _shut_folders(pattern):  # the run goes on, for they may hold none
+        _log.warning("%s: %s may not be looked into: its files are not read", pattern, folder)
     if not files:
         hint = "quote a pattern so that the shell leaves it alone, and check the folder's name"
         raise InputUnreadableError(f"no file matches {pattern}", hint)
     for file in files:
         yield replace(_file(file), keys=folder_keys(file.as_posix(), pattern))
+
+
+def _shut_folders(pattern: str) -> list[str]:
+    """Folders on the way to the files of a pattern, passed over by glob, that may not be listed
+    where it has a pattern's letters, or gone through."""
+    parts = PurePath(pattern).parts
+    shut: set[str] = set()
+    for count in range(1, len(parts)):
+        wanted = os.X_OK | (os.R_OK if glob.has_magic(parts[count]) else 0)
+        found = glob.glob(os.path.join(*parts[:count], ""), recursive=True)
+        shut.update(folder for folder in found if not os.access(folder, wanted))
+    return sorted(shut)
 
 
 def _wanted(path: Path, output: Place | None) -> bool:
