@@ -3,6 +3,7 @@ the paged cache: a wrong block, slot, position or order changes what it says."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,19 @@ class FakeModel:
             raise AssertionError("the cache holds something else than this row's context")
         digest = int(((context[:, 0] + 3) * (places * 7919 + 104729) % 1_000_003).sum()) % 1_000_003
         return (torch.sin(self._frequencies * digest) * 3).float()
+
+
+class FailingModel(FakeModel):
+    """Raises `error` at these calls, counted from 1, and whenever a row's token is poison."""
+
+    def __init__(self, error: Exception, at: Collection[int] = (), poison: int = -5) -> None:
+        super().__init__()
+        self.error, self.at, self.poison, self.num_calls = error, at, poison, 0
+
+    def check(self, input_ids: torch.Tensor) -> None:
+        self.num_calls += 1
+        if self.num_calls in self.at or bool((input_ids == self.poison).any()):
+            raise self.error
 
 
 def engine_over(model: FakeModel | None = None, depth: int = 0, **config: Any) -> LLMEngine:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from engine_runs import completions_of, tokens_of
-from fake_model import EOS, VOCAB_SIZE, FakeModel, engine_over
+from fake_model import EOS, VOCAB_SIZE, FailingModel, FakeModel, engine_over
 
 from batchgen.engine.draws import draw_key
 from batchgen.engine.failures import is_fatal, is_out_of_memory
@@ -117,19 +117,6 @@ def test_an_output_that_was_complete_already_comes_back_as_it_is() -> None:
     assert tokens_of(completions) == {1: [9, 9, 9, 9], 2: [9, EOS]}
     assert completions[1].finish_reason is FinishReason.LENGTH
     assert completions[2].finish_reason is FinishReason.STOP
-
-
-class FailingModel(FakeModel):
-    """Raises what `failures` holds at these calls, and whenever a row's token is poison."""
-
-    def __init__(self, error: Exception, at: tuple[int, ...] = (), poison: int = -5) -> None:
-        super().__init__()
-        self.error, self.at, self.poison, self.num_calls = error, at, poison, 0
-
-    def check(self, input_ids: torch.Tensor) -> None:
-        self.num_calls += 1
-        if self.num_calls in self.at or bool((input_ids == self.poison).any()):
-            raise self.error
 
 
 @with_and_without_late_tokens

@@ -7,9 +7,8 @@ from array import array
 from typing import Any
 
 import pytest
-import torch
 from engine_runs import completions_of, tokens_of
-from fake_model import VOCAB_SIZE, FakeModel, engine_over
+from fake_model import VOCAB_SIZE, FailingModel, FakeModel, engine_over
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_oracle import run_engine
@@ -132,19 +131,6 @@ def test_preempted_rows_find_again_what_they_had_computed() -> None:
     assert sum(model.num_tokens_of_steps) < sum(without.num_tokens_of_steps)
 
 
-class FailsAt(FakeModel):
-    """Raises at some calls, after it has spoilt what they would have written."""
-
-    def __init__(self, calls: set[int]) -> None:
-        super().__init__()
-        self.calls, self.num_calls = calls, 0
-
-    def check(self, input_ids: torch.Tensor) -> None:
-        self.num_calls += 1
-        if self.num_calls in self.calls:
-            raise RuntimeError("CUDA out of memory")
-
-
 @settings(max_examples=30, deadline=None)
 @given(jobs(), st.sets(st.integers(1, 12), max_size=4))
 def test_what_a_failed_step_did_not_compute_is_not_found(
@@ -152,7 +138,8 @@ def test_what_a_failed_step_did_not_compute_is_not_found(
 ) -> None:
     requests, config, depth = job
     plain = engine_over(enable_prefix_caching=False)
-    completions = completions_of(engine_over(FailsAt(failing), depth, **config), requests)
+    model = FailingModel(RuntimeError("CUDA out of memory"), failing)
+    completions = completions_of(engine_over(model, depth, **config), requests)
     clean = tokens_of(completions_of(plain, requests))
     for index, completion in completions.items():
         assert completion.error_code is not None or completion.token_ids == clean[index]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from engine_runs import completions_of
-from fake_model import VOCAB_SIZE, FakeModel
+from fake_model import VOCAB_SIZE, FailingModel, FakeModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -166,13 +166,7 @@ def test_a_prefix_that_is_cached_is_computed_again_only_where_it_is_scored() -> 
 
 @pytest.mark.parametrize("depth", [0, 1])
 def test_steps_that_fail_change_no_score(alone: list[list[float]], depth: int) -> None:
-    class Failing(FakeModel):
-        def check(self, input_ids: torch.Tensor) -> None:
-            if len(self.num_tokens_of_steps) in (1, 4):
-                self.num_tokens_of_steps.append(0)
-                raise MemoryError("out of memory")
-
-    engine = engine_of(Failing())
+    engine = engine_of(FailingModel(MemoryError("out of memory"), at=(2, 5)))
     engine._depth = depth
     together = scores(engine, mixed())
     assert [together[i] for i in range(len(alone))] == alone
