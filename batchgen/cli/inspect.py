@@ -107,44 +107,18 @@ def _described(path: Path) -> tuple[GgufReport | AdapterReport, Iterator[str]]:
 @flag_group(
     "Rows",
     flag("--id", "ids", multiple=True, metavar="ID", core=True, help="The row with this id."),
-    flag(
-        "--rows",
-        "indices",
-        multiple=True,
-        type=int,
-        metavar="N",
-        core=True,
-        help="The row of this index; repeats, as --id does.",
-    ),
-    flag(
-        "--where",
-        "conditions",
-        multiple=True,
-        metavar="COLUMN=VALUE",
-        core=True,
-        help="Rows that hold this (also != < > <= >=, ~ for a regular expression); repeats.",
-    ),
+    flag("--rows", "indices", multiple=True, type=int, metavar="N", core=True,
+         help="The row of this index; repeats, as --id does."),
+    flag("--where", "conditions", multiple=True, metavar="COLUMN=VALUE", core=True,
+         help="Rows that hold this (also != < > <= >=, ~ for a regular expression); repeats."),
     flag("--failed", is_flag=True, core=True, help="Failed rows: --where status=error."),
-    flag(
-        "-n",
-        "--count",
-        "count",
-        type=click.IntRange(min=1),
-        default=10,
-        metavar="N",
-        core=True,
-        help="At most so many.",
-    ),
+    flag("-n", "--count", "count", type=click.IntRange(min=1), default=10, metavar="N", core=True,
+         help="At most so many."),
     flag("--columns", metavar="a,b", core=True, show_default="the usual ones", help="To show."),
-    flag(
-        "--beside",
-        type=PLACE,
-        metavar="OTHER",
-        core=True,
-        help="Another output: the rows of the same ids side by side.",
-    ),
+    flag("--beside", type=PLACE, metavar="OTHER", core=True,
+         help="Another output: the rows of the same ids side by side."),
     flag("--json", "as_json", is_flag=True, core=True, help="A JSON object a row, all columns."),
-)
+)  # fmt: skip
 @click.pass_context
 def rows(ctx: click.Context, /, **flags: Any) -> None:
     """Show rows of an output. The exit code is 1 where none is found.
@@ -156,6 +130,8 @@ def rows(ctx: click.Context, /, **flags: Any) -> None:
     from batchgen.cli.screen.rows import columns_to_show, row_lines, side_by_side
     from batchgen.report.row_search import Condition, Wanted, beside, find_rows
 
+    if flags["beside"] is not None and flags["as_json"]:
+        raise UsageError("--json and --beside are both given", "leave one of them out")
     texts = [*flags["conditions"], *(["status=error"] if flags["failed"] else [])]
     conditions = tuple(Condition.parse(text) for text in texts)
     wanted = Wanted(frozenset(flags["ids"]), frozenset(flags["indices"]), conditions)
@@ -167,8 +143,6 @@ def rows(ctx: click.Context, /, **flags: Any) -> None:
         kept = list(found)
         pairs = zip(kept, beside(kept, other, columns or columns_to_show()), strict=True)
         shown = [side_by_side(row, twin) for row, twin in pairs]
-        if flags["as_json"]:
-            raise UsageError("--json and --beside are both given", "leave one of them out")
     elif flags["as_json"]:
         shown = [iter([json.dumps(row, default=str, ensure_ascii=False)]) for row in found]
     else:
@@ -176,7 +150,7 @@ def rows(ctx: click.Context, /, **flags: Any) -> None:
     for lines in shown:
         click.echo("\n".join(lines))
     if not shown and wanted == Wanted():
-        click.echo(f"batchgen: {flags['out']} has no rows" if flags["count"] else "", err=True)
+        click.echo(f"batchgen: {flags['out']} has no rows", err=True)
     elif not shown:
         click.echo(f"batchgen: {flags['out']} has no such row", err=True)
         click.echo(f"  next: batchgen inspect {flags['out']} shows its first rows", err=True)
