@@ -28,13 +28,7 @@ from bench_kinds import SCHEMA
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.grammar.compiler import GrammarCompiler
-from batchgen.engine.request import (
-    Engine,
-    GrammarKind,
-    Request,
-    SamplingParams,
-    StructuredOutput,
-)
+from batchgen.engine.request import Engine, GrammarKind, Request, SamplingParams, StructuredOutput
 from batchgen.engine.run.factory import load_engine
 from batchgen.job.model.files import resolve_model
 from batchgen.job.text.tokenizer import load_codec

@@ -19,12 +19,7 @@ from batchgen.engine.processes.engine_process import EngineProcess
 from batchgen.engine.processes.fleet import Fleet, begin_fleet
 from batchgen.engine.processes.routing import Router
 from batchgen.engine.processes.wire import Load, Loaded
-from batchgen.engine.request import (
-    Completion,
-    FinishReason,
-    Request,
-    SamplingParams,
-)
+from batchgen.engine.request import Completion, FinishReason, Request, SamplingParams
 from batchgen.engine.stats import EngineStats
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
 from batchgen.job.model.files import resolve_model

@@ -12,15 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from echo_runs import (
-    batchgen,
-    batchgen_command,
-    begin,
-    mixed_rows,
-    stable,
-    summary_of,
-    write_rows,
-)
+from echo_runs import batchgen, batchgen_command, begin, mixed_rows, stable, summary_of, write_rows
 
 ROWS = 500
 KILLS = 12

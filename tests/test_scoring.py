@@ -19,12 +19,7 @@ from hypothesis import strategies as st
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.processes.wire import Add, Report, Wire
-from batchgen.engine.request import (
-    Completion,
-    FinishReason,
-    Request,
-    SamplingParams,
-)
+from batchgen.engine.request import Completion, FinishReason, Request, SamplingParams
 from batchgen.engine.run.engine import LLMEngine
 from batchgen.engine.run.factory import build_engine
 from batchgen.engine.sampling.row_search import likeliest

@@ -6,17 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from triton_cases import (
-    FEATURES,
-    TOLERANCE,
-    Case,
-    Step,
-    build,
-    error,
-    expected,
-    make_backend,
-    wide,
-)
+from triton_cases import FEATURES, TOLERANCE, Case, Step, build, error, expected, make_backend, wide
 
 from batchgen.engine.attention.interface import CacheShape
 

@@ -13,14 +13,7 @@ from batchgen.counts import counted
 from batchgen.devices import check_device_name
 from batchgen.errors import UsageError
 
-__all__ = [
-    "device_memory",
-    "device_name",
-    "on_device",
-    "resolve_device",
-    "to_device",
-    "to_host",
-]
+__all__ = ["device_memory", "device_name", "on_device", "resolve_device", "to_device", "to_host"]
 
 
 def resolve_device(name: str) -> torch.device:

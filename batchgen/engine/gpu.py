@@ -9,14 +9,7 @@ import torch
 
 from batchgen.errors import UsageError
 
-__all__ = [
-    "check_float8",
-    "has_capability",
-    "has_tma",
-    "is_hopper",
-    "num_sms",
-    "shared_memory",
-]
+__all__ = ["check_float8", "has_capability", "has_tma", "is_hopper", "num_sms", "shared_memory"]
 
 _FLOAT8 = (8, 9)
 """Least compute capability with instructions that convert e4m3, and with products of it."""

@@ -18,10 +18,7 @@ from pathlib import Path
 
 from batchgen.startup.folders import cache_folder
 
-__all__ = [
-    "begin_command",
-    "keep_bytecode",
-]
+__all__ = ["begin_command", "keep_bytecode"]
 
 _WITNESSES = ("torch", "transformers")
 _MOST_HELPERS = 8

@@ -28,12 +28,7 @@ from batchgen.engine.mixture.proof import FEW, Asked, many
 from batchgen.engine.mixture.replacing import chosen_of
 from batchgen.engine.mixture.rounded import ALIGNMENT, find_experts, random_biases, random_experts
 from batchgen.engine.mixture.stored import PARTS, STACKS, check_blocks, put_packed
-from batchgen.engine.quantization.replacing import (
-    can_stay,
-    linear_names,
-    make_layer,
-    random_weight,
-)
+from batchgen.engine.quantization.replacing import can_stay, linear_names, make_layer, random_weight
 from batchgen.engine.quantization.scheme import Scheme
 from batchgen.engine.quantization.stored import StoredLayer, StoredTensor, find_layers
 from batchgen.engine.weights import hollow_values

@@ -25,13 +25,7 @@ from batchgen.engine.cpu.linear import (
     pack_steady,
     pack_weight,
 )
-from batchgen.engine.cpu.linear_calls import (
-    LinearCall,
-    is_layer,
-    is_packed,
-    record_calls,
-    siblings,
-)
+from batchgen.engine.cpu.linear_calls import LinearCall, is_layer, is_packed, record_calls, siblings
 from batchgen.engine.cpu.mlp import fast_gated_mlp
 from batchgen.engine.cpu.norm import fast_rms_norm
 from batchgen.engine.cpu.rope import fast_rope_forward

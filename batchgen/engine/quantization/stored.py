@@ -9,12 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from batchgen.engine.quantization.float8 import (
-    INPUT_SCALES,
-    WEIGHT_SCALES,
-    Float8,
-    read_float8,
-)
+from batchgen.engine.quantization.float8 import INPUT_SCALES, WEIGHT_SCALES, Float8, read_float8
 from batchgen.engine.quantization.integers import INTEGER_PARTS, Integers, read_integers
 from batchgen.engine.quantization.scheme import Scheme
 from batchgen.errors import ModelRefusedError

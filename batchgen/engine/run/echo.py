@@ -8,12 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from batchgen.engine.request import (
-    Completion,
-    FinishReason,
-    Request,
-    Timings,
-)
+from batchgen.engine.request import Completion, FinishReason, Request, Timings
 from batchgen.engine.stats import EngineStats
 from batchgen.engine.targets import Targets
 

@@ -20,15 +20,7 @@ from batchgen.gguf.names import DENSE, TOP
 from batchgen.gguf.reading import Reading
 from batchgen.gguf.ropes import Rope, read_rope
 
-__all__ = [
-    "arcee",
-    "bias_config",
-    "ernie4_5",
-    "granite",
-    "llama",
-    "olmo",
-    "smollm3",
-]
+__all__ = ["arcee", "bias_config", "ernie4_5", "granite", "llama", "olmo", "smollm3"]
 
 
 def llama(read: Reading) -> Layout:

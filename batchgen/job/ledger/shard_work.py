@@ -14,11 +14,7 @@ from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import Manifest
 
-__all__ = [
-    "finish_shard",
-    "is_still_complete",
-    "manifest_to_use",
-]
+__all__ = ["finish_shard", "is_still_complete", "manifest_to_use"]
 
 
 def manifest_to_use(

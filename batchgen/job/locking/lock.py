@@ -29,13 +29,7 @@ from batchgen.job.stopping.stop_check import StopCheck, never
 from batchgen.job.stores.files import make_folder, unwritable
 from batchgen.job.stores.places import Place
 
-__all__ = [
-    "HEARTBEAT_SECONDS",
-    "OutputLock",
-    "current_owner",
-    "heartbeat_age",
-    "is_held",
-]
+__all__ = ["HEARTBEAT_SECONDS", "OutputLock", "current_owner", "heartbeat_age", "is_held"]
 
 HEARTBEAT_SECONDS = 10.0
 _POLL_SECONDS = 0.5

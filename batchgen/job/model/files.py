@@ -14,12 +14,7 @@ from batchgen.engine.config import ModelFacts
 from batchgen.errors import ModelRefusedError
 from batchgen.job.model import special_tokens
 from batchgen.job.model.adapters import AdapterFiles, find_adapters, tell_other_bases
-from batchgen.job.model.chat_templates import (
-    DEFAULT,
-    TOOL_USE,
-    folder_templates,
-    gguf_templates,
-)
+from batchgen.job.model.chat_templates import DEFAULT, TOOL_USE, folder_templates, gguf_templates
 from batchgen.job.model.folder_parts import check_folder
 from batchgen.job.model.generation_defaults import generation_defaults, ignored_generation_settings
 from batchgen.job.model.identity import files_identity, folder_identity, text_digest

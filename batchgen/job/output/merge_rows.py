@@ -8,13 +8,7 @@ import pyarrow as pa
 
 from batchgen.job.arrow_ints import as_arrow, integers
 
-__all__ = [
-    "Ints",
-    "SortedRows",
-    "aligned",
-    "sorted_table",
-    "split",
-]
+__all__ = ["Ints", "SortedRows", "aligned", "sorted_table", "split"]
 
 Ints = npt.NDArray[np.int64]
 _SAMPLES_BITS = 16

@@ -23,13 +23,7 @@ from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.stores.files import Guard, read_current, unwritable, write_atomic
 from batchgen.job.stores.places import Place
 
-__all__ = [
-    "InputCheckpoint",
-    "Manifest",
-    "fingerprint_diff",
-    "flatten",
-    "is_complete",
-]
+__all__ = ["InputCheckpoint", "Manifest", "fingerprint_diff", "flatten", "is_complete"]
 
 MANIFEST_VERSION = 1
 _RUNS_KEPT = 100

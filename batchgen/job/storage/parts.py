@@ -23,12 +23,7 @@ import pyarrow.parquet as pq
 
 from batchgen.job.arrow_ints import integers
 from batchgen.job.rows import OutputRow
-from batchgen.job.schema import (
-    BASE_SCHEMA,
-    late_columns,
-    output_writer,
-    record_batch,
-)
+from batchgen.job.schema import BASE_SCHEMA, late_columns, output_writer, record_batch
 from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.part import (
     Columns,

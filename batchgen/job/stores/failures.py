@@ -16,13 +16,7 @@ from typing import TypeVar
 
 from batchgen.errors import BatchgenError
 
-__all__ = [
-    "ChangedError",
-    "StoreError",
-    "ask",
-    "asking",
-    "persistently",
-]
+__all__ = ["ChangedError", "StoreError", "ask", "asking", "persistently"]
 
 T = TypeVar("T")
 _PAUSES_S = (0.1, 0.3, 1.0, 3.0, 10.0)

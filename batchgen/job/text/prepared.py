@@ -11,14 +11,7 @@ from batchgen.job.answers.reading import Reading
 from batchgen.job.decisions.decisions import Decisions
 from batchgen.job.rows import InputRow
 
-__all__ = [
-    "FailedRow",
-    "PreparedRow",
-    "as_row_error",
-    "failed",
-    "request_id",
-    "row_and_sample",
-]
+__all__ = ["FailedRow", "PreparedRow", "as_row_error", "failed", "request_id", "row_and_sample"]
 
 _SAMPLE_BITS = 10  # n is at most 1,024
 _MAX_MESSAGE = 500

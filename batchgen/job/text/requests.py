@@ -24,12 +24,7 @@ from batchgen.job.text.deciding import Deciding
 from batchgen.job.text.hints import Hints
 from batchgen.job.text.kept_specials import with_special_tokens
 from batchgen.job.text.overlong import OverlongPolicy, PromptCut
-from batchgen.job.text.prepared import (
-    FailedRow,
-    PreparedRow,
-    as_row_error,
-    request_id,
-)
+from batchgen.job.text.prepared import FailedRow, PreparedRow, as_row_error, request_id
 from batchgen.job.text.scored_prompts import num_computed, prompt_targets
 from batchgen.job.text.stop_strings import make_stop_checker
 from batchgen.job.text.text_codec import TextCodec
