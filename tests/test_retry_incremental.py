@@ -212,7 +212,7 @@ def test_a_retry_keeps_rows_whose_part_cannot_be_read_for_a_moment(
 ) -> None:
     source, out = write_rows(tmp_path / "in.jsonl", prompts(400)), tmp_path / "out.parquet"
     args = ["run", "-i", source, "-o", out, "--engine", "echo", "--checkpoint-every", 10]
-    fault = "slow:at=engine.step,seconds=0.001,rows=2;kill:at=part.rename,nth=4;refuse:id=row-5"
+    fault = "slow:at=engine.step,seconds=0.01,rows=2;kill:at=part.rename,nth=4;refuse:id=row-5"
     assert batchgen(*args, BATCHGEN_FAULT=fault).returncode == -signal.SIGKILL
 
     def away(*_: Any, **__: Any) -> None:
