@@ -35,7 +35,7 @@ def check_decoder(module: nn.Module) -> None:
 def _keeps_state(module: Any) -> bool:
     """transformers marks a class, also where a config has none of the layers that it means: those
     of Granite 4.0 without Mamba. That these do not is proven with all others."""
-    kinds = getattr(module.config.get_text_config(), "layer_types", None)
+    kinds: Any = getattr(module.config.get_text_config(), "layer_types", None)
     stateless = bool(kinds) and _STATELESS.issuperset(kinds)
     return getattr(module, "_is_stateful", False) and not stateless
 
