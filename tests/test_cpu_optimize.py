@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from batchgen.engine.cpu.optimize import optimize_for_cpu
 from batchgen.engine.kernels.build import load_kernels
 from batchgen.engine.kernels.ops import Operators
 from batchgen.engine.packed.quantizing import Q4_1, Q8_0, dense_blocks, round_to_blocks
+from batchgen.engine.run.loader import load_model_from
 
 KERNELS = [
     pytest.param(True, marks=pytest.mark.skipif(load_kernels() is None, reason="no C compiler")),
@@ -61,6 +63,33 @@ def test_layers_of_no_outputs_stay_as_they_are(model_type: str, changes: dict[st
     before = logits(model, ids)
     optimize_for_cpu(model, torch.float32)
     torch.testing.assert_close(logits(model, ids), before)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("gpt2", {"n_positions": 24, "max_position_embeddings": 24}),
+        (
+            "starcoder2",
+            {
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "rope_theta": 500.0,
+                    "short_factor": [1.5] * 4,
+                    "long_factor": [4.0] * 4,
+                    "original_max_position_embeddings": 24,
+                }
+            },
+        ),
+    ],
+)
+def test_a_model_that_is_exact_for_few_tokens_is_made_fast_within_them(
+    model_type: str, changes: dict[str, Any]
+) -> None:
+    optimize = partial(optimize_for_cpu, dtype=torch.float32)
+    model = load_model_from(tiny_model(model_type, **changes), optimize=optimize)
+    assert model.max_position == 24
+    assert bound_forwards(model.module)
 
 
 def test_a_llama_is_bound_whole_and_gives_up_its_weights() -> None:

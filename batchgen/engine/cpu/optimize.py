@@ -113,8 +113,9 @@ def _packable(module: Any) -> bool:
 
 def _small_forward(model: nn.Module) -> None:
     vocabulary: Any = model.get_input_embeddings()  # type: ignore[operator]
-    ids = torch.arange(1, min(_PROBE_TOKENS, vocabulary.weight.shape[0]))
-    model(input_ids=ids[None], use_cache=False)
+    ids = torch.arange(1, min(_PROBE_TOKENS, vocabulary.weight.shape[0]))[None]
+    # All at the first position: past its last one a model fails, or takes other RoPE from then on.
+    model(input_ids=ids, position_ids=torch.zeros_like(ids), use_cache=False)
 
 
 def _weight(module: Any) -> torch.Tensor:
