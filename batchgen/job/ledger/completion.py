@@ -46,6 +46,7 @@ def write_whole(
         guard()
         check_target(layout, manifest)
 
+    keep_failed_rows(layout.folder, manifest.job_id, parts, manifest.total_rows, guard)
     with scratch(layout.folder) as folder:
         merge = Merge(ranked(parts), schema, folder, check_stop=check_stop)
         report = write_output(
@@ -61,7 +62,6 @@ def write_whole(
         job = manifest.job_id, manifest.total_rows
         write_json_lines(layout.target, layout.record, job, may_write, guard, check_stop)
     report.duplicates_dropped = merge.duplicates
-    keep_failed_rows(layout.folder, manifest.job_id, parts, manifest.total_rows, guard)
     complete(layout, manifest, report, guard)
     return report
 
