@@ -204,6 +204,12 @@ def check(
         plan = plan_shared_reads(step, table, block_size, shape)
         assert plan is not None
         assert plan.rows[:, [2, 5]].any(axis=0).all(), "both levels are tried"
+        rows = plan.items[:, 2] * (spec.num_heads // spec.num_kv_heads)
+        from batchgen.engine.attention.triton.tuning import few_tile
+
+        few = few_tile(spec, cache_dtype, block_size, DEVICE).block_m
+        assert rows.min() <= few, "items of few rows are tried"
+        assert rows.max() > few or dtype != torch.float32, "and of many"
         shared = SharedReads(*(tensor_of(a) for a in (plan.items, plan.members, plan.rows)))
         together = replace(metadata, shared=shared, host=None)
         backend.prepare(together)

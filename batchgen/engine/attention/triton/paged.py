@@ -40,7 +40,13 @@ from batchgen.engine.attention.triton.launches import (
 )
 from batchgen.engine.attention.triton.plan import Plan, PlanKey, make_plan
 from batchgen.engine.attention.triton.sharing import common_spec, read_shared, sharing_shape
-from batchgen.engine.attention.triton.tuning import Tile, Tuner, chunk_tile, decode_tile
+from batchgen.engine.attention.triton.tuning import (
+    Tile,
+    Tuner,
+    chunk_tile,
+    decode_tile,
+    few_tile,
+)
 from batchgen.engine.attention.triton.workspace import Workspace
 
 __all__ = ["Launch", "TritonBackend"]
@@ -144,7 +150,7 @@ class TritonBackend:
             with space.beside():  # chunks wait for products, decodes for memory
                 self.launch(chunk[0], query, cache, spec, metadata, out, sinks, lse, new)
         if metadata.shared is not None and spec.sliding_window is None:
-            read_shared(query, cache, spec, metadata, self._shared_tile(spec, cache), space)
+            read_shared(query, cache, spec, metadata, self._shared_tiles(spec, cache), space)
         self.launch(decode, query, cache, spec, metadata, out, sinks, lse, new)
         if chunk:
             space.join()
@@ -211,7 +217,7 @@ class TritonBackend:
             RETURN_LSE=lse is not None,
             ONE_LOOP=tile.one_loop,
             WRITE=new is not None,
-            SHARED_M=self._shared_tile(spec, cache).block_m if plan_key.shared else 0,
+            SHARED_M=self.launches(spec, cache)[1].tile.block_m if plan_key.shared else 0,
             **constants(spec, cache.block_size, tile, query.dtype),
         )
 
@@ -230,14 +236,16 @@ class TritonBackend:
             return None
         decode = self.decode_tuner(spec, dtype, block_size, device)
         chunk = self.chunk_tuner(spec, dtype, block_size, device)
-        shape = sharing_shape(spec, dtype, block_size, device, decode, chunk)
+        tiles = few_tile(spec, dtype, block_size, device), chunk
+        shape = sharing_shape(spec, dtype, block_size, device, decode, tiles)
         if shape is not None:
             rows = shape.max_items * spec.num_kv_heads * chunk.block_m
             self._workspace(device).grow_shared(rows, spec.v_head_dim)
         return shape
 
-    def _shared_tile(self, spec: AttentionSpec, cache: PagedCache) -> Tile:
-        return self.launches(spec, cache)[1].tile
+    def _shared_tiles(self, spec: AttentionSpec, cache: PagedCache) -> tuple[Tile, Tile]:
+        few = few_tile(spec, cache.keys.dtype, cache.block_size, cache.keys.device)
+        return few, self.launches(spec, cache)[1].tile
 
     def launches(self, spec: AttentionSpec, cache: PagedCache) -> tuple[Launch, Launch]:
         """How a layer's decodes and its chunks are launched; makes room for their splits once."""

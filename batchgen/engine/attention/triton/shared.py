@@ -32,9 +32,11 @@ def shared_kernel(
     table_stride: tl.tensor, GROUP: tl.constexpr, NUM_KV_HEADS: tl.constexpr, DIM: tl.constexpr,
     V_DIM: tl.constexpr, PADDED: tl.constexpr, V_PADDED: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_SIZE: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
-    PRECISION: tl.constexpr, TMA: tl.constexpr,
+    PRECISION: tl.constexpr, TMA: tl.constexpr, FEWER: tl.constexpr, SLOTS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Grid: max_items * num_kv_heads. Programs whose item has no keys leave at once.
+    """Grid: max_items * num_kv_heads. Programs whose item has no keys leave at once, and those
+    whose item has at most `FEWER` rows, or more than a tile: another launch does it.
+    SLOTS: rows of the workspace that each item and head has.
 
     Item words: a sequence whose table names the keys, first of `members`, how many, first key, end.
     """
@@ -45,8 +47,13 @@ def shared_kernel(
     end = tl.load(item + 4)
     if begin >= end:
         return
+    num_rows = tl.load(item + 2) * GROUP
+    if num_rows <= FEWER:
+        return
+    if num_rows > BLOCK_M:
+        return
     lane = tl.arange(0, BLOCK_M)
-    in_use = lane < tl.load(item + 2) * GROUP
+    in_use = lane < num_rows
     sequences = tl.load(members + tl.load(item + 1) + lane // GROUP, mask=in_use, other=0)
     tokens = tl.load(cu_seqlens + sequences, mask=in_use, other=0)
     heads = head * GROUP + lane % GROUP
@@ -63,5 +70,5 @@ def shared_kernel(
         BLOCK_N, BLOCK_SIZE, NUM_KV_HEADS, DIM, V_DIM, PADDED, V_PADDED,
         False, HAS_SOFTCAP, PRECISION, False, TMA,
     )  # fmt: skip
-    slot = (number * NUM_KV_HEADS + head).to(tl.int64) * BLOCK_M + lane
+    slot = (number * NUM_KV_HEADS + head).to(tl.int64) * SLOTS + lane
     keep(acc, peak, total, part_acc, part_stats, slot, in_use, V_DIM, V_PADDED)

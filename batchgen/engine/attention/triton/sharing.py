@@ -40,18 +40,19 @@ def sharing_shape(
     block_size: int,
     device: torch.device,
     decode: Tile,
-    chunk: Tile,
+    tiles: tuple[Tile, Tile],
 ) -> SharingShape | None:
-    """None where a tile has no room for the heads of two sequences."""
+    """None where a tile has no room for the heads of two sequences. `tiles`: as `read_shared`."""
+    few, many = tiles
     group = spec.num_heads // spec.num_kv_heads
-    members = chunk.block_m // group
+    members = many.block_m // group
     if members < 2 or group > decode.block_m:
         return None
     key_bytes = spec.num_kv_heads * (spec.head_dim + spec.v_head_dim) * dtype.itemsize
     return SharingShape(
         members=members,
-        grain=math.lcm(block_size, chunk.block_n, decode.block_n),
-        wanted_items=max(1, chunk.items_per_sm * num_sms(device) // spec.num_kv_heads),
+        grain=math.lcm(block_size, few.block_n, many.block_n, decode.block_n),
+        wanted_items=max(1, many.items_per_sm * num_sms(device) // spec.num_kv_heads),
         max_items=MAX_SHARED_ITEMS,
         worth_keys=_WORTH_BYTES // key_bytes,
     )
@@ -62,28 +63,36 @@ def read_shared(
     cache: PagedCache,
     spec: AttentionSpec,
     metadata: AttentionMetadata,
-    tile: Tile,
+    tiles: tuple[Tile, Tile],
     space: Workspace,
 ) -> None:
-    """Attend to the keys that sequences share; the decode launch merges what comes out."""
+    """Attend to the keys that sequences share; the decode launch merges what comes out. `tiles`:
+    for items of few rows, and of up to all that an item may have."""
     shared = metadata.shared
     assert shared is not None
-    shared_kernel[(shared.items.numel() // SHARED_WORDS * spec.num_kv_heads,)](
-        query,
-        *descriptors(cache, tile),
-        cache.keys,
-        cache.values,
-        shared.items,
-        shared.members,
-        metadata.cu_seqlens_q,
-        metadata.block_tables,
-        space.shared_acc,
-        space.shared_stats,
-        scale_of(spec),
-        spec.softcap or 0.0,
-        query.stride(0),
-        query.stride(1),
-        metadata.block_tables.stride(0),
-        GROUP=spec.num_heads // spec.num_kv_heads,
-        **constants(spec, cache.block_size, tile, query.dtype),
-    )
+    fewer = 0
+    for tile in tiles:
+        if tile.block_m <= fewer:
+            continue
+        shared_kernel[(shared.items.numel() // SHARED_WORDS * spec.num_kv_heads,)](
+            query,
+            *descriptors(cache, tile),
+            cache.keys,
+            cache.values,
+            shared.items,
+            shared.members,
+            metadata.cu_seqlens_q,
+            metadata.block_tables,
+            space.shared_acc,
+            space.shared_stats,
+            scale_of(spec),
+            spec.softcap or 0.0,
+            query.stride(0),
+            query.stride(1),
+            metadata.block_tables.stride(0),
+            GROUP=spec.num_heads // spec.num_kv_heads,
+            FEWER=fewer,
+            SLOTS=tiles[1].block_m,
+            **constants(spec, cache.block_size, tile, query.dtype),
+        )
+        fewer = tile.block_m

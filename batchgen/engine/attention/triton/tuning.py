@@ -12,7 +12,7 @@ import triton
 from batchgen.engine.attention.interface import AttentionSpec
 from batchgen.engine.gpu import has_tma, shared_memory
 
-__all__ = ["Tile", "Tuner", "chunk_tile", "decode_tile", "fitted", "padded"]
+__all__ = ["Tile", "Tuner", "chunk_tile", "decode_tile", "few_tile", "fitted", "padded"]
 
 _HOPPER_ROOM = 227 * 1024
 """Shared memory of a block on Hopper and on larger GPUs after it; see `_bytes_needed`."""
@@ -55,14 +55,22 @@ def decode_tile(
     spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device
 ) -> Tile:
     """For sequences whose rows fit one small tile: bound by reading the cache."""
-    return fitted(_decode(spec, dtype), spec, dtype, shared_memory(device))
+    return fitted(_decode(spec, dtype, _group(spec)), spec, dtype, shared_memory(device))
 
 
-def _decode(spec: AttentionSpec, dtype: torch.dtype) -> Tile:
+def few_tile(
+    spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device
+) -> Tile:
+    """For keys that up to 8 decoding sequences read at once, as samples of one prompt do."""
+    tile = _decode(spec, dtype, max(32, 8 * _group(spec)))
+    return fitted(tile, spec, dtype, shared_memory(device))
+
+
+def _decode(spec: AttentionSpec, dtype: torch.dtype, num_rows: int) -> Tile:
     width = _width(spec)
     if dtype == torch.float32:
         return Tile(16, 32, 8, 2, 2)
-    rows = max(16, min(64, triton.next_power_of_2(spec.num_heads // spec.num_kv_heads)))
+    rows = max(16, min(64, triton.next_power_of_2(num_rows)))
     if dtype == torch.float8_e4m3fn:  # as many bytes a tile: the loads to wait for are as long
         keys = 128 if width * rows <= 2048 else 64
         if rows == 16 and width == 128:
@@ -135,6 +143,10 @@ def padded(dim: int) -> int:
     """A head's dimensions as the kernels hold them: a power of two that `tl.dot` takes."""
     size: int = triton.next_power_of_2(dim)
     return max(16, size)
+
+
+def _group(spec: AttentionSpec) -> int:
+    return spec.num_heads // spec.num_kv_heads
 
 
 def _width(spec: AttentionSpec) -> int:
