@@ -88,13 +88,13 @@ def _mass_above(
 ) -> tl.tensor:  # fmt: skip
     """Mass of the scores of begin..end above each pivot, float32 [_PIVOTS]."""
     narrow = pivots.to(tl.int32)
-    sums = tl.zeros([_PIVOTS], tl.float32)
+    sums = tl.zeros([WIDE, _PIVOTS], tl.float32)  # joined once: threads wait for each other there
     for start in range(begin, end, WIDE):
         ids = start + tl.arange(0, WIDE)
         z = tl.div_rn(score_of(source, changed, ids, ids < end, touched), temperature)
         weights = tl.exp2((z - top) * _LOG2E)
-        sums += tl.sum(tl.where(ordered(z)[:, None] > narrow[None, :], weights[:, None], 0.0), 0)
-    return sums
+        sums += tl.where(ordered(z)[:, None] > narrow[None, :], weights[:, None], 0.0)
+    return tl.sum(sums, 0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
