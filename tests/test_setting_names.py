@@ -16,6 +16,7 @@ from test_input_shapes import parse
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.answers.thinking_choice import THINKING_NAMES, spread_thinking
 from batchgen.job.fields.params import PARAMETER_NAMES, read_params
+from batchgen.job.fields.setting_advice import SETTING_ADVICE
 from batchgen.job.fields.setting_names import SETTING_NAMES, TEXT_SETTINGS
 from batchgen.job.fields.settings import TEMPLATE_NAMES, TRUNCATE
 from batchgen.job.input.reader import Reader
@@ -40,7 +41,8 @@ VLLM = """
     guided_grammar guided_json guided_regex guided_whitespace_pattern ignore_eos
     include_reasoning include_stop_str_in_output kv_transfer_params length_penalty logit_bias
     logits_processors logprob_token_ids logprobs max_tokens media_io_kwargs min_p min_tokens
-    mm_processor_kwargs multi_modal_data n output_kind presence_penalty priority prompt_embeds
+    mm_payload mm_processor_kwargs multi_modal_data n output_kind presence_penalty priority
+    prompt_embeds return_mm_kwargs return_weight_versions guided_decoding tokenization_kwargs
     prompt_logprob_start prompt_logprob_token_ids prompt_logprobs reasoning_effort
     repetition_detection repetition_penalty request_id response_format return_prompt_text
     return_token_ids return_token_offsets return_tokens_as_token_ids routed_experts_prompt_start
@@ -138,8 +140,15 @@ def test_a_setting_that_is_not_served_is_refused_by_name() -> None:
         error = error_of({name: ["odd"]})
         assert error.code is ErrorCode.UNSUPPORTED_SETTING, name
         assert name in error.message
+        assert SETTING_ADVICE.get(name, "it would change the completion") in error.message
     for given in ({"cache_implementation": "quantized"}, {"web_search_options": {}}):
         assert error_of(given).code is ErrorCode.UNSUPPORTED_SETTING
+
+
+def test_advice_names_what_is_served_of_settings_that_are_not() -> None:
+    assert {*SETTING_ADVICE} <= TEXT_SETTINGS - SERVED
+    named = {word for text in SETTING_ADVICE.values() for word in re.findall(r"\w+_\w+", text)}
+    assert named - {"prompt_token_ids", "token_ids"} <= PARAMETER_NAMES | {"tool_choice", TRUNCATE}
 
 
 def test_a_setting_at_its_default_changes_nothing() -> None:

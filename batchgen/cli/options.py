@@ -11,6 +11,7 @@ import click
 
 from batchgen.cli.flags import PLACE, Decorated, flag, flag_group
 from batchgen.cli.output_options import reasoning_parser, report_options, tool_call_parser
+from batchgen.cli.screen.other_values import DTYPE, KV_CACHE_DTYPE, QUANTIZATION
 from batchgen.errors import RowError
 from batchgen.job.spec import OVERLONG
 
@@ -143,15 +144,14 @@ model_options = flag_group(
     flag("--tensor-parallel", type=click.IntRange(min=1), default=1, metavar="N",
          help="GPUs that one model is split over, from --device on."),
     flag(
-        "--dtype", core=True, default="auto",
-        type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
+        "--dtype", core=True, default="auto", type=DTYPE,
         help="Of weights and cache; auto is the checkpoint's own.",
     ),
     flag("--chat-template", metavar="FILE|NAME",
          help="Jinja template in place of the model's, or the name of one of its several."),
     flag("--template-time", metavar="ISO", callback=_moment, show_default="when the job began",
          help="The time that the template's strftime_now tells, in all rows."),
-    flag("--quantization", type=click.Choice(["int8", "q4", "fp8", "gguf", "none"]),
+    flag("--quantization", type=QUANTIZATION,
          help="Round weights: int8, q4 on the CPU, fp8 on CUDA; gguf: as that file packs them."),
     flag("--trust-remote-code", is_flag=True, help="Run Python code shipped with the model."),
     flag("--allow-pickle", is_flag=True, help="Load weights that are not safetensors."),
@@ -215,6 +215,8 @@ sampling_options = flag_group(
          help="Most tokens of thinking; then its end is forced."),
     flag("--keep-special-tokens", "skip_special_tokens", is_flag=True, flag_value=False,
          default=None, help="Leave special tokens in the text."),
+    flag("--include-stop-str-in-output", is_flag=True, default=None,
+         help="Leave what ended a row in its text."),
     flag("--logprobs", type=click.IntRange(min=0), metavar="N",
          help="Add logprobs, of the chosen tokens, and of the N likeliest."),
     flag("--top-logprobs", type=click.IntRange(0, 20), metavar="N",
@@ -241,7 +243,7 @@ engine_options = flag_group(
          metavar="SHARE", help="Share of the GPU's memory to use."),
     flag("--block-size", type=click.IntRange(min=1), metavar="N", show_default="by device",
          help="Tokens in a block of the KV cache."),
-    flag("--kv-cache-dtype", type=click.Choice(["auto", "fp8"]), default="auto",
+    flag("--kv-cache-dtype", type=KV_CACHE_DTYPE, default="auto",
          help="fp8: half the cache's bytes, keys and values rounded; on CUDA."),
     flag("--enable-prefix-caching/--no-enable-prefix-caching", default=True,
          help="Compute equal beginnings of prompts once."),

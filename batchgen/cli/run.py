@@ -36,6 +36,7 @@ _SAMPLING = (
     "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
     "presence_penalty", "frequency_penalty", "stop", "stop_token_ids", "ignore_eos", "n", "seed",
     "logprobs", "top_logprobs", "choices", "reasoning_budget", "skip_special_tokens",
+    "include_stop_str_in_output",
 )  # fmt: skip
 
 

@@ -142,11 +142,11 @@ class SamplingParams:
     adapter: str = ""
     """Name of one of several LoRA adapters; empty: the model as it was loaded."""
     prompt_logprobs: int | None = None
-    thinking_token_budget: int | None = None
-    """Most tokens of thinking: the job makes a constraint of it."""
+    thinking_token_budget: int | None = None  # the job makes a constraint of it
     skip_special_tokens: bool = True
-    """How the job makes text of token ids, as the next; the engine reads neither."""
+    """How the job makes text of token ids, as the next two; the engine reads none of them."""
     spaces_between_special_tokens: bool = True
+    include_stop_str_in_output: bool = False  # or the token that ended it
     choices: tuple[str, ...] = ()
     """Labels; the most likely one is the completion, and nothing is sampled (`job.decisions`)."""
     questions: tuple[Question, ...] = ()

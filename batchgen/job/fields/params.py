@@ -38,13 +38,19 @@ _ALIASES = {
     "max_new_tokens": "max_tokens",
     "max_output_tokens": "max_tokens",
     "min_new_tokens": "min_tokens",
+    "no_stop_trim": "include_stop_str_in_output",
     "reasoning_budget": "thinking_token_budget",
     "sampling_seed": "seed",
     "thinking_budget": "thinking_token_budget",
 }
-_BOOLS = ("ignore_eos", "echo", "skip_special_tokens", "spaces_between_special_tokens")
+_BOOLS = (
+    *("ignore_eos", "echo", "skip_special_tokens", "spaces_between_special_tokens"),
+    *("include_stop_str_in_output", "no_stop_trim"),
+)
 _LISTS = ("stop", "stop_token_ids", *_BOOLS, "top_logprobs", ADAPTER, *TOKEN_RULE_NAMES)
 _OR_BOOL = ("logprobs", "prompt_logprobs")
+_OF_TOKENS = (*_OR_BOOL, "top_logprobs")
+_OF_LABELS = "; choices gives the probability of each label, however unlikely"
 _OF_OUTPUT = ("max_tokens", "min_tokens", "n")
 
 _READ_APART = frozenset((*STRUCTURED_NAMES, *TOKEN_RULE_NAMES, *DECISION_NAMES))
@@ -177,7 +183,8 @@ def _read(name: str, value: Any) -> Any:
             return None  # no bound, as llama.cpp has it
         return max(read, 0) if name == "top_k" else read
     except ValueError as allowed:
-        text = f"{name} must be {allowed}, not {shown(value)}"
+        more = _OF_LABELS if name in _OF_TOKENS else ""
+        text = f"{name} must be {allowed}, not {shown(value)}{more}"
         raise RowError(ErrorCode.INVALID_PARAM, text) from None
 
 

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
+from batchgen.job.fields.setting_advice import SETTING_ADVICE
 from batchgen.job.fields.setting_names import is_neutral
 from batchgen.job.quoting import shown
 
@@ -26,6 +27,7 @@ __all__ = [
     "read_truncation",
     "settled_kwargs",
     "with_default_kwargs",
+    "without_own_specials",
 ]
 
 TEMPLATE_NAMES = (
@@ -45,6 +47,7 @@ _ELSEWHERE = {
     "gen_kwargs": "params",
     "generation_config": "params",
     "generation_kwargs": "params",
+    "generation_parameters": "params",
     "inference_config": "params",
     "instructions": "system",
     "llm_kwargs": "params",
@@ -54,17 +57,21 @@ _ELSEWHERE = {
     "maxtokens": "max_tokens",
     "n_predict": "max_tokens",
     "num_predict": "max_tokens",
+    "parameters": "params",
     "random_seed": "seed",
     "repeat_penalty": "repetition_penalty",
     "response_mime_type": "response_format",
     "response_schema": "response_format",
+    "sampling_kwargs": "params",
+    "sampling_parameters": "params",
     "stop_sequences": "stop",
     "stop_words": "stop",
     "system_instruction": "system",
     "system_prompt": "system",
+    "until": "stop",
 }
-"""What other tools (Ollama, llama.cpp, Anthropic, Gemini, Mistral, lm-eval, TRL) call it,
-in small letters."""
+"""What other tools (Ollama, llama.cpp, Anthropic, Gemini, Mistral, lm-eval, TGI, TRL) call
+it, in small letters."""
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 """Between the words of a name that Gemini's and Bedrock's kin write as `topP`."""
 _ALIKE = 0.85
@@ -72,6 +79,7 @@ _ALIKE = 0.85
 _MAX_GUESSED = 40
 """Characters of a misspelt name: no parameter's is longer, and comparing costs their square."""
 
+_SPECIALS = "add_special_tokens"
 _ONE_CALL = "parallel_tool_calls"
 """False: at most one call."""
 TRUNCATE = "truncate_prompt_tokens"
@@ -109,8 +117,18 @@ def check_setting(name: str, value: Any, given: Mapping[str, Any]) -> None:
         return
     if name == "best_of" and type(value) is int and value == given.get("n"):
         return  # all of them are given back
-    text = f"{name}: {shown(value)} is not served, and it would change the completion"
+    advice = SETTING_ADVICE.get(name)
+    more = ", and it would change the completion" if advice is None else f"; {advice}"
+    text = f"{name}: {shown(value)} is not served{more}"
     raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
+
+
+def without_own_specials(given: dict[str, Any], *, is_chat: bool | None) -> dict[str, Any]:
+    """`given` without vLLM's `add_special_tokens` where it says what is done anyway: a tokenizer
+    adds its own to plain text, a template to a chat, nobody to token ids (`is_chat` None)."""
+    done = given.get(_SPECIALS)
+    fits = type(done) is bool and (is_chat is None or done is not is_chat)
+    return {k: v for k, v in given.items() if k != _SPECIALS} if fits else given
 
 
 def _is_held_to_calls(given: Mapping[str, Any]) -> bool:

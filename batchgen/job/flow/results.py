@@ -102,7 +102,7 @@ class Results:
     def _answers(self, finished: list[FinishedRow]) -> list[Answer | FailedRow]:
         """What every completion says, in order, or the failure that stands in its place."""
         pairs = [(row.prepared, c) for row in finished for c in row.completions]
-        plain = [_text_ids(c) for prepared, c in pairs if prepared.reading is None]
+        plain = [_text_ids(c, prepared) for prepared, c in pairs if prepared.reading is None]
         try:
             texts = iter(self._codec().decode_batch(plain) if plain else [])
         except Exception:
@@ -123,15 +123,15 @@ class Results:
             return FailedRow(prepared.row, problem, prepared.prompt, prepared.num_prompt_tokens)
 
     def _read(self, prepared: PreparedRow, completion: Completion, text: str | None) -> Answer:
-        ids, reason, reading = _text_ids(completion), completion.stop_reason, prepared.reading
+        ids, params = _text_ids(completion, prepared), prepared.row.params
+        reason, reading = completion.stop_reason, prepared.reading
         num_cut = 0
         if text is None and (reading is None or isinstance(reason, str)):
             text = self._codec_for(prepared.row).decode_batch([ids])[0]
         if isinstance(reason, str) and text is not None:
-            least = prepared.row.params.min_tokens
-            codec = self._codec_for(prepared.row)
-            exempt = num_exempt_characters(codec, completion.token_ids, least)
-            whole, text = text, truncate(text, reason, exempt)
+            codec, keep = self._codec_for(prepared.row), params.include_stop_str_in_output
+            exempt = num_exempt_characters(codec, completion.token_ids, params.min_tokens)
+            whole, text = text, truncate(text, reason, exempt, keep_stop=keep)
             num_cut = len(whole) - len(text)
         return (
             Answer(text or "")
@@ -229,7 +229,8 @@ class Results:
         )
 
 
-def _text_ids(completion: Completion) -> list[int]:
-    """The ids that make the text: without a token that ended it, which decoding may not skip."""
-    ids = completion.token_ids
-    return ids[:-1] if completion.ends_with_stop_token else ids
+def _text_ids(completion: Completion, prepared: PreparedRow) -> list[int]:
+    """The ids that make the text: without a token that ended it, which decoding may not skip,
+    unless the row wants that too."""
+    ids, keep = completion.token_ids, prepared.row.params.include_stop_str_in_output
+    return ids[:-1] if completion.ends_with_stop_token and not keep else ids

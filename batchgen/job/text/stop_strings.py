@@ -44,10 +44,12 @@ def num_exempt_characters(codec: TextCodec, token_ids: Sequence[int], min_tokens
     return len(_exempt(codec, token_ids, min_tokens)[1]) if min_tokens > 1 else 0
 
 
-def truncate(text: str, stop: str | None, num_exempt: int = 0) -> str:
-    """The text before the first `stop` that ends past its first `num_exempt` characters; all of it
-    where `stop` is None or does not occur."""
-    return text if stop is None or (at := _find(text, stop, num_exempt)) < 0 else text[:at]
+def truncate(text: str, stop: str | None, num_exempt: int = 0, *, keep_stop: bool = False) -> str:
+    """The text before the first `stop` that ends past its first `num_exempt` characters, or up to
+    its end with `keep_stop`; all of it where `stop` is None or does not occur."""
+    if stop is None or (at := _find(text, stop, num_exempt)) < 0:
+        return text
+    return text[: at + len(stop) if keep_stop else at]
 
 
 def _find(text: str, stop: str, num_exempt: int) -> int:
