@@ -20,6 +20,7 @@ import click
 from batchgen.cli.flags import Flag
 from batchgen.cli.run import job_spec
 from batchgen.cli.run import run as run_command
+from batchgen.cli.screen.other_names import answer_for
 from batchgen.errors import UsageError
 from batchgen.job.spec import JobSpec
 
@@ -96,6 +97,9 @@ _SEE = "options have the names of the flags: see `batchgen run --help-all`"
 
 
 def _guess(name: str, flags: Iterable[str]) -> str:
+    answer = answer_for(f"--{name}")
+    if answer is not None:
+        return answer
     near = get_close_matches(name, list(flags), 1)
     return f"; did you mean {near[0]}?" if near else ""
 

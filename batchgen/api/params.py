@@ -48,12 +48,17 @@ def checked(given: SamplingParams) -> SamplingParams:
     """The same, its values checked and of their own types. Raises RowError(INVALID_PARAM)."""
     values = {one.name: getattr(given, one.name) for one in fields(given)}
     names = {name: value for name, value in values.items() if name not in _READ_APART}
-    names["logit_bias"] = dict(given.logit_bias)
-    names["bad_words_ids"] = [list(word) for word in given.bad_words]
-    names["bad_words"] = list(given.bad_phrases)
+    names["logit_bias"] = dict(given.logit_bias or ())
+    words: tuple[Any, ...] = tuple(given.bad_words or ())  # or texts, as a row has them
+    texts = [word for word in words if isinstance(word, str)]
+    names["bad_words_ids"] = [list(word) for word in words if not isinstance(word, str)]
+    names["bad_words"] = [*given.bad_phrases, *texts]
     structured: Any = given.structured_outputs  # or a mapping, as a row has it
     if structured is not None and not isinstance(structured, StructuredOutput):
         names["structured_outputs"] = structured
+    if names["max_tokens"] is None:
+        text = "max_tokens must be a number: what does not fit the model's context is cut"
+        raise RowError(ErrorCode.INVALID_PARAM, text)
     own = read_params({name: value for name, value in names.items() if value is not None})
     if isinstance(structured, StructuredOutput):
         own["structured_outputs"] = structured

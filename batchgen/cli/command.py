@@ -80,6 +80,9 @@ def _show_way_out(error: click.ClickException) -> None:
     elif takes_files and "unexpected extra argument" in error.message:
         text = "give each file with --in; quote a pattern ('*.parquet') or a name with a space"
         print(f"  next: {text}", file=sys.stderr)
+    elif isinstance(error, click.NoSuchOption) and takes_files:
+        text = "lists every flag; `batchgen docs vllm` says what those of vLLM are called here"
+        print(f"  next: {command} --help-all {text}", file=sys.stderr)
     elif isinstance(error, click.BadParameter) and command.endswith((" run", "validate")):
         print(f"  next: {command} --help-all says what each flag takes", file=sys.stderr)
     elif not command:  # click names the command's help wherever it can

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from batchgen.cli.screen.other_names import OTHER_NAMES, tell_near_variables
+from batchgen.cli.screen.other_names import answer_for, tell_near_variables
 
 if TYPE_CHECKING:
     from batchgen.job.stores.places import Place
@@ -144,10 +144,10 @@ class GroupedCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             name = error.option_name
-            ours = OTHER_NAMES.get(name.replace("_", "-"))
-            if ours is None:
+            answer = answer_for(name)
+            if answer is None:
                 raise
-            text = f"No such option {name!r}. Did you mean {ours}?"
+            text = f"No such option {name!r}{answer}"
             raise click.NoSuchOption(name, text, ctx=ctx) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
