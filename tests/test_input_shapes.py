@@ -426,6 +426,7 @@ def test_a_uuid_id_is_its_text_and_a_type_that_is_no_id_is_refused_once(tmp_path
         {"modalities": ["text"]}, {"best_of": 1}, {"tool_choice": "none"}, {"priority": 0},
         {"n": 3, "best_of": 3}, {"parallel_tool_calls": False},
         {"include_stop_str_in_output": False}, {"add_generation_prompt": True},
+        {"add_special_tokens": False}, {"extra_body": {"priority": 1}},
         {"logprobs": False, "top_logprobs": None}, {"stop": None}, {"top_k": -1},
         {"prompt_cache_key": "k"}, {"stop": list("abcde")}, {"response_format": None},
     ],
@@ -439,7 +440,7 @@ def test_a_value_that_changes_nothing_is_accepted(neutral: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     "setting",
     [
-        {"generation_config": {"max_new_tokens": 3}}, {"no_stop_trim": True}, {"max_length": 20},
+        {"generation_config": {"max_new_tokens": 3}}, {"stop_regex": "a"}, {"max_length": 20},
         {"suffix": "x"}, {"repetition_detection": 1}, {"best_of": 2},
         {"system": "Be brief"}, {"enable_thinking": False}, {"documents": [{"text": "x"}]},
         {"chat_template": "x"}, {"eos_token_id": 3}, {"dola_layers": "high"},
@@ -474,7 +475,8 @@ def test_parameters_are_read_under_every_tool_s_name_and_holder() -> None:
     [("stop_sequences", "stop"), ("num_predict", "max_tokens"), ("maxTokens", "max_tokens"),
      ("system_prompt", "system"), ("gen_kwargs", "params"), ("frequency_penality",
      "frequency_penalty"), ("topP", "top_p"), ("stopSequences", "stop"), ("systemInstruction",
-     "system"), ("generationConfig", "params"), ("random_seed", "seed")],
+     "system"), ("generationConfig", "params"), ("random_seed", "seed"),
+     ("parameters", "params"), ("until", "stop")],
 )  # fmt: skip
 def test_another_tool_s_name_of_a_setting_is_said_to_be_none(name: str, ours: str) -> None:
     assert near_miss(name) == ours

@@ -16,9 +16,10 @@ from batchgen.job.quoting import shown
 from batchgen.job.templates.chat_shape import is_result
 
 __all__ = [
+    "are_token_ids",
     "is_conversation",
     "is_written_conversation",
-    "not_one_content",
+    "read_contents",
     "read_messages",
     "read_token_ids",
 ]
@@ -78,6 +79,11 @@ def is_written_conversation(prompt: str) -> bool:
         return is_conversation(json.loads(prompt))
     except (ValueError, RecursionError):
         return False
+
+
+def are_token_ids(value: Any) -> bool:
+    """Whether a value in a column of prompts is a list of token ids, as vLLM and OpenAI take it."""
+    return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
 
 
 def read_token_ids(value: Any) -> list[int]:
@@ -218,7 +224,21 @@ def _invalid(reason: str) -> RowError:
     return RowError(ErrorCode.INVALID_ROW, reason)
 
 
-def not_one_content(given: int, columns: Sequence[str], raw: Mapping[str, Any]) -> RowError:
+def read_contents(raw: Mapping[str, Any], columns: tuple[str, str, str]) -> tuple[Any, Any, Any]:
+    """The prompt, the messages and the token ids of a row, two of which are None: a chat or token
+    ids may stand in the column of prompts. RowError where not one of them is given."""
+    prompt, messages, token_ids = (raw.get(name) for name in columns)
+    if columns[0] == columns[1] or (messages is None and is_conversation(prompt)):
+        prompt, messages = None, prompt
+    if token_ids is None and are_token_ids(prompt):
+        prompt, token_ids = None, prompt
+    given = (prompt is not None) + (messages is not None) + (token_ids is not None)
+    if given != 1:
+        raise _not_one_content(given, columns, raw)
+    return prompt, messages, token_ids
+
+
+def _not_one_content(given: int, columns: Sequence[str], raw: Mapping[str, Any]) -> RowError:
     """A row in which not one but so many of the columns say what it asks."""
     names = ", ".join(columns)
     if given:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batchgen.errors import ErrorCode, RowError
+from batchgen.job.fields.messages import are_token_ids
 from batchgen.job.fields.settings import joined, json_or_text
 from batchgen.job.quoting import shown
 
@@ -30,6 +31,8 @@ _AZURE = re.compile(r"(?:/openai)?(?:/deployments/[^/]+|/v1)?(?=/(?:chat/)?compl
 _INCLUDE_LOGPROBS = "message.output_text.logprobs"
 _OF_TEXT = {"format": "response_format", "verbosity": "verbosity"}
 _RESPONSE_ONLY = ("input", "instructions", "text")
+_CLIENTS = "extra_body"
+"""Where OpenAI's client takes what it does not know; it sends that beside the rest."""
 _IGNORED = frozenset({"model", "user", "metadata", "store", "stream", "stream_options"})
 
 
@@ -65,11 +68,16 @@ def body_as_row(
     _check_tools(body.get("tools"))
     if content == "input":
         return _response_as_row(body)
-    if content == "prompt" and isinstance(body.get("prompt"), list):
-        text = "prompt must be one string: write a row for each prompt"
-        raise RowError(ErrorCode.INVALID_PARAM, text)
-    params = {k: v for k, v in body.items() if k != content and k not in _IGNORED}
-    return {content: body[content], "params": params}
+    params = {k: v for k, v in body.items() if k not in (content, _CLIENTS) and k not in _IGNORED}
+    params = joined(params, _CLIENTS, body.get(_CLIENTS))
+    given = body[content]
+    if content == "prompt" and isinstance(given, list):
+        if len(given) == 1 and not are_token_ids(given):
+            (given,) = given
+        if isinstance(given, list) and not are_token_ids(given):
+            text = "prompt must be one string, or one list of token ids: write a row for each"
+            raise RowError(ErrorCode.INVALID_PARAM, text)
+    return {content: given, "params": params}
 
 
 def _content_key(raw: Mapping[str, Any]) -> str:

@@ -17,9 +17,8 @@ from batchgen.job.answers.thinking_choice import spread_thinking
 from batchgen.job.answers.tool_choice import choose_tools
 from batchgen.job.fields.kept_columns import KeptColumns, TypedColumns
 from batchgen.job.fields.messages import (
-    is_conversation,
     is_written_conversation,
-    not_one_content,
+    read_contents,
     read_messages,
     read_token_ids,
 )
@@ -31,6 +30,7 @@ from batchgen.job.fields.settings import (
     read_texts,
     read_truncation,
     settled_kwargs,
+    without_own_specials,
 )
 from batchgen.job.model.adapter_choice import adapter_of_body, settled_adapter
 from batchgen.job.model.adapters import parse_adapters
@@ -157,7 +157,8 @@ class RowParser:
             self._set_params(row, own)
 
     def _set_params(self, row: InputRow, own: Mapping[str, Any]) -> None:
-        own = spread_thinking(read_texts(own))
+        is_chat = None if row.prompt_token_ids is not None else row.messages is not None
+        own = without_own_specials(spread_thinking(read_texts(own)), is_chat=is_chat)
         row.params = settled_adapter(apply(self._base, read_params(own)), self._adapters)
         row.truncate_prompt_tokens = read_truncation(own)
         row.template_kwargs = read_template_kwargs(own)
@@ -174,15 +175,7 @@ class RowParser:
             row.columns = raw.get(TEMPLATE_COLUMNS, raw)
             row.prompt = ""  # is filled in when it is rendered, as is the user's message made of it
             return
-        prompt_column, messages_column, ids_column = columns
-        prompt, messages = raw.get(prompt_column), raw.get(messages_column)
-        one_column = prompt_column == messages_column
-        if one_column or (messages is None and is_conversation(prompt)):
-            prompt, messages = None, prompt
-        token_ids = raw.get(ids_column)
-        given = (prompt is not None) + (messages is not None) + (token_ids is not None)
-        if given != 1:
-            raise not_one_content(given, columns, raw)
+        prompt, messages, token_ids = read_contents(raw, columns)
         if messages is not None:
             row.messages = read_messages(messages)
         elif token_ids is not None:
@@ -190,10 +183,10 @@ class RowParser:
         elif type(prompt) is str:
             row.prompt = prompt
             if is_written_conversation(prompt):
-                text = f"give --messages-column {prompt_column} to have it read as a chat"
+                text = f"give --messages-column {columns[0]} to have it read as a chat"
                 self._tell_once(f"%s: the prompt is a chat in JSON, taken as text: {text}", row)
         else:
-            text = f"{prompt_column} must be a string, not {shown(prompt)}"
+            text = f"{columns[0]} must be a string, not {shown(prompt)}"
             raise RowError(ErrorCode.INVALID_ROW, text)
 
     def _make_chat(self, row: InputRow, own_system: Any) -> None:

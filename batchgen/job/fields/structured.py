@@ -87,12 +87,13 @@ def _response_format(value: Any) -> StructuredOutput | None:
 
 
 def _structured_outputs(value: Any) -> StructuredOutput | None:
-    """vLLM's StructuredOutputsParams."""
+    """vLLM's StructuredOutputsParams, and GuidedDecodingParams as it was called before."""
     value = {k: v for k, v in _object("structured_outputs", value).items() if _is_set(v)}
     for name in ("structural_tag", "disable_additional_properties"):
         if name in value:
             raise _unserved(f"structured_outputs.{name}")
-    value.pop("disable_fallback", None)  # there is one backend, so nothing to fall back to
+    for name in ("backend", "disable_fallback"):  # there is one, so nothing to fall back to
+        value.pop(name, None)
     if not value:
         return None
     pattern = "" if value.pop("disable_any_whitespace", False) else None
@@ -185,6 +186,7 @@ _VLLM: dict[str, _Reader] = {
 _READERS: dict[str, _Reader] = {
     "response_format": _response_format,
     "structured_outputs": _structured_outputs,
+    "guided_decoding": _structured_outputs,
     "guided_json": _schema,
     "guided_regex": _regex,
     "guided_choice": _choice,

@@ -1,0 +1,151 @@
+"""Flags, keywords, values and rows in vLLM's words work, or are answered with ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from test_input_shapes import parse
+
+from batchgen import LLM, SamplingParams
+from batchgen.api.keywords import spec_of_job, spec_of_llm
+from batchgen.api.params import checked
+from batchgen.cli.command import main
+from batchgen.cli.main import cli
+from batchgen.cli.run import run
+from batchgen.cli.screen.other_names import answer_for
+from batchgen.engine.request import GrammarKind
+from batchgen.errors import ErrorCode, RowError, UsageError
+
+FREQUENT = """
+    tokenizer tokenizer_mode trust_remote_code tensor_parallel_size pipeline_parallel_size
+    data_parallel_size distributed_executor_backend dtype quantization revision tokenizer_revision
+    code_revision seed gpu_memory_utilization kv_cache_memory_bytes swap_space cpu_offload_gb
+    enforce_eager max_seq_len_to_capture disable_custom_all_reduce hf_token hf_overrides
+    mm_processor_kwargs compilation_config max_model_len max_num_seqs max_num_batched_tokens
+    max_logprobs enable_prefix_caching enable_chunked_prefill disable_log_stats
+    download_dir load_format kv_cache_dtype block_size enable_lora max_loras max_lora_rank
+    limit_mm_per_prompt guided_decoding_backend structured_outputs_config reasoning_parser
+    speculative_config generation_config override_generation_config logits_processors
+    async_scheduling scheduling_policy served_model_name enable_expert_parallel rope_scaling
+    attention_backend num_gpu_blocks_override disable_sliding_window model_impl device_ids
+    lora_modules chat_template default_chat_template_kwargs enable_auto_tool_choice
+    tool_call_parser input_file output_file max_inflight host port api_key
+"""
+"""What scripts set of vLLM 0.33's LLM, EngineArgs, `vllm serve` and `vllm run-batch`, and of those
+before."""
+USER = [{"role": "user", "content": "Hi"}]
+
+
+def body(url: str = "/v1/chat/completions", **given: Any) -> dict[str, Any]:
+    return {"custom_id": "a", "method": "POST", "url": url, "body": {"model": "m", **given}}
+
+
+def test_what_scripts_set_of_vllm_s_engine_is_a_flag_or_answered() -> None:
+    flags = {spelling for one in run.params for spelling in [*one.opts, *one.secondary_opts]}
+    for name in FREQUENT.split():
+        spelled = f"--{name.replace('_', '-')}"
+        assert (spelled in flags) != (answer_for(spelled) is not None), name
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tensor-parallel-size", "2"], "Did you mean --tensor-parallel?"),
+        (["--swap-space", "4"], "'--swap-space': leave it out, it is decided by itself."),
+        (["--enable_lora"], "Did you mean --adapter NAME=DIR"),
+        (["--kv-sharing-fast-prefill"], "next: batchgen run --help-all lists every flag"),
+        (["--quantization", "awq"], "says how in its own files: leave the flag out"),
+    ],
+)
+def test_a_flag_of_vllm_s_is_answered_with_what_to_do(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--in", "a.jsonl", "--out", "o.parquet", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("keyword", "said"),
+    [
+        ({"tensor_parallel_size": 2}, "Did you mean --tensor-parallel?"),
+        ({"disable_custom_all_reduce": True}, "leave it out, it is decided by itself"),
+        ({"temprature": 1}, "did you mean temperature?"),
+    ],
+)
+def test_a_keyword_of_vllm_s_is_answered_with_what_to_do(
+    keyword: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        LLM(**keyword)
+    assert said in refused.value.message
+
+
+def test_words_for_a_dtype_mean_the_same() -> None:
+    for word, same in {"half": "float16", "float": "float32", "bf16": "bfloat16"}.items():
+        assert spec_of_llm({"dtype": word}) == spec_of_llm({"dtype": same})
+    job = {"inputs": "a.jsonl", "out": "o.parquet"}
+    assert spec_of_job({**job, "kv_cache_dtype": "fp8_e4m3"}) == spec_of_job(
+        {**job, "kv_cache_dtype": "fp8"}
+    )
+    shown = CliRunner().invoke(cli, ["run", "--help-all"]).output
+    assert "[auto|bfloat16|float16|float32]" in shown
+
+
+def test_parameters_as_vllm_s_object_has_them_are_taken() -> None:
+    given: Any = SamplingParams
+    read = checked(given(bad_words=["foo"], logit_bias={5: 1.0}, stop="x", seed=None))
+    assert (read.bad_phrases, read.bad_words) == (("foo",), ())
+    assert (read.logit_bias, read.stop, read.seed) == (((5, 1.0),), ("x",), 0)
+    assert checked(given(bad_words=((1, 2),))).bad_words == ((1, 2),)
+
+
+def test_no_bound_is_no_number_of_tokens() -> None:
+    given: Any = SamplingParams
+    with pytest.raises(RowError, match="max_tokens must be a number"):
+        checked(given(max_tokens=None))
+
+
+@pytest.mark.parametrize("name", ["guided_decoding", "structured_outputs"])
+def test_structured_outputs_have_their_earlier_name_too(name: str) -> None:
+    row = parse({"prompt": "Hi", name: {"regex": "a+", "backend": "xgrammar"}})
+    assert row.error is None
+    assert row.params.structured_outputs is not None
+    assert row.params.structured_outputs.kind is GrammarKind.REGEX
+
+
+def test_a_list_of_token_ids_is_a_prompt() -> None:
+    assert parse({"prompt": [5, 6]}).prompt_token_ids == [5, 6]
+    row = parse(body("/v1/completions", prompt=[5, 6]))
+    assert (row.error, row.prompt_token_ids) == (None, [5, 6])
+    assert parse(body("/v1/completions", prompt=[[5, 6]])).prompt_token_ids == [5, 6]
+    assert parse(body("/v1/completions", prompt=["Hi"])).prompt == "Hi"
+    for several in (["a", "b"], [[5], [6]], [5, "a"]):
+        error = parse(body("/v1/completions", prompt=several)).error
+        assert error is not None
+        assert error.code is ErrorCode.INVALID_PARAM
+    both = parse({"prompt": [5], "prompt_token_ids": [5]}).error
+    assert both is not None
+    assert "more than one of" in both.message
+
+
+def test_what_openai_s_client_sends_beside_the_rest_may_stand_in_its_own_object() -> None:
+    row = parse(body(messages=USER, extra_body={"top_k": 5, "min_p": 0.1}))
+    assert (row.error, row.params.top_k, row.params.min_p) == (None, 5, 0.1)
+    wrong = parse(body(messages=USER, top_k=6, extra_body={"top_k": 5})).error
+    assert wrong is not None
+    assert "different values" in wrong.message
+
+
+@pytest.mark.parametrize(
+    ("content", "neutral"),
+    [({"messages": USER}, [False]), ({"prompt": "Hi"}, [True]), ({"prompt": [5]}, [True, False])],
+)
+def test_special_tokens_are_added_as_ever_or_the_row_is_refused(
+    content: dict[str, Any], neutral: list[bool]
+) -> None:
+    for wanted in (True, False):
+        error = parse({**content, "add_special_tokens": wanted}).error
+        assert (error is None) == (wanted in neutral)
+        assert error is None or error.code is ErrorCode.UNSUPPORTED_SETTING
