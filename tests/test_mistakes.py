@@ -41,6 +41,7 @@ FILES = {
     "no_rows/readme.md": "x",
     "quotes.jsonl": "{'prompt': 'a'}\n",
     "renamed.parquet": GOOD,
+    "samples.jsonl": '{"prompt": "a", "n": 3}\n',
     "nan.jsonl": '{"prompt": "a", "score": NaN}\n',
     "commas.jsonl": '{"prompt": "a"},\n{"prompt": "b"},\n',
     "wrapped.json": '{"my data": [{"prompt": "a"}]}',
@@ -107,6 +108,11 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
         "good.jsonl --n 3",
         0,
         "--n 3 at temperature 0 gives equal samples: give --temperature",
+    ),
+    "samples that a row asks for without a temperature": (
+        "samples.jsonl",
+        0,
+        "samples.jsonl:1: n 3 at temperature 0 gives equal samples: give a temperature",
     ),
     "--system for plain prompts": (
         "good.jsonl --system 'Be brief.'",

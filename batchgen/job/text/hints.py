@@ -31,6 +31,7 @@ class Hints:
         self._codec = codec
         self._default = default
         self._told_two_bos = self._told_calls = self._told_loose = self._told_answered = False
+        self._told_equal = default.n > 1 and default.greedy  # before the first row
         self._bos_text = _added_bos(codec)
         self._told_unread: set[str] = set()
         self._told_unheeded: set[str] = set()
@@ -90,6 +91,15 @@ class Hints:
                 self._told_left_out.add(what)
                 line = "%s: the chat template leaves %s out of the prompt (said once)"
                 _log.warning(line, row.origin, what)
+
+    def equal_samples(self, row: InputRow) -> None:
+        """Say once of a row that asks for several samples and no temperature that they are one."""
+        params = row.params
+        if self._told_equal or params.n == 1 or not params.greedy or params.decides:
+            return
+        self._told_equal = True
+        text = "%s: n %d at temperature 0 gives equal samples: give a temperature too (said once)"
+        _log.warning(text, row.origin, params.n)
 
     def unread_calls(self, row: InputRow) -> None:
         """Say once that calls of a row's tools are not known by its chat template."""

@@ -199,6 +199,7 @@ class Requests:
             return
         try:
             self._hints.unknown_tokens(row)
+            self._hints.equal_samples(row)
             params = self._with_bad_words(row.params)
             reading = self._parsers.reading(row, text, token_ids)
             if self._parsers.misses_calls:
