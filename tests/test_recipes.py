@@ -127,6 +127,17 @@ def test_samples_are_told_apart() -> None:
     assert len({row["completion"] for row in found}) > 1
 
 
+def test_one_job_s_answers_stand_in_the_next_one_s_prompts() -> None:
+    play("One job's answers in the next one's prompts")
+    drafts = [(row["id"], row["sample"], row["completion"]) for row in rows("drafts.parquet")]
+    judged = rows("judged.parquet")
+    assert [(row["row"], int(row["id"][-1]), row["draft"]) for row in judged] == drafts
+    assert {row["choice"] for row in judged} <= {"good", "bad"}
+    (first,), (second,) = rows("turn-1.parquet"), rows("turn-2.parquet")
+    assert first["completion"] in second["prompt"]
+    assert "cancel order 5519" in second["prompt"]
+
+
 def test_a_job_goes_on() -> None:
     stories()
     play("Go on after anything", *ECHO)

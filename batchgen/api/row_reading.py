@@ -55,7 +55,7 @@ class RowReading:
             row = self._parse(index, raw, base)
             if row.kept:
                 as_given = {str(name): value for name, value in given.items()}
-                row.kept = {name: as_given[name] for name in row.kept}
+                row.kept = {self._kept.name_of(name): as_given[name] for name in row.kept}
         except RowError as error:
             row = InputRow(index, f"row {index}", error=RowError(error.code, error.message))
         except RecursionError:

@@ -75,7 +75,7 @@ input_options = flag_group(
     flag("--prompt-column", default="prompt", metavar="NAME", help="Column of raw prompts."),
     flag("--messages-column", default="messages", metavar="NAME", help="Column of chat messages."),
     flag("--id-column", metavar="NAME", show_default="id, else custom_id",
-         help="Column of row ids."),
+         help="Column of row ids; `a,b`: of both together."),
     flag("--template", metavar="FILE.j2", core=True,
          help="Jinja template that makes each row's prompt of its columns."),
     flag("--as-chat", is_flag=True, core=True, help="Make each plain prompt a user message."),
@@ -110,7 +110,7 @@ _output_options = flag_group(
          help="Make OUT a folder of Parquet files of N input rows each."),
     flag(
         "--keep-columns", default="all", metavar="all|none|a,b", core=True,
-        help="Input columns to carry over (`a:int64`: typed).",
+        help="Input columns to carry over (`a:int64`: typed; `new=a`: renamed).",
     ),
     flag("--save-prompt/--no-save-prompt", default=True, help="Keep prompts in the output."),
     flag("--save-token-ids", is_flag=True, help="Add the column token_ids."),

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 import batchgen
 from batchgen.errors import UsageError
+from batchgen.job.fields.row_ids import IdColumns
 
 __all__ = ["Completions"]
 
@@ -43,16 +44,17 @@ class Completions:
 
     def __init__(self, model: str | None = None, **options: Any) -> None:
         self._llm = batchgen.LLM(model, **options)
-        self._id_column = options.get("id_column", "id")
+        self._id_columns = IdColumns.of(options.get("id_column", "id")).names
 
     def __call__(self, batch: Any) -> pa.Table:
         """The batch with its completions. Raises UsageError where its rows have no id."""
         table = _as_table(batch)
-        if self._id_column not in table.column_names:
-            raise UsageError(
-                f"the rows have no column {self._id_column!r}: draws are keyed by it",
-                "add one, such as a running number, before map_batches",
-            )
+        for name in self._id_columns:
+            if name not in table.column_names:
+                raise UsageError(
+                    f"the rows have no column {name!r}: draws are keyed by it",
+                    "add one, such as a running number, before map_batches",
+                )
         added: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
         places: list[int] = []
         for result in self._llm.generate(table.to_pylist()):

@@ -7,7 +7,7 @@ always strings), then those of `OPTIONAL_FIELDS` that the job or a row asks for.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "OPTIONAL_FIELDS",
     "RESERVED_NAMES",
     "SCHEMA_VERSION",
+    "is_output",
     "late_columns",
     "output_schema",
     "output_writer",
@@ -94,12 +95,19 @@ OPTIONAL_FIELDS = {
 """In the output's order. A column is there where the job asks for it, or a row that has a value."""
 RESERVED_NAMES = frozenset(_TYPES) | frozenset(OPTIONAL_FIELDS)
 """Names that a kept column may not have."""
+_OF_OUTPUTS = frozenset({"sample", "completion", "attempt", "run_id"})
 
 _GETTERS: dict[str, Callable[[OutputRow], Any]] = {
     name: attrgetter(name) for name in (*_TYPES, *OPTIONAL_FIELDS)
 }
 _DICTIONARY = ["status", "finish_reason", "stop_reason", "error_code", "run_id"]
 _LONG_TEXT = {"prompt", "completion", "reasoning", "error_message", "tool_calls"}
+
+
+def is_output(names: Collection[str]) -> bool:
+    """Whether columns of these names are a job's output: `seed` and `logprobs` are then what was,
+    no settings of the job that reads them."""
+    return all(name in names for name in _OF_OUTPUTS)
 
 
 def output_schema(

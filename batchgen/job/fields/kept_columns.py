@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from batchgen.job.fields.type_fitting import UNFIT, fitting
 from batchgen.job.quoting import shown
 from batchgen.job.schema import RESERVED_NAMES
 
-__all__ = ["MAX_LATE_COLUMNS", "KeptColumns", "TypedColumns"]
+__all__ = ["MAX_LATE_COLUMNS", "KeptColumns", "KeptItem", "TypedColumns"]
 
 MAX_LATE_COLUMNS = 1000
 TypedColumns = Mapping[str, Callable[[Any], Any] | None]
@@ -30,8 +31,27 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 _type_of: Callable[[str], pa.DataType] = pa.type_for_alias
 
 
+@dataclass(frozen=True, slots=True)
+class KeptItem:
+    """One of `--keep-columns`: `name`, `name:type`, or `name=source` for another name."""
+
+    name: str
+    source: str
+    type: str | None = None
+
+    @classmethod
+    def of(cls, item: str) -> KeptItem:
+        """Read one."""
+        column, _, kind = item.rpartition(":") if ":" in item else (item, "", None)
+        name, equals, source = column.partition("=")
+        return cls(name, source if equals else name, kind)
+
+
 class KeptColumns:
-    """The kept columns of one input, and the values that a row has in them."""
+    """The kept columns of one input, and the values that a row has in them.
+
+    Sources' names come in; what a kept column is called in the output is `name_of` it.
+    """
 
     def __init__(self, keep_columns: str) -> None:
         self.all = keep_columns == "all"
@@ -41,10 +61,11 @@ class KeptColumns:
         self._fixed: set[str] = set()
         self._met: set[str] = set()
         self._told: set[str] = set()
+        self._names: dict[str, str] = {}
         if keep_columns not in ("all", "none"):
             for item in filter(None, map(str.strip, keep_columns.split(","))):
                 self._declare_named(item)
-        self.named = frozenset(self._types)
+        self.named = frozenset(self._names)
         self._casts: dict[str, Callable[[Any], Any]] = {n: _cast(t) for n, t in self._types.items()}
 
     @property
@@ -55,7 +76,11 @@ class KeptColumns:
     @property
     def not_met(self) -> list[str]:
         """Columns asked for by name that no source was seen to have."""
-        return [name for name in self._types if name in self.named - self._met]
+        return [name for name in self._names if name not in self._met]
+
+    def name_of(self, source: str) -> str:
+        """What a source's column is called in the output."""
+        return self._names.get(source, source)
 
     def wants(self, name: str) -> bool:
         """Whether an extra column of a typed source is to be read."""
@@ -67,8 +92,9 @@ class KeptColumns:
         UsageError for a name of the output or a contradicting type in --keep-columns;
         InvalidDataError where two sources have types that no type can hold.
         """
-        self._refuse_reserved(name)
         self._met.add(name)
+        name = self.name_of(name)
+        self._refuse_reserved(name)
         known = self._types.get(name)
         if pa.types.is_null(kind):  # another source, if any, decides the type
             if known is not None:
@@ -94,10 +120,11 @@ class KeptColumns:
         for extras in rows:
             self._met.update(extras)
             for name, value in extras.items():
-                if self._keeps(name, value) and name not in self._types:
-                    self._refuse_reserved(name)
-                    self._types[name] = pa.string()
-                    self._casts[name] = _text
+                out = self.name_of(name)
+                if self._keeps(name, value) and out not in self._types:
+                    self._refuse_reserved(out)
+                    self._types[out] = pa.string()
+                    self._casts[out] = _text
 
     def read(self, extras: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
         """The kept values of a JSONL row, cast, and what is wrong with one of them or None."""
@@ -107,6 +134,7 @@ class KeptColumns:
             if not self._keeps(name, value):
                 self._tell_left_out(name)
                 continue
+            name = self.name_of(name)
             if name in RESERVED_NAMES:
                 problem = f"extra column {name!r} has the name of an output column"
             elif self._admit(name):
@@ -121,12 +149,14 @@ class KeptColumns:
     def is_settled(self, names: Iterable[str]) -> bool:
         """Whether it is known of all these extras, whatever their values, if they are kept."""
         known = self._types.keys() | self._late | RESERVED_NAMES
-        return all(name in known or not (self.all or name == "url") for name in names)
+        return all(self.name_of(name) in known or not (self.all or name == "url") for name in names)
 
     def fitted(self, kinds: Mapping[str, pa.DataType]) -> TypedColumns:
         """A typed source's kept columns for `read_typed`. After every source was declared: only
         then are the output's types known."""
-        return {name: fitting(kind, self._types[name]) for name, kind in kinds.items()}
+        return {
+            name: fitting(kind, self._types[self.name_of(name)]) for name, kind in kinds.items()
+        }
 
     def read_typed(
         self, row: Mapping[str, Any], columns: TypedColumns
@@ -135,8 +165,9 @@ class KeptColumns:
         Where sources differ in a column's type each value is made one of the type of both."""
         kept: dict[str, Any] = {}
         problem = None
-        for name, fit in columns.items():
-            kept[name] = value = row.get(name)
+        for source, fit in columns.items():
+            name = self.name_of(source)
+            kept[name] = value = row.get(source)
             if fit is not None and value is not None:
                 try:
                     kept[name] = fit(value)
@@ -147,7 +178,9 @@ class KeptColumns:
         return kept, problem
 
     def _keeps(self, name: str, value: Any) -> bool:
-        if name in self._types:
+        if name in self._names:
+            return True
+        if name in self._types and name not in self._names.values():
             return True
         return (self.all or name == "url") and not isinstance(value, list | dict)
 
@@ -170,11 +203,17 @@ class KeptColumns:
         return True
 
     def _declare_named(self, item: str) -> None:
-        name, colon, alias = item.rpartition(":") if ":" in item else (item, "", "")
-        (self._fixed if colon else self._untyped).add(name)
+        given = KeptItem.of(item)
+        name, source, alias = given.name, given.source, given.type
+        others = {kept for one, kept in self._names.items() if one != source}
+        if name in others or self._names.get(source, name) != name:
+            text = f"--keep-columns {item}: {name!r} or {source!r} is named before"
+            raise UsageError(text, "each column is kept once, under one name")
+        self._names[source] = name
+        (self._untyped if alias is None else self._fixed).add(name)
         self._refuse_reserved(name)
         try:
-            self._types[name] = _type_of(alias) if colon else pa.string()
+            self._types[name] = pa.string() if alias is None else _type_of(alias)
         except ValueError:
             hint = "types are Arrow's: string, int64, float64, bool, date32, timestamp[us], ..."
             raise UsageError(f"--keep-columns {item}: {alias!r} is no type", hint) from None
@@ -194,7 +233,7 @@ class KeptColumns:
     def _refuse_reserved(self, name: str) -> None:
         if name in RESERVED_NAMES:
             text = f"input column {name!r} has the name of an output column"
-            hint = "rename it in the input, or name the columns to keep: --keep-columns none|a,b"
+            hint = f"name the columns to keep, this one anew: --keep-columns a,b,old_{name}={name}"
             raise UsageError(text, hint)
 
 

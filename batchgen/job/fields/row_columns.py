@@ -10,8 +10,10 @@ from batchgen.job.answers.thinking_choice import THINKING_NAMES, thinking_wishes
 from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.fields.openai_rows import ENVELOPE, is_openai_row
 from batchgen.job.fields.params import PARAMETER_NAMES, near_miss
+from batchgen.job.fields.row_ids import IdColumns
 from batchgen.job.fields.setting_names import TEXT_SETTINGS
 from batchgen.job.fields.settings import TEMPLATE_NAMES, TRUNCATE, joined
+from batchgen.job.schema import RESERVED_NAMES, is_output
 from batchgen.job.spec import InputSpec
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class RowColumns:
-    """Of all rows of an input. `ids`: the first that has a value is the id. `content`: prompt,
+    """Of all rows of an input. `ids`: of which `id` makes a row's id. `content`: prompt,
     messages, token ids. `settings`: parameters and what else changes a completion; `thinking`:
     those that are settings only where their value says so. What `kept` asks for by name, or a
     `template` reads, is no setting."""
@@ -38,7 +40,8 @@ class RowColumns:
     def __init__(self, spec: InputSpec, kept: KeptColumns, template: RowTemplate | None) -> None:
         self._kept, self._template = kept, template
         read: frozenset[str] = frozenset() if template is None else template.variables
-        self.ids = (spec.id_column,) if spec.id_column else ("id", "custom_id")
+        self.id = IdColumns.of(spec.id_column)
+        self.ids = self.id.names
         self.content = (spec.prompt_column, spec.messages_column, TOKEN_IDS)
         names = PARAMETER_NAMES | TEXT_SETTINGS | {*TEMPLATE_NAMES, SYSTEM, TRUNCATE, *PARAMS[1:]}
         settings = names - {*self.content, *self.ids} - kept.named
@@ -48,7 +51,7 @@ class RowColumns:
         self.settings = settings - read
         self.thinking = {*THINKING_NAMES} - kept.named - read
         taken = ({*self.content, *PARAMS} | self.settings) - kept.named
-        self._taken = {name: frozenset(taken | {name}) for name in self.ids}
+        self._taken = {name: frozenset(taken | self.id.used(name)) for name in self.ids}
         self._told: set[str] = set()
 
     def reads(self, name: str) -> bool:
@@ -58,7 +61,7 @@ class RowColumns:
 
     def extras(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a JSONL row that have no meaning here, and those asked for by name."""
-        taken = self._taken[self._id_key(raw)]
+        taken = self._taken[self.id.key(raw)]
         if is_openai_row(raw):
             taken = taken | ENVELOPE
         taken = taken | (thinking_wishes(raw).keys() & self.thinking)
@@ -79,16 +82,11 @@ class RowColumns:
     def settings_of(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters at the top level and in `params`; the same one in both must agree."""
         names = self.settings - set(PARAMS)
+        if is_output(raw):
+            names -= RESERVED_NAMES
         own = {k: v for k, v in raw.items() if k in names and v is not None}
         own |= {k: v for k, v in thinking_wishes(raw).items() if k in self.thinking}
         for holder in PARAMS:
             if holder not in self._kept.named:
                 own = joined(own, holder, raw.get(holder))
         return own
-
-    def _id_key(self, raw: Mapping[str, Any]) -> str:
-        """The first id column that has a value, else the first."""
-        for name in self.ids:
-            if raw.get(name) not in (None, ""):
-                return name
-        return self.ids[0]

@@ -125,19 +125,7 @@ class RowParser:
 
     def read_id(self, raw: Mapping[str, Any]) -> str | None:
         """The row's explicit id, None where it has none. RowError for what cannot be an id."""
-        value = raw.get(self.columns.ids[0])
-        if value and type(value) is str:
-            return value
-        given = (raw.get(name) for name in self.columns.ids)
-        value = next((one for one in given if one is not None and one != ""), None)
-        if value is None:
-            return None
-        if type(value) is str:
-            return value
-        if type(value) is int:
-            return str(value)
-        text = f"an id is a string or an integer, not {shown(value)}"
-        raise RowError(ErrorCode.INVALID_ROW, text)
+        return self.columns.id.read(raw)
 
     def _fill(self, row: InputRow, raw: Mapping[str, Any]) -> None:
         if is_openai_row(raw):

@@ -29,6 +29,7 @@ from batchgen.job.input.arrow_values import (
     plain_of,
 )
 from batchgen.job.input.named_columns import few
+from batchgen.job.schema import RESERVED_NAMES, is_output
 from batchgen.job.spec import InputSpec
 from batchgen.job.stored_types import stored_type
 from batchgen.job.templates.row_template import WHOLE_ROW, RowTemplate
@@ -129,7 +130,8 @@ def find_columns(
     if parser.template is None and not envelope:
         _check_content(present, where, spec, columns.content)
     _check_id_column(present, where, spec, columns.ids)
-    meant = {*columns.content, *columns.settings, *PARAMS} - kept.named
+    settings = columns.settings - (RESERVED_NAMES if is_output(present) else frozenset())
+    meant = {*columns.content, *settings, *PARAMS} - kept.named
     meant.update(columns.ids, envelope - {URL})
     meant |= {name for name in columns.thinking if _is_setting(present.get(name))}
     extra = [name for name in present if name in kept.named or name not in meant]
@@ -201,9 +203,11 @@ def _check_content(
 def _check_id_column(
     present: dict[str, pa.DataType], where: str, spec: InputSpec, names: Sequence[str]
 ) -> None:
-    if spec.id_column is not None and spec.id_column not in present:
-        text = f"{where} has no column {spec.id_column}; it has {few(present)}"
-        raise InvalidDataError(text, "name the column of ids with --id-column, or give none")
+    for name in names if spec.id_column is not None else ():
+        if name not in present:
+            text = f"{where} has no column {name}; it has {few(present)}"
+            raise InvalidDataError(text, "name the column of ids with --id-column, or give none")
+        _check_ids(present, where, (name,))
     _check_ids(present, where, names)
 
 
@@ -220,7 +224,7 @@ def _is_messages(kind: pa.DataType) -> bool:
 
 
 def _is_prompt(kind: pa.DataType) -> bool:
-    return is_text(kind) or _is_messages(kind)
+    return is_text(kind) or _is_messages(kind) or _is_integers(kind)
 
 
 def _check_ids(present: dict[str, pa.DataType], where: str, names: Sequence[str]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from batchgen.errors import InvalidDataError
+from batchgen.job.fields.kept_columns import KeptItem
+from batchgen.job.fields.row_ids import IdColumns
 from batchgen.job.spec import InputSpec
 
 __all__ = ["check_names", "few"]
@@ -25,13 +27,16 @@ def check_names(spec: InputSpec, met: Iterable[str], *, every_row: bool) -> None
     defaults = InputSpec(())
     for flag in ("prompt_column", "messages_column", "id_column"):
         given = getattr(spec, flag)
-        if given is not None and given != getattr(defaults, flag) and given not in names:
-            raise _absent("--" + flag.replace("_", "-"), given, names)
+        if given is None or given == getattr(defaults, flag):
+            continue
+        for name in IdColumns.of(given).names if flag == "id_column" else (given,):
+            if name not in names:
+                raise _absent("--" + flag.replace("_", "-"), name, names)
     if every_row and spec.keep_columns not in ("all", "none"):
         for item in filter(None, map(str.strip, spec.keep_columns.split(","))):
-            name = item.rpartition(":")[0] if ":" in item else item
-            if name not in names:
-                raise _absent("--keep-columns", name, names)
+            source = KeptItem.of(item).source
+            if source not in names:
+                raise _absent("--keep-columns", source, names)
 
 
 def few(names: Iterable[str]) -> str:
