@@ -215,7 +215,7 @@ def test_a_channel_waits_no_longer_than_told() -> None:
 def test_the_failure_limit_is_a_count_or_a_share(
     text: str, failed: int, rows: int, exceeded: bool
 ) -> None:
-    assert FailureLimit.parse(text).exceeded(failed, rows) is exceeded
+    assert FailureLimit.parse(text).exit_code(failed, rows) == (3 if exceeded else 0)
 
 
 def test_rows_are_estimated_before_they_are_read(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def merge(
     batchgen merge out.parquet
     """
     from batchgen.job.output.name import check_name, check_served
-    from batchgen.job.run.summary import TOO_MANY_FAILURES, FailureLimit
+    from batchgen.job.run.summary import FailureLimit
     from batchgen.job.storage.layout import folder_of
     from batchgen.job.stores.hub_output import HubOutput, local_copy
     from batchgen.job.verbs.merge_job import merge_output
@@ -49,6 +49,6 @@ def merge(
         from batchgen.job.run.published import send
 
         send(hub, out, checkpoint_dir)
-    code = TOO_MANY_FAILURES if limit.exceeded(report.errors, report.rows) else 0
+    code = limit.exit_code(report.errors, report.rows)
     click.echo(json.dumps({"out": str(hub or out), "exit_code": code} | asdict(report)))
     ctx.exit(code)

@@ -117,13 +117,13 @@ def _failure(results: list[ShardResult]) -> int:
 
 
 def _merged(spec: JobSpec) -> int:
-    from batchgen.job.run.summary import TOO_MANY_FAILURES, FailureLimit
+    from batchgen.job.run.summary import FailureLimit
     from batchgen.job.storage.layout import folder_of
     from batchgen.job.verbs.merge_job import merge_output
 
     limit = FailureLimit.parse(spec.max_failures)
     report = merge_output(spec.out, folder_of(spec.out, spec.checkpoint_dir), lock="wait")
-    code = TOO_MANY_FAILURES if limit.exceeded(report.errors, report.rows) else 0
+    code = limit.exit_code(report.errors, report.rows)
     text = json.dumps({"out": str(spec.out), "exit_code": code} | asdict(report))
     if spec.summary is not None:
         spec.summary.write_text(text + "\n")

@@ -22,7 +22,7 @@ from batchgen.job.locking.lock import is_held
 from batchgen.job.run.kept_engine import KeptEngine
 from batchgen.job.run.runner import Prepare, Report
 from batchgen.job.run.runner import run as run_job
-from batchgen.job.run.summary import TOO_MANY_FAILURES, FailureLimit, Summary, write_summary
+from batchgen.job.run.summary import FailureLimit, Summary, write_summary
 from batchgen.job.run.summing_up import summary_of
 from batchgen.job.shard import Shard
 from batchgen.job.spec import JobSpec
@@ -148,7 +148,7 @@ class _Joined:
 
     def _summary(self, totals: FinalReport) -> Summary:
         base = self._last or Summary(out=str(self._spec.out))
-        code = TOO_MANY_FAILURES if self._limit.exceeded(totals.errors, totals.rows) else 0
+        code = self._limit.exit_code(totals.errors, totals.rows)
         mine = {"computed": self._computed, "reused": totals.rows - self._computed}
         whole = summary_of(base, totals, self._started, None)
         return whole.updated(mine | {"exit_code": code, "shard": None})

@@ -27,13 +27,7 @@ from batchgen.job.run.mended_input import mended_input
 from batchgen.job.run.opening_words import opening_words, recorded_facts
 from batchgen.job.run.retry import check_words, has_nothing_to_lose
 from batchgen.job.run.runnable import check_runnable
-from batchgen.job.run.summary import (
-    TOO_MANY_FAILURES,
-    FailureLimit,
-    Summary,
-    check_beside,
-    write_summary,
-)
+from batchgen.job.run.summary import FailureLimit, Summary, check_beside, write_summary
 from batchgen.job.run.summing_up import summary_of
 from batchgen.job.spec import JobSpec
 from batchgen.job.stopping.deadline import next_deadline
@@ -234,8 +228,8 @@ class _Job:
         if work is None:
             known = FirstFailures(earlier).commonest(totals.error_codes)
             summary = summary.updated({"failures": tuple(known)})
-        if self._limit.exceeded(summary.errors, summary.rows):
-            summary = summary.updated({"exit_code": TOO_MANY_FAILURES})
+        if code := self._limit.exit_code(summary.errors, summary.rows):
+            summary = summary.updated({"exit_code": code})
             print(redacted("\n".join(failure_words(summary))), file=sys.stderr)
         plain_prompts = work is not None and work[1].plain_prompts_for_chat
         words = closing_words(

@@ -112,9 +112,10 @@ class FailureLimit:
             )
         return cls(amount, percent)
 
-    def exceeded(self, failed: int, rows: int) -> bool:
-        """Whether `failed` of `rows` is too many."""
-        return failed > (rows * self.amount / 100 if self.percent else self.amount)
+    def exit_code(self, failed: int, rows: int) -> int:
+        """Of a complete output, `failed` of whose `rows` have no completion."""
+        most = rows * self.amount / 100 if self.percent else self.amount
+        return TOO_MANY_FAILURES if failed > most else 0
 
 
 def check_beside(path: Path, flag: str, out: Place, sources: Iterable[Source]) -> None:
