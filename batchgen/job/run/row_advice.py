@@ -24,7 +24,8 @@ _ADVICE = {
     ),
     ErrorCode.EMPTY_PROMPT: "fill the prompt in, or leave the row out",
     ErrorCode.DUPLICATE_ID: (
-        "give each row an id of its own, or take another column with --id-column"
+        "give each row an id of its own, or take another column with --id-column (id,sample where "
+        "an output with several samples is read)"
     ),
     ErrorCode.UNKNOWN_PARAM: "correct the parameter's name, or remove it from the row",
     ErrorCode.INVALID_PARAM: "correct the parameter's value, or remove it from the row",
