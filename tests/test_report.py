@@ -256,7 +256,7 @@ def test_a_row_takes_a_few_numbers_of_memory(large: Path, pool: pa.MemoryPool) -
     figures_of(table)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 150 * ROWS
+    assert peak < 90 * ROWS
     assert all(one.agrees for one in reconciled(figures, table))
     assert pool.max_memory() < 100 * ROWS
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
-from batchgen.report.page.table import Floats, Table
+from batchgen.report.page.table import Floats, Ints, Table
 
 __all__ = ["Run", "TimeLine", "time_line"]
 
@@ -43,32 +43,48 @@ class TimeLine:
 
 def time_line(table: Table) -> TimeLine:
     """Rows without times, as failed ones are, are not on it."""
+    # An output may have ten million rows: what is not needed any more goes before the next column
+    # comes, and a column is changed in place.
     came, latency = table.moments(), table.floats("latency_s")
-    timed = np.flatnonzero(~np.isnan(came) & ~np.isnan(latency))
-    came, latency = came[timed], latency[timed]
-    queue = np.nan_to_num(table.floats("queue_s")[timed])
-    prefill = np.nan_to_num(table.floats("prefill_s")[timed])
+    timed = ~np.isnan(came) & ~np.isnan(latency)
+    line, ended = came[timed], latency[timed]  # by now how long it took
+    del came, latency
     names, numbers = table.texts("run_id")
-    numbers, index = numbers[timed], table.ints("index")[timed]
-    line, runs = np.zeros(len(timed)), []
+    numbers = numbers[timed]
+    begins, ends = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    np.minimum.at(begins, numbers, line)
+    np.maximum.at(ends, numbers, line + ended)
+    rows = np.bincount(numbers[_firsts(table.ints("index")[timed])], minlength=len(names))
+    runs, offsets = _on_one_line(names, begins, ends, rows)
+    line -= begins[numbers]  # seconds since 1970 leave a moment less exact than a latency is
+    line += offsets[numbers]
+    ended += line
+    del numbers
+    began = line + np.nan_to_num(table.floats("queue_s")[timed], copy=False)
+    first_token = began + np.nan_to_num(table.floats("prefill_s")[timed], copy=False)
+    tokens = table.ints("completion_tokens")[timed].astype(float)
+    return TimeLine(line, began, first_token, ended, tokens, runs)
+
+
+def _firsts(index: Ints) -> npt.NDArray[np.bool_]:
+    """Which rows are the first with their index: its samples are neighbours, of one run."""
+    firsts = np.ones(len(index), dtype=np.bool_)
+    np.not_equal(index[1:], index[:-1], out=firsts[1:])
+    return firsts
+
+
+def _on_one_line(
+    names: list[str], begins: Floats, ends: Floats, rows: Ints
+) -> tuple[tuple[Run, ...], Floats]:
+    """The runs that have rows by when the first of these came; where each run begins."""
+    runs, offsets = [], np.zeros(len(names))
     offset = 0.0
-    for mine in _in_order(numbers, came):
-        begin, end = float(came[mine].min()), float((came + latency)[mine].max())
-        line[mine] = came[mine] - begin + offset
+    for number in np.argsort(begins, kind="stable").tolist():
+        if not rows[number]:
+            continue
+        begin, seconds = float(begins[number]), float(ends[number] - begins[number])
         at = datetime.fromtimestamp(begin, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        name, distinct = names[numbers[mine[0]]], len(np.unique(index[mine]))
-        runs.append(Run(name, at, offset, offset + end - begin, distinct))
-        offset += end - begin
-    began = line + queue
-    return TimeLine(
-        line, began, began + prefill, line + latency,
-        table.ints("completion_tokens")[timed].astype(float), tuple(runs),
-    )  # fmt: skip
-
-
-def _in_order(numbers: npt.NDArray[np.int32], came: Floats) -> list[npt.NDArray[np.int64]]:
-    """The places of each run's rows, by when the first of them came."""
-    by_run = np.argsort(numbers, kind="stable")
-    cuts = np.flatnonzero(np.diff(numbers[by_run])) + 1
-    runs = [places for places in np.split(by_run, cuts) if len(places)]
-    return sorted(runs, key=lambda places: float(came[places].min()))
+        runs.append(Run(names[number], at, offset, offset + seconds, int(rows[number])))
+        offsets[number] = offset
+        offset += seconds
+    return tuple(runs), offsets
