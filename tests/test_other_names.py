@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from test_input_shapes import parse
 
+import batchgen
 from batchgen import LLM, SamplingParams
 from batchgen.api.keywords import spec_of_job, spec_of_llm
 from batchgen.api.params import checked
@@ -17,6 +20,8 @@ from batchgen.cli.run import run
 from batchgen.cli.screen.other_names import answer_for
 from batchgen.engine.request import GrammarKind
 from batchgen.errors import ErrorCode, RowError, UsageError
+from batchgen.job.fields.params import PARAMETER_NAMES
+from batchgen.job.fields.settings import TEMPLATE_NAMES, TRUNCATE
 
 FREQUENT = """
     tokenizer tokenizer_mode trust_remote_code tensor_parallel_size pipeline_parallel_size
@@ -80,6 +85,17 @@ def test_a_keyword_of_vllm_s_is_answered_with_what_to_do(
     with pytest.raises(UsageError) as refused:
         LLM(**keyword)
     assert said in refused.value.message
+
+
+def test_the_page_of_vllm_says_of_no_name_falsely_that_it_is_the_same() -> None:
+    page = (Path(batchgen.__file__).parent / "docs" / "vllm.md").read_text(encoding="utf-8")
+    said = re.findall(r"same under the same name: (.*?)\n\n", page, re.DOTALL)
+    of_rows, of_engine = ({*re.findall(r"`([a-z_]+)`", text)} for text in said)
+    assert len(of_rows) > 30
+    assert of_rows <= PARAMETER_NAMES | {*TEMPLATE_NAMES, TRUNCATE, "tool_choice"}
+    flags = {spelling for one in run.params for spelling in one.opts}
+    values = {"half", "float"}
+    assert {f"--{name.replace('_', '-')}" for name in of_engine - values} <= flags
 
 
 def test_words_for_a_dtype_mean_the_same() -> None:
