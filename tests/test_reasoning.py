@@ -175,6 +175,8 @@ def test_a_message_that_is_continued_goes_on_where_it_stood(
                     "<|channel|>final<|message|>Four."),
         ("deepseek-r1", "Two.</think>\n\nFour."),
         ("glm45", "\n<think>Two.</think>\nFour."),
+        ("longcat2", "<longcat_think>\nTwo.\n</longcat_think>\nFour."),
+        ("solar-open2", "<|think:start|>Two.<|think:end|>Four."),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("tokens", [True, False])
@@ -241,6 +243,7 @@ def test_a_stop_string_is_cut_off_where_it_stands(
         ("{{ 'Here is my thought process: ' }}", "granite"),
         ("{{ '<|channel>thought\n' }}", "gemma4"),
         ("{{ '<think>' }}{{ '<answer>' }}", "hunyuan_a13b"),
+        ("{{ '<longcat_think>' }}", "longcat2"), ("{{ '<|think:start|>' }}", "solar_open2"),
         ("{{ messages }}", None),
     ],
 )  # fmt: skip

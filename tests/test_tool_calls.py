@@ -175,6 +175,18 @@ WHOLE: list[tuple[str, str, str, Any]] = [
      "</arg_value:opensource>\n<arg_key:opensource>days</arg_key:opensource>\n"
      "<arg_value:opensource>3</arg_value:opensource>\n</tool_call:opensource>"
      "\n</tool_calls:opensource>", "Hm.", ONE),
+    ("hy_v3_preview", "Hm.<tool_calls>\n<tool_call>get_weather<tool_sep>\n<arg_key>city</arg_key>"
+     "\n<arg_value>Paris</arg_value>\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n"
+     "</tool_call>\n</tool_calls>", "Hm.", ONE),
+    ("longcat2", "Hm.<longcat_tool_call>get_weather\n<longcat_arg_key>city</longcat_arg_key>\n"
+     "<longcat_arg_value>Paris</longcat_arg_value>\n<longcat_arg_key>days</longcat_arg_key>\n"
+     "<longcat_arg_value>3</longcat_arg_value>\n</longcat_tool_call>\n<longcat_tool_call>get_time\n"
+     "</longcat_tool_call>\n", "Hm.", TWO),
+    ("hunyuan_dense", f"Hm.<tool_calls><tool_call>get_weather\n```json\n{P}\n```</tool_call>\n"
+     "<tool_call>get_time\n```json\n{}\n```</tool_call></tool_calls>", "Hm.", TWO),
+    ("step3_vl", f'Hm.\n<tool_calls>\n<tool_call>\n{{"name": "get_weather", "arguments": {P}}}\n'
+     '</tool_call>\n<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>\n'
+     "</tool_calls>", "Hm.", TWO),
     ("kimi_k3", "<|open|>response<|sep|>Hm.<|close|>response<|sep|><|open|>tools<|sep|><|open|>"
      'call tool="get_weather" index="1"<|sep|><|open|>argument key="city" type="string"<|sep|>Paris'
      '<|close|>argument<|sep|><|open|>argument key="days" type="number"<|sep|>3<|close|>argument'
@@ -278,7 +290,9 @@ TEMPLATES = {
     "kimi_k3": "<|open|><|sep|>", "hy_v3": "<tool_call{}><tool_sep{}><arg_key{}>",
     "solar_open": "<|tool_call:begin|><|tool_call:args|>", "apertus": "<|tools_prefix|>",
     "muse_glimmer": "<atem:invoke ", "minicpm5": "<tool_sep><function name=<param name=",
-    "gigachat3": "<|function_call|>",
+    "gigachat3": "<|function_call|>", "hy_v3_preview": "<tool_call><tool_sep><arg_key>",
+    "longcat2": "<longcat_tool_call><longcat_arg_key>", "longcat": "<longcat_tool_call>",
+    "hunyuan_dense": "<tool_calls><tool_call>", "step3_vl": "<tool_calls>\\n<tool_call>",
 }  # fmt: skip
 
 

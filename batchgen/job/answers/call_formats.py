@@ -28,7 +28,9 @@ from batchgen.job.answers.tagged_calls import (
     DSML,
     GLM,
     HUNYUAN,
+    HUNYUAN_PREVIEW,
     KIMI_K3,
+    LONGCAT,
     MINICPM,
     MINIMAX,
     MUSE,
@@ -97,6 +99,14 @@ _SOLAR = NamedJsonCalls(
     ("<|tool_call:args|>",),
     after_id="<|tool_call:name|>",
 )
+_HUNYUAN_DENSE = NamedJsonCalls(
+    "hunyuan_dense",
+    ("<tool_calls>", "</tool_calls>"),
+    "<tool_call>",
+    "\n",
+    "</tool_call>",
+    ("<tool_calls><tool_call>",),
+)
 _FUNCTIONARY = NamedJsonCalls(
     "functionary_v3", (), "<function=", ">", "</function>", ("<{start_tag}={function_name}>",)
 )
@@ -106,6 +116,7 @@ _FORMATS: tuple[CallFormat, ...] = (
     NestedCalls("minimax_m3", "]<]minimax[>["),
     AddressedCalls("functionary_v3_2", ">>>"),
     DSML,
+    HUNYUAN_PREVIEW,
     _DEEPSEEK,
     _KIMI,
     MistralCalls(),
@@ -118,6 +129,7 @@ _FORMATS: tuple[CallFormat, ...] = (
     SEED,
     MINIMAX,
     GLM,
+    LONGCAT,
     CODER,
     TaggedJsonCalls("apertus", ("<|tools_prefix|>",), ("<|tools_suffix|>",), keyed=True),
     TaggedJsonCalls(
@@ -129,6 +141,14 @@ _FORMATS: tuple[CallFormat, ...] = (
     TaggedJsonCalls("cohere_command3", ("<|START_ACTION|>",), ("<|END_ACTION|>",)),
     TaggedJsonCalls("nemotron", ("<TOOLCALL>",), ("</TOOLCALL>",)),
     TaggedJsonCalls("internlm", ("<|action_start|><|plugin|>",), ("<|action_end|>",)),
+    _HUNYUAN_DENSE,
+    TaggedJsonCalls(
+        "step3_vl",
+        ("<tool_call>",),
+        ("</tool_call>",),
+        ("<tool_calls>\\n<tool_call>",),
+        outer=("<tool_calls>", "</tool_calls>"),
+    ),
     TaggedJsonCalls("hunyuan_a13b", ("<tool_calls>",), ("</tool_calls>",)),
     PythonicCalls(
         "lfm2", ("<|tool_call_start|>",), ("<|tool_call_end|>",), ("<|tool_call_start|>",)

@@ -26,7 +26,7 @@ class TaggedJsonCalls:
     """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, a list in place of the object,
     several in one tag, or several tags. The last tag may be missing: the model's end stands for it.
 
-    `keyed`: a call is `{NAME: {...}}`.
+    `keyed`: a call is `{NAME: {...}}`. `outer`: the tags around all of them.
     """
 
     name: str
@@ -34,11 +34,12 @@ class TaggedJsonCalls:
     ends: tuple[str, ...] = ()
     clues: tuple[str, ...] = ()
     keyed: bool = False
+    outer: tuple[str, ...] = ()
 
     @property
     def tags(self) -> tuple[str, ...]:
         """See `CallFormat.tags`."""
-        whole = self.begins + self.ends
+        whole = self.begins + self.ends + self.outer
         return (*whole, *(part for tag in whole for part in re.findall(r"<\|\w+\|>", tag)))
 
     def is_of(self, template: str) -> bool:
@@ -64,7 +65,10 @@ class TaggedJsonCalls:
                 closed = end.match(answer, read[1])
                 at = closed.end() if closed else read[1]
                 more = not closed and _NEXT.match(answer, at) is not None
-        return Calls("".join([*said, answer[at:]]).strip(), tuple(calls)) if calls else None
+        text = "".join([*said, answer[at:]])
+        for tag in self.outer:
+            text = text.replace(marks.written(tag), "")
+        return Calls(text.strip(), tuple(calls)) if calls else None
 
     def _made(self, value: Any, marks: Marks) -> list[Call] | None:
         if not self.keyed:
@@ -138,7 +142,7 @@ class NamedJsonCalls:
         """See `CallFormat.tags`."""
         whole = (*self.outer, self.begin, self.middle, self.end, self.after_id)
         parts = [part for tag in whole for part in re.findall(r"<\|\w+\|>", tag)]
-        return tuple(tag for tag in (*whole, *parts) if tag)
+        return tuple(tag for tag in (*whole, *parts) if tag.strip())
 
     def is_of(self, template: str) -> bool:
         """See `CallFormat.is_of`."""
@@ -253,11 +257,11 @@ def _made(name: str, arguments: Any, own_id: Any, marks: Marks) -> Call | None:
 
 
 def _named(name: str, text: str, marks: Marks) -> Call | None:
-    """DeepSeek-V3 writes `function`, a tag and the name, then JSON in a code block; Kimi writes
-    `functions.NAME:INDEX`, which is the call's id too."""
-    block = re.fullmatch(r"([^\n{]*)\n```(?:json)?\s*(.*?)\s*(?:```)?", text, re.DOTALL)
-    if block is not None and name == "function":
-        name, text = block[1].strip(), block[2]
+    """DeepSeek-V3 writes `function`, a tag and the name, then JSON in a code block; Hunyuan the
+    name and such a block; Kimi writes `functions.NAME:INDEX`, which is the call's id too."""
+    block = re.fullmatch(r"([^\n{]*)(?:^|\n)```(?:json)?\s*(.*?)\s*(?:```)?", text, re.DOTALL)
+    if block is not None and (name == "function" or not block[1]):
+        name, text = block[1].strip() or name, block[2]
     indexed = re.fullmatch(r"(?:functions\.)?([^:]+):(\d+)", name)
     try:
         value = json_value(text) if text else {}

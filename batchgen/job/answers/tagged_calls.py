@@ -15,7 +15,9 @@ __all__ = [
     "DSML",
     "GLM",
     "HUNYUAN",
+    "HUNYUAN_PREVIEW",
     "KIMI_K3",
+    "LONGCAT",
     "MINICPM",
     "MINIMAX",
     "MUSE",
@@ -130,15 +132,24 @@ SEED = TaggedCalls(
     ("<seed:tool_call>",),
     ("<seed:tool_call>", "</seed:tool_call>"),
 )
-GLM = TaggedCalls(
-    "glm45",
-    ("<tool_call>", "</tool_call>"),
-    r"<tool_call>(?P<name>[^\n<\ufdd0{]+)(?P<body>.*?)</tool_call>",
-    r"<arg_key>(?P<key>.*?)</arg_key>\s*<arg_value>(?P<value>.*?)</arg_value>",
-    r"<tool_call>",
-    ("<arg_key>",),
-    ("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
-)
+
+
+def _keyed(name: str, front: str) -> TaggedCalls:
+    """`front`: what the names of its tags begin with."""
+    call, key, value = (f"{front}{tag}>" for tag in ("tool_call", "arg_key", "arg_value"))
+    return TaggedCalls(
+        name,
+        (f"<{call}", f"</{call}"),
+        rf"<{call}(?P<name>[^\n<\ufdd0{{]+)(?P<body>.*?)</{call}",
+        rf"<{key}(?P<key>.*?)</{key}\s*<{value}(?P<value>.*?)</{value}",
+        rf"<{call}",
+        (f"<{key}",),
+        tuple(f"<{close}{tag}" for tag in (call, key, value) for close in ("", "/")),
+    )
+
+
+GLM = _keyed("glm45", "")
+LONGCAT = _keyed("longcat2", "longcat_")
 MINIMAX = TaggedCalls(
     "minimax_m2",
     ("<minimax:tool_call>", "</minimax:tool_call>"),
@@ -184,21 +195,27 @@ MINICPM = TaggedCalls(
     ("<function name=", "<param name="),
     ("<tool_sep>",),
 )
-_OPENED = ":opensource>"
-HUNYUAN = TaggedCalls(
-    "hy_v3",
-    (f"<tool_calls{_OPENED}", f"</tool_calls{_OPENED}"),
-    rf"<tool_call{_OPENED}(?P<name>[^\n<\ufdd0]+)<tool_sep{_OPENED}(?P<body>.*?)</tool_call{_OPENED}",
-    rf"<arg_key{_OPENED}(?P<key>.*?)</arg_key{_OPENED}\s*"
-    rf"<arg_value{_OPENED}(?P<value>.*?)</arg_value{_OPENED}",
-    rf"<tool_call{_OPENED}",
-    ("<tool_sep{}>", "<arg_key{}>"),
-    tuple(
-        f"<{close}{name}{_OPENED}"
-        for name in ("tool_calls", "tool_call", "tool_sep", "arg_key", "arg_value")
-        for close in ("", "/")
-    ),
-)
+
+
+def _hunyuan(name: str, end: str, clues: tuple[str, ...]) -> TaggedCalls:
+    """`end`: how its tags end."""
+    return TaggedCalls(
+        name,
+        (f"<tool_calls{end}", f"</tool_calls{end}"),
+        rf"<tool_call{end}(?P<name>[^\n<\ufdd0]+)<tool_sep{end}(?P<body>.*?)</tool_call{end}",
+        rf"<arg_key{end}(?P<key>.*?)</arg_key{end}\s*<arg_value{end}(?P<value>.*?)</arg_value{end}",
+        rf"<tool_call{end}",
+        clues,
+        tuple(
+            f"<{close}{tag}{end}"
+            for tag in ("tool_calls", "tool_call", "tool_sep", "arg_key", "arg_value")
+            for close in ("", "/")
+        ),
+    )
+
+
+HUNYUAN = _hunyuan("hy_v3", ":opensource>", ("<tool_sep{}>", "<arg_key{}>"))
+HUNYUAN_PREVIEW = _hunyuan("hy_v3_preview", ">", ("<tool_sep>", "<arg_key>"))
 _BETWEEN = r"[^<\ufdd0]*"
 KIMI_K3 = TaggedCalls(
     "kimi_k3",
