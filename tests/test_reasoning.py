@@ -175,6 +175,7 @@ def test_a_message_that_is_continued_goes_on_where_it_stood(
                     "<|channel|>final<|message|>Four."),
         ("deepseek-r1", "Two.</think>\n\nFour."),
         ("glm45", "\n<think>Two.</think>\nFour."),
+        ("minicpm3", "<|thought_start|>\nTwo.\n<|thought_end|>\nFour."),
         ("longcat2", "<longcat_think>\nTwo.\n</longcat_think>\nFour."),
         ("solar-open2", "<|think:start|>Two.<|think:end|>Four."),
     ],

@@ -175,6 +175,8 @@ WHOLE: list[tuple[str, str, str, Any]] = [
      "</arg_value:opensource>\n<arg_key:opensource>days</arg_key:opensource>\n"
      "<arg_value:opensource>3</arg_value:opensource>\n</tool_call:opensource>"
      "\n</tool_calls:opensource>", "Hm.", ONE),
+    ("lfm2", '<|tool_call_start|>\n```python\nget_weather(city="Paris",days=3)\nget_time()\n```\n'
+     "<|tool_call_end|>\nHm.", "Hm.", TWO),
     ("hy_v3_preview", "Hm.<tool_calls>\n<tool_call>get_weather<tool_sep>\n<arg_key>city</arg_key>"
      "\n<arg_value>Paris</arg_value>\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n"
      "</tool_call>\n</tool_calls>", "Hm.", ONE),

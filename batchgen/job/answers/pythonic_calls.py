@@ -19,6 +19,8 @@ _MOST = 100_000
 """Characters of calls: what is longer is no list of calls, and Python's parser is recursive."""
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _BACKSLASH = re.compile(r"""\\[\\'"abfnrtvx0-7uUN]|\\""")
+_BLOCK = re.compile(r"```(?:python)?\s*\n(.*?)(?:```)?", re.DOTALL)
+"""A block of code around the calls: MiniCPM3's."""
 _JSON_NAMES = {"true": True, "false": False, "null": None}
 
 
@@ -45,6 +47,8 @@ class PythonicCalls:
         """See `CallFormat.read`."""
         said, body = self._body(answer, marks)
         text = marks.plain(body, _RAW).strip()
+        block = _BLOCK.fullmatch(text)
+        text = text if block is None else block[1].strip()
         if not text or len(text) > _MOST:
             return None
         calls = _calls(text if text.startswith("[") else f"[{','.join(text.splitlines())}]")

@@ -51,6 +51,7 @@ _FORMATS = (
         ("to=user<|message|>", "assistant to=user<|message|>", "<|eot|>"),
         ("<|message|>", "<|eom|>", "<|start|>"),
     ),
+    ThinkingFormat("minicpm3", ("<|thought_start|>",), ("<|thought_end|>",)),
     ThinkingFormat("longcat2", ("<longcat_think>",), ("</longcat_think>",)),
     ThinkingFormat("solar_open2", ("<|think:start|>",), ("<|think:end|>",)),
     ThinkingFormat("minimax_m3", ("<mm:think>",), ("</mm:think>",)),
