@@ -141,7 +141,7 @@ def test_an_input_that_grew_gives_the_output_of_the_whole(tmp_path: Path) -> Non
     echo(tmp_path)
     before = rows_of(tmp_path)
     write_rows(tmp_path / "in.jsonl", rows)
-    with pytest.raises(FingerprintMismatchError, match="other files or sizes"):
+    with pytest.raises(FingerprintMismatchError, match="the input has more rows than when"):
         echo(tmp_path)
     summary = echo(tmp_path, incremental=True, max_failures="1")
     assert (summary.computed, summary.reused, summary.rows) == (12, 20, 32)
@@ -152,6 +152,23 @@ def test_an_input_that_grew_gives_the_output_of_the_whole(tmp_path: Path) -> Non
     echo(tmp_path, overwrite=True, max_failures="1")
     assert found.equals(stable(tmp_path / "out.parquet"))
     assert echo(tmp_path, incremental=True, max_failures="1").computed == 0
+
+
+@pytest.mark.parametrize("limit", [None, 40])
+def test_an_input_written_anew_with_the_same_rows_is_no_other_until_rows_come(
+    tmp_path: Path, limit: int | None
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", prompts(20))
+    echo(tmp_path, limit=limit)
+    text = source.read_text()
+    for same in (text.rstrip("\n"), text.replace("\n", "\r\n"), "\n" + text + "\n"):
+        source.write_text(same, newline="")
+        for more in ({}, {"retry": "failed"}, {"incremental": True}):
+            assert echo(tmp_path, limit=limit, **more).computed == 0
+    write_rows(source, prompts(30))
+    with pytest.raises(FingerprintMismatchError, match="the input has more rows than when 20 rows"):
+        echo(tmp_path, limit=limit)
+    assert echo(tmp_path, limit=limit, incremental=True).computed == 10
 
 
 def test_an_input_that_changed_or_shrank_is_refused_with_where(tmp_path: Path) -> None:

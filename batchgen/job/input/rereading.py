@@ -15,9 +15,9 @@ from batchgen.job.input_marks import Mark, Marks, RowSum, mark_of, row_digest
 __all__ = ["Reread", "reread", "verify"]
 
 
-def verify(reader: Reader, rows_read: int, digest: str, marks: Iterable[Mark] = ()) -> None:
+def verify(reader: Reader, rows_read: int, digest: str, marks: Iterable[Mark] = ()) -> bool:
     """Check that the first `rows_read` rows are those that gave `digest` (and `marks` on the way);
-    reads them once.
+    reads them once. Whether more rows are behind them.
 
     FingerprintMismatchError names file and row, as closely as the marks allow.
     """
@@ -25,8 +25,10 @@ def verify(reader: Reader, rows_read: int, digest: str, marks: Iterable[Mark] = 
     marked = dict(marks)
     count = first = 0
     where, since, here = "", "", ""
-    changed = False
-    for name, number, rows, payload in reader.payloads() if rows_read else ():
+    changed = more = False
+    for name, number, rows, payload in reader.payloads():
+        if more := count == rows_read:
+            break
         hash.update(rows.digest_bytes(payload))
         where, first = (where, first) if where == name else (name, count)
         count += 1
@@ -35,7 +37,7 @@ def verify(reader: Reader, rows_read: int, digest: str, marks: Iterable[Mark] = 
         if count in marked:
             changed = marked[count] != mark_of(hash)
             since = since if changed else ""
-        if changed or count == rows_read:
+        if changed:
             break
     if changed or (count == rows_read and hash.hexdigest() != digest):
         text = (
@@ -47,7 +49,7 @@ def verify(reader: Reader, rows_read: int, digest: str, marks: Iterable[Mark] = 
             f"the input has {counted(count, 'row')} left of the {rows_read:,} read before: {last}"
         )
     else:
-        return
+        return more
     hint = "restore the input, give another --out, or start afresh with --overwrite"
     raise FingerprintMismatchError(text, hint)
 

@@ -65,14 +65,13 @@ def check_finished_input(
     if recorded is None or list(recorded.sources) == reader.identity():
         return
     try:
-        verify(reader, recorded.rows_read, recorded.digest, recorded.marks)
+        more = verify(reader, recorded.rows_read, recorded.digest, recorded.marks)
     except FingerprintMismatchError as changed:
         mended(manifest, changed)
         return
-    if limit is None and _sizes(recorded.sources) != _sizes(reader.identity()):
+    if more and (limit is None or limit > rows):
         raise FingerprintMismatchError(
-            "the input has other files or sizes than when its "
-            f"{counted(rows, 'row was', 'rows were')} answered",
+            f"the input has more rows than when {counted(rows, 'row was', 'rows were')} answered",
             f"--incremental computes the rows that came since; or {_HINT}",
         )
 
@@ -93,10 +92,10 @@ def has_grown(manifest: Manifest, reader: Reader, limit: int | None, mended: Men
     if list(recorded.sources) == reader.identity():
         return was_cut and (limit is None or limit > rows)
     try:
-        verify(reader, recorded.rows_read, recorded.digest, recorded.marks)
+        more = verify(reader, recorded.rows_read, recorded.digest, recorded.marks)
     except FingerprintMismatchError as changed:
-        return mended(manifest, changed) and (limit is None or limit > rows)
-    return was_cut or _sizes(recorded.sources) != _sizes(reader.identity())
+        more = mended(manifest, changed)
+    return (was_cut or more) and (limit is None or limit > rows)
 
 
 def _same_rows(rows: int, limit_then: int | None, limit_now: int | None) -> bool:
@@ -105,7 +104,3 @@ def _same_rows(rows: int, limit_then: int | None, limit_now: int | None) -> bool
         return True
     whole = limit_then is None or rows < limit_then
     return whole and (limit_now is None or limit_now > rows)
-
-
-def _sizes(sources: tuple[dict[str, object], ...] | list[dict[str, object]]) -> list[object]:
-    return [source.get("size") for source in sources]
