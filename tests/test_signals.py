@@ -69,9 +69,8 @@ def test_the_second_signal_ends_at_once(tmp_path: Path, source: Path, name: str)
     time.sleep(0.5)
     number = getattr(signal, name)
     process.send_signal(number)
-    if name == "SIGTERM":  # the group's, and a shell's that hands it on: one request
-        time.sleep(0.05)
-        process.send_signal(number)
+    time.sleep(0.01)
+    process.send_signal(number)  # the group's, and a shell's that hands it on: one request
     time.sleep(0.7)
     assert process.poll() is None
     process.send_signal(number)

@@ -1,7 +1,8 @@
 """Polite stops: the first signal, or a deadline, sets a flag; the second signal ends at once.
 
 A signal often comes twice at once: to the whole process group, and handed on by the shell, srun or
-`timeout` above. The same one again within a moment is one request (not SIGINT: a person's).
+`timeout` above. The same one again within a moment is one request; of SIGINT, which may be a
+person's, within a moment that no person presses two keys in.
 The handler does no I/O and takes no lock; whoever works looks at the flag. Only where there is
 nothing to save yet it raises. Standard library only, so that handlers stand before anything heavy
 is imported.
@@ -27,7 +28,7 @@ STAGE_THREADS = ("batchgen-reader", "batchgen-engine", "batchgen-writer")
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP")
 POLITE_SIGNALS = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
-_SAME_S = 0.25
+_SAME_S, _SAME_KEY_S = 0.25, 0.1
 
 
 class Stop:
@@ -88,7 +89,9 @@ class Stop:
             self.signum, self._came = signum, now
             if self._begun_what:
                 self.check(self._begun_what)
-        elif signum != self.signum or signum == signal.SIGINT or now - self._came > _SAME_S:
+            return
+        same_s = _SAME_KEY_S if signum == signal.SIGINT else _SAME_S
+        if signum != self.signum or now - self._came > same_s:
             os._exit(128 + signum)
 
 
