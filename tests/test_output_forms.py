@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from echo_runs import CHANGING, batchgen, prompts, stable, write_rows
 
+from batchgen.cli.command import main
 from batchgen.cli.main import cli
 from batchgen.errors import BatchgenError, UsageError
 from batchgen.job.form import Form
@@ -337,3 +340,21 @@ def test_times_that_python_has_no_value_for_are_text_in_lines_of_json(tmp_path: 
     told = batchgen("export", same, "--format", "jsonl", "--to", tmp_path / "export.jsonl")
     assert told.returncode == 0
     assert steady(lines(tmp_path / "export.jsonl")) == steady(lines(out))
+
+
+def test_a_folder_whose_last_file_finds_no_room_ends_in_73_and_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", prompts(20))
+    words = ["run", "-i", str(source), "-o", str(tmp_path / "out"), "--engine", "echo"]
+    words += ["--rows-per-file", "50"]
+
+    def full(_: Any) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("batchgen.job.output.folder.RowGroupWriter.close", full)
+        assert main(words) == 73
+    assert not (tmp_path / "out").exists()
+    assert main(words) == 0
+    assert pq.read_table(tmp_path / "out").num_rows == 20

@@ -67,10 +67,10 @@ class OutputFolder:
 
     def commit(self, guard: Guard) -> None:
         """Name the files by their number, write the manifest, make all durable, then visible."""
-        if not self._files:
-            self._begin_file()  # a reader finds the schema of no rows
-        self._end_file()
         with unwritable("the output", self._out):
+            if not self._files:
+                self._begin_file()  # a reader finds the schema of no rows
+            self._end_file()
             for number, file in enumerate(self._files):
                 file["name"] = f"part-{number:05d}-of-{len(self._files):05d}.parquet"
                 path = self._temporary / file["name"]
