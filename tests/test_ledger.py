@@ -35,6 +35,7 @@ from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.rows import OutputRow
 from batchgen.job.shard import Shard
 from batchgen.job.storage.bitmap import Bitmap
+from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.storage.part import Columns, PartStem
 from batchgen.job.storage.parts import write_part
 from batchgen.job.storage.totals import totals_of_parts
@@ -47,6 +48,22 @@ def test_overwrite_discards_work_of_other_settings(tmp_path: Path) -> None:
     with open_ledger(tmp_path, fingerprint=OTHER, overwrite=True) as ledger:
         assert ledger.num_done == 0
         assert parts_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("shard", [None, Shard(1, 2)])
+def test_a_run_killed_before_it_read_as_far_as_the_one_before_forgets_no_row_of_the_input(
+    tmp_path: Path, shard: Shard | None
+) -> None:
+    far = InputCheckpoint(9, "of nine", ({"size": 1},), ((4, "of four"),), "sum")
+    with open_ledger(tmp_path, shard=shard) as ledger:
+        ledger.append(rows_of([7]))
+        ledger.checkpoint_input(far)
+    with open_ledger(tmp_path, shard=shard) as ledger:
+        ledger.checkpoint_input(InputCheckpoint(3, "of three", ({"size": 2},)))
+    with open_ledger(tmp_path, shard=shard) as ledger:
+        assert ledger.input_checkpoint == replace(far, sources=({"size": 2},))
+        ledger.checkpoint_input(InputCheckpoint(8, "of eight"), at_end=True)
+        assert ledger.input_checkpoint == InputCheckpoint(8, "of eight")
 
 
 @pytest.mark.parametrize("shard", [None, Shard(1, 2)])

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -165,6 +166,9 @@ class Ledger(AbstractContextManager["Ledger"]):
 
         `at_end`: these are all its rows; `status` and `merge` then know the total.
         """
+        before = self._manifest.input
+        if not at_end and before is not None and before.rows_read > read.rows_read:
+            read = replace(before, sources=read.sources)  # rows past those read now may be done
         self._manifest.total_rows = read.rows_read if at_end else None
         self._manifest.input = read
         self._write_manifest()
