@@ -64,9 +64,12 @@ def test_answers_stand_in_the_next_prompts_and_in_the_next_output(
         assert row["prompt"] == f"{before['prompt']} {before['completion']} Is it {gold}?"
 
 
-def test_what_an_output_says_of_its_own_rows_is_no_setting_of_the_next_job(answers: Path) -> None:
+def test_what_an_output_says_of_its_own_rows_is_no_setting_of_the_next_job(
+    answers: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     spec = InputSpec((str(answers),), id_column="id,sample", keep_columns="none")
     read = list(Reader(spec, flags={"seed": 5}))
+    assert "did you mean" not in caplog.text, "nor a slip for one"
     assert [row.error for row in read] == [None] * 4
     assert {(row.params.seed, row.params.logprobs) for row in read} == {(5, None)}
 

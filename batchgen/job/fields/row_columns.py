@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from batchgen.job.answers.thinking_choice import THINKING_NAMES, thinking_wishes
@@ -66,12 +66,13 @@ class RowColumns:
             taken = taken | ENVELOPE
         taken = taken | (thinking_wishes(raw).keys() & self.thinking)
         extras = {k: v for k, v in raw.items() if k not in taken or k in self._kept.named}
-        self.tell_near_misses(extras)
+        self.tell_near_misses(extras.keys(), of_output=is_output(raw))
         return extras
 
-    def tell_near_misses(self, names: Iterable[str]) -> None:
-        """Say once of a column that its name is nearly a parameter's: it may have been meant."""
-        for name in names:
+    def tell_near_misses(self, names: Set[str], *, of_output: bool) -> None:
+        """Say once of a column that its name is nearly a parameter's: it may have been meant.
+        `of_output`: names of a job's output, whose own columns are no slips."""
+        for name in sorted(names - RESERVED_NAMES if of_output else names):
             if name not in self._told and len(self._told) < _MOST_TOLD:
                 self._told.add(name)
                 near = None if name in self._kept.named else near_miss(name)

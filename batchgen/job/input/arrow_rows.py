@@ -130,7 +130,8 @@ def find_columns(
     if parser.template is None and not envelope:
         _check_content(present, where, spec, columns.content)
     _check_id_column(present, where, spec, columns.ids)
-    settings = columns.settings - (RESERVED_NAMES if is_output(present) else frozenset())
+    of_output = is_output(present)
+    settings = columns.settings - (RESERVED_NAMES if of_output else frozenset())
     meant = {*columns.content, *settings, *PARAMS} - kept.named
     meant.update(columns.ids, envelope - {URL})
     meant |= {name for name in columns.thinking if _is_setting(present.get(name))}
@@ -142,7 +143,7 @@ def find_columns(
         if not _loads_alike(present[name], kind):
             kept.tell_changed(name, present[name], kind)
     names = tuple(name for name in present if name in meant or name in extra or name in read)
-    columns.tell_near_misses(set(present) - meant)
+    columns.tell_near_misses(present.keys() - meant, of_output=of_output)
     twice = [name for name in names if schema.names.count(name) > 1]
     if twice:
         raise InvalidDataError(f"{where} has two columns {twice[0]!r}", "rename one of them")
