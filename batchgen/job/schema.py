@@ -23,10 +23,10 @@ __all__ = [
     "OPTIONAL_FIELDS",
     "RESERVED_NAMES",
     "SCHEMA_VERSION",
-    "is_output",
     "late_columns",
     "output_schema",
     "output_writer",
+    "own_columns",
     "record_batch",
 ]
 
@@ -96,6 +96,7 @@ OPTIONAL_FIELDS = {
 RESERVED_NAMES = frozenset(_TYPES) | frozenset(OPTIONAL_FIELDS)
 """Names that a kept column may not have."""
 _OF_OUTPUTS = frozenset({"sample", "completion", "attempt", "run_id"})
+_NONE: frozenset[str] = frozenset()
 
 _GETTERS: dict[str, Callable[[OutputRow], Any]] = {
     name: attrgetter(name) for name in (*_TYPES, *OPTIONAL_FIELDS)
@@ -104,10 +105,10 @@ _DICTIONARY = ["status", "finish_reason", "stop_reason", "error_code", "run_id"]
 _LONG_TEXT = {"prompt", "completion", "reasoning", "error_message", "tool_calls"}
 
 
-def is_output(names: Collection[str]) -> bool:
-    """Whether columns of these names are a job's output: `seed` and `logprobs` are then what was,
-    no settings of the job that reads them."""
-    return all(name in names for name in _OF_OUTPUTS)
+def own_columns(names: Collection[str]) -> frozenset[str]:
+    """An output's own columns where columns of these names are one: `seed` and `logprobs` are then
+    what was, no settings of the job that reads them."""
+    return RESERVED_NAMES if all(name in names for name in _OF_OUTPUTS) else _NONE
 
 
 def output_schema(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from batchgen.job.answers.thinking_choice import THINKING_NAMES, thinking_wishes
@@ -13,7 +13,7 @@ from batchgen.job.fields.params import PARAMETER_NAMES, near_miss
 from batchgen.job.fields.row_ids import IdColumns
 from batchgen.job.fields.setting_names import TEXT_SETTINGS
 from batchgen.job.fields.settings import TEMPLATE_NAMES, TRUNCATE, joined
-from batchgen.job.schema import RESERVED_NAMES, is_output
+from batchgen.job.schema import own_columns
 from batchgen.job.spec import InputSpec
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class RowColumns:
             text = "--template reads %r, so it is a column, no setting (params may hold settings)"
             _log.warning(text, name)
         self.settings = settings - read
+        self._at_top_level = self.settings - {*PARAMS}
         self.thinking = {*THINKING_NAMES} - kept.named - read
         taken = ({*self.content, *PARAMS} | self.settings) - kept.named
         self._taken = {name: frozenset(taken | self.id.used(name)) for name in self.ids}
@@ -66,26 +67,25 @@ class RowColumns:
             taken = taken | ENVELOPE
         taken = taken | (thinking_wishes(raw).keys() & self.thinking)
         extras = {k: v for k, v in raw.items() if k not in taken or k in self._kept.named}
-        self.tell_near_misses(extras.keys(), of_output=is_output(raw))
+        if not extras.keys() <= self._told:
+            self.tell_near_misses(extras, own_columns(raw))
         return extras
 
-    def tell_near_misses(self, names: Set[str], *, of_output: bool) -> None:
+    def tell_near_misses(self, names: Iterable[str], own: Set[str]) -> None:
         """Say once of a column that its name is nearly a parameter's: it may have been meant.
-        `of_output`: names of a job's output, whose own columns are no slips."""
-        for name in sorted(names - RESERVED_NAMES if of_output else names):
+        `own`: an output's own columns, which are no slips."""
+        for name in names:
             if name not in self._told and len(self._told) < _MOST_TOLD:
                 self._told.add(name)
-                near = None if name in self._kept.named else near_miss(name)
+                near = None if name in self._kept.named or name in own else near_miss(name)
                 if near is not None:
                     text = "column %r is no parameter and changes nothing; did you mean %s?"
                     _log.warning(text, name, near)
 
     def settings_of(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters at the top level and in `params`; the same one in both must agree."""
-        names = self.settings - set(PARAMS)
-        if is_output(raw):
-            names -= RESERVED_NAMES
-        own = {k: v for k, v in raw.items() if k in names and v is not None}
+        names, past = self._at_top_level, own_columns(raw)
+        own = {k: v for k, v in raw.items() if k in names and k not in past and v is not None}
         own |= {k: v for k, v in thinking_wishes(raw).items() if k in self.thinking}
         for holder in PARAMS:
             if holder not in self._kept.named:

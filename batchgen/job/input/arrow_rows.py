@@ -29,7 +29,7 @@ from batchgen.job.input.arrow_values import (
     plain_of,
 )
 from batchgen.job.input.named_columns import few
-from batchgen.job.schema import RESERVED_NAMES, is_output
+from batchgen.job.schema import own_columns
 from batchgen.job.spec import InputSpec
 from batchgen.job.stored_types import stored_type
 from batchgen.job.templates.row_template import WHOLE_ROW, RowTemplate
@@ -130,9 +130,8 @@ def find_columns(
     if parser.template is None and not envelope:
         _check_content(present, where, spec, columns.content)
     _check_id_column(present, where, spec, columns.ids)
-    of_output = is_output(present)
-    settings = columns.settings - (RESERVED_NAMES if of_output else frozenset())
-    meant = {*columns.content, *settings, *PARAMS} - kept.named
+    own = own_columns(present)
+    meant = {*columns.content, *(columns.settings - own), *PARAMS} - kept.named
     meant.update(columns.ids, envelope - {URL})
     meant |= {name for name in columns.thinking if _is_setting(present.get(name))}
     extra = [name for name in present if name in kept.named or name not in meant]
@@ -143,7 +142,7 @@ def find_columns(
         if not _loads_alike(present[name], kind):
             kept.tell_changed(name, present[name], kind)
     names = tuple(name for name in present if name in meant or name in extra or name in read)
-    columns.tell_near_misses(present.keys() - meant, of_output=of_output)
+    columns.tell_near_misses((name for name in present if name not in meant), own)
     twice = [name for name in names if schema.names.count(name) > 1]
     if twice:
         raise InvalidDataError(f"{where} has two columns {twice[0]!r}", "rename one of them")
