@@ -14,6 +14,7 @@ from batchgen.errors import ErrorCode, RowError
 from batchgen.job.fields.setting_advice import SETTING_ADVICE
 from batchgen.job.fields.setting_names import is_neutral
 from batchgen.job.quoting import shown
+from batchgen.job.templates.chat_shape import ENDINGS
 
 __all__ = [
     "TEMPLATE_NAMES",
@@ -89,8 +90,6 @@ _MAY_BE_TEXT = (
     *("tools", "tool_choice", "documents", "chat_template_kwargs"),
     *("logit_bias", "reasoning", "thinking"),
 )
-_ENDINGS = ("continue_final_message", "add_generation_prompt")
-"""They exclude each other."""
 _BEGUN = ("prefix", "partial")
 """True in a last turn that is to be continued: Mistral's and DeepSeek's name, Moonshot's and
 Qwen's."""
@@ -194,8 +193,8 @@ def read_template_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("tool_choice") == "none":
         found.pop("tools", None)
     merged = {**kwargs, **found}
-    if all(merged.get(name) for name in _ENDINGS):
-        text = f"{' and '.join(_ENDINGS)} cannot both be true"
+    if all(merged.get(name) for name in ENDINGS):
+        text = f"{' and '.join(ENDINGS)} cannot both be true"
         raise RowError(ErrorCode.INVALID_PARAM, text)
     return merged
 
@@ -218,7 +217,7 @@ def settled_kwargs(
     itself, and of the default ones what neither excludes."""
     last = messages[-1]
     begun = last.get("role") == "assistant" and any(last.get(name) is True for name in _BEGUN)
-    if begun and not any(name in own for name in _ENDINGS):
+    if begun and not any(name in own for name in ENDINGS):
         own = {**own, "continue_final_message": True}
     return with_default_kwargs(own, default)
 
@@ -227,7 +226,7 @@ def with_default_kwargs(own: Mapping[str, Any], default: Mapping[str, Any]) -> d
     """A chat's own settings of its template over `--chat-template-kwargs`; a default that excludes
     one of its own is left out."""
     merged = {**default, **own}
-    for name, other in (_ENDINGS, _ENDINGS[::-1]):
+    for name, other in (ENDINGS, ENDINGS[::-1]):
         if own.get(name) and other not in own:
             merged.pop(other, None)
     return merged

@@ -12,8 +12,10 @@ from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
 
-__all__ = ["REASONING_KEYS", "ChatShape", "is_result", "joined_text", "with_system"]
+__all__ = ["ENDINGS", "REASONING_KEYS", "ChatShape", "is_result", "joined_text", "with_system"]
 
+ENDINGS = ("continue_final_message", "add_generation_prompt")
+"""How a chat is to end; they exclude each other, and who gives one knows how it ends."""
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 _WORD, _KEY = "probeword", "probekey"
 _RENDERED_AS_DATA = ("'type':", '"type":', "'text':", '"text":')

@@ -10,6 +10,7 @@ from batchgen.engine.request import SamplingParams
 from batchgen.errors import RowError
 from batchgen.job.decisions.settings import unheeded
 from batchgen.job.rows import InputRow
+from batchgen.job.templates.chat_shape import ENDINGS
 from batchgen.job.templates.chat_template import Chat
 from batchgen.job.text.byte_codec import ByteCodec
 from batchgen.job.text.text_codec import TextCodec
@@ -17,8 +18,6 @@ from batchgen.job.text.text_codec import TextCodec
 __all__ = ["Hints"]
 
 _MOST_TOLD = 100
-_ENDINGS = ("continue_final_message", "add_generation_prompt")
-"""Who gives one of them knows how the chat ends."""
 _MOST_SHAPES = 64
 """Of chats that are rendered once more, to see what the template leaves out."""
 _log = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ class Hints:
         last = row.messages[-1] if row.messages else {}
         if self._told_answered or last.get("role") != "assistant" or "tool_calls" in last:
             return
-        if row.params.max_tokens == 0 or any(name in row.template_kwargs for name in _ENDINGS):
+        if row.params.max_tokens == 0 or any(name in row.template_kwargs for name in ENDINGS):
             return
         self._told_answered = True
         text = (
