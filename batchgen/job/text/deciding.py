@@ -119,11 +119,8 @@ class Deciding:
     def _open_ended(self, texts: Sequence[str]) -> list[list[int]]:
         """Raw texts' ids without what the tokenizer puts behind them, as an EOS: it ends no text
         here, and is no part of a label."""
-        encoded, (whole,) = self.codec.encode_batch(texts), self.codec.encode_batch(["a"])
-        (plain,) = self.codec.encode_plain(["a"])
-        ends = (end for end in range(len(whole), 0, -1) if whole[:end][-len(plain) :] == plain)
-        num_behind = len(whole) - next(ends, len(whole))
-        return [ids[: len(ids) - num_behind] for ids in encoded]
+        num_behind = self.codec.num_behind
+        return [ids[: len(ids) - num_behind] for ids in self.codec.encode_batch(texts)]
 
     def _texts(
         self, row: InputRow, questions: Sequence[Question | None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from batchgen.engine.request import Shared
@@ -29,6 +30,13 @@ class TextCodec(Shared, ABC):
     def __getstate__(self) -> dict[str, Any]:
         """For stop strings in another process, which need no template."""
         return self.__dict__ | {"_template": None}
+
+    @cached_property
+    def num_behind(self) -> int:
+        """Tokens that it puts behind plain text, such as an EOS."""
+        (whole,), (plain,) = self.encode_batch(["a"]), self.encode_plain(["a"])
+        ends = (end for end in range(len(whole), 0, -1) if whole[:end][-len(plain) :] == plain)
+        return len(whole) - next(ends, len(whole))
 
     @property
     def template(self) -> ChatTemplate | None:
