@@ -68,9 +68,7 @@ class OutputFolder:
     def commit(self, guard: Guard) -> None:
         """Name the files by their number, write the manifest, make all durable, then visible."""
         with unwritable("the output", self._out):
-            if not self._files:
-                self._begin_file()  # a reader finds the schema of no rows
-            self._end_file()
+            self._end_last_file()
             for number, file in enumerate(self._files):
                 file["name"] = f"part-{number:05d}-of-{len(self._files):05d}.parquet"
                 path = self._temporary / file["name"]
@@ -111,6 +109,11 @@ class OutputFolder:
         path = self._path(len(self._files))
         self._writer = RowGroupWriter(path, self._schema, self._metadata)
         self._files.append({"rows": 0, "output_rows": 0, "first": None, "last": None})
+
+    def _end_last_file(self) -> None:
+        if not self._files:
+            self._begin_file()  # a reader finds the schema of no rows
+        self._end_file()
 
     def _end_file(self) -> None:
         if self._writer is not None:

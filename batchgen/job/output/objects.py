@@ -57,9 +57,7 @@ class OutputObjects(OutputFolder):
     def commit(self, guard: Guard) -> None:
         """Send the last file and the manifest, then remove what is not of this output."""
         with unwritable("the output", self._there):
-            if not self._files:
-                self._begin_file()  # a reader finds the schema of no rows
-            self._end_file()
+            self._end_last_file()
             data = self._manifest().encode()
             write_atomic(self._there / FOLDER_MANIFEST, data, "final", guard)
         self._committed = True
