@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import triton
@@ -58,6 +59,7 @@ def decode_tile(
     return fitted(_decode(spec, dtype, _group(spec)), spec, dtype, shared_memory(device))
 
 
+@lru_cache(maxsize=4096)  # asked by each layer of each step that no graph replays
 def few_tile(
     spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device
 ) -> Tile:
