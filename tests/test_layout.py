@@ -50,7 +50,7 @@ FLOORS = [
     ["batchgen.report.machine", "batchgen.report.page"],
     ["batchgen.report", "batchgen.cluster"],
     ["batchgen.selftest"],
-    ["batchgen.cli.process", "batchgen.cli.screen"],
+    ["batchgen.cli.flags", "batchgen.cli.process", "batchgen.cli.screen"],
     ["batchgen.cli"],
     ["batchgen.api"],
     ["batchgen"],  # the public names, and the command

@@ -15,9 +15,9 @@ from batchgen import LLM, SamplingParams
 from batchgen.api.keywords import spec_of_job, spec_of_llm
 from batchgen.api.params import checked
 from batchgen.cli.command import main
+from batchgen.cli.flags.other_names import answer_for
 from batchgen.cli.main import cli
 from batchgen.cli.run import run
-from batchgen.cli.screen.other_names import answer_for
 from batchgen.engine.request import GrammarKind
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.fields.params import PARAMETER_NAMES

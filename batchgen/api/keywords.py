@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 
-from batchgen.cli.flags import Flag
-from batchgen.cli.run import job_spec
+from batchgen.cli.flags.flag import Flag
+from batchgen.cli.flags.job import job_spec
+from batchgen.cli.flags.other_names import answer_for
 from batchgen.cli.run import run as run_command
-from batchgen.cli.screen.other_names import answer_for
 from batchgen.errors import UsageError
 from batchgen.job.spec import JobSpec
 

@@ -2,5 +2,5 @@
 
 Imports `job`, `report`, `cluster` and `selftest` inside commands. Each command is the file of its
 name.
-Read `main.py` first (which commands there are), then `options.py` and `run.py`.
+Read `main.py` first (which commands there are), then `flags/job.py` and `run.py`.
 """

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from batchgen.cli import options
-from batchgen.cli.flags import (
-    CONTEXT_SETTINGS,
-    Decorated,
-    GroupedCommand,
-    flag,
-    flag_group,
-    params_of,
-)
+from batchgen.cli.flags.engine import engine_options
+from batchgen.cli.flags.flag import Decorated, flag, flag_group, params_of
+from batchgen.cli.flags.grouped_command import CONTEXT_SETTINGS, GroupedCommand
+from batchgen.cli.flags.input import INPUT, input_options
+from batchgen.cli.flags.model import model_options
+from batchgen.cli.flags.sampling import SAMPLING, sampling_options
 from batchgen.errors import UsageError
 from batchgen.startup.importing import importing
 
@@ -31,7 +28,7 @@ __all__ = ["bench"]
 _STATIC_ROWS = {"mixed": {"rows": 40}}
 """Fewer than else: the comparison is over in two minutes on a CPU."""
 
-_OF_ROWS = (options.INPUT, options.SAMPLING)
+_OF_ROWS = (INPUT, SAMPLING)
 _bench_options = flag_group(
     "Bench",
     flag(
@@ -75,7 +72,7 @@ _bench_options = flag_group(
 
 def _row_options(command: Decorated) -> Decorated:
     """Those of `run` that say what a row's prompt is and how it is sampled; read with --in."""
-    command = options.input_options(options.sampling_options(command))
+    command = input_options(sampling_options(command))
     params = params_of(command)
     params[:] = [param for param in params if param.name != "adapters"]
     for param in params:
@@ -89,8 +86,8 @@ def _row_options(command: Decorated) -> Decorated:
 @click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
 @_bench_options
 @_row_options
-@options.model_options
-@options.engine_options
+@model_options
+@engine_options
 @click.pass_context
 def bench(ctx: click.Context, /, **flags: Any) -> None:
     """Measure the engine: token ids in, token ids out, lengths fixed, EOS ignored.
@@ -170,10 +167,11 @@ def _real_rows(flags: Mapping[str, Any], files: ModelFiles, *, own_process: bool
     """The workload of --in, by its name, read before anything is loaded."""
     if not flags["inputs"]:
         return {}
-    from batchgen.cli.preview import prepared, spec_ahead
+    from batchgen.cli.flags.ahead import spec_ahead
+    from batchgen.cli.process.prepare_ahead import prepare_ahead
     from batchgen.report.real_rows import real_workload
 
-    prepared(files, own_process=own_process)
+    prepare_ahead(files, own_process=own_process)
     asked = {"limit": flags["rows"] or flags["limit"], "keep_columns": "none", "adapters": ()}
     no_run = {"out": None, "rows_per_file": None, "shard": None}
     return {"input": real_workload(spec_ahead({**flags, **asked, **no_run}), files, _say)}

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 import batchgen
-from batchgen.cli.flags import CONTEXT_SETTINGS
+from batchgen.cli.flags.grouped_command import CONTEXT_SETTINGS
 from batchgen.cli.screen.table import aligned
 from batchgen.errors import UsageError
 

@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 import click
 
-from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+from batchgen.cli.flags.flag import flag
+from batchgen.cli.flags.grouped_command import CONTEXT_SETTINGS
 
 __all__ = ["doctor"]
 

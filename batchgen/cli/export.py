@@ -12,7 +12,9 @@ from typing import TextIO
 
 import click
 
-from batchgen.cli.flags import CONTEXT_SETTINGS, PLACE, flag
+from batchgen.cli.flags.flag import flag
+from batchgen.cli.flags.grouped_command import CONTEXT_SETTINGS
+from batchgen.cli.flags.place import PLACE
 from batchgen.errors import OutputUnwritableError, UsageError
 from batchgen.job.form import compression_of
 from batchgen.job.stores.files import fsync

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli.flags import CONTEXT_SETTINGS, PLACE, GroupedCommand, flag, flag_group
+from batchgen.cli.flags.flag import flag, flag_group
+from batchgen.cli.flags.grouped_command import CONTEXT_SETTINGS, GroupedCommand
+from batchgen.cli.flags.place import PLACE
 from batchgen.errors import ModelRefusedError, UsageError
 from batchgen.lora_config import CONFIG_NAME
 

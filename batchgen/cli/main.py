@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import click
 
 from batchgen import __version__
-from batchgen.cli.flags import CONTEXT_SETTINGS
+from batchgen.cli.flags.grouped_command import CONTEXT_SETTINGS
 from batchgen.startup.interrupts import raise_interrupts
 
 __all__ = ["cli"]

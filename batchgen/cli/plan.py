@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli.flags import flag, flag_group
-from batchgen.cli.preview import ahead_command, prepared, spec_ahead
+from batchgen.cli.flags.ahead import ahead_command, spec_ahead
+from batchgen.cli.flags.flag import flag, flag_group
+from batchgen.cli.process.prepare_ahead import prepare_ahead
 from batchgen.counts import counted
 from batchgen.errors import UsageError
 
@@ -49,7 +50,7 @@ def plan(ctx: click.Context, /, **flags: Any) -> None:
         raise UsageError("the echo engine computes nothing that could be planned", "name a --model")
     quantization = quantization_of(spec, files) if spec.device == "cpu" else spec.quantization
     shape = shape_of(files, spec.dtype, spec.kv_cache_dtype, quantization)
-    prepared(files, own_process=ctx.obj is True)
+    prepare_ahead(files, own_process=ctx.obj is True)
     whole, mean = flags["whole"], flags["mean_output"]
     with opened(spec, files) as job:
         found = plan_of(job, shape, flags["gpu"], whole=whole, mean_output=mean)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli import options
-from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand, flag, flag_group
+from batchgen.cli.flags.flag import flag, flag_group
+from batchgen.cli.flags.grouped_command import CONTEXT_SETTINGS, GroupedCommand
+from batchgen.cli.flags.job import job_options, job_spec
 from batchgen.cli.process.logs import set_up_logs
-from batchgen.cli.run import job_spec, summary_printer
+from batchgen.cli.run import summary_printer
 from batchgen.errors import StoppedError, UsageError
 from batchgen.job.spec import JobSpec
 
@@ -45,7 +46,7 @@ def ray() -> None:
 
 @ray.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
 @ray_options
-@options.job_options
+@job_options
 @click.pass_context
 def run(ctx: click.Context, /, **flags: Any) -> None:
     """Run the shards of a job as tasks of a Ray cluster, then merge them; resumes by itself.

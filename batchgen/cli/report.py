@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli.flags import CONTEXT_SETTINGS, PLACE, flag
+from batchgen.cli.flags.flag import flag
+from batchgen.cli.flags.grouped_command import CONTEXT_SETTINGS
+from batchgen.cli.flags.place import PLACE
 from batchgen.job.stores.places import Place
 
 if TYPE_CHECKING:

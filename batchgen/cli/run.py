@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli import options
-from batchgen.cli.flags import CONTEXT_SETTINGS, GroupedCommand
+from batchgen.cli.flags.grouped_command import CONTEXT_SETTINGS, GroupedCommand
+from batchgen.cli.flags.job import job_options, job_spec
 from batchgen.cli.process.logs import set_up_logs
 from batchgen.cli.process.streams import silence
-from batchgen.errors import StoppedError, UsageError
+from batchgen.errors import StoppedError
 from batchgen.job.redaction import redacted
-from batchgen.job.shard import Shard
-from batchgen.job.spec import InputSpec, JobSpec
+from batchgen.job.spec import JobSpec
 from batchgen.job.stopping import signals
 from batchgen.job.stopping.last_resort import LastResort
-from batchgen.job.verbs.shard_environment import chosen_shard
 from batchgen.startup import timeline
 
 if TYPE_CHECKING:
@@ -30,18 +26,11 @@ if TYPE_CHECKING:
     from batchgen.job.model.files import ModelFiles
     from batchgen.job.run.summary import Summary
 
-__all__ = ["job_spec", "run", "summary_printer"]
-
-_SAMPLING = (
-    "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
-    "presence_penalty", "frequency_penalty", "stop", "stop_token_ids", "ignore_eos", "n", "seed",
-    "logprobs", "top_logprobs", "choices", "reasoning_budget", "skip_special_tokens",
-    "include_stop_str_in_output",
-)  # fmt: skip
+__all__ = ["run", "summary_printer"]
 
 
 @click.command(cls=GroupedCommand, context_settings=CONTEXT_SETTINGS)
-@options.job_options
+@job_options
 @click.pass_context
 def run(ctx: click.Context, /, **flags: Any) -> None:
     """Generate one completion for every row of the input; resumes by itself.
@@ -132,41 +121,3 @@ def _print_json(summary: Summary) -> None:
         silence(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             click.echo(f"batchgen: the summary could not be printed: {error.strerror}", err=True)
-
-
-def job_spec(flags: dict[str, Any]) -> JobSpec:
-    """The frozen job of these flags; only sampling flags that were given become defaults."""
-    from batchgen.engine.processes.devices import own_device
-    from batchgen.job.fields.params import scoring
-
-    input_names = {field.name for field in fields(InputSpec)}
-    job_names = {field.name for field in fields(JobSpec)} - {"input", "sampling", "shard"}
-    given = {name: flags[name] for name in _SAMPLING if flags[name] not in (None, ())}
-    if flags["score"]:
-        given |= scoring(given)
-    _refuse_folder(flags)
-    flags = flags | {"device": own_device(flags["device"], os.environ, flags["tensor_parallel"])}
-    return JobSpec(
-        input=InputSpec(**{name: flags[name] for name in input_names}),
-        sampling=given,
-        shard=_shard(flags),
-        **{name: flags[name] for name in job_names if name in flags},
-    )
-
-
-def _refuse_folder(flags: dict[str, Any]) -> None:
-    ctx, out = click.get_current_context(silent=True), flags["out"]
-    if ctx is not None and ctx.meta.get("batchgen.folder.out") and not flags["rows_per_file"]:
-        raise UsageError(
-            f"--out {out}/ names a folder, and the output is one file",
-            f"name it, such as {out}/out.parquet; or --rows-per-file N for a folder of files",
-        )
-
-
-def _shard(flags: dict[str, Any]) -> Shard | None:
-    """With --join a scheduler's number of tasks is no split of the rows."""
-    if not flags["join"]:
-        return chosen_shard(flags["shard"], os.environ)
-    if flags["shard"] not in (None, "none"):
-        raise UsageError("--shard and --join are both given", "leave one of them out")
-    return None

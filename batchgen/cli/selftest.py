@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from batchgen.cli.flags import CONTEXT_SETTINGS, flag
+from batchgen.cli.flags.flag import flag
+from batchgen.cli.flags.grouped_command import CONTEXT_SETTINGS
 
 __all__ = ["selftest"]
 

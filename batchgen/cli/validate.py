@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli.preview import ahead_command, prepared, spec_ahead
+from batchgen.cli.flags.ahead import ahead_command, spec_ahead
+from batchgen.cli.process.prepare_ahead import prepare_ahead
 from batchgen.counts import counted
 from batchgen.errors import InvalidDataError
 
@@ -52,7 +53,7 @@ def _validation(flags: dict[str, Any], *, own_process: bool) -> Iterator[Validat
         yield Validation(Reader.of_job(spec, None))
         return
     files = model_of(spec)
-    prepared(files, own_process=own_process)
+    prepare_ahead(files, own_process=own_process)
     with opened(spec, files) as job:
         yield Validation(job)
 

@@ -1,4 +1,4 @@
-"""What a person sees on a terminal, a few aligned lines each time, and types there from habit.
+"""What a person sees on a terminal, a few aligned lines each time.
 
 Imports `job`.
 Read `run_summary.py` first.

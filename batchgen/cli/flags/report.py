@@ -1,4 +1,4 @@
-"""The flags that say how answers are read, and what a run tells, where and how."""
+"""The flags of `run` that say what it tells, where and how."""
 
 from __future__ import annotations
 
@@ -6,33 +6,9 @@ from pathlib import Path
 
 import click
 
-from batchgen.cli.flags import flag, flag_group
+from batchgen.cli.flags.flag import flag, flag_group
 
-__all__ = ["reasoning_parser", "report_options", "tool_call_parser"]
-
-
-def _parser_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    if value in ("auto", "none"):
-        return value
-    if param.name == "reasoning_parser":
-        from batchgen.job.answers.thinking_formats import thinking_format
-
-        thinking_format(value, None)
-    else:
-        from batchgen.job.answers.call_formats import call_format
-
-        call_format(value, None)
-    return value
-
-
-reasoning_parser = flag(
-    "--reasoning-parser", default="auto", metavar="auto|none|NAME", callback=_parser_name,
-    help="What tells thinking from answers; auto: the chat template.",
-)  # fmt: skip
-tool_call_parser = flag(
-    "--tool-call-parser", default="auto", metavar="auto|none|NAME", callback=_parser_name,
-    help="What finds calls of tools, in rows that have some; auto: as above.",
-)  # fmt: skip
+__all__ = ["report_options"]
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 

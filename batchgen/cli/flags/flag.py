@@ -1,37 +1,14 @@
-"""How flags look: grouped in the help, core ones on one screen, each with an environment name; and
-what they take."""
+"""One flag: its place in the help, its environment name, and what no flag takes."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from batchgen.cli.screen.other_names import answer_for, tell_near_variables
-
-if TYPE_CHECKING:
-    from batchgen.job.stores.places import Place
-
-__all__ = [
-    "CONTEXT_SETTINGS",
-    "PLACE",
-    "Decorated",
-    "Flag",
-    "GroupedCommand",
-    "flag",
-    "flag_group",
-    "params_of",
-]
-
-CONTEXT_SETTINGS = {
-    "help_option_names": ["-h", "--help"],
-    "auto_envvar_prefix": "BATCHGEN",
-    "max_content_width": 100,
-}
+__all__ = ["Decorated", "Flag", "flag", "flag_group", "params_of"]
 
 _MOST_BITS = 63
 _BOUNDS = r"(?:-?[\d.]+<=?)?x(?:[<>]=?-?[\d.]+)?"
@@ -57,7 +34,7 @@ class Flag(click.Option):
         self.section = section
         self.core = core
         self.may_be_empty = may_be_empty
-        self.envvar = self.envvar or environment_name(self.opts)
+        self.envvar = self.envvar or _environment_name(self.opts)
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
         """Of a flag that repeats a variable holds one value a line: click would cut at each space,
@@ -94,7 +71,7 @@ class Flag(click.Option):
         return record and (record[0], _RANGE.sub("", record[1]))
 
 
-def environment_name(spellings: Iterable[str]) -> str:
+def _environment_name(spellings: Iterable[str]) -> str:
     """`--max-tokens` -> `BATCHGEN_MAX_TOKENS`; the first long spelling names it."""
     long = next(s for s in spellings if s.startswith("--"))
     return "BATCHGEN_" + long.removeprefix("--").replace("-", "_").upper()
@@ -124,83 +101,3 @@ def flag_group(
         return command
 
     return decorate
-
-
-class GroupedCommand(click.Command):
-    """A command whose help lists flags by section; `--help` the core ones, `--help-all` all.
-
-    A flag under another program's name is answered with ours, and a variable whose name is nearly
-    a flag's is told.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params.append(_help_all_option())
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does, with help for flags and variables that are nearly right."""
-        tell_near_variables(self, os.environ)
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            name = error.option_name
-            answer = answer_for(name)
-            if answer is None:
-                raise
-            text = f"No such option {name!r}{answer}"
-            raise click.NoSuchOption(name, text, ctx=ctx) from None
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one block a section."""
-        show_all = bool(ctx.meta.get("batchgen.help_all"))
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            if show_all or not isinstance(param, Flag) or param.core:
-                record = param.get_help_record(ctx)
-                if record is not None:
-                    sections.setdefault(getattr(param, "section", "Help"), []).append(record)
-        for title, records in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-def _help_all_option() -> click.Option:
-    return click.Option(
-        ["--help-all"],
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_show_help_all,
-        help="Show every flag and exit.",
-    )
-
-
-def _show_help_all(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        ctx.meta["batchgen.help_all"] = True
-        for param in ctx.command.params:
-            if isinstance(param, Flag):
-                param.show_envvar = True
-        click.echo(ctx.get_help(), color=ctx.color)
-        ctx.exit()
-
-
-class _PlaceType(click.ParamType):  # type: ignore[type-arg]  # of later releases of click
-    """A local path, or an object in a store. Whether it was written as a folder is kept in the
-    context's `meta`: a Path forgets its last slash."""
-
-    name = "path"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Place:
-        """`s3://bucket/name`, `gs://`, `az://`; all else is a local path. Raises UsageError."""
-        from batchgen.job.stores.places import place_of
-        from batchgen.job.stores.remote_path import RemotePath
-
-        if ctx is not None and param is not None and isinstance(value, str):
-            ctx.meta[f"batchgen.folder.{param.name}"] = value.endswith("/")
-        return value if isinstance(value, Path | RemotePath) else place_of(value)
-
-
-PLACE = _PlaceType()
