@@ -17,6 +17,7 @@ from batchgen.errors import ErrorCode, FingerprintMismatchError
 from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.input.reader import Reader
 from batchgen.job.input.rereading import verify
+from batchgen.job.input_digest import InputCheckpoint, InputDigest
 from batchgen.job.shard import Shard
 from batchgen.job.spec import InputSpec
 
@@ -28,11 +29,11 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def digest_after(path: str, count: int, **spec: Any) -> str:
+def read_until(path: str, count: int, **spec: Any) -> InputCheckpoint:
     reader = Reader(InputSpec((path,), **spec))
     for row in reader:
         if row.index == count - 1:
-            return reader.digest()
+            return reader.digest.checkpoint()
     raise AssertionError("too short")
 
 
@@ -105,7 +106,8 @@ def test_done_rows_are_left_out_and_still_count(tmp_path: Path) -> None:
     reader.skip_hint(lambda index: index < 5 or index == 11)
     left = [(row.index, row.error and row.error.code) for row in reader]
     assert left == [*((n, None) for n in range(5, 10)), (10, ErrorCode.DUPLICATE_ID)]
-    assert (reader.rows_read, reader.digest()) == (12, whole.digest())
+    assert reader.digest.checkpoint() == whole.digest.checkpoint()
+    assert reader.rows_read == 12
     assert reader.kept_schema == whole.kept_schema
 
 
@@ -154,7 +156,7 @@ def test_the_digest_follows_content_and_not_name_newline_or_what_comes_later(
 ) -> None:
     path = tmp_path / "a.jsonl"
     write(path, ROWS)
-    digest = digest_after(str(path), 20)
+    read = read_until(str(path), 20)
     text = path.read_text()
     for name, data in (
         ("renamed.jsonl", text),
@@ -165,8 +167,8 @@ def test_the_digest_follows_content_and_not_name_newline_or_what_comes_later(
     ):
         other = tmp_path / name
         other.write_text(data, newline="")
-        assert digest_after(str(other), 20) == digest
-        verify(Reader(InputSpec((str(other),))), 20, digest)
+        assert read_until(str(other), 20) == read
+        verify(Reader(InputSpec((str(other),))), read)
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -178,9 +180,9 @@ def parquet(path: Path, rows: list[dict[str, Any]]) -> str:
 def test_a_changed_or_shrunk_input_is_refused_with_where(tmp_path: Path, make: Any) -> None:
     path = tmp_path / ("a.jsonl" if make is write else "a.parquet")
     make(path, ROWS)
-    digest = digest_after(str(path), 20)
-    verify(Reader(InputSpec((str(path),))), 20, digest)
-    verify(Reader(InputSpec((str(path),))), 0, Reader(InputSpec((str(path),))).digest())
+    read = read_until(str(path), 20)
+    verify(Reader(InputSpec((str(path),))), read)
+    verify(Reader(InputSpec((str(path),))), InputDigest().checkpoint())
     changes = {
         "changed": [*ROWS[:5], {**ROWS[5], "prompt": "prompt X"}, *ROWS[6:]],
         "swapped": [ROWS[1], ROWS[0], *ROWS[2:]],
@@ -189,10 +191,10 @@ def test_a_changed_or_shrunk_input_is_refused_with_where(tmp_path: Path, make: A
     for rows in changes.values():
         make(path, rows)
         with pytest.raises(FingerprintMismatchError, match=path.name) as caught:
-            verify(Reader(InputSpec((str(path),))), 20, digest)
+            verify(Reader(InputSpec((str(path),))), read)
         assert caught.value.exit_code == 4
     make(path, [*ROWS[:20], {**ROWS[20], "prompt": "changed later"}])
-    verify(Reader(InputSpec((str(path),))), 20, digest)
+    verify(Reader(InputSpec((str(path),))), read)
 
 
 @pytest.mark.parametrize("row", [0, 1, 70, 71, 4998, 4999])
@@ -203,12 +205,12 @@ def test_the_place_of_a_change_is_told_as_closely_as_the_marks_allow(
     path = tmp_path / "a.jsonl"
     reader = Reader(InputSpec((write(path, rows),)))
     assert len(list(reader)) == 5000
-    marks = reader.marks()
-    assert 32 <= len(marks) < 64
+    read = reader.digest.checkpoint()
+    assert 32 <= len(read.marks) < 64
     rows[row] = {"prompt": "other"}
     changed = Reader(InputSpec((write(path, rows),)))
     with pytest.raises(FingerprintMismatchError) as caught:
-        verify(changed, 5000, reader.digest(), marks)
+        verify(changed, read)
     found = [int(number) for number in re.findall(r"a\.jsonl:(\d+)", caught.value.message)]
     assert found[0] <= row + 1 <= found[-1] <= found[0] + 127
 
@@ -216,7 +218,7 @@ def test_the_place_of_a_change_is_told_as_closely_as_the_marks_allow(
 def test_verifying_leaves_the_reader_as_it_was(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROWS)
     reader = Reader(InputSpec((path,)))
-    verify(reader, 10, digest_after(path, 10))
+    verify(reader, read_until(path, 10))
     assert reader.rows_read == 0
     assert len(list(reader)) == 40
 

@@ -31,11 +31,11 @@ from ledger_tools import (
 )
 
 from batchgen.errors import FingerprintMismatchError, OutputHeldError, OutputUnwritableError
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.rows import OutputRow
 from batchgen.job.shard import Shard
 from batchgen.job.storage.bitmap import Bitmap
-from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.storage.part import Columns, PartStem
 from batchgen.job.storage.parts import write_part
 from batchgen.job.storage.totals import totals_of_parts

@@ -19,7 +19,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from ledger_tools import left_of, open_ledger, rows_of
-from batchgen.job.storage.manifest import InputCheckpoint
+from batchgen.job.input_digest import InputCheckpoint
 folder, pause = Path(sys.argv[1]), float(sys.argv[2])
 with open_ledger(folder, background=True, checkpoint_every=6) as ledger:
     if ledger.finished is None:

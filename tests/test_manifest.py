@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from batchgen.errors import FingerprintMismatchError
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.storage.final_report import FinalReport
-from batchgen.job.storage.manifest import InputCheckpoint, Manifest, fingerprint_diff
+from batchgen.job.storage.manifest import Manifest, fingerprint_diff
 
 
 def test_the_difference_is_told_field_by_field() -> None:

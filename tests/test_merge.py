@@ -25,6 +25,7 @@ from ledger_tools import (
 
 from batchgen.cli.merge import merge as merge_command
 from batchgen.errors import BatchgenError, StoppedError, UsageError
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.ledger.survey import survey
 from batchgen.job.output import merge
 from batchgen.job.output.check import MissingRowsError, OutputCheck
@@ -32,7 +33,6 @@ from batchgen.job.output.merge import EMIT_BYTES, Merge, peak_bytes, ranked
 from batchgen.job.rows import OutputRow
 from batchgen.job.storage import parts
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.storage.part import Columns, Part, PartStem
 from batchgen.job.storage.parts import write_part
 from batchgen.job.verbs.merge_job import merge_output

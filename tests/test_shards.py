@@ -23,10 +23,10 @@ from batchgen.errors import (
     OutputHeldError,
     UsageError,
 )
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.ledger.missing_rows import MissingShardsError
 from batchgen.job.shard import Shard, parse_shard
-from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.verbs.merge_job import merge_output
 from batchgen.job.verbs.shard_environment import chosen_shard
 

@@ -24,9 +24,9 @@ from batchgen.cli.diff import diff
 from batchgen.cli.status import status
 from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, UsageError
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.promise import promise_of
 from batchgen.job.rows import OutputRow
-from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.storage.parts import part_summary
 from batchgen.job.verbs.compare import compare
 from batchgen.job.verbs.part_facts import facts_of_part

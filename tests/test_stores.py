@@ -25,7 +25,7 @@ from ledger_tools import (
 
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, OutputHeldError
 from batchgen.job.input.sources import find_sources
-from batchgen.job.storage.manifest import InputCheckpoint
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.stores import clients
 from batchgen.job.stores.places import Place
 from batchgen.job.stores.remote_path import RemotePath

@@ -39,7 +39,7 @@ class InputRow:
     columns: Mapping[str, Any] | None = None
     """What `--template` reads of the row, until it has made the prompt (or the last message)."""
     digest: bytes = b""
-    """Of what the input has for it (`input_marks.row_digest`)."""
+    """Of what the input has for it (`InputDigest.add`)."""
 
     @property
     def output_id(self) -> str:

@@ -1,7 +1,7 @@
 """The one way in: all sources of a job as `InputRow`s, in input order, streaming.
 
-Every row that is read enters a running content digest, so that a resumed run can tell whether the
-rows that an earlier run answered are still the same; rows that are already done are read for their
+Every row that is read enters the input's digest, so that a resumed run can tell whether the rows
+that an earlier run answered are still the same; rows that are already done are read for their
 digest and id alone.
 """
 
@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,7 +31,7 @@ from batchgen.job.input.jsonl import JsonlRows
 from batchgen.job.input.named_columns import check_names
 from batchgen.job.input.source import Source, SourceKind
 from batchgen.job.input.sources import find_sources
-from batchgen.job.input_marks import Marks, RowSum, row_digest
+from batchgen.job.input_digest import InputDigest
 from batchgen.job.rows import InputRow
 from batchgen.job.shard import Shard
 from batchgen.job.spec import InputSpec, JobSpec, SamplingDefaults
@@ -42,12 +41,10 @@ if TYPE_CHECKING:
     from batchgen.job.model.files import ModelFiles
     from batchgen.job.templates.row_template import RowTemplate
 
-__all__ = ["DIGEST_BYTES", "Reader"]
+__all__ = ["Reader"]
 
 _log = logging.getLogger(__name__)
 _SAMPLE_ROWS = 1000
-DIGEST_BYTES = 16
-"""Of the content digest."""
 
 
 class Rows(Protocol):
@@ -61,7 +58,7 @@ class Rows(Protocol):
 
 
 class Reader:
-    """Rows of the whole input. Iterate once; `rows_read` and `digest()` go with the last row given.
+    """Rows of the whole input. Iterate once; `digest` goes with the last row given.
 
     `shard`: its rows alone are given. All rows are read by every shard, for the digest and for ids
     that are already taken. Errors: InputUnreadableError, InvalidDataError, UsageError and
@@ -87,10 +84,7 @@ class Reader:
         self._shard = shard
         self._done: Callable[[int], bool] | None = None
         self._seen = SeenIds()
-        self._hash = blake2b(digest_size=DIGEST_BYTES)
-        self.marks = Marks()
-        self.row_sum = RowSum()
-        self.rows_read = 0
+        self.digest = InputDigest()
         # Taken before a byte is read: a file that changes under the run is then noticed on resume.
         self._identity = [source.identity() for source in self.sources]
         self._rows = [self._open(source) for source in self.sources]
@@ -128,9 +122,10 @@ class Reader:
         """Leave out rows whose index is done: they are read for digest and id, and not given."""
         self._done = done
 
-    def digest(self) -> str:
-        """Content digest (hex) of the first `rows_read` rows: no names, no newlines."""
-        return self._hash.copy().hexdigest()
+    @property
+    def rows_read(self) -> int:
+        """So far."""
+        return self.digest.rows
 
     def payloads(self) -> Iterator[tuple[str, int, Rows, Any]]:
         """Every row undecoded: its source's name, its number there, what decodes it. Leaves this
@@ -154,15 +149,10 @@ class Reader:
 
     def _rows_of(self, source: Source, rows: Rows, left: int | None) -> Iterator[InputRow]:
         typed = None if isinstance(rows, JsonlRows) else self._kept.fitted(rows.kept)  # type: ignore[attr-defined]
-        update, digest_bytes, prefix = self._hash.update, rows.digest_bytes, f"{source.name}:"
-        marks, add = self.marks, self.row_sum.add
+        read, digest_bytes, prefix = self.digest, rows.digest_bytes, f"{source.name}:"
         for number, payload in islice(rows, left):
-            index = self.rows_read
-            self.rows_read = index + 1
-            update(content := digest_bytes(payload))
-            add(digest := row_digest(index, content))
-            if index + 1 == marks.next:
-                marks.take(index + 1, self._hash)
+            index = read.rows
+            digest = read.add(digest_bytes(payload))
             if self._skipped(index):
                 self._pass_over(rows, payload, typed)
                 continue

@@ -3,50 +3,48 @@ all that changed are rows that failed, which somebody mended."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError
-from batchgen.job.input.reader import DIGEST_BYTES, Reader
-from batchgen.job.input_marks import Mark, Marks, RowSum, mark_of, row_digest
+from batchgen.job.input.reader import Reader
+from batchgen.job.input_digest import InputCheckpoint, InputDigest, RowSum
 
 __all__ = ["Reread", "reread", "verify"]
 
 
-def verify(reader: Reader, rows_read: int, digest: str, marks: Iterable[Mark] = ()) -> bool:
-    """Check that the first `rows_read` rows are those that gave `digest` (and `marks` on the way);
-    reads them once. Whether more rows are behind them.
+def verify(reader: Reader, recorded: InputCheckpoint) -> bool:
+    """Check that the input's first rows are those on record; reads them once. Whether more rows are
+    behind them.
 
     FingerprintMismatchError names file and row, as closely as the marks allow.
     """
-    hash = blake2b(digest_size=DIGEST_BYTES)
-    marked = dict(marks)
-    count = first = 0
+    read, rows_read, marks = InputDigest(), recorded.rows_read, dict(recorded.marks)
     where, since, here = "", "", ""
+    first = 0
     changed = more = False
     for name, number, rows, payload in reader.payloads():
-        if more := count == rows_read:
+        if more := read.rows == rows_read:
             break
-        hash.update(rows.digest_bytes(payload))
-        where, first = (where, first) if where == name else (name, count)
-        count += 1
+        where, first = (where, first) if where == name else (name, read.rows)
+        read.pass_over(rows.digest_bytes(payload))
         here = f"{name}:{number}"
         since = since or here
-        if count in marked:
-            changed = marked[count] != mark_of(hash)
+        if read.rows in marks:
+            changed = marks[read.rows] != read.mark()
             since = since if changed else ""
         if changed:
             break
-    if changed or (count == rows_read and hash.hexdigest() != digest):
+    if changed or (read.rows == rows_read and read.hexdigest() != recorded.digest):
         text = (
             f"the first {counted(rows_read, 'row')} of the input changed, {_between(since, here)}"
         )
-    elif count < rows_read:
-        last = f"{where} (rows {first:,} to {count:,})" if where else "no input"
+    elif read.rows < rows_read:
+        last = f"{where} (rows {first:,} to {read.rows:,})" if where else "no input"
         text = (
-            f"the input has {counted(count, 'row')} left of the {rows_read:,} read before: {last}"
+            f"the input has {counted(read.rows, 'row')} left of the {rows_read:,} read before: "
+            f"{last}"
         )
     else:
         return more
@@ -64,45 +62,37 @@ class Reread:
     """The rows as they are now. `mended`: so many are others than they were. `more`: rows came
     behind them."""
 
-    digest: str
-    marks: tuple[Mark, ...]
-    row_sum: str
+    read: InputCheckpoint
     mended: int
     more: bool
 
 
-def reread(
-    reader: Reader, rows_read: int, row_sum: str, failed: Mapping[int, bytes]
-) -> Reread | None:
-    """The first `rows_read` rows, where those that are not among the `failed` are the same as when
-    all had this sum; None where they are not.
+def reread(reader: Reader, recorded: InputCheckpoint, failed: Mapping[int, bytes]) -> Reread | None:
+    """The rows on record, where those that are not among the `failed` are the same as then; None
+    where they are not.
 
     Raises FingerprintMismatchError where a mended row has the id of one that is kept.
     """
-    hash, marks = blake2b(digest_size=DIGEST_BYTES), Marks()
-    all_rows, kept, expected = RowSum(), RowSum(), RowSum(row_sum)
-    for digest in failed.values():
-        expected.remove(digest)
-    mended, ids = 0, dict[str, str]()
-    count, more = 0, False
+    read, rows_read = InputDigest(), recorded.rows_read
+    expected = RowSum(recorded.row_sum)
+    mended, ids, more = 0, dict[str, str](), False
     for name, number, rows, payload in reader.payloads():
-        if more := count == rows_read:
+        index = read.rows
+        if more := index == rows_read:
             break
-        hash.update(content := rows.digest_bytes(payload))
-        all_rows.add(digest := row_digest(count, content))
-        if count not in failed:
-            kept.add(digest)
-        elif digest != failed[count]:
-            mended += 1
-            if row_id := reader.id_of(rows, payload):
-                ids[row_id] = f"{name}:{number}"
-        count += 1
-        if count == marks.next:
-            marks.take(count, hash)
-    if count < rows_read or str(kept) != str(expected):
+        digest = read.add(rows.digest_bytes(payload))
+        if index in failed:
+            expected.remove(failed[index])
+            expected.add(digest)
+            if digest != failed[index]:
+                mended += 1
+                if row_id := reader.id_of(rows, payload):
+                    ids[row_id] = f"{name}:{number}"
+    found = read.checkpoint()
+    if read.rows < rows_read or found.row_sum != str(expected):
         return None
     _refuse_taken(reader, rows_read, failed, ids)
-    return Reread(hash.hexdigest(), marks(), str(all_rows), mended, more)
+    return Reread(found, mended, more)
 
 
 def _refuse_taken(

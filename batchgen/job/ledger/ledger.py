@@ -25,6 +25,7 @@ from functools import partial
 from typing import Any
 
 from batchgen.job.form import Form
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.ledger import shard_work
 from batchgen.job.ledger.completion import complete_written, write_whole
 from batchgen.job.ledger.done_rows import DoneRows
@@ -38,7 +39,7 @@ from batchgen.job.stopping.stop_check import StopCheck, never
 from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.journal import Inflight, Journal
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.manifest import InputCheckpoint, Manifest
+from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.part import Columns, PartStem
 from batchgen.job.storage.part_writer import PartWriter
 from batchgen.job.stores.places import Place

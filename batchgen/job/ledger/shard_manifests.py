@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.manifest import InputCheckpoint, Manifest
+from batchgen.job.storage.manifest import Manifest
 from batchgen.job.stores.places import Place
 
 __all__ = ["all_manifests", "furthest_input", "furthest_of"]

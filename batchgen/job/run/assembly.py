@@ -22,6 +22,7 @@ from batchgen.job.flow.slow_engine import slowed
 from batchgen.job.flow.writer_stage import WriterStage, finished_rows
 from batchgen.job.input.estimate import estimated_rows
 from batchgen.job.input.reader import Reader
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.redaction import redacted
@@ -37,7 +38,6 @@ from batchgen.job.run.stages import (
 from batchgen.job.spec import JobSpec
 from batchgen.job.stopping.deadline import Deadline
 from batchgen.job.stopping.signals import Stop
-from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.text.prepared import FailedRow
 from batchgen.job.text.requests import Requests
 from batchgen.job.text.text_codec import TextCodec
@@ -226,9 +226,7 @@ class Assembly:
 
     def _note_input(self) -> None:
         """After a chunk, on the reading thread: how far the input was read, and what it was."""
-        reader = self._reader
-        read = reader.rows_read, reader.digest(), (), reader.marks(), str(reader.row_sum)
-        self._input_read = InputCheckpoint(*read)
+        self._input_read = self._reader.digest.checkpoint()
         if self.reader_stage.read_to_end:
             self._expect(self._reader.rows_read)
 

@@ -6,9 +6,10 @@ from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError
 from batchgen.job.input.reader import Reader
 from batchgen.job.input.rereading import verify
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.run.mended_input import Mended
 from batchgen.job.storage.layout import Layout, list_parts
-from batchgen.job.storage.manifest import InputCheckpoint, Manifest
+from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.parts import known_summary
 from batchgen.job.stores.places import Place
 
@@ -24,7 +25,7 @@ def check_resumed_input(checkpoint: InputCheckpoint | None, reader: Reader) -> N
     FingerprintMismatchError.
     """
     if checkpoint is not None and list(checkpoint.sources) != reader.identity():
-        verify(reader, checkpoint.rows_read, checkpoint.digest, checkpoint.marks)
+        verify(reader, checkpoint)
 
 
 def check_limit(layout: Layout, manifest: Manifest, limit: int | None) -> None:
@@ -65,7 +66,7 @@ def check_finished_input(
     if recorded is None or list(recorded.sources) == reader.identity():
         return
     try:
-        more = verify(reader, recorded.rows_read, recorded.digest, recorded.marks)
+        more = verify(reader, recorded)
     except FingerprintMismatchError as changed:
         mended(manifest, changed)
         return
@@ -92,7 +93,7 @@ def has_grown(manifest: Manifest, reader: Reader, limit: int | None, mended: Men
     if list(recorded.sources) == reader.identity():
         return was_cut and (limit is None or limit > rows)
     try:
-        more = verify(reader, recorded.rows_read, recorded.digest, recorded.marks)
+        more = verify(reader, recorded)
     except FingerprintMismatchError as changed:
         more = mended(manifest, changed)
     return (was_cut or more) and (limit is None or limit > rows)

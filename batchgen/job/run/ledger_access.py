@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import OutputHeldError
 from batchgen.job.input.reader import Reader
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.ledger.fingerprint import facts_of, fingerprint_of
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.ledger.opening import decide
@@ -23,7 +24,6 @@ from batchgen.job.spec import JobSpec
 from batchgen.job.stopping.interruptible import interruptible
 from batchgen.job.stopping.signals import Stop
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.manifest import InputCheckpoint
 from batchgen.job.storage.part import Columns
 from batchgen.job.stores.places import Place
 

@@ -4,6 +4,7 @@ takes it as it is now."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError
@@ -12,7 +13,7 @@ from batchgen.job.input.rereading import Reread, reread
 from batchgen.job.spec import JobSpec
 from batchgen.job.storage.failed_rows import kept_failed_rows
 from batchgen.job.storage.layout import folder_of
-from batchgen.job.storage.manifest import InputCheckpoint, Manifest
+from batchgen.job.storage.manifest import Manifest
 
 __all__ = ["Mended", "mended_input"]
 
@@ -25,8 +26,8 @@ def mended_input(spec: JobSpec, reader: Reader) -> Mended:
     """Of this job: what a changed input means."""
 
     def taken(manifest: Manifest, changed: FingerprintMismatchError) -> bool:
-        recorded, found = manifest.input, _reread(spec, reader, manifest)
-        if recorded is None or found is None:
+        found = _reread(spec, reader, manifest)
+        if found is None:
             raise changed
         rows = counted(found.mended, "row that failed is", "rows that failed are")
         if spec.retry != "failed":
@@ -39,9 +40,7 @@ def mended_input(spec: JobSpec, reader: Reader) -> Mended:
                 f"{rows} another in the input now, and more rows came behind them",
                 "--retry failed --incremental computes both",
             )
-        manifest.input = InputCheckpoint(
-            recorded.rows_read, found.digest, tuple(reader.identity()), found.marks, found.row_sum
-        )
+        manifest.input = replace(found.read, sources=tuple(reader.identity()))
         return found.more
 
     return taken
@@ -52,4 +51,4 @@ def _reread(spec: JobSpec, reader: Reader, manifest: Manifest) -> Reread | None:
     if recorded is None or not recorded.row_sum:
         return None
     failed = kept_failed_rows(folder_of(spec.out, spec.checkpoint_dir), manifest.job_id)
-    return reread(reader, recorded.rows_read, recorded.row_sum, failed) if failed else None
+    return reread(reader, recorded, failed) if failed else None

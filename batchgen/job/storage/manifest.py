@@ -16,31 +16,18 @@ from datetime import datetime
 from typing import Any
 
 from batchgen.errors import FingerprintMismatchError
-from batchgen.job.input_marks import Mark
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.promise import with_changes
 from batchgen.job.redaction import redacted
 from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.stores.files import Guard, read_current, unwritable, write_atomic
 from batchgen.job.stores.places import Place
 
-__all__ = ["InputCheckpoint", "Manifest", "fingerprint_diff", "flatten", "is_complete"]
+__all__ = ["Manifest", "fingerprint_diff", "flatten", "is_complete"]
 
 MANIFEST_VERSION = 1
 _RUNS_KEPT = 100
 _ABSENT = "(absent)"
-
-
-@dataclass(frozen=True, slots=True)
-class InputCheckpoint:
-    """The input up to row `rows_read`: its running digest, and its sources' names and sizes."""
-
-    rows_read: int
-    digest: str
-    sources: tuple[dict[str, Any], ...] = ()
-    marks: tuple[Mark, ...] = ()
-    """Digests on the way there."""
-    row_sum: str = ""
-    """The sum of these rows' own digests (`RowSum`); "": an earlier version read them."""
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from batchgen.counts import counted
 from batchgen.errors import FingerprintMismatchError, InputUnreadableError, UsageError
 from batchgen.job.form import Form
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.ledger.completion import complete_written, write_whole
 from batchgen.job.ledger.joining import join
 from batchgen.job.ledger.missing_rows import check_nothing_missing
@@ -20,7 +21,7 @@ from batchgen.job.output.merge import DamagedPartError
 from batchgen.job.promise import with_changes
 from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import Layout
-from batchgen.job.storage.manifest import InputCheckpoint, Manifest
+from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.parts import set_aside
 from batchgen.job.stores.files import Guard
 from batchgen.job.stores.places import Place
