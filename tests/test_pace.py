@@ -18,9 +18,14 @@ MINIMUM, MOST = 64, 1024
 
 
 def job(
-    lengths: list[tuple[int, int]], *, room: int = 1 << 20, slots: int = 128
+    lengths: list[tuple[int, int]],
+    *,
+    room: int = 1 << 20,
+    slots: int = 128,
+    heads: list[list[int]] | None = None,
 ) -> tuple[list[int], Scheduler]:
-    """Run rows (tokens in, tokens out); the number of tokens of each step."""
+    """Run rows (tokens in, tokens out), behind one of the `heads` each in turn; the number of
+    tokens of each step."""
     scheduler = Scheduler(
         BlockManager(room // 16, 16),
         slots,
@@ -28,10 +33,12 @@ def job(
         reorder_window=256,
         min_token_budget=MINIMUM,
         sequence_limit=SequenceLimit(32, slots, room),
+        prefix_caching=heads is not None,
     )
     for i, (tokens, outputs) in enumerate(lengths):
         params = SamplingParams(max_tokens=outputs, ignore_eos=True)
-        scheduler.add(Sequence(Request(i, [1] * tokens, params), tokens + outputs))
+        prompt = [*(heads[i % len(heads)] if heads else []), *[1 + i] * tokens]
+        scheduler.add(Sequence(Request(i, prompt, params), len(prompt) + outputs))
     sizes = []
     while scheduler.waiting or scheduler.running:
         step = scheduler.schedule()
@@ -62,6 +69,16 @@ def test_rows_that_the_cache_does_not_hold_at_their_fullest_begin_one_after_anot
     spread, _ = job(rows, room=27_000)
     assert scheduler.num_preemptions == 0
     assert len(free) < len(paced) < len(spread) - 20
+
+
+def test_rows_under_several_instructions_end_as_soon_as_those_under_one() -> None:
+    rng = random.Random(1)
+    rows = [(16, rng.randrange(16, 65)) for _ in range(120)]
+    heads = [[1000 + head] * 64 for head in range(8)]
+    one, _ = job(rows, heads=heads[:1])
+    several, _ = job(rows, heads=heads)
+    apart, _ = job(rows, heads=heads, slots=119)  # not all may run: instruction by instruction
+    assert len(several) <= len(one) + 2 < len(apart) - 5
 
 
 def test_more_rows_than_may_run_keep_the_pace_of_the_decoding() -> None:

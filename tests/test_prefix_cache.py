@@ -18,7 +18,7 @@ from batchgen.engine.attention.reference import ReferenceBackend
 from batchgen.engine.draws import draw_key
 from batchgen.engine.prefix.block_hashes import BlockHasher, extend_block_hashes
 from batchgen.engine.prefix.block_index import BlockIndex
-from batchgen.engine.prefix.ordering import Row, admission_order
+from batchgen.engine.prefix.ordering import Room, Row, admission_order
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.loader import load_model_from
 
@@ -227,6 +227,22 @@ def test_rows_that_begin_alike_stand_together_long_outputs_first() -> None:
         Row((a, c), 2, 5),
     ]
     assert admission_order(rows) == [1, 4, 3, 5, 0, 2]
+
+
+def test_rows_that_may_all_run_at_once_go_by_output_length_and_then_together() -> None:
+    rows = [
+        Row(hashes, remaining, arrival, most_tokens=12)
+        for arrival, (hashes, remaining) in enumerate(
+            [((b"a",), 5), ((b"b",), 9), ((b"a",), 9), ((b"b",), 5), ((b"a",), 5), ((b"b",), 9)]
+        )
+    ]
+    together = [1, 5, 3, 2, 0, 4]
+    by_length = [1, 5, 2, 3, 0, 4]
+    # 72 tokens, of which four rows have 4 each in common with one before: 56 are held.
+    assert admission_order(rows, Room(6, 63, 4)) == by_length
+    assert admission_order(rows, Room(6, 62, 4)) == together, "the cache has no room for all"
+    assert admission_order(rows, Room(5, 63, 4)) == together, "not all may run"
+    assert admission_order(rows) == together
 
 
 def test_without_common_beginnings_the_order_is_that_of_output_lengths() -> None:

@@ -1,10 +1,10 @@
 """The waiting queue: who is admitted next. Standard library only.
 
 Preempted sequences come first, in the order they were first admitted. New ones come in windows of
-`reorder_window` arrivals: inside a window those with a common prefix stand together and long
-outputs go first (`prefix.ordering`), and no window overtakes an earlier one. Who finds nobody
-waiting begins a window. So a sequence is passed by at most `reorder_window - 1` others, whatever
-arrives after it: nobody starves. A window of 1 is FIFO.
+`reorder_window` arrivals: inside a window those with a common prefix stand together, unless all may
+run at once, and long outputs go first (`prefix.ordering`); no window overtakes an earlier one. Who
+finds nobody waiting begins a window. So a sequence is passed by at most `reorder_window - 1`
+others, whatever arrives after it: nobody starves. A window of 1 is FIFO.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from batchgen.engine.prefix.ordering import Row, admission_order
+from batchgen.engine.prefix.ordering import Room, Row, admission_order
 from batchgen.engine.scheduling.sequence import Sequence
 
 __all__ = ["AdmissionQueue"]
@@ -25,8 +25,9 @@ row the same however many wait."""
 class _Window:
     """Sequences that may overtake each other, and room for more of them."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, at_once: Room | None) -> None:
         self.room = size
+        self._at_once = at_once
         self._arrived: list[tuple[Sequence, int]] = []
         self._ordered: list[tuple[Sequence, int]] = []  # the next one last
 
@@ -53,19 +54,26 @@ class _Window:
 
     def _order(self, members: set[Sequence]) -> list[tuple[Sequence, int]]:
         rows = [pair for pair in self._ordered + self._arrived if pair[0] in members]
-        order = admission_order(Row(s.block_hashes, s.num_remaining, n) for s, n in rows)
+        order = admission_order(
+            (Row(s.block_hashes, s.num_remaining, n, s.max_num_tokens) for s, n in rows),
+            self._at_once,
+        )
         self._ordered = [rows[i] for i in reversed(order)]
         self._arrived = []
         return self._ordered
 
 
 class AdmissionQueue:
-    """Removal is lazy: a window drops who is no member any more when it next looks at it."""
+    """Removal is lazy: a window drops who is no member any more when it next looks at it.
 
-    def __init__(self, reorder_window: int = 1) -> None:
+    at_once: what may run at once.
+    """
+
+    def __init__(self, reorder_window: int = 1, at_once: Room | None = None) -> None:
         if reorder_window < 1:
             raise ValueError(f"reorder_window must be at least 1, not {reorder_window}")
         self._window_size = reorder_window
+        self._at_once = at_once
         self._windows: deque[_Window] = deque()
         self._new: set[Sequence] = set()
         self._preempted: dict[int, Sequence] = {}  # by the number of their first admission
@@ -86,7 +94,7 @@ class AdmissionQueue:
         if not len(self):
             self._windows.clear()
         if not self._windows or not self._windows[-1].room:
-            self._windows.append(_Window(self._window_size))
+            self._windows.append(_Window(self._window_size, self._at_once))
         self._num_arrivals += 1
         self._windows[-1].push(sequence, self._num_arrivals)
         self._new.add(sequence)

@@ -26,6 +26,7 @@ them.
 
 from __future__ import annotations
 
+from batchgen.engine.prefix.ordering import Room
 from batchgen.engine.request import FinishReason
 from batchgen.engine.scheduling.admission import AdmissionQueue
 from batchgen.engine.scheduling.block_manager import BlockManager
@@ -68,7 +69,10 @@ class Scheduler:
         self._prefix_cache = PrefixCache(block_manager, enabled=prefix_caching)
         self._num_sharing_prefix = 0
         self._step_budget = max_num_batched_tokens  # of the step that is being made
-        self.waiting = AdmissionQueue(reorder_window)
+        tokens = block_manager.num_blocks * block_manager.block_size
+        self.waiting = AdmissionQueue(
+            reorder_window, Room(max_num_seqs, tokens, block_manager.block_size)
+        )
         self.running: dict[Sequence, None] = {}
         self.draining: set[Sequence] = set()
         self.num_preemptions = 0
