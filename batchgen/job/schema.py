@@ -108,7 +108,7 @@ _LONG_TEXT = {"prompt", "completion", "reasoning", "error_message", "tool_calls"
 def own_columns(names: Collection[str]) -> frozenset[str]:
     """An output's own columns where columns of these names are one: `seed` and `logprobs` are then
     what was, no settings of the job that reads them."""
-    return RESERVED_NAMES if all(name in names for name in _OF_OUTPUTS) else _NONE
+    return RESERVED_NAMES if _OF_OUTPUTS.issubset(names) else _NONE
 
 
 def output_schema(

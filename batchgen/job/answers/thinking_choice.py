@@ -14,6 +14,7 @@ __all__ = ["THINKING_NAMES", "spread_thinking", "thinking_wishes"]
 
 THINKING_NAMES = ("reasoning", "thinking", "think")
 """Settings where they are objects or booleans; texts under these names are columns."""
+_WISHES = frozenset(THINKING_NAMES)
 _EFFORT, _ENABLE, _BUDGET = "reasoning_effort", "enable_thinking", "thinking_token_budget"
 _SETTINGS = {
     "reasoning": {"effort": _EFFORT, "max_tokens": _BUDGET, "enabled": _ENABLE},
@@ -35,17 +36,21 @@ _SWITCH = {"enabled": True, "disabled": False}
 
 def thinking_wishes(row: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `THINKING_NAMES` that are settings in a row, not columns."""
+    if _WISHES.isdisjoint(row):
+        return {}
     found = {name: row.get(name) for name in THINKING_NAMES}
     return {name: value for name, value in found.items() if isinstance(value, dict | bool)}
 
 
-def spread_thinking(given: Mapping[str, Any]) -> dict[str, Any]:
+def spread_thinking(given: dict[str, Any]) -> dict[str, Any]:
     """The same settings with each such object as what it says.
 
     RowError: UNSUPPORTED_SETTING for a key or value that is not served, INVALID_PARAM where it
     contradicts a setting beside it.
     """
     wishes = thinking_wishes(given)
+    if not wishes:
+        return given
     spread = {name: value for name, value in given.items() if name not in wishes}
     for name, value in wishes.items():
         for key, inner in _keys(name, value).items():

@@ -227,7 +227,9 @@ def _invalid(reason: str) -> RowError:
 def read_contents(raw: Mapping[str, Any], columns: tuple[str, str, str]) -> tuple[Any, Any, Any]:
     """The prompt, the messages and the token ids of a row, two of which are None: a chat or token
     ids may stand in the column of prompts. RowError where not one of them is given."""
-    prompt, messages, token_ids = (raw.get(name) for name in columns)
+    prompt, messages, token_ids = raw.get(columns[0]), raw.get(columns[1]), raw.get(columns[2])
+    if type(prompt) is str and messages is None and token_ids is None:
+        return prompt, None, None
     if columns[0] == columns[1] or (messages is None and is_conversation(prompt)):
         prompt, messages = None, prompt
     if token_ids is None and are_token_ids(prompt):

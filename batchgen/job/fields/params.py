@@ -67,15 +67,15 @@ def read_params(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     params: dict[str, Any] = {}
     for name, value in given.items():
-        if name in TEMPLATE_NAMES or name == TRUNCATE:
+        if value is None or name in _READ_APART or name in TEMPLATE_NAMES or name == TRUNCATE:
             continue
-        if name in SETTING_NAMES and name not in PARAMETER_NAMES:
+        if name in PARAMETER_NAMES:
+            _add(params, name, _read(name, value))
+        elif name in SETTING_NAMES:
             check_setting(name, value, given)
-        elif name not in PARAMETER_NAMES and value is not None:
+        else:
             text = f"unknown parameter {shown(name)}{_guess(name)}"
             raise RowError(ErrorCode.UNKNOWN_PARAM, text)
-        if value is not None and name in PARAMETER_NAMES and name not in _READ_APART:
-            _add(params, name, _read(name, value))
     params |= read_structured(given) | read_token_rules(given) | read_decisions(given)
     _settle_logprobs(params)
     _settle_scoring(params)

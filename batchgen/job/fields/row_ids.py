@@ -36,7 +36,10 @@ class IdColumns:
 
     def key(self, raw: Mapping[str, Any]) -> str:
         """The first column that has a value, else the first."""
-        return next((name for name in self.names if raw.get(name) not in (None, "")), self.names[0])
+        for name in self.names:
+            if raw.get(name) not in (None, ""):
+                return name
+        return self.names[0]
 
     def read(self, raw: Mapping[str, Any]) -> str | None:
         """The id, None where there is none. RowError INVALID_ROW for one that is no text or number,

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["RowParser"]
 
 _MOST_TOLD = 1000
+_MOST_PARAMS = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -68,6 +69,7 @@ class RowParser:
         self._plain = {self.columns.ids[0], spec.prompt_column}
         self._told: set[str] = set()
         self._noted: set[frozenset[str]] = set()
+        self._params: dict[tuple[Any, ...], SamplingParams] = {}
 
     def parse(
         self, index: int, origin: str, raw: Mapping[str, Any], typed: TypedColumns | None = None
@@ -144,10 +146,10 @@ class RowParser:
         if own:
             self._set_params(row, own)
 
-    def _set_params(self, row: InputRow, own: Mapping[str, Any]) -> None:
+    def _set_params(self, row: InputRow, own: dict[str, Any]) -> None:
         is_chat = None if row.prompt_token_ids is not None else row.messages is not None
         own = without_own_specials(spread_thinking(read_texts(own)), is_chat=is_chat)
-        row.params = settled_adapter(apply(self._base, read_params(own)), self._adapters)
+        row.params = self._over_base(read_params(own))
         row.truncate_prompt_tokens = read_truncation(own)
         row.template_kwargs = read_template_kwargs(own)
         choose_tools(row, own)
@@ -155,6 +157,16 @@ class RowParser:
             names = ", ".join(row.template_kwargs)
             text = f"{names}: only a chat template reads this, and the row is no chat"
             raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
+
+    def _over_base(self, own: Mapping[str, Any]) -> SamplingParams:
+        """One object for all rows that set the same: making it takes longer than all else here."""
+        key = tuple(own.items())
+        params = self._params.get(key)
+        if params is None:
+            params = settled_adapter(apply(self._base, own), self._adapters)
+            if len(self._params) < _MOST_PARAMS:
+                self._params[key] = params
+        return params
 
     def _fill_content(
         self, row: InputRow, raw: Mapping[str, Any], columns: tuple[str, str, str]

@@ -41,6 +41,7 @@ TEMPLATE_NAMES = (
     "tools",
 )
 """Settings that the chat template reads."""
+_OF_TEMPLATES = frozenset(TEMPLATE_NAMES)
 
 _ELSEWHERE = {
     "candidate_count": "n",
@@ -86,9 +87,11 @@ _ONE_CALL = "parallel_tool_calls"
 TRUNCATE = "truncate_prompt_tokens"
 """vLLM's: a row's prompt is cut to its last tokens."""
 
-_MAY_BE_TEXT = (
-    *("tools", "tool_choice", "documents", "chat_template_kwargs"),
-    *("logit_bias", "reasoning", "thinking"),
+_MAY_BE_TEXT = frozenset(
+    (
+        *("tools", "tool_choice", "documents", "chat_template_kwargs"),
+        *("logit_bias", "reasoning", "thinking"),
+    )
 )
 _BEGUN = ("prefix", "partial")
 """True in a last turn that is to be continued: Mistral's and DeepSeek's name, Moonshot's and
@@ -152,8 +155,10 @@ def joined(own: dict[str, Any], holder: str, inner: Any) -> dict[str, Any]:
     return {**own, **{k: v for k, v in inner.items() if v is not None or k not in own}}
 
 
-def read_texts(given: Mapping[str, Any]) -> dict[str, Any]:
+def read_texts(given: dict[str, Any]) -> dict[str, Any]:
     """The same, with lists and objects for the template that are JSON text, as tables have them."""
+    if _MAY_BE_TEXT.isdisjoint(given):
+        return given
     return {
         name: json_or_text(value) if name in _MAY_BE_TEXT else value
         for name, value in given.items()
@@ -173,6 +178,8 @@ def json_or_text(value: Any) -> Any:
 def read_template_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
     """What of a row's settings goes to its chat template. RowError INVALID_PARAM for a wrong type
     and for two wishes that exclude each other."""
+    if _OF_TEMPLATES.isdisjoint(given):
+        return {}
     found = {k: given[k] for k in TEMPLATE_NAMES if given.get(k) is not None}
     kwargs = found.pop("chat_template_kwargs", {})
     _require(isinstance(kwargs, dict), "chat_template_kwargs", "an object", kwargs)

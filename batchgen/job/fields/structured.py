@@ -32,6 +32,8 @@ def read_structured(given: Mapping[str, Any]) -> dict[str, StructuredOutput | No
     RowError: INVALID_PARAM for a form that is none and for two that differ, INVALID_SCHEMA for text
     that is no JSON, UNSUPPORTED_SETTING for what is known and not served.
     """
+    if _NAMES.isdisjoint(given):
+        return {}
     found = {name: given[name] for name in STRUCTURED_NAMES if _is_set(given.get(name))}
     _check_whitespace(found)
     pattern = found.pop("guided_whitespace_pattern", None)
@@ -198,3 +200,4 @@ _READERS: dict[str, _Reader] = {
 }
 STRUCTURED_NAMES = (*_READERS, "guided_whitespace_pattern")
 """Every parameter that says what a completion must match."""
+_NAMES = frozenset(STRUCTURED_NAMES)

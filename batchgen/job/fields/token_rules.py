@@ -24,6 +24,8 @@ def read_token_rules(given: Mapping[str, Any]) -> dict[str, Any]:
     `logit_bias` maps ids written as text to numbers, transformers' `sequence_bias` is not served.
     """
     found: dict[str, Any] = {}
+    if _NAMES.isdisjoint(given):
+        return found
     for name, (field, read, wanted) in _READERS.items():
         value = given.get(name)
         if value is None or value in ([], {}, ""):
@@ -91,3 +93,4 @@ _READERS: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "allowed_token_ids": ("allowed_token_ids", _ids, "a list of token ids"),
 }
 TOKEN_RULE_NAMES = tuple(_READERS)
+_NAMES = frozenset(_READERS)
