@@ -364,3 +364,30 @@ def test_an_end_that_the_tokenizer_puts_behind_text_is_no_part_of_a_label(tmp_pa
             (result,) = model.generate([row])
         found.append([(one["label"], round(one["logprob"], 4)) for one in result.choice_probs])
     assert found[0] == found[1] == found[2]
+
+
+def test_labels_that_follow_a_word_of_the_prompt_with_no_space_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    glued = "labels follow the prompt as they are"
+    for number, (prompt, labels, is_told) in enumerate(
+        (
+            ("Sentiment:", " good, bad", True),
+            ("Sentiment:", '[" good", " bad"]', False),
+            ("Sentiment: ", "good,bad", False),
+            ('{"sentiment": "', "good,bad", False),
+            ("気分は", "good,bad", False),
+        )
+    ):
+        caplog.clear()
+        rows = [{"prompt": prompt, "choices": labels}] * 2
+        answers(tmp_path, rows, str(number), engine="echo", dtype="auto")
+        said = [text for text in caplog.messages if glued in text]
+        assert len(said) == is_told, (prompt, labels)
+        if said:
+            assert 'here "Sentiment:good": ' in said[0]
+            assert """--choices '[" good", " bad"]'""" in said[0]
+    caplog.clear()
+    rows = [{"messages": CHAT, "choices": ["a", "b"]}]
+    answers(tmp_path, rows, "chat", engine="echo", dtype="auto")
+    assert not [text for text in caplog.messages if glued in text]

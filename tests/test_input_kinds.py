@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import pickle
 import tarfile
 import zipfile
 from pathlib import Path
@@ -250,7 +251,8 @@ REFUSED = {
     "looks like CSV": b'id,prompt\n1,"a, b"\n',
     "plain": b"Write a poem.\n\nSay it's late, please!\n",
     "plain text": b"# Words\n\n1;2;3\n",
-    "kind not known": b"\x80\x04\x95\x20\x00oops\n",
+    "kind not known": b"\xff\x06\0\0sNaPpY oops\n",
+    "Python pickle": pickle.dumps(ROWS),
     "HTML": b"<!DOCTYPE html>\n<html><body>not found</body></html>\n",
     "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
     "CR alone": TEXT.replace(b"\n", b"\r"),

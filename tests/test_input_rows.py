@@ -243,7 +243,7 @@ def test_openai_rows_are_read() -> None:
     ("raw", "code"),
     [
         (openai({"messages": CHAT}, url="/v1/embeddings"), ErrorCode.UNSUPPORTED_URL),
-        (openai({"messages": CHAT}, url=None), ErrorCode.UNSUPPORTED_URL),
+        (openai({"tools": []}, url=None), ErrorCode.UNSUPPORTED_URL),
         (openai({"messages": CHAT}, url=["/v1/completions"]), ErrorCode.UNSUPPORTED_URL),
         (openai({"messages": CHAT}, method="GET"), ErrorCode.INVALID_ROW),
         (openai("text"), ErrorCode.INVALID_ROW),

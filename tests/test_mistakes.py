@@ -74,7 +74,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "no prompt column under its usual name": (
         "text.jsonl",
         3,
-        r'text.jsonl:1: missing_prompt: .*\["text"\]\n    next: name the column .*--prompt-column',
+        r'missing_prompt: .*\["text"\]; give --prompt-column text\n    next: name the column',
     ),
     "CSV under another name": ("table.jsonl", 65, r"looks like CSV.*\n  next: name it \.csv"),
     "pretty-printed JSON": ("pretty.jsonl", 65, r"JSON over several lines.*\n  next: jq -c"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from batchgen.engine.request import GrammarKind
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.fields.params import PARAMETER_NAMES
 from batchgen.job.fields.settings import TEMPLATE_NAMES, TRUNCATE
+from batchgen.job.input.reader import Reader
+from batchgen.job.spec import InputSpec
 
 FREQUENT = """
     tokenizer tokenizer_mode trust_remote_code tensor_parallel_size pipeline_parallel_size
@@ -165,3 +168,112 @@ def test_special_tokens_are_added_as_ever_or_the_row_is_refused(
         error = parse({**content, "add_special_tokens": wanted}).error
         assert (error is None) == (wanted in neutral)
         assert error is None or error.code is ErrorCode.UNSUPPORTED_SETTING
+
+
+def told(tmp_path: Path, row: dict[str, Any], caplog: pytest.LogCaptureFixture) -> list[str]:
+    caplog.clear()
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a", **row}))
+    assert [one.error for one in Reader(InputSpec((str(tmp_path / "rows.jsonl"),)))] == [None]
+    return [text for text in caplog.messages if "changes nothing" in text]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("max_gen_len", "max_tokens"),
+        ("maxTokenCount", "max_tokens"),
+        ("output_tokens", "max_tokens"),
+        ("stop_words", "stop"),
+        ("bad_words_list", "bad_words"),
+        ("grammar", "structured_outputs"),
+        ("generate_kwargs", "params"),
+        ("temp", "temperature"),
+        ("top_n_tokens", "top_logprobs"),
+        ("truncate", "truncate_prompt_tokens"),
+    ],
+)
+def test_another_tool_s_name_of_a_parameter_is_told_by_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, meant: str
+) -> None:
+    (said,) = told(tmp_path, {name: "1"}, caplog)
+    assert said.endswith(f"did you mean {meant}?")
+
+
+def test_settings_held_by_a_column_of_any_name_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = {"num_predict": 4, "temperature": 0, "num_ctx": 512}
+    (said,) = told(tmp_path, {"options": held, "id": 1}, caplog)
+    assert "column 'options' holds num_predict, temperature, and changes nothing" in said
+    assert said.endswith("settings are read in params")
+    for harmless in ({"options": ["a", "b"]}, {"meta": {"n": 3, "seed": 1, "source": "x"}}):
+        assert told(tmp_path, harmless, caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "off"),
+    [
+        ("return_full_text", True, False),
+        ("handle_long_generation", "hole", None),
+        ("stop_sequence", ".", None),
+        ("clean_up_tokenization_spaces", True, False),
+    ],
+)
+def test_a_pipeline_s_setting_is_off_or_refused(name: str, value: Any, off: Any) -> None:
+    error = parse({"prompt": "a", name: value}).error
+    assert error is not None
+    assert (error.code, "is not served; " in error.message) == (ErrorCode.UNSUPPORTED_SETTING, True)
+    assert parse({"prompt": "a", name: off}).error is None
+
+
+def test_a_batch_row_without_url_is_known_by_its_body() -> None:
+    for given in ({"messages": USER}, {"prompt": "Hi"}, {"input": "Hi"}):
+        row = parse({"custom_id": "a", "body": {"max_tokens": 3, **given}})
+        assert (row.id, row.params.max_tokens) == ("a", 3)
+        assert (row.prompt or row.messages) == ("Hi" if "prompt" in given else USER)
+    error = parse({"custom_id": "a", "body": {"max_tokens": 3}}).error
+    assert error is not None
+    assert "url null is not served" in error.message
+
+
+def test_contents_of_gemini_are_a_chat() -> None:
+    contents = [
+        {"parts": [{"text": "Hi"}]},
+        {"role": "model", "parts": [{"text": "Yes"}, {"text": "?"}]},
+        {"role": "user", "parts": {"text": "Go on"}},
+    ]
+    row = parse({"messages": contents})
+    assert [one["role"] for one in row.messages or ()] == ["user", "assistant", "user"]
+    assert row.messages[1]["content"] == [  # type: ignore[index]
+        {"type": "text", "text": "Yes"}, {"type": "text", "text": "?"},
+    ]  # fmt: skip
+    error = parse({"messages": [{"parts": [{"inlineData": {"data": "x"}}]}]}).error
+    assert error is not None
+    assert "messages[0].parts may hold texts only" in error.message
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"inputs": "Hi", "parameters": {}, "tag": "x"}, "; give --prompt-column inputs"),
+        ({"task_id": "a/1", "question": "Hi"}, "; give --prompt-column question"),
+        ({"input_ids": [1, 2], "output_tokens": 3}, "; give --prompt-column input_ids"),
+        (
+            {"key": 1, "request": {"contents": [{"parts": [{"text": "Hi"}]}]}},
+            "'request' holds its contents",
+        ),
+        ({"input": {"prompt": "Hi"}, "n": 1}, "'input' holds its prompt: jq -c '.input + del"),
+    ],
+)
+def test_where_a_row_s_prompt_stands_is_told(row: dict[str, Any], said: str) -> None:
+    error = parse(row).error
+    assert error is not None
+    assert error.code is ErrorCode.MISSING_PROMPT
+    assert said in error.message
+
+
+def test_no_column_is_guessed_where_several_may_be_the_prompt() -> None:
+    for row in ({"instruction": "Add", "input": "2"}, {"category": "x", "turns": ["a", "b"]}):
+        error = parse(row).error
+        assert error is not None
+        assert "--prompt-column" not in error.message

@@ -2,7 +2,7 @@
 
 Conversations come in several shapes, whose meaning is plain; all become OpenAI's: a list of
 objects with role and content. Read here: that list, the same as JSON text, ShareGPT's from and
-value, parts of OpenAI's Responses API, and the function calls that came before tool calls.
+value, Gemini's parts, those of OpenAI's Responses API, function calls from before tool calls.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ _MEDIA = ("audio", "audios", "image", "images", "video", "videos")
 _SPOKEN = ("reasoning_content", "reasoning", "thinking")
 _SPEAKERS_OF_TEXT = ("system", "developer", "user", "assistant")
 """Roles whose content is never an object: those of others give results."""
+_PROMPTS = ("inputs", "text_input", "inputText")
+"""Of requests to TGI, Triton and Bedrock."""
+_IDS = ("id", "custom_id", "uuid", "task_id", "question_id", "doc_id")
 _ENVELOPE = frozenset({"role", "name", "content", "id", "index", "weight", "tool_call_id"})
 """Keys beside which a turn without content says nothing."""
 
@@ -68,7 +71,7 @@ def read_messages(value: Any) -> list[dict[str, Any]]:
 def is_conversation(value: Any) -> bool:
     """Whether a value in a column of prompts is a list of messages."""
     first = value[0] if isinstance(value, list) and value else None
-    return isinstance(first, dict) and ("role" in first or "from" in first)
+    return isinstance(first, dict) and not first.keys().isdisjoint(("role", "from", "parts"))
 
 
 def is_written_conversation(prompt: str) -> bool:
@@ -111,6 +114,8 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
         raise _invalid(f"{where} must be an object with role and content")
     if "from" in message and message.get("role") is None:
         message = _from_sharegpt(message, where)
+    if "parts" in message and message.get("content") is None:
+        message = _from_gemini(message, where)
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not role:
         raise _invalid(f"{where}.role must be a non-empty string")
@@ -201,6 +206,18 @@ def _from_sharegpt(message: dict[str, Any], where: str) -> dict[str, Any]:
     return {"role": "assistant", "content": None, "function_call": call}
 
 
+def _from_gemini(message: dict[str, Any], where: str) -> dict[str, Any]:
+    """One of Gemini's `contents`: parts that have nothing but a text, of the user or the model."""
+    given, role = message["parts"], message.get("role") or "user"
+    parts = given if isinstance(given, list) else [given]
+    for part in parts:
+        if not isinstance(part, dict) or not isinstance(part.get("text"), str) or len(part) > 1:
+            raise _invalid(f"{where}.parts may hold texts only, not {shown(part)}")
+    texts = [{"type": "text", "text": part["text"]} for part in parts]
+    rest = {key: value for key, value in message.items() if key not in ("parts", "content")}
+    return {**rest, "role": "assistant" if role == "model" else role, "content": texts}
+
+
 def _with_tool_calls(message: dict[str, Any]) -> dict[str, Any]:
     """OpenAI's first form of a call as templates read it now."""
     call = message.pop("function_call", None)
@@ -247,19 +264,36 @@ def _not_one_content(given: int, columns: Sequence[str], raw: Mapping[str, Any])
         return RowError(ErrorCode.INVALID_ROW, f"more than one of {names}")
     has = shown([key for key, value in raw.items() if value is not None])
     chat = next((key for key, value in raw.items() if _is_chat(value)), None)
-    hint = f"; give --messages-column {chat}" if chat else _inside(raw)
+    hint = f"; give --messages-column {chat}" if chat else _inside(raw, columns)
     return RowError(ErrorCode.MISSING_PROMPT, f"none of {names}; the row has {has}{hint}")
 
 
-def _inside(raw: Mapping[str, Any]) -> str:
-    """Where a row's own content is wrapped: all rows in one object, a request of another API."""
+def _inside(raw: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Where a row's own content is: all rows in one object, a request of another API, a column of
+    another name."""
+    holders = [key for key, value in raw.items() if _held(value, columns)]
+    if len(holders) == len(raw) > 1:
+        return "; rows stand under its keys: jq -c 'to_entries[] | {id: .key} + .value' FILE"
     for key, value in raw.items():
         path = f".{key}" if key.isidentifier() else f".{json.dumps(key)}"
         if len(raw) == 1 and isinstance(value, list) and value and isinstance(value[0], dict):
             return f"; rows stand in its list {key!r}: jq -c '{path}[]' FILE makes them lines"
-        if isinstance(value, dict) and _is_chat(value.get("messages")):
-            return f"; messages stand in {key!r}: jq -c '{path} + del({path})' FILE lifts them"
-    return ""
+        if key in holders:
+            held = _held(value, columns)
+            return f"; {key!r} holds its {held}: jq -c '{path} + del({path})' FILE lifts them"
+    texts = [key for key, value in raw.items() if type(value) is str and key not in _IDS]
+    is_flat = not any(isinstance(value, list) for value in raw.values())
+    prompts = [*(key for key in texts if key in _PROMPTS), *texts[: is_flat and len(texts) == 1]]
+    prompts += [key for key, value in raw.items() if are_token_ids(value)]
+    return f"; give --prompt-column {prompts[0]}" if prompts else ""
+
+
+def _held(value: Any, columns: Sequence[str]) -> str | None:
+    """Under which name an object has content."""
+    if not isinstance(value, dict):
+        return None
+    names = ("contents", *columns)
+    return next((n for n in names if _is_chat(value.get(n)) or isinstance(value.get(n), str)), None)
 
 
 def _is_chat(value: Any) -> bool:

@@ -64,7 +64,7 @@ def body_as_row(
     if body.get("stream"):
         raise RowError(ErrorCode.INVALID_PARAM, "stream must be false: a batch has no stream")
     if body.get(content) is None:
-        raise RowError(ErrorCode.MISSING_PROMPT, f"body has no {content}, which {raw['url']} needs")
+        raise RowError(ErrorCode.MISSING_PROMPT, f"body has no {content}, which its url needs")
     _check_tools(body.get("tools"))
     if content == "input":
         return _response_as_row(body)
@@ -83,6 +83,11 @@ def body_as_row(
 def _content_key(raw: Mapping[str, Any]) -> str:
     url, method = raw.get("url"), raw.get("method", "POST")
     path = _path(url) if isinstance(url, str) else ""
+    if url is None:  # Mistral's and Together's files: the job names the endpoint, not the row
+        body = read_body(raw)
+        held = [name for name in _CONTENT.values() if isinstance(body, dict) and name in body]
+        if len(held) == 1:
+            return held[0]
     if path not in _CONTENT:
         served = ", ".join(_CONTENT)
         raise RowError(ErrorCode.UNSUPPORTED_URL, f"url {shown(url)} is not served; {served} are")

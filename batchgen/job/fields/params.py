@@ -14,8 +14,9 @@ from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.decisions.settings import DECISION_NAMES, check_decision, read_decisions
 from batchgen.job.fields.number_ranges import INT32_MAX, NUMBERS, TOKEN_ID
+from batchgen.job.fields.other_names import nearest
 from batchgen.job.fields.setting_names import SETTING_NAMES
-from batchgen.job.fields.settings import TEMPLATE_NAMES, TRUNCATE, check_setting, nearest
+from batchgen.job.fields.settings import TEMPLATE_NAMES, TRUNCATE, check_setting
 from batchgen.job.fields.structured import STRUCTURED_NAMES, read_structured
 from batchgen.job.fields.token_rules import TOKEN_RULE_NAMES, over, read_token_rules
 from batchgen.job.model.adapter_choice import ADAPTER, read_adapter

@@ -28,6 +28,8 @@ SYSTEM = "system"
 TEMPLATE_COLUMNS = "\0template"
 """Where a source with a schema puts what `--template` reads; without it, that is the row."""
 _MOST_TOLD = 1000
+_ALWAYS_SETTINGS = {"max_tokens", "max_new_tokens", "temperature", "top_p", "top_k"}
+"""No column of a table is likely to hold these but for a model."""
 _log = logging.getLogger(__name__)
 
 
@@ -68,8 +70,20 @@ class RowColumns:
         taken = taken | (thinking_wishes(raw).keys() & self.thinking)
         extras = {k: v for k, v in raw.items() if k not in taken or k in self._kept.named}
         if not extras.keys() <= self._told:
+            self._tell_held_settings(extras)
             self.tell_near_misses(extras, own_columns(raw))
         return extras
+
+    def _tell_held_settings(self, extras: Mapping[str, Any]) -> None:
+        """Say once of a column that it holds settings together, under a name that says nothing."""
+        for name, value in extras.items():
+            if name in self._told or name in self._kept.named or not isinstance(value, dict):
+                continue
+            held = [key for key in value if {key, near_miss(key)} & _ALWAYS_SETTINGS]
+            if held and near_miss(name) != PARAMS[0]:
+                self._told.add(name)
+                text = "column %r holds %s, and changes nothing: settings are read in %s"
+                _log.warning(text, name, ", ".join(held), PARAMS[0])
 
     def tell_near_misses(self, names: Iterable[str], own: Set[str]) -> None:
         """Say once of a column that its name is nearly a parameter's: it may have been meant.

@@ -175,6 +175,11 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "token_ids_logprob": _off(),
     # transformers
     "assistant_ensemble_weight": _off(1, 1.0),
+    "clean_up_tokenization_spaces": _off(False),
+    "handle_long_generation": _off(),
+    "return_full_text": _off(False),
+    "stop_sequence": _off(),
+    "tokenizer_encode_kwargs": _off(),
     "cache_implementation": lambda value: value != "quantized",
     "custom_generate": _off(),
     "assistant_early_exit": _off(),

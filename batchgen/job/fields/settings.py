@@ -5,9 +5,7 @@ cut, and those of others' names that are not served (`setting_names`).
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
@@ -22,7 +20,6 @@ __all__ = [
     "check_setting",
     "joined",
     "json_or_text",
-    "nearest",
     "read_template_kwargs",
     "read_texts",
     "read_truncation",
@@ -43,44 +40,6 @@ TEMPLATE_NAMES = (
 """Settings that the chat template reads."""
 _OF_TEMPLATES = frozenset(TEMPLATE_NAMES)
 
-_ELSEWHERE = {
-    "candidate_count": "n",
-    "extra_args": "params",
-    "gen_kwargs": "params",
-    "generation_config": "params",
-    "generation_kwargs": "params",
-    "generation_parameters": "params",
-    "inference_config": "params",
-    "instructions": "system",
-    "llm_kwargs": "params",
-    "max_gen_toks": "max_tokens",
-    "max_thinking_tokens": "thinking_token_budget",
-    "max_tokens_to_sample": "max_tokens",
-    "maxtokens": "max_tokens",
-    "n_predict": "max_tokens",
-    "num_predict": "max_tokens",
-    "parameters": "params",
-    "random_seed": "seed",
-    "repeat_penalty": "repetition_penalty",
-    "response_mime_type": "response_format",
-    "response_schema": "response_format",
-    "sampling_kwargs": "params",
-    "sampling_parameters": "params",
-    "stop_sequences": "stop",
-    "stop_words": "stop",
-    "system_instruction": "system",
-    "system_prompt": "system",
-    "until": "stop",
-}
-"""What other tools (Ollama, llama.cpp, Anthropic, Gemini, Mistral, lm-eval, TGI, TRL) call
-it, in small letters."""
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-"""Between the words of a name that Gemini's and Bedrock's kin write as `topP`."""
-_ALIKE = 0.85
-"""Of a column's name and a parameter's: `temprature`, not `step`."""
-_MAX_GUESSED = 40
-"""Characters of a misspelt name: no parameter's is longer, and comparing costs their square."""
-
 _SPECIALS = "add_special_tokens"
 _ONE_CALL = "parallel_tool_calls"
 """False: at most one call."""
@@ -98,16 +57,6 @@ _BEGUN = ("prefix", "partial")
 Qwen's."""
 _NO_VARIABLES = ("chat_template", "sanitize_control_tokens", "tokenizer_kwargs")
 """`apply_chat_template` takes them beside what its template reads."""
-
-
-def nearest(name: str, names: Collection[str], likeness: float | None = None) -> str | None:
-    """Which of `names` is likely meant by a name that is none."""
-    words = _HUMP.sub("_", name[:_MAX_GUESSED]).lower()
-    known = _ELSEWHERE.get(name.lower()) or _ELSEWHERE.get(words)
-    if known is not None or words in names:
-        return known or words
-    near = get_close_matches(name[:_MAX_GUESSED], names, 1, likeness or _ALIKE)
-    return near[0] if near else None
 
 
 def check_setting(name: str, value: Any, given: Mapping[str, Any]) -> None:

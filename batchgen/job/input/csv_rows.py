@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv as pv
 
 from batchgen.causes import first_line
-from batchgen.errors import InputUnreadableError
+from batchgen.errors import InputUnreadableError, InvalidDataError
 from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.arrow_rows import ArrowRows, find_columns
@@ -27,6 +27,7 @@ from batchgen.job.input.file_kinds import HEAD_BYTES, compression_by_head
 from batchgen.job.input.folder_keys import with_keys, with_values
 from batchgen.job.input.joined_streams import JoinedStreams
 from batchgen.job.input.source import Source
+from batchgen.job.quoting import shown
 from batchgen.job.spec import InputSpec
 
 __all__ = ["csv_rows"]
@@ -48,6 +49,7 @@ def csv_rows(source: Source, spec: InputSpec, parser: RowParser, kept: KeptColum
             names = reader.schema.names
     except (OSError, pa.ArrowException) as error:
         raise _damaged(source, 0, error) from error
+    _refuse_other_delimiter(names, source.name, spec)
     schema = pa.schema([(name, pa.string()) for name in names])
     columns = find_columns(with_keys(schema, source.keys), source.name, spec, parser, kept)
     cells = cells_of(parser.columns.settings & {*columns.names})
@@ -58,6 +60,17 @@ def csv_rows(source: Source, spec: InputSpec, parser: RowParser, kept: KeptColum
         return with_values(_batches(source, own, names), source.keys, columns.names)
 
     return ArrowRows(columns, batches, partial(_damaged, source))
+
+
+def _refuse_other_delimiter(names: Sequence[str], where: str, spec: InputSpec) -> None:
+    """A header that is one name for Arrow, and several with another mark between them."""
+    marks = [mark for mark in ";|\t," if mark in names[0]] if len(names) == 1 else []
+    if not marks or names[0] in (spec.prompt_column, spec.messages_column):
+        return
+    text = f"{where} has values with {shown(marks[0])} between them, and is read as one column"
+    read = f"pandas.read_csv({where!r}, sep={marks[0]!r})"
+    hint = f"python -c \"import pandas; {read}.to_csv('rows.csv', index=False)\""
+    raise InvalidDataError(text, hint)
 
 
 class _Ended:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from codecs import BOM_UTF8, getincrementaldecoder
+from pathlib import PurePath
 
 from batchgen.errors import BatchgenError, InputUnreadableError, InvalidDataError
 
@@ -18,28 +19,86 @@ __all__ = [
 ]  # fmt: skip
 
 HEAD_BYTES = 1 << 16
+
+_LINES = "write its rows as JSONL, json.dumps(row) a line"
+
+
+def _python(table: str) -> str:
+    """The command that writes a table, which this Python makes, as Parquet."""
+    return f"python -c \"{table}.to_parquet('rows.parquet')\""
+
+
+def _by_pandas(call: str) -> str:
+    return _python(f"import pandas; pandas.{call}")
+
+
+_PICKLED = _by_pandas("DataFrame(pandas.read_pickle({path!r}))")
 _CONTAINERS: tuple[tuple[bytes, int, str, str], ...] = (
-    (b"PK\x03\x04", 0, "a zip archive (or a spreadsheet)", "unzip {name}"),
+    (b"PK\x03\x04", 0, "a zip archive", "unzip {name}"),
     (b"PK\x05\x06", 0, "an empty zip archive", "name the file that you meant"),
     (b"ustar", 257, "a tar archive", "tar -xf {name}"),
     (b"7z\xbc\xaf\x27\x1c", 0, "a 7z archive", "7z x {name}"),
     (b"Rar!", 0, "a rar archive", "unrar x {name}"),
     (b"PARE", 0, "a Parquet file with an encrypted footer", "write it again without encryption"),
-    (b"ARROW1", 0, "an Arrow or Feather file", "write it as Parquet"),
-    (b"\xff\xff\xff\xff", 0, "an Arrow stream", "write it as Parquet"),
+    (b"ARROW1", 0, "an Arrow or Feather file", _by_pandas("read_feather({path!r})")),
+    (b"FEA1", 0, "a Feather file", _by_pandas("read_feather({path!r})")),
+    (
+        b"\xff\xff\xff\xff",
+        0,
+        "an Arrow stream",
+        _python("from datasets import Dataset; Dataset.from_file({path!r})"),
+    ),
     (b"\x1f\x9d", 0, "a file of `compress`", "gzip -d {name}"),
     (b"LZIP", 0, "an lzip file", "lzip -d {name}"),
     (b"Obj\x01", 0, "an Avro file", "write it as Parquet"),
     (b"ORC", 0, "an ORC file", "write it as Parquet"),
-    (b"SQLite format 3", 0, "an SQLite database", "export the table as JSONL or Parquet"),
+    (
+        b"SQLite format 3",
+        0,
+        "an SQLite database",
+        "sqlite3 -json {name} 'SELECT * FROM your_table' > rows.json",
+    ),
     (b"\x89HDF", 0, "an HDF5 file", "write it as Parquet"),
-    (b"\x93NUMPY", 0, "a NumPy array", "write it as Parquet"),
+    (
+        b"\x93NUMPY",
+        0,
+        "a NumPy array",
+        _python("import numpy, pandas; pandas.DataFrame({{'prompt': numpy.load({path!r})}})"),
+    ),
     (b"%PDF-", 0, "a PDF document", "write its text as JSONL"),
     (b"GGUF", 0, "a model", "name it with --model"),
     (b"\x89PNG\r\n", 0, "a picture", "write its text as JSONL"),
     (b"\xff\xd8\xff", 0, "a picture", "write its text as JSONL"),
+    *(
+        (
+            b"\x80" + bytes([protocol]),
+            0,
+            "a Python pickle",
+            _by_pandas("DataFrame(pandas.read_pickle({path!r}))"),
+        )
+        for protocol in range(2, 6)
+    ),
     (b"version https://git-lfs.github.com/spec/", 0, "a pointer of Git LFS", "git lfs pull"),
 )
+_ZIPPED = {
+    ".xlsx": ("a spreadsheet", _by_pandas("read_excel({path!r})")),
+    ".ods": ("a spreadsheet", _by_pandas("read_excel({path!r})")),
+    ".npz": ("an archive of NumPy arrays", "write one of them as Parquet"),
+    ".pt": ("a file of torch.save", _LINES),
+    ".pth": ("a file of torch.save", _LINES),
+}
+"""Endings of names of zip archives that are not to be unzipped."""
+_YAML = (
+    'python -c "import json, yaml; '
+    '[print(json.dumps(row)) for row in yaml.safe_load(open({path!r}))]" > rows.jsonl'
+)
+_WRITTEN = {
+    ".yaml": ("YAML", _YAML),
+    ".yml": ("YAML", _YAML),
+    ".toml": ("TOML", _LINES),
+    ".xml": ("XML", _LINES),
+}
+"""Endings of names of text that holds no row a line."""
 _COMPRESSED = (
     (re.compile(rb"\x1f\x8b"), "gz"),
     (re.compile(rb"\x28\xb5\x2f\xfd"), "zst"),
@@ -61,13 +120,16 @@ _NO_TEXT = re.compile(rb"[\x01-\x08\x0e-\x1d\x1f\x7f-\xc1\xf5-\xff]")
 """Bytes that no text in UTF-8 begins with; zeros are what a torn write leaves of a line."""
 _ARRAY = re.compile(rb"\[\s*(\{|\]\s*\Z|\Z)")
 
+_BARE = re.compile(rb'\[\s*\n\s*("|\[)')
+"""A list of texts or of lists over several lines."""
+
 
 def refuse_container(name: str, head: bytes) -> None:
     """Raises InputUnreadableError where a file that begins so holds something else than rows, and
     InvalidDataError for lines of JSON under Parquet's name."""
     for magic, place, what, mend in _CONTAINERS:
         if head[place : place + len(magic)] == magic:
-            raise _unreadable(name, what, mend)
+            raise _unreadable(name, *_ZIPPED.get(PurePath(name).suffix.lower(), (what, mend)))
     stem, _, suffix = name.rpartition(".")
     if suffix in ("parquet", "pq") and head.lstrip().startswith((b"{", b"[")):
         raise InvalidDataError(
@@ -90,6 +152,12 @@ def refuse_text(name: str, head: bytes) -> None:
             f"input {name} looks like CSV, not one JSON object a line",
             f"name it .csv (mv {name} {name.rpartition('.')[0] or name}.csv), and run again",
         )
+    if kind := _WRITTEN.get(PurePath(name).suffix.lower()):
+        raise _unreadable(name, *kind)
+    if bare := _BARE.match(text):
+        item = "prompt" if bare[1] == b'"' else "messages"
+        command = f"jq -c '.[] | {{{item}: .}}'"
+        raise _invalid(name, f"a list of {item}, not of JSON objects", command)
     is_prose = _is_prose(text)
     if _NO_TEXT.match(text) or (is_prose and not _is_utf8(text)):
         raise _unreadable(name, "binary data of a kind not known", "name the file you meant")
@@ -99,16 +167,23 @@ def refuse_text(name: str, head: bytes) -> None:
         raise _invalid(name, "JSON over several lines, not one object a line", "jq -c .")
 
 
-def refuse_wide(name: str, head: bytes) -> None:
+def refuse_wide(name: str, head: bytes, *, is_table: bool = False) -> None:
     """Raises InvalidDataError for text of two or four bytes a character."""
     for begin, encoding in _WIDE:
         if begin.match(head):
-            raise _invalid(name, f"text in {encoding}, not UTF-8", f"iconv -f {encoding} -t UTF-8")
+            rows = "rows.csv" if is_table else "rows.jsonl"
+            command = f"iconv -f {encoding} -t UTF-8"
+            raise _invalid(name, f"text in {encoding}, not UTF-8", command, rows)
 
 
 def is_array(head: bytes) -> bool:
-    """Whether the text is one JSON array of objects, in place of a line for each."""
-    return _ARRAY.match(head.removeprefix(BOM_UTF8).lstrip()) is not None
+    """Whether the text is one JSON array of objects, in place of a line for each; no more lines
+    follow that are arrays too."""
+    text = head.removeprefix(BOM_UTF8).lstrip()
+    first, _, rest = text.partition(b"\n")
+    if first.rstrip().endswith(b"]") and rest.lstrip().startswith(b"[") and _is_json(first):
+        return False
+    return _ARRAY.match(text) is not None
 
 
 def _is_table(head: bytes) -> bool:
@@ -169,13 +244,15 @@ def _unreadable(name: str, what: str, mend: str) -> BatchgenError:
     )
 
 
-def _invalid(name: str, what: str, command: str) -> BatchgenError:
-    return InvalidDataError(f"input {name} is {what}", f"{command} {name} > rows.jsonl")
+def _invalid(name: str, what: str, command: str, rows: str = "rows.jsonl") -> BatchgenError:
+    return InvalidDataError(f"input {name} is {what}", f"{command} {name} > {rows}")
 
 
 def _mended(mend: str, name: str) -> str:
-    command = mend.format(name=name)
-    return f"{command}, and name what is in it" if command != mend else mend
+    command = mend.format(name=name, path=name)
+    if command == mend or "rows." in mend:
+        return command
+    return f"{command}, and name what is in it"
 
 
 def compression_by_head(head: bytes) -> str | None:

@@ -105,7 +105,8 @@ def decode_row(line: bytes) -> dict[str, Any]:
     if end != len(text):
         raise _invalid(f"more text after the object, at character {end + 1}")
     if type(row) is not dict:
-        raise RowError(ErrorCode.INVALID_ROW, f"a row is a JSON object, not {_noun(row)}")
+        text = f"a row is a JSON object, not {_noun(row)}{_as_rows(row)}"
+        raise RowError(ErrorCode.INVALID_ROW, text)
     if b"\\u" in line:
         _refuse_surrogates(row)
     return row
@@ -199,6 +200,16 @@ def _refuse_surrogates(row: dict[str, Any]) -> None:
         raise RowError(ErrorCode.INVALID_ROW, text) from None
     except RecursionError:
         raise _invalid("nested too deeply") from None
+
+
+def _as_rows(value: Any) -> str:
+    """What makes rows of prompts and chats that stand bare, one a line or all in one list."""
+    each, first = ".", value
+    if isinstance(value, list) and value and isinstance(value[0], str | list):
+        each, first = ".[] | ", value[0]
+    name = "prompt" if isinstance(first, str) else "messages" if isinstance(first, list) else ""
+    each = "" if each == "." else each
+    return f"; jq -c '{each}{{{name}: .}}' FILE > rows.jsonl makes rows of them" if name else ""
 
 
 def _noun(value: Any) -> str:

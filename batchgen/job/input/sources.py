@@ -112,6 +112,10 @@ def _folder(path: Path, output: Place | None) -> Iterator[Source]:
     if not files:
         ending = ".parquet" if next(path.rglob("*.parquet"), None) else ".jsonl"
         hint = f"write '{path}/**/*{ending}' to look into subfolders"
+        texts = [p for p in inside if p.suffix == ".txt" and p.is_file()]
+        if texts:
+            make = """jq -Rsc '{id: input_filename, prompt: .}' "$f"; done > rows.jsonl"""
+            hint = f"make rows of its texts: for f in {path}/*.txt; do {make}"
         if others:
             hint = f"it holds {', '.join(others[:5])}: name tables with a pattern, '{path}/*.csv'"
         raise InputUnreadableError(f"folder {path} holds no {', '.join(_FOLDER_SUFFIXES)}", hint)
@@ -179,7 +183,7 @@ def _kind(path: Path) -> SourceKind:
 def _kind_of(path: PurePath, head: bytes) -> SourceKind:
     refuse_container(str(path), head)
     if _TABLES.search("".join(path.suffixes).lower()):
-        refuse_wide(str(path), head)
+        refuse_wide(str(path), head, is_table=True)
         return SourceKind.CSV
     if compressed := compression_by_head(head):
         return SourceKind(f"{SourceKind.JSONL}.{compressed}")

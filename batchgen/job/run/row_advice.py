@@ -60,7 +60,9 @@ _OF_MESSAGES = {
         "one object a line, and no comma behind it: sed 's/,$//' FILE | jq -c . > rows.jsonl"
     ),
     "stand in its list": "make them lines as said, and give that file with --in",
-    "; messages stand in": "lift them as said, and give that file with --in",
+    "makes rows of them": "make rows as said, and give that file with --in",
+    "rows stand under its keys": "make them lines as said, and give that file with --in",
+    "FILE lifts them": "lift them as said, and give that file with --in",
 }
 """More than the code tells."""
 

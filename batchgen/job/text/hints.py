@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from batchgen.engine.request import SamplingParams
 from batchgen.errors import RowError
+from batchgen.job.decisions.question_texts import asked_text, labels_of, questions_of
 from batchgen.job.decisions.settings import unheeded
+from batchgen.job.quoting import shown
 from batchgen.job.rows import InputRow
 from batchgen.job.templates.chat_shape import ENDINGS
 from batchgen.job.templates.chat_template import Chat
@@ -30,6 +34,7 @@ class Hints:
         self._codec = codec
         self._default = default
         self._told_two_bos = self._told_calls = self._told_loose = self._told_answered = False
+        self._told_glued = False
         self._told_equal = default.n > 1 and default.greedy  # before the first row
         self._bos_text = _added_bos(codec)
         self._told_unread: set[str] = set()
@@ -135,6 +140,24 @@ class Hints:
                 )
                 _log.warning(text, row.origin, name)
 
+    def glued_labels(self, row: InputRow) -> None:
+        """Say once of labels that they follow a word of a raw prompt with no space between."""
+        if self._told_glued or row.prompt is None:
+            return
+        for question in questions_of(row.params):
+            text = asked_text(row.prompt, question)
+            labels = labels_of(question, row.params)
+            if not _needs_space(text) or not all(label[0].isalnum() for label in labels):
+                continue
+            self._told_glued = True
+            line = (
+                "%s: labels follow the prompt as they are, here %s: where the model would write a "
+                "space first give them one, --choices %s (said once)"
+            )
+            spaced = shlex.quote(json.dumps([f" {label}" for label in labels[:3]]))
+            _log.warning(line, row.origin, shown(text[-12:] + labels[0]), spaced)
+            return
+
     def unknown_tokens(self, row: InputRow) -> None:
         """Say once of a name that it holds ids which the model has not, as those of another's."""
         last = self._codec.vocab_size - 1
@@ -156,6 +179,11 @@ class Hints:
             "one, not two (said once)"
         )
         _log.warning(message, row.origin)
+
+
+def _needs_space(text: str) -> bool:
+    """Whether a word that comes after it has a space before it, in most languages written so."""
+    return text[-1:].isascii() and (text[-1:].isalnum() or text[-1:] in tuple(".:;,?!)]"))
 
 
 def _list(value: Any) -> list[Any]:

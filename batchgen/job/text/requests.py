@@ -137,6 +137,7 @@ class Requests:
     def _decide(self, row: InputRow, ready: list[PreparedRow], failed: list[FailedRow]) -> None:
         self._hints.unread_settings(row)
         self._hints.unheeded_settings(row)
+        self._hints.glued_labels(row)
         error = self._outside_vocabulary(row.prompt_token_ids) if row.prompt_token_ids else None
         made = FailedRow(row, error) if error else self._deciding.prepare(row)
         if isinstance(made, FailedRow):
