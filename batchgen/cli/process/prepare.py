@@ -23,4 +23,4 @@ def prepare(spec: JobSpec, files: ModelFiles | None, reader: Reader) -> None:
     if spec.devices is None:
         prepare_engine(engine_config(spec, files), files.facts)
     else:  # each engine's process prepares itself
-        prepare_tokenizer(files.facts)
+        prepare_tokenizer(files.config)

@@ -15,4 +15,4 @@ def prepare_ahead(files: ModelFiles | None, *, own_process: bool) -> None:
     if own_process and files is not None:
         from batchgen.engine.processes.preparing import prepare_tokenizer
 
-        prepare_tokenizer(files.facts)
+        prepare_tokenizer(files.config)

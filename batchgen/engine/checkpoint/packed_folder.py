@@ -8,7 +8,6 @@ its name; elsewhere transformers is handed the dequantised weight, made when it 
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from batchgen.engine.checkpoint.quantized import Quantized
+from batchgen.engine.checkpoint.weight_files import weight_files
 from batchgen.engine.gpu import has_capability
 from batchgen.engine.mixture.form import Gate, Sizes
 from batchgen.engine.mixture.four_bits import RUN
@@ -257,18 +257,10 @@ def _empty(own: Any, dtype: torch.dtype, trust_remote_code: bool) -> Any:
 
 
 def open_tensors(path: Path, files: ExitStack) -> dict[str, StoredTensor]:
-    """Every tensor of the folder, by name, unread, from the files that transformers would take:
-    one for the whole before those of an index."""
+    """Every tensor of the folder, by name, unread."""
     from safetensors import safe_open
 
-    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
-    if whole.exists():
-        found = [whole]
-    elif index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        found = [path / name for name in names]
-    else:
-        found = sorted(path.glob("model*.safetensors")) or sorted(path.glob("*.safetensors"))
+    found = weight_files(path)
     if not found:
         raise ModelRefusedError(
             f"model {str(path)!r} has quantised weights, and no .safetensors file",

@@ -14,6 +14,7 @@ import torch
 from batchgen.counts import counted
 from batchgen.engine.checkpoint.packed_folder import open_tensors
 from batchgen.engine.checkpoint.quantized import QUANTIZED_NAMES
+from batchgen.engine.checkpoint.weight_files import weight_files
 from batchgen.engine.quantization.stored import StoredTensor
 from batchgen.errors import ModelRefusedError
 
@@ -31,7 +32,7 @@ weights do not need."""
 def check_types(path: Path) -> None:
     """Raises ModelRefusedError, before weights are read, for a layer's weight in integers in a
     folder that describes no quantised weights: they would be taken for the weight itself."""
-    if not any(path.glob("*.safetensors")):
+    if not weight_files(path):
         return
     with ExitStack() as files:
         for name, tensor in sorted(open_tensors(path, files).items()):
@@ -79,7 +80,7 @@ def _biases(
     """Those of `names` that layers with a weight do not have, unread. Some tools write zeros."""
     weights = {name for name, _ in module.named_parameters()}
     found = [n for n in names if n.endswith(".bias") and f"{n[:-5]}.weight" in weights]
-    if not found or not any(path.glob("*.safetensors")):
+    if not found or not weight_files(path):
         return {}
     tensors = open_tensors(path, files)
     return {name: tensors[name] for name in found if name in tensors}

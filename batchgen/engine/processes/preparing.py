@@ -7,8 +7,9 @@ import gc
 import linecache
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
 
 from batchgen.engine.config import EngineConfig, ModelFacts
 from batchgen.engine.cuda.kernel_shapes import kernel_shapes
@@ -25,15 +26,16 @@ __all__ = ["prepare_engine", "prepare_tokenizer"]
 _OTHER_SENSES = ("vision_config", "audio_config", "speech_config", "video_config")
 
 
-def prepare_tokenizer(facts: ModelFacts) -> None:
-    """For a process that loads nothing else: quick imports are all there is to begin."""
-    QuickImports(whole=_is_more_than_text(facts)).install()
+def prepare_tokenizer(model: Mapping[str, Any]) -> None:
+    """For a process that loads nothing else: quick imports are all there is to begin. `model`: its
+    config.json."""
+    QuickImports(whole=_is_more_than_text(model)).install()
 
 
 def prepare_engine(config: EngineConfig, facts: ModelFacts) -> None:
     """Begin; whoever imports torch then does so under `importing`. Never raises: whoever needs the
     result does the work again and says what is wrong."""
-    quick = QuickImports(whole=config.trust_remote_code or _is_more_than_text(facts))
+    quick = QuickImports(whole=config.trust_remote_code or _is_more_than_text(facts.config))
     quick.install()
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as torch does; in time for the driver
     taken = threading.Event()
@@ -46,8 +48,8 @@ def _begin(name: str, work: Callable[[], object]) -> None:
     threading.Thread(target=work, name=f"batchgen-{name}", daemon=True).start()
 
 
-def _is_more_than_text(facts: ModelFacts) -> bool:
-    return any(key in facts.config for key in _OTHER_SENSES)
+def _is_more_than_text(model: Mapping[str, Any]) -> bool:
+    return any(key in model for key in _OTHER_SENSES)
 
 
 def _import(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.engine.checkpoint.quantized import described
+from batchgen.engine.checkpoint.weight_files import weight_files
 from batchgen.engine.experts import expert_share
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf.architectures.plan import plan_gguf
@@ -161,7 +162,7 @@ def _of_gguf(path: Path, *, packed: bool) -> tuple[dict[str, Any], str, list[_Te
 def _of_folder(files: ModelFiles) -> Iterator[_Tensor]:
     """From the headers of safetensors files; of pickles their sizes alone are known."""
     folder = files.path
-    names = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    names = weight_files(folder)
     held = _held(files)
     for path in names:
         for one in read_tensors(path):

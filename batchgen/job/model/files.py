@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.engine.checkpoint.quantized import Quantized, described
+from batchgen.engine.checkpoint.weight_files import PICKLES, weight_files
 from batchgen.engine.config import ModelFacts
 from batchgen.errors import ModelRefusedError
 from batchgen.job.model import special_tokens
@@ -88,7 +89,7 @@ class ModelFiles:
         """For whoever begins to load it."""
         if self.kind is ModelKind.GGUF:
             return ModelFacts(self.config, [self.path])
-        return ModelFacts(self.config, sorted(self.path.glob("model*.safetensors")))
+        return ModelFacts(self.config, weight_files(self.path))
 
     def identity(self) -> dict[str, str]:
         """What can change a completion, for the fingerprint. Never a path of this machine."""
@@ -192,7 +193,7 @@ def resolve_model(
 def _refuse_pickles(source: ModelSource) -> None:
     """Weights that only a pickle holds: reading them could run code."""
     names = sorted(os.listdir(source.path))
-    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+    pickles = [name for name in names if name.endswith(PICKLES)]
     weights = [name for name in pickles if name.startswith(("pytorch_model", "model"))]
     if weights and not any(name.endswith(".safetensors") for name in names):
         raise ModelRefusedError(

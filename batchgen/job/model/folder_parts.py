@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from batchgen.engine.checkpoint.weight_files import (
+    INDEX,
+    PICKLES,
+    indexed_names,
+    weight_files,
+)
 from batchgen.errors import ModelRefusedError
 from batchgen.job.model.safetensors_header import read_tensors
 
@@ -16,8 +21,7 @@ _TOKENIZERS = (
     *("tokenizer.json", "tokenizer_config.json", "tekken.json"),
     *("*.model", "*.tiktoken", "*.spm", "vocab.*"),
 )
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
-_INDEX = "model.safetensors.index.json"
+_WEIGHTS = ("*.safetensors", *(f"*{end}" for end in PICKLES))
 _AGAIN = "Fetch all of the model's files again, or name the folder that holds them."
 
 
@@ -26,7 +30,7 @@ def check_folder(folder: Path, name: str, config: dict[str, Any]) -> None:
     missing = list(_missing(folder, config))
     if missing:
         raise ModelRefusedError(f"Model {name} is not whole: {'; '.join(missing)}.", _AGAIN)
-    for path in sorted(folder.glob("model*.safetensors")):
+    for path in weight_files(folder):
         for _ in read_tensors(path):  # which refuses what is cut off
             pass
 
@@ -38,21 +42,10 @@ def _missing(folder: Path, config: dict[str, Any]) -> Iterator[str]:
         yield "no tokenizer (tokenizer.json, tokenizer.model)"
     if not _any(folder, _WEIGHTS):
         yield "no weights (model.safetensors)"
-    absent = [file for file in _shards(folder) if not (folder / file).exists()]
+    absent = [file for file in indexed_names(folder) if not (folder / file).exists()]
     if absent:
-        yield f"{len(absent)} of the files that {_INDEX} names are not there ({absent[0]})"
+        yield f"{len(absent)} of the files that {INDEX} names are not there ({absent[0]})"
 
 
 def _any(folder: Path, patterns: tuple[str, ...]) -> bool:
     return any(next(folder.glob(pattern), None) is not None for pattern in patterns)
-
-
-def _shards(folder: Path) -> list[str]:
-    """Files that the index of sharded weights names, in order."""
-    try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        return sorted({str(file) for file in index["weight_map"].values()})
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelRefusedError(f"{folder / _INDEX} cannot be read: {error!r}", _AGAIN) from error

@@ -10,11 +10,13 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from batchgen.engine.checkpoint.weight_files import PICKLES
+
 __all__ = ["code_identity", "files_identity", "folder_identity", "text_digest"]
 
 _CONFIGS = ("config.json", "generation_config.json")
 _MODEL_CONFIGS = (_CONFIGS[0], "hf_quant_config.json")  # ModelOpt's, beside the other
-_WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
+_WEIGHTS = (".safetensors", ".gguf", *PICKLES)
 _TOKENIZER_NAMES = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "spiece.model")
 _SAMPLES = 16
 _SAMPLE_BYTES = 4096
