@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,6 +23,7 @@ from batchgen.job.flow.reader_stage import ReaderStage, chunks
 from batchgen.job.flow.results import Results, ResultsOptions
 from batchgen.job.flow.writer_stage import finished_rows
 from batchgen.job.input.estimate import estimated_rows
+from batchgen.job.input.reader import Reader
 from batchgen.job.input.sources import find_sources
 from batchgen.job.ledger.fingerprint import facts_of, fingerprint_of
 from batchgen.job.rows import InputRow
@@ -161,6 +163,29 @@ def test_long_prompts_wait_for_the_engine_in_bounded_memory() -> None:
     ready, _ = requests_of(ByteCodec()).prepare([row(0, "p" * 100_000)])
     stage = ReaderStage([], lambda: requests_of(ByteCodec()), fail=list, on_chunk=lambda: None)
     assert num_sent(stage.ready, ready) == 10
+
+
+def test_a_stop_ends_the_passing_over_of_rows_that_are_done(tmp_path: Path) -> None:
+    """Of ten million rows that takes longer than any grace."""
+    source = write_rows(tmp_path / "in.jsonl", ({"prompt": "p"} for _ in range(20_000)))
+    reader = Reader(InputSpec((str(source),)))
+    reader.skip_hint(lambda index: time.sleep(0.001) is None)
+    stage = ReaderStage(
+        reader,
+        lambda: requests_of(ByteCodec()),
+        fail=list,
+        on_chunk=lambda: None,
+        stop_rows=reader.stop,
+    )
+    reading = threading.Thread(target=stage.run, daemon=True)
+    reading.start()
+    while not reader.rows_read:
+        time.sleep(0.001)
+    stage.stop()
+    reading.join(5)
+    assert not reading.is_alive()
+    assert 0 < reader.rows_read < 20_000
+    assert not stage.read_to_end
 
 
 def num_sent(channel: Channel[Any], batch: Sequence[object]) -> int:

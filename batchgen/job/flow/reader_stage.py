@@ -22,6 +22,7 @@ class ReaderStage:
     """Rows as prepared chunks in `ready`; error rows go out at once.
 
     `make_requests` loads the tokenizer; it is called on this thread when the first row needs it.
+    `stop_rows` ends `rows` where they pass over many that are done before they give one.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class ReaderStage:
         *,
         fail: Callable[[list[FailedRow]], None],
         on_chunk: Callable[[], None],
+        stop_rows: Callable[[], None] = lambda: None,
     ) -> None:
         self.ready: Channel[list[PreparedRow]] = Channel(ROWS_AHEAD, _num_tokens, TOKENS_AHEAD)
         self._rows = rows
         self._make_requests = make_requests
         self._fail = fail
         self._on_chunk = on_chunk
+        self._stop_rows = stop_rows
         self._stopping = False
         self.begin_early = False
         """Whether the engine is told of the first good row before its text is tokens: an empty
@@ -46,6 +49,7 @@ class ReaderStage:
     def stop(self) -> None:
         """Read no further; called from another thread."""
         self._stopping = True
+        self._stop_rows()
 
     def run(self) -> None:
         """Read to the end. Returns early when nobody wants more."""
@@ -83,7 +87,7 @@ class ReaderStage:
             if self._stopping:
                 return
             yield row
-        self.read_to_end = True
+        self.read_to_end = not self._stopping
 
 
 def chunks(

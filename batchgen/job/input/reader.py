@@ -83,6 +83,7 @@ class Reader:
         self._parser = RowParser(spec, self.base_params, self._kept, self.row_template)
         self._shard = shard
         self._done: Callable[[int], bool] | None = None
+        self._stopped = False
         self._seen = SeenIds()
         self.digest = InputDigest()
         # Taken before a byte is read: a file that changes under the run is then noticed on resume.
@@ -122,6 +123,10 @@ class Reader:
         """Leave out rows whose index is done: they are read for digest and id, and not given."""
         self._done = done
 
+    def stop(self) -> None:
+        """Give no more rows, and pass over none; called from another thread."""
+        self._stopped = True
+
     @property
     def rows_read(self) -> int:
         """So far."""
@@ -145,12 +150,15 @@ class Reader:
         limit = self._spec.limit
         for source, rows in zip(self.sources, self._rows, strict=True):
             left = None if limit is None else limit - self.rows_read
-            yield from self._rows_of(source, rows, left)
+            if not self._stopped:
+                yield from self._rows_of(source, rows, left)
 
     def _rows_of(self, source: Source, rows: Rows, left: int | None) -> Iterator[InputRow]:
         typed = None if isinstance(rows, JsonlRows) else self._kept.fitted(rows.kept)  # type: ignore[attr-defined]
         read, digest_bytes, prefix = self.digest, rows.digest_bytes, f"{source.name}:"
         for number, payload in islice(rows, left):
+            if self._stopped:
+                return
             index = read.rows
             digest = read.add(digest_bytes(payload))
             if self._skipped(index):

@@ -76,7 +76,11 @@ class Assembly:
         self.live = Live(reused=ledger.num_done)
         self._expect(estimated_rows(reader.sources, spec.input.limit))
         self.reader_stage = ReaderStage(
-            reader, self._requests, fail=self._fail, on_chunk=self._note_input
+            reader,
+            self._requests,
+            fail=self._fail,
+            on_chunk=self._note_input,
+            stop_rows=reader.stop,
         )
         self.engine_stage = EngineStage(
             self._load_engine,
