@@ -1,4 +1,4 @@
-"""The engine's loop: schedule, launch, deliver, and heal what fails. Token ids in, token ids out.
+"""The engine's loop: schedule, launch, deliver. Token ids in, token ids out.
 
 `depth` steps are in flight while the next is prepared: 0 on a CPU (a step is over when `execute`
 returns), 1 on a GPU (step n + 1 is scheduled and launched before the tokens of n are read).
@@ -13,28 +13,23 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from batchgen.causes import first_line
 from batchgen.engine import failures
 from batchgen.engine.bounds import StepClock
 from batchgen.engine.execution.step_runner import StepRunner
-from batchgen.engine.memory import peak_memory_bytes, release_memory
+from batchgen.engine.memory import peak_memory_bytes
 from batchgen.engine.prefix.folding import Folding
 from batchgen.engine.request import Completion, FinishReason, Request, Timings
 from batchgen.engine.run.prompt_check import with_checked_prompt
+from batchgen.engine.run.recovery import Recovery
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 from batchgen.engine.stats import EngineStats
-from batchgen.errors import ErrorCode
 from batchgen.startup import timeline
 
 __all__ = ["LLMEngine"]
 
 _logger = logging.getLogger(__name__)
-_FEW_TOKENS = 16
-"""A sequence that runs out of memory alone, with this few tokens, will not fit at all."""
-_MANY_CRASHES = 8
-"""Rows that crash one after the other, without a good step between them, are not to blame."""
 
 
 class LLMEngine:
@@ -59,14 +54,13 @@ class LLMEngine:
         self._vocab_size = vocab_size
         self._eos_token_ids = frozenset(eos_token_ids)
         self._depth, self._on_device = depth, on_device or nullcontext()
-        self._full_budget = scheduler.max_num_batched_tokens
         self._sequences: dict[int, Sequence] = {}
         self._folding = Folding(enabled=fold)
         self._ended_at_once: list[Sequence] = []
         self._in_flight: deque[tuple[ScheduledStep, Any]] = deque()
-        self._num_crashes_in_a_row = 0
         self._stats = EngineStats(device=device)
         self._clock = StepClock(self._stats)
+        self._recovery = Recovery(scheduler, runner, self._stats, self._deliver)
         self.on_admission: Callable[[list[int]], None] | None = None
 
     @property
@@ -177,7 +171,7 @@ class LLMEngine:
         finished = []
         while self._in_flight:
             finished += self._collect_oldest()
-        return finished + self._recover(step, failure)
+        return finished + self._recovery.recover(step, failure)
 
     def _collect_oldest(self) -> list[Sequence]:
         step, handle = self._in_flight.popleft()
@@ -191,14 +185,14 @@ class LLMEngine:
             return self._deliver(step, output)
         while self._in_flight:
             self._scheduler.requeue(self._in_flight.pop()[0])
-        return self._recover(step, failure)
+        return self._recovery.recover(step, failure)
 
     def _deliver(self, step: ScheduledStep, output: StepOutput) -> list[Sequence]:
         now = time.monotonic()
         self._stats.num_steps += 1
         self._clock.delivered(now, step.total_tokens, len(step.sampled))
         self._stats.shared_read_tokens += output.shared_read_tokens
-        self._num_crashes_in_a_row = 0
+        self._recovery.note_good_step()
         is_first = not self._stats.output_tokens
         finished = self._scheduler.update(step, output)
         self._stats.output_tokens += len(step.sampled) - step.num_ignored
@@ -208,57 +202,6 @@ class LLMEngine:
         if is_first and self._stats.output_tokens and timeline.mark(timeline.FIRST_TOKEN):
             _logger.info("start-up, in seconds: %s", timeline.text())
         return finished
-
-    def _recover(self, step: ScheduledStep, error: Exception) -> list[Sequence]:
-        """Run a failed step's rows again in halves, down to the row that is to blame: rows are
-        independent, so the others lose nothing."""
-        if failures.is_fatal(error):
-            raise error
-        if failures.is_out_of_memory(error):
-            self._shrink_budget(error)
-        if len(step) == 1:
-            return self._blame(step, error)
-        return [sequence for half in step.split() for sequence in self._run_again(half)]
-
-    def _run_again(self, step: ScheduledStep) -> list[Sequence]:
-        try:
-            output = self._runner.collect(self._runner.execute(step))
-        except Exception as error:
-            failure = failures.without_frames(error)
-        else:
-            return self._deliver(step, output)
-        return self._recover(step, failure)
-
-    def _blame(self, step: ScheduledStep, error: Exception) -> list[Sequence]:
-        """One row failed alone: with fewer tokens it may still fit, else it ends in an error."""
-        sequence = step.sequences[0]
-        self._scheduler.requeue(step)
-        if sequence.is_finished:
-            return []
-        out_of_memory = failures.is_out_of_memory(error)
-        if out_of_memory and step.total_tokens > _FEW_TOKENS:
-            return []
-        if not out_of_memory:
-            self._count_crash(error)
-        code = ErrorCode.OOM if out_of_memory else ErrorCode.ENGINE_CRASH
-        sequence.fail(code, f"{type(error).__name__}: {error}")
-        self._scheduler.abort(sequence)
-        self._scheduler.max_num_batched_tokens = self._full_budget
-        return [sequence]
-
-    def _count_crash(self, error: Exception) -> None:
-        """Raise where row after row crashes: then the engine is broken, not the rows."""
-        self._num_crashes_in_a_row += 1
-        if self._num_crashes_in_a_row >= _MANY_CRASHES:
-            raise error
-
-    def _shrink_budget(self, error: Exception) -> None:
-        scheduler = self._scheduler
-        self._stats.oom_events += 1
-        scheduler.max_num_batched_tokens = max(1, scheduler.max_num_batched_tokens // 2)
-        release_memory()
-        text = "out of memory (%s); steps have at most %d tokens from here on"
-        _logger.warning(text, first_line(error), scheduler.max_num_batched_tokens)
 
     def _note_admissions(self, step: ScheduledStep) -> None:
         now = time.monotonic()
