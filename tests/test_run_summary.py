@@ -14,7 +14,6 @@ import pytest
 from echo_runs import batchgen_command, environment, prompts, write_rows
 
 from batchgen.cli.command import main
-from batchgen.cli.run import summary_printer
 from batchgen.cli.screen.run_summary import summary_lines
 from batchgen.errors import ErrorCode
 from batchgen.job.rows import FirstFailure
@@ -52,9 +51,19 @@ def test_a_terminal_gets_lines_on_stderr_and_no_json(tmp_path: Path) -> None:
     assert json.loads(summary.read_text())["ok"] == 5
 
 
-def test_json_on_a_terminal_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdout", Terminal())
-    assert summary_printer(as_json=True).__name__ != summary_printer(as_json=False).__name__
+def test_json_on_a_terminal_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out, terminal = (
+        write_rows(tmp_path / "in.jsonl", prompts(5)),
+        tmp_path / "o",
+        Terminal(),
+    )
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert echo(source, out, "--progress", "none") == 0
+    assert terminal.getvalue() == ""
+    assert echo(source, out, "--progress", "none", "--json") == 0
+    assert json.loads(terminal.getvalue())["rows"] == 5
 
 
 def test_the_lines_are_aligned_and_say_what_bounded_the_run() -> None:
