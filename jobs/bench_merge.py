@@ -28,10 +28,11 @@ from pathlib import Path
 
 from child_processes import batchgen
 
+from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.rows import OutputRow
 from batchgen.job.shard import Shard
-from batchgen.job.storage.manifest import InputCheckpoint
+from batchgen.job.storage.layout import Layout
 
 
 def main() -> None:
@@ -72,8 +73,8 @@ def measured(made: Path, out: Path) -> dict[str, float]:
 def write_shard(out: Path, shard: Shard, asked: argparse.Namespace) -> None:
     """What a finished run of this shard leaves."""
     draw = random.Random(shard.index)
-    folder = Path(f"{out}.ckpt")
-    with Ledger.open(folder, out, {}, run_id=f"run{shard.index}", shard=shard) as ledger:
+    layout = Layout(Path(f"{out}.ckpt"), out, shard)
+    with Ledger.open(layout, {}, run_id=f"run{shard.index}") as ledger:
         mine = range(shard.index, asked.rows, shard.count)
         ledger.append([row(index, asked.tokens, draw) for index in mine])
         ledger.flush()

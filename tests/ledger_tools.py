@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 
 from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.rows import OutputRow
+from batchgen.job.shard import Shard
+from batchgen.job.storage.layout import Layout
 from batchgen.job.stores import faults
 from batchgen.job.stores.places import Place, arrow_source
 from batchgen.job.stores.remote_path import RemotePath
@@ -52,7 +54,12 @@ def rows_of(indices: Sequence[int]) -> list[OutputRow]:
     return [make_row(i, sample) for i in indices for sample in range(samples_of(i))]
 
 
-def open_ledger(folder: Place, **changes: Any) -> Ledger:
+def layout_of(folder: Place, shard: Shard | None = None) -> Layout:
+    """Of the job whose output is `out.parquet` there."""
+    return Layout(folder / "out.parquet.ckpt", folder / "out.parquet", shard)
+
+
+def open_ledger(folder: Place, shard: Shard | None = None, **changes: Any) -> Ledger:
     options: dict[str, Any] = {
         "fingerprint": FINGERPRINT,
         "run_id": "r",
@@ -61,7 +68,7 @@ def open_ledger(folder: Place, **changes: Any) -> Ledger:
         "background": False,
     }
     options |= changes
-    return Ledger.open(folder / "out.parquet.ckpt", folder / "out.parquet", **options)
+    return Ledger.open(layout_of(folder, shard), **options)
 
 
 def left_of(ledger: Ledger, num_rows: int) -> list[int]:

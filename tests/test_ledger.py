@@ -32,7 +32,6 @@ from ledger_tools import (
 
 from batchgen.errors import FingerprintMismatchError, OutputHeldError, OutputUnwritableError
 from batchgen.job.input_digest import InputCheckpoint
-from batchgen.job.ledger.ledger import Ledger
 from batchgen.job.rows import OutputRow
 from batchgen.job.shard import Shard
 from batchgen.job.storage.bitmap import Bitmap
@@ -375,8 +374,5 @@ def test_a_fingerprint_may_nest_or_not(tmp_path: Path) -> None:
     with open_ledger(tmp_path):
         pass
     flat = {"model.name": "m", "sampling.temperature": 0.7}
-    ledger = Ledger.open(
-        tmp_path / "out.parquet.ckpt", tmp_path / "out.parquet", flat, run_id="again"
-    )
-    ledger.close()
+    open_ledger(tmp_path, fingerprint=flat).close()
     assert FINGERPRINT["sampling"]["temperature"] == 0.7

@@ -24,7 +24,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from batchgen.job.form import Form
 from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.ledger import shard_work
 from batchgen.job.ledger.completion import complete_written, write_whole
@@ -42,7 +41,6 @@ from batchgen.job.storage.layout import Layout
 from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.part import Columns, PartStem
 from batchgen.job.storage.part_writer import PartWriter
-from batchgen.job.stores.places import Place
 
 __all__ = ["Ledger"]
 
@@ -64,8 +62,7 @@ class Ledger(AbstractContextManager["Ledger"]):
     @classmethod
     def open(
         cls,
-        ckpt_dir: Place,
-        out: Place,
+        layout: Layout,
         fingerprint: Mapping[str, Any],
         facts: Mapping[str, Any] | None = None,
         *,
@@ -74,10 +71,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         checkpoint_every: int = 1000,
         checkpoint_seconds: float = 30.0,
         overwrite: bool = False,
-        lock: str = "fail",
         background: bool = True,
-        shard: Shard | None = None,
-        form: Form | None = None,
         check_stop: StopCheck = never,
     ) -> Ledger:
         """Begin a job, continue it, or find it finished (`finished` is then set, nothing locked).
@@ -86,14 +80,14 @@ class Ledger(AbstractContextManager["Ledger"]):
         others come in, may raise. Raises FingerprintMismatchError, OutputHeldError,
         OutputUnwritableError.
         """
-        layout, columns = Layout(ckpt_dir, out, shard, form or Form.of(out)), columns or Columns()
+        columns = columns or Columns()
         found = decide(layout, fingerprint, overwrite)
         if found.manifest is not None and found.finished and not has_leftovers(layout):
             return cls(layout, found.manifest, columns)
         if found.finished or found.written is not None:
             layout = layout.whole  # nothing is left to do but to clean up after a dead run
         begin = partial(begin_where_none, layout, fingerprint, overwrite, facts or {})
-        held = join(layout, run_id, lock, begin, check_stop)
+        held = join(layout, run_id, "fail", begin, check_stop)
         try:
             ledger = cls._opened(layout, fingerprint, facts, columns, held, overwrite, run_id)
         except BaseException:

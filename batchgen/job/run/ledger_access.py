@@ -47,7 +47,8 @@ class LedgerAccess:
         say: Callable[[str], None],
     ) -> None:
         self._spec, self._files, self._reader = spec, files, reader
-        self._folder, self._run_id = folder, run_id
+        self._layout = Layout(folder, spec.out, spec.shard, spec.form)
+        self._run_id = run_id
         self._stop, self._say = stop, say
         self._agreed: InputCheckpoint | None = None
         self._columns = Columns(tuple(reader.kept_schema), _optional(spec, reader.base_params))
@@ -74,7 +75,7 @@ class LedgerAccess:
         """The fingerprint to open the job with, after --retry and --incremental had their say."""
         spec, has_grown = self._spec, grown_input(self._spec, self._reader)
         asked = Reopening(
-            Layout(self._folder, spec.out, spec.shard, spec.form),
+            self._layout,
             fingerprint_of(spec, self._files),
             self._columns,
             self._run_id,
@@ -88,8 +89,7 @@ class LedgerAccess:
     def _opened(self) -> Ledger:
         spec = self._spec
         return Ledger.open(
-            self._folder,
-            spec.out,
+            self._layout,
             self._reopened(),
             facts_of(spec, self._files),
             run_id=self._run_id,
@@ -97,15 +97,13 @@ class LedgerAccess:
             checkpoint_every=spec.checkpoint_every,
             checkpoint_seconds=spec.checkpoint_seconds,
             overwrite=spec.overwrite,
-            shard=spec.shard,
-            form=spec.form,
             check_stop=self._check_stop_while_waiting,
         )
 
     def check_untouched(self) -> None:
         """Refuse another input before a lock is taken or a word is written, while nobody is at
         work there. Raises FingerprintMismatchError."""
-        layout = Layout(self._folder, self._spec.out, self._spec.shard, self._spec.form)
+        layout = self._layout
         if self._spec.retry is not None or self._spec.incremental or is_held(layout.work):
             return
         manifest = decide(layout, fingerprint_of(self._spec, self._files), False).manifest
