@@ -7,16 +7,34 @@ import sys
 import threading
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from echo_runs import cold_batchgen, environment, summary_of, write_rows
 from ledger_tools import make_row
 
+from batchgen.engine.request import Completion, FinishReason, Request
+from batchgen.engine.run.echo import EchoEngine
+from batchgen.errors import ErrorCode, RowError
+from batchgen.job.flow.channel import Channel
+from batchgen.job.flow.engine_stage import EngineStage
+from batchgen.job.flow.outbox import FinishedRow, Outcome
+from batchgen.job.flow.progress import Live
+from batchgen.job.flow.reader_stage import ReaderStage, chunks
+from batchgen.job.flow.writer_stage import finished_rows
+from batchgen.job.input.reader import Reader
 from batchgen.job.row_counts import RowCounts
+from batchgen.job.rows import InputRow
+from batchgen.job.spec import InputSpec
 from batchgen.job.storage.journal import Journal, write_attempts
 from batchgen.job.storage.part import Columns, PartStem
 from batchgen.job.storage.part_writer import PartWriter
+from batchgen.job.text.byte_codec import ByteCodec
+from batchgen.job.text.prepared import FailedRow, PreparedRow, request_id
+from batchgen.job.text.requests import Requests
 
 FEW, MANY = 150_000, 270_000  # past most of what the final merge holds at once
 RETRIED = 100_000
@@ -82,13 +100,29 @@ def test_rows_begun_before_take_a_few_bytes_each(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_long_texts_wait_for_the_disk_in_bounded_memory(tmp_path: Path) -> None:
+LIKELY = [{"token": "x", "token_id": 1, "logprob": -1.0}] * 20
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        {"prompt": "x" * (3 << 20)},
+        {"kept": {"page": "x" * (3 << 20)}},
+        {"top_logprobs": [LIKELY] * 4000},
+    ],
+    ids=["prompt", "kept", "top_logprobs"],
+)
+def test_long_rows_wait_for_the_disk_in_bounded_memory(
+    tmp_path: Path, long: dict[str, Any]
+) -> None:
     """A part on a disk that stalls and one behind it: who would add to them waits."""
     disk = threading.Event()
     writer = PartWriter(
         tmp_path,
         PartStem("job", 1, 0),
-        Columns(),
+        Columns(
+            (("page", pa.string()),) if "kept" in long else (), frozenset(long) - {"prompt", "kept"}
+        ),
         lambda: disk.wait(60) and None,
         every=10**6,
         seconds=60,
@@ -97,7 +131,7 @@ def test_long_texts_wait_for_the_disk_in_bounded_memory(tmp_path: Path) -> None:
 
     def add() -> None:
         for number in range(40):
-            writer.append([make_row(number, prompt="x" * (3 << 20))])
+            writer.append([make_row(number, **long)])
             taken.append(number)
 
     adding = threading.Thread(target=add, daemon=True)
@@ -109,3 +143,71 @@ def test_long_texts_wait_for_the_disk_in_bounded_memory(tmp_path: Path) -> None:
     writer.close()
     assert held <= 12  # of 16 MiB and 3 more each
     assert sum(part.rows for part in writer.parts) == 40
+
+
+def test_rows_that_carry_much_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    """Of 145 MB in all less than half is held, by the sample that settles the columns, by a
+    row group's batches or by a chunk on its way to the tokenizer."""
+    rows = [{"prompt": "p", "page": f"{number} " * 500_000} for number in range(100)]
+    lines = write_rows(tmp_path / "in.jsonl", rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet", row_group_size=5)
+    del rows
+    for source in (lines, tmp_path / "in.parquet"):
+        tracemalloc.start()
+        held = sum(
+            len(chunk) for chunk in chunks(Reader(InputSpec((str(source),))), 512, 2_000_000)
+        )
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held == 100
+        assert most < 60_000_000
+
+
+class WatchedEngine(EchoEngine):
+    """Notes how many requests it was given and has not answered."""
+
+    most = 0
+
+    def step(self) -> list[Completion]:
+        self.most = max(self.most, self.num_unfinished)
+        return super().step()
+
+
+@pytest.mark.parametrize(("carried", "at_once"), [(10 << 20, 26), (200 << 20, 8), (0, 64)])
+def test_rows_that_carry_much_wait_in_small_numbers_and_leave_no_place_empty(
+    carried: int, at_once: int
+) -> None:
+    engine = WatchedEngine(8, 100)
+    ready: Channel[list[PreparedRow]] = Channel(1000)
+    finished: Channel[list[Outcome]] = Channel(1000)
+    for index in range(64):
+        row = InputRow(index, "", prompt="p", carried=carried)
+        ready.put([PreparedRow(row, "p", [1], [Request(request_id(index, 0), [1], row.params)])])
+    ready.close()
+    EngineStage(lambda: engine, ready, finished, begin=lambda begun: None, live=Live()).run()
+    finished.close()
+    done = 0
+    while not finished.drained:
+        done += len(finished.get() or ())
+    assert done == 64
+    assert engine.most == at_once
+
+
+def test_what_rows_carry_counts_where_they_wait_between_threads() -> None:
+    row = InputRow(0, "", prompt="p", carried=40 << 20)
+    prepared = PreparedRow(row, "p", [1], [])
+    likely = Completion(0, [1] * 1000, FinishReason.STOP, top_logprobs=[[(1, -1.0)] * 20] * 1000)
+    assert prepared.weight == 1 + (1 << 20)
+    codec = ByteCodec()
+    reading = ReaderStage([], lambda: Requests(codec), fail=list, on_chunk=lambda: None)
+    for channel, batch, most in (
+        (reading.ready, [prepared], 1),
+        (finished_rows(), [FinishedRow(prepared, [])], 4),
+        (finished_rows(), [FailedRow(row, RowError(ErrorCode.INTERNAL, "x"), "p")], 4),
+        (finished_rows(), [FinishedRow(PreparedRow(InputRow(0, ""), "p", [1], []), [likely])], 191),
+    ):
+        sent = 0
+        while not channel._is_full():
+            channel.put(batch)
+            sent += 1
+        assert sent == most

@@ -38,6 +38,8 @@ class InputRow:
     """The function that its answer has to call, "" for any of its tools."""
     columns: Mapping[str, Any] | None = None
     """What `--template` reads of the row, until it has made the prompt (or the last message)."""
+    carried: int = 0
+    """Bytes of `kept`, about."""
     digest: bytes = b""
     """Of what the input has for it (`InputDigest.add`)."""
 

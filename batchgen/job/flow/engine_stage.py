@@ -29,6 +29,7 @@ __all__ = ["EngineStage", "EngineStageOptions"]
 WINDOW_ROWS = 2048
 WINDOW_ROWS_PER_SEQUENCE = 16
 WINDOW_TOKENS = 2_000_000
+WINDOW_CARRIED = 256 << 20
 _STATS_EVERY_S = 0.2
 _DURABLE_POLL_S = 0.005
 
@@ -157,13 +158,21 @@ class EngineStage:
 
     def _fill(self, engine: Engine, most_rows: int) -> None:
         """Admit chunks while the window has room; wait for one only when there is nothing to do."""
-        while len(self._waiting) < most_rows and self._waiting.num_tokens < WINDOW_TOKENS:
+        while self._has_room(engine, most_rows):
             if not self._waiting:
                 self._outbox.hand_over()
             chunk = self._ready.get(timeout=0 if self._waiting else None)
             if chunk is None:
                 return
             self._admit(engine, chunk)
+
+    def _has_room(self, engine: Engine, most_rows: int) -> bool:
+        """Rows that carry much to the output wait in small numbers, but none of the engine's
+        places stays empty for that."""
+        rows = self._waiting
+        if rows.carried >= WINDOW_CARRIED and len(rows) >= engine.max_num_seqs:
+            return False
+        return len(rows) < most_rows and rows.num_tokens < WINDOW_TOKENS
 
     def _admit(self, engine: Engine, chunk: list[PreparedRow]) -> None:
         if self._options.suspects is not None:

@@ -16,6 +16,7 @@ CHUNK_CHARACTERS = 2_000_000
 ROWS_AHEAD = 2048
 TOKENS_AHEAD = 1_000_000
 """Of prompts that are ready, some 40 bytes each: rows may be long."""
+_CARRIED_SHARE = 8
 
 
 class ReaderStage:
@@ -34,7 +35,7 @@ class ReaderStage:
         on_chunk: Callable[[], None],
         stop_rows: Callable[[], None] = lambda: None,
     ) -> None:
-        self.ready: Channel[list[PreparedRow]] = Channel(ROWS_AHEAD, _num_tokens, TOKENS_AHEAD)
+        self.ready: Channel[list[PreparedRow]] = Channel(ROWS_AHEAD, _weight, TOKENS_AHEAD)
         self._rows = rows
         self._make_requests = make_requests
         self._fail = fail
@@ -93,7 +94,8 @@ class ReaderStage:
 def chunks(
     rows: Iterable[InputRow], most_rows: int, most_characters: int
 ) -> Iterator[list[InputRow]]:
-    """Lists of at most `most_rows` rows that end early once their prompts are `most_characters`."""
+    """Lists of at most `most_rows` rows that end early once their prompts are `most_characters`, or
+    what they carry is a few times that."""
     chunk: list[InputRow] = []
     characters = 0
     for row in rows:
@@ -106,12 +108,17 @@ def chunks(
         yield chunk
 
 
-def _num_tokens(ready: list[PreparedRow]) -> int:
-    return sum(row.num_prompt_tokens for row in ready)
+def _weight(ready: list[PreparedRow]) -> int:
+    return sum(row.weight for row in ready)
 
 
 def _size(row: InputRow) -> int:
-    """About how many characters the row's prompt has."""
+    """About how many characters the row's prompt has, and some of what it carries: that costs no
+    tokenizer's time."""
+    return _prompt_size(row) + row.carried // _CARRIED_SHARE
+
+
+def _prompt_size(row: InputRow) -> int:
     if row.columns is not None:
         return sum(len(value) for value in row.columns.values() if isinstance(value, str))
     if row.prompt is not None:

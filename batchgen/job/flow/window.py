@@ -32,7 +32,8 @@ class WaitingRow:
 
 
 class Window:
-    """Rows by index, and how many prompt tokens they have together; of what came and went, sums."""
+    """Rows by index, and how many prompt tokens and bytes to carry they have together; of what came
+    and went, sums."""
 
     def __init__(self) -> None:
         self._rows: dict[int, WaitingRow] = {}
@@ -42,6 +43,7 @@ class Window:
         self._read_tokens = 0
         self._begun_tokens = 0
         self.num_tokens = 0
+        self.carried = 0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -60,6 +62,7 @@ class Window:
         self._order = self._order.read(row.most_tokens)
         self._read_tokens += prepared.num_prompt_tokens
         self.num_tokens += prepared.num_prompt_tokens
+        self.carried += prepared.row.carried
 
     def remove(self, prepared: PreparedRow) -> None:
         """Forget a row."""
@@ -67,6 +70,7 @@ class Window:
         if self._begun.pop(prepared.row.index, None) is None:
             self._wait_no_more(row)
         self.num_tokens -= prepared.num_prompt_tokens
+        self.carried -= prepared.row.carried
 
     def begin(self, identifiers: list[int]) -> list[int]:
         """Note which requests the engine computes for the first time; the rows that began so."""

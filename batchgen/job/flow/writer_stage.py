@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
+from batchgen.engine.request import Completion
 from batchgen.job.flow.channel import Channel
 from batchgen.job.flow.first_failures import FirstFailures
 from batchgen.job.flow.outbox import FinishedRow, Outcome
 from batchgen.job.flow.progress import Live
 from batchgen.job.flow.results import Results
+from batchgen.job.row_sizes import BYTES_PER_TOKEN
 from batchgen.job.rows import OutputRow
 from batchgen.job.text.prepared import FailedRow
 
@@ -26,20 +28,25 @@ _CHARACTERS_PER_TOKEN = 4
 def finished_rows() -> Channel[list[Outcome]]:
     """The way to the writing thread: how far it may fall behind, in rows and in their tokens (some
     40 bytes each), before the engine waits."""
-    return Channel(_MOST_ROWS, _num_tokens, _MOST_TOKENS)
+    return Channel(_MOST_ROWS, _weight, _MOST_TOKENS)
 
 
-def _num_tokens(outcomes: Sequence[Outcome]) -> int:
-    return sum(map(_tokens_of, outcomes))
+def _weight(outcomes: Sequence[Outcome]) -> int:
+    return sum(map(_weight_of, outcomes))
 
 
-def _tokens_of(outcome: Outcome) -> int:
-    """Of prompt and completions; of a prompt that never became tokens about as many."""
+def _weight_of(outcome: Outcome) -> int:
+    """Tokens of prompt and completions, of a prompt that never became tokens about as many; and
+    what takes as much memory."""
     if isinstance(outcome, FailedRow):
         text = len(outcome.prompt or "") // _CHARACTERS_PER_TOKEN
-        return outcome.num_prompt_tokens or text
-    made = outcome.completions
-    return outcome.prepared.num_prompt_tokens + sum(len(one.token_ids) for one in made)
+        return (outcome.num_prompt_tokens or text) + outcome.row.carried // BYTES_PER_TOKEN
+    return outcome.prepared.weight + sum(map(_weight_of_completion, outcome.completions))
+
+
+def _weight_of_completion(made: Completion) -> int:
+    likely = made.top_logprobs
+    return len(made.token_ids) * (1 + (len(likely[-1]) if likely else 0))
 
 
 class RowSink(Protocol):

@@ -27,10 +27,13 @@ __all__ = ["parquet_rows"]
 
 _log = logging.getLogger(__name__)
 _BATCH_ROWS = 1024
+_BATCH_BYTES = 16 << 20
+"""Of rows decoded at once, where fewer have as many."""
 _BUFFER_BYTES = 1 << 20
 _FETCH_BYTES = 4 << 20
 """Of one column, asked of a store at once."""
 _BATCHES_AHEAD = 32
+_LARGE_BATCHES_AHEAD = 2
 _SPARK_UNIT = "us"
 """Of timestamps in INT96: in nanoseconds they wrap round outside 1677-2262, and the last day,
 9999-12-31, was one of 1816."""
@@ -102,9 +105,19 @@ def _batches(
     with pq.ParquetFile(opened(), coerce_int96_timestamp_unit=_SPARK_UNIT, **how) as file:
         there = {*file.schema_arrow.names}
         names = [name for name in columns.names if name in there]
-        batches = file.iter_batches(_BATCH_ROWS, columns=names, use_threads=False)
-        ahead = prefetched(batches, _BATCHES_AHEAD) if remote else batches
+        rows = _batch_rows(file.metadata)
+        batches = file.iter_batches(rows, columns=names, use_threads=False)
+        most = _BATCHES_AHEAD if rows == _BATCH_ROWS else _LARGE_BATCHES_AHEAD
+        ahead = prefetched(batches, most) if remote else batches
         yield from with_values(ahead, source.keys, columns.names)
+
+
+def _batch_rows(file: pq.FileMetaData) -> int:
+    """How many to decode at once: fewer where the rows of some row group are long. Its columns that
+    are not read count, too: to ask for each costs more than small batches do."""
+    groups = (file.row_group(number) for number in range(file.num_row_groups))
+    longest = max((g.total_byte_size // max(g.num_rows, 1) for g in groups), default=0)
+    return min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(longest, 1)))
 
 
 def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableError:

@@ -32,6 +32,7 @@ from batchgen.job.input.named_columns import check_names
 from batchgen.job.input.source import Source, SourceKind
 from batchgen.job.input.sources import find_sources
 from batchgen.job.input_digest import InputDigest
+from batchgen.job.row_sizes import carried_size
 from batchgen.job.rows import InputRow
 from batchgen.job.shard import Shard
 from batchgen.job.spec import InputSpec, JobSpec, SamplingDefaults
@@ -178,6 +179,8 @@ class Reader:
             return InputRow(index, origin, params=self.base_params, error=error)
         row = self._parser.parse(index, origin, raw, typed)
         self._seen.enter(row)
+        if row.kept:
+            row.carried = carried_size(row.kept.values())
         return row
 
     def _skipped(self, index: int) -> bool:
@@ -213,12 +216,20 @@ class Reader:
                     with suppress(RowError):
                         raw = rows.decode(line)
                         met |= dict.fromkeys(raw)
-                        rows_before.append(raw)
+                        rows_before.append({name: _kind_of(raw[name]) for name in raw})
         if all(isinstance(rows, JsonlRows) for rows in self._rows):
             check_names(self._spec, met, every_row=left > 0 and limit is None)
         for raw in rows_before:
             with suppress(RowError):
                 self._kept.settle([self._parser.columns.extras(raw)])
+
+
+def _kind_of(value: Any) -> Any:
+    """A value as small as it can be and still mean the same to whoever asks which columns a row
+    brings: of rows with much text a thousand are held."""
+    if isinstance(value, str | list):
+        return value[:1] if isinstance(value, str) else []
+    return {} if isinstance(value, dict) else value
 
 
 def _with_schema(kind: SourceKind) -> Callable[..., Any]:

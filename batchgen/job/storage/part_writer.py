@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 
+from batchgen.job.row_sizes import size_of_output
 from batchgen.job.rows import OutputRow
 from batchgen.job.storage.part import Columns, Part, PartStem
 from batchgen.job.storage.parts import write_part
@@ -18,8 +19,8 @@ from batchgen.job.stores.places import Place
 
 __all__ = ["PartWriter"]
 
-_MAX_PART_CHARS = 16 << 20
-"""Text of one part, roughly: longer answers make smaller parts."""
+_MAX_PART_BYTES = 16 << 20
+"""Of one part, roughly: longer rows make smaller parts."""
 _by_index = attrgetter("index")
 
 
@@ -27,7 +28,7 @@ class PartWriter:
     """Collects rows and commits them as parts: at half of `every` rows, or after `seconds`.
     `stem`: what its parts are called, but for their numbers.
 
-    Never more than `every` rows wait, nor a part's text while another is written: then `append`
+    Never more than `every` rows wait, nor a part's bytes while another is written: then `append`
     waits instead.
     """
 
@@ -49,7 +50,7 @@ class PartWriter:
         self._every = every
         self._seconds = seconds
         self._rows: list[OutputRow] = []
-        self._chars = 0
+        self._bytes = 0
         self._oldest = 0.0
         self._num_writing = 0
         self._seq = 0
@@ -70,14 +71,14 @@ class PartWriter:
         """Take rows; waits only while too many are not durable. Raises a past write's error."""
         if not rows:
             return
-        chars = sum(map(_num_chars, rows))
+        size = sum(map(size_of_output, rows))
         with self._changed:
             self._raise_error()
             first = not self._rows
             if first:
                 self._oldest = time.monotonic()
             self._rows.extend(rows)
-            self._chars += chars
+            self._bytes += size
             if first or self._is_due():  # the thread must know from when on to count the age
                 self._changed.notify_all()
             if self._thread.ident is None:
@@ -114,10 +115,10 @@ class PartWriter:
                 self._thread.join()
 
     def _is_too_much(self) -> bool:
-        return self._chars >= _MAX_PART_CHARS or self.num_pending > self._every
+        return self._bytes >= _MAX_PART_BYTES or self.num_pending > self._every
 
     def _is_due(self) -> bool:
-        full = 2 * len(self._rows) >= self._every or self._chars >= _MAX_PART_CHARS
+        full = 2 * len(self._rows) >= self._every or self._bytes >= _MAX_PART_BYTES
         aged = time.monotonic() - self._oldest >= self._seconds
         return bool(self._rows) and (full or aged or self._wanted)
 
@@ -146,7 +147,7 @@ class PartWriter:
 
     def _take(self) -> list[OutputRow]:
         rows, self._rows = self._rows, []
-        self._num_writing, self._chars, self._wanted = len(rows), 0, False
+        self._num_writing, self._bytes, self._wanted = len(rows), 0, False
         self._changed.notify_all()
         return rows
 
@@ -173,24 +174,19 @@ class PartWriter:
             raise self._error
 
 
-def _num_chars(row: OutputRow) -> int:
-    """Text of a row, roughly."""
-    return len(row.prompt or "") + len(row.completion or "")
-
-
 def _portions(rows: list[OutputRow]) -> Iterator[list[OutputRow]]:
-    """The rows in parts of bounded text (no Arrow column may pass 2 GB), rows never torn apart."""
-    if sum(map(_num_chars, rows)) < _MAX_PART_CHARS:
+    """The rows in parts of bounded size (no Arrow column may pass 2 GB), rows never torn apart."""
+    if sum(map(size_of_output, rows)) < _MAX_PART_BYTES:
         yield rows
         return
     portion: list[OutputRow] = []
-    chars = 0
+    size = 0
     for _, group in groupby(sorted(rows, key=_by_index), key=_by_index):
         samples = list(group)
         portion += samples
-        chars += sum(map(_num_chars, samples))
-        if chars >= _MAX_PART_CHARS:
+        size += sum(map(size_of_output, samples))
+        if size >= _MAX_PART_BYTES:
             yield portion
-            portion, chars = [], 0
+            portion, size = [], 0
     if portion:
         yield portion

@@ -9,6 +9,7 @@ from batchgen.engine.request import Request
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.answers.reading import Reading
 from batchgen.job.decisions.decisions import Decisions
+from batchgen.job.row_sizes import BYTES_PER_TOKEN
 from batchgen.job.rows import InputRow
 
 __all__ = ["FailedRow", "PreparedRow", "as_row_error", "failed", "request_id", "row_and_sample"]
@@ -39,6 +40,11 @@ class PreparedRow:
     def num_prompt_tokens(self) -> int:
         """Tokens of the prompt, counted once whatever the number of samples."""
         return len(self.prompt_token_ids)
+
+    @property
+    def weight(self) -> int:
+        """Tokens of the prompt, and what the row carries to the output as if it were some."""
+        return len(self.prompt_token_ids) + self.row.carried // BYTES_PER_TOKEN
 
 
 @dataclass(slots=True)
