@@ -78,7 +78,7 @@ def write_shard(out: Path, shard: Shard, asked: argparse.Namespace) -> None:
         mine = range(shard.index, asked.rows, shard.count)
         ledger.append([row(index, asked.tokens, draw) for index in mine])
         ledger.flush()
-        ledger.checkpoint_input(InputCheckpoint(asked.rows, "digest"), at_end=True)
+        ledger.checkpoint_input(InputCheckpoint(asked.rows, "digest"))
         ledger.finalize(asked.rows)
 
 

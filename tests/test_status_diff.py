@@ -48,10 +48,10 @@ def test_status_tells_a_running_job_from_a_stopped_and_a_finished_one(tmp_path: 
     with open_ledger(tmp_path) as ledger:
         ledger.append([*rows_of(range(4)), failed])
         ledger.flush()
-        ledger.checkpoint_input(InputCheckpoint(10, "d"), at_end=True)
+        ledger.checkpoint_input(InputCheckpoint(10, "d"))
         ledger.save_inflight({(5, 0): [1, 2, 3]})
         seen = status_json(tmp_path)
-        assert (seen["state"], seen["rows_done"], seen["rows_total"]) == ("running", 5, 10)
+        assert (seen["state"], seen["rows_done"], seen["rows_total"]) == ("running", 5, None)
         assert seen["owner"]["alive"]
         assert seen["inflight_tokens_saved"] == 3
     seen = status_json(tmp_path)
@@ -67,7 +67,7 @@ def test_status_tells_a_running_job_from_a_stopped_and_a_finished_one(tmp_path: 
 def test_a_job_whose_output_was_removed_is_to_be_run_again(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as ledger:
         ledger.append(rows_of(range(4)))
-        ledger.checkpoint_input(InputCheckpoint(4, "d"), at_end=True)
+        ledger.checkpoint_input(InputCheckpoint(4, "d"))
         ledger.finalize(4)
     seen = status_json(tmp_path)
     assert (seen["state"], seen["rows_done"]) == ("complete", 4)
@@ -97,7 +97,7 @@ def test_a_finished_output_is_known_without_its_checkpoint_folder(tmp_path: Path
     failed = make_row(4, status="error", error_code="oom", error_message="too big")
     with open_ledger(tmp_path) as ledger:
         ledger.append([*rows_of(range(4)), failed])
-        ledger.checkpoint_input(InputCheckpoint(5, "d"), at_end=True)
+        ledger.checkpoint_input(InputCheckpoint(5, "d"))
         ledger.finalize(5)
     shutil.rmtree(tmp_path / "out.parquet.ckpt")
     seen = status_json(tmp_path)

@@ -214,7 +214,7 @@ def test_shards_are_merged(folder: Place) -> None:
             rows = [i for i in range(9) if i % 2 == index]
             ledger.begin(rows)
             ledger.append(rows_of(rows))
-            ledger.checkpoint_input(InputCheckpoint(9, "digest"), at_end=True)
+            ledger.checkpoint_input(InputCheckpoint(9, "digest"))
             ledger.finalize(9)
     assert status_of(out, work).state == "mergeable"
     assert merge_output(out, work).rows == 9

@@ -156,15 +156,12 @@ class Ledger(AbstractContextManager["Ledger"]):
         assert self._writer is not None, "the job is finished or closed"
         self._writer.flush()
 
-    def checkpoint_input(self, read: InputCheckpoint, *, at_end: bool = False) -> None:
-        """Note how far the input was read, and what it was: checked when a later run reads it.
-
-        `at_end`: these are all its rows; `status` and `merge` then know the total.
-        """
+    def checkpoint_input(self, read: InputCheckpoint) -> None:
+        """Note how far the input was read, and what it was: checked when a later run reads it."""
         before = self._manifest.input
-        if not at_end and before is not None and before.rows_read > read.rows_read:
+        if before is not None and before.rows_read > read.rows_read:
             read = replace(before, sources=read.sources)  # rows past those read now may be done
-        self._manifest.total_rows = read.rows_read if at_end else None
+        self._manifest.total_rows = None
         self._manifest.input = read
         self._write_manifest()
         if self._layout.shard is not None:

@@ -111,8 +111,8 @@ def _settle(layout: Layout, job: Manifest, num_rows: int | None) -> None:
         )
     else:
         raise UsageError(
-            f"how many rows {layout.out} should have is not known: no run has read all of its "
-            "input",
+            f"how many rows {layout.out} should have is not known: no run and no shard of it is "
+            "complete",
             "run the job again (or one of its shards), or give --rows N",
         )
 
