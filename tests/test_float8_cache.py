@@ -167,6 +167,7 @@ def compiled(tile: Any, spec: AttentionSpec, write: bool) -> str:
         "PRECISION": "tf32",
         "ONE_LOOP": tile.one_loop,
         "TMA": tile.tma,
+        "AHEAD": tile.ahead,
         "WRITE": write,
         "SHARED_M": 0,
     }

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from batchgen.engine.cuda.kernel_shapes import kernel_shapes
 from batchgen.engine.run.loader import load_model_from
 from batchgen.startup import kernels
 
-KERNELS = {"attention_kernel", "plan_kernel", "write_kernel", "scan_kernel", "choose_kernel"}
+KERNELS = {"attention_kernel", "plan_kernel", "write_kernel", "shared_kernel", "scan_kernel"}
+KERNELS |= {"choose_kernel"}
 
 
 @pytest.mark.parametrize(
@@ -53,9 +55,11 @@ INTERPRETED = """if True:
     device = torch.device("cpu")
     calls = [*kernels_ahead.kernel_calls(spec, torch.float32, torch.float32, 16, device)]
     calls += kernels_ahead.sampler_calls(50, torch.float32, device)
-    for call in reversed(calls):
+    whole = AttentionSpec(0, 4, 2, 16, 16, 0.25)
+    shared = [*kernels_ahead.shared_calls(whole, torch.float32, torch.float32, 16, device)]
+    for call in reversed(calls + shared):
         call()
-    print(len(calls), "transformers" in sys.modules)
+    print(len(calls), len(shared), "transformers" in sys.modules)
     shapes = {"device": "cpu", "dtype": "float32", "cache_dtype": "float32"}
     shapes |= {"layers": [], "block_sizes": [], "vocab_size": 9}
     for kernels in ([partial(int, "1")], [partial(int, "1"), partial(int, "x")], None):
@@ -80,13 +84,13 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return [line for line in done.stdout.splitlines() if line]
 
 
 def test_every_kernel_of_a_layer_is_called_without_importing_transformers(
     interpreted: list[str],
 ) -> None:
-    assert interpreted[0] == "8 False"
+    assert interpreted[0] == "8 4 False"
 
 
 def test_the_process_notes_which_kernels_it_could_not_compile(interpreted: list[str]) -> None:
@@ -143,6 +147,20 @@ def test_kernels_that_fail_are_tried_a_few_times_and_then_named(
     assert "launch: no room" in caplog.text
 
 
+def test_nobody_waits_for_what_only_some_runs_need(compiler: Path) -> None:
+    compiler.write_text(
+        NOTES.replace("FAILED", "[]") + "print(flush=True)\nsys.stdin.read(1)\n"
+        "import time; time.sleep(30)"
+    )
+    begun = time.monotonic()
+    assert compiled()
+    assert time.monotonic() - begun < 20
+    left = kernels._left[-1]
+    assert left.poll() is None
+    left.kill()
+    left.wait()
+
+
 @pytest.mark.cuda
 def test_after_it_a_first_run_compiles_none_of_them(tmp_path: Path) -> None:
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 999}
@@ -152,23 +170,27 @@ def test_after_it_a_first_run_compiles_none_of_them(tmp_path: Path) -> None:
     code = """if True:
         import json, sys, triton
         from pathlib import Path
-        from batchgen.engine.cuda.kernels_ahead import compile_ahead
+        from batchgen.engine.cuda.kernels_ahead import compile_ahead, first_calls, later_calls
         from batchgen.engine.config import EngineConfig
         from batchgen.engine.run.factory import load_engine
         from batchgen.engine.cuda.kernel_shapes import kernel_shapes
         from batchgen.report.bench import run_work
-        from batchgen.report.workloads import nano
+        from batchgen.report.workloads import nano, prefix
         folder = Path(sys.argv[1])
         if sys.argv[2] == "ahead":
             shapes = kernel_shapes(json.loads((folder / "config.json").read_text()))
-            compile_ahead(shapes | {"device": "cuda"})
+            for calls in (first_calls, later_calls):
+                assert not compile_ahead(calls(shapes | {"device": "cuda"}))
             sys.exit()
         def listener(*, src, cache_hit, **_):
             if not cache_hit:
                 print("compiled", getattr(src, "name", src))
         triton.knobs.compilation.listener = listener
         config = EngineConfig(folder, device="cuda", load_format="dummy")
-        run_work(load_engine(config), nano(rows=20, vocab=900))
+        engine = load_engine(config)
+        run_work(engine, nano(rows=20, vocab=900))
+        run_work(engine, prefix(rows=300, vocab=900))
+        assert engine.stats().shared_read_tokens
     """
     settings = dict(os.environ) | {"TRITON_CACHE_DIR": str(tmp_path / "triton")}
     for word in ("ahead", "run"):

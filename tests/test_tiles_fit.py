@@ -19,7 +19,14 @@ from triton.compiler import ASTSource
 from batchgen.engine.attention.interface import AttentionSpec
 from batchgen.engine.attention.triton.kernels import attention_kernel
 from batchgen.engine.attention.triton.launches import constants
-from batchgen.engine.attention.triton.tuning import Tile, chunk_tile, decode_tile, few_tile, fitted
+from batchgen.engine.attention.triton.tuning import (
+    Tile,
+    chunk_tile,
+    decode_tile,
+    few_tile,
+    fitted,
+    group_tile,
+)
 
 KIB = 1024
 ROOM = {75: 64 * KIB, 80: 163 * KIB, 86: 99 * KIB, 90: 227 * KIB}
@@ -100,6 +107,6 @@ def test_tiles_are_as_measured_where_they_fit() -> None:
     for head_dim in (64, 128, 256):
         spec = AttentionSpec(0, 16, 8, head_dim, head_dim, 0.1)
         for dtype in (torch.bfloat16, torch.float32, torch.float8_e4m3fn):
-            for tuner in (decode_tile, few_tile, chunk_tile):
+            for tuner in (decode_tile, few_tile, group_tile, chunk_tile):
                 tile = tuner(spec, dtype, 64, torch.device("cpu"))
                 assert fitted(tile, spec, dtype, ROOM[90]) == tile

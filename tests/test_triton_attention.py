@@ -105,6 +105,41 @@ def test_tiles_loaded_by_the_memory_accelerator_agree(window: int | None) -> Non
 
 
 @direct
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize(("keys", "chunk_keys"), [(16, 64), (32, 32), (64, 16)])
+def test_tiles_whose_block_is_known_ahead_agree(
+    keys: int, chunk_keys: int, window: int | None
+) -> None:
+    from batchgen.engine.attention.triton.tuning import Tile
+
+    spec = AttentionSpec(0, 4, 2, 64, 64, 0.125, sliding_window=window)
+    step = build(case := Case(((34, 98), (1, 64), (1, 200), (1, 1)), spec, block_size=64), DEVICE)
+    result = run(
+        case,
+        step,
+        decode_tuner=lambda *_: Tile(16, keys, 1, 3, 3, ahead=True),
+        chunk_tuner=lambda *_: Tile(64, chunk_keys, 4, 3, 2, one_loop=False, ahead=True),
+    )
+    assert error(result, expected(case, step)) < TOLERANCE[case.dtype]
+
+
+@pytest.mark.parametrize("group", [1, 2, 4, 8, 16, 32])
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_all_tiles_of_decodes_have_as_many_rows_and_shared_keys_end_where_they_begin(
+    head_dim: int, group: int
+) -> None:
+    from batchgen.engine.attention.triton.tuning import Decodes, decode_tile, few_tile, group_tile
+
+    spec = AttentionSpec(0, 2 * group, 2, head_dim, head_dim, 0.1)
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.float32):
+        of = spec, dtype, 64, torch.device("cpu")
+        few, *others = (decode_tile(*of, kind) for kind in Decodes)
+        assert {tile.block_m for tile in others} == {few.block_m}
+        for tile in (few, *others, few_tile(*of), group_tile(*of)):
+            assert 128 % tile.block_n == 0
+
+
+@direct
 @pytest.mark.parametrize("window", [0, 300])
 def test_items_cover_each_tile_of_keys_once_and_the_longest_come_first(window: int) -> None:
     from batchgen.engine.attention.triton.plan import PlanKey, make_plan

@@ -1,7 +1,8 @@
 """The process that compiles a model's GPU kernels while the command imports and loads.
 
 It is started where Triton's cache does not say that they are compiled, and waited for before the
-first kernel is needed: two that compile the same would take longer.
+first kernel is needed: two that compile the same would take longer. When it has what every run
+needs it prints a line, and nobody waits for the rest.
 
 What it did is noted beside the compiled code: how often it was started, and which kernels it could
 not compile, and why. Where some failed it is started again, for a GPU may have had no room, but no
@@ -22,6 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from select import select
 from typing import Any
 
 from batchgen.startup.folders import prepare_compilers
@@ -37,6 +39,8 @@ _UNFINISHED = ("the process that compiles them did not finish",)
 
 _log = logging.getLogger(__name__)
 _processes: list[subprocess.Popen[bytes]] = []
+_left: list[subprocess.Popen[bytes]] = []
+"""Not waited for any more; kept, for what is dropped while it runs is warned of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ def compile_kernels(shapes: dict[str, Any], device: str, capability: int) -> boo
                 [sys.executable, "-P", "-m", _MODULE, text, str(file)],
                 env=dict(os.environ) | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
             )
         )
@@ -92,11 +96,14 @@ def compile_kernels(shapes: dict[str, Any], device: str, capability: int) -> boo
 
 
 def wait_for_kernels() -> None:
-    """Until the process has ended. One that hangs is left behind."""
-    for process in _processes:
-        with span("kernels"), suppress(subprocess.TimeoutExpired):
-            process.wait(_MOST_SECONDS)
-    _processes.clear()
+    """Until the process has compiled what every run needs, or has ended. One that hangs is left
+    behind."""
+    while _processes:
+        process = _processes.pop()
+        assert process.stdout is not None
+        with span("kernels"):
+            select([process.stdout], [], [], _MOST_SECONDS)
+        _left.append(process)
 
 
 def _digest(shapes: str, capability: int) -> str:

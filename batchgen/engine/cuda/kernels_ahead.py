@@ -2,7 +2,8 @@
 
 A kernel takes 0.5 to 1.5 s to compile, and a first run needs a dozen. This process is started with
 the command, knows the model's shapes from its config alone, and leaves the kernels in Triton's
-cache while the command still imports and loads. What it guesses wrong is compiled when needed.
+cache while the command still imports and loads. What only some runs need comes last: the command
+does not wait for it. What the process guesses wrong is compiled when needed.
 What could not be compiled is noted for `startup.kernels`, which decides whether to try it again.
 """
 
@@ -11,23 +12,34 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from batchgen.engine.attention.interface import AttentionSpec, CacheShape
-from batchgen.engine.attention.triton.paged import TritonBackend
+from batchgen.engine.attention.interface import (
+    ROW_WORDS,
+    SHARED_WORDS,
+    AttentionMetadata,
+    AttentionSpec,
+    CacheShape,
+    SharedReads,
+)
+from batchgen.engine.attention.triton.paged import TritonBackend, shared_tiles
 from batchgen.engine.attention.triton.plan import ITEM_WORDS, Plan, PlanKey, ceil_div, make_plan
+from batchgen.engine.attention.triton.sharing import read_items
+from batchgen.engine.attention.triton.tuning import Decodes
+from batchgen.engine.config import PROOF_BLOCK_SIZE
 from batchgen.engine.model.pieces import Piece, make_metadata
 from batchgen.engine.sampling.cuda_ops import greedy_tokens, sampled_tokens
 from batchgen.startup.folders import prepare_compilers
 from batchgen.startup.kernels import Record
 
-__all__ = ["compile_ahead", "kernel_calls"]
+__all__ = ["compile_ahead", "kernel_calls", "sampler_calls", "shared_calls"]
 
 _PROMPT = 64
 """Query tokens of a sequence that is no decode: more rows than a decode tile has."""
@@ -55,22 +67,60 @@ def kernel_calls(
     block_size: int,
     device: torch.device,
 ) -> Iterator[Call]:
-    """One call for each kernel that a layer of this kind compiles."""
+    """One call for each kernel that a layer of this kind compiles, but for `shared_calls`."""
     backend = _Apart()
-    cache = backend.allocate(
-        spec, CacheShape(2 * _PROMPT // block_size, block_size, cache_dtype, device)
+    shape = CacheShape(2 * _PROMPT // block_size, block_size, cache_dtype, device)
+    cache = backend.allocate(spec, shape)
+    launches = backend.launches(spec, cache)
+    few, many, chunks = (
+        launches.decodes[Decodes.FEW],
+        launches.decodes[Decodes.MANY],
+        launches.chunks,
     )
-    keys = [launch.key for launch in backend.launches(spec, cache)]
-    sinks = torch.zeros(spec.num_heads, dtype=dtype, device=device) if spec.has_sinks else None
+    sinks = _sinks(spec, dtype, device)
     for num_tokens in (1, _PROMPT):
-        blocks = tuple(range(ceil_div(num_tokens, block_size)))
-        metadata = make_metadata([Piece(blocks, 0, num_tokens)], block_size, device)
-        metadata.slot_mapping = metadata.slot_mapping.int()  # as `prepare` does
-        yield from (partial(make_plan, key, metadata) for key in keys[: 1 + (num_tokens > 1)])
-        metadata.host = {key: _idle_plan(key, metadata.slot_mapping) for key in keys}
+        metadata = _metadata(num_tokens, block_size, device)
+        keys = [few.key] if num_tokens == 1 else [few.key, chunks.key]
+        yield from (partial(make_plan, key, metadata) for key in keys)
+        _set_idle(metadata, (few.key, many.key, chunks.key))
         query, key, value = _tokens(spec, num_tokens, dtype, device)
-        backend.forward(query, key, value, cache, spec, metadata, sinks)
+        out = backend.forward(query, key, value, cache, spec, metadata, sinks)
+        if num_tokens == 1 and many.tile != few.tile and block_size != PROOF_BLOCK_SIZE:
+            backend.launch(many, query, cache, spec, metadata, out, sinks, None, (key, value))
     yield from backend.kept
+
+
+def shared_calls(
+    spec: AttentionSpec,
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype,
+    block_size: int,
+    device: torch.device,
+) -> Iterator[Call]:
+    """As `kernel_calls`, for steps in which keys are read for several sequences at once."""
+    backend = TritonBackend()
+    cache = backend.allocate(spec, CacheShape(2, block_size, cache_dtype, device))
+    if backend.sharing([spec], cache_dtype, block_size, device) is None:
+        return
+    launch = backend.launches(spec, cache).decodes[Decodes.REST]
+    metadata = _metadata(1, block_size, device)
+    items, members, rows = (
+        torch.zeros(words, dtype=torch.int32, device=device)
+        for words in ((1, SHARED_WORDS), (2,), (1, ROW_WORDS))
+    )
+    metadata.shared = SharedReads(items, members, rows)
+    plan_key = replace(launch.key, shared=True)
+    yield partial(make_plan, plan_key, metadata)
+    _set_idle(metadata, (plan_key,))
+    query, *new = _tokens(spec, 1, dtype, device)
+    out = query.new_empty((1, spec.num_heads, spec.v_head_dim))
+    more: list[Any] = [metadata, out, _sinks(spec, dtype, device), None, new]
+    yield partial(backend.launch, launch, query, cache, spec, *more)
+    few, full = shared_tiles(spec, cache)
+    for tile, fewer in ((few, 0), (full, few.block_m)):
+        if tile.block_m > fewer:
+            more = [metadata, tile, fewer, full.block_m, backend.workspace(device)]
+            yield partial(read_items, query, cache, spec, *more)
 
 
 def sampler_calls(vocab_size: int, dtype: torch.dtype, device: torch.device) -> Iterator[Call]:
@@ -81,24 +131,44 @@ def sampler_calls(vocab_size: int, dtype: torch.dtype, device: torch.device) -> 
     yield partial(sampled_tokens, logits, torch.ones(2, device=device), ids, ids)
 
 
-@torch.inference_mode()
-def compile_ahead(shapes: dict[str, Any]) -> list[str]:
-    """`shapes`: as `kernel_shapes` makes them, and the device. Returns what failed, a line each:
-    the command will meet it again where it needs it, and say it."""
-    prepare_compilers()  # what the command compiles with, too
-    device = torch.device(shapes["device"])
-    dtype, cache_dtype = getattr(torch, shapes["dtype"]), getattr(torch, shapes["cache_dtype"])
-    calls: list[Call] = []
-    for number, layer in enumerate(shapes["layers"]):
-        spec = AttentionSpec(index=number, scale=1.0, **layer)
+def first_calls(shapes: dict[str, Any]) -> Iterator[Call]:
+    """Of what every run needs."""
+    device, dtype, cache_dtype = _kinds(shapes)
+    for spec in _specs(shapes):
         for block_size in shapes["block_sizes"]:
             for kind in {dtype, cache_dtype}:
-                calls += kernel_calls(spec, dtype, kind, block_size, device)
-    calls += sampler_calls(shapes["vocab_size"], dtype, device)
+                yield from kernel_calls(spec, dtype, kind, block_size, device)
+    yield from sampler_calls(shapes["vocab_size"], dtype, device)
+
+
+def later_calls(shapes: dict[str, Any]) -> Iterator[Call]:
+    """Of what some runs need, and not at once."""
+    device, dtype, cache_dtype = _kinds(shapes)
+    for spec in _specs(shapes):
+        for block_size in shapes["block_sizes"]:
+            if spec.sliding_window is None and block_size != PROOF_BLOCK_SIZE:
+                yield from shared_calls(spec, dtype, cache_dtype, block_size, device)
+
+
+@torch.inference_mode()
+def compile_ahead(calls: Iterator[Call]) -> list[str]:
+    """Returns what failed, a line each: the command will meet it again where it needs it, and say
+    it."""
+    every = list(calls)
     with ThreadPoolExecutor(max_workers=max(2, len(os.sched_getaffinity(0)) - 2)) as pool:
-        running = [(pool.submit(torch.inference_mode()(call)), call) for call in reversed(calls)]
+        running = [(pool.submit(torch.inference_mode()(call)), call) for call in reversed(every)]
     errors = [(call, done.exception()) for done, call in running]
     return [f"{call.func.__qualname__}: {_line(error)}" for call, error in errors if error]
+
+
+def _kinds(shapes: dict[str, Any]) -> tuple[torch.device, torch.dtype, torch.dtype]:
+    dtype, cache_dtype = getattr(torch, shapes["dtype"]), getattr(torch, shapes["cache_dtype"])
+    return torch.device(shapes["device"]), dtype, cache_dtype
+
+
+def _specs(shapes: dict[str, Any]) -> Iterator[AttentionSpec]:
+    for number, layer in enumerate(shapes["layers"]):
+        yield AttentionSpec(index=number, scale=1.0, **layer)
 
 
 def _line(error: BaseException) -> str:
@@ -108,30 +178,52 @@ def _line(error: BaseException) -> str:
 
 def _tokens(
     spec: AttentionSpec, num_tokens: int, dtype: torch.dtype, device: torch.device
-) -> list[torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Queries, keys and values."""
-    shapes = (
-        (spec.num_heads, spec.head_dim),
-        (spec.num_kv_heads, spec.head_dim),
-        (spec.num_kv_heads, spec.v_head_dim),
+
+    def zeros(num_heads: int, dim: int) -> torch.Tensor:
+        return torch.zeros((num_tokens, num_heads, dim), dtype=dtype, device=device)
+
+    return (
+        zeros(spec.num_heads, spec.head_dim),
+        zeros(spec.num_kv_heads, spec.head_dim),
+        zeros(spec.num_kv_heads, spec.v_head_dim),
     )
-    return [torch.zeros((num_tokens, *shape), dtype=dtype, device=device) for shape in shapes]
 
 
-def _idle_plan(key: PlanKey, slots: torch.Tensor) -> Plan:
-    """With one item, which has no tiles: its programs leave at once."""
+def _metadata(num_tokens: int, block_size: int, device: torch.device) -> AttentionMetadata:
+    """Of one sequence."""
+    blocks = tuple(range(ceil_div(num_tokens, block_size)))
+    metadata = make_metadata([Piece(blocks, 0, num_tokens)], block_size, device)
+    metadata.slot_mapping = metadata.slot_mapping.int()  # as `prepare` does
+    return metadata
+
+
+def _sinks(spec: AttentionSpec, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
+    return torch.zeros(spec.num_heads, dtype=dtype, device=device) if spec.has_sinks else None
+
+
+def _set_idle(metadata: AttentionMetadata, keys: Iterable[PlanKey]) -> None:
+    """Plans with one item, which has no tiles: its programs leave at once."""
+    slots = metadata.slot_mapping
     items = torch.zeros((1, ITEM_WORDS), dtype=torch.int32, device=slots.device)
-    counters = torch.zeros(key.num_kv_heads, dtype=torch.int32, device=slots.device)
-    return Plan(items, counters, 1, slots if key.min_rows else None)
+    metadata.host = {}
+    for key in keys:
+        counters = torch.zeros(key.num_kv_heads, dtype=torch.int32, device=slots.device)
+        metadata.host[key] = Plan(items, counters, 1, slots if key.min_rows else None)
 
 
 def main() -> None:
     """Arguments: the shapes as JSON, and the file that says how it went."""
     file = Path(sys.argv[2])
-    try:
-        failed = compile_ahead(json.loads(sys.argv[1]))
-    except Exception as error:  # before any kernel: the device has no room, or is not there
-        failed = [_line(error)]
+    failed: list[str] = []
+    for calls in (first_calls, later_calls):
+        try:
+            prepare_compilers()  # what the command compiles with, too
+            failed += compile_ahead(calls(json.loads(sys.argv[1])))
+        except Exception as error:  # before any kernel: the device has no room, or is not there
+            failed.append(_line(error))
+        print(flush=True)  # the command waits for the first line
     Record(Record.read(file).starts, failed).write(file)
 
 

@@ -11,7 +11,13 @@ import triton
 import triton.language as tl
 
 from batchgen.engine.attention.triton.cache import write_tokens
-from batchgen.engine.attention.triton.reduce import combine, keep, merge_shared, write
+from batchgen.engine.attention.triton.reduce import (
+    combine,
+    keep,
+    merge_shared,
+    shared_parts,
+    write,
+)
 from batchgen.engine.attention.triton.tiles import attend_tiles, query_tile
 from batchgen.engine.kernel_keys import settle_keys
 
@@ -38,13 +44,14 @@ def attention_kernel(
     BLOCK_N: tl.constexpr, BLOCK_SIZE: tl.constexpr, HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr, HAS_SINKS: tl.constexpr, RETURN_LSE: tl.constexpr,
     PRECISION: tl.constexpr, ONE_LOOP: tl.constexpr, TMA: tl.constexpr, WRITE: tl.constexpr,
-    SHARED_M: tl.constexpr,
+    AHEAD: tl.constexpr, SHARED_M: tl.constexpr,
 ) -> None:  # fmt: skip
     """Grid: max_items * num_kv_heads. Programs without work leave at once.
 
     ONE_LOOP: mask every tile; else tiles that all rows see take a loop of their own, without masks.
     WRITE: store the step's own keys and values as well. Each program stores those that it reads, so
     this is only for sequences of one entry (decode).
+    AHEAD: see `Tile.ahead`.
     SHARED_M: rows of a tile of `shared_kernel`, which has read the keys before `begin`; 0: none.
     """
     head = tl.program_id(0) % NUM_KV_HEADS
@@ -72,6 +79,8 @@ def attention_kernel(
     q = query_tile(
         query, tokens, heads, in_use, query_stride, query_head_stride, k_cache, DIM, PADDED,
     )  # fmt: skip
+    if SHARED_M > 0:
+        parts = shared_parts(shared_rows + tl.load(item + 6) * _ROW_WORDS)
 
     if WRITE:
         NEW: tl.constexpr = triton.next_power_of_2(BLOCK_M // GROUP)
@@ -108,7 +117,7 @@ def attention_kernel(
                 acc, peak, total, q, k_cache, v_cache, k_tiles, v_tiles, block_table, head,
                 low, high, positions, num_keys, window, scale, softcap,
                 BLOCK_N, BLOCK_SIZE, NUM_KV_HEADS, DIM, V_DIM, PADDED, V_PADDED,
-                HAS_WINDOW, HAS_SOFTCAP, PRECISION, phase != 1, TMA,
+                HAS_WINDOW, HAS_SOFTCAP, PRECISION, phase != 1, TMA, AHEAD,
             )  # fmt: skip
     last = splits == 1
     if splits > 1:
@@ -126,8 +135,7 @@ def attention_kernel(
     if last:
         if SHARED_M > 0:
             acc, peak, total = merge_shared(
-                acc, peak, total, shared_acc, shared_stats,
-                shared_rows + tl.load(item + 6) * _ROW_WORDS, head, rows, in_use,
+                acc, peak, total, shared_acc, shared_stats, parts, head, rows, in_use,
                 GROUP, NUM_KV_HEADS, SHARED_M, V_DIM, V_PADDED,
             )  # fmt: skip
         write(

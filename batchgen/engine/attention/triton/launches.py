@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,10 @@ import torch
 
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec
 from batchgen.engine.attention.triton.plan import PlanKey, ceil_div
-from batchgen.engine.attention.triton.tuning import Tile, padded
+from batchgen.engine.attention.triton.tuning import MANY_SEQUENCES, Decodes, Tile, padded
 from batchgen.engine.gpu import num_sms
 
-__all__ = ["Launch", "constants", "make_launch", "needed", "scale_of", "workspace_rows"]
+__all__ = ["Launch", "Launches", "constants", "make_launch", "scale_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +44,33 @@ def make_launch(
     return Launch(tile, key)
 
 
-def needed(launches: tuple[Launch, Launch], metadata: AttentionMetadata) -> tuple[Launch, ...]:
-    """Chunks only where a sequence of the bucket may have more rows than a decode tile."""
-    decode, _ = launches
-    if metadata.max_seqlen_q * decode.key.group <= decode.key.block_m:
-        return (decode,)
-    return launches
+@dataclass(frozen=True, slots=True)
+class Launches:
+    """What steps of one kind of layer choose from. Decodes have tiles of equally many rows."""
+
+    decodes: Mapping[Decodes, Launch]
+    chunks: Launch
+
+    def needed(self, metadata: AttentionMetadata) -> tuple[Launch, Launch | None]:
+        """That of the step's decodes; and chunks only where a sequence of the bucket may have more
+        rows than a decode tile."""
+        few = self.decodes[Decodes.FEW].key
+        kind = Decodes.FEW
+        if metadata.shared is not None and not few.window:
+            kind = Decodes.REST
+        elif len(metadata.seq_lens) >= MANY_SEQUENCES:
+            kind = Decodes.MANY
+        has_chunks = metadata.max_seqlen_q * few.group > few.block_m
+        return self.decodes[kind], self.chunks if has_chunks else None
+
+    @property
+    def workspace_rows(self) -> tuple[int, int]:
+        """Of decodes and of chunks."""
+        decodes = max(_workspace_rows(launch.key) for launch in self.decodes.values())
+        return decodes, _workspace_rows(self.chunks.key)
 
 
-def workspace_rows(key: PlanKey) -> int:
+def _workspace_rows(key: PlanKey) -> int:
     """Split entries make fewer than two items for each one aimed at."""
     return 2 * key.items_per_head * key.num_kv_heads * key.block_m
 
@@ -72,6 +91,7 @@ def constants(
         "HAS_SOFTCAP": (spec.softcap or 0.0) > 0,
         "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
         "TMA": tile.tma,
+        "AHEAD": tile.ahead and block_size % tile.block_n == 0,
         "maxnreg": tile.max_registers,
         "num_warps": tile.num_warps,
         "num_stages": tile.num_stages,

@@ -32,24 +32,26 @@ from batchgen.engine.attention.triton.cache import (
 from batchgen.engine.attention.triton.kernels import attention_kernel
 from batchgen.engine.attention.triton.launches import (
     Launch,
+    Launches,
     constants,
     make_launch,
-    needed,
     scale_of,
-    workspace_rows,
 )
 from batchgen.engine.attention.triton.plan import Plan, PlanKey, make_plan
 from batchgen.engine.attention.triton.sharing import common_spec, read_shared, sharing_shape
 from batchgen.engine.attention.triton.tuning import (
+    Decodes,
+    DecodeTuner,
     Tile,
     Tuner,
     chunk_tile,
     decode_tile,
     few_tile,
+    group_tile,
 )
 from batchgen.engine.attention.triton.workspace import Workspace
 
-__all__ = ["Launch", "TritonBackend"]
+__all__ = ["Launch", "TritonBackend", "shared_tiles"]
 
 
 @dataclass(slots=True)
@@ -60,14 +62,12 @@ class TritonBackend:
     launches, and the one place where that is done.
     """
 
-    decode_tuner: Tuner = decode_tile
+    decode_tuner: DecodeTuner = decode_tile
     chunk_tuner: Tuner = chunk_tile
     name: str = "triton"
     shares: bool = True
     """Whether keys may be read once for several sequences: what comes out is joined by the step."""
-    _launches: dict[tuple[AttentionSpec, torch.dtype, int], tuple[Launch, Launch]] = field(
-        default_factory=dict
-    )
+    _launches: dict[tuple[AttentionSpec, torch.dtype, int], Launches] = field(default_factory=dict)
     _workspaces: dict[torch.device, Workspace] = field(default_factory=dict)
 
     def allocate(self, spec: AttentionSpec, shape: CacheShape) -> PagedCache:
@@ -86,8 +86,9 @@ class TritonBackend:
         metadata.slot_mapping = metadata.slot_mapping.int()  # one width: kernels compile once
         for (_, _, block_size), launches in self._launches.items():
             if block_size == metadata.block_size:
-                for launch in needed(launches, metadata):
-                    _plan(_plan_key(launch.key, metadata), metadata)
+                for launch in launches.needed(metadata):
+                    if launch is not None:
+                        _plan(_plan_key(launch.key, metadata), metadata)
 
     def forward(
         self,
@@ -144,15 +145,15 @@ class TritonBackend:
         """`new`: keys and values to write first."""
         out = query.new_empty((query.shape[0], spec.num_heads, spec.v_head_dim))
         query = _unit(query)
-        space = self._workspace(query.device)
-        decode, *chunk = needed(self.launches(spec, cache), metadata)
-        if chunk:
+        space = self.workspace(query.device)
+        decodes, chunks = self.launches(spec, cache).needed(metadata)
+        if chunks is not None:
             with space.beside():  # chunks wait for products, decodes for memory
-                self.launch(chunk[0], query, cache, spec, metadata, out, sinks, lse, new)
+                self.launch(chunks, query, cache, spec, metadata, out, sinks, lse, new)
         if metadata.shared is not None and spec.sliding_window is None:
-            read_shared(query, cache, spec, metadata, self._shared_tiles(spec, cache), space)
-        self.launch(decode, query, cache, spec, metadata, out, sinks, lse, new)
-        if chunk:
+            read_shared(query, cache, spec, metadata, shared_tiles(spec, cache), space)
+        self.launch(decodes, query, cache, spec, metadata, out, sinks, lse, new)
+        if chunks is not None:
             space.join()
         return out
 
@@ -180,7 +181,7 @@ class TritonBackend:
             write_cache(*new, cache, plan.slots)
             new = None
         key, value = new or (query, query)
-        space, shared = self._workspace(query.device), metadata.shared
+        space, shared = self.workspace(query.device), metadata.shared
         acc, stats = space.pieces(chunks=launch.key.min_rows > 0)
         attention_kernel[(plan.max_items * spec.num_kv_heads,)](
             query,
@@ -217,7 +218,7 @@ class TritonBackend:
             RETURN_LSE=lse is not None,
             ONE_LOOP=tile.one_loop,
             WRITE=new is not None,
-            SHARED_M=self.launches(spec, cache)[1].tile.block_m if plan_key.shared else 0,
+            SHARED_M=shared_tiles(spec, cache)[1].block_m if plan_key.shared else 0,
             **constants(spec, cache.block_size, tile, query.dtype),
         )
 
@@ -234,38 +235,41 @@ class TritonBackend:
         spec = common_spec(specs) if self.shares else None
         if spec is None:
             return None
-        decode = self.decode_tuner(spec, dtype, block_size, device)
-        chunk = self.chunk_tuner(spec, dtype, block_size, device)
-        tiles = few_tile(spec, dtype, block_size, device), chunk
-        shape = sharing_shape(spec, dtype, block_size, device, decode, tiles)
+        rest = self.decode_tuner(spec, dtype, block_size, device, Decodes.REST)
+        of = spec, dtype, block_size, device
+        few, group = few_tile(*of), group_tile(*of)
+        shape = sharing_shape(spec, dtype, block_size, device, rest, (few, group))
         if shape is not None:
-            rows = shape.max_items * spec.num_kv_heads * chunk.block_m
-            self._workspace(device).grow_shared(rows, spec.v_head_dim)
+            rows = shape.max_items * spec.num_kv_heads * group.block_m
+            self.workspace(device).grow_shared(rows, spec.v_head_dim)
         return shape
 
-    def _shared_tiles(self, spec: AttentionSpec, cache: PagedCache) -> tuple[Tile, Tile]:
-        few = few_tile(spec, cache.keys.dtype, cache.block_size, cache.keys.device)
-        return few, self.launches(spec, cache)[1].tile
-
-    def launches(self, spec: AttentionSpec, cache: PagedCache) -> tuple[Launch, Launch]:
+    def launches(self, spec: AttentionSpec, cache: PagedCache) -> Launches:
         """How a layer's decodes and its chunks are launched; makes room for their splits once."""
         dtype, device = cache.keys.dtype, cache.keys.device
         known = self._launches.get((spec, dtype, cache.block_size))
         if known is not None:
             return known
-        decode = self.decode_tuner(spec, dtype, cache.block_size, device)
-        chunk = self.chunk_tuner(spec, dtype, cache.block_size, device)
-        launches = (
-            make_launch(spec, decode, 0, decode.block_m, device),
-            make_launch(spec, chunk, decode.block_m, None, device),
+        of = spec, dtype, cache.block_size, device
+        tiles = {kind: self.decode_tuner(*of, kind) for kind in Decodes}
+        rows = tiles[Decodes.FEW].block_m
+        launches = Launches(
+            {kind: make_launch(spec, tile, 0, rows, device) for kind, tile in tiles.items()},
+            make_launch(spec, self.chunk_tuner(*of), rows, None, device),
         )
         self._launches[(spec, dtype, cache.block_size)] = launches
-        decode_rows, chunk_rows = (workspace_rows(launch.key) for launch in launches)
-        self._workspace(device).grow(decode_rows, chunk_rows, spec.v_head_dim)
+        self.workspace(device).grow(*launches.workspace_rows, spec.v_head_dim)
         return launches
 
-    def _workspace(self, device: torch.device) -> Workspace:
+    def workspace(self, device: torch.device) -> Workspace:
+        """Of all layers there."""
         return self._workspaces.setdefault(device, Workspace(device))
+
+
+def shared_tiles(spec: AttentionSpec, cache: PagedCache) -> tuple[Tile, Tile]:
+    """As `read_shared` takes them."""
+    of = spec, cache.keys.dtype, cache.block_size, cache.keys.device
+    return few_tile(*of), group_tile(*of)
 
 
 def _plan_key(key: PlanKey, metadata: AttentionMetadata) -> PlanKey:

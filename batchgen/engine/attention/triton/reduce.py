@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["combine", "keep", "merge_shared", "write"]
+__all__ = ["combine", "keep", "merge_shared", "shared_parts", "write"]
 
 _LN2 = tl.constexpr(0.6931471805599453)
 _LOG2E = tl.constexpr(1.4426950408889634)
@@ -51,20 +51,30 @@ def _merge(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def shared_parts(record: tl.tensor) -> tl.tuple:
+    """Where the parts that `merge_shared` joins lie, of two levels. `record`: the sequence's words
+    of `SharedReads.rows`. A short sequence waits for loads in turn most of its time: this one is
+    for the beginning, beside others."""
+    return (
+        tl.load(record + 1), tl.load(record + 2), tl.load(record + 3),
+        tl.load(record + 4), tl.load(record + 5), tl.load(record + 6),
+    )  # fmt: skip
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def merge_shared(
     acc: tl.tensor, peak: tl.tensor, total: tl.tensor, part_acc: tl.tensor, part_stats: tl.tensor,
-    record: tl.tensor, head: tl.tensor, rows: tl.tensor, in_use: tl.tensor, GROUP: tl.constexpr,
+    parts: tl.tuple, head: tl.tensor, rows: tl.tensor, in_use: tl.tensor, GROUP: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr, BLOCK_M: tl.constexpr, V_DIM: tl.constexpr, V_PADDED: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """Join what was read for several sequences at once: two levels, each split along its keys.
 
-    `record`: the sequence's words of `SharedReads.rows`; BLOCK_M: rows of a shared item's tile.
+    `parts`: see `shared_parts`; BLOCK_M: rows of a shared item's tile.
     """
     for level in tl.static_range(2):
-        first = tl.load(record + 1 + 3 * level)
-        splits = tl.load(record + 2 + 3 * level)
-        place = tl.load(record + 3 + 3 * level) * GROUP + rows
-        for piece in range(splits):
+        first = parts[3 * level]
+        place = parts[3 * level + 2] * GROUP + rows
+        for piece in range(parts[3 * level + 1]):
             slot = ((first + piece) * NUM_KV_HEADS + head).to(tl.int64) * BLOCK_M + place
             acc, peak, total = _merge(
                 acc, peak, total, part_acc, part_stats, slot, in_use, V_DIM, V_PADDED

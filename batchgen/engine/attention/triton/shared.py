@@ -32,7 +32,8 @@ def shared_kernel(
     table_stride: tl.tensor, GROUP: tl.constexpr, NUM_KV_HEADS: tl.constexpr, DIM: tl.constexpr,
     V_DIM: tl.constexpr, PADDED: tl.constexpr, V_PADDED: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_SIZE: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
-    PRECISION: tl.constexpr, TMA: tl.constexpr, FEWER: tl.constexpr, SLOTS: tl.constexpr,
+    PRECISION: tl.constexpr, TMA: tl.constexpr, AHEAD: tl.constexpr, FEWER: tl.constexpr,
+    SLOTS: tl.constexpr,
 ) -> None:  # fmt: skip
     """Grid: max_items * num_kv_heads. Programs whose item has no keys leave at once, and those
     whose item has at most `FEWER` rows, or more than a tile: another launch does it.
@@ -68,7 +69,7 @@ def shared_kernel(
         acc, peak, total, q, k_cache, v_cache, k_tiles, v_tiles, block_table, head,
         begin // BLOCK_N, end // BLOCK_N, lane, end, 0, scale, softcap,
         BLOCK_N, BLOCK_SIZE, NUM_KV_HEADS, DIM, V_DIM, PADDED, V_PADDED,
-        False, HAS_SOFTCAP, PRECISION, False, TMA,
+        False, HAS_SOFTCAP, PRECISION, False, TMA, AHEAD,
     )  # fmt: skip
     slot = (number * NUM_KV_HEADS + head).to(tl.int64) * SLOTS + lane
     keep(acc, peak, total, part_acc, part_stats, slot, in_use, V_DIM, V_PADDED)

@@ -34,6 +34,7 @@ def query_tile(
 @triton.jit  # type: ignore[untyped-decorator]
 def _places(
     block_table: tl.tensor,
+    block: tl.tensor,
     keys: tl.tensor,
     start: tl.tensor,
     num_keys: tl.tensor,
@@ -41,12 +42,13 @@ def _places(
     BLOCK_N: tl.constexpr,
     MASKED: tl.constexpr,
 ) -> tl.tuple:
-    """Blocks of the cache that hold a tile of keys, and the keys' places in them."""
+    """Blocks of the cache that hold a tile of keys, and the keys' places in them. `block`: that of
+    a tile which lies in one."""
     if BLOCK_SIZE == BLOCK_N:  # no remainder, after which values in float8 were loaded by bytes
-        return tl.load(block_table + start // BLOCK_SIZE).to(tl.int64), tl.arange(0, BLOCK_N)
+        return block.to(tl.int64), tl.arange(0, BLOCK_N)
     elif BLOCK_SIZE % BLOCK_N == 0:
-        block = tl.load(block_table + start // BLOCK_SIZE).to(tl.int64)
-        return block, start % BLOCK_SIZE + tl.arange(0, BLOCK_N)
+        place = tl.multiple_of(start % BLOCK_SIZE, BLOCK_N)
+        return block.to(tl.int64), place + tl.arange(0, BLOCK_N)
     else:
         numbers = keys // BLOCK_SIZE
         if MASKED:  # whole blocks, so that the keys of one are known to lie side by side
@@ -147,28 +149,36 @@ def attend_tiles(
     BLOCK_SIZE: tl.constexpr, NUM_KV_HEADS: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr,
     PADDED: tl.constexpr, V_PADDED: tl.constexpr, HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr, TMA: tl.constexpr,
+    AHEAD: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """Online softmax over the cached keys of tiles begin..end; the first `num_keys` keys count.
 
     `scale` includes log2(e) unless scores are soft-capped. `k_tiles`, `v_tiles`: descriptors of the
-    caches for the tensor memory accelerator.
+    caches for the tensor memory accelerator. AHEAD: see `Tile.ahead`; tiles lie in one block each.
     """
     k_base = k_cache + head * (BLOCK_SIZE * DIM)
     v_base = v_cache + head * (BLOCK_SIZE * V_DIM)
+    ahead = 0  # the block of the next tile
+    if AHEAD and begin < end:
+        ahead = tl.load(block_table + begin * BLOCK_N // BLOCK_SIZE)
     for tile in range(begin, end):
         start = tile * BLOCK_N
+        block = ahead
+        if AHEAD:
+            ahead = tl.load(block_table + tl.minimum(tile + 1, end - 1) * BLOCK_N // BLOCK_SIZE)
+        elif BLOCK_SIZE % BLOCK_N == 0:
+            block = tl.load(block_table + start // BLOCK_SIZE)
         keys = start + tl.arange(0, BLOCK_N)
         valid = keys < num_keys
         # The accelerator loads whole tiles: beyond the last key lies garbage, which times a weight
         # of 0 may still be NaN, so that masked tiles are loaded key by key.
         if TMA and not MASKED:
-            block = tl.load(block_table + start // BLOCK_SIZE)
             row = (block * NUM_KV_HEADS + head) * BLOCK_SIZE + start % BLOCK_SIZE
             k = k_tiles.load([row, 0])
             v = v_tiles.load([row, 0])
         else:
             blocks, places = _places(
-                block_table, keys, start, num_keys, BLOCK_SIZE, BLOCK_N, MASKED
+                block_table, block, keys, start, num_keys, BLOCK_SIZE, BLOCK_N, MASKED
             )
             K_STRIDE: tl.constexpr = NUM_KV_HEADS * BLOCK_SIZE * DIM
             V_STRIDE: tl.constexpr = NUM_KV_HEADS * BLOCK_SIZE * V_DIM

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import lru_cache
 
 import torch
@@ -13,14 +14,25 @@ import triton
 from batchgen.engine.attention.interface import AttentionSpec
 from batchgen.engine.gpu import has_tma, shared_memory
 
-__all__ = ["Tile", "Tuner", "chunk_tile", "decode_tile", "few_tile", "fitted", "padded"]
+__all__ = [
+    "MANY_SEQUENCES",
+    "DecodeTuner",
+    "Decodes",
+    "Tile",
+    "Tuner",
+    "chunk_tile",
+    "decode_tile",
+    "few_tile",
+    "fitted",
+    "group_tile",
+    "padded",
+]
 
 _HOPPER_ROOM = 227 * 1024
 """Shared memory of a block on Hopper and on larger GPUs after it; see `_bytes_needed`."""
-_FOUR_A_CORE = 128
-"""Registers of a thread with which four programs of 128 threads run on a multiprocessor at once.
-Decodes wait for memory, and 64 long rows of 8 heads are 512 programs: with three at once an H200
-needs two waves, the second nearly empty."""
+MANY_SEQUENCES = 256
+"""From so many on, programs of one warp each keep the memory busy: a multiprocessor has several,
+and while one waits for its table, its queries or its first keys, others read."""
 _SPLITS = 3
 """Between 2, which 64 rows of like lengths want, and 4, which two long rows among 200 short do."""
 
@@ -46,17 +58,56 @@ class Tile:
     """Load whole tiles by the tensor memory accelerator."""
     max_registers: int | None = None
     """Per thread, so that more programs fit a multiprocessor."""
+    ahead: bool = False
+    """Load each tile's block number while the tile before it is read: loaded just before the keys
+    that it leads to, it takes half of the pipeline's stages. For tiles that lie in one block."""
+
+
+class Decodes(Enum):
+    """What decoding sequences a launch is for."""
+
+    FEW = "few"
+    MANY = "many"
+    """`MANY_SEQUENCES` or more."""
+    REST = "rest"
+    """Those whose first keys are read for several at once: what is left of each is short."""
 
 
 Tuner = Callable[[AttentionSpec, torch.dtype, int, torch.device], Tile]
 """Of a layer, its cache's dtype, the cache's block size, and the device."""
+DecodeTuner = Callable[[AttentionSpec, torch.dtype, int, torch.device, Decodes], Tile]
+"""As `Tuner`; a tile's rows do not depend on which decodes it is for."""
 
 
 def decode_tile(
-    spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device
+    spec: AttentionSpec,
+    dtype: torch.dtype,
+    block_size: int,
+    device: torch.device,
+    decodes: Decodes = Decodes.FEW,
 ) -> Tile:
     """For sequences whose rows fit one small tile: bound by reading the cache."""
-    return fitted(_decode(spec, dtype, _group(spec)), spec, dtype, shared_memory(device))
+    tile = _decode(spec, dtype, _group(spec))
+    if tile.block_m == 16 and dtype != torch.float32:
+        tile = _sixteen_rows(_width(spec), dtype, decodes) or tile
+    return fitted(tile, spec, dtype, shared_memory(device))
+
+
+def _sixteen_rows(width: int, dtype: torch.dtype, decodes: Decodes) -> Tile | None:
+    """The least that `tl.dot` takes, which most models have: measured for each kind of decodes;
+    None where it was not."""
+    float8 = dtype == torch.float8_e4m3fn
+    if width == 128 and decodes is Decodes.REST:
+        return Tile(16, 32 if float8 else 16, 1, 3, _SPLITS, ahead=True)
+    if width == 128 and float8:
+        if decodes is Decodes.MANY:
+            return Tile(16, 32, 1, 3, 8, ahead=True)
+        return Tile(16, 64, 2, 3, _SPLITS, ahead=True)
+    if width == 128:
+        return Tile(16, 64, 4, 3, 2, ahead=True)
+    if width == 64 and not float8 and decodes is not Decodes.FEW:
+        return Tile(16, 32 if decodes is Decodes.MANY else 16, 1, 3, _SPLITS, ahead=True)
+    return None
 
 
 @lru_cache(maxsize=4096)  # asked by each layer of each step that no graph replays
@@ -68,20 +119,28 @@ def few_tile(
     return fitted(tile, spec, dtype, shared_memory(device))
 
 
+@lru_cache(maxsize=4096)
+def group_tile(
+    spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device
+) -> Tile:
+    """For keys that more decoding sequences read at once."""
+    tile = _chunk(spec, dtype, block_size, device)
+    if tile.ahead and _group(spec) <= 2:  # of 32 sequences: there are often no more
+        tile = replace(tile, block_m=64)
+    elif tile.ahead and tile.tma:
+        tile = replace(tile, block_m=128, num_warps=8, num_stages=2, max_registers=128)
+    return fitted(tile, spec, dtype, shared_memory(device))
+
+
 def _decode(spec: AttentionSpec, dtype: torch.dtype, num_rows: int) -> Tile:
     width = _width(spec)
     if dtype == torch.float32:
         return Tile(16, 32, 8, 2, 2)
     rows = max(16, min(64, triton.next_power_of_2(num_rows)))
     if dtype == torch.float8_e4m3fn:  # as many bytes a tile: the loads to wait for are as long
-        keys = 128 if width * rows <= 2048 else 64
-        if rows == 16 and width == 128:
-            return Tile(16, keys, 4, 3, _SPLITS, max_registers=_FOUR_A_CORE)
-        return Tile(rows, keys, 4, 3, 2)
+        return Tile(rows, 128 if width * rows <= 2048 else 64, 4, 3, 2)
     if width <= 64:
         return Tile(rows, 128, 4, 3, 2)
-    if rows == 16 and width == 128:
-        return Tile(16, 64, 2, 3, _SPLITS)
     return Tile(rows, 64 if width == 128 else 32, 4, 3, 2)
 
 
@@ -100,12 +159,13 @@ def _chunk(spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: tor
     if width <= 64:
         return Tile(128, 64, 8, 5, 1, one_loop=False)
     if dtype == torch.float8_e4m3fn:  # tiles pass through registers, which TMA would not feed
-        rows, keys = (64, 32) if width > 128 else (128, 64)
-        return Tile(rows, keys, 8, 2, 1, one_loop=False)
+        if width > 128:
+            return Tile(64, 32, 8, 2, 1, one_loop=False)
+        return Tile(128, 64, 4, 3, 1, one_loop=False, ahead=True)
     if width > 128:
         return Tile(64, 64, 8, 2, 1, one_loop=False)
     if spec.head_dim == spec.v_head_dim == 128 and block_size % 64 == 0 and has_tma(device):
-        return Tile(128, 64, 8, 3, 2, one_loop=False, tma=True, max_registers=128)
+        return Tile(64, 64, 4, 3, 2, one_loop=False, tma=True, ahead=True)
     return Tile(64, 64, 4, 2, 1, one_loop=False)
 
 

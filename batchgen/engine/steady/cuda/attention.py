@@ -15,7 +15,7 @@ import torch
 
 from batchgen.engine.attention.interface import AttentionSpec
 from batchgen.engine.attention.triton.paged import TritonBackend
-from batchgen.engine.attention.triton.tuning import Tile, decode_tile, fitted, padded
+from batchgen.engine.attention.triton.tuning import Decodes, Tile, decode_tile, fitted, padded
 from batchgen.engine.gpu import shared_memory
 
 __all__ = ["steady_attention", "whole_tile"]
@@ -30,9 +30,13 @@ def steady_attention() -> TritonBackend:
 
 
 def whole_tile(
-    spec: AttentionSpec, dtype: torch.dtype, block_size: int, device: torch.device
+    spec: AttentionSpec,
+    dtype: torch.dtype,
+    block_size: int,
+    device: torch.device,
+    _: Decodes = Decodes.FEW,
 ) -> Tile:
-    """By the layer's shape and the card."""
+    """By the layer's shape and the card, whatever decodes beside it."""
     if dtype == torch.float32:
         rows = 32 if padded(max(spec.head_dim, spec.v_head_dim)) <= 128 else 16
         tile = fitted(Tile(rows, 32, 4, 2, 2), spec, dtype, shared_memory(device))
