@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.fields.messages import are_token_ids
+from batchgen.job.fields.contents import are_token_ids
 from batchgen.job.fields.settings import joined, json_or_text
 from batchgen.job.quoting import shown
 

@@ -15,13 +15,13 @@ from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.answers.thinking_choice import spread_thinking
 from batchgen.job.answers.tool_choice import choose_tools
-from batchgen.job.fields.kept_columns import KeptColumns, TypedColumns
-from batchgen.job.fields.messages import (
+from batchgen.job.fields.contents import (
     is_written_conversation,
     read_contents,
-    read_messages,
     read_token_ids,
 )
+from batchgen.job.fields.kept_columns import KeptColumns, TypedColumns
+from batchgen.job.fields.messages import read_messages
 from batchgen.job.fields.openai_rows import body_as_row, is_openai_row, read_body
 from batchgen.job.fields.params import apply, read_params
 from batchgen.job.fields.row_columns import SYSTEM, TEMPLATE_COLUMNS, TOKEN_IDS, RowColumns
