@@ -27,7 +27,9 @@ from batchgen.report.workloads import WorkItem, from_lengths
 LENGTHS = [(5, 12), (9, 4), (3, 8)]
 
 
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *flags: str) -> dict[str, Any]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *flags: str, weights: bool = True
+) -> dict[str, Any]:
     monkeypatch.setattr("batchgen.report.workloads.seed6", lambda **_: from_lengths(LENGTHS, 90))
     monkeypatch.setitem(
         bench_session.measure_ceilings.__globals__, "_fastest", lambda *_: 1e-3
@@ -36,6 +38,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *flags: str) -> dict[st
         "batchgen.report.workloads.WORKLOADS", {"seed6": lambda **_: from_lengths(LENGTHS, 90)}
     )
     tiny_model("llama").save_pretrained(tmp_path)
+    if not weights:
+        (tmp_path / "model.safetensors").unlink()
     arguments = ["--workload", "seed6", "--model", str(tmp_path), "--device", "cpu", *flags]
     result = CliRunner().invoke(bench, [*arguments, "--json", str(tmp_path / "out.json")])
     assert result.exit_code == 0, result.output
@@ -74,6 +78,12 @@ def test_everything_is_reported_and_agrees(monkeypatch: Any, tmp_path: Path) -> 
     module = tiny_model("llama")
     weights = sum(p.nbytes for p in module.parameters()) - module.model.embed_tokens.weight.nbytes
     assert report["weight_bytes"] == weights, "weights that were packed are counted all the same"
+
+
+def test_a_shape_alone_is_measured_with_random_weights(monkeypatch: Any, tmp_path: Path) -> None:
+    flags = ("--load-format", "dummy", "--static-batch", "0", "--repeats", "1")
+    (row,) = run(monkeypatch, tmp_path, *flags, weights=False)["results"]
+    assert row["output_tokens_per_s"] > 0
 
 
 def test_a_baseline_that_fails_costs_nothing(monkeypatch: Any, tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def _workloads(
 def _engine_config(flags: dict[str, Any], model: Path, eos_token_ids: tuple[int, ...]) -> Any:
     from batchgen.engine.config import EngineConfig
 
-    names = {field.name for field in fields(EngineConfig)} - {"model", "eos_token_ids"}
+    names = {field.name for field in fields(EngineConfig)} - {"model", "eos_token_ids", "seed"}
     chosen = {name: flags[name] for name in names if name in flags}
     return EngineConfig(model=model, eos_token_ids=eos_token_ids, **chosen)
 

@@ -154,6 +154,7 @@ def later_calls(shapes: dict[str, Any]) -> Iterator[Call]:
 def compile_ahead(calls: Iterator[Call]) -> list[str]:
     """Returns what failed, a line each: the command will meet it again where it needs it, and say
     it."""
+    prepare_compilers()  # what the command compiles with, too
     every = list(calls)
     with ThreadPoolExecutor(max_workers=max(2, len(os.sched_getaffinity(0)) - 2)) as pool:
         running = [(pool.submit(torch.inference_mode()(call)), call) for call in reversed(every)]
@@ -219,7 +220,6 @@ def main() -> None:
     failed: list[str] = []
     for calls in (first_calls, later_calls):
         try:
-            prepare_compilers()  # what the command compiles with, too
             failed += compile_ahead(calls(json.loads(sys.argv[1])))
         except Exception as error:  # before any kernel: the device has no room, or is not there
             failed.append(_line(error))

@@ -83,7 +83,8 @@ def attention_kernel(
         parts = shared_parts(shared_rows + tl.load(item + 6) * _ROW_WORDS)
 
     if WRITE:
-        NEW: tl.constexpr = triton.next_power_of_2(BLOCK_M // GROUP)
+        # A tile that has no room for a token's heads has no sequences.
+        NEW: tl.constexpr = triton.next_power_of_2(BLOCK_M // GROUP + (GROUP > BLOCK_M))
         new = tl.arange(0, NEW)
         position = context + new
         mine = (new < num_rows // GROUP) & (position >= begin * BLOCK_N)
