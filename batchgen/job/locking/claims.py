@@ -19,7 +19,7 @@ from batchgen.job.stores.files import make_folder, unwritable
 from batchgen.job.stores.places import Place, names_in, remove_all
 from batchgen.job.stores.remote_path import RemotePath, Version
 
-__all__ = ["STALE_SECONDS", "Claims", "claims_of"]
+__all__ = ["STALE_SECONDS", "Claims", "claims_of", "clock_of"]
 
 STALE_SECONDS = 60.0
 """A silent owner that cannot be looked at is taken for dead after this long."""
@@ -65,6 +65,16 @@ def claims_of(folder: Place, name: str = "") -> Claims:
     if isinstance(folder, RemotePath):
         return ObjectClaims(folder, name)
     return FileClaims(folder, name)
+
+
+def clock_of(probe: Place) -> float:
+    """Now, by the clock that stamps files where the file `probe` lies: that of the server, where
+    they are another machine's. This machine's, where it may not be touched, and for a store."""
+    if isinstance(probe, Path):
+        with suppress(OSError):
+            os.utime(probe)
+            return probe.stat().st_mtime
+    return time.time()
 
 
 class FileClaims:
@@ -120,10 +130,7 @@ class FileClaims:
             beat = self._path(attempt).stat().st_mtime
         except FileNotFoundError:
             return STALE_SECONDS
-        with suppress(OSError):
-            os.utime(self._probe)
-            return self._probe.stat().st_mtime - beat
-        return time.time() - beat
+        return clock_of(self._probe) - beat
 
     def is_newest(self, owner: Owner) -> bool:
         """Whether the highest claim is this one and its own."""

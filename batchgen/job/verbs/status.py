@@ -85,7 +85,7 @@ def status_of(out: Place, ckpt_dir: Place) -> Status:
         status.rows_read = None if manifest.input is None else manifest.input.rows_read
         status.rows_done = manifest.totals.rows
         status.errors = manifest.totals.error_codes
-        status.last_rows_age_s = age_of(layout.target)
+        status.last_rows_age_s = age_of(layout.target, time.time())
     else:
         from batchgen.job.verbs.unfinished import look_at_parts, look_at_shards
 
@@ -112,7 +112,7 @@ def _finished(layout: Layout) -> Status | None:
         return None  # it was changed since
     status.rows_done, status.errors = totals.rows, totals.error_codes
     status.runs, status.model = len(manifest.runs), _model_of(manifest)
-    status.last_rows_age_s = age_of(layout.target)
+    status.last_rows_age_s = age_of(layout.target, time.time())
     return status
 
 
@@ -153,7 +153,7 @@ def owner_of(layout: Layout) -> dict[str, Any] | None:
         "pid": owner.pid,
         "run_id": owner.run_id,
         "attempt": owner.attempt,
-        "running_s": round(time.time() - owner.since, 3),
+        "running_s": round(max(0.0, time.time() - owner.since), 3),
         "heartbeat_age_s": round(heartbeat_age(layout.work, owner), 3),
         "alive": is_held(layout.work),
     }
@@ -169,9 +169,9 @@ def _is_gone(path: Place) -> bool:
     return False
 
 
-def age_of(path: Place) -> float | None:
+def age_of(path: Place, now: float) -> float | None:
     """Seconds since it was written; None: it is not there."""
     try:
-        return round(time.time() - path.stat().st_mtime, 3)
+        return round(max(0.0, now - path.stat().st_mtime), 3)
     except OSError:
         return None

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import suppress
 
 from batchgen.job.ledger.shard_manifests import all_manifests, furthest_of
+from batchgen.job.locking.claims import clock_of
 from batchgen.job.storage.layout import SAVED_TOKENS, Layout, list_parts, shard_of_part
 from batchgen.job.storage.manifest import Manifest
 from batchgen.job.stores.files import read_checked
@@ -52,6 +53,7 @@ def look_at_parts(status: Status, layout: Layout) -> None:
     paths = list_parts(layout.parts)
     splits = {shard_of_part(path).count for path in paths}
     distinct = DistinctRows() if len(splits) > 1 else None
+    now = clock_of(layout.folder / "lock-door")
     for path in paths:
         try:
             rows, part_errors = facts_of_part(path)
@@ -65,11 +67,11 @@ def look_at_parts(status: Status, layout: Layout) -> None:
         status.parts += 1
         status.rows_done += rows
         errors.update(part_errors)
-        status.last_rows_age_s = _youngest(status.last_rows_age_s, path)
+        status.last_rows_age_s = _youngest(status.last_rows_age_s, path, now)
         found = by_shard.get(str(shard_of_part(path)))
         if found is not None:
             found.rows_written += rows
-            found.last_rows_age_s = _youngest(found.last_rows_age_s, path)
+            found.last_rows_age_s = _youngest(found.last_rows_age_s, path, now)
     if distinct is not None:
         status.rows_done = len(distinct)
     with suppress(FileNotFoundError):
@@ -77,8 +79,8 @@ def look_at_parts(status: Status, layout: Layout) -> None:
     status.errors = dict(errors)
 
 
-def _youngest(known: float | None, path: Place) -> float | None:
-    age = age_of(path)
+def _youngest(known: float | None, path: Place, now: float) -> float | None:
+    age = age_of(path, now)
     return age if known is None else known if age is None else min(known, age)
 
 
