@@ -58,16 +58,17 @@ class RowSum:
 
 
 class InputDigest:
-    """Is fed with what each row is, in input order. `rows`: so many so far."""
+    """Is fed with what each row is, in input order. `rows`: so many so far, those included that
+    came before the `first` that it is fed with."""
 
     __slots__ = ("_every", "_hash", "_marks", "_next", "_sum", "_update", "rows")
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0) -> None:
         self._hash = blake2b(digest_size=_BYTES)
         self._update = self._hash.update
         self._marks: list[Mark] = []
         self._every = self._next = 1
-        self._sum = self.rows = 0
+        self._sum, self.rows = 0, first
 
     def add(self, content: bytes) -> bytes:
         """Take the next row in; its own digest, of [16] bytes, which its place is part of."""
@@ -82,6 +83,11 @@ class InputDigest:
         self.rows += 1
         if self.rows == self._next:
             self._mark()
+
+    @property
+    def row_sum(self) -> int:
+        """Of the own digests of the rows that it was fed with."""
+        return self._sum
 
     def hexdigest(self) -> str:
         """Of the rows so far."""

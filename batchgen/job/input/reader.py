@@ -29,6 +29,7 @@ from batchgen.job.input.file_kinds import HEAD_BYTES, is_array, refuse_text
 from batchgen.job.input.folder_keys import Keys
 from batchgen.job.input.jsonl import JsonlRows
 from batchgen.job.input.named_columns import check_names
+from batchgen.job.input.rewritten import refuse_rewritten, stamp_of
 from batchgen.job.input.source import Source, SourceKind
 from batchgen.job.input.sources import find_sources
 from batchgen.job.input_digest import InputDigest
@@ -87,7 +88,8 @@ class Reader:
         self._stopped = False
         self._seen = SeenIds()
         self.digest = InputDigest()
-        # Taken before a byte is read: a file that changes under the run is then noticed on resume.
+        # Taken before a byte is read: a file that changes under the run is then noticed.
+        self._stamps = [stamp_of(source) for source in self.sources]
         self._identity = [source.identity() for source in self.sources]
         self._rows = [self._open(source) for source in self.sources]
         self._settle_jsonl_columns()
@@ -149,10 +151,12 @@ class Reader:
     def __iter__(self) -> Iterator[InputRow]:
         """Rows in input order. A row that cannot be served comes with its `error`."""
         limit = self._spec.limit
-        for source, rows in zip(self.sources, self._rows, strict=True):
+        for source, rows, stamp in zip(self.sources, self._rows, self._stamps, strict=True):
             left = None if limit is None else limit - self.rows_read
+            before = self.digest.rows, self.digest.row_sum
             if not self._stopped:
                 yield from self._rows_of(source, rows, left)
+                refuse_rewritten(source, stamp, rows, self.digest, before)
 
     def _rows_of(self, source: Source, rows: Rows, left: int | None) -> Iterator[InputRow]:
         typed = None if isinstance(rows, JsonlRows) else self._kept.fitted(rows.kept)  # type: ignore[attr-defined]
