@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["array_of", "plain_values", "stored_type"]
+__all__ = ["array_of", "plain_values", "sortable", "sortable_type", "stored_type"]
 
 Read = Callable[[Any], Any]
 
@@ -43,6 +43,20 @@ def stored_type(kind: pa.DataType) -> pa.DataType:
 
 def _stored_items(kind: pa.DataType) -> pa.Field:
     return kind.value_field.with_type(stored_type(kind.value_type))
+
+
+def sortable_type(kind: pa.DataType) -> pa.DataType:
+    """`kind`, but for views of strings and of bytes, whose rows Arrow cannot sort."""
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(kind) else kind
+
+
+def sortable(table: pa.Table) -> pa.Table:
+    """The table without columns of such views, which earlier versions kept as they were."""
+    fields = [field.with_type(sortable_type(field.type)) for field in table.schema]
+    schema = pa.schema(fields, table.schema.metadata)
+    return table if schema == table.schema else table.cast(schema)
 
 
 def array_of(values: list[object], kind: pa.DataType) -> pa.Array:

@@ -6,7 +6,8 @@ kept ones travel as what they are stored as (`stored_types`). `arrow.json`, whic
 for a field whose type varies between rows, is what the JSON lines would have given: text. A type
 that some reader of the output cannot load (`datasets`: uuid, bool8, maps, decimals of 32 bits;
 Polars: list views, decimals of more than 38 digits; pyarrow before 26: lists of one length of which
-one is missing) is kept as one that all of them load.
+one is missing), or whose rows Arrow cannot sort (views of strings and bytes), is kept as one that
+all of them load.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
+
+from batchgen.job.stored_types import sortable_type
 
 __all__ = ["content_of", "id_of", "is_json", "is_list", "kept_type", "kept_value", "plain_of"]
 
@@ -88,7 +91,7 @@ def kept_type(kind: pa.DataType) -> pa.DataType:
         entry = [pa.field("key", kept_type(kind.key_type)), _kept_field(kind.item_field)]
         return pa.list_(pa.struct([entry[0], entry[1].with_name("value")]))
     if not is_list(kind):
-        return kind
+        return sortable_type(kind)
     field = _kept_field(kind.value_field)
     large = pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind)
     return pa.large_list(field) if large else pa.list_(field)

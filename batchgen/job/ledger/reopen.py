@@ -34,6 +34,7 @@ from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.manifest import Manifest, flatten
 from batchgen.job.storage.part import Columns, FailedRows, PartStem
 from batchgen.job.storage.parts import known_summary, read_part, write_part_table
+from batchgen.job.stored_types import sortable
 from batchgen.job.stores.files import make_folder
 from batchgen.job.stores.places import remove_all
 
@@ -187,11 +188,12 @@ class _OldRows:
         if self._output is not None:
             for table in _whole_rows(row_groups_of(self._output, columns)):
                 self._check_stop()
-                yield table
+                yield sortable(table)
         for path in self.paths:
             self._check_stop()
             table = read_part(path)
             if table is not None:  # else it is damaged: its rows are computed again
+                table = sortable(table)
                 yield table if columns is None else table.select(columns)
 
 

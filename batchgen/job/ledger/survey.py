@@ -11,6 +11,7 @@ from batchgen.job.schema import BASE_SCHEMA, OPTIONAL_FIELDS
 from batchgen.job.storage.layout import Layout, list_parts
 from batchgen.job.storage.part import Columns, Part, PartSummary, summary_of
 from batchgen.job.storage.parts import set_aside
+from batchgen.job.stored_types import sortable_type
 from batchgen.job.stores.places import Place, all_of, arrow_source, readable
 
 __all__ = ["survey"]
@@ -71,7 +72,7 @@ class _Columns:
         extra = [column for column in schema if column.name not in BASE_SCHEMA.names]
         self._optional |= {column.name for column in extra} & OPTIONAL_FIELDS.keys()
         self._kept |= {
-            column.name: column.type
+            column.name: sortable_type(column.type)
             for column in extra
             if column.name not in part.late and column.name not in OPTIONAL_FIELDS
         }
