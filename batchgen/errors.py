@@ -62,6 +62,8 @@ class BatchgenError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint is not None:
+            self.add_note(f"next: {hint}")  # so that a traceback says it too
 
 
 class UsageError(BatchgenError):

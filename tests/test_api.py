@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import doctest
 import gc
 import json
+import pickle
 import signal
+import subprocess
+import sys
 import threading
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import FrozenInstanceError, fields
 from enum import StrEnum
@@ -476,3 +481,57 @@ def test_one_message_in_place_of_a_chat_is_told(echo: LLM) -> None:
     assert "a list of them" in (result.error_message or "")
     with pytest.raises(UsageError, match="max_in_flight"):
         echo.generate(["a"], max_in_flight=0)
+
+
+def test_names_of_other_tools_are_answered_with_ours(echo: LLM) -> None:
+    (result,) = echo.generate(["a"])
+    for given, name, said in (
+        (echo, "chat", "generate takes chats"),
+        (echo, "embed", "embeddings are not served"),
+        (result, "outputs", "completion is its text"),
+        (result, "nothing", "a Result has no nothing"),
+    ):
+        with pytest.raises(AttributeError, match=said):
+            getattr(given, name)
+        assert not hasattr(given, name)
+    with pytest.raises(TypeError, match=r"list\(llm.generate"):
+        echo.generate(["a"])[0]
+    assert copy.deepcopy(result) == pickle.loads(pickle.dumps(result)) == result
+
+
+def test_a_traceback_says_what_to_do_next(echo: LLM) -> None:
+    with pytest.raises(UsageError) as refused:
+        echo.generate(["a"], max_in_flight=0)
+    said = traceback.format_exception(refused.value)
+    assert said[-1] == "next: leave it out\n"
+    copied = pickle.loads(pickle.dumps(refused.value))
+    assert (copied.message, copied.hint) == (refused.value.message, "leave it out")
+
+
+FORKED = """
+import os, sys
+from batchgen import LLM
+from batchgen.errors import UsageError
+llm = LLM(as_chat=True, device="cpu", max_tokens=4)
+before = [one.completion for one in llm.generate(["Where is parcel 5?"])]
+sys.stdout.flush()
+if (child := os.fork()) == 0:
+    try:
+        list(llm.generate(["a"]))
+    except UsageError as error:
+        print(error, flush=True)
+    llm.close()
+    sys.exit(5)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+assert [one.completion for one in llm.generate(["Where is parcel 5?"])] == before
+print("parent goes on")
+"""
+
+
+def test_a_fork_s_copy_is_refused_and_ends_nothing_of_its_parent_s() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, check=True
+    )
+    first, second = done.stdout.splitlines()
+    assert first.startswith("this LLM was loaded in another process")
+    assert second == "parent goes on"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import threading
 import uuid
 import weakref
@@ -12,11 +13,12 @@ from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from batchgen.api.async_stream import AsyncStream, Pump
 from batchgen.api.engine_room import EngineRoom
 from batchgen.api.keywords import spec_of_llm
+from batchgen.api.other_words import OF_MODELS, advised
 from batchgen.api.params import ParamsLike, base_params, each_of
 from batchgen.api.row_reading import RowReading
 from batchgen.api.source import PulledRows, PushedRows, Source
@@ -72,7 +74,8 @@ class LLM:
         self._lock = threading.Lock()
         self._told_plain = False
         self._open: weakref.ref[Stream] | None = None
-        self._end = weakref.finalize(self, _close, room, self._requests)
+        self._process = os.getpid()
+        self._end = weakref.finalize(self, _close, self._process, room, self._requests)
         try:
             room.load(lambda: load_job_engine(spec, files))
         except BaseException:
@@ -130,6 +133,9 @@ class LLM:
         if stream is not None:
             stream.stop()
         self._end()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(advised(f"LLM has no {name}", OF_MODELS.get(name)))
 
     def __enter__(self) -> LLM:
         return self
@@ -192,6 +198,11 @@ class LLM:
         return other is not None and other.is_open
 
     def _check_free(self) -> None:
+        if os.getpid() != self._process:
+            raise UsageError(
+                "this LLM was loaded in another process, and a fork takes no engine along",
+                "load it in the process that uses it, or gather the rows and call it there",
+            )
         if self._is_taken():
             gc.collect()  # a forgotten one may hang in a ring, as of a cancelled task's frames
         if self._is_taken():
@@ -226,6 +237,8 @@ def _reader(
     return read
 
 
-def _close(room: EngineRoom, requests: Requests) -> None:
+def _close(process: int, room: EngineRoom, requests: Requests) -> None:
+    if os.getpid() != process:  # a fork's copy: thread, engine and pipes are its parent's
+        return
     room.close()
     requests.close()

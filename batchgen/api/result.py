@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
+from batchgen.api.other_words import OF_RESULTS, advised
 from batchgen.job.rows import OutputColumns, OutputRow
 
 __all__ = ["Result", "result_of"]
@@ -28,6 +29,9 @@ class Result(OutputColumns):
     def ok(self) -> bool:
         """Whether there is a completion."""
         return self.status == "ok"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(advised(f"a Result has no {name}", OF_RESULTS.get(name)))
 
 
 _SAME = tuple(one.name for one in fields(OutputColumns))

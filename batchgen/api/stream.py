@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from batchgen.api.result import Result, result_of
 from batchgen.api.source import NOT_YET, Source
@@ -113,6 +113,9 @@ class Stream(Iterator[Result]):
         except BaseException:
             self.stop()
             raise
+
+    def __getitem__(self, place: object) -> NoReturn:
+        raise TypeError("results come one by one: take list(llm.generate(...))[0], or a loop")
 
     def __enter__(self) -> Stream:
         return self
