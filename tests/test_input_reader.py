@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,22 @@ def test_the_place_of_a_change_is_told_as_closely_as_the_marks_allow(
         verify(changed, read)
     found = [int(number) for number in re.findall(r"a\.jsonl:(\d+)", caught.value.message)]
     assert found[0] <= row + 1 <= found[-1] <= found[0] + 127
+
+
+def test_what_rows_set_is_shared_where_it_is_equal_and_let_go_where_it_is_large(
+    tmp_path: Path,
+) -> None:
+    alike: dict[str, Any] = {"prompt": "p", "max_tokens": 9, "temperature": 0.5}
+    large = [alike | {"logit_bias": {str(n + i): 1.5 for i in range(2000)}} for n in range(50)]
+    rows = iter(Reader(InputSpec((write(tmp_path / "a.jsonl", [alike, alike, *large]),))))
+    assert next(rows).params is next(rows).params
+    tracemalloc.start()
+    try:
+        assert all(len(row.params.logit_bias) == 2000 for row in rows)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1 << 20
 
 
 def test_verifying_leaves_the_reader_as_it_was(tmp_path: Path) -> None:

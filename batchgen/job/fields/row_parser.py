@@ -46,6 +46,7 @@ __all__ = ["RowParser"]
 
 _MOST_TOLD = 1000
 _MOST_PARAMS = 1000
+_SMALL = frozenset({int, float, bool, type(None)})
 _log = logging.getLogger(__name__)
 
 
@@ -159,12 +160,13 @@ class RowParser:
             raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
 
     def _over_base(self, own: Mapping[str, Any]) -> SamplingParams:
-        """One object for all rows that set the same: making it takes longer than all else here."""
-        key = tuple(own.items())
-        params = self._params.get(key)
+        """One object for all rows that set the same numbers: making it takes longer than all else
+        here. Others are let go: a schema, or a bias of 100,000 tokens, may be each row's own."""
+        key = tuple(own.items()) if _SMALL.issuperset(map(type, own.values())) else None
+        params = None if key is None else self._params.get(key)
         if params is None:
             params = settled_adapter(apply(self._base, own), self._adapters)
-            if len(self._params) < _MOST_PARAMS:
+            if key is not None and len(self._params) < _MOST_PARAMS:
                 self._params[key] = params
         return params
 
