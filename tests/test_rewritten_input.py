@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
-from echo_runs import begin, prompts, wait_for_parts, write_rows
+from echo_runs import batchgen, begin, parts_of, prompts, wait_for_parts, write_rows
 
 from batchgen.errors import InputUnreadableError
 from batchgen.job.input.reader import Reader
@@ -73,3 +74,22 @@ def test_a_run_whose_input_is_written_over_ends_without_an_output(tmp_path: Path
     assert process.returncode == 66, stderr
     assert "next: run the same command again once it is whole" in stderr
     assert not out.exists()
+
+
+def test_after_a_kill_every_row_that_is_done_is_known_by_what_it_was(tmp_path: Path) -> None:
+    """Rows finish thousands a second: those since the last checkpoint are on record, too."""
+    path = write_rows(tmp_path / "in.jsonl", prompts(40_000))
+    out = tmp_path / "out.parquet"
+    run = ("run", "-i", path, "-o", out, "--engine", "echo")
+    killed = begin(*run, fault="kill:at=part.renamed,nth=15")
+    killed.communicate(timeout=60)
+    assert killed.returncode == -9
+    last = max(max(pq.read_table(part)["index"].to_pylist()) for part in parts_of(out))
+    assert 5_000 < last < 39_000
+    changed = [
+        row | {"prompt": "another"} if i == last else row for i, row in enumerate(prompts(40_000))
+    ]
+    write_rows(path, changed)
+    again = batchgen(*run)
+    assert again.returncode == 4, again.stdout
+    assert "of the input changed" in again.stderr

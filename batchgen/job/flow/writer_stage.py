@@ -58,17 +58,21 @@ class RowSink(Protocol):
 
 @dataclass(slots=True)
 class WriterStage:
-    """Drains `finished` until it is closed. `checkpoint` is called now and then between appends."""
+    """Drains `finished` until it is closed. `checkpoint`, called now and then, notes how far the
+    input was read and says it: always past the rows that are then appended, for a row that is done
+    and not on record may be another one by the next run, and nobody would know.
+    """
 
     finished: Channel[list[Outcome]]
     results: Results
     sink: RowSink
     _: KW_ONLY
-    checkpoint: Callable[[], None]
+    checkpoint: Callable[[], int]
     checkpoint_seconds: float
     live: Live
     failures: FirstFailures = field(default_factory=FirstFailures)
     _due: float = field(default=0.0, init=False)
+    _on_record: int = field(default=0, init=False)
 
     def run(self) -> None:
         """Write everything; on a failure refuse what would still come, and raise."""
@@ -78,13 +82,15 @@ class WriterStage:
                 if outcomes:
                     self._append(outcomes)
                 self._keep_time()
-            self.checkpoint()
+            self._note()
         except BaseException:
             self.finished.cancel()
             raise
 
     def _append(self, outcomes: list[Outcome]) -> None:
         rows = self.results.output_rows(outcomes)
+        if max((row.index for row in rows), default=-1) >= self._on_record:
+            self._note()
         self.sink.append(rows)
         live = self.live
         live.failed += self.failures.note(outcomes, rows)
@@ -103,5 +109,8 @@ class WriterStage:
     def _keep_time(self) -> None:
         """The first checkpoint comes with the first rows, later ones at their time."""
         if self.live.rows and time.monotonic() >= self._due:
-            self.checkpoint()
-            self._due = time.monotonic() + self.checkpoint_seconds
+            self._note()
+
+    def _note(self) -> None:
+        self._on_record = self.checkpoint()
+        self._due = time.monotonic() + self.checkpoint_seconds

@@ -241,10 +241,11 @@ class Assembly:
         if self._ledger.manifest.runs:  # so that `status` knows about how far it is
             self._ledger.manifest.runs[-1]["rows_expected"] = rows
 
-    def _checkpoint_input(self) -> None:
-        """On the writing thread, which alone writes the manifest."""
+    def _checkpoint_input(self) -> int:
+        """On the writing thread, which alone writes the manifest; how many rows were read."""
         read = self._input_read
         if read.rows_read or self.reader_stage.read_to_end:
             self._ledger.manifest.failures = self.writer_stage.failures.kept()
             sources = tuple(self._reader.identity())
             self._ledger.checkpoint_input(replace(read, sources=sources))
+        return read.rows_read
