@@ -86,6 +86,7 @@ def kernel_calls(
         query, key, value = _tokens(spec, num_tokens, dtype, device)
         out = backend.forward(query, key, value, cache, spec, metadata, sinks)
         if num_tokens == 1 and many.tile != few.tile and block_size != PROOF_BLOCK_SIZE:
+            yield partial(make_plan, many.key, metadata)
             backend.launch(many, query, cache, spec, metadata, out, sinks, None, (key, value))
     yield from backend.kept
 
