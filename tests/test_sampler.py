@@ -15,7 +15,7 @@ from batchgen.engine.sampling import filters
 from batchgen.engine.sampling.batch import SamplingBatch, SamplingTable
 from batchgen.engine.sampling.device_draws import uniform as device_uniform
 from batchgen.engine.sampling.row_search import first_above, largest, row_max
-from batchgen.engine.sampling.sampler import sample
+from batchgen.engine.sampling.sampler import log_total, sample
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
 
@@ -253,3 +253,18 @@ def test_logprobs_are_of_the_chosen_token_before_processors() -> None:
     expected = logits.log_softmax(-1).gather(1, found.tokens[:, None])[:, 0]
     assert found.logprobs is not None
     assert torch.allclose(found.logprobs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_row_s_log_total_is_the_same_bits_in_any_batch(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        rows = 3 * torch.randn(71, 33_000, generator=torch.Generator().manual_seed(5))
+        whole = log_total(rows)
+        assert torch.equal(whole, torch.logsumexp(rows, dim=-1, keepdim=True))
+        for count in (1, 2, 15, 17, 33, 65):
+            assert torch.equal(log_total(rows[:count]), whole[:count]), count
+    finally:
+        torch.set_num_threads(before)
+    assert log_total(rows[:0]).shape == (0, 1)

@@ -10,7 +10,7 @@ import torch
 
 from batchgen.engine.device import to_host
 from batchgen.engine.sampling.row_search import likeliest
-from batchgen.engine.sampling.sampler import TopTokens
+from batchgen.engine.sampling.sampler import TopTokens, log_total
 from batchgen.engine.scheduling.step import ScheduledStep
 
 __all__ = ["Scores", "score"]
@@ -48,7 +48,7 @@ def score(logits: torch.Tensor, step: ScheduledStep) -> Scores:
     rows, ids, counts = _wanted(step)
     where = torch.from_numpy(rows).to(logits.device)
     values = logits.float()
-    total = torch.logsumexp(values, dim=-1, keepdim=True)
+    total = log_total(values)
     chosen = values[where, torch.from_numpy(ids).to(logits.device)] - total[where, 0]
     positions = tuple(end - begin for _, begin, end in step.scored)
     return Scores(to_host(chosen), _top(values, total, step), counts, positions)
