@@ -17,6 +17,7 @@ from echo_runs import (
     batchgen,
     begin,
     output_rows,
+    parts_of,
     prompts,
     stable,
     summary_of,
@@ -222,6 +223,39 @@ def test_failed_rows_of_an_unfinished_job_are_computed_again(tmp_path: Path) -> 
     summary = summary_of(last)
     assert (summary["ok"], summary["errors"]) == (400, 0)
     assert summary["reused"] > 20
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.parquet"])
+def test_rows_mended_while_a_job_is_unfinished_are_computed_and_no_others(
+    tmp_path: Path, name: str
+) -> None:
+    """It was killed; before it goes on somebody mends the rows that it found bad."""
+    source, out, whole = tmp_path / name, tmp_path / "out.parquet", tmp_path / "whole.parquet"
+    good = unmended(source, 9000)
+    args = ["run", "-i", source, "--engine", "echo", "--checkpoint-every", 200, "-o"]
+    killed = batchgen(*args, out, BATCHGEN_FAULT="kill:at=part.renamed,nth=6")
+    assert killed.returncode == -signal.SIGKILL
+    done = sum(pq.read_metadata(part).num_rows for part in parts_of(out))
+    assert 300 < done < 8000
+    write_mended(source, good)
+    told = batchgen(*args, out)
+    assert told.returncode == 4
+    assert "3 rows that failed are another in the input now" in told.stderr
+    assert "next: --retry failed computes such rows again" in told.stderr
+    again = [*args, out, "--retry", "failed"]
+    write_mended(source, [*good[:8], good[8] | {"prompt": "another"}, *good[9:]])
+    refused = batchgen(*again)
+    assert refused.returncode == 4, refused.stderr
+    assert "rows of the input changed" in refused.stderr
+    write_mended(source, good)
+    for point in ("part.renamed", "manifest.rename", "manifest.renamed"):
+        broken = batchgen(*again, BATCHGEN_FAULT=f"kill:at={point}")
+        assert broken.returncode == -signal.SIGKILL, broken.stderr
+    last = batchgen(*again)
+    assert last.returncode == 0, last.stderr
+    assert summary_of(last)["reused"] >= done - 3
+    assert batchgen(*args, whole).returncode == 0
+    assert stable(out).equals(stable(whole))
 
 
 def test_a_retry_keeps_rows_whose_part_cannot_be_read_for_a_moment(

@@ -36,9 +36,9 @@ from batchgen.job.storage.part import Columns, FailedRows, PartStem
 from batchgen.job.storage.parts import known_summary, read_part, write_part_table
 from batchgen.job.stored_types import sortable
 from batchgen.job.stores.files import make_folder
-from batchgen.job.stores.places import remove_all
+from batchgen.job.stores.places import Place, remove_all
 
-__all__ = ["Reopened", "Reopening", "reopen", "take_up"]
+__all__ = ["Reopened", "Reopening", "parts_of_job", "reopen", "take_up"]
 
 _MAX_TOKENS = "sampling.max_tokens"
 _DEFAULT_MAX_TOKENS = SamplingParams().max_tokens
@@ -50,9 +50,9 @@ _NAMES, _ANY_NAME = "columns.served_model_names", "columns.ignore_model"
 class Reopening:
     """What a run asks of finished rows. `retry`: None, `failed` or `truncated`.
 
-    `has_grown` tells of a finished job's manifest whether the input has more rows by now, and
-    raises where it is another one. `check_stop` is called while it takes long, and ends it by
-    raising.
+    `has_grown` tells of a finished job's manifest whether the input has more rows by now. Of any
+    job it raises where the input is another one, but for failed rows that were mended: these it
+    puts into the manifest. `check_stop` is called while it takes long, and ends it by raising.
     """
 
     layout: Layout
@@ -125,12 +125,18 @@ def take_up(asked: Reopening, held: OutputLock) -> Reopened:
     if manifest.is_complete and not layout.record.exists():
         text = f"{layout.record} is gone, from which the rows of {layout.out} are read again"
         raise InputUnreadableError(text, "put it back, or begin afresh with --overwrite")
-    grown = manifest.is_complete and asked.has_grown(manifest)
+    grown = asked.has_grown(manifest)
     old = _OldRows(asked, manifest)
     if not len(old.again) and not (grown and asked.incremental):
         return Reopened(expected if manifest.is_complete else asked.fingerprint)
     _begin_generation(asked, manifest, old, held)
     return Reopened(asked.fingerprint, len(old.again), begun=True)
+
+
+def parts_of_job(layout: Layout, manifest: Manifest) -> list[Place]:
+    """Those of its own fingerprint and generation."""
+    found = ((path, known_summary(path)) for path in list_parts(layout.parts))
+    return [path for path, known in found if known and known.job == manifest.job]
 
 
 def _with_old_max_tokens(now: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,9 +159,7 @@ class _OldRows:
 
     def __init__(self, asked: Reopening, manifest: Manifest) -> None:
         layout, retry = asked.layout, asked.retry
-        parts = list_parts(layout.parts) if manifest.state == "running" else []
-        found = ((path, known_summary(path)) for path in parts)
-        self.paths = [path for path, known in found if known and known.job == manifest.job]
+        self.paths = parts_of_job(layout, manifest) if manifest.state == "running" else []
         self._folder, self._job_id = layout.folder, manifest.job_id
         self._output = layout.record if manifest.is_complete else None
         self._check_stop = asked.check_stop

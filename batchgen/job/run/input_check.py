@@ -13,7 +13,13 @@ from batchgen.job.storage.manifest import Manifest
 from batchgen.job.storage.parts import known_summary
 from batchgen.job.stores.places import Place
 
-__all__ = ["check_finished_input", "check_limit", "check_resumed_input", "has_grown"]
+__all__ = [
+    "check_begun_input",
+    "check_finished_input",
+    "check_limit",
+    "check_resumed_input",
+    "has_grown",
+]
 
 _HINT = "give another --out, or --overwrite to start afresh"
 
@@ -26,6 +32,14 @@ def check_resumed_input(checkpoint: InputCheckpoint | None, reader: Reader) -> N
     """
     if checkpoint is not None and list(checkpoint.sources) != reader.identity():
         verify(reader, checkpoint)
+
+
+def check_begun_input(manifest: Manifest, reader: Reader, mended: Mended) -> None:
+    """The same of a job that is not finished, some of whose failed rows may be `mended`."""
+    try:
+        check_resumed_input(manifest.input, reader)
+    except FingerprintMismatchError as changed:
+        mended(manifest, changed)
 
 
 def check_limit(layout: Layout, manifest: Manifest, limit: int | None) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from batchgen.engine.request import SamplingParams
-from batchgen.errors import OutputHeldError
+from batchgen.errors import FingerprintMismatchError, OutputHeldError
 from batchgen.job.input.reader import Reader
 from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.ledger.fingerprint import facts_of, fingerprint_of
@@ -19,6 +20,7 @@ from batchgen.job.ledger.shard_manifests import furthest_input
 from batchgen.job.locking.lock import is_held
 from batchgen.job.model.files import ModelFiles
 from batchgen.job.run.input_check import check_limit, check_resumed_input
+from batchgen.job.run.mended_input import mended_input
 from batchgen.job.run.retry import grown_input, reopened
 from batchgen.job.spec import JobSpec
 from batchgen.job.stopping.interruptible import interruptible
@@ -108,7 +110,11 @@ class LedgerAccess:
             return
         manifest = decide(layout, fingerprint_of(self._spec, self._files), False).manifest
         if manifest is not None and not manifest.is_complete:
-            self.check_input(furthest_input(layout.whole, manifest))
+            try:
+                self.check_input(furthest_input(layout.whole, manifest))
+            except FingerprintMismatchError as changed:
+                told = partial(mended_input(self._spec, self._reader), manifest, changed)
+                self.compared(told)  # raises: only with --retry is it another thing
             check_limit(layout, manifest, self._spec.input.limit)
 
     def check_input(self, checkpoint: InputCheckpoint | None) -> None:

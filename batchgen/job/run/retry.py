@@ -12,7 +12,7 @@ from batchgen.job.input.reader import Reader
 from batchgen.job.ledger.opening import holds_no_completion
 from batchgen.job.ledger.reopen import Reopening, reopen
 from batchgen.job.ledger.reopen_shard import reopen_shard
-from batchgen.job.run.input_check import check_finished_input, has_grown
+from batchgen.job.run.input_check import check_begun_input, check_finished_input, has_grown
 from batchgen.job.run.mended_input import mended_input
 from batchgen.job.spec import JobSpec
 from batchgen.job.storage.layout import Layout, folder_of
@@ -38,12 +38,15 @@ def has_nothing_to_lose(spec: JobSpec) -> bool:
 
 
 def grown_input(spec: JobSpec, reader: Reader) -> Callable[[Manifest], bool]:
-    """Asks of a finished job's manifest whether the input has more rows by now; of --retry alone
-    whether it is the same one, but for rows that failed. Raises FingerprintMismatchError where it
-    is not."""
+    """Asks of a finished job's manifest whether the input has more rows by now; of --retry alone,
+    or of a job that is not finished, whether it is the same one, but for rows that failed.
+    Raises FingerprintMismatchError where it is not."""
     mended = mended_input(spec, reader)
 
     def ask(manifest: Manifest) -> bool:
+        if not manifest.is_complete:
+            check_begun_input(manifest, reader, mended)
+            return False
         if spec.incremental:
             return has_grown(manifest, reader, spec.input.limit, mended)
         check_finished_input(manifest, reader, spec.input.limit, mended)

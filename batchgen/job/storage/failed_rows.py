@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pyarrow.parquet as pq
 
+from batchgen.job.arrow_ints import integers
+from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.part import FailedRows, Part, failed_of
+from batchgen.job.storage.parts import read_columns
 from batchgen.job.stores.files import Guard, read_current, write_atomic
 from batchgen.job.stores.places import Place, all_of, arrow_source, readable, remove_all
 
-__all__ = ["failed_rows_in", "keep_failed_rows", "kept_failed_rows"]
+__all__ = ["failed_rows_done", "failed_rows_in", "keep_failed_rows", "kept_failed_rows"]
 
 _NAME = "failed.json"
 _MOST = 100_000
@@ -30,6 +34,22 @@ def failed_rows_in(parts: Iterable[Place]) -> FailedRows | None:
         if len(found) > _MOST:
             return None
     return found
+
+
+def failed_rows_done(parts: Sequence[Place], rows_read: int) -> FailedRows | None:
+    """Those of the parts of an unfinished job, of whose input so many rows are on record. None
+    where a part cannot be read, a row is past those, or in two parts: one may hold a completion."""
+    seen, rows = Bitmap(), 0
+    for path in parts:
+        table = read_columns(path, ["index"])
+        if table is None or not table.num_rows:
+            return None
+        index = np.unique(integers(table["index"]))
+        if index[-1] >= rows_read:
+            return None
+        rows += len(index)
+        seen.add_array(index)
+    return failed_rows_in(parts) if rows == len(seen) else None
 
 
 def keep_failed_rows(
