@@ -241,10 +241,12 @@ def test_a_killed_job_with_adapters_goes_on_to_the_same_file(
     copies = tmp_path / "adapters"
     shutil.copytree(folders, copies)
     source, out = whole / "many.jsonl", tmp_path / "out.parquet"
+    # Slowly, so that rows come to the ledger in more than one part.
+    fault = "slow:at=engine.step,seconds=0.12,rows=4;kill:at=part.rename,nth=2"
     killed = batchgen(
         "run", "--in", source, "--out", out, "--adapter", f"a={copies / 'a'}", "--adapter",
         f"b={copies / 'b'}", "--device", "cpu", "--dtype", "float32", "--max-tokens", 5,
-        "--checkpoint-every", 6, "--max-num-seqs", 8, BATCHGEN_FAULT="kill:at=part.rename,nth=2",
+        "--checkpoint-every", 6, "--max-num-seqs", 8, BATCHGEN_FAULT=fault,
     )  # fmt: skip
     assert killed.returncode == -9, killed.stderr
     weights = copies / "b" / "adapter_model.safetensors"

@@ -221,7 +221,8 @@ def test_what_rows_set_is_shared_where_it_is_equal_and_let_go_where_it_is_large(
 ) -> None:
     alike: dict[str, Any] = {"prompt": "p", "max_tokens": 9, "temperature": 0.5}
     large = [alike | {"logit_bias": {str(n + i): 1.5 for i in range(2000)}} for n in range(50)]
-    rows = iter(Reader(InputSpec((write(tmp_path / "a.jsonl", [alike, alike, *large]),))))
+    reader = Reader(InputSpec((write(tmp_path / "a.jsonl", [alike, alike, *large]),)))
+    rows = iter(reader)
     assert next(rows).params is next(rows).params
     tracemalloc.start()
     try:
@@ -230,6 +231,7 @@ def test_what_rows_set_is_shared_where_it_is_equal_and_let_go_where_it_is_large(
     finally:
         tracemalloc.stop()
     assert held < 1 << 20
+    assert reader.rows_read == 52
 
 
 def test_verifying_leaves_the_reader_as_it_was(tmp_path: Path) -> None:
