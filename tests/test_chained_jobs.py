@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +77,22 @@ def test_what_an_output_says_of_its_own_rows_is_no_setting_of_the_next_job(
 
 
 def test_an_output_s_own_columns_are_refused_with_what_to_write(answers: Path) -> None:
+    spec = InputSpec((str(answers),), id_column="id,sample")
     with pytest.raises(UsageError, match="'index' has the name of an output column") as refused:
-        list(Reader(InputSpec((str(answers),), id_column="id,sample")))
+        list(Reader(spec))
+    written = re.search(r"--keep-columns (\S+); none", str(refused.value.hint))
+    assert written is not None
+    rows = list(Reader(replace(spec, keep_columns=written[1])))
+    assert [row.error for row in rows] == [None] * 4
+    assert {*rows[0].kept} == {"gold", "answer"}
+    with pytest.raises(UsageError) as refused:
+        list(Reader(replace(spec, prompt_column="completion")))
+    assert "--keep-columns gold; none" in str(refused.value.hint)
+
+
+def test_a_column_called_as_one_of_the_output_s_is_refused_with_a_new_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'index' has the name of an output column") as refused:
+        read_jsonl(tmp_path, [{"prompt": "a", "index": 4, "topic": "b"}])
     assert "old_index=index" in str(refused.value.hint)
 
 

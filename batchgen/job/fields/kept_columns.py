@@ -62,6 +62,7 @@ class KeptColumns:
         self._met: set[str] = set()
         self._told: set[str] = set()
         self._names: dict[str, str] = {}
+        self._beside: Iterable[str] = ()
         if keep_columns not in ("all", "none"):
             for item in filter(None, map(str.strip, keep_columns.split(","))):
                 self._declare_named(item)
@@ -108,6 +109,10 @@ class KeptColumns:
         self._types[name] = kind
         self._casts[name] = _cast(kind)
 
+    def stand_beside(self, names: Iterable[str]) -> None:
+        """The extra columns of a source, among which those declared next stand."""
+        self._beside = names
+
     def tell_changed(self, name: str, kind: pa.DataType, kept: pa.DataType) -> None:
         """Say once that a column of this type is kept as one that every reader loads."""
         if name not in self._told:
@@ -119,6 +124,7 @@ class KeptColumns:
         """Settle the columns of JSONL sample rows. UsageError for a name of the output."""
         for extras in rows:
             self._met.update(extras)
+            self.stand_beside(extras)
             for name, value in extras.items():
                 out = self.name_of(name)
                 if self._keeps(name, value) and out not in self._types:
@@ -234,6 +240,13 @@ class KeptColumns:
         if name in RESERVED_NAMES:
             text = f"input column {name!r} has the name of an output column"
             hint = f"name the columns to keep, this one anew: --keep-columns a,b,old_{name}={name}"
+            if {"attempt", "run_id"}.issubset(self._beside):
+                kept = [one for one in self._beside if one not in RESERVED_NAMES]
+                kept += ["answer=completion"] if "completion" in self._beside else []
+                also = "; none keeps no column" if kept else ""
+                hint = (
+                    f"it is an output of batchgen: --keep-columns {','.join(kept) or 'none'}{also}"
+                )
             raise UsageError(text, hint)
 
 

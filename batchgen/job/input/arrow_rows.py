@@ -137,6 +137,7 @@ def find_columns(
     extra = [name for name in present if name in kept.named or name not in meant]
     extra = [name for name in extra if kept.wants(name) or name in envelope]
     kinds = {name: kept_type(present[name]) for name in extra}
+    kept.stand_beside(extra)
     for name, kind in kinds.items():
         kept.declare(name, kind, where)
         if not _loads_alike(present[name], kind):
