@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -75,6 +77,32 @@ def test_an_engine_takes_token_ids(model: LLM) -> None:
     (result,) = model.generate([prompt], params)
     assert finished[0].token_ids == result.token_ids
     engine.close()
+
+
+TWO_AT_ONCE = """
+import threading
+from batchgen import LLM
+
+found = {}
+
+def work(n):
+    with LLM(device="cpu", dtype="float32", max_tokens=5) as llm:
+        found[n] = [result.token_ids for result in llm.generate(["The small fox"])]
+
+threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert len(found) == 3
+print(*found.values())
+"""
+
+
+def test_models_may_be_loaded_by_several_threads_at_once(model: LLM) -> None:
+    (expected,) = model.generate(["The small fox"], {"max_tokens": 5})
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_AT_ONCE], capture_output=True, text=True, timeout=90, check=True
+    )
+    assert done.stdout.split("\n")[0] == " ".join([str([expected.token_ids])] * 3)
 
 
 def test_the_page_s_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -38,6 +39,8 @@ __all__ = [
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
+_ONE_AT_A_TIME = threading.Lock()
+"""transformers loads by patching torch for the whole process: of two at once one lacks weights."""
 _WATERMARK = 0.01
 _MOST_LOGITS = 64 << 20
 """Of a step's scored positions: 256 MiB in float32."""
@@ -51,15 +54,20 @@ def load_engine(config: EngineConfig) -> LLMEngine:
 def load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
     """As `load_engine`, with the model beside its engine."""
     try:
-        if config.tensor_parallel > 1:
-            from batchgen.engine.run.tensor_parallel import load_parallel
-
-            return load_parallel(config)
-        return load_over(config)
+        with _ONE_AT_A_TIME:
+            return _load_served(config)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         raise no_memory(config.model, error) from error
+
+
+def _load_served(config: EngineConfig) -> tuple[Model, LLMEngine]:
+    if config.tensor_parallel > 1:
+        from batchgen.engine.run.tensor_parallel import load_parallel
+
+        return load_parallel(config)
+    return load_over(config)
 
 
 def load_over(
