@@ -105,11 +105,15 @@ def test_models_may_be_loaded_by_several_threads_at_once(model: LLM) -> None:
     assert done.stdout.split("\n")[0] == " ".join([str([expected.token_ids])] * 3)
 
 
-def test_the_page_s_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_s_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "batchgen/docs/python.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(from batchgen import .*?)```", text, re.DOTALL)
+    job, table = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BATCHGEN_MAX_TOKENS", "2")
     write_rows(tmp_path / "prompts.jsonl", ROWS[:2])
-    exec(compile(code, "python.md", "exec"), {})
+    exec(compile(job, "python.md", "exec"), {})
     assert (tmp_path / "out.parquet").exists()
+    names: dict[str, Any] = {}
+    exec(compile(table, "python.md", "exec"), names)
+    assert names["answers"]["id"].tolist() == ["a", "b"]
+    assert names["answers"]["completion"].str.len().min() > 0

@@ -277,3 +277,16 @@ def test_no_column_is_guessed_where_several_may_be_the_prompt() -> None:
         error = parse(row).error
         assert error is not None
         assert "--prompt-column" not in error.message
+
+
+def test_a_pydantic_model_is_answered_with_its_schema() -> None:
+    class Colour:  # as pydantic's BaseModel has it
+        @classmethod
+        def model_json_schema(cls) -> dict[str, Any]:
+            return {"type": "object"}
+
+    for given in ({"guided_json": Colour}, {"structured_outputs": {"json": Colour}}):
+        error = parse({"prompt": "a", **given}).error
+        assert error is not None
+        assert "model_json_schema()" in error.message
+    assert parse({"prompt": "a", "guided_json": Colour.model_json_schema()}).error is None

@@ -71,7 +71,8 @@ class RowColumns:
         extras = {k: v for k, v in raw.items() if k not in taken or k in self._kept.named}
         if not extras.keys() <= self._told:
             self._tell_held_settings(extras)
-            self.tell_near_misses(extras, own_columns(raw))
+            filled = (name for name, value in extras.items() if value != {})  # what it holds counts
+            self.tell_near_misses(filled, own_columns(raw))
         return extras
 
     def _tell_held_settings(self, extras: Mapping[str, Any]) -> None:

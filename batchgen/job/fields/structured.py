@@ -117,6 +117,8 @@ def _schema(value: Any) -> StructuredOutput:
             raise RowError(ErrorCode.INVALID_SCHEMA, "the JSON Schema is no JSON") from None
     if not isinstance(value, dict | bool):
         text = f"a JSON Schema is an object, not {shown(value)}"
+        if hasattr(value, "model_json_schema"):
+            text = "of a pydantic model the JSON Schema is given: model_json_schema()"
         raise RowError(ErrorCode.INVALID_SCHEMA, text)
     return StructuredOutput(GrammarKind.JSON_SCHEMA, json.dumps(_without_nulls(value)))
 
