@@ -30,7 +30,12 @@ from ledger_tools import (
     rows_of,
 )
 
-from batchgen.errors import FingerprintMismatchError, OutputHeldError, OutputUnwritableError
+from batchgen.errors import (
+    FingerprintMismatchError,
+    OutputHeldError,
+    OutputUnwritableError,
+    StoppedError,
+)
 from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.rows import OutputRow
 from batchgen.job.shard import Shard
@@ -160,6 +165,24 @@ def test_a_second_process_is_refused_while_the_first_runs(tmp_path: Path) -> Non
         pytest.raises(OutputHeldError, match=f"process {os.getpid()}"),
     ):
         open_ledger(tmp_path)
+
+
+def test_a_stop_ends_the_looking_at_parts_and_holds_nothing(tmp_path: Path) -> None:
+    """There may be tens of thousands, on a disk behind a network."""
+    for index in range(8):
+        with open_ledger(tmp_path) as ledger:
+            ledger.append(rows_of([index]))
+    looks = []
+
+    def stop_at_the_third() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            raise StoppedError("stopped", "run again")
+
+    with pytest.raises(StoppedError):
+        open_ledger(tmp_path, check_stop=stop_at_the_third)
+    with open_ledger(tmp_path) as ledger:
+        assert ledger.num_done == 8
 
 
 def test_attempts_count_the_runs_that_began_a_row(tmp_path: Path) -> None:

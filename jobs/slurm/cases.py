@@ -70,7 +70,7 @@ def time_limit(cluster: Cluster) -> str:
 
 def node_time_limit(cluster: Cluster) -> str:
     """the time limit, of two processes that share a node and a job (`node.sbatch`)"""
-    options = ("--time=2", "--signal=USR1@20", "--ntasks=2", "--gres=gpu:2")
+    options = ("--time=1", "--signal=USR1@20", "--ntasks=2", "--gres=gpu:2")
     [job] = cluster.submit("node.sbatch", "node.parquet", 1, *options)
     shown = cluster.wait(job, 900)
     expect(shown, JobState="COMPLETED")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from batchgen.job.stopping.stop_check import StopCheck, never
 from batchgen.job.storage.bitmap import Bitmap
 from batchgen.job.storage.final_report import FinalReport
 from batchgen.job.storage.layout import Layout, list_parts
@@ -38,8 +39,11 @@ class DoneRows:
         """Of the rows that are done."""
         return totals_of(self.parts, len(self.rows), self._layout.shard)
 
-    def load(self, job: str) -> None:
-        """Take in every part not seen before, but for those written by this run itself."""
+    def load(self, job: str, check_stop: StopCheck = never) -> None:
+        """Take in every part not seen before, but for those written by this run itself.
+
+        `check_stop` is called after each: there may be tens of thousands. What it raises ends it.
+        """
         layout = self._layout
         self._seen.update(part.path for part in self.written)
         new = [path for path in list_parts(layout.parts, layout.shard) if path not in self._seen]
@@ -47,6 +51,7 @@ class DoneRows:
         for part, indices in scan_parts(new, layout.damaged, job):
             self._loaded.append(part)
             self.rows.add_array(indices[self._mine(indices)])
+            check_stop()
 
     def settled(self, indices: Indices) -> npt.NDArray[np.bool_]:
         """Which of the rows are done, or another shard's. [num_rows]"""

@@ -18,7 +18,7 @@ Invariants, each with a test in tests/test_ledger_properties.py:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -77,8 +77,8 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Begin a job, continue it, or find it finished (`finished` is then set, nothing locked).
 
         `fingerprint` may nest; it decides whether this is the same job. `check_stop`, called while
-        others come in, may raise. Raises FingerprintMismatchError, OutputHeldError,
-        OutputUnwritableError.
+        others come in and earlier rows are looked at, may raise. Raises FingerprintMismatchError,
+        OutputHeldError, OutputUnwritableError.
         """
         columns = columns or Columns()
         found = decide(layout, fingerprint, overwrite)
@@ -89,7 +89,8 @@ class Ledger(AbstractContextManager["Ledger"]):
         begin = partial(begin_where_none, layout, fingerprint, overwrite, facts or {})
         held = join(layout, run_id, "fail", begin, check_stop)
         try:
-            ledger = cls._opened(layout, fingerprint, facts, columns, held, overwrite, run_id)
+            load = partial(cls._load, facts=dict(facts or {}), run_id=run_id, check_stop=check_stop)
+            ledger = cls._opened(layout, fingerprint, columns, held, overwrite, load)
         except BaseException:
             held.release()
             raise
@@ -215,11 +216,10 @@ class Ledger(AbstractContextManager["Ledger"]):
         cls,
         layout: Layout,
         fingerprint: Mapping[str, Any],
-        facts: Mapping[str, Any] | None,
         columns: Columns,
         held: OutputLock,
         overwrite: bool,
-        run_id: str,
+        load: Callable[[Ledger], None],
     ) -> Ledger:
         """Decide again, now as the owner, and load what earlier runs left."""
         found = decide(layout, fingerprint, overwrite and layout.shard is None)
@@ -231,13 +231,13 @@ class Ledger(AbstractContextManager["Ledger"]):
         if found.written is not None:
             complete_written(layout, ledger._manifest, found.written, held.check)
         elif not found.finished:
-            ledger._load(dict(facts or {}), run_id)
+            load(ledger)
         return ledger
 
-    def _load(self, facts: dict[str, Any], run_id: str) -> None:
+    def _load(self, facts: dict[str, Any], run_id: str, check_stop: StopCheck) -> None:
         assert self._lock is not None
         layout, manifest, held = self._layout, self._manifest, self._lock
-        self._known.load(manifest.job)
+        self._known.load(manifest.job, check_stop)
         if shard_work.is_still_complete(layout, manifest, len(self._done)):
             return
         others = [other.work for other in layout.others_with_my_rows() if not is_held(other.work)]
