@@ -1,7 +1,8 @@
 """Time the Triton attention backend on a GPU: `python jobs/bench_attention.py [fp8]`.
 
-Decode is given as the share of the memory bandwidth that reading keys and values needs, chunks as
-useful (causal) TFLOP/s; every figure is the median of replays of a CUDA graph of several calls.
+Decode is given as the share of the memory bandwidth that reading keys and values needs, keys that
+sequences share counted once, chunks as useful (causal) TFLOP/s; every figure is the median of
+replays of a CUDA graph of several calls.
 `fp8`: with the cache in float8. Whole prompts are timed through torch's `varlen_attn` and compiled
 FlexAttention as well, which get contiguous keys and values and write no cache; `varlen_attn` gets
 them for each query head.
@@ -12,13 +13,20 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from gpu_bench import replay_us
 
-from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, CacheShape
+from batchgen.engine.attention.interface import (
+    SHARED_WORDS,
+    AttentionMetadata,
+    AttentionSpec,
+    CacheShape,
+    SharedReads,
+)
 from batchgen.engine.attention.triton.paged import TritonBackend
+from batchgen.engine.cuda.shared_reads import plan_shared_reads
 
 DEVICE = torch.device("cuda", 0)
 BLOCK_SIZE = 64
@@ -44,6 +52,9 @@ def workloads() -> tuple[dict[str, Lengths], dict[str, Lengths]]:
         "6 x 300": [(1, 300)] * 6,
         "4 x 16k": [(1, 16000)] * 4,
         "1 x 32k": [(1, 32000)],
+        "64 x 6,200": [(1, draw.randint(4300, 8000)) for _ in range(64)],
+        "256 x 560": [(1, draw.randint(120, 1000)) for _ in range(256)],
+        "1,024 x 200": [(1, draw.randint(128, 256)) for _ in range(1024)],
     }
     ragged = [draw.randint(100, 1024) for _ in range(14)]
     chunks: dict[str, Lengths] = {
@@ -52,8 +63,68 @@ def workloads() -> tuple[dict[str, Lengths], dict[str, Lengths]]:
         "1 x 8192": [(8192, 8192)],
         "128 x 64 after 1024": [(64, 1088)] * 128,
         "512 after 16k": [(512, 16896)],
+        "4 x 2048 after 4096": [(2048, 6144)] * 4,
     }
     return decode, chunks
+
+
+class Sharing(NamedTuple):
+    """Decoding sequences in groups that have their first keys in common."""
+
+    num_groups: int
+    size: int
+    num_keys: int
+    """In common, whole blocks."""
+    own: tuple[int, int]
+    """Further keys of each sequence, from and to."""
+
+
+SHARING = {
+    "1,024 under one of 1,024": Sharing(1, 1024, 1024, (65, 110)),
+    "704 under 8 of 512": Sharing(8, 88, 512, (65, 110)),
+    "32 on each of 32 of 4,096": Sharing(32, 32, 4096, (33, 100)),
+    "5 draws of 56 of 512": Sharing(56, 5, 512, (20, 350)),
+}
+
+
+def share(metadata: AttentionMetadata, kind: Sharing, first_block: int) -> int:
+    """Put the groups' keys, which lie from `first_block` on, before those of each sequence; returns
+    how many blocks they take."""
+    blocks = kind.num_keys // BLOCK_SIZE
+    group = torch.arange(metadata.num_seqs, dtype=torch.int32, device=DEVICE) // kind.size
+    place = torch.arange(blocks, dtype=torch.int32, device=DEVICE)
+    common = first_block + group[:, None] * blocks + place[None, :]
+    metadata.block_tables = torch.cat([common.int(), metadata.block_tables], dim=1).contiguous()
+    metadata.seq_lens = metadata.seq_lens + kind.num_keys
+    metadata.max_seqlen_k += kind.num_keys
+    return kind.num_groups * blocks
+
+
+def plan_sharing(
+    metadata: AttentionMetadata, spec: AttentionSpec, dtype: torch.dtype, backend: TritonBackend
+) -> None:
+    """As the engine does for a step; after the cache is allocated."""
+    shape = backend.sharing([spec], dtype, BLOCK_SIZE, DEVICE)
+    assert shape is not None
+    step: Any = _Decodes(metadata)
+    plan = plan_shared_reads(step, metadata.block_tables.cpu().numpy(), BLOCK_SIZE, shape)
+    assert plan is not None
+    items = torch.zeros(shape.max_items, SHARED_WORDS, dtype=torch.int32)
+    items[: len(plan.items)] = torch.from_numpy(plan.items)
+    parts = items, torch.from_numpy(plan.members), torch.from_numpy(plan.rows)
+    metadata.shared = SharedReads(*(part.int().to(DEVICE) for part in parts))
+
+
+class _Decodes:
+    """What `plan_shared_reads` asks of a step."""
+
+    def __init__(self, metadata: AttentionMetadata) -> None:
+        self.starts = (metadata.seq_lens - 1).tolist()
+        self.num_tokens = [1] * metadata.num_seqs
+        self.slots = list(range(metadata.num_seqs))
+
+    def __len__(self) -> int:
+        return len(self.slots)
 
 
 def build(lengths: Lengths) -> tuple[AttentionMetadata, int]:
@@ -89,13 +160,22 @@ def microseconds(call: Callable[[], object]) -> float:
 
 
 def measure(
-    spec: AttentionSpec, lengths: Lengths, dtype: torch.dtype, backend: TritonBackend
+    spec: AttentionSpec,
+    lengths: Lengths,
+    dtype: torch.dtype,
+    backend: TritonBackend,
+    sharing: Sharing | None = None,
 ) -> tuple[float, float]:
-    """Microseconds of one layer's forward (the cache write included), and of `prepare`."""
+    """Microseconds of one layer's forward (the cache write included), and of `prepare`. `lengths`:
+    without the keys of `sharing`."""
     metadata, blocks = build(lengths)
+    if sharing is not None:
+        blocks += share(metadata, sharing, blocks)
     cache = backend.allocate(spec, CacheShape(blocks, BLOCK_SIZE, dtype, DEVICE))
     for store in (cache.keys, cache.values):
         store.copy_(torch.randn(store.shape, dtype=torch.bfloat16, device=DEVICE))
+    if sharing is not None:
+        plan_sharing(metadata, spec, dtype, backend)
     sizes = [spec.num_heads * spec.head_dim, *[spec.num_kv_heads * spec.head_dim] * 2]
     fused = torch.randn(metadata.num_tokens, sum(sizes), device=DEVICE, dtype=torch.bfloat16)
     query, key, value = (x.unflatten(1, (-1, spec.head_dim)) for x in fused.split(sizes, dim=1))
@@ -169,13 +249,20 @@ def main() -> None:
         for name, lengths in decode.items():
             layer, planning = measure(spec, lengths, dtype, TritonBackend())
             rate = sum(keys for _, keys in lengths) * token_bytes / layer / 1e3
-            print(f"  {name:22} {layer:7.1f} us {rate:6.0f} GB/s (plan {planning:.1f} us)")
+            print(f"  {name:26} {layer:7.1f} us {rate:6.0f} GB/s (plan {planning:.1f} us)")
+        for name, kind in SHARING.items():
+            draw = random.Random(1)
+            lengths = [(1, draw.randint(*kind.own)) for _ in range(kind.num_groups * kind.size)]
+            layer, planning = measure(spec, lengths, dtype, TritonBackend(), kind)
+            keys = sum(keys for _, keys in lengths) + kind.num_groups * kind.num_keys
+            rate = keys * token_bytes / layer / 1e3
+            print(f"  {name:26} {layer:7.1f} us {rate:6.0f} GB/s (plan {planning:.1f} us)")
         for name, lengths in chunks.items():
             layer, planning = measure(spec, lengths, dtype, TritonBackend())
             pairs = sum(q * (k - q) + q * (q + 1) / 2 for q, k in lengths)
             rate = pairs * 4 * spec.num_heads * spec.head_dim / layer / 1e6
             print(
-                f"  {name:22} {layer:7.1f} us {rate:6.0f} TFLOP/s (plan {planning:.1f} us)",
+                f"  {name:26} {layer:7.1f} us {rate:6.0f} TFLOP/s (plan {planning:.1f} us)",
                 peers(spec, lengths),
             )
 
