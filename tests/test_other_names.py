@@ -290,3 +290,16 @@ def test_a_pydantic_model_is_answered_with_its_schema() -> None:
         assert error is not None
         assert "model_json_schema()" in error.message
     assert parse({"prompt": "a", "guided_json": Colour.model_json_schema()}).error is None
+
+
+def test_tools_of_anthropic_are_functions() -> None:
+    schema = {"type": "object", "properties": {"q": {"type": "string"}}}
+    theirs = {"name": "look", "description": "Looks.", "input_schema": schema}
+    ours = {"name": "look", "description": "Looks.", "parameters": schema}
+    for given in ([theirs], json.dumps([theirs])):
+        row = parse({"messages": USER, "tools": given, "tool_choice": "required"})
+        assert row.error is None
+        assert row.template_kwargs["tools"] == [{"type": "function", "function": ours}]
+        assert row.params.structured_outputs is not None
+    bare = {"name": "look", "parameters": schema}
+    assert parse({"messages": USER, "tools": [bare]}).template_kwargs["tools"] == [bare]

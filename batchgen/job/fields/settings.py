@@ -104,14 +104,24 @@ def joined(own: dict[str, Any], holder: str, inner: Any) -> dict[str, Any]:
     return {**own, **{k: v for k, v in inner.items() if v is not None or k not in own}}
 
 
-def read_texts(given: dict[str, Any]) -> dict[str, Any]:
-    """The same, with lists and objects for the template that are JSON text, as tables have them."""
-    if _MAY_BE_TEXT.isdisjoint(given):
-        return given
-    return {
+def read_texts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with lists and objects for the template that are JSON text, as tables have them,
+    and tools as OpenAI writes them."""
+    read = {
         name: json_or_text(value) if name in _MAY_BE_TEXT else value
         for name, value in given.items()
     }
+    if isinstance(read.get("tools"), list):
+        read["tools"] = [_function_tool(tool) for tool in read["tools"]]
+    return read
+
+
+def _function_tool(tool: Any) -> Any:
+    """Anthropic writes a function's fields on top, and its parameters as `input_schema`."""
+    if not isinstance(tool, dict) or "input_schema" not in tool or "function" in tool:
+        return tool
+    function = {name: tool[name] for name in ("name", "description") if tool.get(name) is not None}
+    return {"type": "function", "function": {**function, "parameters": tool["input_schema"]}}
 
 
 def json_or_text(value: Any) -> Any:
