@@ -132,6 +132,16 @@ def chats(path: Path, system: str) -> list[list[int]]:
     return [json.loads(line)["token_ids"] for line in shown]
 
 
+@pytest.mark.parametrize("flags", [["--choices", "yes,no"], ["--score"]])
+def test_rows_of_which_none_generates_are_told_as_that(tmp_path: Path, flags: list[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "Is it late?"}\n{"prompt": "Is it early?"}\n')
+    done = CliRunner().invoke(bench, ["--in", str(path), "--device", "cpu", *flags])
+    assert isinstance(done.exception, InvalidDataError)
+    assert done.exception.message.startswith("2 rows choose or score")
+    assert "batchgen run" in str(done.exception.hint)
+
+
 def test_live_sequences_are_counted_over_time() -> None:
     _, completions = run_work(EchoEngine(), from_lengths(LENGTHS))
     assert [len(done.token_ids) for done in completions] == [5, 4, 3]

@@ -41,13 +41,19 @@ def real_workload(
             ready += prepared
             num_failed += len(failed)
     requests = [request for row in ready for request in row.requests if request.targets is None]
+    num_scored = sum(row.requests[0].targets is not None for row in ready)
+    if num_scored and not requests:
+        raise InvalidDataError(
+            f"{counted(num_scored, 'row')} choose or score: a bench measures what is generated",
+            "a run's last line has their total_tokens_per_s: batchgen run --limit 1000 --in ...",
+        )
     if not requests:
         raise InvalidDataError(
             "the input has no row to measure", "try `batchgen validate --in ...`"
         )
     if num_failed:
         say(f"left out: {counted(num_failed, 'row')} in error (`batchgen validate` names them)")
-    if num_scored := sum(row.requests[0].targets is not None for row in ready):
+    if num_scored:
         say(f"left out: {counted(num_scored, 'row')} that choose or score and generate nothing")
     if num_ending := sum(map(_may_end, requests)):
         say(f"lengths are fixed: {counted(num_ending, 'sample')} may end early in a run, not here")

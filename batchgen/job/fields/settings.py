@@ -104,9 +104,11 @@ def joined(own: dict[str, Any], holder: str, inner: Any) -> dict[str, Any]:
     return {**own, **{k: v for k, v in inner.items() if v is not None or k not in own}}
 
 
-def read_texts(given: Mapping[str, Any]) -> dict[str, Any]:
+def read_texts(given: dict[str, Any]) -> dict[str, Any]:
     """The same, with lists and objects for the template that are JSON text, as tables have them,
     and tools as OpenAI writes them."""
+    if _MAY_BE_TEXT.isdisjoint(given):
+        return given
     read = {
         name: json_or_text(value) if name in _MAY_BE_TEXT else value
         for name, value in given.items()
