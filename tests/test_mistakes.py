@@ -47,6 +47,9 @@ FILES = {
     "wrapped.json": '{"my data": [{"prompt": "a"}]}',
     "claude.jsonl": '{"params": {"messages": [{"role": "user", "content": "a"}]}}\n',
     "nested/day=1/rows.jsonl": GOOD,
+    "columns.json": '{"prompt": {"0": "a", "1": "b"}, "id": {"0": 1, "1": 2}}',
+    "vectors.jsonl": OPENAI.replace("/v1/chat/completions", "/v1/embeddings"),
+    "rerank.jsonl": OPENAI.replace("/v1/chat/completions", "/v1/rerank"),
 }
 RUN, ENGINE = ("run", "-o", "out.parquet"), ("--engine", "echo")
 MISTAKES: dict[str, tuple[str, int, str]] = {
@@ -79,6 +82,9 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "CSV under another name": ("table.jsonl", 65, r"looks like CSV.*\n  next: name it \.csv"),
     "pretty-printed JSON": ("pretty.jsonl", 65, r"JSON over several lines.*\n  next: jq -c"),
     "plain lines of text": ("lines.txt", 65, r"lines.txt is plain text.*\n  next: jq -Rc"),
+    "a table by columns": ("columns.json", 3, r"next: it holds columns, .*orient='records'"),
+    "embeddings": ("vectors.jsonl", 3, "next: .* no embeddings"),
+    "pairs to rank": ("rerank.jsonl", 3, "next: make a row of each pair, .*--choices yes,no"),
     "rows that are lists": ("list.jsonl", 3, "a row is a JSON object, not a list"),
     "an empty file": ("empty.jsonl", 0, r"no rows: nothing was generated \(is it the one"),
     "a file that is not there": ("goof.jsonl", 66, r"does not exist\n  next: . holds"),

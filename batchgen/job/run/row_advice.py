@@ -53,12 +53,23 @@ _ADVICE = {
     ErrorCode.INTERNAL: "--retry failed tries these rows again; report it if it stays",
 }
 """Each code has a line: a test holds that."""
+_PAIRS = (
+    "make a row of each pair, its prompt by --template, with --choices yes,no: choice_probs is its "
+    "score"
+)
 _OF_MESSAGES = {
     "is not UTF-8": "iconv -f LATIN1 -t UTF-8 FILE > rows.jsonl, or what else the file is in",
     "is not a JSON number": "write null where there is no number (pandas: to_json does)",
     "more text after the object": (
         "one object a line, and no comma behind it: sed 's/,$//' FILE | jq -c . > rows.jsonl"
     ),
+    ', not {"0": ': (
+        "it holds columns, not rows: of pandas df.to_json(FILE, orient='records', lines=True) "
+        "writes rows"
+    ),
+    '/embeddings" is not served': "texts are generated, chosen and scored here: no embeddings",
+    '/rerank" is not served': _PAIRS,
+    '/score" is not served': _PAIRS,
     "stand in its list": "make them lines as said, and give that file with --in",
     "makes rows of them": "make rows as said, and give that file with --in",
     "rows stand under its keys": "make them lines as said, and give that file with --in",
