@@ -303,3 +303,44 @@ def test_tools_of_anthropic_are_functions() -> None:
         assert row.params.structured_outputs is not None
     bare = {"name": "look", "parameters": schema}
     assert parse({"messages": USER, "tools": [bare]}).template_kwargs["tools"] == [bare]
+
+
+def test_blocks_of_anthropic_s_messages_are_calls_results_and_thoughts() -> None:
+    used = {"type": "tool_use", "id": "t1", "name": "look", "input": {"q": "sea"}}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": "blue"}
+    listed = {
+        "type": "tool_result",
+        "tool_use_id": "t2",
+        "content": [{"type": "text", "text": "x"}],
+    }
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": "s"}
+    text = {"type": "text", "text": "So?"}
+    chat = [
+        *USER,
+        {"role": "assistant", "content": [thought, text, used]},
+        {"role": "user", "content": [result, listed, text]},
+        {"role": "assistant", "content": [used]},
+        {"role": "user", "content": [result]},
+    ]
+    row = parse({"messages": chat})
+    assert row.error is None
+    call = {"name": "look", "arguments": '{"q": "sea"}'}
+    asked = {"id": "t1", "type": "function", "function": call}
+    assert row.messages == [
+        *USER,
+        {
+            "role": "assistant",
+            "content": [text],
+            "tool_calls": [asked],
+            "reasoning_content": "Hm.",
+        },
+        {"role": "tool", "tool_call_id": "t1", "content": "blue"},
+        {"role": "tool", "tool_call_id": "t2", "content": [{"type": "text", "text": "x"}]},
+        {"role": "user", "content": [text]},
+        {"role": "assistant", "tool_calls": [asked]},
+        {"role": "tool", "tool_call_id": "t1", "content": "blue"},
+    ]
+    image = {"type": "image", "source": {}}
+    error = parse({"messages": [{"role": "user", "content": [image, result]}]}).error
+    assert error is not None
+    assert "may hold text parts only" in error.message

@@ -30,6 +30,8 @@ _SPEAKERS = {
     "function_call": "assistant",
 }
 """ShareGPT's names of who speaks -> roles."""
+_BLOCKS = frozenset({"tool_use", "tool_result", "thinking", "redacted_thinking"})
+"""Parts of Anthropic's messages that are turns, or fields of one, for others."""
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _MEDIA = ("audio", "audios", "image", "images", "video", "videos")
 """Keys under which OpenAI, Ollama and training tools keep what is no text of a message."""
@@ -52,7 +54,11 @@ def read_messages(value: Any) -> list[dict[str, Any]]:
         raise _invalid("messages must be a list of objects with role and content")
     if not value:
         raise RowError(ErrorCode.EMPTY_PROMPT, "messages is an empty list")
-    messages = [_read_message(message, f"messages[{n}]") for n, message in enumerate(value)]
+    messages = [
+        _read_message(turn, f"messages[{n}]")
+        for n, message in enumerate(value)
+        for turn in _turns_of(message, f"messages[{n}]")
+    ]
     return _with_tool_role(messages)
 
 
@@ -164,6 +170,41 @@ def _from_sharegpt(message: dict[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(call, dict) or "name" not in call:
         raise _invalid(f"{where}.value must be a call with name and arguments")
     return {"role": "assistant", "content": None, "function_call": call}
+
+
+def _turns_of(message: Any, where: str) -> list[Any]:
+    """The message; of one that holds Anthropic's blocks those that say the same: calls in the
+    assistant's turn, a turn for each result before what else the user says."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list):
+        return [message]
+    kinds = [str(part.get("type")) if isinstance(part, dict) else "" for part in content]
+    if _BLOCKS.isdisjoint(kinds):
+        return [message]
+    rest: list[Any] = []
+    calls: list[Any] = []
+    thoughts: list[str] = []
+    results: list[Any] = []
+    for kind, part in zip(kinds, content, strict=True):
+        if kind == "tool_use" and isinstance(part.get("name"), str):
+            given = json.dumps(part.get("input") or {}, ensure_ascii=False, default=str)
+            function = {"name": part["name"], "arguments": given}
+            calls.append({"id": part.get("id"), "type": "function", "function": function})
+        elif kind == "tool_result":
+            said = "" if part.get("content") is None else part["content"]
+            results.append(
+                {"role": "tool", "tool_call_id": part.get("tool_use_id"), "content": said}
+            )
+        elif kind == "thinking" and isinstance(part.get("thinking"), str):
+            thoughts.append(part["thinking"])
+        elif kind != "redacted_thinking":
+            rest.append(part)
+    turn = {**message, "content": rest or None}
+    if calls:
+        turn["tool_calls"] = calls
+    if thoughts:
+        turn["reasoning_content"] = "\n".join(thoughts)
+    return [*results, *([turn] if rest or calls or thoughts or not results else [])]
 
 
 def _from_gemini(message: dict[str, Any], where: str) -> dict[str, Any]:
