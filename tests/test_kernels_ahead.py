@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -159,6 +161,60 @@ def test_nobody_waits_for_what_only_some_runs_need(compiler: Path) -> None:
     assert left.poll() is None
     left.kill()
     left.wait()
+
+
+UNHEARD = """if True:
+    import sys, time
+    from functools import partial
+    from pathlib import Path
+    from batchgen.engine.cuda import kernels_ahead
+    def later(_):
+        while not Path(FILE).exists():
+            time.sleep(0.05)
+        return iter([partial(int, "2")])
+    kernels_ahead.first_calls = lambda _: iter([partial(int, "1")])
+    kernels_ahead.later_calls = later
+    kernels_ahead.main()
+"""
+
+
+def test_what_nobody_waits_for_is_noted_though_nobody_hears_of_it(compiler: Path) -> None:
+    """A command that is short ends before; each run would compile all of it again."""
+    gone = compiler.with_name("gone")
+    compiler.write_text(UNHEARD.replace("FILE", repr(str(gone))))
+    assert compiled()
+    left = kernels._left[-1]
+    assert left.stdout is not None
+    assert left.stdout.closed, "as where the command has ended"
+    gone.touch()
+    left.wait(60)
+    assert not compiled()
+    (record,) = (compiler.parent / "triton").glob("*.json")
+    assert kernels.Record.read(record) == kernels.Record(1, [])
+
+
+def test_they_are_waited_for_where_many_files_are_open(compiler: Path) -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if most <= 1100:
+        pytest.skip("so many may not be open")
+    compiler.write_text(NOTES.replace("FAILED", "[]"))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 1100), most))
+    with ExitStack() as files:
+        files.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        for _ in range(1030):
+            files.enter_context(open(os.devnull))
+        assert compiled()
+
+
+def test_those_that_ended_leave_no_process_behind(compiler: Path) -> None:
+    compiler.write_text(NOTES.replace("FAILED", "[]"))
+    assert compiled()
+    ended = kernels._left[-1]
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert compiled(80)
+    assert ended.returncode == 0
+    assert ended not in kernels._left
 
 
 @pytest.mark.cuda

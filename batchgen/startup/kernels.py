@@ -2,7 +2,7 @@
 
 It is started where Triton's cache does not say that they are compiled, and waited for before the
 first kernel is needed: two that compile the same would take longer. When it has what every run
-needs it prints a line, and nobody waits for the rest.
+needs it prints a line, and nobody waits for the rest, which it compiles though the command ends.
 
 What it did is noted beside the compiled code: how often it was started, and which kernels it could
 not compile, and why. Where some failed it is started again, for a GPU may have had no room, but no
@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from select import select
+from selectors import EVENT_READ, DefaultSelector
 from typing import Any
 
 from batchgen.startup.folders import prepare_compilers
@@ -40,7 +40,8 @@ _UNFINISHED = ("the process that compiles them did not finish",)
 _log = logging.getLogger(__name__)
 _processes: list[subprocess.Popen[bytes]] = []
 _left: list[subprocess.Popen[bytes]] = []
-"""Not waited for any more; kept, for what is dropped while it runs is warned of."""
+"""Not waited for any more; kept, for what is dropped while it runs is warned of, and asked for when
+the next begins, for what has ended takes a place until it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ def compile_kernels(shapes: dict[str, Any], device: str, capability: int) -> boo
                 _log.info("not compiled ahead, see %s: %s", file, "; ".join(record.failed))
             return False
         Record(record.starts + 1).write(file)
+        _left[:] = [process for process in _left if process.poll() is None]
         path = os.pathsep.join(entry for entry in sys.path if entry)  # with -P: nothing from here
         _processes.append(
             subprocess.Popen(
@@ -100,10 +102,11 @@ def wait_for_kernels() -> None:
     behind."""
     while _processes:
         process = _processes.pop()
-        assert process.stdout is not None
-        with span("kernels"):
-            select([process.stdout], [], [], _MOST_SECONDS)
         _left.append(process)
+        assert process.stdout is not None
+        with process.stdout, span("kernels"), DefaultSelector() as selector:
+            selector.register(process.stdout, EVENT_READ)
+            selector.select(_MOST_SECONDS)
 
 
 def _digest(shapes: str, capability: int) -> str:

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -224,7 +225,8 @@ def main() -> None:
             failed += compile_ahead(calls(json.loads(sys.argv[1])))
         except Exception as error:  # before any kernel: the device has no room, or is not there
             failed.append(_line(error))
-        print(flush=True)  # the command waits for the first line
+        with suppress(BrokenPipeError):  # the command waits for the first line, and hears no other
+            print(flush=True)
     Record(Record.read(file).starts, failed).write(file)
 
 
