@@ -344,3 +344,14 @@ def test_blocks_of_anthropic_s_messages_are_calls_results_and_thoughts() -> None
     error = parse({"messages": [{"role": "user", "content": [image, result]}]}).error
     assert error is not None
     assert "may hold text parts only" in error.message
+
+
+@pytest.mark.parametrize("kind", [["x"], {"a": 1}, 5, None])
+def test_who_speaks_and_what_an_item_is_may_be_anything_and_ends_no_job(kind: Any) -> None:
+    spoken = parse({"messages": [{"from": kind, "value": "a"}]})
+    item = parse(
+        body("/v1/responses", input=[*USER, {"type": kind, "text": "a"}]), ignore_model=True
+    )
+    for row in (spoken, item):
+        assert row.error is not None
+        assert row.error.code is ErrorCode.INVALID_ROW

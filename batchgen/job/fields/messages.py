@@ -160,7 +160,7 @@ def _read_part(part: Any, where: str) -> dict[str, Any]:
 
 def _from_sharegpt(message: dict[str, Any], where: str) -> dict[str, Any]:
     speaker = message["from"]
-    if speaker not in _SPEAKERS:
+    if not isinstance(speaker, str) or speaker not in _SPEAKERS:
         raise _invalid(f"{where}.from must be one of {', '.join(_SPEAKERS)}, not {shown(speaker)}")
     rest = {key: value for key, value in message.items() if key not in ("from", "value", "role")}
     value = message.get("value")

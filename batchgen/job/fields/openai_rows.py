@@ -179,7 +179,7 @@ def _continue_turn(turn: dict[str, Any], message: Mapping[str, Any]) -> None:
 def _item_as_message(item: Any) -> Any:
     """An item of the input without what is only its envelope's."""
     kind = item.get("type", "message") if isinstance(item, dict) else "message"
-    if kind not in _ITEMS:
+    if not isinstance(kind, str) or kind not in _ITEMS:
         text = f"input may hold {', '.join(_ITEMS)}, not {shown(kind)}"
         raise RowError(ErrorCode.INVALID_ROW, text)
     return _ITEMS[kind](item) if isinstance(item, dict) else item
