@@ -23,8 +23,9 @@ from batchgen.cli.plan import _GPUS, plan
 from batchgen.engine.config import GPU_BLOCK_SIZE
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.gguf.parts import read_gguf
-from batchgen.job.ahead.cost import GPUS, ModelShape, Work, num_steps, seconds_of
+from batchgen.job.ahead.cost import FLOAT8_RATE, GPUS, ModelShape, Work, num_steps, seconds_of
 from batchgen.job.ahead.model_size import shape_of
+from batchgen.job.ahead.plan import _would_fit
 from batchgen.job.ahead.survey import Survey
 from batchgen.job.model.files import resolve_model
 from batchgen.report.workloads import WorkItem, documents, label, nano, prefix, sharegpt
@@ -35,6 +36,11 @@ MIDDLE = ModelShape(1_235_814_400, 2_471_628_800, 1_235_814_400, 2_471_628_800, 
 """Llama-3.2-1B."""
 LARGE = ModelShape(8_030_261_248, 16_060_522_496, 7_504_924_672, 15_009_849_344, 131_072)
 """Llama-3-8B."""
+LARGE_FLOAT8 = replace(
+    LARGE, weight_bytes=9_081_196_544, dense_bytes=8_030_523_392, kv_bytes_per_token=65_536,
+    product_rate=FLOAT8_RATE,
+)  # fmt: skip
+"""The same with layers and keys in float8."""
 EXPERTS = ModelShape(
     30_532_122_624, 61_064_245_248, 3_042_766_848, 2_461_542_400, 98_304, 57_982_058_496, 1 / 16
 )
@@ -48,7 +54,8 @@ MEASURED = [
     (EXPERTS, sharegpt, "h200", 6_585), (SMALL, nano, "h100", 20_661),
     (SMALL, sharegpt, "h100", 38_605), (MIDDLE, nano, "h100", 38_278),
     (MIDDLE, sharegpt, "h100", 59_163), (LARGE, nano, "h100", 8_959),
-    (LARGE, sharegpt, "h100", 13_854),
+    (LARGE, sharegpt, "h100", 13_854), (LARGE_FLOAT8, nano, "h200", 15_440),
+    (LARGE_FLOAT8, sharegpt, "h200", 20_773),
 ]  # fmt: skip
 """Output tokens a second, of docs/speed.md."""
 
@@ -189,6 +196,83 @@ def test_a_checkpoint_that_is_dequantised_at_load_is_counted_at_its_full_size(
         "m.up.weight": (32, 64), "m.up.weight_scale_inv": (1, 1), "lm_head.weight": (10, 64),
     })  # fmt: skip
     assert shape.num_parameters == 32 * 64 + 640
+
+
+def stored(folder: Path, described: dict[str, Any], tensors: dict[str, Any], **flags: Any) -> Any:
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "hidden_size": 64}
+    folder.mkdir()
+    config = {
+        "dtype": "bfloat16",
+        **sizes,
+        **({"quantization_config": described} if described else {}),
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    write_header(folder / "model.safetensors", tensors)
+    return shape_of(resolve_model(str(folder)), "auto", **flags)
+
+
+def write_header(file: Path, tensors: dict[str, tuple[str, tuple[int, ...], int]]) -> None:
+    """Of tensors (type, shape, bytes of a number), with zeros for their numbers."""
+    header, end = {}, 0
+    for name, (dtype, shape, width) in tensors.items():
+        begin, end = end, end + prod(shape) * width
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+
+
+def test_layers_that_a_run_rounds_take_a_byte_a_number_and_the_head_keeps_its_own(
+    tmp_path: Path,
+) -> None:
+    tensors = {
+        "model.embed_tokens.weight": ("BF16", (100, 64), 2),
+        "lm_head.weight": ("BF16", (96, 64), 2),
+        "model.layers.0.mlp.up_proj.weight": ("BF16", (128, 64), 2),
+        "model.layers.0.mlp.odd_proj.weight": ("BF16", (24, 64), 2),
+        "model.norm.weight": ("BF16", (64,), 2),
+    }  # fmt: skip
+    shape = stored(tmp_path / "m", {}, tensors, quantization="fp8", kv_cache_dtype="fp8")
+    assert shape.weight_bytes == 2 * (100 + 96 + 24 + 1) * 64 + 128 * 64
+    assert shape.kv_bytes_per_token == 2 * 4 * 16
+    assert stored(tmp_path / "n", {}, tensors).weight_bytes == shape.weight_bytes + 128 * 64
+
+
+def test_checkpoints_in_float8_and_4_bits_are_counted_as_they_stay_on_a_gpu(tmp_path: Path) -> None:
+    float8 = {
+        "quant_method": "fp8",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [128, 128],
+    }
+    shape = stored(tmp_path / "a", float8, {
+        "m.up_proj.weight": ("F8_E4M3", (128, 128), 1),
+        "m.up_proj.weight_scale_inv": ("F32", (1, 1), 4), "m.norm.weight": ("BF16", (64,), 2),
+    })  # fmt: skip
+    assert (shape.num_parameters, shape.weight_bytes) == (128 * 128 + 64, 128 * 128 + 4 + 128)
+    assert shape.product_rate == FLOAT8_RATE
+    expert = {"m.experts.0.up_proj.weight": ("F8_E4M3", (128, 128), 1)}
+    whole = stored(tmp_path / "c", float8, expert)
+    assert whole.weight_bytes == 2 * 128 * 128, "experts of such checkpoints are dequantised"
+    integers = {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": False}
+    shape = stored(tmp_path / "b", integers, {
+        "m.up_proj.qweight": ("I32", (8, 32), 4), "m.up_proj.scales": ("F16", (1, 32), 2),
+        "m.up_proj.qzeros": ("I32", (1, 4), 4), "m.norm.weight": ("BF16", (64,), 2),
+    })  # fmt: skip
+    assert shape.num_parameters == 64 * 32 + 64
+    assert shape.weight_bytes == 8 * 32 * 4 + 32 * 2 + 16 + 128
+
+
+def test_a_model_that_does_not_fit_is_told_with_which_flags_it_would() -> None:
+    shape = ModelShape(70 << 30, 140 << 30, 70 << 30, 140 << 30, 1 << 18)
+    smaller = {"--quantization fp8": replace(shape, weight_bytes=71 << 30)}
+    ways = {
+        gpu: list(_would_fit(shape, smaller, int(GPUS[gpu].memory_gb * 0.9e9), 8192))
+        for gpu in ("h200", "h100", "t4")
+    }
+    assert ways == {
+        "h200": ["--quantization fp8", "--tensor-parallel 2"],
+        "h100": ["--tensor-parallel 4"],
+        "t4": [],
+    }
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -31,6 +31,13 @@ _what = flag_group(
 )  # fmt: skip
 
 
+_SMALLER = {
+    "--quantization fp8": "auto",
+    "--quantization fp8 --kv-cache-dtype fp8": "fp8",
+}
+"""Flags that make a dense model smaller, and the cache's dtype with them."""
+
+
 @ahead_command(_what)
 def plan(ctx: click.Context, /, **flags: Any) -> None:
     """Say what a run would cost: rows, tokens, fit, time and GPU-hours. No torch.
@@ -41,7 +48,7 @@ def plan(ctx: click.Context, /, **flags: Any) -> None:
     from batchgen.job.ahead.model_size import shape_of
     from batchgen.job.ahead.opening import opened
     from batchgen.job.ahead.plan import plan_of
-    from batchgen.job.model.files import model_of
+    from batchgen.job.model.files import ModelKind, model_of
     from batchgen.job.model.weights import quantization_of
 
     spec = spec_ahead(flags)
@@ -51,9 +58,14 @@ def plan(ctx: click.Context, /, **flags: Any) -> None:
     quantization = quantization_of(spec, files) if spec.device == "cpu" else spec.quantization
     shape = shape_of(files, spec.dtype, spec.kv_cache_dtype, quantization)
     prepare_ahead(files, own_process=ctx.obj is True)
+    smaller = {
+        words: shape_of(files, spec.dtype, cached, "fp8")
+        for words, cached in _SMALLER.items()
+        if quantization is None and files.kind is ModelKind.FOLDER
+    }
     whole, mean = flags["whole"], flags["mean_output"]
     with opened(spec, files) as job:
-        found = plan_of(job, shape, flags["gpu"], whole=whole, mean_output=mean)
+        found = plan_of(job, shape, flags["gpu"], whole=whole, mean_output=mean, smaller=smaller)
     click.echo(json.dumps(asdict(found)) if flags["as_json"] else _text(found))
 
 
@@ -79,7 +91,9 @@ def _text(plan: Plan) -> str:
 
 def _cost(plan: Plan) -> str:
     if not plan.fits:
-        return "it does not fit: the weights and the longest row need more memory"
+        reason = "it does not fit: the weights and the longest row need more memory"
+        ways = ", or with ".join(plan.would_fit)
+        return f"{reason}; it would with {ways}" if ways else reason
     if plan.seconds is None:
         return "no time: the number of rows is not known without reading them (--all)"
     return (

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["GPUS", "Gpu", "ModelShape", "Work", "num_steps", "seconds_of"]
+__all__ = ["FLOAT8_RATE", "GPUS", "Gpu", "ModelShape", "Work", "num_steps", "seconds_of"]
 
 _STEP_S, _ROW_S = 0.0003, 0.00045
 _PRODUCTS, _EXPERTS, _CACHE = 0.45, 0.5, 0.78
 """Shares that are reached: of the data sheet's products in prompts; of its bandwidth where experts,
 and where keys and values are read (the weights between them are read at all of it)."""
+FLOAT8_RATE = 1.2
+"""`ModelShape.product_rate` of layers in float8, what they round included."""
 _QUERIES = 8.5
 """Tokens of a prompt that share one reading of the keys before them."""
 
@@ -61,6 +63,8 @@ class ModelShape:
     expert_bytes: int = 0
     expert_share: float = 1.0
     """Of a layer's experts, those that one token is sent to."""
+    product_rate: float = 1.0
+    """How many times as fast as in 16 bits products are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def seconds_of(work: Work, shape: ModelShape, gpu: Gpu, slots: int) -> float:
     missed: float = (1 - shape.expert_share) ** live
     experts = shape.expert_bytes * (1 - missed) / _EXPERTS
     reading = steps * (shape.dense_bytes + experts) / bandwidth
-    products = 2 * shape.active_parameters / flops / _PRODUCTS
+    products = 2 * shape.active_parameters / flops / _PRODUCTS / shape.product_rate
     cache = shape.kv_bytes_per_token / bandwidth
     return (
         steps * _STEP_S

@@ -1,15 +1,16 @@
 """A model's size from its small files: parameters, bytes of weights, bytes of cache a token.
 
-Weights are counted as they are loaded: quantised checkpoints that are dequantised then, GGUF files
-on a GPU among them, at their full size; bitsandbytes and torchao as they are stored, and a GGUF
-file's blocks where it keeps them.
+Weights are counted as they are loaded: float8 and 4 bits that stay so on a GPU, bitsandbytes and
+torchao as they are stored, and a GGUF file's blocks where it keeps them; quantised checkpoints that
+are dequantised, GGUF files on a GPU among them, at their full size; layers that the run rounds to
+float8 at a byte a number.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any
 
 from batchgen.engine.checkpoint.quantized import described
 from batchgen.engine.checkpoint.weight_files import weight_files
-from batchgen.engine.experts import expert_share
+from batchgen.engine.experts import NUM_EXPERTS, expert_share
 from batchgen.errors import ModelRefusedError
 from batchgen.gguf.architectures.plan import plan_gguf
 from batchgen.gguf.parts import num_bytes, own_dtype, read_gguf
 from batchgen.gguf.weights_kept import PACKED, can_stay
-from batchgen.job.ahead.cost import ModelShape
+from batchgen.job.ahead.cost import FLOAT8_RATE, ModelShape
 from batchgen.job.model.files import ModelFiles, ModelKind
 from batchgen.job.model.safetensors_header import read_tensors
 
@@ -33,6 +34,8 @@ _STORED = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat
 _FOUR_BITS = {"U8": 2, "I32": 8}
 """Numbers in one of a quantised checkpoint's."""
 _KEPT_PACKED = ("bitsandbytes", "torchao")
+_FLOAT8 = ("F8_E4M3",)
+_MXFP4 = ("U8",)
 _SCALES = re.compile(
     r"_(scale|scales|scale_inv|zero_point|shape|absmax|quant_map|g_idx)$"
     r"|\.(scales|qzeros|g_idx)$|\.quant_state\."
@@ -47,13 +50,15 @@ _ALIASES = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """`count`: numbers that it stands for. `num_bytes`: as stored, in the dtype named `stored`
-    (of a GGUF file's blocks that stay: `gguf`)."""
+    """`count`: numbers that it stands for. `num_bytes`: as stored, in the dtype named `stored`."""
 
     name: str
     count: int
     num_bytes: int
     stored: str
+    stays: bool = False
+    """It is loaded as it is stored."""
+    shape: tuple[int, ...] = ()
 
 
 def shape_of(
@@ -65,8 +70,8 @@ def shape_of(
         config, own, tensors = _of_gguf(files.path, packed=quantization == PACKED)
     else:
         config = files.config.get("text_config") or files.config
-        tensors = [one for one in _of_folder(files) if not _SCALES.search(one.name)]
-        own = _own_dtype(config, tensors)
+        tensors = list(_of_folder(files, packed=dtype != "float32" and not files.adapters))
+        own = _own_dtype(config, [one for one in tensors if one.count])
     layers, heads = _read(config, "num_hidden_layers"), _read(config, "num_attention_heads")
     if not tensors or not layers or not heads:
         raise ModelRefusedError(
@@ -76,17 +81,36 @@ def shape_of(
     width = _BYTES[own if dtype == "auto" else dtype]
     cached = 1 if kv_cache_dtype == "fp8" else width
     extra = sum(one.weights.stat().st_size for one in files.adapters if not one.is_merged)
-    return _weighed(config, tensors, width, _cached_values(config) * cached, extra)
+    rounded = {one.name for one in tensors if quantization == "fp8" and _rounds(one, config)}
+    return _weighed(config, tensors, width, _cached_values(config) * cached, extra, rounded)
+
+
+def _rounds(one: _Tensor, config: dict[str, Any]) -> bool:
+    """Whether a run that rounds to float8 rounds it: as `engine.quantization.replacing` does, a
+    layer's weight, neither the head nor what chooses among experts."""
+    if one.stays or len(one.shape) < 2 or any(size % 16 for size in one.shape[-2:]):
+        return False
+    experts = {config.get(name) for name in NUM_EXPERTS}
+    is_router = len(one.shape) == 2 and one.shape[0] in experts
+    outside = _HEAD.search(one.name) or _TABLE.search(one.name) or _OTHER_SENSES.search(one.name)
+    return not is_router and not outside
 
 
 def _weighed(
-    config: dict[str, Any], tensors: list[_Tensor], width: int, kv_bytes: int, extra: int
+    config: dict[str, Any],
+    tensors: list[_Tensor],
+    width: int,
+    kv_bytes: int,
+    extra: int,
+    rounded: Collection[str],
 ) -> ModelShape:
-    kept = _method(config) in _KEPT_PACKED
     sizes = {
-        one.name: one.num_bytes if kept or one.stored == PACKED else one.count * width
+        one.name: one.num_bytes if one.stays else one.count * (1 if one.name in rounded else width)
         for one in tensors
     }
+    in_float8 = sum(
+        one.count for one in tensors if one.name in rounded or (one.stays and one.stored in _FLOAT8)
+    )
     tied = config.get("tie_word_embeddings") or not any(_HEAD.search(one.name) for one in tensors)
     counts: Counter[str] = Counter()
     num_bytes: Counter[str] = Counter()
@@ -103,6 +127,7 @@ def _weighed(
         kv_bytes_per_token=kv_bytes,
         expert_bytes=num_bytes["expert"],
         expert_share=share,
+        product_rate=FLOAT8_RATE if 2 * in_float8 > sum(counts.values()) else 1.0,
     )
 
 
@@ -150,7 +175,7 @@ def _of_gguf(path: Path, *, packed: bool) -> tuple[dict[str, Any], str, list[_Te
     file = read_gguf(path)
     stays = {name for name, info in file.tensors.items() if packed and can_stay(info)}
     tensors = [
-        _Tensor(name, prod(info.shape), num_bytes(file.homes[name], name, info), PACKED)
+        _Tensor(name, prod(info.shape), num_bytes(file.homes[name], name, info), PACKED, stays=True)
         if name in stays
         else _Tensor(name, prod(info.shape), 0, "")
         for name, info in file.tensors.items()
@@ -159,24 +184,37 @@ def _of_gguf(path: Path, *, packed: bool) -> tuple[dict[str, Any], str, list[_Te
     return plan_gguf(file).layout.config, own, tensors
 
 
-def _of_folder(files: ModelFiles) -> Iterator[_Tensor]:
-    """From the headers of safetensors files; of pickles their sizes alone are known."""
+def _of_folder(files: ModelFiles, *, packed: bool) -> Iterator[_Tensor]:
+    """From the headers of safetensors files; of pickles their sizes alone are known. Scales stand
+    for no number, and take room only where what they belong to stays. `packed`: weights stay
+    packed, as far as their scheme is one that does."""
     folder = files.path
     names = weight_files(folder)
-    held = _held(files)
+    held, staying = _stored(files)
+    with_experts = staying is None or staying == _MXFP4
     for path in names:
         for one in read_tensors(path):
-            yield _Tensor(one.name, one.count * held.get(one.dtype, 1), one.num_bytes, one.dtype)
+            is_scale = _SCALES.search(one.name) is not None
+            count = 0 if is_scale else one.count * held.get(one.dtype, 1)
+            stays = staying is None
+            if staying and packed and (with_experts or not _EXPERT.search(one.name)):
+                stays = is_scale or one.dtype in staying
+            yield _Tensor(one.name, count, one.num_bytes, one.dtype, stays, one.shape)
     for path in () if names else sorted(folder.glob("pytorch_model*.bin")):
         size = path.stat().st_size
         yield _Tensor(path.name, size // 2, size, "")
 
 
-def _held(files: ModelFiles) -> dict[str, int]:
-    """Numbers of a weight in one that is stored, by its type."""
+def _stored(files: ModelFiles) -> tuple[dict[str, int], Collection[str] | None]:
+    """Numbers of a weight in one that is stored, by its type; and the types that stay as they are
+    on a GPU, None: all."""
+    method = _method(files.config)
     found = described(files.path, files.config)
     if found is None:
-        return {}
+        return {}, ()
     if found.scheme is not None and found.scheme.kind == "integer":
-        return {"I32": 32 // found.scheme.bits}
-    return _FOUR_BITS
+        bits = found.scheme.bits
+        return {"I32": 32 // bits}, ("I32",) if bits == 4 else ()
+    if found.scheme is not None:
+        return {}, _FLOAT8
+    return _FOUR_BITS, None if method in _KEPT_PACKED else _MXFP4 if method == "mxfp4" else ()

@@ -7,6 +7,7 @@ that the input has. Outputs are counted as long as rows allow (`max_tokens`), or
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from math import ceil
@@ -28,6 +29,7 @@ _MOST_LISTED = 1000
 _SHARD_HOURS = 4
 _WORKSPACE_BYTES = 2 << 30
 _SLOTS = 256
+_GPUS_TOGETHER = (2, 4, 8)
 
 
 @dataclass(slots=True)
@@ -57,6 +59,8 @@ class Plan:
     cache_tokens: int = 0
     live_sequences: int = 0
     fits: bool = False
+    would_fit: list[str] = field(default_factory=list)
+    """Where it does not: flags with which it would, the least change first."""
     seconds: float | None = None
     """Of the engine, for the whole job, without loading."""
     gpu_hours: float | None = None
@@ -119,9 +123,16 @@ class _Rows:
 
 
 def plan_of(
-    job: OpenedJob, shape: ModelShape, gpu: str, *, whole: bool, mean_output: int | None
+    job: OpenedJob,
+    shape: ModelShape,
+    gpu: str,
+    *,
+    whole: bool,
+    mean_output: int | None,
+    smaller: Mapping[str, ModelShape] | None = None,
 ) -> Plan:
-    """`gpu`: of `GPUS`. `whole`: read all rows. `mean_output`: tokens expected of a row."""
+    """`gpu`: of `GPUS`. `whole`: read all rows. `mean_output`: tokens expected of a row. `smaller`:
+    what the model would be with other flags."""
     plan = Plan(gpu)
     rows = _Rows(job, plan, mean_output)
     rows.read(None if whole else SAMPLE_ROWS)
@@ -130,16 +141,40 @@ def plan_of(
     plan.rows = plan.rows_read if at_end else estimated_rows(job.reader.sources, limit)
     plan.histogram = dict(sorted(plan.histogram.items()))
     _fit(plan, rows, shape, job.spec)
+    if not plan.fits:
+        memory = _memory(plan.gpu, job.spec)
+        plan.would_fit = list(_would_fit(shape, smaller or {}, memory, rows.longest))
     if plan.fits and plan.rows is not None:
         _predict(plan, rows.survey.work(max(plan.live_sequences, 1)), shape, plan.rows)
     return plan
 
 
+def _memory(gpu: str, spec: JobSpec) -> int:
+    return int(GPUS[gpu].memory_gb * 1e9 * spec.gpu_memory_utilization)
+
+
+def _cache_tokens(shape: ModelShape, memory: int, num_gpus: int = 1) -> int:
+    """Tokens that the cache has room for, on each of so many GPUs that share the model."""
+    room = memory - shape.weight_bytes // num_gpus - _WORKSPACE_BYTES
+    return max(room // max(shape.kv_bytes_per_token // num_gpus, 1), 0)
+
+
+def _would_fit(
+    shape: ModelShape, smaller: Mapping[str, ModelShape], memory: int, longest: int
+) -> Iterator[str]:
+    for flags, other in smaller.items():
+        if _cache_tokens(other, memory) >= longest:
+            yield flags
+            break
+    for num_gpus in _GPUS_TOGETHER:
+        if _cache_tokens(shape, memory, num_gpus) >= longest:
+            yield f"--tensor-parallel {num_gpus}"
+            return
+
+
 def _fit(plan: Plan, rows: _Rows, shape: ModelShape, spec: JobSpec) -> None:
-    memory = int(GPUS[plan.gpu].memory_gb * 1e9 * spec.gpu_memory_utilization)
     plan.weight_bytes, plan.kv_bytes_per_token = shape.weight_bytes, shape.kv_bytes_per_token
-    room = memory - shape.weight_bytes - _WORKSPACE_BYTES
-    plan.cache_tokens = max(room // max(shape.kv_bytes_per_token, 1), 0)
+    plan.cache_tokens = _cache_tokens(shape, _memory(plan.gpu, spec))
     survey = rows.survey
     mean = survey.own_tokens / max(survey.num_computed, 1)
     plan.live_sequences = min(spec.max_num_seqs or _SLOTS, int(plan.cache_tokens // max(mean, 1)))
