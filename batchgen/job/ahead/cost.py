@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 __all__ = ["FLOAT8_RATE", "GPUS", "Gpu", "ModelShape", "Work", "num_steps", "seconds_of"]
 
-_STEP_S, _ROW_S = 0.0003, 0.00045
-_PRODUCTS, _EXPERTS, _CACHE = 0.45, 0.5, 0.78
+_STEP_S, _ROW_S = 0.00071, 0.0001
+_PRODUCTS, _EXPERTS, _CACHE = 0.484, 0.7, 0.765
 """Shares that are reached: of the data sheet's products in prompts; of its bandwidth where experts,
 and where keys and values are read (the weights between them are read at all of it)."""
-FLOAT8_RATE = 1.2
+FLOAT8_RATE = 1.15
 """`ModelShape.product_rate` of layers in float8, what they round included."""
-_QUERIES = 8.5
+_QUERIES = 25
 """Tokens of a prompt that share one reading of the keys before them."""
 
 
