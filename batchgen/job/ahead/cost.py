@@ -18,7 +18,7 @@ from typing import NamedTuple
 __all__ = ["FLOAT8_RATE", "GPUS", "Gpu", "ModelShape", "Work", "num_steps", "seconds_of"]
 
 _STEP_S, _ROW_S = 0.00071, 0.0001
-_PRODUCTS, _EXPERTS, _CACHE = 0.484, 0.7, 0.765
+_PRODUCTS, _EXPERTS, _CACHE = 0.475, 0.7, 0.765
 """Shares that are reached: of the data sheet's products in prompts; of its bandwidth where experts,
 and where keys and values are read (the weights between them are read at all of it)."""
 FLOAT8_RATE = 1.15
