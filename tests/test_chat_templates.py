@@ -103,6 +103,21 @@ def test_a_turn_that_only_calls_has_no_null_where_the_template_would_write_it() 
     assert written == {"role": "assistant", "tool_calls": [call]}  # as apply_chat_template has it
 
 
+def test_an_answer_that_is_an_object_is_shown_where_text_parts_alone_are_read() -> None:
+    source = (
+        "{% for m in messages %}{{ m.role }}: {% for p in m.content %}"
+        "{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}|{% endfor %}"
+    )
+    answers: list[Any] = ['{"mm": 3}', {"mm": 3}]
+    texts = [
+        ChatTemplate(source, {}).render(
+            [{"role": "user", "content": "Hi"}, {"role": "tool", "content": answer}]
+        )
+        for answer in answers
+    ]
+    assert texts == ['user: Hi|tool: {"mm": 3}|'] * 2
+
+
 def test_a_turn_that_is_written_twice_cannot_be_continued() -> None:
     turn = {"role": "assistant", "content": "", "reasoning_content": "I th"}
     with pytest.raises(RowError, match="writes the last message's reasoning_content twice"):

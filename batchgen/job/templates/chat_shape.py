@@ -62,17 +62,22 @@ class ChatShape:
         if reasoning is not None:
             plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}
         content = plain.get("content")
-        if is_result(content):
-            plain["content"] = self._result(str(plain.get("role")), content)
-        elif isinstance(content, list) and not self._reads_parts(str(plain.get("role"))):
-            plain["content"] = joined_text(content)
-        elif isinstance(content, str) and not self._reads_text(str(plain.get("role"))):
-            plain["content"] = _parts(content)
+        if content is not None:
+            plain["content"] = self._content(str(plain.get("role")), content)
         if isinstance(plain.get("tool_calls"), list):
             plain["tool_calls"] = [self._tool_call(call) for call in plain["tool_calls"]]
             if content is None:
                 plain |= self._without_content()
         return plain
+
+    def _content(self, role: str, content: Any) -> Any:
+        if is_result(content):
+            content = self._result(role, content)
+        elif isinstance(content, list) and not self._reads_parts(role):
+            content = joined_text(content)
+        if isinstance(content, str) and not self._reads_text(role):
+            return _parts(content)
+        return content
 
     def _without_content(self) -> dict[str, Any]:
         """The content of a turn that only calls: null, as OpenAI has it, unless the template fails
