@@ -12,6 +12,7 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from batchgen.counts import counted
+from batchgen.engine.checkpoint.package_parts import check_parts
 from batchgen.engine.checkpoint.packed_folder import load_packed, load_packed_experts
 from batchgen.engine.checkpoint.quantized import Quantized, described
 from batchgen.engine.checkpoint.quiet import quietly
@@ -86,6 +87,8 @@ def _load_by_package(
 ) -> tuple[Any, Quantized]:
     """By transformers, and the package that it asks."""
     path, said = config.model, list[str]()
+    if config.load_format != "dummy":
+        check_parts(path, quantized.method)
     try:
         with quietly(said):
             module = _load(path, own, dtype, config, _arguments(quantized, device))
