@@ -20,7 +20,7 @@ __all__ = [
     "CONFIG_NAME",
     "WEIGHT_NAMES",
     "LoraConfig",
-    "copied_layer",
+    "copied_parameter",
     "objections",
     "read_adapter_json",
     "read_key",
@@ -59,7 +59,7 @@ _MEANINGS = {
 }
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
 _COPY = re.compile(
-    r"base_model\.model\.((?:(?!lora_|modules_to_save).)+?)(?:\.base_layer)?\.weight"
+    r"base_model\.model\.((?:(?!lora_|modules_to_save).)+?)(?:\.base_layer)?\.(weight|bias)"
 )
 _OTHER_KEYS = {
     "lora_embedding": "a low-rank product beside an embedding",
@@ -162,11 +162,11 @@ def read_key(folder: Path, key: str) -> tuple[str, str]:
     raise refused(folder, f"holds {key!r}: {what} cannot be applied")
 
 
-def copied_layer(key: str) -> str | None:
-    """The dotted name of the layer of which a weight may be the base model's own: peft writes those
-    of embeddings and heads too, where a product lies beside one."""
+def copied_parameter(key: str) -> tuple[str, str] | None:
+    """Of a weight that may be the base model's own the layer's dotted name, and `weight` or `bias`:
+    peft writes those of embeddings and heads too, where a product lies beside one."""
     match = _COPY.fullmatch(key)
-    return None if match is None else match[1]
+    return None if match is None else (match[1], match[2])
 
 
 def refused(folder: Path, what: str) -> ModelRefusedError:

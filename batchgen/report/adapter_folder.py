@@ -16,7 +16,7 @@ from batchgen.job.model.safetensors_header import StoredTensor, read_tensors
 from batchgen.lora_config import (
     WEIGHT_NAMES,
     LoraConfig,
-    copied_layer,
+    copied_parameter,
     objections,
     read_adapter_json,
     read_key,
@@ -94,7 +94,7 @@ def _describe_weights(report: AdapterReport, config: LoraConfig | None, path: Pa
     halves: dict[str, dict[str, StoredTensor]] = {}
     unread: Counter[str] = Counter()
     for one in tensors:
-        if copied_layer(one.name) is not None:
+        if copied_parameter(one.name) is not None:
             continue  # compared with the base model's when that is there
         try:
             layer, half = read_key(path.parent, one.name)

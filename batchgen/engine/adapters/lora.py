@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from batchgen.causes import first_line
 from batchgen.counts import counted
-from batchgen.lora_config import LoraConfig, copied_layer, read_key, read_lora_config, refused
+from batchgen.lora_config import LoraConfig, copied_parameter, read_key, read_lora_config, refused
 
 __all__ = ["Lora", "LoraLayer", "load_lora"]
 
@@ -68,11 +68,11 @@ def load_lora(name: str, folder: Path, weights: Path, module: nn.Module) -> Lora
         text = f"has weights that cannot be read: {type(error).__name__}: {first_line(error)}"
         raise refused(folder, text) from error
     for key, tensor in tensors.items():
-        copied = copied_layer(key)
+        copied = copied_parameter(key)
         if copied is None:
             layer, half = read_key(folder, key)
             halves.setdefault(layer, {})[half] = tensor.float()
-        elif not _has(module, copied, tensor):
+        elif not _has(module, *copied, tensor):
             text = "other weights than the base model's own cannot be applied"
             raise refused(folder, f"holds {key!r}: {text}")
     if not halves:
@@ -82,10 +82,11 @@ def load_lora(name: str, folder: Path, weights: Path, module: nn.Module) -> Lora
     return Lora(name, layers)
 
 
-def _has(module: nn.Module, name: str, tensor: torch.Tensor) -> bool:
-    """Whether the layer's own weight is this one, in either's precision: nobody trained it."""
+def _has(module: nn.Module, name: str, kind: str, tensor: torch.Tensor) -> bool:
+    """Whether the layer's own `weight` or `bias` is this one, in either's precision: nobody trained
+    it."""
     layer = dict(module.named_modules()).get(name)
-    weight = getattr(layer, "weight", None)
+    weight = getattr(layer, kind, None)
     if not isinstance(weight, torch.Tensor) or weight.shape != tensor.shape:
         return False
     tensor = tensor.to(weight.device)

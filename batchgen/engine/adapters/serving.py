@@ -86,10 +86,11 @@ class AdapterSet:
             self._groups.append((self._adapters[name], group))
 
     def add(self, layer: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """y [1, num_tokens, num_outputs], the layer's own, with the products of x in it."""
+        """y [1, num_tokens, num_outputs], or without the 1 as some models flatten tokens before
+        it: the layer's own, with the products of x in it."""
         if not self._groups:
             return y
-        if x.shape[:-1] != (1, self._num_tokens):
+        if x.shape[:-1] not in ((1, self._num_tokens), (self._num_tokens,)):
             raise RuntimeError(f"{layer} is not called with every token of a step, in order")
         for lora, places in self._groups:
             own = lora.layers.get(layer)
@@ -98,7 +99,7 @@ class AdapterSet:
             if places is None:
                 y = y + own.product(x)
             else:
-                y = y.index_add(1, places, own.product(x[:, places]))
+                y = y.index_add(-2, places, own.product(x[..., places, :]))
         return y
 
 
