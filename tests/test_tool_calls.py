@@ -306,6 +306,19 @@ def test_the_format_is_the_templates(name: str) -> None:
     assert call_format("none", TEMPLATES[name]) is None
 
 
+@pytest.mark.parametrize("listed", ["<|tool_list_start|>[", "List of tools: ["])
+def test_calls_are_read_where_the_template_lists_tools_as_lfm2_and_writes_no_calls(
+    listed: str,
+) -> None:
+    template = f"{{{{ messages[0].content }}}}{{{{ '{listed}' }}}}{{{{ tools | tojson }}}}"
+    said = "<|tool_call_start|>[get_weather(city='Paris', days=3)]<|tool_call_end|>Looking."
+    out = row_of(said, template)
+    assert out.completion == "Looking."
+    (call,) = json.loads(out.tool_calls or "[]")
+    assert call["function"]["name"] == "get_weather"
+    assert json.loads(call["function"]["arguments"]) == PARIS
+
+
 def test_a_name_that_is_none_is_refused() -> None:
     assert call_format("auto", "{{ messages }}") is None
     with pytest.raises(UsageError, match="no such parser"):

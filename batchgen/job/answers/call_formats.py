@@ -151,7 +151,11 @@ _FORMATS: tuple[CallFormat, ...] = (
     ),
     TaggedJsonCalls("hunyuan_a13b", ("<tool_calls>",), ("</tool_calls>",)),
     PythonicCalls(
-        "lfm2", ("<|tool_call_start|>",), ("<|tool_call_end|>",), ("<|tool_call_start|>",)
+        "lfm2",
+        ("<|tool_call_start|>",),
+        ("<|tool_call_end|>",),
+        # Most of its templates write no calls: a call is content there, as the model gave it.
+        ("<|tool_call_start|>", "<|tool_list_start|>", "List of tools: ["),
     ),
     PythonicCalls("olmo3", ("<function_calls>",), ("</function_calls>",), ("<function_calls>",)),
     TaggedJsonCalls("hermes", ("<tool_call>",), ("</tool_call>",)),
