@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,9 +110,8 @@ def shared_calls(
         for words in ((1, SHARED_WORDS), (2,), (1, ROW_WORDS))
     )
     metadata.shared = SharedReads(items, members, rows)
-    plan_key = replace(launch.key, shared=True)
-    yield partial(make_plan, plan_key, metadata)
-    _set_idle(metadata, (plan_key,))
+    yield partial(make_plan, launch.key, metadata)
+    _set_idle(metadata, (launch.key,))
     query, *new = _tokens(spec, 1, dtype, device)
     out = query.new_empty((1, spec.num_heads, spec.v_head_dim))
     more: list[Any] = [metadata, out, _sinks(spec, dtype, device), None, new]

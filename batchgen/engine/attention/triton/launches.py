@@ -26,9 +26,16 @@ class Launch:
 
 
 def make_launch(
-    spec: AttentionSpec, tile: Tile, min_rows: int, max_rows: int | None, device: torch.device
+    spec: AttentionSpec,
+    tile: Tile,
+    min_rows: int,
+    max_rows: int | None,
+    device: torch.device,
+    *,
+    shared: bool = False,
 ) -> Launch:
-    """For sequences with more than `min_rows` and at most `max_rows` rows."""
+    """For sequences with more than `min_rows` and at most `max_rows` rows. `shared`: their first
+    keys are left out, which `AttentionMetadata.shared` reads."""
     items = ceil_div(tile.items_per_sm * num_sms(device), spec.num_kv_heads)
     key = PlanKey(
         group=spec.num_heads // spec.num_kv_heads,
@@ -40,6 +47,7 @@ def make_launch(
         max_rows=max_rows,
         items_per_head=items,
         min_tiles=tile.min_tiles,
+        shared=shared,
     )
     return Launch(tile, key)
 

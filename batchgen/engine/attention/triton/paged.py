@@ -13,7 +13,7 @@ The workspace of split entries is shared by all layers: run one step at a time o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -88,7 +88,7 @@ class TritonBackend:
             if block_size == metadata.block_size:
                 for launch in launches.needed(metadata):
                     if launch is not None:
-                        _plan(_plan_key(launch.key, metadata), metadata)
+                        _plan(launch.key, metadata)
 
     def forward(
         self,
@@ -150,7 +150,7 @@ class TritonBackend:
         if chunks is not None:
             with space.beside():  # chunks wait for products, decodes for memory
                 self.launch(chunks, query, cache, spec, metadata, out, sinks, lse, new)
-        if metadata.shared is not None and spec.sliding_window is None:
+        if decodes.key.shared:
             read_shared(query, cache, spec, metadata, shared_tiles(spec, cache), space)
         self.launch(decodes, query, cache, spec, metadata, out, sinks, lse, new)
         if chunks is not None:
@@ -175,8 +175,7 @@ class TritonBackend:
         `attend` has them; `new`: keys and values of the step. Those of the launch's sequences are
         written first: a decode's by the program that reads them, beside others that read.
         """
-        plan_key, tile = _plan_key(launch.key, metadata), launch.tile
-        plan = _plan(plan_key, metadata)
+        tile, plan = launch.tile, _plan(launch.key, metadata)
         if new is not None and plan.slots is not None:
             write_cache(*new, cache, plan.slots)
             new = None
@@ -218,7 +217,7 @@ class TritonBackend:
             RETURN_LSE=lse is not None,
             ONE_LOOP=tile.one_loop,
             WRITE=new is not None,
-            SHARED_M=shared_tiles(spec, cache)[1].block_m if plan_key.shared else 0,
+            SHARED_M=shared_tiles(spec, cache)[1].block_m if launch.key.shared else 0,
             **constants(spec, cache.block_size, tile, query.dtype),
         )
 
@@ -254,7 +253,10 @@ class TritonBackend:
         tiles = {kind: self.decode_tuner(*of, kind) for kind in Decodes}
         rows = tiles[Decodes.FEW].block_m
         launches = Launches(
-            {kind: make_launch(spec, tile, 0, rows, device) for kind, tile in tiles.items()},
+            {
+                kind: make_launch(spec, tile, 0, rows, device, shared=kind is Decodes.REST)
+                for kind, tile in tiles.items()
+            },
             make_launch(spec, self.chunk_tuner(*of), rows, None, device),
         )
         self._launches[(spec, dtype, cache.block_size)] = launches
@@ -270,12 +272,6 @@ def shared_tiles(spec: AttentionSpec, cache: PagedCache) -> tuple[Tile, Tile]:
     """As `read_shared` takes them."""
     of = spec, cache.keys.dtype, cache.block_size, cache.keys.device
     return few_tile(*of), group_tile(*of)
-
-
-def _plan_key(key: PlanKey, metadata: AttentionMetadata) -> PlanKey:
-    """Decodes of layers without a window leave out what is read for several sequences."""
-    is_decode = key.min_rows == 0 and not key.window
-    return replace(key, shared=True) if is_decode and metadata.shared is not None else key
 
 
 def _plan(key: PlanKey, metadata: AttentionMetadata) -> Plan:
