@@ -7,8 +7,10 @@ wrong tokens come out. Only the headers of safetensors files are read.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+from batchgen.engine.checkpoint.packed_folder import open_tensors
 from batchgen.engine.checkpoint.weight_files import weight_files
 from batchgen.errors import ModelRefusedError
 
@@ -20,7 +22,11 @@ _NESTED = (".nested_absmax", ".nested_quant_map")
 
 def check_parts(folder: Path, method: str) -> None:
     """Raises ModelRefusedError that names the first weight which lacks something."""
-    types = dict(_types(folder))
+    if not weight_files(folder):
+        return
+    with ExitStack() as files:
+        tensors = open_tensors(folder, files)
+        types = {name: tensor.get_dtype() for name, tensor in tensors.items()}
     for weight, part in _needed(types, method):
         if part not in types:
             raise ModelRefusedError(
@@ -29,18 +35,8 @@ def check_parts(folder: Path, method: str) -> None:
             )
 
 
-def _types(folder: Path) -> Iterator[tuple[str, str]]:
-    """Tensors by name, with the format's name of their type."""
-    from safetensors import safe_open
-
-    for path in weight_files(folder):
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            yield from ((name, file.get_slice(name).get_dtype()) for name in names)
-
-
 def _needed(types: dict[str, str], method: str) -> Iterator[tuple[str, str]]:
-    """Weights, and the parts that each needs."""
+    """Weights, and the parts that each needs. `types`: the format's name of each tensor's."""
     for name, kind in types.items():
         weight, is_state, _ = name.partition(_STATE)
         if method == "bitsandbytes" and is_state:
