@@ -263,7 +263,7 @@ def test_checkpoints_in_float8_and_4_bits_are_counted_as_they_stay_on_a_gpu(tmp_
 
 def test_a_model_that_does_not_fit_is_told_with_which_flags_it_would() -> None:
     shape = ModelShape(70 << 30, 140 << 30, 70 << 30, 140 << 30, 1 << 18)
-    smaller = {"--quantization fp8": replace(shape, weight_bytes=71 << 30)}
+    smaller = {"--quantization fp8": lambda: replace(shape, weight_bytes=71 << 30)}
     ways = {
         gpu: list(_would_fit(shape, smaller, int(GPUS[gpu].memory_gb * 0.9e9), 8192))
         for gpu in ("h200", "h100", "t4")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -59,7 +60,7 @@ def plan(ctx: click.Context, /, **flags: Any) -> None:
     shape = shape_of(files, spec.dtype, spec.kv_cache_dtype, quantization)
     prepare_ahead(files, own_process=ctx.obj is True)
     smaller = {
-        words: shape_of(files, spec.dtype, cached, "fp8")
+        words: partial(shape_of, files, spec.dtype, cached, "fp8")
         for words, cached in _SMALLER.items()
         if quantization is None and files.kind is ModelKind.FOLDER
     }

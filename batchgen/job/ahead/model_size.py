@@ -157,10 +157,6 @@ def _read(config: dict[str, Any], name: str) -> Any:
     return config.get(name) or config.get(_ALIASES[name])
 
 
-def _method(config: dict[str, Any]) -> str | None:
-    return (config.get("quantization_config") or {}).get("quant_method")
-
-
 def _own_dtype(config: dict[str, Any], tensors: list[_Tensor]) -> str:
     """As transformers finds it: the config's, else that of the weights."""
     named = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
@@ -191,13 +187,12 @@ def _of_folder(files: ModelFiles, *, packed: bool) -> Iterator[_Tensor]:
     folder = files.path
     names = weight_files(folder)
     held, staying = _stored(files)
-    with_experts = staying is None or staying == _MXFP4
     for path in names:
         for one in read_tensors(path):
             is_scale = _SCALES.search(one.name) is not None
             count = 0 if is_scale else one.count * held.get(one.dtype, 1)
             stays = staying is None
-            if staying and packed and (with_experts or not _EXPERT.search(one.name)):
+            if staying and packed and (staying is _MXFP4 or not _EXPERT.search(one.name)):
                 stays = is_scale or one.dtype in staying
             yield _Tensor(one.name, count, one.num_bytes, one.dtype, stays, one.shape)
     for path in () if names else sorted(folder.glob("pytorch_model*.bin")):
@@ -208,7 +203,6 @@ def _of_folder(files: ModelFiles, *, packed: bool) -> Iterator[_Tensor]:
 def _stored(files: ModelFiles) -> tuple[dict[str, int], Collection[str] | None]:
     """Numbers of a weight in one that is stored, by its type; and the types that stay as they are
     on a GPU, None: all."""
-    method = _method(files.config)
     found = described(files.path, files.config)
     if found is None:
         return {}, ()
@@ -217,4 +211,6 @@ def _stored(files: ModelFiles) -> tuple[dict[str, int], Collection[str] | None]:
         return {"I32": 32 // bits}, ("I32",) if bits == 4 else ()
     if found.scheme is not None:
         return {}, _FLOAT8
-    return _FOUR_BITS, None if method in _KEPT_PACKED else _MXFP4 if method == "mxfp4" else ()
+    if found.method in _KEPT_PACKED:
+        return _FOUR_BITS, None
+    return _FOUR_BITS, _MXFP4 if found.method == "mxfp4" else ()

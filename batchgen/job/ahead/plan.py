@@ -7,7 +7,7 @@ that the input has. Outputs are counted as long as rows allow (`max_tokens`), or
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from math import ceil
@@ -129,10 +129,10 @@ def plan_of(
     *,
     whole: bool,
     mean_output: int | None,
-    smaller: Mapping[str, ModelShape] | None = None,
+    smaller: Mapping[str, Callable[[], ModelShape]] | None = None,
 ) -> Plan:
     """`gpu`: of `GPUS`. `whole`: read all rows. `mean_output`: tokens expected of a row. `smaller`:
-    what the model would be with other flags."""
+    what the model would be with other flags, asked where it does not fit."""
     plan = Plan(gpu)
     rows = _Rows(job, plan, mean_output)
     rows.read(None if whole else SAMPLE_ROWS)
@@ -160,10 +160,13 @@ def _cache_tokens(shape: ModelShape, memory: int, num_gpus: int = 1) -> int:
 
 
 def _would_fit(
-    shape: ModelShape, smaller: Mapping[str, ModelShape], memory: int, longest: int
+    shape: ModelShape,
+    smaller: Mapping[str, Callable[[], ModelShape]],
+    memory: int,
+    longest: int,
 ) -> Iterator[str]:
     for flags, other in smaller.items():
-        if _cache_tokens(other, memory) >= longest:
+        if _cache_tokens(other(), memory) >= longest:
             yield flags
             break
     for num_gpus in _GPUS_TOGETHER:
