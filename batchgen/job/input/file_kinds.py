@@ -69,15 +69,7 @@ _CONTAINERS: tuple[tuple[bytes, int, str, str], ...] = (
     (b"GGUF", 0, "a model", "name it with --model"),
     (b"\x89PNG\r\n", 0, "a picture", "write its text as JSONL"),
     (b"\xff\xd8\xff", 0, "a picture", "write its text as JSONL"),
-    *(
-        (
-            b"\x80" + bytes([protocol]),
-            0,
-            "a Python pickle",
-            _by_pandas("DataFrame(pandas.read_pickle({path!r}))"),
-        )
-        for protocol in range(2, 6)
-    ),
+    *((b"\x80" + bytes([protocol]), 0, "a Python pickle", _PICKLED) for protocol in range(2, 6)),
     (b"version https://git-lfs.github.com/spec/", 0, "a pointer of Git LFS", "git lfs pull"),
 )
 _ZIPPED = {

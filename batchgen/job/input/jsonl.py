@@ -204,11 +204,10 @@ def _refuse_surrogates(row: dict[str, Any]) -> None:
 
 def _as_rows(value: Any) -> str:
     """What makes rows of prompts and chats that stand bare, one a line or all in one list."""
-    each, first = ".", value
+    each, first = "", value
     if isinstance(value, list) and value and isinstance(value[0], str | list):
         each, first = ".[] | ", value[0]
     name = "prompt" if isinstance(first, str) else "messages" if isinstance(first, list) else ""
-    each = "" if each == "." else each
     return f"; jq -c '{each}{{{name}: .}}' FILE > rows.jsonl makes rows of them" if name else ""
 
 
