@@ -18,7 +18,7 @@ from batchgen.engine.config import GPU_BLOCK_SIZE
 from batchgen.engine.cuda.buckets import Buckets
 from batchgen.engine.cuda.graph_inputs import Sections, StepPacker, section_lengths
 from batchgen.engine.run.engine import LLMEngine
-from batchgen.engine.sampling.batch import SamplingTable
+from batchgen.engine.sampling.table import SamplingTable
 from batchgen.engine.scheduling.block_manager import BlockManager
 from batchgen.engine.scheduling.scheduler import Scheduler
 from batchgen.engine.scheduling.sequence_limit import SequenceLimit

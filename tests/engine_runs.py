@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 
 from batchgen.engine.request import Completion, Engine, Request
-from batchgen.engine.sampling.batch import SamplingTable
 from batchgen.engine.sampling.sampler import SampledTokens, sample
+from batchgen.engine.sampling.table import SamplingTable
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
 

@@ -13,9 +13,9 @@ pytest.importorskip("triton", reason="triton is not installed: no CUDA sampler t
 
 from batchgen.engine.draws import draw_key
 from batchgen.engine.request import Request, SamplingParams
-from batchgen.engine.sampling.batch import SamplingTable
-from batchgen.engine.sampling.device_sampler import DeviceSampler
 from batchgen.engine.sampling.sampler import sample
+from batchgen.engine.sampling.table import SamplingTable
+from batchgen.engine.sampling.triton.sampler import DeviceSampler
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
 
@@ -165,7 +165,7 @@ def test_equal_scores_at_the_border_are_all_kept(values: dict[str, Any]) -> None
 
 @direct
 def test_plain_rows_have_the_tokens_of_the_greedy_kernel() -> None:
-    from batchgen.engine.sampling.cuda_ops import greedy_tokens
+    from batchgen.engine.sampling.triton.choose_kernel import greedy_tokens
 
     logits = logits_of(6, 700, 1).bfloat16()
     mixed = SamplingParams(temperature=1.0, top_p=0.5, repetition_penalty=1.2)

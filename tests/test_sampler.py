@@ -12,10 +12,11 @@ from transformers.generation import logits_process as hf
 from batchgen.engine.draws import draw_key, uniform
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.sampling import filters
-from batchgen.engine.sampling.batch import SamplingBatch, SamplingTable
-from batchgen.engine.sampling.device_draws import uniform as device_uniform
+from batchgen.engine.sampling.batch import SamplingBatch
 from batchgen.engine.sampling.row_search import first_above, largest, row_max
 from batchgen.engine.sampling.sampler import log_total, sample
+from batchgen.engine.sampling.table import SamplingTable
+from batchgen.engine.sampling.uniform import uniform as device_uniform
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
 

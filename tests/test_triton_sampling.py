@@ -25,7 +25,7 @@ def random_logits(rows: int, vocab: int, dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize(("rows", "vocab"), SIZES)
 def test_greedy_takes_the_first_of_the_largest(rows: int, vocab: int, dtype: torch.dtype) -> None:
-    from batchgen.engine.sampling.cuda_ops import greedy_tokens
+    from batchgen.engine.sampling.triton.choose_kernel import greedy_tokens
 
     logits = random_logits(rows, vocab, dtype)  # bfloat16 has many ties
     tokens, usable = greedy_tokens(logits)
@@ -36,7 +36,7 @@ def test_greedy_takes_the_first_of_the_largest(rows: int, vocab: int, dtype: tor
 
 @direct
 def test_rows_without_a_choice_are_marked() -> None:
-    from batchgen.engine.sampling.cuda_ops import greedy_tokens
+    from batchgen.engine.sampling.triton.choose_kernel import greedy_tokens
 
     logits = random_logits(5, 9000, torch.float32)
     logits[1, 8999] = float("nan")
@@ -50,7 +50,7 @@ def test_rows_without_a_choice_are_marked() -> None:
 @direct
 @pytest.mark.parametrize(("rows", "vocab"), SIZES)
 def test_draws_invert_the_cumulative_probability(rows: int, vocab: int) -> None:
-    from batchgen.engine.sampling.cuda_ops import sampled_tokens
+    from batchgen.engine.sampling.triton.choose_kernel import sampled_tokens
 
     logits = random_logits(rows, vocab, torch.float32)
     keys = [draw_key(5, str(row), 0) for row in range(rows)]
@@ -77,7 +77,7 @@ def test_draws_invert_the_cumulative_probability(rows: int, vocab: int) -> None:
 
 @direct
 def test_a_draw_is_the_same_number_to_the_last_bit() -> None:
-    from batchgen.engine.sampling.cuda_ops import sampled_tokens
+    from batchgen.engine.sampling.triton.choose_kernel import sampled_tokens
 
     rows, vocab = (
         16 if INTERPRETED else 64,

@@ -114,7 +114,7 @@ def _digest(shapes: str, capability: int) -> str:
     digest = hashlib.sha256(f"{shapes} {capability}".encode())
     for package in ("torch", "triton"):
         digest.update(version(package).encode())
-    kernels = sorted((_SOURCES / "attention" / "triton").glob("*.py"))
-    for source in (*kernels, *sorted((_SOURCES / "sampling").glob("*.py"))):
-        digest.update(source.read_bytes())
+    for room in ("attention", "sampling"):
+        for source in sorted((_SOURCES / room / "triton").glob("*.py")):
+            digest.update(source.read_bytes())
     return digest.hexdigest()[:24]

@@ -4,7 +4,7 @@
     device  ... step n ........ | step n+1 .................
 
 Tokens that a step samples stay on the device, where the next step reads them, so a step is launched
-before the host knows what the one before it sampled. `sampling.device_sampler` chooses them; steps
+before the host knows what the one before it sampled. `sampling/triton` chooses them; steps
 whose rows read keys together have graphs of their own, so that others do not pay for it.
 """
 
@@ -29,11 +29,12 @@ from batchgen.engine.execution.packing import scored_indices
 from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.failures import is_out_of_memory, without_frames
 from batchgen.engine.memory import release_memory
-from batchgen.engine.sampling.batch import HostDraws, SamplingTable
-from batchgen.engine.sampling.cuda_ops import greedy_tokens, sampled_tokens
-from batchgen.engine.sampling.device_sampler import DeviceSampler, Reported
+from batchgen.engine.sampling.batch import HostDraws
 from batchgen.engine.sampling.no_choice import failures_of
 from batchgen.engine.sampling.scores import Scores, score
+from batchgen.engine.sampling.table import SamplingTable
+from batchgen.engine.sampling.triton.choose_kernel import greedy_tokens, sampled_tokens
+from batchgen.engine.sampling.triton.sampler import DeviceSampler, Reported
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 from batchgen.startup import timeline
 

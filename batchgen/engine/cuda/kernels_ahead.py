@@ -35,7 +35,7 @@ from batchgen.engine.attention.triton.sharing import read_items
 from batchgen.engine.attention.triton.tuning import Decodes
 from batchgen.engine.config import PROOF_BLOCK_SIZE
 from batchgen.engine.model.pieces import Piece, make_metadata
-from batchgen.engine.sampling.cuda_ops import greedy_tokens, sampled_tokens
+from batchgen.engine.sampling.triton.choose_kernel import greedy_tokens, sampled_tokens
 from batchgen.startup.folders import prepare_compilers
 from batchgen.startup.kernels import Record
 

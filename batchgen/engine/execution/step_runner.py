@@ -17,10 +17,10 @@ from batchgen.engine.device import to_host
 from batchgen.engine.execution.packing import Batch, BatchBuilder
 from batchgen.engine.memory import give_back_freed, release_memory
 from batchgen.engine.parallel.group import Group
-from batchgen.engine.sampling.batch import SamplingTable
 from batchgen.engine.sampling.no_choice import failures_of
 from batchgen.engine.sampling.sampler import TopTokens, sample
 from batchgen.engine.sampling.scores import Scores, score
+from batchgen.engine.sampling.table import SamplingTable
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 from batchgen.engine.weights import Weights
 

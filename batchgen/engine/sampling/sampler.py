@@ -15,8 +15,8 @@ import torch
 from batchgen.engine.kernels.draw import DrawKernel
 from batchgen.engine.sampling import filters
 from batchgen.engine.sampling.batch import Filter, Processing, SamplingBatch
-from batchgen.engine.sampling.device_draws import uniform
 from batchgen.engine.sampling.row_search import first_above, likeliest, row_max
+from batchgen.engine.sampling.uniform import uniform
 
 __all__ = ["SampledTokens", "TopTokens", "log_total", "sample"]
 

@@ -6,8 +6,8 @@ import torch
 import triton
 
 from batchgen.engine.gpu import num_sms
-from batchgen.engine.sampling.score_kernel import BLOCK
-from batchgen.engine.sampling.wide_kernel import (
+from batchgen.engine.sampling.triton.score_kernel import BLOCK
+from batchgen.engine.sampling.triton.wide_kernel import (
     NUM_PASSES,
     NUM_PIVOTS,
     wide_draw_kernel,

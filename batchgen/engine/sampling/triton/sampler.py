@@ -2,8 +2,8 @@
 
 Three passes over a step's logits and one over its tokens, launched for every row; a row that uses
 nothing leaves all but the first at once. The host adds what only it knows before the graph runs:
-records of admitted rows, masks of rows with a grammar. `sampler` is the definition of what a row
-gets; `tests/test_device_sampler.py` compares the two.
+records of admitted rows, masks of rows with a grammar. `sampling.sampler` is the definition of
+what a row gets; `tests/test_device_sampler.py` compares the two.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 import triton
 
 from batchgen.engine.request import MAX_TOP_LOGPROBS
-from batchgen.engine.sampling.device_tables import DeviceTables
-from batchgen.engine.sampling.filter_kernel import CANDIDATES, filter_kernel
 from batchgen.engine.sampling.rules import BegunMasks, TokenMask, TokenRules, is_bare, mask_width
-from batchgen.engine.sampling.score_kernel import BLOCK, SUB, score_kernel
-from batchgen.engine.sampling.token_kernel import settle_kernel, token_kernel
-from batchgen.engine.sampling.wide_kernel import NUM_PASSES
-from batchgen.engine.sampling.wide_search import WideSearch
+from batchgen.engine.sampling.triton.filter_kernel import CANDIDATES, filter_kernel
+from batchgen.engine.sampling.triton.score_kernel import BLOCK, SUB, score_kernel
+from batchgen.engine.sampling.triton.tables import DeviceTables
+from batchgen.engine.sampling.triton.token_kernel import settle_kernel, token_kernel
+from batchgen.engine.sampling.triton.wide_kernel import NUM_PASSES
+from batchgen.engine.sampling.triton.wide_search import WideSearch
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.engine.scheduling.step import ScheduledStep
 

@@ -1,4 +1,4 @@
-"""Where kernels find what a slot's record says (`device_params.RECORD`), and its flags.
+"""Where kernels find what a slot's record says (`record.py`), and its flags.
 
 They read the table as words: int32 and float32 a `WORDS` apart, int64 and float64 a `DOUBLES`.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from batchgen.engine.sampling import device_params
-from batchgen.engine.sampling.device_params import RECORD
+from batchgen.engine.sampling.triton import record
+from batchgen.engine.sampling.triton.record import RECORD
 
 __all__ = [
     "BIAS",
@@ -49,11 +49,11 @@ TOP_LOGPROBS = _place("top_logprobs")
 TEMPERATURE, LOG_MIN_P = _place("temperature"), _place("log_min_p")
 REPETITION = _place("repetition")
 
-COUNTS = tl.constexpr(device_params.COUNTS)
-BIAS = tl.constexpr(device_params.BIAS)
-MASK = tl.constexpr(device_params.MASK)
-FILTER = tl.constexpr(device_params.FILTER)
-LOGPROBS = tl.constexpr(device_params.LOGPROBS)
-TOP = tl.constexpr(device_params.TOP)
-TOUCHED = tl.constexpr(device_params.COUNTS | device_params.BIAS | device_params.MASK)
+COUNTS = tl.constexpr(record.COUNTS)
+BIAS = tl.constexpr(record.BIAS)
+MASK = tl.constexpr(record.MASK)
+FILTER = tl.constexpr(record.FILTER)
+LOGPROBS = tl.constexpr(record.LOGPROBS)
+TOP = tl.constexpr(record.TOP)
+TOUCHED = tl.constexpr(record.COUNTS | record.BIAS | record.MASK)
 """What changes scores."""

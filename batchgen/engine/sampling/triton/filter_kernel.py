@@ -15,8 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from batchgen.engine.sampling.cuda_ops import uniform_draw
-from batchgen.engine.sampling.record_fields import (
+from batchgen.engine.sampling.triton.choose_kernel import uniform_draw
+from batchgen.engine.sampling.triton.record_fields import (
     DOUBLES,
     DRAW_KEY,
     FILTER,
@@ -29,7 +29,13 @@ from batchgen.engine.sampling.record_fields import (
     TOUCHED,
     WORDS,
 )
-from batchgen.engine.sampling.row_scores import closer, draw_above, mass_from, ordered, score_of
+from batchgen.engine.sampling.triton.row_scores import (
+    closer,
+    draw_above,
+    mass_from,
+    ordered,
+    score_of,
+)
 
 __all__ = ["CANDIDATES", "filter_kernel"]
 

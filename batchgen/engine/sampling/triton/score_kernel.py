@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from batchgen.engine.kernel_keys import settle_keys
-from batchgen.engine.sampling.record_fields import (
+from batchgen.engine.sampling.triton.record_fields import (
     BIAS,
     COUNTS,
     DOUBLES,

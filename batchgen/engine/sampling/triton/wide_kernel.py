@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 
 from batchgen.engine.kernel_keys import settle_keys
-from batchgen.engine.sampling.cuda_ops import uniform_draw
-from batchgen.engine.sampling.record_fields import (
+from batchgen.engine.sampling.triton.choose_kernel import uniform_draw
+from batchgen.engine.sampling.triton.record_fields import (
     DOUBLES,
     DRAW_KEY,
     FLAGS,
@@ -26,7 +26,7 @@ from batchgen.engine.sampling.record_fields import (
     TOUCHED,
     WORDS,
 )
-from batchgen.engine.sampling.row_scores import (
+from batchgen.engine.sampling.triton.row_scores import (
     closer,
     draw_above,
     mass_from,

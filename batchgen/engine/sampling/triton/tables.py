@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from batchgen.engine.sampling import device_params
 from batchgen.engine.sampling.rules import fixed_mask, mask_of, mask_width
+from batchgen.engine.sampling.triton.record import FILTER, record_of
 from batchgen.engine.scheduling.sequence import Sequence
 
 __all__ = ["DeviceTables"]
@@ -41,13 +41,11 @@ class DeviceTables:
         """Write all that sampling these takes. Nothing waits for the device."""
         fixed = [fixed_mask(s.request, self._vocab_size) for s in sequences]
         records = [
-            device_params.record_of(
-                s, self._vocab_size, masked=mask is not None or s.needs_known_tokens
-            )
+            record_of(s, self._vocab_size, masked=mask is not None or s.needs_known_tokens)
             for s, mask in zip(sequences, fixed, strict=True)
         ]
         table = np.concatenate(records)
-        filtered = (table["flags"] & device_params.FILTER) != 0
+        filtered = (table["flags"] & FILTER) != 0
         self.may_be_wide |= bool((filtered & (table["top_k"] == 0)).any())
         words = table.view(np.int32).reshape(-1, 16)
         self.records.index_copy_(0, self._slots(sequences), self._send(words))

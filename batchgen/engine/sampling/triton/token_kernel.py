@@ -6,8 +6,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from batchgen.engine.sampling.cuda_ops import join, part_of, uniform_draw, walk
-from batchgen.engine.sampling.record_fields import (
+from batchgen.engine.sampling.triton.choose_kernel import join, part_of, uniform_draw, walk
+from batchgen.engine.sampling.triton.record_fields import (
     COUNTS,
     DOUBLES,
     DRAW_KEY,
