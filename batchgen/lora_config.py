@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
@@ -17,7 +17,9 @@ from typing import Any
 from batchgen.errors import ModelRefusedError
 
 __all__ = [
+    "BIAS",
     "CONFIG_NAME",
+    "MAGNITUDE",
     "WEIGHT_NAMES",
     "LoraConfig",
     "copied_parameter",
@@ -28,26 +30,27 @@ __all__ = [
     "refused",
 ]
 
+MAGNITUDE, BIAS = "magnitude", "bias"
+_SETTINGS = {MAGNITUDE: "use_dora", BIAS: "lora_bias"}
 CONFIG_NAME = "adapter_config.json"
 WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 
 _APPLIED = {
     "alpha_pattern", "exclude_modules", "layers_pattern", "layers_to_transform", "lora_alpha", "r",
-    "rank_pattern", "target_modules", "use_rslora",
+    "lora_bias", "rank_pattern", "target_modules", "use_dora", "use_rslora",
 }  # fmt: skip
 _OF_TRAINING = {
     "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
-    "fan_in_fan_out", "inference_mode", "init_lora_weights", "kasa_config", "loftq_config",
-    "lora_dropout", "lora_ga_config", "megatron_core", "monteclora_config", "peft_type",
+    "fan_in_fan_out", "inference_mode", "init_lora_weights", "loftq_config", "lora_dropout",
+    "lora_ga_config", "megatron_core", "monteclora_config", "peft_type",
     "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
     "velora_config",
 }  # fmt: skip
 """What the finished weights do not depend on. `fan_in_fan_out` follows from the layer's type."""
 _MEANINGS = {
-    "use_dora": "DoRA (magnitudes beside the low-rank product)",
+    "kasa_config": "KaSA (which takes parts of the base model's weights away)",
     "modules_to_save": "whole modules that were trained too",
     "bias": "trained biases",
-    "lora_bias": "biases of the low-rank product",
     "trainable_token_indices": "trained rows of the embedding",
     "target_parameters": "parameters that are no layers (experts)",
     "layer_replication": "layers that are used several times",
@@ -57,13 +60,17 @@ _MEANINGS = {
     "arrow_config": "a choice between adapters (Arrow)",
     "megatron_config": "Megatron's parallel layers",
 }
-_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
+_KEY = re.compile(
+    r"base_model\.model\.(.+)\.lora_(?:([AB])(?:\.default)?\.(weight|bias)"
+    r"|magnitude_vector(?:\.default)?(?:\.weight)?)"
+)
 _COPY = re.compile(
     r"base_model\.model\.((?:(?!lora_|modules_to_save).)+?)(?:\.base_layer)?\.(weight|bias)"
 )
 _OTHER_KEYS = {
     "lora_embedding": "a low-rank product beside an embedding",
-    "lora_magnitude_vector": "DoRA's magnitudes",
+    "lora_monteclora": "MonteCLoRA's samples",
+    "lora_velora": "VeLoRA's projections",
     "modules_to_save": "whole modules that were trained too",
     "bias": "trained biases",
 }
@@ -88,6 +95,19 @@ class LoraConfig:
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     rank_stabilised: bool = False
+    has_magnitudes: bool = False
+    """DoRA: the length of each output's weights is trained apart."""
+    has_biases: bool = False
+    """Of the low-rank products."""
+
+    @property
+    def parts(self) -> set[str]:
+        """What the file holds of each layer (`read_key`)."""
+        return (
+            {"A", "B"}
+            | ({MAGNITUDE} if self.has_magnitudes else set())
+            | ({BIAS} if self.has_biases else set())
+        )
 
     def rank_of(self, module: str) -> int:
         """Of the layer with this dotted name."""
@@ -112,6 +132,19 @@ class LoraConfig:
         if self.layers is None or isinstance(self.target, str) or module in self.target:
             return True
         return self._layer(module) in self.layers
+
+    def misfits(self, module: str, parts: Collection[str]) -> Iterator[str]:
+        """What is wrong with a layer of which the file holds these parts, whatever their shapes."""
+        if not {"A", "B"} <= set(parts):
+            yield f"has only one half of the product for {module}"
+        elif not self.targets(module):
+            yield f"has weights for {module}, which its target_modules do not name"
+        for part in sorted((set(parts) ^ self.parts) - {"A", "B"}):
+            setting = _SETTINGS[part]
+            if part in parts:
+                yield f"has a {part} for {module}, and no {setting}"
+            else:
+                yield f"has {setting}, and no {part} for {module}"
 
     def _layer(self, module: str) -> int | None:
         if not self.layers_pattern:
@@ -147,17 +180,21 @@ def objections(config: Mapping[str, Any]) -> Iterator[str]:
         if config[name] not in _NEUTRAL:
             what = _MEANINGS.get(name, "a setting that is not known here")
             yield f"has {name}={_short(config[name])}: {what} cannot be applied"
+    if config.get("use_dora") and config.get("lora_bias"):
+        yield "has both use_dora and lora_bias, of which peft takes one alone"
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
         yield f"began with init_lora_weights={start!r}, which changes the base model's weights too"
 
 
 def read_key(folder: Path, key: str) -> tuple[str, str]:
-    """Of a weight's name the layer's dotted name, and `A` or `B`. Raises ModelRefusedError for
-    weights that are no such half."""
+    """Of a weight's name the layer's dotted name, and which of `LoraConfig.parts` it is. Raises
+    ModelRefusedError for weights that are none."""
     match = _KEY.fullmatch(key)
-    if match is not None:
-        return match[1], match[2]
+    if match is not None and match[2] is None:
+        return match[1], MAGNITUDE
+    if match is not None and (match[2] == "B" or match[3] == "weight"):
+        return match[1], match[2] if match[3] == "weight" else BIAS
     what = next((text for part, text in _OTHER_KEYS.items() if part in key), "other weights")
     raise refused(folder, f"holds {key!r}: {what} cannot be applied")
 
@@ -212,6 +249,8 @@ def _checked(folder: Path, config: dict[str, Any]) -> LoraConfig:
                 _pattern(k): float(v) for k, v in (config.get("alpha_pattern") or {}).items()
             },
             rank_stabilised=bool(config.get("use_rslora")),
+            has_magnitudes=bool(config.get("use_dora")),
+            has_biases=bool(config.get("lora_bias")),
         )  # fmt: skip
     except (TypeError, ValueError, AttributeError, re.error) as error:
         raise refused(folder, f"has an {CONFIG_NAME} with an impossible value: {error}") from None

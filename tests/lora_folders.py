@@ -43,6 +43,10 @@ def lora_folder(
         for half, shape in (("A", (rank, inputs)), ("B", (outputs, rank))):
             values = torch.randn(shape, generator=generator) * 0.3
             weights[f"{PREFIX}{name}.lora_{half}.weight"] = values
+        for setting, part in (("use_dora", "magnitude_vector"), ("lora_bias", "B.bias")):
+            if settings.get(setting):
+                values = torch.rand(outputs, generator=generator) + 0.5
+                weights[f"{PREFIX}{name}.lora_{part}"] = values
     save_file(weights, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return folder

@@ -72,10 +72,10 @@ def test_rank_scale_targets_base_and_size_are_told(tmp_path: Path) -> None:
 
 def test_all_that_would_be_refused_is_named_at_once(tmp_path: Path) -> None:
     found = refusals(
-        adapter(tmp_path / "a", use_dora=True, bias="all", modules_to_save=["lm_head"])
+        adapter(tmp_path / "a", use_qalora=True, bias="all", modules_to_save=["lm_head"])
     )
     assert [one.partition("=")[0] for one in found] == [
-        "it has bias", "it has modules_to_save", "it has use_dora",
+        "it has bias", "it has modules_to_save", "it has use_qalora",
     ]  # fmt: skip
 
 
@@ -84,10 +84,11 @@ def test_all_that_would_be_refused_is_named_at_once(tmp_path: Path) -> None:
     [
         ({"base_model.model.lm_head.modules_to_save.weight": (4, 4)}, "whole modules"),
         ({LAYER.format(2, "q_proj", "A"): (4, 16)}, "only one half"),
+        ({LAYER.format(0, "q_proj", "B").replace("weight", "bias"): (8,)}, "no lora_bias"),
         ({LAYER.format(0, "o_proj", h): (4, 4) for h in "AB"}, "do not name"),
         ({LAYER.format(2, "q_proj", h): (3, 3) for h in "AB"}, "its rank is 4"),
     ],
-    ids=["key", "half", "target", "rank"],
+    ids=["key", "half", "bias", "target", "rank"],
 )
 def test_weights_that_do_not_fit_their_config_are_named(
     tmp_path: Path, more: dict[str, Sequence[int]], told: str

@@ -121,6 +121,19 @@ def test_a_product_that_is_wrong_leaves_the_hooks_to_do_it(
 
 
 @direct
+def test_magnitudes_leave_it_to_the_hooks(tmp_path: Path) -> None:
+    config = EngineConfig(tmp_path / "model", adapters=adapters_of(tmp_path, "llama"))
+    module = tiny_model("llama", **LAYERS).to(DEVICE).eval().requires_grad_(False)
+    lora_folder(tmp_path / "b", module, ["down_proj"], 1, r=2, lora_alpha=8, use_dora=True)
+    attached = attach_adapters(module, config)
+    assert attached is not None
+    model = load_model_from(module, ReferenceBackend())
+    attached.settle(model, in_graphs=True)
+    assert not model.adapters.in_graphs
+    assert any("magnitudes" in note for note in model.notes)
+
+
+@direct
 def test_padded_tokens_and_rows_have_no_adapter(tmp_path: Path) -> None:
     from batchgen.engine.adapters.grouped import GroupedAdapters
 

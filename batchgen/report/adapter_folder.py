@@ -118,10 +118,9 @@ def _unfit(config: LoraConfig, halves: Mapping[str, Mapping[str, StoredTensor]])
         yield "it holds no weights"
     for name, pair in halves.items():
         rank = config.rank_of(name)
-        if pair.keys() != {"A", "B"}:
-            yield f"it has only one half of the product for {name}"
-        elif not config.targets(name):
-            yield f"it has weights for {name}, which its target_modules do not name"
+        wrong = [f"it {what}" for what in config.misfits(name, pair)]
+        if wrong:
+            yield from wrong
         elif (pair["A"].shape[:1], pair["B"].shape[1:]) != ((rank,), (rank,)):
             shapes = f"{[*pair['A'].shape]} and {[*pair['B'].shape]}"
             yield f"it has {shapes} for {name}, and its rank is {rank}"

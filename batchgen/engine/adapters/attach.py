@@ -73,6 +73,9 @@ def _grouped(model: Model, attached: AttachedAdapters) -> Any:
     if not GroupedAdapters.can_hold(model.module, sorted(adapters.layers)):
         model.notes.append("adapters of layers that are not plain: no graphs, no compiled layers")
         return None
+    if not all(layer.is_plain for lora in adapters.loras for layer in lora.layers.values()):
+        model.notes.append("adapters with magnitudes or biases: no graphs, no compiled layers")
+        return None
     adapters.unhook()
     grouped = GroupedAdapters(model.module, adapters.loras)
     try:

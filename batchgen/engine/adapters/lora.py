@@ -1,13 +1,14 @@
 """An adapter's weights, checked against the module they belong to.
 
 y = x W^T + scale * (x A^T) B^T, with A [rank, num_inputs] and B [num_outputs, rank] (Hu et al.,
-2021, arXiv:2106.09685). File format: peft's `adapter_model.safetensors`, whose keys are
-`base_model.model.<dotted name of the layer>.lora_A.weight`.
+2021, arXiv:2106.09685); with DoRA each output is then scaled so that its row of W + scale * B A
+gets the length that its magnitude says (Liu et al., 2024, arXiv:2402.09353). File format: peft's
+`adapter_model.safetensors`, whose keys are `base_model.model.<dotted name>.lora_A.weight`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ from transformers.pytorch_utils import Conv1D
 
 from batchgen.causes import first_line
 from batchgen.counts import counted
-from batchgen.lora_config import LoraConfig, copied_parameter, read_key, read_lora_config, refused
+from batchgen.lora_config import (
+    BIAS,
+    MAGNITUDE,
+    LoraConfig,
+    copied_parameter,
+    read_key,
+    read_lora_config,
+    refused,
+)
 
 __all__ = ["Lora", "LoraLayer", "load_lora"]
 
@@ -30,16 +39,34 @@ class LoraLayer:
 
     a: torch.Tensor  # [rank, num_inputs]
     b: torch.Tensor  # [num_outputs, rank], times the scale
+    bias: torch.Tensor | None = None  # [num_outputs], times the scale
+    gain: torch.Tensor | None = None  # [num_outputs]: what DoRA multiplies the outputs with
 
-    def delta(self, device: torch.device) -> torch.Tensor:
-        """What is added to the weight, [num_outputs, num_inputs], computed where the weight lies: a
-        proof asks for each layer's several times, and a host takes 0.1 s for one of an 8B model."""
-        return self.b.to(device) @ self.a.to(device)
+    @property
+    def is_plain(self) -> bool:
+        """Whether the product alone is all that it adds."""
+        return self.bias is None and self.gain is None
+
+    def merged(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight, float [num_outputs, num_inputs], with all of it in it, in float32. Computed
+        where the weight lies: a proof asks for each layer's several times, and a host takes 0.1 s
+        for one of an 8B model."""
+        found = weight.float() + self.b.to(weight.device) @ self.a.to(weight.device)
+        return found if self.gain is None else found * self.gain.to(weight.device)[:, None]
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., num_inputs] -> [..., num_outputs]."""
+        """x [..., num_inputs] -> [..., num_outputs], its own bias included."""
         y: torch.Tensor = (x @ self.a.t()) @ self.b.t()
-        return y
+        return y if self.bias is None else y + self.bias
+
+    def applied(self, x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """y [..., num_outputs], the layer's own outputs for x, with `bias` in them, to adapted
+        ones."""
+        if self.gain is None:
+            return y + self.product(x)
+        if bias is None:
+            return (y + self.product(x)) * self.gain
+        return (y - bias + self.product(x)) * self.gain + bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +81,15 @@ class Lora:
         found = {}
         for name, layer in self.layers.items():
             weight = module.get_submodule(name).weight
-            found[name] = LoraLayer(layer.a.to(weight), layer.b.to(weight))
+            parts = (layer.a, layer.b, layer.bias, layer.gain)
+            found[name] = LoraLayer(*(part if part is None else part.to(weight) for part in parts))
         return Lora(self.name, found)
 
 
 def load_lora(name: str, folder: Path, weights: Path, module: nn.Module) -> Lora:
     """Read an adapter for `module`. ModelRefusedError names what does not fit or is not applied."""
     config = read_lora_config(folder)
-    halves: dict[str, dict[str, torch.Tensor]] = {}
+    found: dict[str, dict[str, torch.Tensor]] = {}
     try:
         tensors = _read(weights)
     except Exception as error:  # of safetensors, pickle, zip and torch
@@ -70,14 +98,14 @@ def load_lora(name: str, folder: Path, weights: Path, module: nn.Module) -> Lora
     for key, tensor in tensors.items():
         copied = copied_parameter(key)
         if copied is None:
-            layer, half = read_key(folder, key)
-            halves.setdefault(layer, {})[half] = tensor.float()
+            layer, part = read_key(folder, key)
+            found.setdefault(layer, {})[part] = tensor.float()
         elif not _has(module, *copied, tensor):
             text = "other weights than the base model's own cannot be applied"
             raise refused(folder, f"holds {key!r}: {text}")
-    if not halves:
+    if not found:
         raise refused(folder, "holds no weights")
-    layers = {name: _layer(config, module, name, pair) for name, pair in halves.items()}
+    layers = {name: _layer(config, module, name, parts) for name, parts in found.items()}
     _check_targets(config, module, layers)
     return Lora(name, layers)
 
@@ -103,22 +131,30 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _layer(
-    config: LoraConfig, module: nn.Module, name: str, pair: dict[str, torch.Tensor]
+    config: LoraConfig, module: nn.Module, name: str, parts: dict[str, torch.Tensor]
 ) -> LoraLayer:
     folder = config.folder
-    if pair.keys() != {"A", "B"}:
-        raise refused(folder, f"has only one half of the product for {name}")
-    if not config.targets(name):
-        raise refused(folder, f"has weights for {name}, which its target_modules do not name")
+    for what in config.misfits(name, parts):
+        raise refused(folder, what)
     weight = _weight(config, module, name)
-    a, b = pair["A"], pair["B"]
+    a, b, bias = parts["A"], parts["B"], parts.get(BIAS)
     outputs, inputs = weight.shape
     rank = config.rank_of(name)
     if a.shape != (rank, inputs) or b.shape != (outputs, rank):
         wanted = f"{[rank, inputs]} and {[outputs, rank]}"
         text = f"has {[*a.shape]} and {[*b.shape]} for {name}, and this model takes {wanted}"
         raise refused(folder, f"{text}: it is of another model, or of another rank")
-    return LoraLayer(a, b * config.scale_of(name))
+    for part in parts.keys() - {"A", "B"}:
+        if parts[part].shape != (outputs,):
+            text = f"has a {part} of {[*parts[part].shape]} for {name}, a layer of {outputs}"
+            raise refused(folder, f"{text} outputs: it is of another model")
+    scale = config.scale_of(name)
+    layer = LoraLayer(a, b * scale, None if bias is None else bias * scale)
+    magnitude = parts.get(MAGNITUDE)
+    if magnitude is None:
+        return layer
+    lengths = torch.linalg.vector_norm(layer.merged(weight), dim=1)
+    return replace(layer, gain=magnitude.to(lengths.device) / lengths)
 
 
 def _weight(config: LoraConfig, module: nn.Module, name: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""One adapter for every row: its products are added to the weights, once, at load."""
+"""One adapter for every row: it is put into the weights, once, at load."""
 
 from __future__ import annotations
 
@@ -10,22 +10,33 @@ from transformers.pytorch_utils import Conv1D
 
 from batchgen.engine.adapters.lora import Lora, LoraLayer
 
-__all__ = ["merge", "merged_weight"]
+__all__ = ["merge", "merged_bias", "merged_weight"]
 
 
 @torch.inference_mode()
 def merge(module: nn.Module, lora: Lora) -> None:
-    """Add the adapter to the module's weights, in place."""
+    """Put the adapter into the module's weights, in place."""
     for name, layer in lora.layers.items():
         part: Any = module.get_submodule(name)
+        bias = merged_bias(part, layer)
         part.weight = nn.Parameter(merged_weight(part, layer), requires_grad=False)
+        if bias is not None:
+            part.bias = nn.Parameter(bias, requires_grad=False)
 
 
 def merged_weight(part: Any, layer: LoraLayer) -> torch.Tensor:
-    """The layer's weight with the product in it, in the layer's own layout: summed in float32 and
+    """The layer's weight with the adapter in it, in the layer's own layout: summed in float32 and
     rounded once."""
     weight: torch.Tensor = part.weight
-    delta = layer.delta(weight.device)
     if type(part) is Conv1D:
-        delta = delta.t()
-    return (weight.float() + delta).to(weight.dtype)
+        return layer.merged(weight.t()).t().to(weight.dtype).contiguous()
+    return layer.merged(weight).to(weight.dtype)
+
+
+def merged_bias(part: Any, layer: LoraLayer) -> torch.Tensor | None:
+    """The same of its bias, which a layer may get only now; None where there is none."""
+    own: torch.Tensor | None = part.bias
+    if layer.bias is None:
+        return own
+    more = layer.bias.to(part.weight.device)
+    return (more if own is None else own.float() + more).to(part.weight.dtype)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from batchgen.engine.adapters.lora import Lora, LoraLayer
-from batchgen.engine.adapters.merging import merged_weight
+from batchgen.engine.adapters.merging import merged_bias, merged_weight
 from batchgen.engine.model.model import Model
 from batchgen.engine.model.proof import allowed_error
 from batchgen.engine.model.proof_logits import STEPS, compare, own_logits, worst_error
@@ -37,7 +37,7 @@ def check_merged(
 
 
 def unmerged_logits(module: nn.Module, lora: Lora, vocab_size: int) -> list[torch.Tensor]:
-    """Logits of the proof's sequences, each adapted layer adding its product."""
+    """Logits of the proof's sequences, each adapted layer adding what the adapter does."""
     with _layers_as(module, lora.placed(module), _added):
         return own_logits(module, vocab_size)
 
@@ -94,13 +94,13 @@ def _merged(layer: LoraLayer) -> Any:
         weight = merged_weight(part, layer)
         if type(part) is Conv1D:
             weight = weight.t()
-        return functional.linear(args[0], weight, part.bias)
+        return functional.linear(args[0], weight, merged_bias(part, layer))
 
     return hook
 
 
 def _added(layer: LoraLayer) -> Any:
-    return lambda part, args, output: output + layer.product(args[0])
+    return lambda part, args, output: layer.applied(args[0], output, part.bias)
 
 
 def _judge(name: str, worst: float, allowed: float) -> None:

@@ -85,9 +85,11 @@ class AdapterSet:
             group = torch.tensor(places, device=device)
             self._groups.append((self._adapters[name], group))
 
-    def add(self, layer: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def add(
+        self, layer: str, x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         """y [1, num_tokens, num_outputs], or without the 1 as some models flatten tokens before
-        it: the layer's own, with the products of x in it."""
+        it: the layer's own outputs for x, with `bias` in them, adapted."""
         if not self._groups:
             return y
         if x.shape[:-1] not in ((1, self._num_tokens), (self._num_tokens,)):
@@ -97,9 +99,12 @@ class AdapterSet:
             if own is None:
                 continue
             if places is None:
-                y = y + own.product(x)
-            else:
+                y = own.applied(x, y, bias)
+            elif own.gain is None:
                 y = y.index_add(-2, places, own.product(x[..., places, :]))
+            else:
+                found = own.applied(x[..., places, :], y[..., places, :], bias)
+                y = y.index_copy(-2, places, found)
         return y
 
 
@@ -110,5 +115,5 @@ class _Hook:
         self._adapters = adapters
         self._layer = layer
 
-    def __call__(self, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-        return self._adapters.add(self._layer, args[0], output)
+    def __call__(self, module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return self._adapters.add(self._layer, args[0], output, module.bias)
