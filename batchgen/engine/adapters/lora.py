@@ -81,8 +81,8 @@ class Lora:
         found = {}
         for name, layer in self.layers.items():
             weight = module.get_submodule(name).weight
-            parts = (layer.a, layer.b, layer.bias, layer.gain)
-            found[name] = LoraLayer(*(part if part is None else part.to(weight) for part in parts))
+            more = (part if part is None else part.to(weight) for part in (layer.bias, layer.gain))
+            found[name] = LoraLayer(layer.a.to(weight), layer.b.to(weight), *more)
         return Lora(self.name, found)
 
 
