@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -148,10 +149,50 @@ def test_a_damaged_file_says_where_and_ends_with_66(
         "flip": whole[:middle] + bytes(64) + whole[middle + 64 :],
         "tail": whole + b"not compressed",
     }[damage]
-    with pytest.raises(InputUnreadableError, match=r"rows\.jsonl is damaged after line \d+") as e:
+    where = r"rows\.jsonl is damaged (after line \d+|within its first line)"
+    with pytest.raises(InputUnreadableError, match=where) as e:
         read(tmp_path, data)
     assert e.value.exit_code == 66
     assert e.value.hint
+
+
+def readable(path: Path, pack: str) -> bytes:
+    """What can be had of it, byte by byte."""
+    read = bytearray()
+    with pa.input_stream(str(path), compression=pack) as stream, suppress(OSError):
+        while data := stream.read(1):
+            read += data
+    return bytes(read)
+
+
+def first_half(data: bytes, pack: str) -> bytes:
+    """A file as a copy that broke off left it."""
+    with pa.BufferOutputStream() as sink:
+        with pa.CompressedOutputStream(sink, pack) as stream:
+            for start in range(0, len(data), 300):
+                stream.write(data[start : start + 300])
+                stream.flush()
+        packed = sink.getvalue().to_pybytes()
+    return packed[: len(packed) // 2]
+
+
+@pytest.mark.parametrize("rows", [40, 20_000])
+@pytest.mark.parametrize("pack", ["gzip", "zstd", "lz4"])
+def test_every_whole_line_of_a_file_cut_short_is_given_and_the_hint_takes_as_many(
+    tmp_path: Path, pack: str, rows: int
+) -> None:
+    lines = [b'{"prompt": "%d and %d"}\n' % (i * 7919, i**3) for i in range(rows)]
+    path = tmp_path / f"rows.jsonl.{ {'gzip': 'gz', 'zstd': 'zst'}.get(pack, pack) }"
+    path.write_bytes(first_half(b"".join(lines), pack))
+    (source,) = find_sources([str(path)])
+    given: list[tuple[int, bytes]] = []
+    with pytest.raises(InputUnreadableError) as caught:
+        given.extend(JsonlRows(source))
+    whole = readable(path, pack).count(b"\n")
+    assert 0 < whole < rows
+    assert given == [(n + 1, line.strip()) for n, line in enumerate(lines[:whole])]
+    assert f"damaged after line {whole}: " in str(caught.value)
+    assert f"| head -n {whole} > rows.jsonl" in caught.value.hint
 
 
 json_values = st.recursive(

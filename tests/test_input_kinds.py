@@ -86,7 +86,7 @@ def test_it_gives_the_rows_that_the_lines_give(tmp_path: Path, kind: str) -> Non
 def test_an_array_may_be_cut_anywhere_by_the_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chars: int
 ) -> None:
-    monkeypatch.setattr(json_array, "_CHUNK_CHARS", chars)
+    monkeypatch.setattr(json_array, "_CHUNK_BYTES", chars)
     (tmp_path / "rows.json").write_text(json.dumps(ROWS, indent=1, ensure_ascii=False))
     assert [row.id for row in read(tmp_path / "rows.json")] == [row["id"] for row in ROWS]
 

@@ -23,9 +23,9 @@ from batchgen.job.fields.kept_columns import KeptColumns
 from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input.arrow_rows import ArrowRows, find_columns
 from batchgen.job.input.cells import cells_of
+from batchgen.job.input.compressed import JoinedStreams
 from batchgen.job.input.file_kinds import HEAD_BYTES, compression_by_head
 from batchgen.job.input.folder_keys import with_keys, with_values
-from batchgen.job.input.joined_streams import JoinedStreams
 from batchgen.job.input.source import Source
 from batchgen.job.quoting import shown
 from batchgen.job.spec import InputSpec
@@ -37,6 +37,7 @@ _CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}
 _EMPTY = "Empty CSV file"
 """As Arrow says it."""
 _NOT_WHOLE = "it is no whole xz file"
+_CUT_SHORT = "Truncated compressed stream"
 
 
 def csv_rows(source: Source, spec: InputSpec, parser: RowParser, kept: KeptColumns) -> ArrowRows:
@@ -163,7 +164,7 @@ def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableEr
     hint = "mend it there; every row needs the header's number of values, commas between them"
     if "quote" in reason or "straddling" in reason:
         hint = "mend it there: a value that begins with a quote ends with one, and has others twice"
-    if _NOT_WHOLE in reason:
+    if _NOT_WHOLE in reason or _CUT_SHORT in reason:
         hint = "replace it with a whole copy and run the same command again"
     text = f"input {source.name} is no CSV that can be read on after row {number}: {reason}"
     return InputUnreadableError(text, hint)

@@ -13,11 +13,14 @@ from typing import Any
 
 from batchgen.causes import first_line
 from batchgen.errors import InputUnreadableError
-from batchgen.job.input.jsonl import DAMAGE, MAX_LINE_BYTES, JsonlRows, open_text
+from batchgen.job.input.compressed import DAMAGE, open_text, read_up_to, shown_by
+from batchgen.job.input.jsonl import MAX_LINE_BYTES, JsonlRows
 
 __all__ = ["JsonArrayRows"]
 
-_CHUNK_CHARS = 1 << 20
+_CHUNK_BYTES = 1 << 20
+_ELEMENTS = "fromstream(1 | truncate_stream(inputs))"
+"""For jq: each element as soon as it is read, so that those before a damage come."""
 _SPACE = " \t\r\n"
 _raw_decode = json.JSONDecoder().raw_decode
 
@@ -37,9 +40,10 @@ class JsonArrayRows(JsonlRows):
             raise self._damaged(number + 1, first_line(error)) from error
 
     def _damaged(self, number: int, reason: str) -> InputUnreadableError:
+        lines = f"{shown_by(self._source)} | jq -cn --stream '{_ELEMENTS}' > rows.jsonl"
         return InputUnreadableError(
             f"input {self._source.name} is damaged at element {number} of its array: {reason}",
-            f"mend it, or make rows of what is whole: jq -c '.[]' {self._source.name}",
+            f"mend it, or make rows of those before it: {lines}",
         )
 
 
@@ -58,7 +62,7 @@ class _Text:
     """Characters of a file, with one element's worth of them in memory."""
 
     def __init__(self, file: Any) -> None:
-        self._reader = codecs.getreader("utf-8-sig")(file)
+        self._file, self._decoder = file, codecs.getincrementaldecoder("utf-8-sig")()
         self._buffer, self._at = "", 0
 
     def next_char(self) -> str:
@@ -94,6 +98,6 @@ class _Text:
     def _more(self) -> bool:
         """Read on, twice as far as is held: an element is parsed a few times at most."""
         kept = self._buffer[self._at :]
-        read = self._reader.read(max(_CHUNK_CHARS, len(kept)))
-        self._buffer, self._at = kept + read, 0
-        return bool(read)
+        data = read_up_to(self._file, max(_CHUNK_BYTES, len(kept)))
+        self._buffer, self._at = kept + self._decoder.decode(data, final=not data), 0
+        return bool(data)

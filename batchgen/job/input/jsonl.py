@@ -8,27 +8,21 @@ longer than 64 MiB is not held in memory but reported.
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
 import json
-import lzma
-import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, BinaryIO, NoReturn
 
-from batchgen.errors import ErrorCode, InputUnreadableError, RowError
+from batchgen.errors import ErrorCode, RowError
+from batchgen.job.input.compressed import DAMAGE, damaged, open_text, read_up_to
 from batchgen.job.input.folder_keys import Keys
-from batchgen.job.input.joined_streams import JoinedStreams
-from batchgen.job.input.source import Source, SourceKind
+from batchgen.job.input.source import Source
 
-__all__ = ["DAMAGE", "MAX_LINE_BYTES", "JsonlRows", "decode_row", "open_text"]
+__all__ = ["MAX_LINE_BYTES", "JsonlRows", "decode_row"]
 
 MAX_LINE_BYTES = 64 << 20
 _BUFFER_BYTES = 1 << 20
-DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 _OVERLONG = b"\x00overlong"
 """What stands for a line past the limit: a NUL, so no line of JSON equals it."""
 
@@ -63,15 +57,15 @@ class JsonlRows:
                     if line := line.strip():
                         yield number, line
         except DAMAGE as error:
-            raise _damaged(self._source, number, error) from error
+            raise damaged(self._source, number, error) from error
 
     def head(self, size: int) -> bytes:
         """The first bytes; InputUnreadableError as in iteration."""
         try:
             with open_text(self._source) as file:
-                return file.read(size)
+                return read_up_to(file, size)
         except DAMAGE as error:
-            raise _damaged(self._source, 0, error) from error
+            raise damaged(self._source, 0, error) from error
 
     def digest_bytes(self, line: bytes) -> bytes:
         """What the content digest takes of a row: its line, whatever newline ended it, and keys."""
@@ -116,50 +110,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-_JOINED: dict[SourceKind, Any] = {
-    SourceKind.JSONL_BZ2: bz2.BZ2Decompressor,
-    SourceKind.JSONL_XZ: lzma.LZMADecompressor,
-}
 _scan = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
-
-
-class _Unzipped(io.BufferedReader):
-    """Closes the file below, too: Python's reader of gzip leaves one open that it was given."""
-
-    def __init__(self, stream: Any, file: BinaryIO) -> None:
-        super().__init__(stream, _BUFFER_BYTES)
-        self._file = file
-
-    def close(self) -> None:
-        """Both."""
-        super().close()
-        self._file.close()
-
-
-def open_text(source: Source) -> BinaryIO:
-    """A buffered reader of the decompressed bytes."""
-    if source.kind is SourceKind.JSONL_GZ:
-        file = source.open(_BUFFER_BYTES)
-        return _Unzipped(gzip.open(file, "rb"), file)
-    if source.kind in _JOINED:
-        streams = JoinedStreams(source.open(_BUFFER_BYTES), _JOINED[source.kind])
-        return io.BufferedReader(streams, _BUFFER_BYTES)
-    if source.kind in (SourceKind.JSONL_ZST, SourceKind.JSONL_LZ4):
-        return _open_by_arrow(source, source.kind.rpartition(".")[2])
-    return source.open(_BUFFER_BYTES)
-
-
-def _open_by_arrow(source: Source, codec: str) -> BinaryIO:
-    """Through Arrow's own zstandard and LZ4, which also notice a truncated frame."""
-    import pyarrow as pa
-
-    codec = {"zst": "zstd"}.get(codec, codec)
-    if not pa.Codec.is_available(codec):
-        hint = f"pip install --force-reinstall pyarrow, or: {codec} -d {source.name}"
-        raise InputUnreadableError(f"this pyarrow cannot read {codec}: {source.name}", hint)
-    raw = pa.OSFile(source.name) if source.remote is None else pa.PythonFile(source.remote.open())
-    stream = pa.CompressedInputStream(raw, codec)
-    return io.BufferedReader(stream, _BUFFER_BYTES)
 
 
 def _skip_rest(file: BinaryIO) -> bytes | None:
@@ -170,14 +121,6 @@ def _skip_rest(file: BinaryIO) -> bytes | None:
     while rest and not rest.endswith(b"\n"):
         rest = file.readline(_BUFFER_BYTES)
     return _OVERLONG
-
-
-def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableError:
-    if isinstance(error, OSError) and error.errno is not None:
-        text = f"input {source.name}, after line {number}: {error.strerror}"
-        return InputUnreadableError(text, "make it readable and run the same command again")
-    text = f"input {source.name} is damaged after line {number}: {error}"
-    return InputUnreadableError(text, "replace it with a whole copy and run the same command again")
 
 
 def _reason(line: bytes, error: json.JSONDecodeError) -> str:
