@@ -107,10 +107,11 @@ LIKELY = [{"token": "x", "token_id": 1, "logprob": -1.0}] * 20
     "long",
     [
         {"prompt": "x" * (3 << 20)},
+        {"id": "x" * (3 << 20)},
         {"kept": {"page": "x" * (3 << 20)}},
         {"top_logprobs": [LIKELY] * 4000},
     ],
-    ids=["prompt", "kept", "top_logprobs"],
+    ids=["prompt", "id", "kept", "top_logprobs"],
 )
 def test_long_rows_wait_for_the_disk_in_bounded_memory(
     tmp_path: Path, long: dict[str, Any]
@@ -121,7 +122,7 @@ def test_long_rows_wait_for_the_disk_in_bounded_memory(
         tmp_path,
         PartStem("job", 1, 0),
         Columns(
-            (("page", pa.string()),) if "kept" in long else (), frozenset(long) - {"prompt", "kept"}
+            (("page", pa.string()),) if "kept" in long else (), frozenset(long) - {"prompt", "id", "kept"}
         ),
         lambda: disk.wait(60) and None,
         every=10**6,
@@ -145,10 +146,11 @@ def test_long_rows_wait_for_the_disk_in_bounded_memory(
     assert sum(part.rows for part in writer.parts) == 40
 
 
-def test_rows_that_carry_much_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["page", "id"])
+def test_rows_that_carry_much_are_read_a_few_at_a_time(tmp_path: Path, name: str) -> None:
     """Of 145 MB in all less than half is held, by the sample that settles the columns, by a
     row group's batches or by a chunk on its way to the tokenizer."""
-    rows = [{"prompt": "p", "page": f"{number} " * 500_000} for number in range(100)]
+    rows = [{"prompt": "p", name: f"{number} " * 500_000} for number in range(100)]
     lines = write_rows(tmp_path / "in.jsonl", rows)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet", row_group_size=5)
     del rows

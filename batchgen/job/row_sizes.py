@@ -26,7 +26,7 @@ def carried_size(values: Iterable[Any]) -> int:
 
 def size_of_output(row: OutputRow) -> int:
     """Of what the output has for the row."""
-    texts = row.prompt, row.completion, row.reasoning, row.tool_calls
+    texts = row.id, row.prompt, row.completion, row.reasoning, row.tool_calls
     size = sum(len(text) for text in texts if text is not None)
     if row.kept:
         size += carried_size(row.kept.values())

@@ -39,7 +39,7 @@ class InputRow:
     columns: Mapping[str, Any] | None = None
     """What `--template` reads of the row, until it has made the prompt (or the last message)."""
     carried: int = 0
-    """Bytes of `kept`, about."""
+    """Bytes of `id` and `kept`, about."""
     digest: bytes = b""
     """Of what the input has for it (`InputDigest.add`)."""
 

@@ -183,8 +183,9 @@ class Reader:
             return InputRow(index, origin, params=self.base_params, error=error)
         row = self._parser.parse(index, origin, raw, typed)
         self._seen.enter(row)
+        row.carried = len(row.id or "")
         if row.kept:
-            row.carried = carried_size(row.kept.values())
+            row.carried += carried_size(row.kept.values())
         return row
 
     def _skipped(self, index: int) -> bool:
