@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from echo_runs import environment
 from tiny_models import tiny_model
 
 from batchgen.engine.attention.reference import ReferenceBackend
@@ -191,6 +193,31 @@ def test_what_nobody_waits_for_is_noted_though_nobody_hears_of_it(compiler: Path
     assert not compiled()
     (record,) = (compiler.parent / "triton").glob("*.json")
     assert kernels.Record.read(record) == kernels.Record(1, [])
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_command_that_ends_before_its_compilers_says_nothing(
+    compiler: Path, tmp_path: Path, waits: bool
+) -> None:
+    compiler.write_text("print(flush=True)\nimport time; time.sleep(30)")
+    code = f"""if True:
+        import os, sys
+        sys.path.append({str(tmp_path)!r})
+        from batchgen.startup import bytecode, kernels
+        kernels._MODULE = "compiles_nothing"
+        assert kernels.compile_kernels({{}}, "auto", 90)
+        if {waits}:
+            kernels.wait_for_kernels()
+        os.sched_getaffinity = lambda _: [0, 1]
+        bytecode.__file__ = {str(tmp_path / "any.py")!r}
+        assert bytecode._compile_ahead() == 1
+        print(*(process.pid for process in kernels._processes + kernels._left))
+    """
+    (tmp_path / "compile_worker.py").write_text("import time; time.sleep(10)")
+    arguments = [sys.executable, "-X", "dev", "-c", code]
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    os.kill(int(done.stdout), signal.SIGKILL)  # it goes on
 
 
 def test_they_are_waited_for_where_many_files_are_open(compiler: Path) -> None:

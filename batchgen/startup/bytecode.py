@@ -17,6 +17,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 from batchgen.startup.folders import cache_folder
+from batchgen.startup.quick_exit import outlived_by
 
 __all__ = ["begin_command", "keep_bytecode"]
 
@@ -77,9 +78,10 @@ def _compile_ahead() -> int:
     worker = Path(__file__).with_name("compile_worker.py")
     path = os.pathsep.join(entry for entry in sys.path if entry)
     for number in range(count):
-        subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(worker), sys.pycache_prefix or "", path,
              str(number), str(count)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        outlived_by(process)
     return max(count, 0)

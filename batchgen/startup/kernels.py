@@ -27,6 +27,7 @@ from selectors import EVENT_READ, DefaultSelector
 from typing import Any
 
 from batchgen.startup.folders import prepare_compilers
+from batchgen.startup.quick_exit import outlived_by
 from batchgen.startup.timeline import span
 
 __all__ = ["Record", "compile_kernels", "wait_for_kernels"]
@@ -84,15 +85,15 @@ def compile_kernels(shapes: dict[str, Any], device: str, capability: int) -> boo
         Record(record.starts + 1).write(file)
         _left[:] = [process for process in _left if process.poll() is None]
         path = os.pathsep.join(entry for entry in sys.path if entry)  # with -P: nothing from here
-        _processes.append(
-            subprocess.Popen(
-                [sys.executable, "-P", "-m", _MODULE, text, str(file)],
-                env=dict(os.environ) | {"PYTHONPATH": path},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", _MODULE, text, str(file)],
+            env=dict(os.environ) | {"PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
+        _processes.append(process)
+        outlived_by(process)
         return True
     return False
 

@@ -6,9 +6,12 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-__all__ = ["end_process", "let_go"]
+if TYPE_CHECKING:
+    from subprocess import Popen
+
+__all__ = ["end_process", "let_go", "outlived_by"]
 
 _COMPILERS = "torch._inductor.async_compile"
 
@@ -26,3 +29,15 @@ def let_go() -> None:
     for pool in getattr(sys.modules.get(_COMPILERS), "_pool_set", ()):
         pool.running = False
     atexit._run_exitfuncs()
+
+
+def outlived_by(process: Popen[bytes]) -> None:
+    """It goes on when this process ends; Python warns of those that do."""
+    atexit.register(_forget, process)
+
+
+def _forget(process: Popen[bytes]) -> None:
+    if process.stdout is not None:
+        process.stdout.close()
+    if process.poll() is None:
+        process.returncode = 0
