@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from echo_runs import environment, write_rows
 from safetensors.numpy import save_file
 from test_inspect_adapter import adapter, write_tensors
 
+import batchgen
 from batchgen.cli.plan import _GPUS, plan
 from batchgen.engine.config import GPU_BLOCK_SIZE
 from batchgen.engine.request import Request, SamplingParams
@@ -30,6 +32,7 @@ from batchgen.job.ahead.survey import Survey
 from batchgen.job.model.files import resolve_model
 from batchgen.report.workloads import WorkItem, documents, label, nano, prefix, sharegpt
 
+TINY = Path(batchgen.__file__).parent / "models" / "batchgen-tiny"
 SMALL = ModelShape(596_049_920, 1_192_099_840, 596_049_920, 1_192_099_840, 114_688)
 """Qwen3-0.6B, its head tied to its table."""
 MIDDLE = ModelShape(1_235_814_400, 2_471_628_800, 1_235_814_400, 2_471_628_800, 32_768)
@@ -259,6 +262,22 @@ def test_checkpoints_in_float8_and_4_bits_are_counted_as_they_stay_on_a_gpu(tmp_
     })  # fmt: skip
     assert shape.num_parameters == 64 * 32 + 64
     assert shape.weight_bytes == 8 * 32 * 4 + 32 * 2 + 16 + 128
+
+
+def test_weights_that_deterministic_unpacks_are_planned_at_their_full_size(tmp_path: Path) -> None:
+    float8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    weight = {"m.up_proj.weight": ("F8_E4M3", (1024, 128), 1)}
+    stored(tmp_path / "m", float8, weight)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / name, tmp_path / "m" / name)
+    model = ["--model", str(tmp_path / "m"), "--device", "cuda"]
+    rows = [{"prompt_token_ids": [1, 2]}]
+    assert planned(tmp_path, rows, *model)["weight_bytes"] == 1024 * 128
+    assert planned(tmp_path, rows, *model, "--deterministic")["weight_bytes"] == 2 * 1024 * 128
+    long = [{"prompt_token_ids": [1], "max_tokens": 1 << 29}]
+    assert planned(tmp_path, long, *model)["would_fit"]
+    ways = planned(tmp_path, long, *model, "--deterministic")["would_fit"]
+    assert not any("quantization" in way for way in ways), "which --deterministic refuses"
 
 
 def test_a_model_that_does_not_fit_is_told_with_which_flags_it_would() -> None:

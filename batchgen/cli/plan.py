@@ -57,12 +57,13 @@ def plan(ctx: click.Context, /, **flags: Any) -> None:
     if files is None:
         raise UsageError("the echo engine computes nothing that could be planned", "name a --model")
     quantization = quantization_of(spec, files) if spec.device == "cpu" else spec.quantization
-    shape = shape_of(files, spec.dtype, spec.kv_cache_dtype, quantization)
+    steady = spec.deterministic
+    shape = shape_of(files, spec.dtype, spec.kv_cache_dtype, quantization, steady=steady)
     prepare_ahead(files, own_process=ctx.obj is True)
     smaller = {
         words: partial(shape_of, files, spec.dtype, cached, "fp8")
         for words, cached in _SMALLER.items()
-        if quantization is None and files.kind is ModelKind.FOLDER
+        if quantization is None and not steady and files.kind is ModelKind.FOLDER
     }
     whole, mean = flags["whole"], flags["mean_output"]
     with opened(spec, files) as job:

@@ -62,15 +62,22 @@ class _Tensor:
 
 
 def shape_of(
-    files: ModelFiles, dtype: str, kv_cache_dtype: str = "auto", quantization: str | None = None
+    files: ModelFiles,
+    dtype: str,
+    kv_cache_dtype: str = "auto",
+    quantization: str | None = None,
+    *,
+    steady: bool = False,
 ) -> ModelShape:
     """`dtype` auto is the checkpoint's own. `quantization`: what the run makes of the weights, see
-    `quantization_of`. Raises ModelRefusedError where the files do not say."""
+    `quantization_of`; `steady`: it is `--deterministic`, for which none stay packed. Raises
+    ModelRefusedError where the files do not say."""
     if files.kind is ModelKind.GGUF:
         config, own, tensors = _of_gguf(files.path, packed=quantization == PACKED)
     else:
         config = files.config.get("text_config") or files.config
-        tensors = list(_of_folder(files, packed=dtype != "float32" and not files.adapters))
+        packed = dtype != "float32" and not files.adapters and not steady
+        tensors = list(_of_folder(files, packed=packed))
         own = _own_dtype(config, [one for one in tensors if one.count])
     layers, heads = _read(config, "num_hidden_layers"), _read(config, "num_attention_heads")
     if not tensors or not layers or not heads:
