@@ -122,7 +122,8 @@ def test_long_rows_wait_for_the_disk_in_bounded_memory(
         tmp_path,
         PartStem("job", 1, 0),
         Columns(
-            (("page", pa.string()),) if "kept" in long else (), frozenset(long) - {"prompt", "id", "kept"}
+            (("page", pa.string()),) if "kept" in long else (),
+            frozenset(long) - {"prompt", "id", "kept"},
         ),
         lambda: disk.wait(60) and None,
         every=10**6,
