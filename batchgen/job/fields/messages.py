@@ -155,6 +155,8 @@ def _read_part(part: Any, where: str) -> dict[str, Any]:
         raise _invalid(f"{where}.content may hold text parts only, not {shown(kind)}")
     if not isinstance(text, str):
         raise _invalid(f"{where}.content has a {kind} part without its text")
+    if medium := next((name for name in (*_MEDIA, "image_url") if part.get(name)), None):
+        raise _invalid(f"{where}.content has a {kind} part with {medium}: text is read alone")
     return {"type": "text", "text": text}
 
 

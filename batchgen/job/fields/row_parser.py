@@ -21,6 +21,7 @@ from batchgen.job.fields.contents import (
     read_token_ids,
 )
 from batchgen.job.fields.kept_columns import KeptColumns, TypedColumns
+from batchgen.job.fields.media import media_columns
 from batchgen.job.fields.messages import read_messages
 from batchgen.job.fields.openai_rows import body_as_row, is_openai_row, read_body
 from batchgen.job.fields.params import apply, read_params
@@ -142,6 +143,7 @@ class RowParser:
             self._set_params(row, adapter_of_body(read_body(raw), self._adapters) | body["params"])
             return
         self._fill_content(row, raw, self.columns.content)
+        self._heed_media(row, raw)
         own = self.columns.settings_of(raw)
         self._make_chat(row, own.pop(SYSTEM, None))
         if own:
@@ -190,6 +192,17 @@ class RowParser:
         else:
             text = f"{columns[0]} must be a string, not {shown(prompt)}"
             raise RowError(ErrorCode.INVALID_ROW, text)
+
+    def _heed_media(self, row: InputRow, raw: Mapping[str, Any]) -> None:
+        """Nobody gets an answer to the text alone who did not say that it is what is asked."""
+        for name, is_sure in media_columns(raw):
+            what = f"column {shown(name)} holds a picture, a sound or a film, and"
+            if is_sure and self.template is None and self._kept.all:
+                hint = f"to have that answered, name what to keep: --keep-columns {name}"
+                raise RowError(ErrorCode.UNSUPPORTED_SETTING, f"{what} text is read alone; {hint}")
+            if len(self._told) < _MOST_TOLD:
+                what = what if is_sure else f"column {shown(name)} changes nothing: it"
+                self._tell_once(f"%s: {what.replace('%', '%%')} is not read", row)
 
     def _make_chat(self, row: InputRow, own_system: Any) -> None:
         """`--as-chat`: a plain prompt becomes a user message. A row's own `system` wins."""

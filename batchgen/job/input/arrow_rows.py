@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from batchgen.errors import ErrorCode, InputUnreadableError, InvalidDataError, RowError
 from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.media import is_media_type
 from batchgen.job.fields.openai_rows import ENVELOPE, URL, is_openai_row
 from batchgen.job.fields.row_columns import PARAMS, TEMPLATE_COLUMNS
 from batchgen.job.fields.row_parser import RowParser
@@ -134,8 +135,9 @@ def find_columns(
     meant = {*columns.content, *(columns.settings - own), *PARAMS} - kept.named
     meant.update(columns.ids, envelope - {URL})
     meant |= {name for name in columns.thinking if _is_setting(present.get(name))}
-    extra = [name for name in present if name in kept.named or name not in meant]
-    extra = [name for name in extra if kept.wants(name) or name in envelope]
+    other = {name: present[name] for name in present if name in kept.named or name not in meant}
+    _heed_media(other, where, kept, parser.template)
+    extra = [name for name in other if kept.wants(name) or name in envelope]
     kinds = {name: kept_type(present[name]) for name in extra}
     kept.stand_beside(extra)
     for name, kind in kinds.items():
@@ -149,6 +151,23 @@ def find_columns(
         raise InvalidDataError(f"{where} has two columns {twice[0]!r}", "rename one of them")
     converts = _converts(present, names, extra, columns.ids)
     return ArrowColumns(names, kinds, converts, read)
+
+
+def _heed_media(
+    kinds: dict[str, pa.DataType], where: str, kept: KeptColumns, template: RowTemplate | None
+) -> None:
+    """Refuse columns of pictures, sounds and films that nobody said are but carried along, and name
+    those of which somebody did."""
+    media = [name for name, kind in kinds.items() if is_media_type(name, kind)]
+    for name in media:
+        what = f"{where}: column {name!r} holds pictures, sounds or films ({kinds[name]})"
+        if template is not None and name in template.variables:
+            raise InvalidDataError(f"{what}, and --template reads it", "leave it out there")
+        if template is None and kept.all:
+            rest = ",".join(name for name in kinds if name not in media) or "none"
+            hint = f"to have the text alone answered, name what to keep: --keep-columns {rest}"
+            raise InvalidDataError(f"{what}, and text is read alone", hint)
+        _log.warning("%s, and is not read", what)
 
 
 def _read_by(
