@@ -130,6 +130,51 @@ def per_block(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch
     return {"weight": values, "weight_scale_inv": scale}, dense
 
 
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def float4(shape: torch.Size, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bytes of two codes at random, the lower half first, and the numbers that they stand for."""
+    codes = torch.randint(0, 16, tuple(shape), generator=draw)
+    return (codes[:, ::2] + 16 * codes[:, 1::2]).to(torch.uint8), E2M1[codes]
+
+
+def nvfp4(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    """compressed-tensors': the scale of the whole divides."""
+    held, sizes = float4(weight.shape, draw)
+    scale = torch.rand(weight.shape[0], weight.shape[1] // 16, generator=draw) * 400
+    scale, whole = scale.to(torch.float8_e4m3fn), torch.tensor([9000.0])
+    parts = {"weight_packed": held, "weight_scale": scale, "weight_global_scale": whole}
+    more = {"input_global_scale": torch.tensor([7.0])}
+    return parts | more, sizes * (scale.float() / whole).repeat_interleave(16, 1)
+
+
+def modelopt_nvfp4(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    """The scale of the whole multiplies."""
+    parts, dense = nvfp4(weight, draw)
+    named = {"weight": parts["weight_packed"], "weight_scale": parts["weight_scale"]}
+    whole = 1 / parts["weight_global_scale"][0]
+    return named | {"weight_scale_2": whole, "input_scale": torch.tensor(0.5)}, dense
+
+
+def mxfp4(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    held, sizes = float4(weight.shape, draw)
+    scale = torch.randint(118, 124, (weight.shape[0], weight.shape[1] // 32), generator=draw)
+    parts = {"weight_packed": held, "weight_scale": scale.to(torch.uint8)}
+    return parts, sizes * (2.0 ** (scale - 127)).repeat_interleave(32, 1)
+
+
+def mxfp8(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    scale = torch.randint(116, 121, (weight.shape[0], weight.shape[1] // 32), generator=draw)
+    values, dense = float8(weight, (2.0 ** (scale - 127)).repeat_interleave(32, 1))
+    return {"weight": values, "weight_scale": scale.to(torch.uint8)}, dense
+
+
+def mxfp8_inverse(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    parts, dense = mxfp8(weight, draw)
+    return {"weight": parts["weight"], "weight_scale_inv": parts["weight_scale"]}, dense
+
+
 CT_GROUP: dict[str, Any] = {
     "targets": ["Linear"],
     "weights": {"num_bits": 4, "type": "int", "symmetric": True, "group_size": GROUP},
@@ -177,6 +222,33 @@ FORMATS: dict[str, tuple[Format, dict[str, Any]]] = {
 """What a folder's layers are saved as, and its `quantization_config`."""
 
 
+def ct_floats(form: str, bits: int, size: int) -> dict[str, Any]:
+    weights = {"num_bits": bits, "type": "float", "group_size": size, "symmetric": True}
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": weights}
+    return {**CT, "format": form, "config_groups": {"group_0": group}}
+
+
+SMALL_FLOATS: dict[str, tuple[Format, dict[str, Any]]] = {
+    "nvfp4": (nvfp4, ct_floats("nvfp4-pack-quantized", 4, 16)),
+    "mxfp4": (mxfp4, ct_floats("mxfp4-pack-quantized", 4, 32)),
+    "modelopt nvfp4": (
+        modelopt_nvfp4,
+        {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16},
+    ),
+    "mxfp8": (mxfp8, ct_floats("mxfp8-quantized", 8, 32)),
+    "modelopt mxfp8": (mxfp8, {"quant_method": "modelopt", "quant_algo": "MXFP8"}),
+    "transformers mxfp8": (
+        mxfp8_inverse,
+        {"quant_method": "mxfp8", "weight_block_size": [1, 32], "scale_fmt": "ue8m0"},
+    ),
+    "fp8 with a cache's scales": (
+        per_channel,
+        {**FORMATS["fp8 dynamic"][1], "kv_cache_scheme": {"num_bits": 8, "type": "float"}},
+    ),
+}
+"""Those that are dequantised wherever they run."""
+
+
 def linear_weights(state: Parts, described: dict[str, Any]) -> Iterator[str]:
     """Of the layers that such checkpoints quantise."""
     skips = [rule.removeprefix("-:") for rule in described.get("dynamic", ())]
@@ -187,7 +259,7 @@ def linear_weights(state: Parts, described: dict[str, Any]) -> Iterator[str]:
 
 def save_quantized(folder: Path, name: str, **sizes: Any) -> Any:
     """Save a tiny model in a format; the dense model that the folder stands for."""
-    make, described = FORMATS[name]
+    make, described = (FORMATS | SMALL_FLOATS)[name]
     module = tiny_model("llama", **sizes)
     module.save_pretrained(folder)
     state = load_file(folder / "model.safetensors")

@@ -173,7 +173,11 @@ def test_scales_that_are_missing_or_do_not_fit_are_named_before_weights_are_read
 @pytest.mark.parametrize(
     ("described", "message"),
     [
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "with the quant_algo 'NVFP4'"),
+        (
+            {"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"},
+            "with the quant_algo 'NVFP4_AWQ'",
+        ),
+        ({"quant_method": "fp8", "expert_dtype": "fp4"}, "with experts in 'fp4'"),
         ({"quant_method": "awq", "version": "gemv"}, "packed for 'gemv'"),
         ({"quant_method": "gptq", "bits": 3}, "of 3 bits"),
         ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "packed for 'marlin'"),

@@ -39,6 +39,7 @@ __all__ = ["load_packed", "load_packed_experts", "load_random_packed", "open_ten
 _logger = logging.getLogger(__name__)
 _KEPT_IN = {
     "float8": ((torch.bfloat16, torch.float16), (8, 9)),
+    "float4": ((), (0, 0)),
     "integer": ((torch.bfloat16, torch.float16), (8, 0)),
     "mxfp4": ((torch.bfloat16,), (8, 0)),
 }

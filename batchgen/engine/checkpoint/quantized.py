@@ -30,7 +30,7 @@ _PACKAGES = {
 }
 """Method -> what has to be installed, by the names of the package index, where batchgen does not
 read the weights itself."""
-_OWN = ("fp8", "modelopt", "gptq", "awq", "compressed-tensors")
+_OWN = ("fp8", "mxfp8", "modelopt", "gptq", "awq", "compressed-tensors")
 
 QUANTIZED_NAMES = (
     *(f".weight{end}" for end in ("_scale", "_scale_inv", "_packed", ".absmax")),
@@ -54,6 +54,8 @@ class Quantized:
     """Layers that stay quantised, of those that batchgen reads."""
     dequantized: int = 0
     """The others of them."""
+    leaves_inputs: bool = False
+    """Inputs are to be rounded, and are not, where its package reads the weights."""
 
     @property
     def is_dense(self) -> bool:
@@ -73,7 +75,8 @@ class Quantized:
             more = counted(self.dequantized, "layer")
             return f"{note}; {more} had to be dequantised" if self.dequantized else note
         if self.is_dense:
-            return f"{self.method} weights are dequantised at load: they take their full size"
+            note = f"{self.method} weights are dequantised at load: they take their full size"
+            return f"{note}, and inputs are not rounded" if self.leaves_inputs else note
         if self.rounds_activations:
             return (
                 f"{self.method} layers round their inputs: a near tie may fall the other way with "
@@ -94,7 +97,7 @@ class Quantized:
                 note += ", and round their inputs: a near tie may fall otherwise in another batch"
             if self.dequantized:
                 note += f"; {counted(self.dequantized, 'weight')} more had to be dequantised"
-        elif scheme.kind == "float8":
+        elif scheme.kind != "integer":
             note += ", and inputs are not rounded"
         return f"{note}; left out are its {scheme.left_out}" if scheme.left_out else note
 
@@ -176,12 +179,22 @@ def read_quantized(config: Mapping[str, Any]) -> Quantized | None:
             "the model's config.json has a quantization_config without a quant_method",
             "fetch the model again, or name the weights that are not quantised",
         )
-    if found.get("kv_cache_scheme") and method != "modelopt":
-        method = f"{method} (with a KV cache scheme of its own)"
     try:
-        return Quantized(str(method), _rounds_activations(found), read_scheme(found))
+        scheme = read_scheme(found)
     except UnknownSchemeError as error:
         return Quantized(str(method), False, None, str(error))
+    if found.get("kv_cache_scheme") and scheme is None:
+        method = f"{method} (with a KV cache scheme of its own)"
+    rounds = _rounds_activations(found)
+    leaves = rounds and _has_small_floats(found)  # such layers run only dequantised
+    return Quantized(str(method), rounds and not leaves, scheme, leaves_inputs=leaves)
+
+
+def _has_small_floats(found: Mapping[str, Any]) -> bool:
+    """Whether some of compressed-tensors' weights are floats of fewer than 8 bits."""
+    groups = [group for group in (found.get("config_groups") or {}).values() if group]
+    weights = [group.get("weights") or {} for group in groups]
+    return any(one.get("type") == "float" and one.get("num_bits", 8) < 8 for one in weights)
 
 
 def _rounds_activations(found: Mapping[str, Any]) -> bool:
@@ -189,6 +202,7 @@ def _rounds_activations(found: Mapping[str, Any]) -> bool:
         return any(
             group.get("input_activations") or group.get("output_activations")
             for group in (found.get("config_groups") or {}).values()
+            if group
         )
     names = " ".join(_strings(found.get("quant_type")))  # torchao's own config, or its old name
     return bool(found.get("load_in_8bit")) or "activation" in names.lower()

@@ -13,6 +13,7 @@ __all__ = [
     "INPUT_SCALES",
     "WEIGHT_SCALES",
     "Float8",
+    "exponents",
     "read_float8",
     "round_blocks",
     "round_rows",
@@ -60,7 +61,7 @@ def read_float8(
     input_scale: torch.Tensor | None,
 ) -> Float8:
     """From a checkpoint's tensors; a scale for the whole becomes one for each output."""
-    scale = scale.float()
+    scale = exponents(scale) if scale.dtype == torch.uint8 else scale.float()
     fixed = None if input_scale is None else input_scale.float().reshape(-1).amax()
     if scheme.block is not None and scale.ndim == values.ndim and scale.numel() > 1:
         return Float8(values, scale.contiguous(), scheme.block, fixed)
@@ -69,6 +70,13 @@ def read_float8(
         return Float8(values, scale.reshape(-1, 1, 1).contiguous(), (rows, columns), fixed)
     scale = scale.reshape(-1).expand(values.shape[0]).contiguous()
     return Float8(values, scale, None, fixed)
+
+
+def exponents(scale: torch.Tensor) -> torch.Tensor:
+    """Scales float32 of bytes that are their exponents (e8m0), under either type."""
+    if scale.dtype == torch.uint8:
+        scale = scale.view(torch.float8_e8m0fnu)
+    return scale.float()
 
 
 def round_weight(weight: torch.Tensor) -> Float8:

@@ -40,6 +40,8 @@ def can_stay(shape: tuple[int, ...], scheme: Scheme) -> bool:
     """Whether a weight (outputs, inputs) of this scheme can stay packed, as far as sizes say."""
     if scheme.kind == "float8":
         return fits_float8(shape, scheme.block)
+    if scheme.kind != "integer":
+        return False
     group = scheme.group_size if scheme.group_size > 0 else shape[-1]
     fits = len(shape) == 2 and shape[1] % group == 0
     return scheme.bits == 4 and fits and run_of(shape[1], group) is not None

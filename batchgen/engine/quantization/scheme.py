@@ -1,13 +1,14 @@
 """What a `quantization_config` says of weights that batchgen reads itself; no torch.
 
 float8: e4m3 with a scale for the tensor, for each output, or for each block of outputs and inputs.
+float4: e2m1 with a scale for each output and group of 16 or 32 inputs (NVFP4, MXFP4).
 integer: unsigned 4 or 8 bits, a scale and a zero point for each output and group of inputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 __all__ = ["Scheme", "UnknownSchemeError", "read_scheme"]
@@ -15,6 +16,10 @@ __all__ = ["Scheme", "UnknownSchemeError", "read_scheme"]
 _INTEGER_BITS = {"awq": (4,), "gptq": (2, 4, 8), "pack-quantized": (4, 8)}
 _BAKED = ("weight_input", "weight_output")
 _FLOAT8_FORMATS = ("float-quantized", "naive-quantized")
+_MX_BLOCK = (1, 32)
+_FLOAT4 = {"nvfp4-pack-quantized": ("nvfp4", 16), "mxfp4-pack-quantized": ("mxfp4", 32)}
+"""compressed-tensors' format -> how the codes are packed, and the inputs that share a scale."""
+_CACHE_SCALES = "scales for a KV cache in 8 bits, which keeps the model's dtype"
 _SKIPS = "-:"
 """Begins a rule of GPTQModel's `dynamic` for layers that are stored as they were: their tensors
 say so themselves."""
@@ -29,14 +34,17 @@ class Scheme:
     """How the quantised layers of a checkpoint are stored."""
 
     kind: str
-    """`float8` or `integer`."""
+    """`float8`, `float4` or `integer`."""
     packing: str = ""
-    """Of integers: `awq`, `gptq`, `gptq_v2` or `pack-quantized`."""
+    """Of integers `awq`, `gptq`, `gptq_v2` or `pack-quantized`; of float4 `nvfp4`, `mxfp4` or
+    `modelopt`."""
     bits: int = 8
     group_size: int = -1
     """Inputs that share a scale of an output; -1: all of them."""
     block: tuple[int, int] | None = None
     """Of float8: outputs and inputs that share a scale."""
+    byte_scales: bool = False
+    """Of float8: scales may be bytes, which are exponents (e8m0)."""
     needed: tuple[str, ...] = ()
     """Tensors of a layer without which its numbers mean something else."""
     left_out: str = ""
@@ -44,8 +52,8 @@ class Scheme:
 
     @property
     def name(self) -> str:
-        """For people: `float8`, `4-bit integer`."""
-        return "float8" if self.kind == "float8" else f"{self.bits}-bit integer"
+        """For people: `float8`, `float4`, `4-bit integer`."""
+        return f"{self.bits}-bit integer" if self.kind == "integer" else self.kind
 
 
 def read_scheme(found: Mapping[str, Any]) -> Scheme | None:
@@ -55,31 +63,45 @@ def read_scheme(found: Mapping[str, Any]) -> Scheme | None:
     """
     readers = {
         "fp8": _fp8,
+        "mxfp8": _mxfp8,
         "modelopt": _modelopt,
         "awq": _awq,
         "gptq": _gptq,
         "compressed-tensors": _compressed,
     }
     reader = readers.get(str(found.get("quant_method")))
-    if reader is None or (found.get("kv_cache_scheme") and reader is not _modelopt):
+    has_cache = found.get("kv_cache_quant_algo") or found.get("kv_cache_scheme")
+    if reader is None or (has_cache and reader not in (_modelopt, _compressed)):
         return None
-    return reader(found)
+    scheme = reader(found)
+    if scheme is None or not has_cache:
+        return scheme
+    return replace(scheme, left_out=_CACHE_SCALES)
 
 
 def _fp8(found: Mapping[str, Any]) -> Scheme:
     """Blocks as DeepSeek ships them, or one scale for a tensor."""
     if found.get("fmt", "e4m3") not in ("e4m3", "float8_e4m3fn"):
         raise UnknownSchemeError(f"of the format {found['fmt']!r}")
-    return Scheme("float8", block=_block(found.get("weight_block_size")))
+    if found.get("expert_dtype", "fp8") != "fp8":
+        raise UnknownSchemeError(f"with experts in {found['expert_dtype']!r}")
+    block = _block(found.get("weight_block_size"))
+    return Scheme("float8", block=block, byte_scales=found.get("scale_fmt") == "ue8m0")
+
+
+def _mxfp8(found: Mapping[str, Any]) -> Scheme:
+    return _fp8({"weight_block_size": _MX_BLOCK, "scale_fmt": "ue8m0", **found})
 
 
 def _modelopt(found: Mapping[str, Any]) -> Scheme:
     algorithm = found.get("quant_algo")
+    if algorithm == "NVFP4" and found.get("group_size", 16) == 16:
+        return Scheme("float4", "modelopt", 4, 16)
+    if algorithm == "MXFP8":
+        return Scheme("float8", block=_MX_BLOCK, byte_scales=True)
     if algorithm not in ("FP8", "FP8_PER_CHANNEL_PER_TOKEN"):
         raise UnknownSchemeError(f"with the quant_algo {algorithm!r}")
-    has_cache = found.get("kv_cache_quant_algo") or found.get("kv_cache_scheme")
-    left_out = "scales for a KV cache in 8 bits, which keeps the model's dtype" if has_cache else ""
-    return Scheme("float8", left_out=left_out)
+    return Scheme("float8")
 
 
 def _awq(found: Mapping[str, Any]) -> Scheme:
@@ -116,7 +138,7 @@ def _integers(
 
 
 def _compressed(found: Mapping[str, Any]) -> Scheme | None:
-    """The packed integers and the float8 weights; what else there is, its own package reads."""
+    """Packed integers and small floats; what else there is, its own package reads."""
     if _rotates(found):
         raise UnknownSchemeError("whose layers transform their inputs or outputs")
     groups = [group for group in (found.get("config_groups") or {}).values() if group]
@@ -126,6 +148,8 @@ def _compressed(found: Mapping[str, Any]) -> Scheme | None:
         return None
     first = weights[0]
     if any(_told(other) != _told(first) for other in weights):
+        if any(one.get("type") == "float" and one.get("num_bits") == 4 for one in weights):
+            raise UnknownSchemeError("of 4-bit floats in some layers and other formats in others")
         return None
     kind, bits = first.get("type"), first.get("num_bits")
     if kind == "int" and form == "pack-quantized" and bits in _INTEGER_BITS["pack-quantized"]:
@@ -133,6 +157,17 @@ def _compressed(found: Mapping[str, Any]) -> Scheme | None:
             return None
         size = first.get("group_size")
         return _integers("pack-quantized", "pack-quantized", bits, size, _needed(weights))
+    if kind == "float" and bits == 4 and form in _FLOAT4:
+        packing, size = _FLOAT4[form]
+        if first.get("group_size") == size:
+            return Scheme("float4", packing, 4, size)
+    if (
+        kind == "float"
+        and bits == 8
+        and form == "mxfp8-quantized"
+        and first.get("group_size") == 32
+    ):
+        return Scheme("float8", block=_MX_BLOCK, byte_scales=True)
     if kind == "float" and bits == 8 and form in _FLOAT8_FORMATS:
         return Scheme("float8", block=_block(first.get("block_structure")))
     return None

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from batchgen.engine.quantization.float4 import FLOAT4_PARTS, Float4, read_float4
 from batchgen.engine.quantization.float8 import INPUT_SCALES, WEIGHT_SCALES, Float8, read_float8
 from batchgen.engine.quantization.integers import INTEGER_PARTS, Integers, read_integers
 from batchgen.engine.quantization.scheme import Scheme
@@ -18,7 +19,15 @@ __all__ = ["StoredLayer", "StoredTensor", "find_layers"]
 
 _FLOAT8 = "F8_E4M3"
 _SCALE_TYPES = ("F64", "F32", "F16", "BF16", "F8_E8M0")
-_BESIDE = ("bias", *INPUT_SCALES, "output_scale", "q_scale", "k_scale", "v_scale")
+_BESIDE = (
+    "bias",
+    *INPUT_SCALES,
+    "input_global_scale",
+    "output_scale",
+    "q_scale",
+    "k_scale",
+    "v_scale",
+)
 """What a quantised layer may have that its weight does not need: of inputs, or of a KV cache."""
 _AGAIN = "the checkpoint is incomplete or of another scheme than it says; fetch it again"
 
@@ -53,11 +62,13 @@ class StoredLayer:
         """The layer that has the weight."""
         return self.weight_name.removesuffix(".weight")
 
-    def read(self, device: torch.device | str = "cpu") -> Float8 | Integers:
+    def read(self, device: torch.device | str = "cpu") -> Float8 | Float4 | Integers:
         """Its values, on `device`."""
         parts = {name: part[...].to(device) for name, part in self.parts.items()}
         if self.scheme.kind == "integer":
             return read_integers(parts, self.scheme)
+        if self.scheme.kind == "float4":
+            return read_float4(parts, self.scheme.packing)
         return read_float8(parts["values"], parts["scale"], self.scheme, parts.get("input_scale"))
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
@@ -81,9 +92,11 @@ def find_layers(
 
 
 def _find(tensors: Mapping[str, StoredTensor], scheme: Scheme) -> list[StoredLayer]:
-    is_integer = scheme.kind == "integer"
-    find = _find_integers if is_integer else _find_float8
-    check = _check_integers if is_integer else _check_float8
+    find, check = {
+        "integer": (_find_integers, _check_integers),
+        "float4": (_find_float4, _check_float4),
+        "float8": (_find_float8, _check_float8),
+    }[scheme.kind]
     layers = list(find(tensors, scheme))
     for layer in layers:
         for part, text in check(layer):
@@ -172,6 +185,39 @@ def _check_integers(layer: StoredLayer) -> Iterator[tuple[str, str]]:
             yield part, f"has the shape {[*shape]}, not {[*fits]} as {size} ask"
 
 
+def _find_float4(tensors: Mapping[str, StoredTensor], scheme: Scheme) -> Iterator[StoredLayer]:
+    types = FLOAT4_PARTS[scheme.packing]
+    codes = next(iter(types))
+    for name in sorted(tensors):
+        front, _, part = name.rpartition(".")
+        if part != codes or tensors[name].get_dtype() not in types[codes]:
+            continue
+        names = {one: f"{front}.{one}" for one in types}
+        missing = next((one for one in names.values() if one not in tensors), None)
+        if missing is not None:
+            raise _Misfit(f"{missing} is missing beside {name}")
+        outputs, held = _two(tensors[name])
+        parts = {one: tensors[own] for one, own in names.items()}
+        yield StoredLayer(f"{front}.weight", (outputs, 2 * held), scheme, parts, names)
+
+
+def _check_float4(layer: StoredLayer) -> Iterator[tuple[str, str]]:
+    (outputs, inputs), size = layer.shape, layer.scheme.group_size
+    for (part, types), tensor in zip(
+        FLOAT4_PARTS[layer.scheme.packing].items(), layer.parts.values(), strict=True
+    ):
+        shape, kind = tuple(tensor.get_shape()), tensor.get_dtype()
+        if kind not in types:
+            yield part, f"is of type {kind}, not {' or '.join(types)}"
+        fits: list[tuple[int, ...]] = [(), (1,)]
+        if part == "weight_scale":
+            fits = [(outputs, inputs // size)]
+        elif types == ("U8",):
+            fits = [(outputs, inputs // 2)]
+        if shape not in fits or inputs % size:
+            yield part, f"has the shape {[*shape]}, which is none for groups of {size}"
+
+
 def _find_float8(tensors: Mapping[str, StoredTensor], scheme: Scheme) -> Iterator[StoredLayer]:
     for name in sorted(tensors):
         if tensors[name].get_dtype() != _FLOAT8:
@@ -192,7 +238,7 @@ def _find_float8(tensors: Mapping[str, StoredTensor], scheme: Scheme) -> Iterato
 def _check_float8(layer: StoredLayer) -> Iterator[tuple[str, str]]:
     shape, scale = layer.shape, tuple(layer.parts["scale"].get_shape())
     kind = layer.parts["scale"].get_dtype()
-    if kind not in _SCALE_TYPES:
+    if kind not in _SCALE_TYPES and not (kind == "U8" and layer.scheme.byte_scales):
         yield "scale", f"is of type {kind}, which no scale has"
     if len(shape) < 2:
         yield "values", f"has the shape {[*shape]}, which no layer's weight has"

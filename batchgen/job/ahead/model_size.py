@@ -35,9 +35,10 @@ _FOUR_BITS = {"U8": 2, "I32": 8}
 """Numbers in one of a quantised checkpoint's."""
 _KEPT_PACKED = ("bitsandbytes", "torchao")
 _FLOAT8 = ("F8_E4M3",)
+_FLOAT8_BLOCK = (128, 128)
 _MXFP4 = ("U8",)
 _SCALES = re.compile(
-    r"_(scale|scales|scale_inv|zero_point|shape|absmax|quant_map|g_idx)$"
+    r"_(scale|scales|scale_inv|scale_2|zero_point|shape|absmax|quant_map|g_idx)$"
     r"|\.(scales|qzeros|g_idx)$|\.quant_state\."
 )
 _TABLE = re.compile(r"(embed_tokens|wte|wpe|word_embeddings|embed_in|tok_embeddings)(\.weight)?$")
@@ -216,8 +217,10 @@ def _stored(files: ModelFiles) -> tuple[dict[str, int], Collection[str] | None]:
     if found.scheme is not None and found.scheme.kind == "integer":
         bits = found.scheme.bits
         return {"I32": 32 // bits}, ("I32",) if bits == 4 else ()
+    if found.scheme is not None and found.scheme.kind == "float4":
+        return _FOUR_BITS, ()
     if found.scheme is not None:
-        return {}, _FLOAT8
+        return {}, _FLOAT8 if found.scheme.block in (None, _FLOAT8_BLOCK) else ()
     if found.method in _KEPT_PACKED:
         return _FOUR_BITS, None
     return _FOUR_BITS, _MXFP4 if found.method == "mxfp4" else ()
