@@ -1,4 +1,5 @@
-"""On a GPU experts run in groups through the loader, the proof, compiled layers and graphs."""
+"""On a GPU experts are chosen in one kernel and run in groups through the loader, the proof,
+compiled layers and graphs."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from batchgen.engine.config import EngineConfig
 from batchgen.engine.mixture.layer import Experts
 from batchgen.engine.mixture.packed import PackedExperts
 from batchgen.engine.mixture.rounded import RoundedExperts
+from batchgen.engine.mixture.router import Router
 from batchgen.engine.run.loader import load_model
 
 pytestmark = pytest.mark.cuda
@@ -52,7 +54,9 @@ def test_experts_are_proven_compiled_once_and_captured(
         num_blocks=64,
     )  # fmt: skip
     model = load_model(config)
-    assert sum(isinstance(part, layer) for part in model.module.modules()) == 3, model.notes
+    parts = list(model.module.modules())
+    assert sum(isinstance(part, layer) for part in parts) == 3, model.notes
+    assert sum(isinstance(part, Router) for part in parts) == 3
     del model
     counters.clear()
     torch._dynamo.reset()

@@ -16,7 +16,10 @@ pytest.importorskip("triton", reason="triton is not installed: no CUDA backend t
             *("test_triton_attention.py", "test_steady_kernels.py", "test_shared_reads.py"),
             *("test_triton_sampling.py", "test_device_sampler.py", "test_gated_mlp.py"),
         ),
-        ("test_triton_adapters.py", "test_triton_quantized.py", "test_triton_experts.py"),
+        (
+            *("test_triton_adapters.py", "test_triton_quantized.py", "test_triton_experts.py"),
+            "test_triton_routers.py",
+        ),
     ],
     ids=" ".join,
 )

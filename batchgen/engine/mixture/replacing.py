@@ -17,8 +17,16 @@ from batchgen.engine.mixture.layer import Experts
 from batchgen.engine.mixture.proof import ERRORS, FEW, ROUNDED_ERROR, Asked, disproof, many
 from batchgen.engine.mixture.quantized import QuantizedExperts
 from batchgen.engine.mixture.rounded import fits_rounding, round_experts_of
+from batchgen.engine.mixture.router import Router
+from batchgen.engine.mixture.router_proof import (
+    LARGEST,
+    ROUTED,
+    SHARE_ERRORS,
+    disprove_router,
+    find_router,
+)
 
-__all__ = ["chosen_of", "has_experts", "replace_experts", "round_experts"]
+__all__ = ["chosen_of", "has_experts", "replace_experts", "replace_routers", "round_experts"]
 
 _logger = logging.getLogger(__name__)
 Make = Callable[[Any, Sizes, Gate, Asked, tuple[int, ...]], nn.Module | str]
@@ -110,3 +118,63 @@ def _made(
         return "its weights are of another kind"
     asked = Asked(sizes.num_experts, num_chosen, sizes.hidden, weight.dtype, weight.device)
     return make(part, sizes, gate, asked, counts)
+
+
+def replace_routers(module: Any) -> int:
+    """In place; returns how many. What is not recognised or not proven stays as it is, and the log
+    says so."""
+    count, reasons = 0, {}
+    known: set[str] = set()
+    for block, part in list(module.named_modules()):
+        num_experts = _experts_within(part)
+        if num_experts is None:
+            continue
+        name, router = _router_within(part, num_experts)
+        made = _chosen(router, module.dtype, known) if router is not None else "it has no router"
+        if isinstance(made, str):
+            reasons[f"{block}.{name}" if name else block] = made
+        else:
+            part.set_submodule(name, made)
+            count += 1
+    if count:
+        _logger.info(
+            "%s in one kernel, proven", counted(count, "choice of experts", "choices of experts")
+        )
+    if reasons:
+        routers, name = counted(len(reasons), "router"), min(reasons)
+        _logger.info("%s as transformers runs them: %s: %s", routers, name, reasons[name])
+    return count
+
+
+def _experts_within(block: nn.Module) -> int | None:
+    """How many are of the layer of experts that the module holds itself."""
+    for part in block.children():
+        if isinstance(part, QuantizedExperts):
+            return part.num_experts
+        sizes = sizes_of(part)
+        if sizes is not None:
+            return sizes.num_experts
+    return None
+
+
+def _router_within(block: nn.Module, num_experts: int) -> tuple[str, nn.Module | None]:
+    for name, part in block.named_children():
+        weight = getattr(part, "weight", None)
+        if type(weight) is nn.Parameter and weight.ndim == 2 and len(weight) == num_experts:
+            return name, part
+    return "", None
+
+
+def _chosen(router: Any, dtype: torch.dtype, known: set[str]) -> Router | str:
+    """What the router becomes, or why it does not. `known`: choices that were proven for all
+    numbers of rows."""
+    if router._forward_hooks or router._forward_pre_hooks:
+        return "it has hooks"
+    if dtype not in SHARE_ERRORS or len(router.weight) > min(LARGEST, router.weight.shape[1]):
+        return "it is of another size or dtype"
+    made = find_router(router, dtype)
+    if made is None:
+        return "how it chooses is not known"
+    counts = ROUTED[1:2] if made.choice_text in known else ROUTED
+    known.add(made.choice_text)
+    return disprove_router(made, router, dtype, counts) or made

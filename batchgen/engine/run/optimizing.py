@@ -11,7 +11,7 @@ import torch
 from batchgen.engine.config import CPU_ROUNDINGS, EngineConfig
 from batchgen.engine.cpu.joined_linear import join_linears
 from batchgen.engine.cpu.optimize import optimize_for_cpu
-from batchgen.engine.mixture.replacing import replace_experts
+from batchgen.engine.mixture.replacing import replace_experts, replace_routers
 from batchgen.errors import UsageError
 
 __all__ = ["optimizer_of"]
@@ -26,7 +26,7 @@ def optimizer_of(config: EngineConfig, device: torch.device) -> Callable[[Any], 
     if device.type == "cuda" and config.deterministic:
         return _make_steady
     if device.type == "cuda" and not config.enforce_eager:
-        return _optimize_for_cuda
+        return partial(_optimize_for_cuda, alone=config.tensor_parallel == 1)
     return None
 
 
@@ -42,10 +42,13 @@ def _optimize_for_cpu(module: Any, config: EngineConfig) -> None:
         )
 
 
-def _optimize_for_cuda(module: Any) -> None:
+def _optimize_for_cuda(module: Any, alone: bool) -> None:
+    """`alone`: no other rank is to choose the same experts."""
     from batchgen.engine.cuda.gated_mlp import replace_gated_mlps
 
     replace_experts(module)
+    if alone:
+        replace_routers(module)
     replace_gated_mlps(module)
     _join(module)
 
