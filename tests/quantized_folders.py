@@ -164,6 +164,11 @@ def mxfp4(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Ten
     return parts, sizes * (2.0 ** (scale - 127)).repeat_interleave(32, 1)
 
 
+def quark_mxfp4(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
+    parts, dense = mxfp4(weight, draw)
+    return {"weight": parts["weight_packed"], "weight_scale": parts["weight_scale"]}, dense
+
+
 def mxfp8(weight: torch.Tensor, draw: torch.Generator) -> tuple[Parts, torch.Tensor]:
     scale = torch.randint(116, 121, (weight.shape[0], weight.shape[1] // 32), generator=draw)
     values, dense = float8(weight, (2.0 ** (scale - 127)).repeat_interleave(32, 1))
@@ -189,6 +194,26 @@ CT_FLOAT8: dict[str, Any] = {
     "input_activations": {"num_bits": 8, "type": "float", "dynamic": True, "strategy": "token"},
 }
 CT: dict[str, Any] = {"quant_method": "compressed-tensors", "ignore": ["lm_head"]}
+
+
+def auto_round(packing: str, **more: Any) -> dict[str, Any]:
+    rounded = {"bits": 4, "group_size": GROUP, "sym": False, "data_type": "int"}
+    layers = {"lm_head": {"bits": 16, "data_type": "float"}, "model.layers.0.mlp.up_proj": rounded}
+    named = {"quant_method": "auto-round", "packing_format": packing, "extra_config": layers}
+    return named | rounded | more
+
+
+def quark(dtype: str, scheme: str, **more: Any) -> dict[str, Any]:
+    weight = {"dtype": dtype, "qscheme": scheme, "is_dynamic": False, **more}
+    return {
+        "quant_method": "quark",
+        "global_quant_config": {"weight": weight, "input_tensors": {"dtype": dtype}},
+        "layer_quant_config": {},
+        "exclude": ["lm_head"],
+        "export": {"weight_format": "real_quantized", "kv_cache_group": []},
+    }
+
+
 FORMATS: dict[str, tuple[Format, dict[str, Any]]] = {
     "awq": (awq, {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}),
     "gptq": (gptq, {"quant_method": "gptq", "bits": 4, "group_size": GROUP}),
@@ -218,6 +243,11 @@ FORMATS: dict[str, tuple[Format, dict[str, Any]]] = {
     ),
     "fp8 blocks": (per_block, {"quant_method": "fp8", "weight_block_size": [128, 128]}),
     "modelopt": (per_tensor, {"quant_method": "modelopt", "quant_algo": "FP8"}),
+    "fbgemm": (per_channel, {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}),
+    "quark": (per_tensor, quark("fp8_e4m3", "per_tensor")),
+    "auto-round gptq": (gptq, auto_round("auto_round:auto_gptq")),
+    "auto-round gptq_v2": (gptq_v2, auto_round("auto_round")),
+    "auto-round awq": (awq, auto_round("auto_round:auto_awq")),
 }
 """What a folder's layers are saved as, and its `quantization_config`."""
 
@@ -234,6 +264,10 @@ SMALL_FLOATS: dict[str, tuple[Format, dict[str, Any]]] = {
     "modelopt nvfp4": (
         modelopt_nvfp4,
         {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16},
+    ),
+    "quark mxfp4": (
+        quark_mxfp4,
+        quark("fp4", "per_group", group_size=32, scale_format="e8m0"),
     ),
     "mxfp8": (mxfp8, ct_floats("mxfp8-quantized", 8, 32)),
     "modelopt mxfp8": (mxfp8, {"quant_method": "modelopt", "quant_algo": "MXFP8"}),

@@ -89,6 +89,8 @@ def test_packed_numbers_are_never_taken_for_weights(tmp_path: Path) -> None:
     ("found", "message"),
     [
         ({"quant_method": "aqlm"}, "aqlm weights, which batchgen does not serve"),
+        ({"quant_method": "hqq"}, "name the weights that are not.*with the package hqq"),
+        ({"quant_method": "bitnet"}, "bitnet weights, which batchgen does not serve"),
         ({"quant_method": "fp8", "kv_cache_scheme": {"num_bits": 8}}, "KV cache scheme"),
         ({"bits": 4}, "without a quant_method"),
         (W8A8, "and compressed-tensors is not installed"),
@@ -103,7 +105,7 @@ def test_what_is_not_served_or_not_installed_is_named(
     config = tiny_model("llama").config
     config.quantization_config = found
     config.save_pretrained(tmp_path)
-    with pytest.raises(ModelRefusedError, match=message) as caught:
+    with pytest.raises(ModelRefusedError, match=f"(?s){message}") as caught:
         load_model(EngineConfig(model=tmp_path, device="cpu"))
     assert caught.value.exit_code == 2
     assert caught.value.hint

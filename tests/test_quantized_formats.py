@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from parity_oracle import Oracle
-from quantized_folders import CT, FORMATS, GROUP, describe, save_quantized
+from quantized_folders import CT, FORMATS, GROUP, auto_round, describe, quark, save_quantized
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 from torch import nn
@@ -190,6 +190,20 @@ def test_scales_that_are_missing_or_do_not_fit_are_named_before_weights_are_read
         ({"quant_method": "gptq", "group_size": 0}, "in groups of 0"),
         ({"quant_method": "awq", "group_size": "all"}, "in groups of 'all'"),
         ({"quant_method": "fp8", "weight_block_size": [128]}, r"in blocks of \[128\]"),
+        (auto_round("auto_round:llm_compressor"), "packed for 'auto_round:llm_compressor'"),
+        (auto_round("auto_round", data_type="mx_fp"), "of other numbers than integers"),
+        (auto_round("auto_round", act_bits=8), "with rounded inputs"),
+        (auto_round("auto_round", extra_config={"x": {"bits": 8}}), "whose layers differ"),
+        (auto_round("auto_round", bits=3, extra_config=None), "of 3 bits"),
+        (quark("int4", "per_group"), "of dtype 'int4', qscheme 'per_group'"),
+        (
+            {**quark("fp8_e4m3", "per_tensor"), "export": {"weight_format": "fake"}},
+            "of the weight_f",
+        ),
+        (
+            {**quark("fp8_e4m3", "per_tensor"), "layer_quant_config": {"x": {"weight": {}}}},
+            "whose layers differ in their formats",
+        ),
         ({"quant_method": "gptq", "bits": 4}, "says 4-bit integer weights, and its files hold non"),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_quantised_folder_stays_quantised(name: str, dtype: str, tmp_path: Pat
     assert len(list(quantized_layers(model.module))) == count
     assert any(f"{count} layers of" in note for note in model.notes), model.notes
     assert not any("dequantised" in note for note in model.notes), model.notes
-    inputs_are_rounded = name in ("fp8 dynamic", "fp8 blocks", "modelopt")
+    inputs_are_rounded = name in ("fp8 dynamic", "fp8 blocks", "modelopt", "fbgemm", "quark")
     # These wide random layers make much of a rounded input; a wrong scale makes it 1 and more.
     assert apart(model.module, dense) < (0.5 if inputs_are_rounded else 0.05)
     assert worst_layer(model.module) < 6e-3

@@ -30,7 +30,15 @@ _PACKAGES = {
 }
 """Method -> what has to be installed, by the names of the package index, where batchgen does not
 read the weights itself."""
-_OWN = ("fp8", "mxfp8", "modelopt", "gptq", "awq", "compressed-tensors")
+_ELSEWHERE = {
+    "aqlm": "aqlm", "eetq": "kernels", "fp_quant": "fp_quant", "higgs": "flute-kernel",
+    "hqq": "hqq", "quanto": "optimum-quanto", "sinq": "sinq", "spqr": "spqr_quant", "vptq": "vptq",
+}  # fmt: skip
+"""Methods that are not served -> the package by which transformers runs them."""
+_OWN = (
+    *("fp8", "mxfp8", "fbgemm_fp8", "modelopt", "quark", "gptq", "awq", "auto-round"),
+    "compressed-tensors",
+)
 
 QUANTIZED_NAMES = (
     *(f".weight{end}" for end in ("_scale", "_scale_inv", "_packed", ".absmax")),
@@ -122,11 +130,13 @@ class Quantized:
     def check_served(self, model: str) -> None:
         """Raises ModelRefusedError for a method, or a variant of one, that is not served."""
         if self.unserved or (self.scheme is None and self.method not in _PACKAGES):
+            own = _ELSEWHERE.get(self.method)
             raise ModelRefusedError(
                 f"model {model!r} has {self.method} weights, which batchgen does not serve"
                 + (f" {self.unserved}" if self.unserved else ""),
-                f"served are {', '.join(dict.fromkeys((*_OWN, *_PACKAGES)))} and .gguf files; "
-                "or name the weights that are not quantised",
+                "name the weights that are not quantised, or some in "
+                f"{', '.join(dict.fromkeys((*_OWN, *_PACKAGES)))} or a .gguf file"
+                + (f"; transformers runs these with the package {own}" if own else ""),
             )
 
     def check_installed(self, model: str) -> None:

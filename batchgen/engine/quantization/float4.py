@@ -25,6 +25,7 @@ FLOAT4_PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "modelopt": {"weight": ("U8",), "weight_scale": ("F8_E4M3",), "weight_scale_2": ("F32",)},
     "mxfp4": {"weight_packed": ("U8",), "weight_scale": ("U8", "F8_E8M0")},
+    "quark": {"weight": ("U8",), "weight_scale": ("U8", "F8_E8M0")},
 }
 """Packing -> a layer's tensors, all needed, that of the codes first, and their types."""
 
@@ -51,7 +52,7 @@ def read_float4(parts: Mapping[str, torch.Tensor], packing: str) -> Float4:
     multiplies."""
     codes = parts[next(iter(FLOAT4_PARTS[packing]))]
     scales = parts["weight_scale"]
-    if packing == "mxfp4":
+    if packing in ("mxfp4", "quark"):
         return Float4(codes, exponents(scales))
     if packing == "nvfp4":
         return Float4(codes, scales.float() / parts["weight_global_scale"].reshape(()))

@@ -19,6 +19,15 @@ _FLOAT8_FORMATS = ("float-quantized", "naive-quantized")
 _MX_BLOCK = (1, 32)
 _FLOAT4 = {"nvfp4-pack-quantized": ("nvfp4", 16), "mxfp4-pack-quantized": ("mxfp4", 32)}
 """compressed-tensors' format -> how the codes are packed, and the inputs that share a scale."""
+_AUTO_ROUND = {
+    "auto_round:auto_gptq": "gptq",
+    "auto_round:gptq": "gptq",
+    "auto_round": "gptq_v2",
+    "auto_round:gptqmodel": "gptq_v2",
+    "auto_round:auto_awq": "awq",
+    "auto_round:awq": "awq",
+}
+"""AutoRound's packing_format -> the packing that it is."""
 _CACHE_SCALES = "scales for a KV cache in 8 bits, which keeps the model's dtype"
 _SKIPS = "-:"
 """Begins a rule of GPTQModel's `dynamic` for layers that are stored as they were: their tensors
@@ -36,8 +45,8 @@ class Scheme:
     kind: str
     """`float8`, `float4` or `integer`."""
     packing: str = ""
-    """Of integers `awq`, `gptq`, `gptq_v2` or `pack-quantized`; of float4 `nvfp4`, `mxfp4` or
-    `modelopt`."""
+    """Of integers `awq`, `gptq`, `gptq_v2` or `pack-quantized`; of float4 `nvfp4`, `mxfp4`,
+    `modelopt` or `quark`."""
     bits: int = 8
     group_size: int = -1
     """Inputs that share a scale of an output; -1: all of them."""
@@ -65,13 +74,17 @@ def read_scheme(found: Mapping[str, Any]) -> Scheme | None:
         "fp8": _fp8,
         "mxfp8": _mxfp8,
         "modelopt": _modelopt,
+        "fbgemm_fp8": lambda told: Scheme("float8"),
         "awq": _awq,
         "gptq": _gptq,
+        "auto-round": _auto_round,
+        "quark": _quark,
         "compressed-tensors": _compressed,
     }
     reader = readers.get(str(found.get("quant_method")))
     has_cache = found.get("kv_cache_quant_algo") or found.get("kv_cache_scheme")
-    if reader is None or (has_cache and reader not in (_modelopt, _compressed)):
+    has_cache = has_cache or (found.get("export") or {}).get("kv_cache_group")
+    if reader is None or (has_cache and reader not in (_modelopt, _compressed, _quark)):
         return None
     scheme = reader(found)
     if scheme is None or not has_cache:
@@ -119,6 +132,48 @@ def _gptq(found: Mapping[str, Any]) -> Scheme:
     if any(not rule.startswith(_SKIPS) for rule in found.get("dynamic") or ()):
         raise UnknownSchemeError("whose layers differ in their bits")
     return _integers("gptq", packing, found.get("bits", 4), found.get("group_size", 128))
+
+
+def _auto_round(found: Mapping[str, Any]) -> Scheme:
+    """GPTQ's layout, whose zero points are stored less one or as they are, or AWQ's."""
+    packing = found.get("packing_format")
+    if packing not in _AUTO_ROUND:
+        raise UnknownSchemeError(f"packed for {packing!r}")
+    if found.get("data_type", "int") != "int" or (found.get("act_bits") or 16) < 16:
+        raise UnknownSchemeError("of other numbers than integers, or with rounded inputs")
+    whole = {name: found.get(name) for name in ("bits", "group_size", "sym")}
+    for layer in (found.get("extra_config") or {}).values():
+        rounded = layer.get("bits", whole["bits"]) or 16
+        if rounded < 16 and any(layer.get(name, whole[name]) != whole[name] for name in whole):
+            raise UnknownSchemeError("whose layers differ in their bits")
+    own = _AUTO_ROUND[packing]
+    method = own.removesuffix("_v2")
+    return _integers(method, own, found.get("bits", 4), found.get("group_size", 128))
+
+
+def _quark(found: Mapping[str, Any]) -> Scheme:
+    """Its float8, and its floats of 4 bits with powers of two as scales."""
+    export = found.get("export") or {}
+    told = [found.get("global_quant_config") or {}]
+    told += [one for one in (found.get("layer_quant_config") or {}).values() if one]
+    weights = [one.get("weight") or {} for one in told]
+    first = weights[0]
+    if any(_of_quark(other) != _of_quark(first) for other in weights):
+        raise UnknownSchemeError("whose layers differ in their formats")
+    if export.get("weight_format", "real_quantized") != "real_quantized":
+        raise UnknownSchemeError(f"of the weight_format {export['weight_format']!r}")
+    match _of_quark(first):
+        case ("fp8_e4m3", "per_tensor" | "per_channel", _, _):
+            return Scheme("float8")
+        case ("fp4", "per_group", 32, "e8m0"):
+            return Scheme("float4", "quark", 4, 32)
+    told_as = ", ".join(f"{name} {first.get(name)!r}" for name in ("dtype", "qscheme"))
+    raise UnknownSchemeError(f"of {told_as}")
+
+
+def _of_quark(weight: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What decides how a layer's weight is stored."""
+    return tuple(weight.get(one) for one in ("dtype", "qscheme", "group_size", "scale_format"))
 
 
 def _first(found: Mapping[str, Any], *names: str) -> Any:
