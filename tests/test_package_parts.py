@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,14 @@ NF4 = {
     f"{WEIGHT}.quant_state.bitsandbytes__nf4": BYTES,
 }
 INT8 = {WEIGHT: BYTES.to(torch.int8), WEIGHT.replace("weight", "SCB"): FLOATS}
+MADE_OF = {WEIGHT: json.dumps({"_type": "Int8Tensor", "_tensor_data_names": ["qdata", "scale"]})}
+TORCHAO = {WEIGHT.replace("weight", f"_weight_{part}"): BYTES for part in ("qdata", "scale")}
 PACKED = {f"{WEIGHT}_packed": BYTES, f"{WEIGHT}_scale": FLOATS}
 
 
 def saved(folder: Path, tensors: dict[str, torch.Tensor], without: str = "") -> Path:
     kept = {name: value.clone() for name, value in tensors.items() if name != without}
-    save_file(kept, folder / "model.safetensors")
+    save_file(kept, folder / "model.safetensors", MADE_OF | {"format": "pt"})
     return folder
 
 
@@ -35,7 +38,8 @@ def saved(folder: Path, tensors: dict[str, torch.Tensor], without: str = "") -> 
     ("method", "tensors", "missing"),
     [
         *(("bitsandbytes", NF4, name) for name in list(NF4)[:-1]),
-        ("bitsandbytes", INT8, list(INT8)[1]),
+        *(("bitsandbytes", INT8, name) for name in INT8),
+        *(("torchao", TORCHAO, name) for name in TORCHAO),
         ("compressed-tensors", PACKED, list(PACKED)[1]),
     ],
 )
@@ -45,6 +49,16 @@ def test_what_a_weight_lacks_is_named_before_it_is_read(
     check_parts(saved(tmp_path, tensors), method)
     with pytest.raises(ModelRefusedError, match=f"without '{missing}'"):
         check_parts(saved(tmp_path, tensors, missing), method)
+
+
+def test_a_weight_of_four_bits_without_its_state_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefusedError, match=f"without '{WEIGHT}.quant_state'"):
+        check_parts(saved(tmp_path, NF4, list(NF4)[-1]), "bitsandbytes")
+
+
+def test_parts_under_torchao_s_older_names_are_there(tmp_path: Path) -> None:
+    older = {name.replace("._weight_", ".weight:"): value for name, value in TORCHAO.items()}
+    check_parts(saved(tmp_path, older), "torchao")
 
 
 def test_scales_that_are_not_scaled_themselves_need_no_more(tmp_path: Path) -> None:
