@@ -7,6 +7,7 @@ row runs. Its limits (symbols, lexer states, work in one mask) bound time and me
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.grammar.constraint import GrammarConstraint
+from batchgen.engine.grammar.schema import strict_schema
 from batchgen.engine.grammar.spelled import holds, special_texts, spelled_out
 from batchgen.engine.grammar.suffix_search import Suffixes, SuffixSearch
 from batchgen.engine.grammar.vocabulary import as_of_completions
@@ -41,6 +43,11 @@ _LEAST_ROOM, _MOST_ROOM = 64, 1024
 _WHITESPACE = r"[ \t]{1,2}|\r?\n[ \t]{0,20}"
 """Between tokens of JSON: a line break once, and indented. Where any is allowed, small models write
 line breaks until max_tokens."""
+_ESCAPES = 'nrbtf"\\'
+"""After a backslash in JSON. With u, another name of a property would escape its schema: of one
+named `a` the name `\\u0061`. Other letters are written as they are."""
+_CONTROL = re.compile(r"\\u00[01]|\x7f|\\\\[xuvc0]")
+"""In a schema's JSON: what may stand for a letter that only u can write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +201,9 @@ def _slices(kind: type[LLTokenizer]) -> list[str]:
 
 def _json_schema(wanted: StructuredOutput) -> str:
     matcher = _llguidance().LLMatcher
-    options: dict[str, Any] = {"lenient": False}  # over a schema's own wish, `x-guidance`
+    options: dict[str, Any] = {"lenient": False}
+    if not _CONTROL.search(wanted.text):
+        options["json_allowed_escapes"] = _ESCAPES
     if wanted.whitespace == "":
         options["whitespace_flexible"] = False
     else:
@@ -202,7 +211,8 @@ def _json_schema(wanted: StructuredOutput) -> str:
     schema = json.loads(wanted.text)
     if schema is False:
         raise ValueError("false allows no value at all")
-    return str(matcher.grammar_from_json_schema({} if schema is True else schema, None, options))
+    schema = {} if schema is True else strict_schema(schema)
+    return str(matcher.grammar_from_json_schema(schema, None, options))
 
 
 def _regex(wanted: StructuredOutput) -> str:
