@@ -104,9 +104,18 @@ def test_a_layer_of_experts(
 
 
 @direct
-@pytest.mark.parametrize(("pairs", "experts", "rows"), [(1, 3, 16), (1100, 5, 128), (90, 33, 16)])
-def test_pairs_are_put_in_the_order_of_experts(pairs: int, experts: int, rows: int) -> None:
+@pytest.mark.parametrize("few", [8192, 0], ids=["counted on the way", "counted before"])
+@pytest.mark.parametrize(
+    ("pairs", "experts", "rows"),
+    [(1, 3, 16), (1100, 5, 128), (90, 33, 16), (1025, 128, 16), (7, 1, 16)],
+)
+def test_pairs_are_put_in_the_order_of_experts(
+    pairs: int, experts: int, rows: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from batchgen.engine.mixture import sorting
     from batchgen.engine.mixture.sorting import sort_pairs
+
+    monkeypatch.setattr(sorting, "_FEW", few)
 
     generator = torch.Generator().manual_seed(pairs)
     chosen = torch.randint(0, experts + 1, (pairs, 1), generator=generator).to(DEVICE)

@@ -15,6 +15,8 @@ import triton.language as tl
 __all__ = ["Sorted", "sort_pairs", "tile_at"]
 
 _BLOCK = 1024
+_FEW = 8192
+"""Pairs: every program counts so many for itself, which is sooner done than another launch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +71,26 @@ def _place_kernel(
     EXPERTS: tl.constexpr,  # a power of 2
     ROWS: tl.constexpr,  # of a tile
     BLOCK: tl.constexpr,
+    COUNTED: tl.constexpr,  # `counts` are there
 ) -> None:
     """An expert a program: its pairs, and its tiles."""
     expert = tl.program_id(0)
     experts = tl.arange(0, EXPERTS)
-    every = tl.load(counts + experts, experts < num_experts, other=0)
+    at = tl.arange(0, BLOCK)
+    if COUNTED:
+        every = tl.load(counts + experts, experts < num_experts, other=0)
+    else:
+        every = tl.zeros([EXPERTS], tl.int32)
+        for start in range(0, num_pairs, BLOCK):
+            ids = tl.load(chosen + start + at, start + at < num_pairs, other=-1).to(tl.int32)
+            is_expert = (ids >= 0) & (ids < num_experts)
+            every += tl.histogram(tl.where(is_expert, ids, 0), EXPERTS, mask=is_expert)
     before = experts < expert
     first = tl.sum(tl.where(before, every, 0))
     needed = (every + ROWS - 1) // ROWS
     tile = tl.sum(tl.where(before, needed, 0))
     if expert == 0:
         tl.store(num_tiles, tl.sum(needed))
-    at = tl.arange(0, BLOCK)
     end = first
     for start in range(0, num_pairs, BLOCK):
         ids = tl.load(chosen + start + at, start + at < num_pairs, other=-1)
@@ -100,14 +110,16 @@ def sort_pairs(chosen: torch.Tensor, num_experts: int, rows: int) -> Sorted:
     pairs, device = chosen.numel(), chosen.device
     active = min(pairs, num_experts)
     most_tiles = active + (pairs - active) // rows
-    counts = torch.empty(num_experts, dtype=torch.int32, device=device)
     order = torch.empty(pairs, dtype=torch.int32, device=device)
     tiles = torch.empty(most_tiles, 3, dtype=torch.int32, device=device)
     num_tiles = torch.empty(1, dtype=torch.int32, device=device)
     grid, padded = (num_experts,), triton.next_power_of_2(num_experts)
-    _count_kernel[grid](chosen, counts, pairs, _BLOCK, num_warps=4)
+    counts = None
+    if pairs > _FEW:
+        counts = torch.empty(num_experts, dtype=torch.int32, device=device)
+        _count_kernel[grid](chosen, counts, pairs, _BLOCK, num_warps=4)
     _place_kernel[grid](
         chosen, counts, order, tiles, num_tiles, pairs, num_experts, padded, rows, _BLOCK,
-        num_warps=4,
+        counts is not None, num_warps=4,
     )  # fmt: skip
     return Sorted(order, tiles, num_tiles)
