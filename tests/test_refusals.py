@@ -78,24 +78,28 @@ def test_state_that_barely_shows_is_found_all_the_same() -> None:
         load_model_from(module, ReferenceBackend())
 
 
+def longrope(length: int) -> dict[str, Any]:
+    """Other frequencies for rows that are longer."""
+    own = {"original_max_position_embeddings": length}
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    return own | {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4} | factors | own}
+
+
+@pytest.mark.parametrize("length", [4, 21])
+def test_other_frequencies_within_the_proof_s_lengths_are_named(length: int) -> None:
+    with pytest.raises(ModelRefusedError, match=f"up to {length} tokens only, its RoPE") as caught:
+        load_model_from(tiny_model("phi3", **longrope(length)), ReferenceBackend())
+    assert "original_max_position_embeddings" in caught.value.hint
+    assert (
+        load_model_from(tiny_model("phi3", **longrope(22)), ReferenceBackend()).max_position == 22
+    )
+
+
 @pytest.mark.parametrize(
     ("model_type", "changes", "exact"),
     [
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, 256),
-        (
-            "phi3",
-            {
-                "original_max_position_embeddings": 64,
-                "rope_parameters": {
-                    "rope_type": "longrope",
-                    "rope_theta": 1e4,
-                    "short_factor": [1.0] * 4,
-                    "long_factor": [4.0] * 4,
-                    "original_max_position_embeddings": 64,
-                },
-            },
-            64,
-        ),
+        ("phi3", longrope(64), 64),
         ("llama4_text", {}, 63),
         ("llama4_text", {"attn_temperature_tuning": False}, 64),
     ],

@@ -28,8 +28,16 @@ class Limits:
     reason: str | None = None
     notes: list[str] = field(default_factory=list)
 
-    def check(self, model_type: str, max_model_len: int | None) -> None:
-        """Refuse a length that was asked for and cannot be exact."""
+    def check(self, model_type: str, max_model_len: int | None, proven: int) -> None:
+        """Refuse a length that was asked for and cannot be exact, and a model that changes within
+        the `proven` tokens of the proof."""
+        if self.reason and self.max_position < proven:
+            raise ModelRefusedError(
+                f"model type {model_type!r} cannot be proven: {self.reason}, and the proof takes "
+                f"{proven}",
+                "correct its config.json (of longrope, original_max_position_embeddings): no "
+                "trained model changes so early",
+            )
         if max_model_len is not None and max_model_len > self.max_position and self.reason:
             raise ModelRefusedError(
                 f"model type {model_type!r} cannot be served exactly up to max_model_len "

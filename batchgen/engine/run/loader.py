@@ -41,7 +41,7 @@ from batchgen.engine.model.proof import (
     is_quantized,
     prove,
 )
-from batchgen.engine.model.proof_logits import own_logits
+from batchgen.engine.model.proof_logits import LENGTHS, own_logits
 from batchgen.engine.parallel.group import Group
 from batchgen.engine.quantization.proof import has_quantized, settle_layers
 from batchgen.engine.run.optimizing import optimizer_of
@@ -209,7 +209,7 @@ def _proven(
         found = discover(module, model_type, vocab_size)
     give_back_loaded(module.device)
     limits = find_limits(module, found)
-    limits.check(model_type, max_model_len)
+    limits.check(model_type, max_model_len, max(LENGTHS))
     wait_for_kernels()
     with _stage("proof"):
         expected = prove(module, found, backend, limits.max_position)
