@@ -150,6 +150,14 @@ def test_regex_choice_grammar_and_json_object_hold(
     assert all(re.fullmatch(pattern, _text(c)) for c in ended)
 
 
+def test_as_many_choices_as_may_be_given_hold(grammars: GrammarCompiler) -> None:
+    choices = [f"{number:,} of them" for number in range(10_000)]
+    wanted = _wanted(guided_choice=choices)
+    done = completions_of(_byte_engine(), [_request(grammars, i, wanted) for i in range(8)])
+    assert {c.finish_reason for c in done.values()} == {FinishReason.STOP}
+    assert {_text(c) for c in done.values()} <= {*choices}
+
+
 @pytest.mark.parametrize("depth", [0, 1])
 def test_a_grammars_end_ends_the_row_whatever_its_other_settings(
     grammars: GrammarCompiler, depth: int

@@ -156,9 +156,9 @@ def _choice(value: Any) -> StructuredOutput:
     good = isinstance(value, list | tuple) and 0 < len(value) <= _MAX_CHOICES
     if not good or not all(isinstance(item, str) and item for item in value):
         raise _invalid("a choice", "a list of non-empty strings", value)
-    return StructuredOutput(
-        GrammarKind.GRAMMAR, "start: " + " | ".join(json.dumps(item) for item in value)
-    )
+    choices = " | ".join(json.dumps(item) for item in value)
+    # One terminal: of rules llguidance follows 2,000 at a time.
+    return StructuredOutput(GrammarKind.GRAMMAR, f"start: CHOICE\nCHOICE: {choices}")
 
 
 def _object(name: str, value: Any) -> dict[str, Any]:
