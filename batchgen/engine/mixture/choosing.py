@@ -17,8 +17,9 @@ __all__ = ["choose_experts"]
 
 _SOFTMAX, _SIGMOID, _LOGITS = (tl.constexpr(one) for one in (SOFTMAX, SIGMOID, LOGITS))
 _LEAST, _MOST = tl.constexpr(-(2**31)), tl.constexpr(2**31 - 1)
-_NUMBERS = 128
-"""Of a program, in one warp: what a warp adds or compares goes through no shared memory."""
+_LANES = 32
+"""Of a warp, which is a program: it compares a row of so many or more in one instruction, and
+nothing goes through shared memory."""
 
 
 @triton.jit(do_not_specialize=["num_tokens"])  # type: ignore[untyped-decorator]
@@ -144,7 +145,7 @@ def choose_experts(
     shares, chosen = _empty(logits, how)
     tokens, experts = logits.shape
     padded = triton.next_power_of_2(experts)
-    rows = max(1, _NUMBERS // padded)
+    rows = max(1, _LANES // padded)
     if tokens:
         _choose_kernel[(triton.cdiv(tokens, rows),)](
             logits, correction, shares, chosen, tokens, how.epsilon, how.factor, how.function,
