@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import pickle
 import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from engine_runs import completions_of, tokens_of
 from fake_model import FakeModel, engine_over
 
 from batchgen.engine.draws import draw_key
+from batchgen.engine.grammar import compiler
 from batchgen.engine.grammar.compiler import GrammarCompiler
 from batchgen.engine.request import (
     Completion,
@@ -224,6 +229,43 @@ def test_a_grammar_that_passes_its_limits_while_it_runs_fails_its_row_alone(
     done = completions_of(_byte_engine(), [broken, _request(grammars, 1, LETTERS)])
     assert (done[0].error_code, done[0].error_message) == ("invalid_schema", "too many states")
     assert done[1].finish_reason is FinishReason.STOP
+
+
+def test_a_long_grammar_is_read_with_room_for_rules_that_refer_to_each_other(
+    grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    read = compiler._SOURCES[GrammarKind.REGEX]
+
+    def source(wanted: StructuredOutput) -> str:
+        seen.append(threading.stack_size())
+        return read(wanted)
+
+    monkeypatch.setitem(compiler._SOURCES, GrammarKind.REGEX, source)
+    before = threading.stack_size()
+    for text in ("short", f"long {'x' * 5_000}"):
+        grammars.constraint(_wanted(guided_regex=text))
+    assert seen[0] == before == threading.stack_size()
+    assert seen[1] >= 1 << 28
+    with pytest.raises(RowError, match="not served"):
+        grammars.constraint(_wanted(guided_regex=f"(?=a){'x' * 5_000}"))
+
+
+def test_rows_that_begin_at_once_in_an_engine_s_process_read_their_schema_once(
+    grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, calls = pickle.loads(pickle.dumps(grammars.constraint(LETTERS))), []
+
+    def source(wanted: StructuredOutput) -> str:
+        calls.append(wanted)
+        time.sleep(0.05)
+        return compiler._regex(wanted)
+
+    monkeypatch.setitem(compiler._SOURCES, GrammarKind.REGEX, source)
+    with ThreadPoolExecutor(8) as threads:
+        constraints = [done.result() for done in [threads.submit(begin) for _ in range(8)]]
+    assert calls == [LETTERS]
+    assert len({*map(id, constraints)}) == 8
 
 
 def test_every_name_of_a_schema_means_the_same() -> None:

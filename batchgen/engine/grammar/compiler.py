@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchgen.engine.grammar.constraint import GrammarConstraint
 from batchgen.engine.grammar.schema import strict_schema
@@ -27,10 +29,16 @@ if TYPE_CHECKING:
 
 __all__ = ["GrammarCompiler"]
 
+_T = TypeVar("_T")
+
 BYTES = "byte"
 """llguidance's name of a vocabulary of bytes."""
 MAX_TEXT = 1_000_000
 """Characters of a grammar. Those of people and of schema generators have thousands."""
+_LONG_TEXT = 4_000
+"""Characters, of which fewer hold no chain of rules that 8 MB of stack would not."""
+_STACK = 1 << 28
+"""Bytes of stack, of which those in use are memory: what llguidance's own limits leave fits."""
 _MOST_KEPT = 256
 _MOST_KEPT_TEXT = 8_000_000
 _MAX_STATES = 50_000
@@ -59,7 +67,7 @@ class _Compiled:
 
 
 class GrammarCompiler(Shared):
-    """Compiles for one vocabulary, which is read with the first grammar. Used from one thread.
+    """Compiles for one vocabulary, which is read with the first grammar.
 
     `vocabulary` gives what `tokenizers.Tokenizer.to_str` does, or `byte`.
     """
@@ -74,6 +82,7 @@ class GrammarCompiler(Shared):
         self._special_texts: frozenset[str] = frozenset()
         self._kept: OrderedDict[StructuredOutput, _Compiled | RowError] = OrderedDict()
         self._kept_text = 0
+        self._lock = threading.Lock()
 
     def constraint(
         self,
@@ -108,15 +117,15 @@ class GrammarCompiler(Shared):
         return GrammarCompiler, (vocabulary, self._vocab_size, self._eos_token_ids)
 
     def _compiled(self, wanted: StructuredOutput) -> _Compiled:
-        found = self._kept.pop(wanted, None)
-        if found is None:
-            found = self._compile(wanted)
-            self._kept_text += len(wanted.text)
-        self._kept[wanted] = found
-        while len(self._kept) > _MOST_KEPT or self._kept_text > max(
-            _MOST_KEPT_TEXT, len(wanted.text)
-        ):
-            self._kept_text -= len(self._kept.popitem(last=False)[0].text)
+        with self._lock:  # a step's rows begin in several threads
+            found = self._kept.pop(wanted, None)
+            if found is None:
+                found = self._compile(wanted)
+                self._kept_text += len(wanted.text)
+            self._kept[wanted] = found
+            most_text = max(_MOST_KEPT_TEXT, len(wanted.text))
+            while len(self._kept) > _MOST_KEPT or self._kept_text > most_text:
+                self._kept_text -= len(self._kept.popitem(last=False)[0].text)
         if isinstance(found, RowError):
             raise RowError(found.code, found.message)
         return found
@@ -130,15 +139,20 @@ class GrammarCompiler(Shared):
             return vocabulary
         if holds(wanted.text, self._special_texts):
             vocabulary = self._spelled
-        try:
-            grammar = _SOURCES[wanted.kind](wanted)
-        except Exception as error:  # each source's parser has exceptions of its own
-            return _refused(wanted, str(error) or type(error).__name__)
         limits = llguidance.LLParserLimits(max_lexer_states=_MAX_STATES, verbose_errors=False)
-        matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0, limits=limits)
-        if matcher.is_error():
-            return _refused(wanted, matcher.get_error())
-        return _Compiled(matcher, Suffixes(lambda: self._search, matcher))
+
+        def read() -> LLMatcher | RowError:
+            try:
+                grammar = _SOURCES[wanted.kind](wanted)
+            except Exception as error:  # each source's parser has exceptions of its own
+                return _refused(wanted, str(error) or type(error).__name__)
+            matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0, limits=limits)
+            return _refused(wanted, matcher.get_error()) if matcher.is_error() else matcher
+
+        found = _with_room(read) if len(wanted.text) > _LONG_TEXT else read()
+        if isinstance(found, RowError):
+            return found
+        return _Compiled(found, Suffixes(lambda: self._search, found))
 
     @cached_property
     def _search(self) -> SuffixSearch:
@@ -193,6 +207,21 @@ class _Begin:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Begin, self._parts
+
+
+def _with_room(read: Callable[[], _T]) -> _T:
+    """Its result, from a thread with a large stack where one can be had. llguidance follows the
+    rules of a grammar by recursion, and a stack that ends ends the process."""
+    before = threading.stack_size(_STACK)
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="batchgen-grammar") as threads:
+            try:
+                begun = threads.submit(read)
+            except RuntimeError:  # no memory for it
+                return read()
+            return begun.result()
+    finally:
+        threading.stack_size(before)
 
 
 def _slices(kind: type[LLTokenizer]) -> list[str]:
