@@ -35,6 +35,12 @@ _SCALARS = {
 _STRING, _ARRAY = 8, 9
 _UNREADABLE = (EOFError, KeyError, struct.error, MemoryError, OverflowError, RecursionError)
 _CHUNK_BYTES = 1 << 20
+_MOST_NAME = (1 << 16) - 1
+_MOST_TEXT = 1 << 26
+_MOST_VALUES = 1 << 22
+_MOST_SIZES = 4
+"""Bytes of a name and of a text, values in all lists together, dimensions of a tensor: what says
+that it has more is no model's, and would be read for minutes."""
 _ALIGNMENT = 32
 """Of tensors, where the file names none."""
 
@@ -69,6 +75,9 @@ class _Reader:
     """Reads values off a file that is fetched in chunks, so that weights are never touched."""
 
     def __init__(self, path: Path, size: int) -> None:
+        self.where = "its head"
+        """What is being read, for people."""
+        self._values = 0
         self._file = path.open("rb")
         self._size = size
         self._buffer = bytearray()
@@ -89,8 +98,11 @@ class _Reader:
     def scalar(self, code: str) -> Any:
         return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
 
-    def string(self) -> str:
-        return str(self.take(self.scalar("Q")), "utf-8", "replace")
+    def string(self, most: int = _MOST_TEXT) -> str:
+        length = self.scalar("Q")
+        if length > most:
+            raise EOFError
+        return str(self.take(length), "utf-8", "replace")
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:
@@ -100,6 +112,9 @@ class _Reader:
         return self.scalar(_SCALARS[kind])
 
     def array(self, kind: int, length: int) -> list[Any]:
+        self._values += length
+        if self._values > _MOST_VALUES:
+            raise EOFError
         if kind not in _SCALARS:
             return [self.value(kind) for _ in range(length)]
         layout = f"<{length}{_SCALARS[kind]}"
@@ -139,7 +154,8 @@ def _read_cached(path: Path, size: int, mtime_ns: int) -> GgufHeader:
     except _UNREADABLE as error:
         found = counted(size, "byte")
         raise ModelRefusedError(
-            f"{path}: not a whole GGUF file ({found}): its metadata cannot be read.",
+            f"{path}: not a whole GGUF file ({found}): its metadata cannot be read, at byte "
+            f"{reader.place:,}: {reader.where}.",
             "Fetch the file again, or name the model's transformers folder.",
         ) from error
     finally:
@@ -165,23 +181,47 @@ def _check_version(reader: _Reader, path: Path) -> None:
 def _read(reader: _Reader, path: Path) -> GgufHeader:
     num_tensors, count = reader.scalar("Q"), reader.scalar("Q")
     metadata: dict[str, Any] = {}
-    for _ in range(count):
-        key = reader.string()
+    for number in range(count):
+        reader.where = f"the name of key {number + 1} of {count}"
+        key = reader.string(_MOST_NAME)
         if key in metadata:
-            raise ModelRefusedError(
-                f"{path}: its metadata hold {key} twice.", "Convert the file again."
-            )
+            raise _odd(path, f"its metadata hold {_shown(key)} twice")
+        if not key.isprintable():
+            raise _odd(path, f"its metadata hold {_shown(key)}, which is no key")
+        reader.where = f"the value of {_shown(key)}"
         metadata[key] = reader.value(reader.scalar("I"))
     digest = reader.digest()
-    tensors = {reader.string(): _tensor(reader) for _ in range(num_tensors)}
+    tensors: dict[str, TensorInfo] = {}
+    for number in range(num_tensors):
+        reader.where = f"the name of tensor {number + 1} of {num_tensors}"
+        name = reader.string(_MOST_NAME)
+        if name in tensors:
+            raise _odd(path, f"it holds the tensor {_shown(name)} twice")
+        if not name.isprintable():
+            raise _odd(path, f"it holds a tensor {_shown(name)}, which is no name of one")
+        reader.where = f"the tensor {_shown(name)}"
+        tensors[name] = _tensor(reader)
     alignment = metadata.get("general.alignment", _ALIGNMENT)
     whole = isinstance(alignment, int) and not isinstance(alignment, bool)
-    if not whole or alignment < 1 or len(tensors) != num_tensors:
-        raise EOFError
+    if not whole or not 0 < alignment <= _CHUNK_BYTES:
+        raise _odd(path, f"its general.alignment is {_shown(str(alignment))}")
     start = -(-reader.place // alignment) * alignment
     return GgufHeader(metadata, digest, tensors, start, alignment)
 
 
 def _tensor(reader: _Reader) -> TensorInfo:
-    sizes = [reader.scalar("Q") for _ in range(reader.scalar("I"))]
+    count = reader.scalar("I")
+    if count > _MOST_SIZES:
+        raise EOFError
+    sizes = [reader.scalar("Q") for _ in range(count)]
     return TensorInfo(tuple(reversed(sizes)), reader.scalar("I"), reader.scalar("Q"))
+
+
+def _odd(path: Path, what: str) -> ModelRefusedError:
+    return ModelRefusedError(f"{path}: {what}.", "Fetch the file again, or convert it again.")
+
+
+def _shown(name: str) -> str:
+    """A name from the file, fit for a terminal."""
+    text = name if name.isprintable() and name else repr(name)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import time
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,90 @@ def test_values_without_end_are_refused_at_once(tmp_path: Path, value: bytes) ->
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("a.b") + value)
     assert "not a whole GGUF file" in refusal(path)
+
+
+HUGE = 6 << 30
+"""Bytes of a file that holds zeros but for its beginning; none of them is written to the disk."""
+
+
+@pytest.mark.parametrize(
+    ("tensors", "keys", "more", "words"),
+    [
+        (2**40, 0, b"", "the tensor '' twice"),
+        (0, 2**40, b"", "its metadata hold '' twice"),
+        (0, 1, text("a.b") + struct.pack("<IIQ", 9, 8, 2**29), "at byte 51: the value of a.b"),
+        (0, 1, text("a.b") + struct.pack("<IIQ", 9, 0, 5 * 10**9), "the value of a.b"),
+        (0, 1, text("a.b") + struct.pack("<IIQ", 9, 7, 10**9), "the value of a.b"),
+        (0, 1, text("a.b") + struct.pack("<IIQ", 9, 9, 2**29), "the value of a.b"),
+        (0, 1, text("a.b") + struct.pack("<IQ", 8, 5 * 10**9), "the value of a.b"),
+        (0, 1, struct.pack("<Q", 5 * 10**9), "the name of key 1 of 1"),
+        (1, 0, struct.pack("<Q", 5 * 10**9), "the name of tensor 1 of 1"),
+        (1, 0, text("a.weight") + struct.pack("<I", 2**29), "the tensor a.weight"),
+    ],
+)
+def test_a_large_file_that_lies_about_sizes_is_refused_at_once_and_says_where(
+    tmp_path: Path, tensors: int, keys: int, more: bytes, words: str
+) -> None:
+    path = tmp_path / "m.gguf"
+    with path.open("wb") as file:
+        file.write(b"GGUF" + struct.pack("<IQQ", 3, tensors, keys) + more)
+        file.truncate(HUGE)
+    begin = time.process_time()
+    tracemalloc.start()
+    said = refusal(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert words in said
+    assert time.process_time() - begin < 2
+    assert most < 20 << 20
+
+
+def changed(whole: bytes, name: str, **fields: int) -> bytes:
+    """The file with another `kind`, `offset` or first size (`inner`) of a tensor."""
+    data, place = bytearray(whole), whole.index(text(name)) + len(text(name))
+    (sizes,) = struct.unpack_from("<I", data, place)
+    places = {"inner": place + 4, "kind": place + 4 + 8 * sizes, "offset": place + 8 + 8 * sizes}
+    for field, value in fields.items():
+        struct.pack_into("<I" if field == "kind" else "<Q", data, places[field], value)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": 26}, "blk.0.attn_q.weight is in ggml's I32, in which no weight is"),
+        ({"kind": 15}, "blk.0.attn_q.weight is in ggml's Q8_K"),
+        ({"kind": 99}, "blk.0.attn_q.weight has ggml's type 99, which is not known"),
+        ({"kind": 12}, "blk.0.attn_q.weight has rows that are no whole blocks"),
+        ({"kind": 1}, "blk.0.attn_k.weight is not where the one before it ends"),
+        ({"inner": 0}, "blk.0.attn_k.weight is not where the one before it ends"),
+        ({"inner": 2**62}, "cut off: the tensor blk.0.attn_q.weight lies beyond its end"),
+        ({"offset": 2**63}, "blk.0.attn_q.weight is not where the one before it ends"),
+    ],
+)
+def test_a_tensor_that_lies_is_named_before_weights_are_read(
+    tmp_path: Path, whole: bytes, fields: dict[str, int], words: str
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(changed(whole, "blk.0.attn_q.weight", **fields))
+    assert words in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb"])
+def test_names_that_a_terminal_would_obey_are_refused_as_text(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "m.gguf"
+    pair = text(name) + struct.pack("<II", 4, 1)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + pair)
+    assert repr(name) in refusal(path)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text(name) + pair * 3)
+    assert repr(name) in refusal(path)
+
+
+def test_a_tensor_that_stands_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    one = text("a.weight") + struct.pack("<IQIQ", 1, 32, 0, 0)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2, 0) + one * 2)
+    assert "it holds the tensor a.weight twice" in refusal(path)
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:

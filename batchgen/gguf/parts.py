@@ -20,6 +20,9 @@ _BLOCKS |= {9: (32, 36), 20: (32, 18), 39: (32, 17), 10: (256, 84), 11: (256, 11
 _BLOCKS |= {12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 16: (256, 66)}
 _BLOCKS |= {17: (256, 74), 18: (256, 98), 19: (256, 50), 21: (256, 110), 22: (256, 82)}
 _BLOCKS |= {23: (256, 136), 29: (256, 56), 34: (256, 54), 35: (256, 66), 40: (64, 36)}
+_BLOCKS |= {41: (128, 18)}
+_NO_WEIGHTS = {9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64"}
+"""What ggml keeps activations in, and whole numbers."""
 _OWN_DTYPES = {0: "float32", 1: "float16"}
 """By the ggml type of matrices, where all are alike (or some are float32)."""
 
@@ -141,6 +144,12 @@ def num_bytes(home: Path, name: str, info: TensorInfo) -> int:
         raise ModelRefusedError(
             f"{home}: the tensor {name} has ggml's type {info.kind}, which is not known.",
             "Take a file of another quantisation.",
+        )
+    if info.kind in _NO_WEIGHTS:
+        raise ModelRefusedError(
+            f"{home}: the tensor {name} is in ggml's {_NO_WEIGHTS[info.kind]}, in which no weight "
+            "is.",
+            "Fetch the file again, or convert it again.",
         )
     values, size = _BLOCKS[info.kind]
     count = 1
