@@ -151,6 +151,7 @@ def changed(whole: bytes, name: str, **fields: int) -> bytes:
         ({"kind": 26}, "blk.0.attn_q.weight is in ggml's I32, in which no weight is"),
         ({"kind": 15}, "blk.0.attn_q.weight is in ggml's Q8_K"),
         ({"kind": 99}, "blk.0.attn_q.weight has ggml's type 99, which is not known"),
+        ({"kind": 41}, "type 41, which is not known"),
         ({"kind": 12}, "blk.0.attn_q.weight has rows that are no whole blocks"),
         ({"kind": 1}, "blk.0.attn_k.weight is not where the one before it ends"),
         ({"inner": 0}, "blk.0.attn_k.weight is not where the one before it ends"),
