@@ -83,6 +83,8 @@ class Layer:
     ours: Any
     rounded: Any
     packed: Any
+    routers: tuple[Any, Any]
+    """The model's own, and ours."""
     x: torch.Tensor
     chosen: torch.Tensor
     shares: torch.Tensor
@@ -97,26 +99,34 @@ class Layer:
 
 def layers(args: argparse.Namespace) -> Iterator[Layer]:
     from transformers import AutoConfig
-    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
-    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts, GptOssTopKRouter
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import (
+        Qwen3MoeExperts,
+        Qwen3MoeTopKRouter,
+    )
 
     from batchgen.engine.mixture.form import find_gate, sizes_of
     from batchgen.engine.mixture.layer import Experts
     from batchgen.engine.mixture.packed import random_packed
     from batchgen.engine.mixture.rounded import biases_of, round_experts_of
+    from batchgen.engine.mixture.router_proof import find_router
 
     shape = SHAPES[args.shape]
     fields = {name: value for name, value in shape.items() if name != "model_type"}
     config = AutoConfig.for_model(shape["model_type"], **fields)
     config._experts_implementation = "grouped_mm"
-    make: Any = Qwen3MoeExperts if args.shape == "30b-a3b" else GptOssExperts
+    qwen: tuple[Any, Any] = (Qwen3MoeExperts, Qwen3MoeTopKRouter)
+    make, choose = qwen if args.shape == "30b-a3b" else (GptOssExperts, GptOssTopKRouter)
     with torch.device("cuda"):
         module = make(config).to(torch.bfloat16).requires_grad_(False).eval()
-    for parameter in module.parameters():
+        router = choose(config).to(torch.bfloat16).requires_grad_(False).eval()
+    for parameter in (*module.parameters(), *router.parameters()):
         parameter.normal_(std=0.02)
     sizes, gate = sizes_of(module), find_gate(module)
+    chooser = find_router(router, torch.bfloat16)
     assert sizes is not None
     assert gate is not None
+    assert chooser is not None
     ours = Experts(module, sizes, gate)
     rounded = round_experts_of(module, sizes, gate, lambda weight: weight)
     biases = biases_of(module, gate)
@@ -126,7 +136,8 @@ def layers(args: argparse.Namespace) -> Iterator[Layer]:
         scores = torch.randn(rows, sizes.num_experts, device="cuda").softmax(1)
         shares, chosen = scores.topk(config.num_experts_per_tok)
         active = int(chosen.unique().numel())
-        yield Layer(module, ours, rounded, packed, x, chosen, shares.to(x.dtype), active)
+        routers = (router, chooser)
+        yield Layer(module, ours, rounded, packed, routers, x, chosen, shares.to(x.dtype), active)
 
 
 def products(args: argparse.Namespace) -> None:
@@ -158,6 +169,8 @@ def kernels_of(layer: Layer) -> dict[str, Callable[[torch.Tensor], Any]]:
     parts = torch.randn(chosen.numel(), layer.x.shape[1], device="cuda").to(layer.x)
     gate_up, down = halves(layer)
     return {
+        "own_router": lambda x: layer.routers[0](x),
+        "router": lambda x: layer.routers[1](x),
         "sort": lambda x: sort_pairs(chosen, ours.num_experts, rows),
         "gate_up": lambda x: gate_up(None),
         "down": lambda x: down(None),
