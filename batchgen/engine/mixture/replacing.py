@@ -172,7 +172,7 @@ def _chosen(router: Any, dtype: torch.dtype, known: set[str]) -> Router | str:
         return "it has hooks"
     if dtype not in SHARE_ERRORS or len(router.weight) > min(LARGEST, router.weight.shape[1]):
         return "it is of another size or dtype"
-    made = find_router(router, dtype)
+    made = find_router(router, dtype, known)
     if made is None:
         return "how it chooses is not known"
     counts = ROUTED[1:2] if made.choice_text in known else ROUTED

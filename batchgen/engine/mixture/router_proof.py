@@ -6,7 +6,7 @@ small for an exponential, some NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -42,16 +42,17 @@ _LEAST = 1e-3
 
 
 @torch.no_grad()
-def find_router(router: Any, dtype: torch.dtype) -> Router | None:
+def find_router(router: Any, dtype: torch.dtype, likely: Container[str] = ()) -> Router | None:
     """What answers as the module does, by the definition; rows are of the dtype. None where it is
-    nothing that is known here."""
+    nothing that is known here. `likely`: texts of choices that are tried first."""
     bias, correction = getattr(router, "bias", None), correction_of(router)
     x, eye = _probe(router, dtype)
     try:
         wide = _is_wide(router, _rows(router, ROUTED[1], dtype))
         _, *wanted = functional_call(router, {"weight": eye}, (x,))
         logits = multiply(x, eye, bias, wide)
-        for choice in _candidates(router, wanted[1].shape[1], wanted[0].dtype):
+        every = _candidates(router, wanted[1].shape[1], wanted[0].dtype)
+        for choice in sorted(every, key=lambda one: one.text not in likely):
             worth = choice.scores(logits, correction)[1]
             if _fault(choice.apply(logits, correction), wanted, worth) is None:
                 return Router(router, wide, choice).eval()
