@@ -218,6 +218,27 @@ def test_a_model_that_always_waits_for_the_device_runs_without_graphs(
     assert said == (not captured)
 
 
+def test_a_step_that_cannot_be_captured_at_once_is_rehearsed_first(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected, record, failed = unbroken(), HostGraphRunner._record, []
+
+    def known_only(runner: HostGraphRunner, bucket: Any, choice: Any) -> Any:
+        if (bucket, choice) not in runner._captures.rehearsed:
+            failed.append(bucket)
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+        return record(runner, bucket, choice)
+
+    monkeypatch.setattr(HostGraphRunner, "_record", known_only)
+    engine = engine_of(PaddedModel())
+    ended = run(engine, ready(Requests(ByteCodec())))
+    assert {i: list(c.token_ids) for i, c in ended.items()} == expected
+    assert len(failed) == 1, "it is tried once"
+    captured = engine._runner._captures.graphs  # type: ignore[attr-defined]
+    assert any(bucket.is_decode for bucket, _ in captured)
+    assert not any("without CUDA graphs" in message for message in caplog.messages)
+
+
 @pytest.mark.parametrize(("failure", "captured"), [("out of memory", True), ("illegal", False)])
 def test_a_graph_that_memory_has_no_room_for_costs_no_other_one(
     failure: str, captured: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

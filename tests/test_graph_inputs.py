@@ -30,7 +30,7 @@ def test_a_short_job_captures_few_buckets_and_a_long_one_all() -> None:
             if captures.is_due(bucket, "greedy"):
                 captures.graphs[bucket, "greedy"] = object()
                 captured.append(bucket.num_seqs)
-            captures.rehearsed.add((bucket, "greedy"))
+            captures.note_rehearsed(bucket, "greedy")
         assert live <= bucket.num_seqs <= 2 * live
         return bucket
 
@@ -52,6 +52,21 @@ def test_a_short_job_captures_few_buckets_and_a_long_one_all() -> None:
     assert captures.bucket_for(Bucket(640, 640), "greedy").num_seqs == 640, "too much to compute"
 
 
+def test_one_rehearsal_serves_all_decode_steps_of_a_kind() -> None:
+    captures, next_size = Captures(), Bucket(128, 128)
+    captures.note_rehearsed(Bucket(512, 64), "greedy")
+    assert not captures.is_due(next_size, "greedy"), "a step with chunks launches other kernels"
+    captures.note_rehearsed(Bucket(256, 256), "greedy")
+    assert captures.is_due(next_size, "greedy")
+    assert not captures.is_due(next_size, "drawn")
+    assert not captures.is_due(next_size._replace(shares=True), "greedy")
+    assert not captures.is_due(Bucket(1024, 64), "greedy")
+    captures.note_unrehearsed(next_size, "greedy")
+    captures.note_rehearsed(next_size, "greedy")
+    assert captures.is_due(next_size, "greedy"), "it was rehearsed itself"
+    assert not captures.is_due(Bucket(64, 64), "greedy"), "one that was not has failed"
+
+
 def test_steps_with_prompts_are_padded_a_little_until_they_prove_common() -> None:
     captures = Captures(CaptureCosts(capture=16 * 128))
     captures.graphs[Bucket(640, 256), "greedy"] = object()
@@ -68,7 +83,7 @@ def test_a_step_that_takes_longer_than_its_launches_gets_no_graph() -> None:
     captures = Captures(CaptureCosts.of(active_parameters=8_000_000_000, num_layers=32))
     captures.graphs[Bucket(5120, 64), "greedy"] = object()
     for bucket in (Bucket(4096, 64), Bucket(2048, 64), Bucket(4096, 4096)):
-        captures.rehearsed.add((bucket, "greedy"))
+        captures.note_rehearsed(bucket, "greedy")
     assert captures.bucket_for(Bucket(4096, 64), "greedy") == Bucket(4096, 64), "nor padding"
     assert not captures.is_due(Bucket(4096, 64), "greedy")
     assert captures.is_due(Bucket(2048, 64), "greedy")

@@ -2,7 +2,9 @@
 
 To capture one costs about what a hundred steps lose by running in the next larger one: a short job
 makes do with few graphs, a long one gets them all. A bucket that no graph covers is captured at its
-second step: what is used once is not worth one, and the first step is its rehearsal. A step whose
+second step: what is used once is not worth one, and the first step is its rehearsal. Decode steps
+need one rehearsal for all: to launch their kernels takes the host as long as to capture them, and
+the device waits either way, so the next sizes are captured at their first step. A step whose
 products take longer than its launches needs none: the host is ahead of the device without it.
 """
 
@@ -71,6 +73,9 @@ class Captures:
         self.graphs: dict[tuple[Bucket, Hashable], Any] = {}
         self.rehearsed: set[tuple[Bucket, Hashable]] = set()
         """What was run once without a graph, and could be captured."""
+        self._decodes: dict[tuple[bool, Hashable], bool] = {}
+        """Kinds of decode steps (whether they share reads, how tokens are chosen) of which one was
+        rehearsed; False where another could not be captured without."""
         self.refused: set[tuple[Bucket, Hashable]] = set()
         """What memory had no room for."""
         self._uses: Counter[tuple[Bucket, Hashable]] = Counter()
@@ -100,12 +105,23 @@ class Captures:
             is_common = self._padding[key] > self._costs.capture
         return wanted if is_common else larger
 
+    def note_rehearsed(self, bucket: Bucket, choice: Hashable) -> None:
+        """A step of this bucket ran without a graph, and nothing in it keeps it from having one."""
+        self.rehearsed.add((bucket, choice))
+        if bucket.is_decode:
+            self._decodes.setdefault((bucket.shares, choice), True)
+
+    def note_unrehearsed(self, bucket: Bucket, choice: Hashable) -> None:
+        """It could not be captured at its first step: all of its kind are rehearsed from now on."""
+        self._decodes[bucket.shares, choice] = False
+
     def is_due(self, bucket: Bucket, choice: Hashable) -> bool:
         """Whether a bucket that runs without a graph is to be captured now."""
         key = (bucket, choice)
-        if self._needs_none(bucket):
+        if self._needs_none(bucket) or key in self.refused:
             return False
-        return key in self.rehearsed and key not in self.refused
+        at_once = bucket.is_decode and self._decodes.get((bucket.shares, choice), False)
+        return at_once or key in self.rehearsed
 
     def _needs_none(self, bucket: Bucket) -> bool:
         return not bucket.is_decode and bucket.num_tokens >= self._costs.launch

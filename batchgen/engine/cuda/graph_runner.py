@@ -22,6 +22,7 @@ from batchgen.engine.cuda.buckets import Bucket, Buckets
 from batchgen.engine.cuda.captures import DRAWN, GREEDY, MIXED, CaptureCosts, Captures, Choice
 from batchgen.engine.cuda.graph_inputs import Sections, StepPacker, section_lengths
 from batchgen.engine.cuda.host_syncs import WaitsForDeviceError, forbid_waiting
+from batchgen.engine.cuda.recorder import Recorder
 from batchgen.engine.cuda.shared_reads import sharing_shape_of
 from batchgen.engine.cuda.transfers import Transfer, make_transfer
 from batchgen.engine.device import to_device
@@ -98,8 +99,7 @@ class GraphRunner:
         self._num_steps = 0
         self._captures = Captures(costs)
         self._waited: set[tuple[Bucket, Choice]] = set()
-        self._pool = torch.cuda.graph_pool_handle()
-        self._capture_stream = torch.cuda.Stream(device)
+        self._recorder = Recorder(device)
         self._may_capture = capture
         self._draws_plainly = not steady  # that cuts a row's sums by the number of rows
 
@@ -191,7 +191,7 @@ class GraphRunner:
         try:
             with forbid_waiting():
                 self._compute(bucket, choice)
-            self._captures.rehearsed.add((bucket, choice))
+            self._captures.note_rehearsed(bucket, choice)
         except WaitsForDeviceError:
             if (bucket, choice) in self._waited:
                 logger.warning("steps run without CUDA graphs: the model waits for the device")
@@ -274,21 +274,16 @@ class GraphRunner:
         return None
 
     def _record(self, bucket: Bucket, choice: Choice) -> torch.cuda.CUDAGraph:
-        """The bucket was run before, so everything is compiled and allocated."""
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize(self._model.device)
-        with torch.cuda.stream(self._capture_stream):
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                self._compute(bucket, choice)
-            finally:
-                graph.capture_end()
-        return graph
+        rehearsed = (bucket, choice) in self._captures.rehearsed
+        return self._recorder.record(lambda: self._compute(bucket, choice), rehearsed=rehearsed)
 
     def _go_without(self, bucket: Bucket, choice: Choice, failure: Exception) -> None:
         """A graph that memory has no room for is one bucket's loss: smaller ones may still fit."""
         said = first_line(failure)
         if not is_out_of_memory(failure):
+            if (bucket, choice) not in self._captures.rehearsed:
+                self._captures.note_unrehearsed(bucket, choice)
+                return
             logger.warning("steps run without CUDA graphs: capturing %s failed: %s", bucket, said)
             self._may_capture = False
             return
@@ -296,5 +291,5 @@ class GraphRunner:
         logger.warning("steps of up to %s get no CUDA graph, for want of memory: %s", size, said)
         self._captures.refused.add((bucket, choice))
         release_memory()
-        if not self._captures.graphs:  # a pool dies with its last graph
-            self._pool = torch.cuda.graph_pool_handle()
+        if not self._captures.graphs:
+            self._recorder.renew()

@@ -53,7 +53,7 @@ class _Rank(GraphRunner):
         with notice_waiting() as waits:
             self._compute(bucket, choice)
         if not waits:
-            self._captures.rehearsed.add((bucket, choice))
+            self._captures.note_rehearsed(bucket, choice)
         elif (bucket, choice) in self._waited:
             _log.warning("steps run without CUDA graphs: the model waits for the device")
             self._may_capture = False
