@@ -265,7 +265,10 @@ class TritonBackend:
 
     def workspace(self, device: torch.device) -> Workspace:
         """Of all layers there."""
-        return self._workspaces.setdefault(device, Workspace(device))
+        space = self._workspaces.get(device)
+        if space is None:  # asked several times a layer, and to make one takes a stream
+            space = self._workspaces[device] = Workspace(device)
+        return space
 
 
 def shared_tiles(spec: AttentionSpec, cache: PagedCache) -> tuple[Tile, Tile]:
