@@ -15,6 +15,8 @@ __all__ = ["greedy_tokens", "join", "part_of", "sampled_tokens", "uniform_draw",
 _BLOCK = 4096
 _PROGRAMS = 1024
 """Programs that keep a large GPU busy."""
+_WALKED = 2
+"""Blocks of a split at most where rows draw: one program a row walks the split of its draw."""
 _LOG2E = tl.constexpr(1.4426950408889634)
 
 
@@ -47,9 +49,10 @@ def _choose(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     num_rows, vocab_size = logits.shape
     blocks = triton.cdiv(vocab_size, _BLOCK)
-    splits = max(1, min(blocks, _PROGRAMS // max(num_rows, 1)))
-    split_size = triton.cdiv(blocks, splits) * _BLOCK
-    splits = triton.cdiv(vocab_size, split_size)
+    of_split = triton.cdiv(blocks, max(1, min(blocks, _PROGRAMS // max(num_rows, 1))))
+    if temperature is not None:
+        of_split = min(of_split, _WALKED)
+    splits = triton.cdiv(blocks, of_split)
     device = logits.device
     best = torch.empty((num_rows, splits), dtype=torch.float32, device=device)
     where = torch.empty((num_rows, splits), dtype=torch.int32, device=device)
@@ -61,12 +64,12 @@ def _choose(
     drawing = temperature is not None
     scale = best if temperature is None else temperature
     scan_kernel[(num_rows, splits)](
-        logits, scale, best, where, mass, vocab_size, logits.stride(0), split_size,
+        logits, scale, best, where, mass, vocab_size, logits.stride(0), of_split,
         DRAWING=drawing, BLOCK=_BLOCK, num_warps=8,
     )  # fmt: skip
     choose_kernel[(num_rows,)](
         logits, scale, keys, positions, best, where, mass, tokens, usable, vocab_size,
-        logits.stride(0), split_size, splits, DRAWING=drawing, BLOCK=_BLOCK, num_warps=8,
+        logits.stride(0), of_split, splits, DRAWING=drawing, BLOCK=_BLOCK, num_warps=8,
         SPLITS=triton.next_power_of_2(blocks),  # by the vocabulary alone: compiled once
     )  # fmt: skip
     return tokens, usable
@@ -82,18 +85,19 @@ def uniform_draw(key: tl.tensor, position: tl.tensor) -> tl.tensor:
     return (z >> 11).to(tl.float64) * (1.0 / 9007199254740992.0)
 
 
-@triton.jit(do_not_specialize=["split_size"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["of_split"])  # type: ignore[untyped-decorator]
 def scan_kernel(
     logits: tl.tensor, temperature: tl.tensor, best: tl.tensor, where: tl.tensor, mass: tl.tensor,
-    vocab_size: tl.tensor, stride: tl.tensor, split_size: tl.tensor, DRAWING: tl.constexpr,
+    vocab_size: tl.tensor, stride: tl.tensor, of_split: tl.tensor, DRAWING: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Largest logit of a split, its first index, and the sum of exp((logit - largest) / T)."""
+    """Largest logit of a split of `of_split` blocks, its first index, and the sum of
+    exp((logit - largest) / T)."""
     row = tl.program_id(0)
     split = tl.program_id(1)
     source = logits + row.to(tl.int64) * stride
-    begin = split * split_size
-    end = tl.minimum(begin + split_size, vocab_size)
+    begin = split * of_split * BLOCK  # seen to be a multiple: logits are loaded eight at a time
+    end = tl.minimum(begin + of_split * BLOCK, vocab_size)
     top = tl.full([BLOCK], float("-inf"), tl.float32)
     index = tl.zeros([BLOCK], tl.int32)
     total = tl.zeros([BLOCK], tl.float32)
@@ -123,11 +127,11 @@ def scan_kernel(
         tl.store(mass + out, tl.sum(shares, 0))
 
 
-@triton.jit(do_not_specialize=["split_size", "splits"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["of_split", "splits"])  # type: ignore[untyped-decorator]
 def choose_kernel(
     logits: tl.tensor, temperature: tl.tensor, keys: tl.tensor, positions: tl.tensor,
     best: tl.tensor, where: tl.tensor, mass: tl.tensor, tokens: tl.tensor, usable: tl.tensor,
-    vocab_size: tl.tensor, stride: tl.tensor, split_size: tl.tensor, splits: tl.tensor,
+    vocab_size: tl.tensor, stride: tl.tensor, of_split: tl.tensor, splits: tl.tensor,
     SPLITS: tl.constexpr, DRAWING: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     """Join the splits of a row; where it draws, walk the split that holds the draw."""
@@ -143,8 +147,8 @@ def choose_kernel(
             target = uniform_draw(tl.load(keys + row), tl.load(positions + row)) * tl.sum(shares, 0)
             split, target = part_of(target, shares, splits, lane)
             source = logits + row.to(tl.int64) * stride
-            begin = split * split_size
-            end = tl.minimum(begin + split_size, vocab_size)
+            begin = split * of_split * BLOCK
+            end = tl.minimum(begin + of_split * BLOCK, vocab_size)
             token = walk(source, begin, end, largest, scale, target, token, BLOCK)
             tl.store(tokens + row, token.to(tl.int64))
 

@@ -63,8 +63,9 @@ def score_kernel(
     stride: tl.tensor, mask_words: tl.tensor, HAS_COUNTS: tl.constexpr, HAS_BIAS: tl.constexpr,
     BLOCK: tl.constexpr, SUB: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Writes scores of touched rows, and for each tile: its largest score and where it first is,
-    the sum of exp((score - largest) / T), the maxima of its parts; the same of untouched logits."""
+    """Writes scores of touched rows that draw, and for each tile: its largest score and where it
+    first is, the sum of exp((score - largest) / T), the maxima of its parts; the same of untouched
+    logits."""
     row = tl.program_id(0)
     tile = tl.program_id(1)
     slot = tl.load(slots + row).to(tl.int64)
@@ -96,7 +97,7 @@ def score_kernel(
         x = tl.where(_allowed(masks + slot * mask_words, ids, inside) != 0, x, float("-inf"))
     if early:
         x = tl.where(_allowed(stops + slot * mask_words, ids, inside) != 0, float("-inf"), x)
-    if early | ((flags & TOUCHED) != 0):
+    if (early | ((flags & TOUCHED) != 0)) & (temperature > 0):  # none but draws read them
         tl.store(scores + row.to(tl.int64) * vocab_size + ids, x, mask=inside)
     broken = tl.max((x != x).to(tl.int32), 0) > 0
     largest = tl.max(x, 0)
