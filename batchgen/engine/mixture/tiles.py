@@ -53,7 +53,7 @@ def gate_up_tile(rows: int, dtype: torch.dtype) -> Tile:
     inputs = _ROW_BYTES // dtype.itemsize
     if rows <= 32:
         return Tile(rows, 64, inputs, 4, 5)
-    return Tile(rows, 64, inputs, 4, 4) if rows == 64 else Tile(rows, 128, inputs, 8, 3)
+    return Tile(rows, 64, inputs, 4, 3) if rows == 64 else Tile(rows, 128, inputs, 8, 3)
 
 
 def down_tile(rows: int, dtype: torch.dtype) -> Tile:
@@ -65,7 +65,7 @@ def down_tile(rows: int, dtype: torch.dtype) -> Tile:
     inputs = _ROW_BYTES // dtype.itemsize
     if rows <= 32:
         return Tile(rows, 128, inputs, 4, 5)
-    return Tile(rows, 128, inputs, 4 if rows == 64 else 8, 4)
+    return Tile(rows, 128, inputs, 4, 3) if rows == 64 else Tile(rows, 128, inputs, 8, 4)
 
 
 def fitted(tile: Tile, weights: int, dtype: torch.dtype, device: torch.device) -> Tile:
