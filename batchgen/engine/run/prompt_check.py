@@ -24,11 +24,11 @@ def with_checked_prompt(request: Request, max_model_len: int, vocab_size: int) -
         tokens = prompt if isinstance(prompt, array) else array("i", prompt)
     except OverflowError:
         raise _outside(max(prompt, key=abs), vocab_size) from None
-    ids = np.frombuffer(tokens, dtype=np.int32)
-    for token in (int(ids.min()), int(ids.max())):
-        if not 0 <= token < vocab_size:
-            raise _outside(token, vocab_size)
-    return replace(request, prompt_token_ids=tokens)
+    # Below zero is above everything else without a sign: one pass looks for both.
+    if np.frombuffer(tokens, dtype=np.uint32).max() >= vocab_size:
+        lowest = min(tokens)
+        raise _outside(lowest if lowest < 0 else max(tokens), vocab_size)
+    return request if tokens is prompt else replace(request, prompt_token_ids=tokens)
 
 
 def _outside(token: int, vocab_size: int) -> RowError:
