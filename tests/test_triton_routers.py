@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ from tiny_models import tiny_model
 from triton_interpreter import INTERPRETED, direct
 
 from batchgen.engine.attention.reference import ReferenceBackend
+from batchgen.engine.config import EngineConfig
 from batchgen.engine.mixture import replacing, router_proof
 from batchgen.engine.mixture.choice import LOGITS, SIGMOID, SOFTMAX, Choice
 from batchgen.engine.mixture.router import Router
 from batchgen.engine.mixture.router_proof import disprove_router, find_router
+from batchgen.engine.run import optimizing
 from batchgen.engine.run.loader import load_model_from
 
 pytest.importorskip("triton", reason="triton is not installed: no kernel to test")
@@ -212,3 +215,17 @@ def test_a_router_that_is_not_proven_stays_with_a_word(
     assert "1 router as transformers runs them: model.layers.0" in caplog.text
     assert reason in caplog.text
     assert not any(isinstance(part, Router) for part in model.modules())
+
+
+def test_ranks_that_share_a_model_choose_as_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is nearly equal would send a row to other experts on one of them."""
+    module, replaced = torch.nn.Module(), []
+    for name in ("replace_experts", "_join"):
+        monkeypatch.setattr(optimizing, name, lambda _: None)
+    monkeypatch.setattr(optimizing, "replace_routers", replaced.append)
+    for ranks in (2, 1):
+        config = EngineConfig(model=Path("any"), device="cuda", tensor_parallel=ranks)
+        optimize = optimizing.optimizer_of(config, torch.device("cuda"))
+        assert optimize is not None
+        optimize(module)
+        assert replaced == [module] * (ranks == 1)
