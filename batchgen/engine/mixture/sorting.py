@@ -15,8 +15,10 @@ import triton.language as tl
 __all__ = ["Sorted", "sort_pairs", "tile_at"]
 
 _BLOCK = 1024
-_FEW = 8192
-"""Pairs: every program counts so many for itself, which is sooner done than another launch."""
+_FEW = 4096
+"""Pairs: every program counts so many for itself, which is sooner done than another launch. (On an
+H200, of 128 experts: 2,048 pairs take 3.9 us in one launch and 5.5 in two, 8,192 take 13 in both.)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +116,12 @@ def sort_pairs(chosen: torch.Tensor, num_experts: int, rows: int) -> Sorted:
     tiles = torch.empty(most_tiles, 3, dtype=torch.int32, device=device)
     num_tiles = torch.empty(1, dtype=torch.int32, device=device)
     grid, padded = (num_experts,), triton.next_power_of_2(num_experts)
-    counts = None
+    counts, block, warps = None, _BLOCK if pairs <= _BLOCK else 2 * _BLOCK, 8
     if pairs > _FEW:
-        counts = torch.empty(num_experts, dtype=torch.int32, device=device)
-        _count_kernel[grid](chosen, counts, pairs, _BLOCK, num_warps=4)
+        counts, block, warps = torch.empty(num_experts, dtype=torch.int32, device=device), _BLOCK, 4
+        _count_kernel[grid](chosen, counts, pairs, block, num_warps=warps)
     _place_kernel[grid](
-        chosen, counts, order, tiles, num_tiles, pairs, num_experts, padded, rows, _BLOCK,
-        counts is not None, num_warps=4,
+        chosen, counts, order, tiles, num_tiles, pairs, num_experts, padded, rows, block,
+        counts is not None, num_warps=warps,
     )  # fmt: skip
     return Sorted(order, tiles, num_tiles)

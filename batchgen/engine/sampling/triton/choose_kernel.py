@@ -12,11 +12,12 @@ import triton.language as tl
 
 __all__ = ["greedy_tokens", "join", "part_of", "sampled_tokens", "uniform_draw", "walk"]
 
-_BLOCK = 4096
-_PROGRAMS = 1024
+_BLOCK = 2048
+_PROGRAMS = 2048
 """Programs that keep a large GPU busy."""
-_WALKED = 2
-"""Blocks of a split at most where rows draw: one program a row walks the split of its draw."""
+_WALKED = 4
+"""Blocks of a split at most: one program a row walks the split of its draw. (On an H200 512 rows of
+151,936 take 83 and 11 us where they draw, 48 and 2 where they do not, for 37 us of reading.)"""
 _LOG2E = tl.constexpr(1.4426950408889634)
 
 
@@ -49,9 +50,8 @@ def _choose(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     num_rows, vocab_size = logits.shape
     blocks = triton.cdiv(vocab_size, _BLOCK)
-    of_split = triton.cdiv(blocks, max(1, min(blocks, _PROGRAMS // max(num_rows, 1))))
-    if temperature is not None:
-        of_split = min(of_split, _WALKED)
+    splits = max(1, min(blocks, _PROGRAMS // max(num_rows, 1)))
+    of_split = min(triton.cdiv(blocks, splits), _WALKED)
     splits = triton.cdiv(blocks, of_split)
     device = logits.device
     best = torch.empty((num_rows, splits), dtype=torch.float32, device=device)
@@ -65,7 +65,7 @@ def _choose(
     scale = best if temperature is None else temperature
     scan_kernel[(num_rows, splits)](
         logits, scale, best, where, mass, vocab_size, logits.stride(0), of_split,
-        DRAWING=drawing, BLOCK=_BLOCK, num_warps=8,
+        DRAWING=drawing, BLOCK=_BLOCK, num_warps=4,
     )  # fmt: skip
     choose_kernel[(num_rows,)](
         logits, scale, keys, positions, best, where, mass, tokens, usable, vocab_size,
