@@ -10,6 +10,7 @@ import pytest
 
 from batchgen.engine.grammar.compiler import GrammarCompiler
 from batchgen.engine.grammar.keywords import meant_keyword
+from batchgen.engine.request import StructuredOutput
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.fields.params import read_params
 
@@ -26,7 +27,12 @@ def grammars() -> GrammarCompiler:
 
 def allows(grammars: GrammarCompiler, schema: Any, text: str) -> bool:
     """Whether a completion may be this text, and end there."""
-    constraint = grammars.constraint(read_params({"guided_json": schema})["structured_outputs"])()
+    return follows(grammars, read_params({"guided_json": schema})["structured_outputs"], text)
+
+
+def follows(grammars: GrammarCompiler, wanted: StructuredOutput, text: str) -> bool:
+    """Whether this is a whole text of what is wanted."""
+    constraint = grammars.constraint(wanted)()
     whole = False
     for byte in [*text.encode(), EOS]:
         mask = np.zeros(VOCAB // 32 + 1, dtype=np.int32)

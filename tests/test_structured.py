@@ -291,6 +291,15 @@ def test_every_name_of_a_schema_means_the_same() -> None:
     )
 
 
+def test_nulls_that_a_column_brings_are_no_part_of_a_schema_whatever_it_names() -> None:
+    filled = {"type": "object", "minLength": None, "const": None}
+    schema = {"properties": {"default": filled, "enum": None}, "examples": [{"a": None}]}
+    assert json.loads(_wanted(guided_json=schema).text) == {
+        "properties": {"default": {"type": "object", "const": None}},
+        "examples": [{"a": None}],
+    }
+
+
 @pytest.mark.parametrize(
     ("given", "code"),
     [

@@ -13,8 +13,10 @@ from answer_tokenizers import tag_codec
 from builtin_oracle import answers
 from click.testing import CliRunner
 from echo_runs import write_rows
+from test_schemas_held import follows
 
 from batchgen.cli.main import cli
+from batchgen.engine.grammar.compiler import GrammarCompiler
 from batchgen.engine.request import Completion, FinishReason, SamplingParams, Timings
 from batchgen.errors import ErrorCode, RowError, UsageError
 from batchgen.job.answers.call_formats import call_format
@@ -413,6 +415,39 @@ def test_a_forced_call_is_held_to_the_tools_schemas(function: str) -> None:
     assert json.loads(json.loads(out.tool_calls)[0]["function"]["arguments"]) == PARIS
     cut = row_of(answer[:-3], HERMES, params=params, forced_tool=function)
     assert (cut.completion, cut.tool_calls) == (answer[:-3], None)
+
+
+def test_a_tool_s_references_are_to_its_own_schema() -> None:
+    grammars = GrammarCompiler(lambda: "byte", 262, (261,))
+    number = {"type": "integer"}
+    node = {"properties": {"v": number, "next": {"$ref": "#"}}, "additionalProperties": False}
+    kept = {"properties": {"a": {"const": {"$ref": "#/x"}}, "b": {"$ref": "#/properties/a"}}}
+    schemas = {
+        "node": node,
+        "one": {"properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": number}},
+        "two": {
+            "$id": "urn:two",
+            "properties": {"a": {"$ref": "#/definitions/x"}},
+            "definitions": {"x": {"type": "null"}},
+        },
+        "kept": kept,
+    }
+    tools = [
+        {"function": {"name": name, "parameters": {"type": "object"} | schema}}
+        for name, schema in schemas.items()
+    ]
+    wanted = forced_output("", Tools.of(tools))
+
+    def is_call(name: str, parameters: str) -> bool:
+        return follows(grammars, wanted, f'[{{"name":"{name}","parameters":{parameters}}}]')
+
+    assert is_call("node", '{"v":1,"next":{"v":2,"next":{}}}')
+    assert not is_call("node", '{"next":[]}')
+    assert is_call("one", '{"a":1}')
+    assert not is_call("one", '{"a":null}')
+    assert is_call("two", '{"a":null}')
+    assert not is_call("two", '{"a":1}')
+    assert is_call("kept", '{"a":{"$ref":"#/x"},"b":{"$ref":"#/x"}}')
 
 
 FORECAST = {

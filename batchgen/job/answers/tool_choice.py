@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from batchgen.engine.grammar.keywords import NAMED, VALUES
 from batchgen.engine.request import GrammarKind, StructuredOutput
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.answers.calls import Call, Calls, Tools, json_value
@@ -22,7 +23,6 @@ __all__ = ["ForcedCalls", "choose_tools", "forced_output", "read_tool_choice"]
 
 _FREE = (None, "", "none", "auto")
 _ANY_TOOL = ("required", "any")
-_REFERENCE = "#/$defs/"
 
 
 def read_tool_choice(given: Mapping[str, Any]) -> str | None:
@@ -67,33 +67,52 @@ def choose_tools(row: InputRow, given: Mapping[str, Any]) -> None:
 
 
 def forced_output(name: str, tools: Tools, *, alone: bool = False) -> StructuredOutput:
-    """What the answer must match; `alone`: one call at most. RowError(UNSUPPORTED_SETTING) where
-    tools define one `$defs` name differently."""
+    """What the answer must match; `alone`: one call at most."""
     if name:
         schema = _object(tools.parameters[name])
         return _compact(schema)
-    definitions: dict[str, Any] = {}
-    calls = []
-    for tool, parameters in tools.parameters.items():
-        schema = dict(_object(parameters))
-        for key, value in (schema.pop("$defs", None) or {}).items():
-            if definitions.setdefault(key, value) != value:
-                text = f"tool_choice required: the tools define {_REFERENCE}{key} differently"
-                raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
-        calls.append(
-            {
-                "type": "object",
-                "properties": {"name": {"const": tool}, "parameters": schema},
-                "required": ["name", "parameters"],
-                "additionalProperties": False,
-            }
-        )
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": tool}, "parameters": {"$ref": _place(number)}},
+            "required": ["name", "parameters"],
+            "additionalProperties": False,
+        }
+        for number, tool in enumerate(tools.parameters)
+    ]
+    schemas = {
+        str(number): _moved(_object(schema), _place(number))
+        for number, schema in enumerate(tools.parameters.values())
+    }
     whole: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"anyOf": calls}}
     if alone:
         whole["maxItems"] = 1
-    if definitions:
-        whole["$defs"] = definitions
-    return _compact(whole)
+    return _compact(whole | {"$defs": schemas})
+
+
+def _place(number: int) -> str:
+    """Where a tool's schema is, for references."""
+    return f"#/$defs/{number}"
+
+
+def _moved(schema: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """A schema at a place in another one: its references to itself begin there."""
+    moved = {key: value for key, value in schema.items() if key not in ("$id", "$schema")}
+    return {key: _with_references(value, place, key) for key, value in moved.items()}
+
+
+def _with_references(value: Any, place: str, key: str) -> Any:
+    if isinstance(value, list):
+        return [_with_references(item, place, "") for item in value]
+    if isinstance(value, dict) and key in NAMED:
+        return {name: _with_references(item, place, "") for name, item in value.items()}
+    if isinstance(value, dict):
+        return {
+            name: item if name in VALUES else _with_references(item, place, name)
+            for name, item in value.items()
+        }
+    is_own = key == "$ref" and isinstance(value, str) and (value == "#" or value[:2] == "#/")
+    return place + value[1:] if is_own else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from batchgen.engine.grammar.keywords import NAMED, VALUES
 from batchgen.engine.request import GrammarKind, StructuredOutput
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.quoting import shown
@@ -18,7 +19,7 @@ from batchgen.job.quoting import shown
 __all__ = ["STRUCTURED_NAMES", "read_structured"]
 
 _MAX_CHOICES = 10_000
-_VALUES = ("const", "default", "enum", "examples")
+_NULLS = ("const", "default")
 """Keywords whose null is a value; any other null is a column that Arrow filled up."""
 _ANY_OBJECT = '{"type": "object"}'
 
@@ -123,16 +124,19 @@ def _schema(value: Any) -> StructuredOutput:
     return StructuredOutput(GrammarKind.JSON_SCHEMA, json.dumps(_without_nulls(value)))
 
 
-def _without_nulls(value: Any) -> Any:
-    """Arrow gives every object of a column all keys of all rows; no keyword's value is null."""
+def _without_nulls(value: Any, *, named: bool = False) -> Any:
+    """Arrow gives every object of a column all keys of all rows; no keyword's value is null.
+    `named`: its keys are names of schemas."""
     if isinstance(value, list):
         return [_without_nulls(item) for item in value]
     if not isinstance(value, dict):
         return value
+    if named:
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return {
-        key: item if key in _VALUES else _without_nulls(item)
+        key: item if key in VALUES else _without_nulls(item, named=key in NAMED)
         for key, item in value.items()
-        if item is not None or key in _VALUES[:2]
+        if item is not None or key in _NULLS
     }
 
 
