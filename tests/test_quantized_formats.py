@@ -200,10 +200,6 @@ def test_scales_that_are_missing_or_do_not_fit_are_named_before_weights_are_read
             {**quark("fp8_e4m3", "per_tensor"), "export": {"weight_format": "fake"}},
             "of the weight_f",
         ),
-        (
-            {**quark("fp8_e4m3", "per_tensor"), "layer_quant_config": {"x": {"weight": {}}}},
-            "whose layers differ in their formats",
-        ),
         ({"quant_method": "gptq", "bits": 4}, "says 4-bit integer weights, and its files hold non"),
     ],
 )

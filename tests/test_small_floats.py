@@ -9,8 +9,27 @@ from typing import Any
 import pytest
 import torch
 from parity_oracle import Oracle
-from quantized_folders import CT_FLOAT8, E2M1, SMALL_FLOATS, Parts, ct_floats, save_quantized
+from quantized_folders import (
+    CT,
+    CT_FLOAT8,
+    CT_GROUP,
+    E2M1,
+    SMALL_FLOATS,
+    Format,
+    Parts,
+    ct_floats,
+    describe,
+    modelopt_nvfp4,
+    nvfp4,
+    pack_quantized,
+    per_channel,
+    per_tensor,
+    quark,
+    quark_mxfp4,
+    save_quantized,
+)
 from safetensors.torch import load_file, save_file
+from tiny_models import tiny_model
 
 from batchgen.engine.checkpoint.quantized import read_quantized
 from batchgen.engine.config import EngineConfig
@@ -24,7 +43,73 @@ from batchgen.job.model.files import resolve_model
 
 PROMPTS = [[5, 6, 7], list(range(10, 40))]
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "num_hidden_layers": 2}
+MIXTURES: dict[str, tuple[Format, Format, dict[str, Any]]] = {
+    "compressed-tensors": (
+        per_channel,
+        nvfp4,
+        {
+            **CT,
+            "format": "mixed-precision",
+            "config_groups": {
+                "group_0": {**CT_FLOAT8, "format": "float-quantized"},
+                "group_1": ct_floats("nvfp4-pack-quantized", 4, 16)["config_groups"]["group_0"]
+                | {"format": "nvfp4-pack-quantized"},
+            },
+        },
+    ),
+    "compressed-tensors with integers": (
+        pack_quantized,
+        nvfp4,
+        {
+            **CT,
+            "format": "mixed-precision",
+            "config_groups": {
+                "group_0": {**CT_GROUP, "format": "pack-quantized"},
+                "group_1": ct_floats("nvfp4-pack-quantized", 4, 16)["config_groups"]["group_0"]
+                | {"format": "nvfp4-pack-quantized"},
+            },
+        },
+    ),
+    "modelopt": (
+        per_tensor,
+        modelopt_nvfp4,
+        {
+            "quant_method": "modelopt",
+            "quant_algo": "MIXED_PRECISION",
+            "quantized_layers": {"a": {"quant_algo": "FP8"}, "b": {"quant_algo": "NVFP4"}},
+        },
+    ),
+    "quark": (
+        per_tensor,
+        quark_mxfp4,
+        {
+            **quark("fp4", "per_group", group_size=32, scale_format="e8m0"),
+            "layer_quant_config": {
+                "*self_attn*": {"weight": {"dtype": "fp8_e4m3", "qscheme": "per_tensor"}},
+            },
+        },
+    ),
+}
+"""Formats of attention and of the rest, and their description."""
 LAYER = "model.layers.0.self_attn.q_proj"
+
+
+def save_mixture(folder: Path, name: str) -> Any:
+    """Save a tiny model in two formats; the dense model that the folder stands for."""
+    attention, rest, described = MIXTURES[name]
+    module = tiny_model("llama", **WIDE)
+    module.save_pretrained(folder)
+    state = load_file(folder / "model.safetensors")
+    draw = torch.Generator().manual_seed(0)
+    for weight in [key for key in state if key.endswith("_proj.weight")]:
+        make = attention if "self_attn" in weight else rest
+        parts, dense = make(state.pop(weight), draw)
+        front = weight.removesuffix("weight")
+        state |= {front + part: tensor.contiguous() for part, tensor in parts.items()}
+        module.get_parameter(weight).data.copy_(dense)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    describe(folder, described)
+    return module
 
 
 @pytest.mark.parametrize("name", SMALL_FLOATS)
@@ -93,14 +178,35 @@ def test_their_note_says_what_is_not_done(name: str) -> None:
     assert ("KV cache" in read.note) == ("cache" in name)
 
 
-def test_other_layers_in_other_formats_are_refused_by_name() -> None:
+@pytest.mark.parametrize("name", MIXTURES)
+def test_layers_in_two_formats_are_each_read_in_theirs(name: str, tmp_path: Path) -> None:
+    dense = save_mixture(tmp_path, name)
+    engine = load_engine(EngineConfig(model=tmp_path, device="cpu", num_blocks=64))
+    for index, prompt in enumerate(PROMPTS):
+        engine.add(Request(index, prompt, SamplingParams(max_tokens=6, ignore_eos=True)))
+    served: dict[int, list[int]] = {}
+    while engine.num_unfinished:
+        served |= {done.request_id: list(done.token_ids) for done in engine.step()}
+    oracle = Oracle(dense)
+    assert [served[0], served[1]] == [oracle.generate(prompt, 6) for prompt in PROMPTS]
+    shape = shape_of(resolve_model(str(tmp_path)), "float32")
+    assert shape.num_parameters == sum(one.numel() for one in dense.parameters())
+
+
+def test_two_formats_that_tensors_do_not_tell_apart_are_refused_by_name() -> None:
     described = SMALL_FLOATS["nvfp4"][1]
-    groups = {**described["config_groups"], "group_1": CT_FLOAT8}
-    found = {"quantization_config": {**described, "config_groups": groups}}
-    read = read_quantized(found)
-    assert read is not None
-    with pytest.raises(ModelRefusedError, match="4-bit floats in some layers and other formats"):
-        read.check_served("m")
+    int8 = {"weights": {"num_bits": 8, "type": "int"}, "input_activations": {"num_bits": 8}}
+    for group in (int8, ct_floats("mxfp4-pack-quantized", 4, 32)["config_groups"]["group_0"]):
+        groups = {
+            **described["config_groups"],
+            "group_1": {**group, "format": "mxfp4-pack-quantized"},
+        }
+        read = read_quantized({"quantization_config": {**described, "config_groups": groups}})
+        assert read is not None
+        with pytest.raises(
+            ModelRefusedError, match=r"other formats in others|differ in their form"
+        ):
+            read.check_served("m")
 
 
 def test_floats_of_six_bits_are_dequantised_though_inputs_were_to_be_rounded() -> None:

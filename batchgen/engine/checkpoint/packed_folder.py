@@ -82,11 +82,13 @@ def load_packed(
         tensors = open_tensors(path, files)
         layers = find_layers(str(path), tensors, scheme)
         empty = _empty(own, dtype, trust_remote_code)
-        names = linear_names(empty) if keep and _can_keep(scheme.kind, dtype, device) else {}
+        names = linear_names(empty) if keep else {}
         kept = {
             layer.module_name: layer
             for layer in layers
-            if names.get(layer.module_name) == layer.shape and can_stay(layer.shape, scheme)
+            if names.get(layer.module_name) == layer.shape
+            and _can_keep(layer.scheme.kind, dtype, device)
+            and can_stay(layer.shape, layer.scheme)
         }
         state = _state(tensors, layers, kept, dtype)
         module = _filled(empty, own, state, dtype, check)

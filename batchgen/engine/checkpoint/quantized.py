@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,13 @@ class Quantized:
     def _own_note(self, scheme: Scheme) -> str:
         note = f"{self.method} weights are dequantised at load: they take their full size"
         if self.kept:
-            note = f"{counted(self.kept, 'layer')} of {scheme.name} weights stay so on the GPU"
+            name = replace(scheme, others=()).name
+            note = f"{counted(self.kept, 'layer')} of {name} weights stay so on the GPU"
             if scheme.kind == "float8":
                 note += ", and round their inputs: a near tie may fall otherwise in another batch"
             if self.dequantized:
                 note += f"; {counted(self.dequantized, 'weight')} more had to be dequantised"
-        elif scheme.kind != "integer":
+        elif any(one.kind != "integer" for one in (scheme, *scheme.others)):
             note += ", and inputs are not rounded"
         return f"{note}; left out are its {scheme.left_out}" if scheme.left_out else note
 

@@ -7,7 +7,7 @@ integer: unsigned 4 or 8 bits, a scale and a zero point for each output and grou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,13 +56,16 @@ class Scheme:
     """Of float8: scales may be bytes, which are exponents (e8m0)."""
     needed: tuple[str, ...] = ()
     """Tensors of a layer without which its numbers mean something else."""
+    others: tuple[Scheme, ...] = ()
+    """Of other kinds, in which some layers are: tensors say in which."""
     left_out: str = ""
     """What of the config is not applied, as a user should read it."""
 
     @property
     def name(self) -> str:
         """For people: `float8`, `float4`, `4-bit integer`."""
-        return f"{self.bits}-bit integer" if self.kind == "integer" else self.kind
+        own = f"{self.bits}-bit integer" if self.kind == "integer" else self.kind
+        return " and ".join([own, *(other.name for other in self.others)])
 
 
 def read_scheme(found: Mapping[str, Any]) -> Scheme | None:
@@ -108,6 +111,9 @@ def _mxfp8(found: Mapping[str, Any]) -> Scheme:
 
 def _modelopt(found: Mapping[str, Any]) -> Scheme:
     algorithm = found.get("quant_algo")
+    layers = found.get("quantized_layers")
+    if algorithm == "MIXED_PRECISION" and layers:
+        return _mixed([_modelopt(layer) for layer in layers.values()])
     if algorithm == "NVFP4" and found.get("group_size", 16) == 16:
         return Scheme("float4", "modelopt", 4, 16)
     if algorithm == "MXFP8":
@@ -115,6 +121,16 @@ def _modelopt(found: Mapping[str, Any]) -> Scheme:
     if algorithm not in ("FP8", "FP8_PER_CHANNEL_PER_TOKEN"):
         raise UnknownSchemeError(f"with the quant_algo {algorithm!r}")
     return Scheme("float8")
+
+
+def _mixed(schemes: Iterable[Scheme]) -> Scheme:
+    """One of these, the others beside it. Where two are of a kind, nothing tells which is which."""
+    found = sorted(dict.fromkeys(schemes), key=lambda one: one.kind != "float8")
+    if not found:
+        raise UnknownSchemeError("of formats that it does not name")
+    if len({one.kind for one in found}) < len(found):
+        raise UnknownSchemeError("whose layers differ in their formats")
+    return replace(found[0], others=tuple(found[1:]))
 
 
 def _awq(found: Mapping[str, Any]) -> Scheme:
@@ -154,26 +170,22 @@ def _auto_round(found: Mapping[str, Any]) -> Scheme:
 def _quark(found: Mapping[str, Any]) -> Scheme:
     """Its float8, and its floats of 4 bits with powers of two as scales."""
     export = found.get("export") or {}
-    told = [found.get("global_quant_config") or {}]
-    told += [one for one in (found.get("layer_quant_config") or {}).values() if one]
-    weights = [one.get("weight") or {} for one in told]
-    first = weights[0]
-    if any(_of_quark(other) != _of_quark(first) for other in weights):
-        raise UnknownSchemeError("whose layers differ in their formats")
     if export.get("weight_format", "real_quantized") != "real_quantized":
         raise UnknownSchemeError(f"of the weight_format {export['weight_format']!r}")
-    match _of_quark(first):
+    told = [found.get("global_quant_config") or {}]
+    told += [one for one in (found.get("layer_quant_config") or {}).values() if one]
+    return _mixed(_of_quark(one["weight"]) for one in told if one.get("weight"))
+
+
+def _of_quark(weight: Mapping[str, Any]) -> Scheme:
+    names = ("dtype", "qscheme", "group_size", "scale_format")
+    match tuple(weight.get(name) for name in names):
         case ("fp8_e4m3", "per_tensor" | "per_channel", _, _):
             return Scheme("float8")
         case ("fp4", "per_group", 32, "e8m0"):
             return Scheme("float4", "quark", 4, 32)
-    told_as = ", ".join(f"{name} {first.get(name)!r}" for name in ("dtype", "qscheme"))
-    raise UnknownSchemeError(f"of {told_as}")
-
-
-def _of_quark(weight: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What decides how a layer's weight is stored."""
-    return tuple(weight.get(one) for one in ("dtype", "qscheme", "group_size", "scale_format"))
+    told = ", ".join(f"{name} {weight.get(name)!r}" for name in names[:2])
+    raise UnknownSchemeError(f"of {told}")
 
 
 def _first(found: Mapping[str, Any], *names: str) -> Any:
@@ -198,30 +210,30 @@ def _compressed(found: Mapping[str, Any]) -> Scheme | None:
         raise UnknownSchemeError("whose layers transform their inputs or outputs")
     groups = [group for group in (found.get("config_groups") or {}).values() if group]
     weights = [group["weights"] for group in groups if group.get("weights")]
-    form = found.get("format")
     if not weights or len(weights) != len(groups) or found.get("sparsity_config"):
         return None
-    first = weights[0]
-    if any(_told(other) != _told(first) for other in weights):
-        if any(one.get("type") == "float" and one.get("num_bits") == 4 for one in weights):
-            raise UnknownSchemeError("of 4-bit floats in some layers and other formats in others")
-        return None
-    kind, bits = first.get("type"), first.get("num_bits")
-    if kind == "int" and form == "pack-quantized" and bits in _INTEGER_BITS["pack-quantized"]:
-        if any(group.get("input_activations") for group in groups):
+    forms = [group.get("format") or found.get("format") for group in groups]
+    if any(_told(other) != _told(weights[0]) for other in weights):
+        if not any(one.get("type") == "float" and one.get("num_bits") == 4 for one in weights):
             return None
-        size = first.get("group_size")
+        each = [_of_weights([one], form) for one, form in zip(weights, forms, strict=True)]
+        if None in each:
+            raise UnknownSchemeError("of 4-bit floats in some layers and other formats in others")
+        return _mixed(one for one in each if one is not None)
+    if weights[0].get("type") == "int" and any(group.get("input_activations") for group in groups):
+        return None
+    return _of_weights(weights, forms[0])
+
+
+def _of_weights(weights: list[Mapping[str, Any]], form: Any) -> Scheme | None:
+    """Of compressed-tensors' groups that are stored alike."""
+    first = weights[0]
+    kind, bits, size = (first.get(name) for name in ("type", "num_bits", "group_size"))
+    if kind == "int" and form == "pack-quantized" and bits in _INTEGER_BITS["pack-quantized"]:
         return _integers("pack-quantized", "pack-quantized", bits, size, _needed(weights))
-    if kind == "float" and bits == 4 and form in _FLOAT4:
-        packing, size = _FLOAT4[form]
-        if first.get("group_size") == size:
-            return Scheme("float4", packing, 4, size)
-    if (
-        kind == "float"
-        and bits == 8
-        and form == "mxfp8-quantized"
-        and first.get("group_size") == 32
-    ):
+    if kind == "float" and bits == 4 and _FLOAT4.get(form, ("", 0))[1] == size:
+        return Scheme("float4", _FLOAT4[form][0], 4, size)
+    if kind == "float" and bits == 8 and form == "mxfp8-quantized" and size == _MX_BLOCK[1]:
         return Scheme("float8", block=_MX_BLOCK, byte_scales=True)
     if kind == "float" and bits == 8 and form in _FLOAT8_FORMATS:
         return Scheme("float8", block=_block(first.get("block_structure")))

@@ -92,14 +92,20 @@ def find_layers(
 
 
 def _find(tensors: Mapping[str, StoredTensor], scheme: Scheme) -> list[StoredLayer]:
-    find, check = {
-        "integer": (_find_integers, _check_integers),
-        "float4": (_find_float4, _check_float4),
+    ways = {
+        "float4": (_find_float4, _check_float4),  # before the next, which its scales look like
         "float8": (_find_float8, _check_float8),
-    }[scheme.kind]
-    layers = list(find(tensors, scheme))
+        "integer": (_find_integers, _check_integers),
+    }
+    layers: list[StoredLayer] = []
+    left = dict(tensors)
+    for one in sorted((scheme, *scheme.others), key=lambda one: list(ways).index(one.kind)):
+        layers += ways[one.kind][0](left, one)
+        for layer in layers:
+            for name in layer.names.values():
+                left.pop(name, None)
     for layer in layers:
-        for part, text in check(layer):
+        for part, text in ways[layer.scheme.kind][1](layer):
             raise _Misfit(f"{layer.names[part]} {text}")
     _check_nothing_beside(tensors, layers)
     if not layers:

@@ -216,11 +216,10 @@ def _stored(files: ModelFiles) -> tuple[dict[str, int], Collection[str] | None]:
         return {}, ()
     if found.scheme is not None and found.scheme.kind == "integer":
         bits = found.scheme.bits
-        return {"I32": 32 // bits}, ("I32",) if bits == 4 else ()
-    if found.scheme is not None and found.scheme.kind == "float4":
-        return _FOUR_BITS, ()
+        return {**_FOUR_BITS, "I32": 32 // bits}, ("I32",) if bits == 4 else ()
     if found.scheme is not None:
-        return {}, _FLOAT8 if found.scheme.block in (None, _FLOAT8_BLOCK) else ()
+        stay = found.scheme.kind == "float8" and found.scheme.block in (None, _FLOAT8_BLOCK)
+        return _FOUR_BITS, _FLOAT8 if stay else ()
     if found.method in _KEPT_PACKED:
         return _FOUR_BITS, None
     return _FOUR_BITS, _MXFP4 if found.method == "mxfp4" else ()
