@@ -215,12 +215,16 @@ def test_sampled_columns_are_settled_in_order_and_collisions_are_named_before_th
         kept.settle([{"status": 1}])
 
 
-def test_a_row_with_endless_column_names_does_not_widen_the_output_forever() -> None:
+def test_a_row_with_endless_column_names_does_not_widen_the_output_forever(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     kept = KeptColumns("all")
     names = [f"c{n}" for n in range(MAX_LATE_COLUMNS + 50)]
     values, problem = kept.read(dict.fromkeys(names, 1))
     assert list(values) == names[:MAX_LATE_COLUMNS]
     assert problem is None
+    (said,) = caplog.messages
+    assert f"'c{MAX_LATE_COLUMNS}', and others that come, are left out (said once)" in said
 
 
 def test_openai_rows_are_read() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from batchgen.job.ledger.survey import survey
 from batchgen.job.output import merge
 from batchgen.job.output.check import MissingRowsError, OutputCheck
 from batchgen.job.output.merge import EMIT_BYTES, Merge, peak_bytes, ranked
+from batchgen.job.output.merge_rows import aligned
 from batchgen.job.rows import OutputRow
 from batchgen.job.storage import parts
 from batchgen.job.storage.layout import Layout
@@ -96,6 +98,17 @@ def test_disorder_is_merged_in_passes_that_fit_in_memory(tmp_path: Path) -> None
     budget = peak_bytes(ranked(parts)) // 10
     table, _ = merged(parts, tmp_path, memory_bytes=budget)
     assert table["index"].to_pylist() == list(range(3_000))
+
+
+def test_tens_of_thousands_of_columns_take_time_in_proportion() -> None:
+    """Each was looked for in a list of all: a minute here, and half an hour of a merge."""
+    names = [f"c{number}" for number in range(30_000)]
+    table = pa.table({name: pa.array(["x"]) for name in names[::2]})
+    begun = time.process_time()
+    wide = aligned(table, pa.schema([(name, pa.string()) for name in names]))
+    assert time.process_time() - begun < 10
+    assert wide["c2"].to_pylist() == ["x"]
+    assert wide["c1"].to_pylist() == [None]
 
 
 def test_long_rows_go_on_in_tables_of_bounded_bytes(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ __all__ = ["diff"]
 
 
 _SHOWN_CHARS = 72
+_SHOWN_COLUMNS = 40
 
 
 @click.command(context_settings=CONTEXT_SETTINGS)
@@ -126,14 +127,19 @@ def _as_json(result: Comparison) -> dict[str, Any]:
     return {"same": result.same, "percent_equal": result.percent_equal} | asdict(result)
 
 
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN_COLUMNS
+    return ", ".join(names[:_SHOWN_COLUMNS]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def _as_text(result: Comparison, on: str, said: list[str]) -> str:
     lines = [
         f"{result.equal:,} of {counted(max(result.rows_a, result.rows_b), 'row')} equal "
-        f"({_percent(result)}) in {', '.join(result.columns)}"
+        f"({_percent(result)}) in {_few(result.columns)}"
     ]
     for which, names in (("first", result.columns_only_a), ("second", result.columns_only_b)):
         if names:
-            lines.append(f"columns only in the {which}: {', '.join(names)}")
+            lines.append(f"columns only in the {which}: {_few(names)}")
     only = (("first", result.only_a, result.rows_a), ("second", result.only_b, result.rows_b))
     for which, keys, rows in only:
         if rows > result.common:

@@ -57,6 +57,7 @@ class KeptColumns:
         self.all = keep_columns == "all"
         self._types: dict[str, pa.DataType] = {}
         self._late: set[str] = set()
+        self._left_out = False
         self._untyped: set[str] = set()
         self._fixed: set[str] = set()
         self._met: set[str] = set()
@@ -203,7 +204,11 @@ class KeptColumns:
         if name in self._types or name in self._late:
             return True
         if len(self._late) >= MAX_LATE_COLUMNS:
-            _log.warning("more than %d extra columns: %r is left out", MAX_LATE_COLUMNS, name)
+            if not self._left_out:
+                text = "more than %d columns that the first rows lack: %r, and others that come, "
+                text += "are left out (said once); --keep-columns a,b names what to keep"
+                _log.warning(text, MAX_LATE_COLUMNS, name)
+            self._left_out = True
             return False
         self._late.add(name)
         return True

@@ -6,6 +6,7 @@ A null is an absent value. A column named like a parameter is that parameter.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -146,7 +147,8 @@ def find_columns(
             kept.tell_changed(name, present[name], kind)
     names = tuple(name for name in present if name in meant or name in extra or name in read)
     columns.tell_near_misses((name for name in present if name not in meant), own)
-    twice = [name for name in names if schema.names.count(name) > 1]
+    counts = Counter(schema.names)
+    twice = [name for name in names if counts[name] > 1]
     if twice:
         raise InvalidDataError(f"{where} has two columns {twice[0]!r}", "rename one of them")
     converts = _converts(present, names, extra, columns.ids)

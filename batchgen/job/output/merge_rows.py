@@ -42,9 +42,10 @@ def aligned(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with exactly the schema's columns: missing ones null, others cast or dropped."""
     if table.schema.equals(schema, check_metadata=False):
         return table.replace_schema_metadata(None)
+    given = dict(zip(table.column_names, table.itercolumns(), strict=True))
     columns = [
-        table[field.name].cast(field.type)
-        if field.name in table.column_names
+        given[field.name].cast(field.type)
+        if field.name in given
         else pa.nulls(table.num_rows, field.type)
         for field in schema
     ]

@@ -91,9 +91,9 @@ def compare(
         result.rows_a, result.rows_b = len(left.keys), len(right.keys)
         result.common = len(at_a)
         if not columns:
-            names_a, names_b = file_a.names, file_b.names
-            result.columns_only_a = tuple(name for name in names_a if name not in names_b)
-            result.columns_only_b = tuple(name for name in names_b if name not in names_a)
+            names_a, names_b = {*file_a.names}, {*file_b.names}
+            result.columns_only_a = tuple(name for name in file_a.names if name not in names_b)
+            result.columns_only_b = tuple(name for name in file_b.names if name not in names_a)
         result.equal = int(len(at_a) - unequal.sum())
         result.only_a = _keys(file_a, key, _unmatched(left, at_a), show)
         result.only_b = _keys(file_b, key, _unmatched(right, at_b), show)
@@ -110,7 +110,8 @@ def _columns(
         if name not in a or name not in b:
             where = "both files" if name not in a and name not in b else "one file"
             raise UsageError(f"column {name!r} is missing in {where}", f"there are: {list(a)}")
-    shared = [name for name in a if name in b and name not in _VOLATILE_COLUMNS]
+    both = {*a} & {*b} - _VOLATILE_COLUMNS
+    shared = [name for name in a if name in both]
     # Two files matched by id may come from inputs in another order.
     positional = () if "index" in key else ("index",)
     return tuple(asked) or tuple(n for n in shared if n not in (*key, *positional))
