@@ -1,4 +1,5 @@
-"""Two outputs compared row by row, at some 40 bytes of memory a row whatever the rows hold."""
+"""Two outputs compared row by row: where both have the same keys in the same order, batch by batch;
+else at some 50 bytes of memory a row, whatever the rows hold."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ _VOLATILE_COLUMNS = frozenset(
 """Columns in which equal reruns may differ (INTERFACE, Parquet out)."""
 
 _BATCH_ROWS = 8_192
+_AT_ONCE = 65_536
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _MINUS_ONE, _NAN = "\0-1", "\0nan"
 
@@ -67,11 +69,12 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Digests:
-    """A file's keys and values as 64-bit words, sorted by key. All: [num_rows]"""
+    """A file's keys as 64-bit words, sorted, and where in the file each is; its values as such
+    words, in the file's order. All: [num_rows]"""
 
     keys: Words
+    places: npt.NDArray[Any]
     values: Words
-    places: Places
 
 
 def compare(
@@ -84,22 +87,87 @@ def compare(
     with closing(open_rows(a)) as file_a, closing(open_rows(b)) as file_b:
         key = (on, "sample")
         names = _columns(file_a.names, file_b.names, key, columns)
-        left, right = (_digests(file, key, names) for file in (file_a, file_b))
-        at_a, at_b = _matches(left, right)
-        unequal = left.values[at_a] != right.values[at_b]
-        result = Comparison(names)
-        result.rows_a, result.rows_b = len(left.keys), len(right.keys)
-        result.common = len(at_a)
+        result = Comparison(names, rows_a=file_a.num_rows, rows_b=file_b.num_rows)
         if not columns:
             names_a, names_b = {*file_a.names}, {*file_b.names}
             result.columns_only_a = tuple(name for name in file_a.names if name not in names_b)
             result.columns_only_b = tuple(name for name in file_b.names if name not in names_a)
-        result.equal = int(len(at_a) - unequal.sum())
-        result.only_a = _keys(file_a, key, _unmatched(left, at_a), show)
-        result.only_b = _keys(file_b, key, _unmatched(right, at_b), show)
-        places = left.places[at_a][unequal], right.places[at_b][unequal]
+        unequal = _unequal_in_step(file_a, file_b, key, names, show)
+        if unequal is None:
+            unequal = _match(result, file_a, file_b, key, names, show)
+        else:
+            result.common = result.rows_a
+        result.equal = result.common - unequal.count
+        places = unequal.first_a, unequal.first_b
         result.differences = list(_differences((file_a, file_b), key, names, places, show))
         return result
+
+
+@dataclass(slots=True)
+class _Unequal:
+    """Common rows that differ: how many, and the first of them, in the order of the first file."""
+
+    show: int
+    count: int = 0
+    first_a: Places = field(default_factory=lambda: np.empty(0, np.int64))
+    first_b: Places = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def add(self, at_a: Places, at_b: Places) -> None:
+        """Rows at these places of the files."""
+        self.count += len(at_a)
+        at_a, at_b = np.append(self.first_a, at_a), np.append(self.first_b, at_b)
+        order = np.argsort(at_a, kind="stable")[: self.show]
+        self.first_a, self.first_b = at_a[order], at_b[order]
+
+
+def _unequal_in_step(
+    a: RowFile, b: RowFile, key: tuple[str, str], names: tuple[str, ...], show: int
+) -> _Unequal | None:
+    """None where the files have not the same keys in the same order."""
+    if a.num_rows != b.num_rows:
+        return None
+    found, start = _Unequal(show), 0
+    for (keys_a, values_a), (keys_b, values_b) in zip(
+        _hashed(a, key, names), _hashed(b, key, names), strict=True
+    ):
+        if not np.array_equal(keys_a, keys_b):
+            return None
+        at = np.flatnonzero(values_a != values_b) + start
+        if len(at):
+            found.add(at, at)
+        start += len(keys_a)
+    return found
+
+
+def _match(
+    result: Comparison,
+    a: RowFile,
+    b: RowFile,
+    key: tuple[str, str],
+    names: tuple[str, ...],
+    show: int,
+) -> _Unequal:
+    """Match rows by key in any order; what has no partner goes into the result."""
+    left, right = (_digests(file, key, names) for file in (a, b))
+    found, matched = _Unequal(show), np.zeros(len(right.keys), np.bool_)
+    only_a = np.empty(0, np.int64)
+    for start in range(0, len(left.keys), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        keys, places = left.keys[part], left.places[part].astype(np.int64)
+        at = np.searchsorted(right.keys, keys)
+        is_common = at < len(right.keys)
+        is_common[is_common] = right.keys[at[is_common]] == keys[is_common]
+        at = at[is_common]
+        matched[at] = True
+        only_a = np.sort(np.append(only_a, places[~is_common]))[:show]
+        places, others = places[is_common], right.places[at].astype(np.int64)
+        differ = left.values[places] != right.values[others]
+        result.common += len(at)
+        found.add(places[differ], others[differ])
+    only_b = np.sort(right.places[~matched])[:show].astype(np.int64)
+    result.only_a = _keys(a, key, only_a)
+    result.only_b = _keys(b, key, only_b)
+    return found
 
 
 def _columns(
@@ -117,17 +185,37 @@ def _columns(
     return tuple(asked) or tuple(n for n in shared if n not in (*key, *positional))
 
 
+def _hashed(
+    file: RowFile, key: tuple[str, str], names: tuple[str, ...]
+) -> Iterator[tuple[Words, Words]]:
+    """Keys and values, so many rows at a time whatever the row groups are: [at most _BATCH_ROWS]"""
+    held = [np.empty(0, np.uint64)] * 2
+    for columns in file.batches((*key, *names), _BATCH_ROWS):
+        count = len(columns[0])
+        made = _words(columns[: len(key)], count), _words(columns[len(key) :], count)
+        held = [np.append(one, more) for one, more in zip(held, made, strict=True)]
+        while len(held[0]) >= _BATCH_ROWS:
+            yield held[0][:_BATCH_ROWS], held[1][:_BATCH_ROWS]
+            held = [one[_BATCH_ROWS:] for one in held]
+    if len(held[0]):
+        yield held[0], held[1]
+
+
 def _digests(file: RowFile, key: tuple[str, str], names: tuple[str, ...]) -> _Digests:
     num_rows = file.num_rows
     keys, values = np.empty(num_rows, np.uint64), np.empty(num_rows, np.uint64)
     start = 0
-    for columns in file.batches((*key, *names), _BATCH_ROWS):
-        stop = start + len(columns[0])
-        keys[start:stop] = _words(columns[: len(key)], stop - start)
-        values[start:stop] = _words(columns[len(key) :], stop - start)
+    for some_keys, some_values in _hashed(file, key, names):
+        stop = start + len(some_keys)
+        keys[start:stop], values[start:stop] = some_keys, some_values
         start = stop
-    order = np.argsort(keys, kind="stable")
-    return _Digests(_numbered(keys[order]), values[order], order)
+    small = np.uint32 if num_rows < 1 << 32 else np.uint64
+    places = np.argsort(keys, kind="stable").astype(small)
+    keys = keys[places]
+    if _number(keys):
+        order = np.argsort(keys, kind="stable")
+        keys, places = keys[order], places[order]
+    return _Digests(keys, places, values)
 
 
 def _words(columns: Sequence[list[Any]], num_rows: int) -> Words:
@@ -159,32 +247,20 @@ def _frozen(row: tuple[Any, ...]) -> Hashable:
     return row
 
 
-def _numbered(keys: Words) -> Words:
-    """Sorted keys with repetitions told apart: the second one of a key gets a word of its own."""
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-    lengths = np.diff(np.concatenate([starts, [len(keys)]]))
-    nth = np.arange(len(keys)) - np.repeat(starts, lengths)
-    numbered: Words = keys + nth.astype(np.uint64) * _ODD
-    return numbered
+def _number(keys: Words) -> bool:
+    """Tell repetitions of sorted keys apart: the second one of a key gets a word of its own.
+    Whether there are any; then the keys are not sorted any more."""
+    again = np.flatnonzero(keys[1:] == keys[:-1]) + 1
+    if not len(again):
+        return False
+    starts = np.concatenate([[True], np.diff(again) != 1])
+    first = np.maximum.accumulate(np.where(starts, again, 0))
+    keys[again] += (again - first + 1).astype(np.uint64) * _ODD
+    return True
 
 
-def _matches(left: _Digests, right: _Digests) -> tuple[Places, Places]:
-    """Places of equal keys in both, in the order of the first file's rows. [num_common] each"""
-    _, at_a, at_b = np.intersect1d(left.keys, right.keys, assume_unique=True, return_indices=True)
-    order = np.argsort(left.places[at_a], kind="stable")
-    return at_a[order], at_b[order]
-
-
-def _unmatched(digests: _Digests, matched: Places) -> Places:
-    """File rows without a partner, in the file's order."""
-    lonely = np.ones(len(digests.keys), bool)
-    lonely[matched] = False
-    places: Places = np.sort(digests.places[lonely])
-    return places
-
-
-def _keys(file: RowFile, key: Sequence[str], places: Places, show: int) -> list[tuple[Any, ...]]:
-    return [tuple(row.values()) for row in file.rows(key, places[:show])]
+def _keys(file: RowFile, key: Sequence[str], places: Places) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in file.rows(key, places)]
 
 
 def _differences(
