@@ -106,7 +106,7 @@ def _lane(way: str, seconds: float, done: Sequence[Completion]) -> Lane:
         np.array([getattr(one, name) for one in times]) - start
         for name in ("first_token", "finished")
     )
-    return Lane(way, seconds, bars_of(began - start, first, ended)[0])
+    return Lane(way, seconds, bars_of(began - start, first - (began - start), ended)[0])
 
 
 def _generate(

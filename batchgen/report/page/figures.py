@@ -60,16 +60,18 @@ class Figures:
 
 def figures_of(table: Table) -> Figures:
     """Of a finished output."""
-    line = time_line(table)
     percentiles, latencies = {}, {}
     for name in PARTS:
         values = table.floats(name)
         values = values[~np.isnan(values)]
-        percentiles[name], latencies[name] = _percentiles(values), _histogram(values)
+        latencies[name] = _histogram(values)
+        percentiles[name] = _percentiles(values)  # which changes their order
     edges, cells = _lengths(table)
+    totals = _totals(table)
+    line = time_line(table)
     return Figures(
         name=str(table.path),
-        totals=_totals(table),
+        totals=totals,
         seconds=line.seconds,
         runs=list(line.runs),
         tokens_per_s=_tokens_per_s(line),
@@ -106,15 +108,13 @@ def _tokens_per_s(line: TimeLine) -> list[float]:
     if not line.seconds:
         return []
     edges = np.linspace(0.0, line.seconds, _NUM_BINS + 1)
-    length = line.ended - line.first_token
-    np.maximum(length, 1e-9, out=length)
-    share, done = np.empty_like(length), []
-    for edge in edges:
-        np.subtract(edge, line.first_token, out=share)
-        share /= length
-        np.clip(share, 0.0, 1.0, out=share)
-        share *= line.tokens
-        done.append(float(share.sum()))
+    done = np.zeros(len(edges))
+    for part in line.parts():
+        first_token = line.began[part] + line.reading[part]
+        length = np.maximum(line.ended[part] - first_token, 1e-9)
+        for number, edge in enumerate(edges):
+            share = np.clip((edge - first_token) / length, 0.0, 1.0)
+            done[number] += float((share * line.tokens[part]).sum())
     done[-1] = float(line.tokens.sum())  # what ends with the last edge is inside
     return [float(one) for one in np.diff(done) / np.diff(edges)]
 
@@ -133,7 +133,7 @@ def _live(line: TimeLine) -> list[int]:
 def _percentiles(values: Floats) -> dict[str, float]:
     if not len(values):
         return {}
-    found = np.percentile(values, _PERCENTILES)
+    found = np.percentile(values, _PERCENTILES, overwrite_input=True)
     return {f"p{p}": float(value) for p, value in zip(_PERCENTILES, found, strict=True)}
 
 

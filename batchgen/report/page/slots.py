@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,19 +48,22 @@ class Slots:
 
 def slots_of(line: TimeLine) -> Slots:
     """Sequences get the lowest free slot as they begin."""
-    bars, num_slots = bars_of(line.began, line.first_token, line.ended)
+    bars, num_slots = bars_of(line.began, line.reading, line.ended)
     static, seconds = _static(line, num_slots)
     return Slots(num_slots, len(line.began), bars, static, line.seconds, seconds)
 
 
-def bars_of(began: Floats, first_token: Floats, ended: Floats) -> tuple[list[Bar], int]:
-    """The first sequences' bars, and how many slots all took; moments are [num_sequences]."""
+def bars_of(
+    began: Floats, reading: npt.NDArray[np.floating[Any]], ended: Floats
+) -> tuple[list[Bar], int]:
+    """The first sequences' bars, and how many slots all took; moments, and the seconds until the
+    first token, are [num_sequences]."""
     order = np.argsort(began, kind="stable")
     bars: list[Bar] = []
     free: list[int] = []
     busy: list[tuple[float, int]] = []
     num_slots = 0
-    for begin, token, end in _each(order, began, first_token, ended):
+    for begin, seconds, end in _each(order, began, reading, ended):
         while busy and busy[0][0] <= begin:
             heapq.heappush(free, heapq.heappop(busy)[1])
         if free:
@@ -68,11 +72,13 @@ def bars_of(began: Floats, first_token: Floats, ended: Floats) -> tuple[list[Bar
             slot, num_slots = num_slots, num_slots + 1
         heapq.heappush(busy, (end, slot))
         if len(bars) < MOST_BARS and slot < MOST_SLOTS:
-            bars.append(Bar(slot, begin, token, end))
+            bars.append(Bar(slot, begin, begin + seconds, end))
     return bars, num_slots
 
 
-def _each(order: npt.NDArray[np.int64], *moments: Floats) -> Iterator[tuple[float, ...]]:
+def _each(
+    order: npt.NDArray[np.int64], *moments: npt.NDArray[np.floating[Any]]
+) -> Iterator[tuple[float, ...]]:
     """Each sequence's, in that order; as numbers of Python they take four times the memory."""
     for start in range(0, len(order), _AT_ONCE):
         places = order[start : start + _AT_ONCE]
@@ -82,15 +88,13 @@ def _each(order: npt.NDArray[np.int64], *moments: Floats) -> Iterator[tuple[floa
 def _static(line: TimeLine, num_slots: int) -> tuple[list[Bar], float]:
     if not num_slots:
         return [], 0.0
-    taken: Floats = line.ended - line.began
-    waits: Floats = line.first_token - line.began
     bars: list[Bar] = []
     now = 0.0
-    for start in range(0, len(taken), num_slots):
-        batch = slice(start, start + num_slots)
+    for batch in line.parts(num_slots):
+        taken = line.ended[batch] - line.began[batch]
         if len(bars) < MOST_BARS:
-            for slot, (wait, long) in enumerate(zip(waits[batch], taken[batch], strict=True)):
+            for slot, (wait, long) in enumerate(zip(line.reading[batch], taken, strict=True)):
                 if slot < MOST_SLOTS:
                     bars.append(Bar(slot, now, now + float(wait), now + float(long)))
-        now += float(taken[batch].max())
+        now += float(taken.max())
     return bars[:MOST_BARS], now

@@ -3,6 +3,7 @@ but what few rows differ in, by its number; what else a few rows hold is read fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from batchgen.job.storage.layout import Layout, folder_of
 from batchgen.job.stores.places import Place
 from batchgen.job.verbs.row_files import NEXT, ParquetFiles, no_output, reading
 
-__all__ = ["Floats", "Ints", "Table", "read_table"]
+__all__ = ["Floats", "Ints", "Table", "moments", "numbers", "read_table"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -84,11 +85,24 @@ class Table:
         with reading(self.out, self.record), closing(ParquetFiles(self.record)) as file:
             return file.rows(SAMPLED, places.tolist())
 
-    def moments(self) -> Floats:
-        """When rows came in, in seconds since 1970, NaN for null, [num_rows]."""
-        micros = self.column("started_at").cast(pa.timestamp("us")).to_numpy()
-        seconds = micros.astype("datetime64[us]").astype(np.int64) / 1e6
-        return np.where(np.isnat(micros), np.nan, seconds)
+    def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some of `COLUMNS`, so many rows at a time. Raises InputUnreadableError."""
+        with reading(self.out, self.record):
+            for written in self.files:
+                with written.open(read_dictionary=list(TEXTS)) as file:
+                    yield from file.iter_batches(columns=list(names))
+
+
+def numbers(column: pa.Array) -> Floats:
+    """NaN for null, [num_rows]."""
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def moments(column: pa.Array) -> Floats:
+    """In seconds since 1970, NaN for null, [num_rows]."""
+    micros = column.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False)
+    seconds = micros.astype("datetime64[us]").astype(np.int64) / 1e6
+    return np.where(np.isnat(micros), np.nan, seconds)
 
 
 def read_table(out: Place) -> Table:
