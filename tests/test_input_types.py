@@ -165,3 +165,26 @@ def test_a_row_without_a_prompt_is_told_what_it_has(tmp_path: Path) -> None:
     (row,) = Reader(InputSpec((str(lines),)))
     assert row.error is not None
     assert row.error.message.endswith('the row has ["question", "answer"]')
+
+
+@pytest.mark.parametrize("flags", [{}, {"keep_columns": "row=id"}, {"id_column": "id,x"}])
+def test_an_integer_as_a_warehouse_writes_it_is_an_id(
+    tmp_path: Path, flags: dict[str, Any]
+) -> None:
+    """Snowflake's and Oracle's NUMBER(38, 0), Spark's decimal(20, 0)."""
+    ids = pa.array([Decimal(7), Decimal("12345678901234567890123"), None], pa.decimal128(38, 0))
+    table = pa.table({"prompt": ["a", "b", "c"], "id": ids, "x": ["u", "v", "w"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows = list(Reader(InputSpec((str(tmp_path / "a.parquet"),), **flags)))
+    if "id_column" in flags:
+        assert [row.id for row in rows] == ["7-u", "12345678901234567890123-v", None]
+    else:
+        assert [row.id for row in rows] == ["7", "12345678901234567890123", None]
+    assert [row.kept.get("row") for row in rows][:1] == ([7] if "keep_columns" in flags else [None])
+
+
+def test_a_decimal_with_a_fraction_is_no_id(tmp_path: Path) -> None:
+    table = pa.table({"prompt": ["a"], "id": pa.array([Decimal("1.50")], pa.decimal128(9, 2))})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InvalidDataError, match="an id is a string or an integer"):
+        Reader(InputSpec((str(tmp_path / "a.parquet"),)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
@@ -60,5 +61,7 @@ def _id_of(value: Any) -> str | None:
         return value
     if type(value) is int:
         return str(value)
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        return str(int(value))
     text = f"an id is a string or an integer, not {shown(value)}"
     raise RowError(ErrorCode.INVALID_ROW, text)

@@ -259,6 +259,8 @@ def _check_ids(present: dict[str, pa.DataType], where: str, names: Sequence[str]
         return
     if is_json(kind) or isinstance(kind, pa.UuidType) or _is_integer_dictionary(kind):
         return
+    if pa.types.is_decimal(kind) and kind.scale <= 0:  # a warehouse's integers: NUMBER(38, 0)
+        return
     text = f"{where}: column {name!r} holds {kind}, and an id is a string or an integer"
     raise InvalidDataError(text, "convert the column, or name another one with --id-column")
 
