@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from echo_runs import prompts, write_rows
 
+from batchgen.__main__ import main
 from batchgen.errors import FingerprintMismatchError
 from batchgen.job.input_digest import InputCheckpoint
 from batchgen.job.storage.final_report import FinalReport
@@ -52,6 +54,25 @@ def test_a_damaged_manifest_is_refused_with_what_to_do(tmp_path: Path, text: str
     with pytest.raises(FingerprintMismatchError, match="cannot be read") as refused:
         Manifest.read(path)
     assert refused.value.hint is not None
+
+
+@pytest.mark.parametrize("verb", [("status",), ("run", "--retry", "failed"), ("run",), ("merge",)])
+def test_a_checkpoint_of_a_newer_version_is_left_alone(
+    tmp_path: Path, verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever it means by what lies there, this version would misread it."""
+    out, source = tmp_path / "o.parquet", write_rows(tmp_path / "in.jsonl", prompts(3))
+    run = ["run", "-i", str(source), "-o", str(out), "--engine", "echo", "-q"]
+    assert main(run) == 0
+    folder = tmp_path / "o.parquet.ckpt"
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 2'))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    words = [*run, *verb[1:]] if verb[0] == "run" else [verb[0], str(out)]
+    assert main(words) == 4
+    said = capsys.readouterr().err
+    assert f"{folder} is of a newer batchgen: its manifest has version 2" in said
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path in before}
 
 
 def test_the_footer_names_no_run_or_host() -> None:

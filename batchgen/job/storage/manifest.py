@@ -66,16 +66,27 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Place) -> Manifest | None:
-        """The manifest at `path`; None where there is none. Damaged: FingerprintMismatchError."""
+        """The manifest at `path`; None where there is none. FingerprintMismatchError for one
+        that is damaged, or of a newer batchgen, whose folder may mean something else."""
         try:
             with unwritable("the manifest", path.parent):
                 text = read_current(path)
-            return None if text is None else cls.from_json(text.decode())
+            if text is None:
+                return None
+            manifest = cls.from_json(text.decode())
+            is_newer = manifest.version > MANIFEST_VERSION
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FingerprintMismatchError(
                 f"the manifest {path} cannot be read: {error}",
                 "remove the checkpoint folder, or start afresh with --overwrite",
             ) from error
+        if is_newer:
+            raise FingerprintMismatchError(
+                f"{path.parent} is of a newer batchgen: its manifest has version "
+                f"{manifest.version}, and this one reads {MANIFEST_VERSION}",
+                "go on with the batchgen that began it, or write to another --out",
+            )
+        return manifest
 
     @classmethod
     def begun(cls, fingerprint: Mapping[str, Any], **values: Any) -> Manifest:
