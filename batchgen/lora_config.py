@@ -22,10 +22,8 @@ __all__ = [
     "MAGNITUDE",
     "WEIGHT_NAMES",
     "LoraConfig",
-    "copied_parameter",
     "objections",
     "read_adapter_json",
-    "read_key",
     "read_lora_config",
     "refused",
 ]
@@ -36,8 +34,9 @@ CONFIG_NAME = "adapter_config.json"
 WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 
 _APPLIED = {
-    "alpha_pattern", "exclude_modules", "layers_pattern", "layers_to_transform", "lora_alpha", "r",
-    "lora_bias", "rank_pattern", "target_modules", "use_dora", "use_rslora",
+    "alpha_pattern", "bias", "exclude_modules", "layers_pattern", "layers_to_transform",
+    "lora_alpha", "lora_bias", "modules_to_save", "r", "rank_pattern", "target_modules",
+    "trainable_token_indices", "use_dora", "use_rslora",
 }  # fmt: skip
 _OF_TRAINING = {
     "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
@@ -49,9 +48,6 @@ _OF_TRAINING = {
 """What the finished weights do not depend on. `fan_in_fan_out` follows from the layer's type."""
 _MEANINGS = {
     "kasa_config": "KaSA (which takes parts of the base model's weights away)",
-    "modules_to_save": "whole modules that were trained too",
-    "bias": "trained biases",
-    "trainable_token_indices": "trained rows of the embedding",
     "target_parameters": "parameters that are no layers (experts)",
     "layer_replication": "layers that are used several times",
     "alora_invocation_tokens": "activation by tokens (aLoRA)",
@@ -59,20 +55,6 @@ _MEANINGS = {
     "use_bdlora": "block-diagonal LoRA",
     "arrow_config": "a choice between adapters (Arrow)",
     "megatron_config": "Megatron's parallel layers",
-}
-_KEY = re.compile(
-    r"base_model\.model\.(.+)\.lora_(?:([AB])(?:\.default)?\.(weight|bias)"
-    r"|magnitude_vector(?:\.default)?(?:\.weight)?)"
-)
-_COPY = re.compile(
-    r"base_model\.model\.((?:(?!lora_|modules_to_save).)+?)(?:\.base_layer)?\.(weight|bias)"
-)
-_OTHER_KEYS = {
-    "lora_embedding": "a low-rank product beside an embedding",
-    "lora_monteclora": "MonteCLoRA's samples",
-    "lora_velora": "VeLoRA's projections",
-    "modules_to_save": "whole modules that were trained too",
-    "bias": "trained biases",
 }
 _NEUTRAL: tuple[Any, ...] = (None, False, "none", "", [], {})
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -99,6 +81,12 @@ class LoraConfig:
     """DoRA: the length of each output's weights is trained apart."""
     has_biases: bool = False
     """Of the low-rank products."""
+    saved: tuple[str, ...] = ()
+    """`modules_to_save`: how the names of modules end that were trained whole."""
+    biases: str = "none"
+    """Of the model, those that were trained: `none`, `all`, or of adapted layers (`lora_only`)."""
+    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Rows that were trained, by how the embedding's name ends; "": the input embedding's."""
 
     @property
     def parts(self) -> set[str]:
@@ -132,6 +120,20 @@ class LoraConfig:
         if self.layers is None or isinstance(self.target, str) or module in self.target:
             return True
         return self._layer(module) in self.layers
+
+    def trains(self, module: str, kind: str) -> bool:
+        """Whether the layer's own `weight` or `bias` was trained too, whole."""
+        if kind == "bias" and (
+            self.biases == "all" or (self.biases != "none" and self.targets(module))
+        ):
+            return True
+        return any(self.names_saved(end, module) for end in self.saved)
+
+    def names_saved(self, end: str, module: str) -> bool:
+        """Whether this one of `saved` names the module, or one that it is a part of."""
+        parts = module.split(".")
+        fronts = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+        return any(front.endswith(end) for front in fronts)
 
     def misfits(self, module: str, parts: Collection[str]) -> Iterator[str]:
         """What is wrong with a layer of which the file holds these parts, whatever their shapes."""
@@ -187,25 +189,6 @@ def objections(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"began with init_lora_weights={start!r}, which changes the base model's weights too"
 
 
-def read_key(folder: Path, key: str) -> tuple[str, str]:
-    """Of a weight's name the layer's dotted name, and which of `LoraConfig.parts` it is. Raises
-    ModelRefusedError for weights that are none."""
-    match = _KEY.fullmatch(key)
-    if match is not None and match[2] is None:
-        return match[1], MAGNITUDE
-    if match is not None and (match[2] == "B" or match[3] == "weight"):
-        return match[1], match[2] if match[3] == "weight" else BIAS
-    what = next((text for part, text in _OTHER_KEYS.items() if part in key), "other weights")
-    raise refused(folder, f"holds {key!r}: {what} cannot be applied")
-
-
-def copied_parameter(key: str) -> tuple[str, str] | None:
-    """Of a weight that may be the base model's own the layer's dotted name, and `weight` or `bias`:
-    peft writes those of embeddings and heads too, where a product lies beside one."""
-    match = _COPY.fullmatch(key)
-    return None if match is None else (match[1], match[2])
-
-
 def refused(folder: Path, what: str) -> ModelRefusedError:
     """The adapter cannot be applied as it was trained."""
     return ModelRefusedError(
@@ -251,9 +234,23 @@ def _checked(folder: Path, config: dict[str, Any]) -> LoraConfig:
             rank_stabilised=bool(config.get("use_rslora")),
             has_magnitudes=bool(config.get("use_dora")),
             has_biases=bool(config.get("lora_bias")),
+            saved=_list(config.get("modules_to_save")),
+            biases=_biases(config.get("bias") or "none"),
+            tokens=_tokens(config.get("trainable_token_indices") or {}),
         )  # fmt: skip
     except (TypeError, ValueError, AttributeError, re.error) as error:
         raise refused(folder, f"has an {CONFIG_NAME} with an impossible value: {error}") from None
+
+
+def _biases(value: Any) -> str:
+    if value not in ("none", "all", "lora_only"):
+        raise ValueError(f"bias={value!r}")
+    return str(value)
+
+
+def _tokens(value: Any) -> dict[str, tuple[int, ...]]:
+    given = value if isinstance(value, dict) else {"": value}
+    return {name: tuple(map(int, rows)) for name, rows in given.items() if rows}
 
 
 def _positive(value: Any) -> int:

@@ -110,6 +110,87 @@ def test_magnitudes_of_another_model_are_refused_by_name(tmp_path: Path) -> None
         answers(tmp_path / "model", [adapter(tmp_path, "a", "")], [""] * len(PROMPTS))
 
 
+WHOLE: dict[str, dict[str, Any]] = {
+    "lm_head.weight": {"modules_to_save": ["lm_head"]},
+    "model.embed_tokens.weight": {"modules_to_save": ["embed_tokens"]},
+    "model.layers.1.post_attention_layernorm.weight": {"modules_to_save": ["norm", "other"]},
+    "model.layers.1.self_attn.k_proj.bias": {"bias": "all"},
+    "model.layers.1.self_attn.q_proj.bias": {"bias": "lora_only"},
+    "model.embed_tokens.token_adapter.trainable_tokens_delta": {
+        "trainable_token_indices": {"embed_tokens": [7, 5, 11]}
+    },
+}
+"""A weight of the base model that was trained too -> what the config says of it."""
+
+
+def whole_folder(folder: Path, module: Any, key: str) -> torch.Tensor:
+    """An adapter with a weight of that name; its values."""
+    lora_folder(folder, module, ["q_proj"], **WHOLE[key])
+    file = folder / "adapter_model.safetensors"
+    own = key.partition(".token_adapter")[0]
+    name = own if own == key else f"{own}.weight"
+    shape = module.get_parameter(name).shape if own == key else (3, 32)
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(8))
+    written = key.replace("q_proj.bias", "q_proj.base_layer.bias")
+    save_file(load_file(file) | {PREFIX + written: values}, file)
+    return values
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("key", WHOLE)
+def test_weights_that_were_trained_whole_take_the_place_of_the_model_s(
+    tmp_path: Path, key: str, tied: bool
+) -> None:
+    """Head and embedding apart where one of them was; rows are of both where both are one."""
+    module = tiny_model("qwen2", tie_word_embeddings=tied)
+    module.save_pretrained(tmp_path / "model")
+    values = whole_folder(tmp_path / "a", module, key)
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    products = {k: v for k, v in load_file(file).items() if ".lora_" in k}
+    save_file(products, tmp_path / "products.safetensors")
+    if "token_adapter" in key:
+        module.model.embed_tokens.weight.data[[7, 5, 11]] = values
+    else:
+        name, _, kind = key.rpartition(".")
+        setattr(module.get_submodule(name), kind, torch.nn.Parameter(values.clone()))
+    for name, part in module.named_modules():
+        if name.endswith("q_proj"):
+            own = {half: products[f"{PREFIX}{name}.lora_{half}.weight"] for half in "AB"}
+            part.weight.data += 2.0 * own["B"] @ own["A"]
+    oracle = Oracle(module)
+    expected = [oracle.generate(prompt, NUM_TOKENS) for prompt in PROMPTS]
+    got = answers(tmp_path / "model", [adapter(tmp_path, "a", "")], [""] * len(PROMPTS))
+    assert_parity(oracle, PROMPTS, expected, got)
+    without = Oracle(tiny_model("qwen2", tie_word_embeddings=tied))
+    assert expected != [without.generate(prompt, NUM_TOKENS) for prompt in PROMPTS]
+    with pytest.raises(ModelRefusedError, match="no row can choose that") as caught:
+        answers(tmp_path / "model", [adapter(tmp_path, "a")], [""] * len(PROMPTS))
+    assert "the one --adapter" in caught.value.hint
+    result = CliRunner().invoke(cli, ["inspect", str(tmp_path / "a"), "--json"])
+    assert json.loads(result.stdout)["refused"] == []
+    assert json.loads(result.stdout)["replaced"] == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "words"),
+    [
+        ("lm_head.weight", (99, 32), "this model has one of .* or of more tokens"),
+        ("model.layers.1.self_attn.k_proj.bias", (5,), "this model has one of"),
+        ("model.embed_tokens.token_adapter.trainable_tokens_delta", (2, 32), "for 3 tokens"),
+    ],
+)
+def test_such_weights_of_another_model_are_refused_by_name(
+    tmp_path: Path, key: str, shape: tuple[int, ...], words: str
+) -> None:
+    module = tiny_model("qwen2")
+    module.save_pretrained(tmp_path / "model")
+    whole_folder(tmp_path / "a", module, key)
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    save_file(load_file(file) | {PREFIX + key: torch.ones(shape)}, file)
+    with pytest.raises(ModelRefusedError, match=words):
+        answers(tmp_path / "model", [adapter(tmp_path, "a", "")], [""] * len(PROMPTS))
+
+
 def test_inspect_finds_nothing_to_refuse_in_them(tmp_path: Path) -> None:
     for kind, settings in KINDS.items():
         folder = lora_folder(tmp_path / kind, tiny_model("llama"), ["q_proj"], **settings)

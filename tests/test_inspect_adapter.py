@@ -62,7 +62,8 @@ def test_rank_scale_targets_base_and_size_are_told(tmp_path: Path) -> None:
     assert found == {
         "path": str(folder), "kind": "LORA", "base": "me/base", "rank": 4, "alpha": 8,
         "ranks": [2, 4], "scales": [2.0, 4.0], "targets": {"q_proj": 2, "v_proj": 2},
-        "parameters": 14 * 24, "weight_bytes": 28 * 24, "dtypes": ["BF16"], "refused": [],
+        "parameters": 14 * 24, "weight_bytes": 28 * 24, "dtypes": ["BF16"], "replaced": 0,
+        "refused": [],
     }  # fmt: skip
     text = inspected(folder).stdout
     assert "LORA, rank 2, 4, alpha 8, scale 2, 4" in text
@@ -72,10 +73,10 @@ def test_rank_scale_targets_base_and_size_are_told(tmp_path: Path) -> None:
 
 def test_all_that_would_be_refused_is_named_at_once(tmp_path: Path) -> None:
     found = refusals(
-        adapter(tmp_path / "a", use_qalora=True, bias="all", modules_to_save=["lm_head"])
+        adapter(tmp_path / "a", use_qalora=True, arrow_config={"a": 1}, layer_replication=[[0, 1]])
     )
     assert [one.partition("=")[0] for one in found] == [
-        "it has bias", "it has modules_to_save", "it has use_qalora",
+        "it has arrow_config", "it has layer_replication", "it has use_qalora",
     ]  # fmt: skip
 
 

@@ -63,6 +63,7 @@ SINGLE = {
     "gguf_header",
     "installed",
     "lora_config",
+    "lora_keys",
 }  # of the package: every room may use them
 
 DOORS = {"batchgen.engine.factory": "batchgen.engine.run"}

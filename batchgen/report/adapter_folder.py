@@ -16,12 +16,11 @@ from batchgen.job.model.safetensors_header import StoredTensor, read_tensors
 from batchgen.lora_config import (
     WEIGHT_NAMES,
     LoraConfig,
-    copied_parameter,
     objections,
     read_adapter_json,
-    read_key,
     read_lora_config,
 )
+from batchgen.lora_keys import copied_parameter, read_key, token_rows
 
 __all__ = ["AdapterReport", "describe_adapter", "lines_of"]
 
@@ -32,7 +31,8 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class AdapterReport:
     """`targets`: last part of the layers' names -> how many layers have weights. `ranks`, `scales`:
-    of these layers. `refused`: all that a run would refuse, none if empty."""
+    of these layers. `replaced`: weights of the model's own that it holds. `refused`: all that a run
+    would refuse, none if empty."""
 
     path: str
     kind: str | None
@@ -45,6 +45,7 @@ class AdapterReport:
     parameters: int = 0
     weight_bytes: int = 0
     dtypes: list[str] = field(default_factory=list)
+    replaced: int = 0
     refused: list[str] = field(default_factory=list)
 
 
@@ -94,8 +95,9 @@ def _describe_weights(report: AdapterReport, config: LoraConfig | None, path: Pa
     halves: dict[str, dict[str, StoredTensor]] = {}
     unread: Counter[str] = Counter()
     for one in tensors:
-        if copied_parameter(one.name) is not None:
-            continue  # compared with the base model's when that is there
+        if copied_parameter(one.name) is not None or token_rows(one.name) is not None:
+            report.replaced += 1  # or a copy: compared with the base model's when that is there
+            continue
         try:
             layer, half = read_key(path.parent, one.name)
         except ModelRefusedError as error:
@@ -114,7 +116,7 @@ def _describe_weights(report: AdapterReport, config: LoraConfig | None, path: Pa
 
 
 def _unfit(config: LoraConfig, halves: Mapping[str, Mapping[str, StoredTensor]]) -> Iterator[str]:
-    if not halves:
+    if not halves and not config.saved and not config.tokens:
         yield "it holds no weights"
     for name, pair in halves.items():
         rank = config.rank_of(name)
@@ -139,6 +141,8 @@ def lines_of(report: AdapterReport) -> Iterator[str]:
         f"weights       {report.parameters:,} values in {', '.join(report.dtypes) or 'no file'}, "
         f"{report.weight_bytes:,} bytes"
     )
+    if report.replaced:
+        yield f"whole         {report.replaced} weights of the model's own: no row can choose it"
     yield from (f"refused       {what}" for what in report.refused)
     if not report.refused:
         yield f"to run        batchgen run --model {report.base or 'BASE'} --adapter {report.path}"

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from batchgen.counts import counted
 from batchgen.engine.adapters.lora import load_lora
-from batchgen.engine.adapters.merging import merge
+from batchgen.engine.adapters.merging import merge, replace_weights
 from batchgen.engine.adapters.proof import (
     check_merged,
     expected_logits,
@@ -56,10 +57,18 @@ def attach_adapters(module: Any, config: EngineConfig) -> AttachedAdapters | Non
     loras = [load_lora(one.name, one.folder, one.weights, module) for one in config.adapters]
     if not config.chooses_adapters:
         (lora,) = loras
+        replace_weights(module, lora)
         unmerged = unmerged_logits(module, lora, vocab_size)
         merge(module, lora)
         check_merged(module, lora, unmerged, vocab_size)
         return None
+    for lora in loras:
+        if lora.replaced:
+            raise ModelRefusedError(
+                f"adapter {lora.name}: it brings {counted(len(lora.replaced), 'weight')} of the "
+                f"model's own anew, the first is {min(lora.replaced)!r}: no row can choose that",
+                "give it alone, as the one --adapter of a job: it becomes part of the model",
+            )
     expected = {"": own_logits(module, vocab_size)}
     expected |= {lora.name: expected_logits(module, lora, vocab_size) for lora in loras}
     return AttachedAdapters(AdapterSet(module, [lora.placed(module) for lora in loras]), expected)

@@ -8,7 +8,7 @@ gets the length that its magnitude says (Liu et al., 2024, arXiv:2402.09353). Fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,10 @@ from batchgen.lora_config import (
     BIAS,
     MAGNITUDE,
     LoraConfig,
-    copied_parameter,
-    read_key,
     read_lora_config,
     refused,
 )
+from batchgen.lora_keys import copied_parameter, read_key, token_rows
 
 __all__ = ["Lora", "LoraLayer", "load_lora"]
 
@@ -71,10 +70,14 @@ class LoraLayer:
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """An adapter: dotted layer name -> what it gets."""
+    """An adapter: dotted layer name -> what it gets. `replaced`: the model's own weights that it
+    brings anew, by their dotted names, float32."""
 
     name: str
     layers: dict[str, LoraLayer]
+    replaced: dict[str, torch.Tensor] = field(default_factory=dict)
+    rows: frozenset[str] = frozenset()
+    """Those of `replaced` of which rows alone were trained."""
 
     def placed(self, module: Any) -> Lora:
         """The same in the dtype, and on the device, of each layer."""
@@ -83,31 +86,78 @@ class Lora:
             weight = module.get_submodule(name).weight
             more = (part if part is None else part.to(weight) for part in (layer.bias, layer.gain))
             found[name] = LoraLayer(layer.a.to(weight), layer.b.to(weight), *more)
-        return Lora(self.name, found)
+        return replace(self, layers=found)
 
 
 def load_lora(name: str, folder: Path, weights: Path, module: nn.Module) -> Lora:
     """Read an adapter for `module`. ModelRefusedError names what does not fit or is not applied."""
     config = read_lora_config(folder)
     found: dict[str, dict[str, torch.Tensor]] = {}
+    replaced: dict[str, torch.Tensor] = {}
+    copied = set[str]()
     try:
         tensors = _read(weights)
     except Exception as error:  # of safetensors, pickle, zip and torch
         text = f"has weights that cannot be read: {type(error).__name__}: {first_line(error)}"
         raise refused(folder, text) from error
     for key, tensor in tensors.items():
-        copied = copied_parameter(key)
-        if copied is None:
+        whole, table = copied_parameter(key), token_rows(key)
+        if table is not None:
+            replaced[f"{table}.weight"] = _with_rows(config, module, table, tensor)
+        elif whole is None:
             layer, part = read_key(folder, key)
             found.setdefault(layer, {})[part] = tensor.float()
-        elif not _has(module, *copied, tensor):
-            text = "other weights than the base model's own cannot be applied"
-            raise refused(folder, f"holds {key!r}: {text}")
-    if not found:
+        elif not _has(module, *whole, tensor):
+            replaced[".".join(whole)] = _checked(config, module, *whole, tensor)
+        if whole is not None:
+            copied.add(whole[0])
+    if not found and not replaced:
         raise refused(folder, "holds no weights")
+    for end in config.saved:
+        is_there = any(name.endswith(end) for name, _ in module.named_modules())
+        if is_there and not any(config.names_saved(end, name) for name in copied):
+            raise refused(folder, f"has modules_to_save={end!r}, and no weights of such a module")
+    if config.tokens and not any(token_rows(key) for key in tensors):
+        raise refused(folder, "has trainable_token_indices, and no rows of an embedding")
     layers = {name: _layer(config, module, name, parts) for name, parts in found.items()}
     _check_targets(config, module, layers)
-    return Lora(name, layers)
+    rows = frozenset(f"{token_rows(key)}.weight" for key in tensors if token_rows(key))
+    return Lora(name, layers, replaced, rows)
+
+
+def _checked(
+    config: LoraConfig, module: nn.Module, name: str, kind: str, tensor: torch.Tensor
+) -> torch.Tensor:
+    """A weight in the place of the model's own."""
+    key = f"{name}.{kind}"
+    own = dict(module.named_parameters(remove_duplicate=False)).get(key)
+    if not config.trains(name, kind):
+        text = "other weights than the base model's own cannot be applied"
+        raise refused(config.folder, f"holds {key!r}: {text}")
+    if own is None or own.shape != tensor.shape:
+        found = "none of the name" if own is None else f"one of {[*own.shape]}"
+        text = f"holds {key!r} of {[*tensor.shape]}, and this model has {found}"
+        raise refused(config.folder, f"{text}: it is of another model, or of more tokens")
+    return tensor.float()
+
+
+def _with_rows(
+    config: LoraConfig, module: nn.Module, name: str, rows: torch.Tensor
+) -> torch.Tensor:
+    """A table with the rows that were trained."""
+    named = dict(module.named_modules(remove_duplicate=False))
+    table: Any = named.get(name)
+    places = next((p for end, p in config.tokens.items() if end and name.endswith(end)), None)
+    places = config.tokens.get("", ()) if places is None else places
+    weight = getattr(table, "weight", None)
+    if not isinstance(weight, torch.Tensor) or rows.shape != (len(places), weight.shape[-1]):
+        text = f"has rows of {[*rows.shape]} for {len(places)} tokens of {name}"
+        raise refused(config.folder, f"{text}: it is of another model")
+    if not all(0 <= place < len(weight) for place in places):
+        raise refused(config.folder, f"has rows of tokens that {name} does not have")
+    whole = weight.detach().float().clone()
+    whole[list(places)] = rows.float().to(whole.device)
+    return whole
 
 
 def _has(module: nn.Module, name: str, kind: str, tensor: torch.Tensor) -> bool:

@@ -10,7 +10,25 @@ from transformers.pytorch_utils import Conv1D
 
 from batchgen.engine.adapters.lora import Lora, LoraLayer
 
-__all__ = ["merge", "merged_bias", "merged_weight"]
+__all__ = ["merge", "merged_bias", "merged_weight", "replace_weights"]
+
+
+@torch.inference_mode()
+def replace_weights(module: nn.Module, lora: Lora) -> None:
+    """Put the weights that the adapter brings anew in the place of the module's own. A table that
+    head and embedding shared is no longer shared, but for rows of it, which are trained for both.
+    """
+    owners = {
+        key: [part for part in module.modules() if getattr(part, "weight", None) is own]
+        for key in lora.rows
+        if isinstance(own := module.get_parameter(key), nn.Parameter)
+    }
+    for key, tensor in lora.replaced.items():
+        name, _, kind = key.rpartition(".")
+        part: Any = module.get_submodule(name)
+        fresh = nn.Parameter(tensor.to(getattr(part, kind)), requires_grad=False)
+        for one in owners.get(key, [part]):
+            setattr(one, kind, fresh)
 
 
 @torch.inference_mode()
