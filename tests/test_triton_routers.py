@@ -179,11 +179,80 @@ def test_the_proof_asks_for_the_routers_own_order_of_equal_ones(
     assert "with other experts" in str(disprove_router(made, router, torch.float32, ()))
 
 
+class OwnRouter(torch.nn.Module):
+    """Chooses 2 of 16 by a function of logits."""
+
+    def __init__(self, choose: Any, scale: float = 1.0) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(16)
+        self.weight = torch.nn.Parameter(scale * torch.randn(16, 32, generator=draw))
+        self.choose = choose
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Logits, shares, experts."""
+        logits = torch.nn.functional.linear(x, self.weight)
+        return logits, *self.choose(logits)
+
+
+def divided(scores: torch.Tensor, by: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    values, chosen = scores.topk(2)
+    return values / by(values.sum(1, keepdim=True)), chosen
+
+
+def in_turn(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """An expert takes 64 rows of a step."""
+    shares, chosen = logits.softmax(1).topk(2)
+    before = torch.nn.functional.one_hot(chosen, 16).sum(1).cumsum(0).gather(1, chosen)
+    return shares.masked_fill(before > 64, 0.0), chosen
+
+
+OTHERS: dict[str, tuple[torch.dtype, Any]] = {
+    "something added": (torch.float32, lambda x: divided(x.sigmoid(), lambda sums: sums + 1e-6)),
+    "a least sum": (torch.float32, lambda x: divided(x.sigmoid(), lambda sums: sums.clamp(1e-3))),
+    "rounded": (torch.bfloat16, lambda x: x.softmax(1).topk(2)),
+    "rounded too": (torch.bfloat16, lambda x: divided(x.sigmoid(), lambda sums: sums + 1e-20)),
+    "small ones left out": (
+        torch.float32,
+        lambda x: (torch.threshold(x.softmax(1).topk(2)[0], 1e-4, 0.0), x.topk(2)[1]),
+    ),
+    "by the rows before": (torch.float32, in_turn),
+}
+
+
+@direct
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_router_that_chooses_nearly_so_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As seldom as the difference may show with its own weights, and whatever another one's proof
+    has found."""
+    monkeypatch.setattr(replacing, "ROUTED", (1, 5, 150))
+    dtype, choose = OTHERS[name]
+    known: set[str] = set()
+    for scale in (1.0, 0.1):
+        router = OwnRouter(choose, scale).to(DEVICE, dtype).requires_grad_(False)
+        assert isinstance(replacing._chosen(router, dtype, known), str)
+    assert not known
+
+
+@direct
+def test_a_router_that_is_told_more_than_rows_stays() -> None:
+    class Told(OwnRouter):
+        def forward(self, x: torch.Tensor, bias: Any = None) -> tuple[torch.Tensor, ...]:
+            return super().forward(x)
+
+    plain: Any = lambda logits: logits.softmax(1).topk(2)  # noqa: E731
+    told = Told(plain).to(DEVICE).requires_grad_(False)
+    own = OwnRouter(plain).to(DEVICE).requires_grad_(False)
+    assert isinstance(replacing._chosen(own, torch.float32, set()), Router)
+    assert replacing._chosen(told, torch.float32, set()) == "it is given more than rows"
+
+
 @direct
 @pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "deepseek_v3"])
 def test_a_model_with_one_kernel_for_its_choice_answers_as_generate(name: str) -> None:
+    """Also where its config asks for what the router gave."""
     prompts = [list(range(3, 12)), [5, 6]]
     sizes = LAYER | ({"first_k_dense_replace": 0} if name == "deepseek_v3" else {})
+    sizes |= {"output_router_logits": True}
     oracle = Oracle(tiny_model(name, **sizes).to(DEVICE))
     wanted = [oracle.generate(prompt, 2) for prompt in prompts]
     replaced = []

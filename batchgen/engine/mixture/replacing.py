@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -170,11 +171,15 @@ def _chosen(router: Any, dtype: torch.dtype, known: set[str]) -> Router | str:
     numbers of rows."""
     if router._forward_hooks or router._forward_pre_hooks:
         return "it has hooks"
+    if len(inspect.signature(router.forward).parameters) != 1:
+        return "it is given more than rows"
     if dtype not in SHARE_ERRORS or len(router.weight) > min(LARGEST, router.weight.shape[1]):
         return "it is of another size or dtype"
     made = find_router(router, dtype, known)
     if made is None:
         return "how it chooses is not known"
     counts = ROUTED[1:2] if made.choice_text in known else ROUTED
-    known.add(made.choice_text)
-    return disprove_router(made, router, dtype, counts) or made
+    fault = disprove_router(made, router, dtype, counts)
+    if fault is None:
+        known.add(made.choice_text)
+    return fault or made

@@ -29,6 +29,8 @@ _STEP, _SHIFT = 0.25, 0.0625
 sigmoids would sum to nearly the same."""
 _UNDERFLOW = -120.0
 """Its sigmoid is 0: tells what shares are divided by where their sum is 0. Exact, too."""
+_TINY = -40.0
+"""Its sigmoid is 4e-18: tells what is added to a sum, or the least that is taken for one."""
 _FACTORS = ("routed_scaling_factor", "router_scaling_factor", "route_scale")
 _GROUPS = ("num_group", "n_group")
 _EPSILON = 1e-20
@@ -107,7 +109,13 @@ def _probe(router: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]
     x = torch.zeros(_PROBED, hidden)
     x[:, :num_experts] = torch.randint(-16, 17, (_PROBED, num_experts), generator=draw) * _STEP
     x[:, :num_experts] += _SHIFT
-    x[-4, :num_experts], x[-3, :num_experts], x[-1] = _SHIFT, _UNDERFLOW, torch.nan
+    x[-10, 0], x[-10, 1:num_experts] = 4.0, -8.0  # all but one have the least of shares
+    # Each the next number of bfloat16: scores that are rounded so are equal, and others are not.
+    near = torch.arange(0, 20, 5)[:, None] + torch.arange(num_experts)
+    near += int(torch.tensor(_SHIFT / 16, dtype=torch.bfloat16).view(torch.int16))
+    x[-9:-5, :num_experts] = near.short().view(torch.bfloat16).float()
+    x[-5, :num_experts], x[-4, :num_experts] = _TINY, _SHIFT
+    x[-3, :num_experts], x[-1] = _UNDERFLOW, torch.nan
     # After a softmax all but the first are 0 and equal; before it, the later the larger.
     x[-2, 1:num_experts] = _UNDERFLOW - torch.arange(1, num_experts).flip(0) % 100
     eye = torch.eye(num_experts, hidden, dtype=weight.dtype, device=weight.device)
@@ -115,9 +123,12 @@ def _probe(router: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _rows(router: Any, count: int, dtype: torch.dtype) -> torch.Tensor:
+    """A half of them equal, which none is to take an expert from another."""
     weight = router.weight
     draw = torch.Generator().manual_seed(count)
-    return torch.randn(count, weight.shape[1], generator=draw).to(weight.device, dtype)
+    x = torch.randn(count, weight.shape[1], generator=draw)
+    x[count // 2 + 1 :] = x[0]
+    return x.to(weight.device, dtype)
 
 
 @torch.no_grad()

@@ -11,12 +11,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from batchgen.errors import ModelRefusedError
 
-__all__ = ["check_config", "check_decoder", "own_generation"]
+__all__ = ["ask_for_logits_alone", "check_config", "check_decoder", "own_generation"]
 
 _STATELESS = frozenset({"attention", "full_attention", "sliding_attention", "mlp", "moe"})
 """Kinds of layers that keep nothing, or only attention's keys and values."""
 _GENERATING = ("generate", "_get_logits_processor", "_sample")
 """Methods of transformers' GenerationMixin that decide which tokens are taken."""
+_EXTRAS = ("output_attentions", "output_hidden_states", "output_router_logits")
+"""Of a config: what a forward is to give beside logits."""
 
 
 def check_decoder(module: nn.Module) -> None:
@@ -30,6 +32,16 @@ def check_decoder(module: nn.Module) -> None:
         raise _refused(config, "its sparse attention picks keys by a key cache of its own")
     if "position_ids" not in inspect.signature(module.forward).parameters:
         raise _refused(config, "its forward takes no position_ids")
+
+
+def ask_for_logits_alone(module: nn.Module) -> None:
+    """In place. What training wanted beside them is read by nobody here; transformers looks for it
+    in modules that are swapped, and would keep all of it to a step's end."""
+    configs: list[Any] = [getattr(part, "config", None) for part in module.modules()]
+    for config in configs:
+        for name in _EXTRAS:
+            if getattr(config, name, False):
+                setattr(config, name, False)
 
 
 def _keeps_state(module: Any) -> bool:

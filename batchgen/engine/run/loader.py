@@ -28,7 +28,12 @@ from batchgen.engine.device import resolve_device
 from batchgen.engine.last_layer.binding import bind_last_layer, pays_alone
 from batchgen.engine.memory import freed_at_once, give_back_freed, give_back_loaded
 from batchgen.engine.model.binding import use_attention
-from batchgen.engine.model.decoders import check_config, check_decoder, own_generation
+from batchgen.engine.model.decoders import (
+    ask_for_logits_alone,
+    check_config,
+    check_decoder,
+    own_generation,
+)
 from batchgen.engine.model.discovery import Discovery, discover
 from batchgen.engine.model.float8_cache import check_kv_cache_dtype, round_cache
 from batchgen.engine.model.limits import Limits, find_limits
@@ -161,6 +166,7 @@ def load_model_from(
     """
     module = module.eval().requires_grad_(False)
     check_decoder(module)
+    ask_for_logits_alone(module)
     backend = backend or select_backend(next(module.parameters()).device)
     input_vocab_size: int = module.get_input_embeddings().weight.shape[0]
     found, limits, expected = _proven(module, backend, max_model_len, in_parts=group is not None)
