@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchgen import LLM
 from batchgen.errors import ErrorCode, InvalidDataError
 from batchgen.job.input.reader import Reader
 from batchgen.job.rows import InputRow
@@ -103,7 +105,7 @@ def test_a_typed_column_of_media_refuses_its_file_until_somebody_says_what_to_ke
     with pytest.raises(InvalidDataError, match=f"column '{name}' holds pictures") as caught:
         read(tmp_path / "in.parquet")
     assert caught.value.exit_code == 65
-    flag, keep = caught.value.hint.split()[-2:]
+    flag, keep = str(caught.value.hint).split()[-2:]
     assert (flag, keep) == ("--keep-columns", "note")
     rows = read(tmp_path / "in.parquet", keep_columns=keep)
     assert [(row.error, row.kept) for row in rows] == [(None, {"note": "x"}), (None, {"note": "y"})]
@@ -126,3 +128,16 @@ def test_a_part_of_text_that_has_a_picture_too_is_an_error(tmp_path: Path) -> No
     (row,) = read(line(tmp_path, {"messages": [{"role": "user", "content": [part]}]}))
     assert row.error is not None
     assert "has a text part with image_url" in row.error.message
+
+
+class Picture:
+    """As PIL's is: an object that no file of rows holds."""
+
+
+@pytest.mark.parametrize("value", [Picture(), [Picture()], {"image": Picture()}, np.ones((2, 2))])
+def test_a_picture_that_a_script_hands_over_is_that_rows_error(value: object) -> None:
+    with LLM(engine="echo") as llm:
+        rows = [{"prompt": "What is it?", "images": value}, {"prompt": "b", "images": 5}]
+        bad, good = llm.generate(rows)
+    assert bad.error_code == "unsupported_setting"
+    assert good.ok

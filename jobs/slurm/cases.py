@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
-from cluster import Cluster, Skipped, configured, expect, slurm
+from cluster import Cluster, Skipped, await_that, configured, expect, slurm
 
 __all__ = ["CASES"]
 
@@ -168,9 +169,15 @@ def _requeues(code: int) -> bool:
 def _stopped_thrice(cluster: Cluster, out: str) -> str:
     """Each USR1 leads to one start more, not two, and to no held job."""
     [job] = cluster.submit("run.sbatch", out, 6)
-    parts = 0
+
+    def runs(stops: int) -> bool:
+        shown = cluster.show(job)
+        return (shown["JobState"], shown["Restarts"]) == ("RUNNING", str(stops))
+
     for stops in range(3):
-        parts = cluster.wait_for_rows(out, parts + 2)
+        # What a stopped run saves are parts too: those of the next start come after it runs.
+        await_that(partial(runs, stops), f"job {job} runs after {stops} requeues", 150)
+        cluster.wait_for_rows(out, len(cluster.parts(out)) + 2)
         expect(cluster.show(job), JobState="RUNNING", Restarts=str(stops))
         slurm("scancel", "--batch", "--signal=USR1", job)
     expect(cluster.wait(job), JobState="COMPLETED", Restarts="3")

@@ -26,6 +26,8 @@ _FILE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _DATA = ("data:image/", "data:audio/", "data:video/")
+_PLAIN = ("builtins", "datetime", "decimal", "uuid")
+"""Modules of the types that rows of files have."""
 _ENCODED_CHARS = 200
 """From so many on, a word without a space is a file's bytes in base64."""
 _FILE_FIELDS = {"bytes", "path"}
@@ -70,4 +72,6 @@ def _is_media(value: Any) -> bool:
         return any(_is_media(one) for one in value.values())
     if isinstance(value, list | tuple):
         return any(map(_is_media, value)) or bool(value and type(value[0]) in (list, int, float))
-    return isinstance(value, bytes) and bool(value)
+    if isinstance(value, bytes):
+        return bool(value)
+    return type(value).__module__ not in _PLAIN  # a picture as a library has it
