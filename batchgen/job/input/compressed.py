@@ -199,11 +199,8 @@ def read_up_to(file: BinaryIO, size: int) -> bytes:
 
 def shown_by(source: Source) -> str:
     """The command that writes a file's text."""
-    return (
-        f"{_COMMANDS[source.kind]} -dc {source.name}"
-        if source.kind in _COMMANDS
-        else f"cat {source.name}"
-    )
+    command = f"{_COMMANDS[source.kind]} -dc" if source.kind in _COMMANDS else "cat"
+    return f"{command} < {source.name}"  # by < whatever the ending of its name
 
 
 def damaged(source: Source, number: int, error: Exception) -> InputUnreadableError:
@@ -213,7 +210,8 @@ def damaged(source: Source, number: int, error: Exception) -> InputUnreadableErr
         text = f"input {source.name}, {where}: {error.strerror}"
         return InputUnreadableError(text, "make it readable and run the same command again")
     hint = "replace it with a whole copy and run the same command again"
-    if number and (isinstance(error, EOFError) or "Truncated" in str(error)):
+    is_cut = isinstance(error, EOFError) or "Truncated" in str(error)
+    if is_cut and number and source.remote is None:
         lines = f"{shown_by(source)} | head -n {number} > rows.jsonl"
         hint += f"; or take the lines that are whole: {lines}"
     return InputUnreadableError(f"input {source.name} is damaged {where}: {error}", hint)

@@ -43,7 +43,7 @@ class JsonArrayRows(JsonlRows):
         lines = f"{shown_by(self._source)} | jq -cn --stream '{_ELEMENTS}' > rows.jsonl"
         return InputUnreadableError(
             f"input {self._source.name} is damaged at element {number} of its array: {reason}",
-            f"mend it, or make rows of those before it: {lines}",
+            f"mend it, replace it with a whole copy, or make rows of what is before it: {lines}",
         )
 
 
