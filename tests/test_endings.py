@@ -125,6 +125,23 @@ def test_settings_that_forbid_the_way_out_do_not_fail_the_row(grammars: GrammarC
     assert codes[0] in (None, "no_allowed_token")
 
 
+def test_a_stop_token_within_a_document_cuts_it_and_does_not_claim_it_whole(
+    grammars: GrammarCompiler,
+) -> None:
+    wanted = _wanted(guided_json=SCHEMAS[0])
+    rows = [
+        _request(grammars, i, wanted, max_tokens=30, stop_token_ids=(end,), ignore_eos=True)
+        for i, end in enumerate([ord("}"), 200] * 6)
+    ]
+    done = completions_of(_byte_engine(), rows)
+    cut = [c for c in done.values() if c.stop_reason == ord("}")]
+    assert len(cut) > 2
+    assert {(c.finish_reason, c.is_steered) for c in cut} == {(FinishReason.STOP, False)}
+    led = [c for c in done.values() if c.is_steered]
+    assert len(led) > 2
+    assert all(json.loads(_text(c)) for c in led)
+
+
 def test_the_output_s_row_says_that_its_grammar_ended_it() -> None:
     words = {"type": "array", "items": {"enum": ["red", "green", "blue"]}, "minItems": 2}
     row = {"prompt": "Colours:", "guided_json": words, "max_tokens": 20}

@@ -59,7 +59,8 @@ class Constraint(Protocol):
         one is then sampled in its place, and `steer` excludes this one."""
 
     def is_steered(self, room: int) -> bool:
-        """Whether `steer` has excluded a token so far, or would now, with `room` tokens left."""
+        """Whether what came is whole, and `steer` excluded a token before its last one, or would
+        now, with `room` tokens left."""
 
 
 class Shared:

@@ -58,7 +58,7 @@ class GrammarConstraint:
         matcher = self._matcher
         if matcher.is_stopped():
             return True
-        self._was_kept_from = self.is_steered(room + 1)
+        self._was_kept_from = self._is_led(room + 1)
         if not matcher.consume_token(token):
             raise _beyond_limits(matcher)
         self._ending.advance(matcher, token, room)
@@ -106,6 +106,10 @@ class GrammarConstraint:
 
     def is_steered(self, room: int) -> bool:
         """See `Constraint.is_steered`."""
+        is_whole = self._matcher.is_stopped() or self._matcher.is_accepting()
+        return is_whole and self._is_led(room)
+
+    def _is_led(self, room: int) -> bool:
         if self._was_kept_from or self._matcher.is_stopped():
             return self._was_kept_from
         if self._is_narrowed is None:  # tokens of an earlier run
