@@ -18,7 +18,7 @@ pytest.importorskip("triton", reason="triton is not installed: no CUDA backend t
         ),
         (
             *("test_triton_adapters.py", "test_triton_quantized.py", "test_triton_experts.py"),
-            "test_triton_routers.py",
+            *("test_triton_routers.py", "test_block_copies.py"),
         ),
     ],
     ids=" ".join,

@@ -14,6 +14,7 @@ parallelism a spec has the rank's own heads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ __all__ = [
     "AttentionBackend",
     "AttentionMetadata",
     "AttentionSpec",
+    "BlockCopier",
     "SharedReads",
     "SharingShape",
 ]
@@ -121,6 +123,14 @@ class CacheShape:
     device: torch.device
 
 
+class BlockCopier(Protocol):
+    """Copies blocks within the caches of all layers that it was made for."""
+
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """From the first block of each pair to the second, which no other pair has, in the order of
+        the device's other work."""
+
+
 class AttentionBackend(Protocol):
     """Stateless but for its tuning; one instance serves all layers."""
 
@@ -131,6 +141,9 @@ class AttentionBackend(Protocol):
 
     def bytes_per_block(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> int:
         """Memory of one block of one attention call, in bytes."""
+
+    def copier(self, caches: Sequence[Any], num_blocks: int) -> BlockCopier:
+        """Of the caches of all attention calls, as `allocate` returned them."""
 
     def prepare(self, metadata: AttentionMetadata) -> None:
         """Once a step, before the first layer: fill `metadata.host` if the backend needs it."""

@@ -5,10 +5,12 @@ Runs on any device, clear before fast. Every faster backend is tested against th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from batchgen.engine.attention.copying import TensorCopier
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, CacheShape
 from batchgen.engine.attention.lazy_memory import zeroed_rows
 
@@ -77,6 +79,11 @@ class ReferenceBackend:
     def bytes_per_block(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> int:
         """Memory of one block of one attention call, in bytes."""
         return block_size * spec.num_kv_heads * (spec.head_dim + spec.v_head_dim) * dtype.itemsize
+
+    def copier(self, caches: Sequence[ReferenceCache], num_blocks: int) -> TensorCopier:
+        """See the interface."""
+        stores = [store for cache in caches for store in (cache.key, cache.value)]
+        return TensorCopier(stores, num_blocks)
 
     def prepare(self, metadata: AttentionMetadata) -> None:
         """Lay out the step's queries and keys once, for all layers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from batchgen.engine.attention.interface import (
     AttentionBackend,
     AttentionMetadata,
     AttentionSpec,
+    BlockCopier,
     CacheShape,
 )
 from batchgen.engine.model.binding import AttentionCall, CallCursor, StepContext, bind
@@ -66,6 +68,7 @@ class Model:
     """What a user should know of decisions taken at load, one sentence each."""
     cautions: list[str] = field(default_factory=list)
     """What cuts rows that the model's config would allow, one sentence each."""
+    _copier: BlockCopier | None = None
 
     def bytes_per_block(self, block_size: int) -> int:
         """Memory of one KV block over all attention calls, in bytes."""
@@ -78,11 +81,19 @@ class Model:
         shape = CacheShape(num_blocks, block_size, self.cache_dtype, self.device)
         for call in self.calls:
             call.cache = self.backend.allocate(call.spec, shape)
+        self._copier = self.backend.copier([call.cache for call in self.calls], num_blocks)
 
     def release_cache(self) -> None:
         """Free the KV cache."""
+        self._copier = None
         for call in self.calls:
             call.cache = None
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Of the KV cache, from the first block of each pair to the second, before the next step
+        and after those launched by now. A second one is in no other pair."""
+        assert self._copier is not None
+        self._copier.copy(pairs)
 
     @torch.inference_mode()
     def forward(

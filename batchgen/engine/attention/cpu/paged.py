@@ -6,11 +6,13 @@ Keys are kept transposed inside a block, so that one vector holds one dimension 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from batchgen.engine.attention.copying import TensorCopier
 from batchgen.engine.attention.cpu.plain_torch import TorchCache, attend, write
 from batchgen.engine.attention.interface import AttentionMetadata, AttentionSpec, CacheShape
 from batchgen.engine.attention.lazy_memory import lazy_zeros
@@ -127,6 +129,11 @@ class CpuAttention:
         if self.has_kernel(spec, block_size, dtype):
             v_pad = _rounded_up(v_pad)
         return spec.num_kv_heads * block_size * (spec.head_dim + v_pad) * dtype.itemsize
+
+    def copier(self, caches: Sequence[_KernelCache | TorchCache], num_blocks: int) -> TensorCopier:
+        """See the interface."""
+        stores = [store for cache in caches for store in (cache.key, cache.value)]
+        return TensorCopier(stores, num_blocks)
 
     def prepare(self, metadata: AttentionMetadata) -> None:
         """Forget the last step's work items; they are made at the first layer that needs them."""

@@ -29,6 +29,7 @@ from batchgen.engine.attention.triton.cache import (
     descriptors,
     write_cache,
 )
+from batchgen.engine.attention.triton.copying import LaunchedCopier
 from batchgen.engine.attention.triton.kernels import attention_kernel
 from batchgen.engine.attention.triton.launches import (
     Launch,
@@ -79,6 +80,11 @@ class TritonBackend:
     def bytes_per_block(self, spec: AttentionSpec, block_size: int, dtype: torch.dtype) -> int:
         """Memory of one block of one attention call, in bytes."""
         return block_size * spec.num_kv_heads * (spec.head_dim + spec.v_head_dim) * dtype.itemsize
+
+    def copier(self, caches: Sequence[PagedCache], num_blocks: int) -> LaunchedCopier:
+        """See the interface."""
+        stores = [store for cache in caches for store in (cache.keys, cache.values)]
+        return LaunchedCopier(stores, num_blocks)
 
     def prepare(self, metadata: AttentionMetadata) -> None:
         """Compute on the device the plans of every kind of layer allocated so far."""
