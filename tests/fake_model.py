@@ -3,7 +3,7 @@ the paged cache: a wrong block, slot, position or order changes what it says."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ class FakeModel:
 
     def allocate_cache(self, num_blocks: int, block_size: int) -> None:
         self.cache = torch.full((num_blocks, block_size, 2), -7, dtype=torch.int64)
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        for source, target in pairs:
+            self.cache[target] = self.cache[source]
 
     def check(self, input_ids: torch.Tensor) -> None:
         """Overridden by tests that make steps fail."""

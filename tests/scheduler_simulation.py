@@ -60,6 +60,7 @@ class Simulation:
             min_token_budget=w.min_token_budget,
             prefix_caching=w.prefix_caching,
             step_sizes=w.step_sizes,
+            block_copies=True,
         )
         self.sequences = [self._sequence(i, *pair) for i, pair in enumerate(w.lengths)]
 
@@ -126,6 +127,7 @@ class Simulation:
         assert len(step) <= w.max_num_seqs
         assert len(set(step.sequences)) == len(step), "a sequence twice in a step"
         assert len(set(step.slots)) == len(step), "a slot of two sequences"
+        self._copy_blocks(step)
         for sequence, start, num_tokens in zip(
             step.sequences, step.starts, step.num_tokens, strict=True
         ):
@@ -136,6 +138,17 @@ class Simulation:
             for position in range(start, start + num_tokens):
                 self.memory[self._address(sequence, position)] = (sequence, position)
         self._check_one_writer(step)
+
+    def _copy_blocks(self, step: ScheduledStep) -> None:
+        size, copies = self.workload.block_size, step.block_copies
+        targets = [copy.target for copy in copies]
+        assert len(set(targets)) == len(targets), "a block that is copied to twice"
+        assert not set(targets) & {copy.source for copy in copies}, "copies of copies"
+        for _, source, target in copies:
+            for offset in range(size):
+                found = self.memory.get(source * size + offset)
+                if found is not None:
+                    self.memory[target * size + offset] = found
 
     def _check_memory(self, sequence: Sequence, end: int) -> None:
         """The cache holds this sequence's tokens up to `end`, whoever wrote them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,9 @@ from batchgen.engine.prefix.block_index import BlockIndex
 from batchgen.engine.prefix.ordering import Room, Row, admission_order
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.loader import load_model_from
+from batchgen.engine.scheduling.block_manager import BlockManager
+from batchgen.engine.scheduling.prefix_cache import PrefixCache
+from batchgen.engine.scheduling.sequence import Sequence
 
 
 def labelling(num_rows: int, num_instructions: int = 1, length: int = 40) -> list[Request]:
@@ -75,7 +79,6 @@ def test_tokens_equal_those_without_a_cache(
     for completion, request in zip(map(completions.get, range(99)), requests, strict=False):
         assert completion is not None
         assert 0 <= completion.cached_tokens < len(request.prompt_token_ids)
-        assert completion.cached_tokens % config["block_size"] == 0
     engine.close()
     engine._scheduler.block_manager.check_integrity([])
 
@@ -113,8 +116,68 @@ def test_a_prompt_that_is_known_whole_is_still_computed_at_its_last_token() -> N
     params = SamplingParams(max_tokens=3, ignore_eos=True)
     first = completions_of(engine, [Request(0, [5] * 16, params)])[0]
     second = completions_of(engine, [Request(0, [5] * 16, params)])[0]
-    assert (first.cached_tokens, second.cached_tokens) == (0, 12)
+    assert (first.cached_tokens, second.cached_tokens) == (0, 15)
     assert first.token_ids == second.token_ids
+
+
+@pytest.mark.parametrize("length", [2, 3, 41, 42, 43])
+def test_an_instruction_that_ends_within_a_block_is_computed_once(length: int) -> None:
+    """Blocks have 4 tokens. Who is admitted with the first row computes all of its own."""
+    model = FakeModel()
+    engine = engine_over(model, max_num_batched_tokens=length + 5)
+    requests = [
+        replace(request, prompt_token_ids=[*request.prompt_token_ids[:length], 10 + i, 3, 1, 2, 7])
+        for i, request in enumerate(labelling(30, length=length))
+    ]
+    completions = completions_of(engine, requests)
+    assert sorted(c.cached_tokens for c in completions.values()) == [0] + [length] * 29
+    assert sum(model.num_tokens_of_steps) == length + 5 + 29 * 5 + 30 * 5
+    plain = engine_over(enable_prefix_caching=False)
+    assert tokens_of(completions) == tokens_of(completions_of(plain, requests))
+    engine.close()
+    engine._scheduler.block_manager.check_integrity([])
+
+
+def test_samples_of_one_prompt_compute_its_last_token_alone() -> None:
+    """Its last block is not full, so it has no hash; while the first sample has it, others get a
+    copy."""
+    model = FakeModel()
+    prompt = [1 + i % 90 for i in range(43)]
+    params = SamplingParams(max_tokens=5, temperature=1.0, ignore_eos=True)
+    requests = [Request(i, prompt, params, draw_key=i) for i in range(8)]
+    completions_of(engine_over(model), requests)
+    assert sum(model.num_tokens_of_steps) == 43 + 7 * 1 + 8 * 4
+
+
+def test_a_block_that_was_given_up_is_not_copied() -> None:
+    """The first row's last block goes to another row before a third one begins alike."""
+    engine = engine_over(num_blocks=8, max_num_seqs=1)
+    params = SamplingParams(max_tokens=2, ignore_eos=True)
+    rows = [Request(0, [5] * 6, params), Request(1, [9] * 22, params), Request(2, [5] * 6, params)]
+    completions = completions_of(engine, rows)
+    plain = engine_over(enable_prefix_caching=False)
+    assert tokens_of(completions) == tokens_of(completions_of(plain, rows))
+
+
+def test_copies_are_compared_with_their_own_adapter_alone() -> None:
+    manager = BlockManager(8, 4)
+    cache = PrefixCache(manager, enabled=True, copies=True)
+
+    def sequence(adapter: str) -> Sequence:
+        params = SamplingParams(max_tokens=2, adapter=adapter)
+        return Sequence(Request(0, [5, 6, 7], params), 5)
+
+    first = sequence("a")
+    manager.append(first.block_table, 3)
+    first.num_computed_tokens = 3
+    cache.begin_step()
+    cache.note_computed(first, 0, 3)
+    assert cache.hold_beginning(sequence("a")) == (-1, 0), "this very step computes it"
+    cache.begin_step()
+    assert cache.hold_beginning(sequence("a")) == (first.block_table[0], 2)
+    assert cache.hold_beginning(sequence("b")) == (-1, 0)
+    cache.end_step()
+    manager.check_integrity([first.block_table])
 
 
 def test_preempted_rows_find_again_what_they_had_computed() -> None:

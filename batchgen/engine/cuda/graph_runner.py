@@ -27,7 +27,7 @@ from batchgen.engine.cuda.shared_reads import sharing_shape_of
 from batchgen.engine.cuda.transfers import Transfer, make_transfer
 from batchgen.engine.device import to_device
 from batchgen.engine.execution.packing import scored_indices
-from batchgen.engine.execution.step_runner import ServedModel
+from batchgen.engine.execution.step_runner import ServedModel, begin_copies
 from batchgen.engine.failures import is_out_of_memory, without_frames
 from batchgen.engine.memory import release_memory
 from batchgen.engine.sampling.batch import HostDraws
@@ -106,6 +106,7 @@ class GraphRunner:
     @torch.inference_mode()
     def execute(self, step: ScheduledStep) -> _Launched:
         """Launch a step; nothing here waits for the device."""
+        begin_copies(self._model, step)
         transfer = self._next_transfer()
         choice, draws = self._admit(step)
         bucket = self._buckets.find(step.total_tokens, len(step))

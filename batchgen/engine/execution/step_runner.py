@@ -7,6 +7,7 @@ the step to the other ranks of a tensor-parallel model first, implement the same
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -24,7 +25,7 @@ from batchgen.engine.sampling.table import SamplingTable
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 from batchgen.engine.weights import Weights
 
-__all__ = ["EagerRunner", "LaunchedStep", "ServedModel", "StepRunner"]
+__all__ = ["EagerRunner", "LaunchedStep", "ServedModel", "StepRunner", "begin_copies"]
 
 
 class ServedModel(Protocol):
@@ -46,6 +47,9 @@ class ServedModel(Protocol):
 
     def allocate_cache(self, num_blocks: int, block_size: int) -> None:
         """Give every attention call its empty cache."""
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Of every cache, from the first block of each pair to the second."""
 
     def forward(
         self,
@@ -69,6 +73,13 @@ class StepRunner(Protocol):
     def release(self) -> None:
         """Called once, at the end: drop CUDA graphs, whose collectives the ranks' communicator
         waits for, or the model, whose memory the system is to have back."""
+
+
+def begin_copies(model: ServedModel, step: ScheduledStep) -> None:
+    """Copy the blocks that a step begins with copies of, before it is launched; not again."""
+    if step.block_copies:
+        model.copy_blocks([(copy.source, copy.target) for copy in step.block_copies])
+        step.block_copies.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,7 @@ class EagerRunner:
     @torch.inference_mode()
     def execute(self, step: ScheduledStep) -> LaunchedStep:
         """Pack, run the model, sample; on CUDA nothing here waits for the device."""
+        begin_copies(self._model, step)
         batch = self._builder.build(step)
         self._sampling.admit(step)
         self._sampling.begin_rules(step)

@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-__all__ = ["BlockHasher", "extend_block_hashes"]
+__all__ = ["BlockHasher", "extend_block_hashes", "root_of"]
 
 _SIZE = 16
 """Bytes of a hash."""
@@ -70,7 +70,7 @@ def extend_block_hashes(
 
     `adapter`: the LoRA adapter, on which keys and values depend as well; it is hashed first.
     """
-    parent = hashes[-1] if hashes else _root(adapter)
+    parent = hashes[-1] if hashes else root_of(adapter)
     for start in range(len(hashes) * block_size, len(token_ids) - block_size + 1, block_size):
         block = blake2b(parent, digest_size=_SIZE)
         block.update(token_ids[start : start + block_size])
@@ -78,7 +78,7 @@ def extend_block_hashes(
         hashes.append(parent)
 
 
-def _root(adapter: str) -> bytes:
+def root_of(adapter: str) -> bytes:
     """The first block's parent. A digest too, so that no adapter's name passes for a parent."""
     if not adapter:
         return b""

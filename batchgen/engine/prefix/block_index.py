@@ -54,6 +54,10 @@ class BlockIndex:
             found.append(block)
         return found
 
+    def has(self, block: int, block_hash: bytes) -> bool:
+        """Whether it is this block that is found by the hash."""
+        return self._hashes.get(block) == block_hash
+
     def add(self, block: int, block_hash: bytes) -> bool:
         """Let a block be found by its hash; False where another block is found by it already."""
         if block_hash in self._blocks:

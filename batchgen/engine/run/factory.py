@@ -178,4 +178,5 @@ def _scheduler(model: ServedModel, config: EngineConfig, resolved: ResolvedConfi
             resolved.fewest_seqs, resolved.max_num_seqs, resolved.num_blocks * resolved.block_size
         ),
         step_sizes=tuple(sizes),
+        block_copies=model.group is None,  # the other ranks would have to be told of them
     )

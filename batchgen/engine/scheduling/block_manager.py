@@ -87,6 +87,10 @@ class BlockManager:
         """The blocks that hold the longest cached prefix of a sequence with these block hashes."""
         return self._index.find(hashes)
 
+    def is_cached(self, block: int, block_hash: bytes) -> bool:
+        """Whether it is this block that is found by the hash."""
+        return self._index.has(block, block_hash)
+
     def num_idle(self, blocks: Iterable[int]) -> int:
         """How many of these blocks have no owner."""
         return sum(not self._num_owners[block] for block in blocks)

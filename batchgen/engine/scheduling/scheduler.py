@@ -15,9 +15,10 @@ both wait for the weights to be read. There `token_budget.py` spreads prompts ov
 
 Prefix caching: a prompt's full blocks can be found by their hash as soon as the step that computes
 them is scheduled, so a sequence that is admitted to a later step and begins with the same tokens
-starts behind them: steps run in order. A sequence that begins with blocks of the very step that is
-being scheduled waits for the next one, while others behind it are admitted: so of rows with a
-common prefix only the first computes it. If a step fails, its blocks are taken out of the cache.
+starts behind them: steps run in order. Where it parts from them within a block, it gets a copy of
+that block and starts there. A sequence that begins with blocks of the very step that is being
+scheduled waits for the next one, while others behind it are admitted: so of rows with a common
+prefix only the first computes it. If a step fails, its blocks are taken out of the cache.
 
 When update(n) finds a sequence finished, step n+1 already has a row of it: that token is ignored.
 The blocks of a sequence that left `running` *drain*: they are free once no launched step writes to
@@ -35,7 +36,7 @@ from batchgen.engine.scheduling.prefix_cache import PrefixCache
 from batchgen.engine.scheduling.scoring import num_fitting
 from batchgen.engine.scheduling.sequence import Sequence, SequenceStatus
 from batchgen.engine.scheduling.sequence_limit import SequenceLimit
-from batchgen.engine.scheduling.step import BlockUpdate, ScheduledStep, StepOutput
+from batchgen.engine.scheduling.step import BlockCopy, BlockUpdate, ScheduledStep, StepOutput
 from batchgen.engine.scheduling.token_budget import TokenBudget
 
 __all__ = ["Scheduler"]
@@ -59,6 +60,7 @@ class Scheduler:
         max_num_scored: int = 1024,
         sequence_limit: SequenceLimit | None = None,
         step_sizes: tuple[int, ...] = (),
+        block_copies: bool = False,
     ) -> None:
         self.block_manager = block_manager
         self._max_num_scored = max_num_scored
@@ -66,7 +68,7 @@ class Scheduler:
         self.max_num_batched_tokens = max_num_batched_tokens
         self._sequence_limit = sequence_limit or SequenceLimit(max_num_seqs, max_num_seqs, 0)
         self._token_budget = TokenBudget(min_token_budget, self._sequence_limit, step_sizes)
-        self._prefix_cache = PrefixCache(block_manager, enabled=prefix_caching)
+        self._prefix_cache = PrefixCache(block_manager, enabled=prefix_caching, copies=block_copies)
         self._num_sharing_prefix = 0
         self._step_budget = max_num_batched_tokens  # of the step that is being made
         tokens = block_manager.num_blocks * block_manager.block_size
@@ -102,6 +104,7 @@ class Scheduler:
         self._prefix_cache.begin_step()
         if self._schedule_running(step):
             self._admit_waiting(step)
+        self._prefix_cache.end_step()
         step.num_sharing_prefix = self._num_sharing_prefix
         return step
 
@@ -191,13 +194,10 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence, cached: list[int], step: ScheduledStep) -> None:
         self._token_budget.note_left(sequence)
-        num_cached = len(cached) * self.block_manager.block_size
-        self._token_budget.note_admission(sequence.num_tokens, num_cached)
-        self._sequence_limit.note_admission(
-            sequence.num_tokens - num_cached,
-            sequence.num_remaining * self._token_budget.output_share,
-        )
-        sequence.num_shared_tokens = num_cached
+        num_shared = len(cached) * self.block_manager.block_size
+        outputs = sequence.num_remaining * self._token_budget.output_share
+        self._sequence_limit.note_admission(sequence.num_tokens - num_shared, outputs)
+        sequence.num_shared_tokens = num_shared
         self.waiting.take(sequence)
         sequence.status = SequenceStatus.RUNNING
         sequence.slot = self._free_slots.pop()
@@ -207,12 +207,16 @@ class Scheduler:
             sequence.shares_prefix = True
             self._num_sharing_prefix += 1
             sequence.block_table += self.block_manager.share(cached)
-            sequence.num_computed_tokens = num_cached
             step.block_updates.append(BlockUpdate(sequence.slot, 0, cached))
-            if not sequence.num_preemptions:
-                known = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
-                sequence.num_cached_tokens = known
+        source, num_copied = self._prefix_cache.hold_beginning(sequence)
+        num_cached = sequence.num_computed_tokens = num_shared + num_copied
+        if not sequence.num_preemptions:
+            sequence.num_cached_tokens = min(num_cached, sequence.num_prompt_tokens)
+        self._token_budget.note_admission(sequence.num_tokens, num_cached)
         self._add_to_step(sequence, self._most_tokens(sequence, step), step)
+        if num_copied:
+            target = sequence.block_table[len(cached)]
+            step.block_copies.append(BlockCopy(sequence.slot, source, target))
 
     def _most_tokens(self, sequence: Sequence, step: ScheduledStep) -> int:
         """How many of its tokens the step has room for; 0: none of its scores."""

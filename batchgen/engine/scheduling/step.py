@@ -15,7 +15,7 @@ from batchgen.engine.scheduling.scoring import ScoredRow, scored_range
 from batchgen.engine.scheduling.sequence import Sequence
 from batchgen.errors import ErrorCode
 
-__all__ = ["BlockUpdate", "RowFailure", "ScheduledStep", "StepOutput"]
+__all__ = ["BlockCopy", "BlockUpdate", "RowFailure", "ScheduledStep", "StepOutput"]
 
 
 class BlockUpdate(NamedTuple):
@@ -24,6 +24,15 @@ class BlockUpdate(NamedTuple):
     slot: int
     first: int
     blocks: list[int]
+
+
+class BlockCopy(NamedTuple):
+    """Before the step, what lies in block `source` goes to `target`, which is the sequence's in
+    `slot`. No target is another copy's source."""
+
+    slot: int
+    source: int
+    target: int
 
 
 class RowFailure(NamedTuple):
@@ -63,6 +72,9 @@ class ScheduledStep:
     admitted: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     block_updates: list[BlockUpdate] = field(default_factory=list)
+    block_copies: list[BlockCopy] = field(default_factory=list)
+    """To be made once: a runner empties the list when they are on their way. Run again, the step
+    finds its blocks copied, and their sources may be others' by then."""
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -123,6 +135,7 @@ class ScheduledStep:
             num_sharing_prefix=self.num_sharing_prefix,
             admitted=self.admitted,
             block_updates=[update for update in self.block_updates if update.slot in slots],
+            block_copies=[copy for copy in self.block_copies if copy.slot in slots],
         )
 
 
