@@ -16,6 +16,7 @@ from batchgen.engine.run.factory import build_engine
 from batchgen.engine.run.resolved_config import resolve
 from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
+from batchgen.job.flow.engine_stage import WINDOW_ROWS, WINDOW_ROWS_PER_SEQUENCE
 
 
 def _config(**changes: Any) -> EngineConfig:
@@ -111,6 +112,18 @@ def test_a_gpu_with_memory_has_slots_to_add_where_they_pay(
     model.device = torch.device("cuda")
     resolved = resolve(model, _config(num_blocks=99, max_num_seqs=chosen))
     assert (resolved.fewest_seqs, resolved.max_num_seqs) == slots
+
+
+@pytest.mark.parametrize(("device", "gigabytes"), [("cpu", 80), ("cuda", 24), ("cuda", 80)])
+def test_a_gpu_orders_all_rows_that_a_job_lets_wait_by_what_they_share(
+    device: str, gigabytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolved_config, "device_memory", lambda _device: gigabytes << 30)
+    model = FakeModel()
+    model.device = torch.device(device)
+    resolved = resolve(model, _config(num_blocks=99))
+    waiting = max(WINDOW_ROWS, WINDOW_ROWS_PER_SEQUENCE * resolved.max_num_seqs)
+    assert resolved.reorder_window == (waiting if device == "cuda" else 1024)
 
 
 def test_a_built_engine_says_where_it_runs_and_runs() -> None:

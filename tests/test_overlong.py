@@ -183,7 +183,7 @@ def decided(codec: TextCodec, policy: str, limit: int, row: InputRow) -> Prepare
 
 
 def text_of(request: Request) -> str:
-    return bytes(request.prompt_token_ids).decode()
+    return bytes(list(request.prompt_token_ids)).decode()
 
 
 LABELS = SamplingParams(choices=("yes", "perhaps"))

@@ -49,7 +49,7 @@ def fail_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: set[str]) ->
     bad = {f"prompt number {name.removeprefix('row-')}".encode() for name in ids}
 
     def add(self: EchoEngine, request: Any) -> None:
-        if bytes(request.prompt_token_ids) in bad:
+        if bytes(list(request.prompt_token_ids)) in bad:
             raise RowError(ErrorCode.OOM, "no memory today")
         real(self, request)
 

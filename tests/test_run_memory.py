@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from echo_runs import cold_batchgen, environment, summary_of, write_rows
 from ledger_tools import make_row
 
-from batchgen.engine.request import Completion, FinishReason, Request
+from batchgen.engine.request import Completion, FinishReason, Request, SamplingParams
 from batchgen.engine.run.echo import EchoEngine
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.flow.channel import Channel
@@ -194,6 +195,40 @@ def test_rows_that_carry_much_wait_in_small_numbers_and_leave_no_place_empty(
         done += len(finished.get() or ())
     assert done == 64
     assert engine.most == at_once
+
+
+@pytest.mark.parametrize(("places", "at_once"), [(64, 489), (1024, 4096)])
+def test_a_fast_engine_sees_as_many_long_rows_at_once_as_it_finds_common_beginnings_among(
+    places: int, at_once: int
+) -> None:
+    """Rows of 4,096 tokens: two million of them wait, or 16 thousand a place in the engine."""
+    engine = WatchedEngine(places, 1 << 20)
+    ready: Channel[list[PreparedRow]] = Channel(10_000)
+    prompt = array("i", [1]) * 4096
+    for index in range(5000):
+        row = InputRow(index, "", prompt="p")
+        request = Request(request_id(index, 0), prompt, row.params)
+        ready.put([PreparedRow(row, "p", prompt, [request])])
+    ready.close()
+    finished: Channel[list[Outcome]] = Channel(10_000)
+    EngineStage(lambda: engine, ready, finished, begin=lambda begun: None, live=Live()).run()
+    assert engine.most == at_once
+
+
+@pytest.mark.parametrize("samples", [1, 8])
+def test_a_token_that_waits_takes_a_few_bytes(samples: int) -> None:
+    """A list of ids takes some forty for each."""
+    codec, rows, length = ByteCodec(), 20, 50_000
+    texts = [
+        InputRow(i, "", prompt="x" * length, params=SamplingParams(n=samples)) for i in range(rows)
+    ]
+    requests = Requests(codec)
+    tracemalloc.start()
+    ready, _ = requests.prepare(texts)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(len(row.requests) for row in ready) == rows * samples
+    assert held < 5 * rows * length
 
 
 def test_what_rows_carry_counts_where_they_wait_between_threads() -> None:

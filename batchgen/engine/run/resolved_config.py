@@ -22,6 +22,8 @@ _CPU_BLOCK_SIZE = 16
 _GPU_SEQS = 256
 _CPU_SEQS = 64
 _REORDER_WINDOW = 1024
+_ROWS_PER_SEQUENCE = 16
+"""That a window has on a GPU, whose cache holds many beginnings: as many as a job lets wait."""
 _LARGE_MODEL = 3_000_000_000
 """Parameters from which on reading them takes longer than the rest of a decode step."""
 _RIDGE_TOKENS = 256
@@ -60,7 +62,9 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
     )
     longest = _longest(model, config)
     reorder_window = config.reorder_window or decide(
-        "reorder_window", _REORDER_WINDOW, "long outputs first shortens the tail"
+        "reorder_window",
+        max(_REORDER_WINDOW, _ROWS_PER_SEQUENCE * max_num_seqs if on_gpu else 0),
+        "rows that begin alike together, long outputs first",
     )
     num_blocks = config.num_blocks or decide_num_blocks(
         model,

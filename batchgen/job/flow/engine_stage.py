@@ -29,6 +29,8 @@ __all__ = ["EngineStage", "EngineStageOptions"]
 WINDOW_ROWS = 2048
 WINDOW_ROWS_PER_SEQUENCE = 16
 WINDOW_TOKENS = 2_000_000
+WINDOW_TOKENS_PER_SEQUENCE = 16_384
+"""Rows that begin alike are computed together only where they wait together."""
 WINDOW_CARRIED = 256 << 20
 _STATS_EVERY_S = 0.2
 _DURABLE_POLL_S = 0.005
@@ -172,7 +174,8 @@ class EngineStage:
         rows = self._waiting
         if rows.carried >= WINDOW_CARRIED and len(rows) >= engine.max_num_seqs:
             return False
-        return len(rows) < most_rows and rows.num_tokens < WINDOW_TOKENS
+        most_tokens = max(WINDOW_TOKENS, WINDOW_TOKENS_PER_SEQUENCE * engine.max_num_seqs)
+        return len(rows) < most_rows and rows.num_tokens < most_tokens
 
     def _admit(self, engine: Engine, chunk: list[PreparedRow]) -> None:
         if self._options.suspects is not None:

@@ -6,6 +6,7 @@ its rows are done one by one so that only the guilty ones become error rows.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -210,11 +211,11 @@ class Requests:
             failed.append(FailedRow(row, refused, text, len(token_ids)))
             return
         num_samples = params.n if params.max_tokens else 1
+        prompt = array("i", token_ids)  # a tenth of a list's bytes: millions of them wait
         requests = [
-            self._request(row, sample, token_ids, params, constraint)
-            for sample in range(num_samples)
+            self._request(row, sample, prompt, params, constraint) for sample in range(num_samples)
         ]
-        ready.append(PreparedRow(row, text, token_ids, requests, reading=reading))
+        ready.append(PreparedRow(row, text, prompt, requests, reading=reading))
 
     def _outside_vocabulary(self, token_ids: list[int]) -> RowError | None:
         low, high = min(token_ids), max(token_ids)
@@ -247,13 +248,14 @@ class Requests:
         self,
         row: InputRow,
         sample: int,
-        token_ids: list[int],
+        token_ids: array[int],
         params: SamplingParams,
         constraint: Callable[[], Constraint] | None,
     ) -> Request:
+        computed = num_computed(token_ids, params)
         return Request(
             request_id=request_id(row.index, sample),
-            prompt_token_ids=token_ids[: num_computed(token_ids, params)],
+            prompt_token_ids=token_ids if computed == len(token_ids) else token_ids[:computed],
             params=params,
             draw_key=0 if params.greedy else draw_key(params.seed, row.row_key, sample),
             output_token_ids=self._begun(row.index, sample, params),
