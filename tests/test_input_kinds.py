@@ -139,6 +139,16 @@ def test_a_table_that_is_no_whole_xz_file_is_refused_as_that(tmp_path: Path) -> 
     assert "whole copy" in str(refused.value.hint)
 
 
+def test_a_table_that_is_cut_short_is_damaged_and_not_to_be_mended_by_commas(
+    tmp_path: Path,
+) -> None:
+    text = "prompt\n" + "".join(f"{number * 7919} and more\n" for number in range(99))
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text.encode())[:-12])
+    with pytest.raises(InputUnreadableError, match="is damaged somewhere after its") as refused:
+        read(tmp_path / "t.csv.gz")
+    assert "whole copy" in str(refused.value.hint)
+
+
 PACKED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "no": bytes}
 
 

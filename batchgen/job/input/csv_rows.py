@@ -165,6 +165,8 @@ def _damaged(source: Source, number: int, error: Exception) -> InputUnreadableEr
     if "quote" in reason or "straddling" in reason:
         hint = "mend it there: a value that begins with a quote ends with one, and has others twice"
     if _NOT_WHOLE in reason or _CUT_SHORT in reason:
+        where = f"after row {number}" if number else "somewhere after its first line"
         hint = "replace it with a whole copy and run the same command again"
+        return InputUnreadableError(f"input {source.name} is damaged {where}: {reason}", hint)
     text = f"input {source.name} is no CSV that can be read on after row {number}: {reason}"
     return InputUnreadableError(text, hint)
