@@ -76,7 +76,7 @@ def test_pytorch_copies_where_the_kernel_does_not(
         if failure == "raises":
             raise RuntimeError("PTX is not what it was")
 
-    monkeypatch.setattr(LaunchedCopier, "_launch", launch)
+    monkeypatch.setattr(LaunchedCopier, "launch", launch)
     copier = check(TritonBackend(), torch.float32, "cpu" if INTERPRETED else "cuda", block_size=16)
     assert copier._proven is False
     assert sum("PyTorch copies blocks" in message for message in caplog.messages) == 1

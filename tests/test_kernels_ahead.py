@@ -23,7 +23,7 @@ from batchgen.engine.run.loader import load_model_from
 from batchgen.startup import kernels
 
 KERNELS = {"attention_kernel", "plan_kernel", "write_kernel", "shared_kernel", "scan_kernel"}
-KERNELS |= {"choose_kernel"}
+KERNELS |= {"choose_kernel", "copy_kernel"}
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,10 @@ INTERPRETED = """if True:
     calls += kernels_ahead.sampler_calls(50, torch.float32, device)
     whole = AttentionSpec(0, 4, 2, 16, 16, 0.25)
     shared = [*kernels_ahead.shared_calls(whole, torch.float32, torch.float32, 16, device)]
-    for call in reversed(calls + shared):
+    copies = [*kernels_ahead.copy_calls([spec, whole], torch.float32, 16, device)]
+    for call in reversed(calls + shared + copies):
         call()
-    print(len(calls), len(shared), "transformers" in sys.modules)
+    print(len(calls), len(shared), len(copies), "transformers" in sys.modules)
     shapes = {"device": "cpu", "dtype": "float32", "cache_dtype": "float32"}
     shapes |= {"layers": [], "block_sizes": [], "vocab_size": 9}
     for kernels in ([partial(int, "1")], [partial(int, "1"), partial(int, "x")], None):
@@ -94,7 +95,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_every_kernel_of_a_layer_is_called_without_importing_transformers(
     interpreted: list[str],
 ) -> None:
-    assert interpreted[0] == "8 4 False"
+    assert interpreted[0] == "8 4 1 False"
 
 
 def test_the_process_notes_which_kernels_it_could_not_compile(interpreted: list[str]) -> None:

@@ -39,7 +39,7 @@ from batchgen.engine.sampling.triton.choose_kernel import greedy_tokens, sampled
 from batchgen.startup.folders import prepare_compilers
 from batchgen.startup.kernels import Record
 
-__all__ = ["compile_ahead", "kernel_calls", "sampler_calls", "shared_calls"]
+__all__ = ["compile_ahead", "copy_calls", "kernel_calls", "sampler_calls", "shared_calls"]
 
 _PROMPT = 64
 """Query tokens of a sequence that is no decode: more rows than a decode tile has."""
@@ -123,6 +123,15 @@ def shared_calls(
             yield partial(read_items, query, cache, spec, *more)
 
 
+def copy_calls(
+    specs: Iterable[AttentionSpec], cache_dtype: torch.dtype, block_size: int, device: torch.device
+) -> Iterator[Call]:
+    """As `kernel_calls`, for prompts that begin with a copy of a block."""
+    backend, shape = TritonBackend(), CacheShape(2, block_size, cache_dtype, device)
+    copier = backend.copier([backend.allocate(spec, shape) for spec in specs], shape.num_blocks)
+    yield partial(copier.launch, [(0, 1)])
+
+
 def sampler_calls(vocab_size: int, dtype: torch.dtype, device: torch.device) -> Iterator[Call]:
     """As `kernel_calls`, for greedy tokens and for drawn ones."""
     logits = torch.zeros((2, vocab_size), dtype=dtype, device=device)
@@ -144,9 +153,12 @@ def first_calls(shapes: dict[str, Any]) -> Iterator[Call]:
 def later_calls(shapes: dict[str, Any]) -> Iterator[Call]:
     """Of what some runs need, and not at once."""
     device, dtype, cache_dtype = _kinds(shapes)
-    for spec in _specs(shapes):
-        for block_size in shapes["block_sizes"]:
-            if spec.sliding_window is None and block_size != PROOF_BLOCK_SIZE:
+    for block_size in shapes["block_sizes"]:
+        if block_size == PROOF_BLOCK_SIZE:
+            continue
+        yield from copy_calls(_specs(shapes), cache_dtype, block_size, device)
+        for spec in _specs(shapes):
+            if spec.sliding_window is None:
                 yield from shared_calls(spec, dtype, cache_dtype, block_size, device)
 
 

@@ -51,25 +51,30 @@ class LaunchedCopier:
 
     def __init__(self, stores: Sequence[torch.Tensor], num_blocks: int) -> None:
         self._plain = TensorCopier(stores, num_blocks)
-        self._rows = [store.view(num_blocks, -1).view(_WORD) for store in stores]
         self._device = stores[0].device
         self._kinds: list[tuple[torch.Tensor, int]] = []
         """Addresses of the stores whose blocks have so many words."""
+        rows = [store.view(num_blocks, -1) for store in stores]
+        if any(one[0].numel() * one.element_size() % _WORD.itemsize for one in rows):
+            self._proven: bool | None = False
+            return
+        self._proven = None
+        self._rows = [one.view(_WORD) for one in rows]
         for words in sorted({rows.shape[1] for rows in self._rows}):
             found = [rows.data_ptr() for rows in self._rows if rows.shape[1] == words]
             self._kinds.append((_sent(np.array(found, np.int64), self._device), words))
-        self._proven: bool | None = None
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """From the first block of each pair to the second, which no other pair has."""
         if self._proven is None:
             self._proven = self._prove(pairs)
         elif self._proven:
-            self._launch(pairs)
+            self.launch(pairs)
         else:
             self._plain.copy(pairs)
 
-    def _launch(self, pairs: Sequence[tuple[int, int]]) -> None:
+    def launch(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """`copy`, by the kernel."""
         index = _sent(np.array(pairs, np.int64), self._device)
         for addresses, words in self._kinds:
             grid = (len(addresses), len(pairs), _PROGRAMS)
@@ -78,7 +83,7 @@ class LaunchedCopier:
     def _prove(self, pairs: Sequence[tuple[int, int]]) -> bool:
         """Copy by the kernel, and see that it has."""
         try:
-            self._launch(pairs)
+            self.launch(pairs)
             seen = [pairs[0], pairs[-1]]
             if all(torch.equal(rows[a], rows[b]) for rows in self._rows for a, b in seen):
                 return True
