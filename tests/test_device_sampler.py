@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -174,6 +175,47 @@ def test_plain_rows_have_the_tokens_of_the_greedy_kernel() -> None:
     got, *_ = Both(sequences, 700).step(logits)
     tokens, _ = greedy_tokens(logits)
     assert got[1::2] == tokens.tolist()[1::2]
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="addresses are seen by the interpreter")
+@pytest.mark.parametrize("vocab", [600, 4096, 8192])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), float("inf")], ids=str)
+def test_rows_without_a_number_are_read_where_they_are(
+    vocab: int, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though most likely tokens are asked of them, and none is likely."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    read = InterpreterBuilder.create_masked_load
+    logits = torch.full((3 * vocab + 8192,), value)
+    begin, size = logits.data_ptr() + 4 * 4096, 4 * 3 * vocab
+    near: list[int] = []
+
+    def watched(self: Any, places: Any, mask: Any, *rest: Any) -> Any:
+        where = places.data.astype("int64")[mask.data.astype(bool)] - begin
+        near.extend(where[(where >= -4 * 4096) & (where < size + 4 * 4096)].tolist())
+        return read(self, places, mask, *rest)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", watched)
+    sampling = SamplingParams(top_logprobs=3, logprobs=0)
+    both = Both([sequence_of(sampling), sequence_of(replace(sampling, temperature=1.0), 1)], vocab)
+    choose = both.device.choose
+    rows = logits[4096 : 4096 + 3 * vocab].view(3, vocab)
+    monkeypatch.setattr(both.device, "choose", lambda _, *named: choose(rows, *named))
+    both.step(rows[:2])
+    assert near
+    assert 0 <= min(near) <= max(near) < size
+
+
+@direct
+def test_what_is_forbidden_may_be_infinite() -> None:
+    """The report is of logits before the mask, as the definition has it."""
+    params = SamplingParams(allowed_token_ids=(3, 4), logprobs=0)
+    logits = logits_of(1, 600, 4)
+    logits[0, 9] = torch.inf
+    got, expected, report, defined = Both([sequence_of(params)], 600).step(logits)
+    assert got == expected
+    assert report.logprobs.tolist() == defined.logprobs.tolist() == [-torch.inf]
 
 
 @direct

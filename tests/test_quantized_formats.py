@@ -197,6 +197,19 @@ def test_scales_that_are_missing_or_do_not_fit_are_named_before_weights_are_read
         (auto_round("auto_round", bits=3, extra_config=None), "of 3 bits"),
         (quark("int4", "per_group"), "of dtype 'int4', qscheme 'per_group'"),
         (
+            {**quark("fp8_e4m3", "per_tensor"), "algo_config": [{"name": "quarot", "r4": True}]},
+            "whose layers rotate their inputs",
+        ),
+        (
+            auto_round("auto_round", rotation_config={"r1": True, "online_r1_rotation": True}),
+            "whose layers rotate their inputs",
+        ),
+        (auto_round("auto_round", extra_config={"x": None}), "of another form than is known"),
+        (
+            {"quant_method": "quark", "global_quant_config": {"weight": [{"dtype": "int4"}, {}]}},
+            "of another form than is known",
+        ),
+        (
             {**quark("fp8_e4m3", "per_tensor"), "export": {"weight_format": "fake"}},
             "of the weight_f",
         ),

@@ -89,10 +89,26 @@ def read_scheme(found: Mapping[str, Any]) -> Scheme | None:
     has_cache = has_cache or (found.get("export") or {}).get("kv_cache_group")
     if reader is None or (has_cache and reader not in (_modelopt, _compressed, _quark)):
         return None
-    scheme = reader(found)
+    try:
+        if _turns_inputs(found):
+            raise UnknownSchemeError("whose layers rotate their inputs")
+        scheme = reader(found)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UnknownSchemeError("in a description of another form than is known") from error
     if scheme is None or not has_cache:
         return scheme
     return replace(scheme, left_out=_CACHE_SCALES)
+
+
+def _turns_inputs(found: Mapping[str, Any]) -> bool:
+    """Whether layers are to multiply what they get, by the names of Quark and AutoRound. Their other
+    rotations are part of the weights."""
+    told = [found.get("rotation_config"), *(found.get("algo_config") or ())]
+    at_run = ("r3", "r4", "online_r1_rotation")
+    given = [one for one in told if isinstance(one, Mapping)]
+    return bool(found.get("hadamard_config")) or any(
+        one.get(name) for one in given for name in at_run
+    )
 
 
 def _fp8(found: Mapping[str, Any]) -> Scheme:

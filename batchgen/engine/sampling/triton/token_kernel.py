@@ -92,7 +92,8 @@ def settle_kernel(
         largest = tl.max(tops, 0)
         shares = tl.load(raw_mass + row * tiles + lane, mask=there, other=0.0)
         total = tl.sum(shares * tl.exp2((tops - largest) * _LOG2E), 0)
-        denominator = largest + tl.log(total)
+        infinite = largest == float("inf")  # and forbidden, where a token could be chosen
+        denominator = tl.where(infinite, largest, largest + tl.log(total))
         source = logits + row.to(tl.int64) * stride
         tl.store(logprobs + row, tl.load(source + token).to(tl.float32) - denominator)
         if (flags & TOP) != 0:
@@ -105,6 +106,7 @@ def settle_kernel(
                 # the first part with the largest value that is left, and its first such token
                 value = tl.max(maxima, 0)
                 chosen = tl.min(tl.where(maxima == value, part, 2147483647), 0)
+                chosen = tl.minimum(chosen, PARTS - 1)  # NaN is equal to none
                 ids = chosen * SUB + tl.arange(0, SUB)
                 x = tl.load(source + ids, mask=ids < vocab_size, other=float("-inf"))
                 x = x.to(tl.float32)
