@@ -101,7 +101,7 @@ def read_scheme(found: Mapping[str, Any]) -> Scheme | None:
 
 
 def _turns_inputs(found: Mapping[str, Any]) -> bool:
-    """Whether layers are to multiply what they get, by the names of Quark and AutoRound. Their other
+    """Whether layers are to multiply what they get, in words of Quark and AutoRound. Their other
     rotations are part of the weights."""
     told = [found.get("rotation_config"), *(found.get("algo_config") or ())]
     at_run = ("r3", "r4", "online_r1_rotation")
