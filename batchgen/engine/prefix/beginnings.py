@@ -12,6 +12,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from batchgen.engine.prefix.common import num_common
+
 __all__ = ["Beginning", "Beginnings"]
 
 _MOST_PREFIXES = 4096
@@ -58,23 +60,9 @@ class Beginnings:
         for beginning in reversed(known):
             if beginning.token_ids[0] != token_ids[0]:
                 continue
-            common = _num_common(beginning.token_ids, token_ids)
+            common = num_common(beginning.token_ids, token_ids)
             if common > most and is_there(beginning):
                 block, most = beginning.block, common
                 if most == len(token_ids):
                     break
         return block, most
-
-
-def _num_common(a: array[int], b: array[int]) -> int:
-    """How many tokens two sequences begin with in common; slices are compared, not items."""
-    same, most = 0, min(len(a), len(b))
-    if a[:most] == b[:most]:
-        return most
-    while same < most - 1:
-        middle = (same + most) // 2
-        if a[same:middle] == b[same:middle]:
-            same = middle
-        else:
-            most = middle
-    return same

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from batchgen.engine.prefix.common import num_common
+
 __all__ = ["Room", "Row", "admission_order"]
 
 
@@ -55,7 +57,7 @@ def admission_order(rows: Iterable[Row], room: Room | None = None) -> list[int]:
     ranks = [(-row.remaining, row.arrival) for row in rows]
     sorted_rows = sorted(range(len(rows)), key=lambda i: list(rows[i].hashes))
     in_order = [rows[i].hashes for i in sorted_rows]
-    common = [_num_common(*pair) for pair in pairwise(in_order)]
+    common = [num_common(*pair) for pair in pairwise(in_order)]
     paths: list[list[tuple[int, int]]] = [[] for _ in rows]
     """Ranks of the branches that a row lies in, from the trunk on, and its own."""
     if room is not None and _run_at_once(rows, sum(common), room):
@@ -91,15 +93,3 @@ def _branches(lengths: Sequence[int]) -> list[_Branch]:
         if common > (open_branches[-1][0] if open_branches else 0):
             open_branches.append((common, first))
     return found
-
-
-def _num_common(a: Sequence[bytes], b: Sequence[bytes]) -> int:
-    """How many hashes two rows begin with in common; slices are compared, not items."""
-    same, most = 0, min(len(a), len(b))
-    while same < most:
-        middle = (same + most + 1) // 2
-        if a[same:middle] == b[same:middle]:
-            same = middle
-        else:
-            most = middle - 1
-    return same
