@@ -4,6 +4,7 @@ CUDA replaced, and a captured graph standing for the step that it recorded."""
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -14,7 +15,7 @@ from fake_model import VOCAB_SIZE, FakeModel
 
 pytest.importorskip("triton", reason="triton is not installed: there is no GPU path")
 
-from batchgen.engine.cuda import graph_runner
+from batchgen.engine.cuda import graph_runner, host_syncs
 from batchgen.engine.cuda.graph_runner import GraphRunner
 from batchgen.engine.cuda.host_syncs import WaitsForDeviceError
 from batchgen.engine.request import Completion, SamplingParams
@@ -216,6 +217,35 @@ def test_a_model_that_always_waits_for_the_device_runs_without_graphs(
     assert bool(engine._runner._captures.graphs) is captured  # type: ignore[attr-defined]
     said = sum("without CUDA graphs" in message for message in caplog.messages)
     assert said == (not captured)
+
+
+def test_two_engines_of_a_process_leave_it_free_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One forbids it as the other does, and ends first."""
+    modes = [0]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    begun, tried, ended = (threading.Event() for _ in range(3))
+
+    def first() -> None:
+        with host_syncs.forbid_waiting():
+            begun.set()
+            assert tried.wait(10)
+            ended.wait(0.2)
+
+    def second() -> None:
+        assert begun.wait(10)
+        tried.set()
+        with host_syncs.notice_waiting():
+            one.join(10)
+        ended.set()
+
+    one, other = threading.Thread(target=first), threading.Thread(target=second)
+    one.start()
+    other.start()
+    one.join(10)
+    other.join(10)
+    assert ended.is_set()
+    assert modes == [0, 2, 0, 1, 0]
 
 
 def test_a_step_that_cannot_be_captured_at_once_is_rehearsed_first(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -11,6 +12,9 @@ import torch
 __all__ = ["WaitsForDeviceError", "forbid_waiting", "notice_waiting"]
 
 _WORDS = "synchronizing CUDA operation"
+_one_engine = threading.RLock()
+"""The mode is the process's: of two engines in two threads, the one that leaves last would set the
+other's for good."""
 
 
 class WaitsForDeviceError(RuntimeError):
@@ -20,30 +24,34 @@ class WaitsForDeviceError(RuntimeError):
 @contextlib.contextmanager
 def forbid_waiting() -> Iterator[None]:
     """Within, torch's operators raise WaitsForDeviceError instead of waiting for the device."""
-    before = torch.cuda.get_sync_debug_mode()
-    _set(2)
     try:
-        yield
+        with _mode(2):
+            yield
     except RuntimeError as error:
         if _WORDS not in str(error):
             raise
         raise WaitsForDeviceError(str(error)) from error
-    finally:
-        _set(before)
 
 
 @contextlib.contextmanager
 def notice_waiting() -> Iterator[list[str]]:
     """As `forbid_waiting`, but operators wait; after it the list says so."""
-    before, waits = torch.cuda.get_sync_debug_mode(), list[str]()
-    _set(1)
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            yield waits
-    finally:
-        _set(before)
+    waits = list[str]()
+    with _mode(1), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield waits
     waits += [str(one.message) for one in said if _WORDS in str(one.message)]
+
+
+@contextlib.contextmanager
+def _mode(mode: int) -> Iterator[None]:
+    with _one_engine:
+        before = torch.cuda.get_sync_debug_mode()
+        _set(mode)
+        try:
+            yield
+        finally:
+            _set(before)
 
 
 def _set(mode: int) -> None:
