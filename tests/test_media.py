@@ -34,7 +34,9 @@ def line(folder: Path, row: dict[str, Any]) -> Path:
 BESIDE: list[dict[str, Any]] = [
     {"image": "coco/train2017/000000033471.jpg"},
     {"images": ["iVBORw0KGgo" * 30]},
-    {"image_url": "https://example.com/cat?size=2"},
+    {"image_url": {"url": "https://example.com/cat?size=2"}},
+    {"image_urls": ["https://example.com/cat?size=2"]},
+    {"audio_file": "data:audio/wav;base64,UklGRg=="},
     {"image": {"bytes": None, "path": "x.png"}},
     {"pixel_values": [[0.1, 0.2]]},
     {"audio": {"path": "a.wav", "array": [0.0], "sampling_rate": 16000}},
@@ -79,11 +81,14 @@ def test_no_picture_is_no_error(
     assert LEFT_OUT not in caplog.text
 
 
-def test_what_is_only_named_like_a_picture_is_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "beside", ['"image": "a red house"', '"image_url": "https://example.com/shop/7.jpg"']
+)
+def test_what_is_only_named_like_a_picture_or_is_where_one_lies_is_said_once(
+    tmp_path: Path, beside: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = tmp_path / "in.jsonl"
-    source.write_text('{"prompt": "p", "image": "a red house"}\n' * 3)
+    source.write_text(f'{{"prompt": "p", {beside}}}\n' * 3)
     assert [row.error for row in read(source)] == [None] * 3
     assert caplog.text.count(LEFT_OUT) == 1
 

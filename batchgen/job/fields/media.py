@@ -26,6 +26,8 @@ _FILE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _DATA = ("data:image/", "data:audio/", "data:video/")
+_CARRIED = ("_url", "_path", "_file")
+"""Ends of names under which catalogues carry one address along: it is said, and is no error."""
 _PLAIN = ("builtins", "datetime", "decimal", "uuid")
 """Modules of the types that rows of files have."""
 _ENCODED_CHARS = 200
@@ -38,7 +40,10 @@ def media_columns(raw: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     """The columns of a row that hold some, or are named as if they did: and whether they do."""
     for name, value in raw.items():
         if name in _NAMES:
-            if _is_media(value):
+            if isinstance(value, str) and name.endswith(_CARRIED) and not value.startswith(_DATA):
+                if value:
+                    yield name, False
+            elif _is_media(value):
                 yield name, True
             elif value and name.rstrip("s") in _KINDS:
                 yield name, False
