@@ -204,10 +204,10 @@ def test_scales_that_are_missing_or_do_not_fit_are_named_before_weights_are_read
             auto_round("auto_round", rotation_config={"r1": True, "online_r1_rotation": True}),
             "whose layers rotate their inputs",
         ),
-        (auto_round("auto_round", extra_config={"x": None}), "of another form than is known"),
+        (auto_round("auto_round", extra_config={"x": None}), "in a form that cannot be read"),
         (
             {"quant_method": "quark", "global_quant_config": {"weight": [{"dtype": "int4"}, {}]}},
-            "of another form than is known",
+            "in a form that cannot be read",
         ),
         (
             {**quark("fp8_e4m3", "per_tensor"), "export": {"weight_format": "fake"}},

@@ -94,7 +94,7 @@ def read_scheme(found: Mapping[str, Any]) -> Scheme | None:
             raise UnknownSchemeError("whose layers rotate their inputs")
         scheme = reader(found)
     except (AttributeError, KeyError, TypeError) as error:
-        raise UnknownSchemeError("in a description of another form than is known") from error
+        raise UnknownSchemeError(f"described in a form that cannot be read ({error})") from error
     if scheme is None or not has_cache:
         return scheme
     return replace(scheme, left_out=_CACHE_SCALES)
