@@ -13,7 +13,15 @@ from batchgen.counts import counted
 from batchgen.devices import check_device_name
 from batchgen.errors import UsageError
 
-__all__ = ["device_memory", "device_name", "on_device", "resolve_device", "to_device", "to_host"]
+__all__ = [
+    "device_memory",
+    "device_name",
+    "on_device",
+    "resolve_device",
+    "sent",
+    "to_device",
+    "to_host",
+]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -57,6 +65,14 @@ def to_device(values: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
     """A tensor on `device`; on the CPU it shares the array's memory."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor if device.type == "cpu" else tensor.to(device)
+
+
+def sent(values: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """As `to_device`; to a GPU through pinned memory, so that the host does not wait."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:

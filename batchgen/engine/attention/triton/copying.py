@@ -10,12 +10,12 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import triton
 import triton.language as tl
 
 from batchgen.engine.attention.copying import TensorCopier
+from batchgen.engine.device import sent
 
 __all__ = ["LaunchedCopier", "copy_kernel"]
 
@@ -62,7 +62,7 @@ class LaunchedCopier:
         self._rows = [one.view(_WORD) for one in rows]
         for words in sorted({rows.shape[1] for rows in self._rows}):
             found = [rows.data_ptr() for rows in self._rows if rows.shape[1] == words]
-            self._kinds.append((_sent(np.array(found, np.int64), self._device), words))
+            self._kinds.append((sent(np.array(found, np.int64), self._device), words))
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """From the first block of each pair to the second, which no other pair has."""
@@ -75,7 +75,7 @@ class LaunchedCopier:
 
     def launch(self, pairs: Sequence[tuple[int, int]]) -> None:
         """`copy`, by the kernel."""
-        index = _sent(np.array(pairs, np.int64), self._device)
+        index = sent(np.array(pairs, np.int64), self._device)
         for addresses, words in self._kinds:
             grid = (len(addresses), len(pairs), _PROGRAMS)
             copy_kernel[grid](addresses, index, words, _BLOCK, num_warps=4)
@@ -93,11 +93,3 @@ class LaunchedCopier:
         _logger.warning("PyTorch copies blocks, for the kernel does not: %s", reason)
         self._plain.copy(pairs)
         return False
-
-
-def _sent(values: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    """On its way to the device, in pinned memory: the host does not wait."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from batchgen.engine.device import sent
 from batchgen.engine.sampling.rules import fixed_mask, mask_of, mask_width
 from batchgen.engine.sampling.triton.record import FILTER, record_of
 from batchgen.engine.scheduling.sequence import Sequence
@@ -110,10 +111,7 @@ class DeviceTables:
         return self._send(np.array([s.slot for s in sequences], dtype=np.int64))
 
     def _send(self, values: npt.NDArray[np.generic]) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(values))
-        if self._device.type != "cuda":
-            return tensor.to(self._device)
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        return sent(values, self._device)
 
 
 def _counts(
