@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from batchgen.engine.quantization.float4 import numbers_of
+
 __all__ = ["RUN", "Packed", "dense_blocks", "pack_blocks"]
 
 RUN = 32
@@ -26,7 +28,6 @@ _BLOCKS = 4
 _LARGEST_SCALE = 128
 """Of 255: a power of 1. Beyond it, 2^126 times a scale is no bfloat16."""
 _OFFSET = 126
-_SIZES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,7 @@ def pack_blocks(blocks: torch.Tensor, scales: torch.Tensor) -> Packed:
 
 def dense_blocks(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """The numbers of such tensors by the definition, float32 [num_outputs, num_inputs]."""
-    table = torch.tensor([*_SIZES, *(-size for size in _SIZES)], device=blocks.device)
-    numbers = torch.stack([table[(blocks & 15).long()], table[(blocks >> 4).long()]], dim=-1)
-    numbers = numbers.flatten(-2) * torch.exp2(scales.float() - 127)[..., None]
+    numbers = numbers_of(blocks) * torch.exp2(scales.float() - 127)[..., None]
     return numbers.flatten(-2)
 
 

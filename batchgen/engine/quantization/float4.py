@@ -13,7 +13,7 @@ import torch
 
 from batchgen.engine.quantization.float8 import exponents
 
-__all__ = ["FLOAT4_PARTS", "Float4", "read_float4"]
+__all__ = ["FLOAT4_PARTS", "Float4", "numbers_of", "read_float4"]
 
 _SIZES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
@@ -39,12 +39,15 @@ class Float4:
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight, computed in float32 and rounded once."""
-        sizes = torch.tensor(_SIZES, device=self.codes.device)
-        sizes = torch.cat([sizes, -sizes])
-        halves = torch.stack([self.codes & 15, self.codes >> 4], dim=-1)
-        numbers = sizes[halves.flatten(1).int()].unflatten(1, (self.scales.shape[1], -1))
+        numbers = numbers_of(self.codes).unflatten(1, (self.scales.shape[1], -1))
         weight: torch.Tensor = (numbers * self.scales[..., None]).flatten(1)
         return weight.to(dtype)
+
+
+def numbers_of(codes: torch.Tensor) -> torch.Tensor:
+    """uint8 [.., n] -> float32 [.., 2 * n], the numbers without their scales."""
+    sizes = torch.tensor([*_SIZES, *(-size for size in _SIZES)], device=codes.device)
+    return sizes[torch.stack([codes & 15, codes >> 4], dim=-1).flatten(-2).int()]
 
 
 def read_float4(parts: Mapping[str, torch.Tensor], packing: str) -> Float4:
