@@ -9,14 +9,14 @@ import pytest
 import torch
 from fake_model import FakeModel
 
-from batchgen.engine.config import EngineConfig
+from batchgen.engine.config import WAITING_PER_SEQUENCE, EngineConfig
 from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run import cache_size, factory, resolved_config
 from batchgen.engine.run.factory import build_engine
 from batchgen.engine.run.resolved_config import resolve
 from batchgen.engine.weights import Weights
 from batchgen.errors import UsageError
-from batchgen.job.flow.engine_stage import WINDOW_ROWS, WINDOW_ROWS_PER_SEQUENCE
+from batchgen.job.flow.engine_stage import WINDOW_ROWS
 
 
 def _config(**changes: Any) -> EngineConfig:
@@ -122,7 +122,7 @@ def test_a_gpu_orders_all_rows_that_a_job_lets_wait_by_what_they_share(
     model = FakeModel()
     model.device = torch.device(device)
     resolved = resolve(model, _config(num_blocks=99))
-    waiting = max(WINDOW_ROWS, WINDOW_ROWS_PER_SEQUENCE * resolved.max_num_seqs)
+    waiting = max(WINDOW_ROWS, WAITING_PER_SEQUENCE * resolved.max_num_seqs)
     assert resolved.reorder_window == (waiting if device == "cuda" else 1024)
 
 

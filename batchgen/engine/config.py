@@ -11,6 +11,7 @@ __all__ = [
     "CPU_ROUNDINGS",
     "GPU_BLOCK_SIZE",
     "PROOF_BLOCK_SIZE",
+    "WAITING_PER_SEQUENCE",
     "Adapter",
     "EngineConfig",
     "ModelFacts",
@@ -23,6 +24,9 @@ GPU_BLOCK_SIZE = 64
 """Tokens of a KV block on a GPU: a tile of keys is one block."""
 PROOF_BLOCK_SIZE = 16
 """Block size of the proof at load: small, so that its short sequences have several blocks."""
+WAITING_PER_SEQUENCE = 16
+"""Rows that a job lets wait for each sequence that may run, and that a GPU, whose cache holds many
+beginnings, orders together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from batchgen.engine.config import GPU_BLOCK_SIZE, EngineConfig
+from batchgen.engine.config import GPU_BLOCK_SIZE, WAITING_PER_SEQUENCE, EngineConfig
 from batchgen.engine.device import device_memory
 from batchgen.engine.execution.step_runner import ServedModel
 from batchgen.engine.run.cache_size import decide_num_blocks
@@ -22,8 +22,6 @@ _CPU_BLOCK_SIZE = 16
 _GPU_SEQS = 256
 _CPU_SEQS = 64
 _REORDER_WINDOW = 1024
-_ROWS_PER_SEQUENCE = 16
-"""That a window has on a GPU, whose cache holds many beginnings: as many as a job lets wait."""
 _LARGE_MODEL = 3_000_000_000
 """Parameters from which on reading them takes longer than the rest of a decode step."""
 _RIDGE_TOKENS = 256
@@ -63,7 +61,7 @@ def resolve(model: ServedModel, config: EngineConfig) -> ResolvedConfig:
     longest = _longest(model, config)
     reorder_window = config.reorder_window or decide(
         "reorder_window",
-        max(_REORDER_WINDOW, _ROWS_PER_SEQUENCE * max_num_seqs if on_gpu else 0),
+        max(_REORDER_WINDOW, WAITING_PER_SEQUENCE * max_num_seqs if on_gpu else 0),
         "rows that begin alike together, long outputs first",
     )
     num_blocks = config.num_blocks or decide_num_blocks(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
+from batchgen.engine.config import WAITING_PER_SEQUENCE
 from batchgen.engine.request import Completion, Engine, FinishReason
 from batchgen.engine.stats import EngineStats
 from batchgen.errors import ErrorCode, RowError
@@ -27,7 +28,6 @@ from batchgen.job.text.prepared import PreparedRow, failed, row_and_sample
 __all__ = ["EngineStage", "EngineStageOptions"]
 
 WINDOW_ROWS = 2048
-WINDOW_ROWS_PER_SEQUENCE = 16
 WINDOW_TOKENS = 2_000_000
 WINDOW_TOKENS_PER_SEQUENCE = 16_384
 """Rows that begin alike are computed together only where they wait together."""
@@ -125,7 +125,7 @@ class EngineStage:
 
     def _loop(self, engine: Engine, first: list[PreparedRow]) -> None:
         engine.on_admission = self._note_begun
-        most_rows = max(WINDOW_ROWS, WINDOW_ROWS_PER_SEQUENCE * engine.max_num_seqs)
+        most_rows = max(WINDOW_ROWS, WAITING_PER_SEQUENCE * engine.max_num_seqs)
         self._admit(engine, first)
         self._run_dry(engine, most_rows)
         if self._options.suspects is not None:
