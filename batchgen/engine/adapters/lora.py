@@ -94,7 +94,7 @@ def load_lora(name: str, folder: Path, weights: Path, module: nn.Module) -> Lora
     config = read_lora_config(folder)
     found: dict[str, dict[str, torch.Tensor]] = {}
     replaced: dict[str, torch.Tensor] = {}
-    copied = set[str]()
+    copied, rows = set[str](), set[str]()
     try:
         tensors = _read(weights)
     except Exception as error:  # of safetensors, pickle, zip and torch
@@ -104,6 +104,7 @@ def load_lora(name: str, folder: Path, weights: Path, module: nn.Module) -> Lora
         whole, table = copied_parameter(key), token_rows(key)
         if table is not None:
             replaced[f"{table}.weight"] = _with_rows(config, module, table, tensor)
+            rows.add(f"{table}.weight")
         elif whole is None:
             layer, part = read_key(folder, key)
             found.setdefault(layer, {})[part] = tensor.float()
@@ -117,12 +118,11 @@ def load_lora(name: str, folder: Path, weights: Path, module: nn.Module) -> Lora
         is_there = any(name.endswith(end) for name, _ in module.named_modules())
         if is_there and not any(config.names_saved(end, name) for name in copied):
             raise refused(folder, f"has modules_to_save={end!r}, and no weights of such a module")
-    if config.tokens and not any(token_rows(key) for key in tensors):
+    if config.tokens and not rows:
         raise refused(folder, "has trainable_token_indices, and no rows of an embedding")
     layers = {name: _layer(config, module, name, parts) for name, parts in found.items()}
     _check_targets(config, module, layers)
-    rows = frozenset(f"{token_rows(key)}.weight" for key in tensors if token_rows(key))
-    return Lora(name, layers, replaced, rows)
+    return Lora(name, layers, replaced, frozenset(rows))
 
 
 def _checked(
