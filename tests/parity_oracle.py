@@ -12,7 +12,7 @@ from engine_runs import tokens_in_order
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.model.model import Model
-from batchgen.engine.request import Request, SamplingParams
+from batchgen.engine.request import Engine, Request, SamplingParams
 from batchgen.engine.run.factory import build_engine
 from batchgen.engine.stats import EngineStats
 
@@ -85,14 +85,21 @@ def assert_parity(
     return partings
 
 
+def greedy_tokens(
+    engine: Engine, prompts: Sequence[Sequence[int]], num_tokens: int
+) -> list[list[int]]:
+    """Of all rows, in order, end tokens ignored."""
+    params = SamplingParams(max_tokens=num_tokens, ignore_eos=True)
+    requests = [Request(row, prompt, params) for row, prompt in enumerate(prompts)]
+    return tokens_in_order(engine, requests)
+
+
 def run_engine(
     model: Model, prompts: Sequence[Sequence[int]], num_tokens: int, **config: Any
 ) -> tuple[list[list[int]], EngineStats]:
     """Greedy tokens of all rows, in order, end tokens ignored."""
     engine = build_engine(model, EngineConfig(model=Path("tiny"), **config))
-    params = SamplingParams(max_tokens=num_tokens, ignore_eos=True)
-    requests = [Request(row, prompt, params) for row, prompt in enumerate(prompts)]
-    tokens = tokens_in_order(engine, requests)
+    tokens = greedy_tokens(engine, prompts, num_tokens)
     stats = engine.stats()
     engine.close()
     return tokens, stats

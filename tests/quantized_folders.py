@@ -294,12 +294,19 @@ def linear_weights(state: Parts, described: dict[str, Any]) -> Iterator[str]:
 def save_quantized(folder: Path, name: str, **sizes: Any) -> Any:
     """Save a tiny model in a format; the dense model that the folder stands for."""
     make, described = (FORMATS | SMALL_FLOATS)[name]
+    return save_in_formats(folder, lambda _: make, described, **sizes)
+
+
+def save_in_formats(
+    folder: Path, format_of: Callable[[str], Format], described: dict[str, Any], **sizes: Any
+) -> Any:
+    """As `save_quantized`, each weight in the format for its name."""
     module = tiny_model("llama", **sizes)
     module.save_pretrained(folder)
     state = load_file(folder / "model.safetensors")
     draw = torch.Generator().manual_seed(0)
     for weight in linear_weights(state, described):
-        parts, dense = make(state.pop(weight), draw)
+        parts, dense = format_of(weight)(state.pop(weight), draw)
         front = weight.removesuffix("weight")
         state |= {front + part: tensor.contiguous() for part, tensor in parts.items()}
         module.get_parameter(weight).data.copy_(dense)

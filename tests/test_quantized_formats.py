@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from parity_oracle import Oracle
+from parity_oracle import Oracle, greedy_tokens
 from quantized_folders import CT, FORMATS, GROUP, auto_round, describe, quark, save_quantized
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
@@ -26,7 +26,6 @@ from batchgen.engine.quantization.integers import Integers, read_integers, round
 from batchgen.engine.quantization.linear import QuantizedLinear
 from batchgen.engine.quantization.proof import settle_layers
 from batchgen.engine.quantization.scheme import read_scheme
-from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.factory import load_engine
 from batchgen.engine.run.loader import load_model
 from batchgen.errors import ModelRefusedError, UsageError
@@ -47,13 +46,8 @@ def rotated(*places: str) -> dict[str, Any]:
 def test_a_quantised_folder_gives_the_tokens_of_the_dense_model(name: str, tmp_path: Path) -> None:
     dense = save_quantized(tmp_path, name, num_hidden_layers=2)
     engine = load_engine(EngineConfig(model=tmp_path, device="cpu", num_blocks=64))
-    for index, prompt in enumerate(PROMPTS):
-        engine.add(Request(index, prompt, SamplingParams(max_tokens=6, ignore_eos=True)))
-    served: dict[int, list[int]] = {}
-    while engine.num_unfinished:
-        served |= {done.request_id: list(done.token_ids) for done in engine.step()}
     oracle = Oracle(dense)
-    assert [served[0], served[1]] == [oracle.generate(prompt, 6) for prompt in PROMPTS]
+    assert greedy_tokens(engine, PROMPTS, 6) == [oracle.generate(prompt, 6) for prompt in PROMPTS]
 
 
 @pytest.mark.parametrize("name", INTEGERS)

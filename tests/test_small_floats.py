@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from parity_oracle import Oracle
+from parity_oracle import Oracle, greedy_tokens
 from quantized_folders import (
     CT,
     CT_FLOAT8,
@@ -18,7 +18,6 @@ from quantized_folders import (
     Format,
     Parts,
     ct_floats,
-    describe,
     modelopt_nvfp4,
     nvfp4,
     pack_quantized,
@@ -26,15 +25,14 @@ from quantized_folders import (
     per_tensor,
     quark,
     quark_mxfp4,
+    save_in_formats,
     save_quantized,
 )
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_model
 
 from batchgen.engine.checkpoint.quantized import read_quantized
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.quantization.float4 import read_float4
-from batchgen.engine.request import Request, SamplingParams
 from batchgen.engine.run.factory import load_engine
 from batchgen.engine.run.loader import load_model
 from batchgen.errors import ModelRefusedError
@@ -43,32 +41,24 @@ from batchgen.job.model.files import resolve_model
 
 PROMPTS = [[5, 6, 7], list(range(10, 40))]
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "num_hidden_layers": 2}
+
+
+def ct_mixture(group: dict[str, Any], form: str) -> dict[str, Any]:
+    """The group in its form, NVFP4 beside it."""
+    (floats,) = ct_floats("nvfp4-pack-quantized", 4, 16)["config_groups"].values()
+    groups = {
+        "group_0": {**group, "format": form},
+        "group_1": {**floats, "format": "nvfp4-pack-quantized"},
+    }
+    return {**CT, "format": "mixed-precision", "config_groups": groups}
+
+
 MIXTURES: dict[str, tuple[Format, Format, dict[str, Any]]] = {
-    "compressed-tensors": (
-        per_channel,
-        nvfp4,
-        {
-            **CT,
-            "format": "mixed-precision",
-            "config_groups": {
-                "group_0": {**CT_FLOAT8, "format": "float-quantized"},
-                "group_1": ct_floats("nvfp4-pack-quantized", 4, 16)["config_groups"]["group_0"]
-                | {"format": "nvfp4-pack-quantized"},
-            },
-        },
-    ),
+    "compressed-tensors": (per_channel, nvfp4, ct_mixture(CT_FLOAT8, "float-quantized")),
     "compressed-tensors with integers": (
         pack_quantized,
         nvfp4,
-        {
-            **CT,
-            "format": "mixed-precision",
-            "config_groups": {
-                "group_0": {**CT_GROUP, "format": "pack-quantized"},
-                "group_1": ct_floats("nvfp4-pack-quantized", 4, 16)["config_groups"]["group_0"]
-                | {"format": "nvfp4-pack-quantized"},
-            },
-        },
+        ct_mixture(CT_GROUP, "pack-quantized"),
     ),
     "modelopt": (
         per_tensor,
@@ -97,19 +87,9 @@ LAYER = "model.layers.0.self_attn.q_proj"
 def save_mixture(folder: Path, name: str) -> Any:
     """Save a tiny model in two formats; the dense model that the folder stands for."""
     attention, rest, described = MIXTURES[name]
-    module = tiny_model("llama", **WIDE)
-    module.save_pretrained(folder)
-    state = load_file(folder / "model.safetensors")
-    draw = torch.Generator().manual_seed(0)
-    for weight in [key for key in state if key.endswith("_proj.weight")]:
-        make = attention if "self_attn" in weight else rest
-        parts, dense = make(state.pop(weight), draw)
-        front = weight.removesuffix("weight")
-        state |= {front + part: tensor.contiguous() for part, tensor in parts.items()}
-        module.get_parameter(weight).data.copy_(dense)
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    describe(folder, described)
-    return module
+    return save_in_formats(
+        folder, lambda weight: attention if "self_attn" in weight else rest, described, **WIDE
+    )
 
 
 @pytest.mark.parametrize("name", SMALL_FLOATS)
@@ -117,13 +97,8 @@ def test_a_folder_gives_the_tokens_of_the_dense_model(name: str, tmp_path: Path)
     dense = save_quantized(tmp_path, name, **WIDE)
     model = EngineConfig(model=tmp_path, device="cpu", num_blocks=64, max_num_batched_tokens=8)
     engine = load_engine(model)
-    for index, prompt in enumerate(PROMPTS):
-        engine.add(Request(index, prompt, SamplingParams(max_tokens=6, ignore_eos=True)))
-    served: dict[int, list[int]] = {}
-    while engine.num_unfinished:
-        served |= {done.request_id: list(done.token_ids) for done in engine.step()}
     oracle = Oracle(dense)
-    assert [served[0], served[1]] == [oracle.generate(prompt, 6) for prompt in PROMPTS]
+    assert greedy_tokens(engine, PROMPTS, 6) == [oracle.generate(prompt, 6) for prompt in PROMPTS]
 
 
 def test_every_code_is_the_number_that_the_format_gives_it() -> None:
@@ -182,13 +157,8 @@ def test_their_note_says_what_is_not_done(name: str) -> None:
 def test_layers_in_two_formats_are_each_read_in_theirs(name: str, tmp_path: Path) -> None:
     dense = save_mixture(tmp_path, name)
     engine = load_engine(EngineConfig(model=tmp_path, device="cpu", num_blocks=64))
-    for index, prompt in enumerate(PROMPTS):
-        engine.add(Request(index, prompt, SamplingParams(max_tokens=6, ignore_eos=True)))
-    served: dict[int, list[int]] = {}
-    while engine.num_unfinished:
-        served |= {done.request_id: list(done.token_ids) for done in engine.step()}
     oracle = Oracle(dense)
-    assert [served[0], served[1]] == [oracle.generate(prompt, 6) for prompt in PROMPTS]
+    assert greedy_tokens(engine, PROMPTS, 6) == [oracle.generate(prompt, 6) for prompt in PROMPTS]
     shape = shape_of(resolve_model(str(tmp_path)), "float32")
     assert shape.num_parameters == sum(one.numel() for one in dense.parameters())
 
