@@ -238,6 +238,29 @@ def test_batches_may_be_encoded_from_a_thread(tmp_path: Path) -> None:
     assert all(result == codec.encode_batch(TEXTS) * 50 for result in results)
 
 
+class CountingBackend:
+    """A tokenizer in Rust that remembers which of its functions were called."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend, self.calls = backend, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls.append(name)
+        return getattr(self.backend, name)
+
+
+def test_many_chats_become_tokens_in_one_call_that_other_threads_run_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = codec_of(make(tmp_path / "m", "qwen2"))
+    texts = [codec.render_text(chat) for chat in CHATS * 20]
+    one_by_one = [codec.encode_rendered([text])[0] for text in texts]
+    counting = CountingBackend(codec._backend)  # type: ignore[attr-defined]
+    monkeypatch.setattr(codec, "_backend", counting)
+    assert codec.encode_rendered(texts) == one_by_one
+    assert counting.calls == ["encode_batch_fast"]  # which releases the GIL, as `encode` does not
+
+
 def test_bytes_serve_the_echo_engine_without_a_model() -> None:
     codec = load_codec(None)
     ids = codec.encode_batch(["héllo", ""])

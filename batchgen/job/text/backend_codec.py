@@ -33,11 +33,11 @@ class BackendCodec(TextCodec):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """See `TextCodec.encode_batch`."""
-        try:
-            encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=True)
-        except TypeError as error:
-            raise no_text(error) from error
-        return [self._raw(one.ids) for one in encoded]
+        return [self._raw(ids) for ids in self._ids(texts, special=True)]
+
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `TextCodec.encode_plain`."""
+        return self._ids(texts, special=False)
 
     def decode_batch(
         self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
@@ -75,5 +75,9 @@ class BackendCodec(TextCodec):
         """See `TextCodec.vocabulary`."""
         return str(self._backend.to_str())
 
-    def _encode_rendered(self, text: str) -> list[int]:
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
+    def _ids(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+        try:
+            encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=special)
+        except TypeError as error:
+            raise no_text(error) from error
+        return [one.ids for one in encoded]

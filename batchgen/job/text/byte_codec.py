@@ -8,7 +8,7 @@ from typing import Any
 
 from batchgen.job.templates.chat_shape import is_result, joined_text
 from batchgen.job.templates.chat_template import ChatTemplate, Messages
-from batchgen.job.text.text_codec import TextCodec, without
+from batchgen.job.text.text_codec import TextCodec, no_text, without
 
 __all__ = ["ByteCodec"]
 
@@ -29,6 +29,13 @@ class ByteCodec(TextCodec):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """See `TextCodec.encode_batch`."""
         return self.encode_plain(texts)
+
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `TextCodec.encode_plain`."""
+        try:
+            return [list(text.encode()) for text in texts]
+        except UnicodeEncodeError as error:
+            raise no_text(error) from error
 
     def decode_batch(
         self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
@@ -51,9 +58,6 @@ class ByteCodec(TextCodec):
     def vocabulary(self) -> str:
         """See `TextCodec.vocabulary`."""
         return "byte"
-
-    def _encode_rendered(self, text: str) -> list[int]:
-        return list(text.encode())
 
 
 def _said(message: Mapping[str, Any]) -> str:

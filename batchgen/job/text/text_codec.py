@@ -51,6 +51,11 @@ class TextCodec(Shared, ABC):
         """
 
     @abstractmethod
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Pieces of text as ids, with no special token but those in the text. Raises as
+        `encode_batch`."""
+
+    @abstractmethod
     def decode_batch(
         self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
     ) -> list[str]:
@@ -90,21 +95,10 @@ class TextCodec(Shared, ABC):
         """Texts of `render_text` as ids, with exactly one BOS where the model uses one."""
         return [self._one_bos(ids) for ids in self.encode_plain(texts)]
 
-    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
-        """Pieces of text as ids, without any special token."""
-        try:
-            return [self._encode_rendered(text) for text in texts]
-        except (TypeError, UnicodeEncodeError) as error:
-            raise no_text(error) from error
-
     def token_id(self, text: str) -> int | None:
         """The id of `text` where it is, whole, one token, special or not."""
         ids = self.encode_plain([text])[0]
         return ids[0] if len(ids) == 1 else None
-
-    @abstractmethod
-    def _encode_rendered(self, text: str) -> list[int]:
-        """Ids of a text that has its special tokens, with none added."""
 
     def _one_bos(self, ids: list[int]) -> list[int]:
         """Exactly one BOS in front, for a tokenizer that puts one before text; none of its own."""

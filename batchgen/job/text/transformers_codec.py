@@ -33,6 +33,13 @@ class TransformersCodec(TextCodec):
         except (TypeError, UnicodeEncodeError) as error:
             raise no_text(error) from error
 
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `TextCodec.encode_plain`."""
+        try:
+            return [self._plain_ids(text) for text in texts]
+        except (TypeError, UnicodeEncodeError) as error:
+            raise no_text(error) from error
+
     def decode_batch(
         self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True
     ) -> list[str]:
@@ -73,7 +80,7 @@ class TransformersCodec(TextCodec):
         text = f"structured outputs need a tokenizer with a Rust backend; {kind} has none"
         raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
 
-    def _encode_rendered(self, text: str) -> list[int]:
+    def _plain_ids(self, text: str) -> list[int]:
         if not self._unread:
             return self._ids(text, special=False)
         ids: list[int] = []
