@@ -261,6 +261,21 @@ def test_many_chats_become_tokens_in_one_call_that_other_threads_run_beside(
     assert counting.calls == ["encode_batch_fast"]  # which releases the GIL, as `encode` does not
 
 
+def test_few_texts_are_decoded_without_threads_as_they_are_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = codec_of(make(tmp_path / "m", "qwen2"))
+    ids = [[*one, codec.special_token_id("<|im_end|>") or 0] for one in codec.encode_batch(TEXTS)]
+    for skip in (True, False):
+        many = codec.decode_batch(ids, skip)
+        with monkeypatch.context() as patch:
+            counting = CountingBackend(codec._backend)  # type: ignore[attr-defined]
+            patch.setattr(codec, "_backend", counting)
+            few = [text for one in ids for text in codec.decode_batch([one, one[1:]], skip)]
+        assert few[::2] == many
+        assert set(counting.calls) == {"decode"}  # a stop string asks so for every token
+
+
 def test_bytes_serve_the_echo_engine_without_a_model() -> None:
     codec = load_codec(None)
     ids = codec.encode_batch(["héllo", ""])
