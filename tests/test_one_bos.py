@@ -88,3 +88,10 @@ def test_a_tokenizer_that_adds_none_adds_none(tmp_path: Path) -> None:
     plain, chat, twice = prompts(tmp_path, files, given, BARE)
     assert BOS not in plain + chat
     assert twice[:2] == [BOS, BOS]
+
+
+def test_where_the_tokenizer_adds_none_a_chat_begins_as_it_is_written(tmp_path: Path) -> None:
+    files = resolve_model(str(make(tmp_path / "m", "gpt2")))
+    for number, chat in enumerate((BARE, WITH_BOS, TWICE)):
+        (ids,) = prompts(tmp_path, files, [CHAT], chat)
+        assert ids[:3].count(BOS) == ids.count(BOS) == number

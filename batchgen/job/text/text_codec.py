@@ -88,11 +88,11 @@ class TextCodec(Shared, ABC):
         return self._template.render(messages, kwargs)
 
     def render(self, messages: Messages, kwargs: Mapping[str, Any] | None = None) -> list[int]:
-        """A chat as ids, with exactly one BOS where the model uses one. Raises RowError."""
+        """A chat as ids, with exactly one BOS where the tokenizer adds one. Raises RowError."""
         return self.encode_rendered([self.render_text(messages, kwargs)])[0]
 
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
-        """Texts of `render_text` as ids, with exactly one BOS where the model uses one."""
+        """Texts of `render_text` as ids, with exactly one BOS where the tokenizer adds one."""
         return [self._one_bos(ids) for ids in self.encode_plain(texts)]
 
     def token_id(self, text: str) -> int | None:
@@ -101,22 +101,21 @@ class TextCodec(Shared, ABC):
         return ids[0] if len(ids) == 1 else None
 
     def _one_bos(self, ids: list[int]) -> list[int]:
-        """Exactly one BOS in front, for a tokenizer that puts one before text; none of its own."""
+        """Exactly one BOS in front, for a tokenizer that puts one before text; else what is
+        written."""
         bos = self.bos_token_id
-        if bos is None:
+        if bos is None or not self._begins_with_bos:
             return ids
         while ids[:2] == [bos, bos]:
             del ids[0]
-        if self._begins_with_bos and ids[:1] != [bos]:
-            ids.insert(0, bos)
-        return ids
+        return ids if ids[:1] == [bos] else [bos, *ids]
 
     def _raw(self, ids: list[int]) -> list[int]:
         """Raw text that begins with the BOS's own text has it once all the same; an empty prompt
         is the BOS alone, where the model has one."""
         if not ids and self.bos_token_id is not None:
             return [self.bos_token_id]
-        return self._one_bos(ids) if self._begins_with_bos else ids
+        return self._one_bos(ids)
 
 
 def no_text(error: Exception) -> RowError:
