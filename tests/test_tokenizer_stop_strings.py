@@ -105,6 +105,8 @@ def test_each_call_decodes_few_tokens(codecs: dict[str, TextCodec]) -> None:
     sizes: list[int] = []
 
     class Counting:
+        text_bytes = None
+
         def decode_batch(self, sequences: list[list[int]]) -> list[str]:
             sizes.extend(map(len, sequences))
             return codecs["bytes"].decode_batch(sequences)
@@ -245,3 +247,42 @@ def test_special_tokens_do_not_hide_the_space_that_a_stop_begins_with(
     ids += codec.encode_plain(["Hello"])[0]
     assert codec.decode_batch([ids]) == ["test Hello"]
     assert first_stop(codec, ids, [" Hello"])[1] == " Hello"
+
+
+def test_a_byte_level_tokenizer_s_stops_are_found_without_decoding(
+    codecs: dict[str, TextCodec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = codecs["gpt2"]
+    ids = codec.encode_plain(["hello 日本語, and so on"])[0]
+    checker = make_stop_checker(codec, ["so on"])
+    assert checker is not None
+    assert codec.text_bytes is not None
+    assert all(codec.text_bytes[token] for token in ids)  # asked once, for all rows to come
+    monkeypatch.setattr(codec, "_backend", None)
+    assert [checker(ids[:count]) for count in range(1, len(ids))] == [None] * (len(ids) - 1)
+    assert checker(ids) == "so on"
+
+
+def test_a_stop_is_found_across_special_tokens_which_are_no_text(
+    codecs: dict[str, TextCodec],
+) -> None:
+    codec = codecs["gpt2"]
+    special = codec.special_token_id("<|im_end|>")
+    assert special is not None
+    ids = [one for token in codec.encode_plain(["ab 日本"])[0] for one in (special, token, special)]
+    assert codec.decode_batch([ids]) == ["ab 日本"]
+    assert first_stop(codec, ids, ["b 日本"]) == (len(ids) - 1, "b 日本")
+
+
+@pytest.mark.parametrize("content", ["é", "x日é", "Ġ"])
+def test_an_added_token_s_letters_are_taken_as_the_decoder_takes_them(content: str) -> None:
+    tokenizer = Tokenizer(models.BPE({"a": 0, "Ã": 1, "©": 2, "日Ġ": 3}, []))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([content])
+    codec = BackendCodec(tokenizer, None, None, 5)
+    for ids in ([0, 4, 0], [4, 2, 0], [3, 4, 1, 2]):
+        text = codec.decode_batch([ids])[0]
+        for stop in text.split("\N{REPLACEMENT CHARACTER}"):
+            if stop:
+                assert first_stop(codec, ids, [stop])[1] == stop
+    assert first_stop(codec, [0, 4, 0], ["no such"])[1] is None

@@ -33,6 +33,8 @@ class BackendCodec(TextCodec):
         self._added = frozenset(backend.get_added_tokens_decoder())
         starts = backend.encode("", add_special_tokens=True).ids
         self._begins_with_bos = bos_token_id is not None and starts[:1] == [bos_token_id]
+        if str(backend.decoder).startswith("ByteLevel(") and self._adds_plain_text():
+            self.text_bytes = _TextBytes(self)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """See `TextCodec.encode_batch`."""
@@ -79,9 +81,32 @@ class BackendCodec(TextCodec):
         """See `TextCodec.vocabulary`."""
         return str(self._backend.to_str())
 
+    def is_skipped(self, token_id: int) -> bool:
+        """Whether it is a special token, which decoding skips."""
+        return token_id in self._added and not self._backend.decode([token_id])
+
+    def _adds_plain_text(self) -> bool:
+        """Whether no added token's letters are taken for bytes."""
+        added = self._backend.get_added_tokens_decoder().items()
+        return all(self._backend.decode([t], skip_special_tokens=False) == str(a) for t, a in added)
+
     def _ids(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         try:
             encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=special)
         except TypeError as error:
             raise no_text(error) from error
         return [one.ids for one in encoded]
+
+
+class _TextBytes(dict[int, bytes]):
+    """`TextCodec.text_bytes` of a byte-level tokenizer, made as tokens are met."""
+
+    def __init__(self, codec: BackendCodec) -> None:
+        super().__init__()
+        self._codec = codec
+
+    def __missing__(self, token_id: int) -> bytes:
+        codec = self._codec
+        found = b"" if codec.is_skipped(token_id) else codec.token_bytes(token_id)
+        self[token_id] = found
+        return found

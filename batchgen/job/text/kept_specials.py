@@ -15,6 +15,7 @@ class _SpecialKept(Shared):
 
     def __init__(self, codec: Any) -> None:
         self._codec = codec
+        self.text_bytes = None
 
     def decode_batch(
         self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = False

@@ -1,14 +1,15 @@
 """Stop strings: found while tokens arrive, cut from the text at the end.
 
 A string may begin inside one token and end inside another, and a character's bytes may be spread
-over several: so text is compared, never token ids. Each call decodes only the new tokens and the
-few before them that the decoder needs as context. What is complete before `min_tokens` tokens are
-there is no stop, then or later, as in vLLM.
+over several: so text is compared, never token ids. Where a text's bytes are its tokens' bytes, they
+are looked up. Otherwise each call decodes the new tokens and the few before them that the decoder
+needs as context. What is complete before `min_tokens` tokens are there is no stop, then or later,
+as in vLLM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from batchgen.engine.request import StopChecker
 from batchgen.job.text.text_codec import TextCodec
@@ -36,7 +37,12 @@ def make_stop_checker(
     first is named, of equals the one given first.
     """
     wanted = tuple(dict.fromkeys(stop for stop in stops if stop))
-    return _StopChecker(codec, wanted, min_tokens) if wanted else None
+    if not wanted:
+        return None
+    texts = codec.text_bytes
+    if texts is None or not all(map(_has_bytes, wanted)):
+        return _StopChecker(codec, wanted, min_tokens)
+    return _ByteStopChecker(texts, wanted, _special_ids(codec, wanted), min_tokens)
 
 
 def num_exempt_characters(codec: TextCodec, token_ids: Sequence[int], min_tokens: int) -> int:
@@ -67,17 +73,69 @@ def _exempt(codec: TextCodec, token_ids: Sequence[int], min_tokens: int) -> tupl
     return 0, ""
 
 
+def _has_bytes(stop: str) -> bool:
+    """Whether it is found by its bytes: a lone surrogate has none, and what is shown of broken
+    characters has others."""
+    return _INCOMPLETE not in stop and not any("\ud800" <= letter <= "\udfff" for letter in stop)
+
+
+def _special_ids(codec: TextCodec, stops: Sequence[str]) -> dict[int, str]:
+    found = ((codec.special_token_id(stop), stop) for stop in stops)
+    return {token_id: stop for token_id, stop in found if token_id is not None}
+
+
+class _ByteStopChecker:
+    """Looks for the bytes of stop strings in those of tokens; `texts` by token, `special`: stops
+    by the ids of special tokens."""
+
+    def __init__(
+        self,
+        texts: Mapping[int, bytes],
+        stops: tuple[str, ...],
+        special: dict[int, str],
+        min_tokens: int,
+    ) -> None:
+        self._texts = texts
+        self._stops = [(stop.encode(), stop) for stop in stops]
+        self._special = special
+        self._keep = max(len(data) for data, _ in self._stops) - 1
+        self._num_exempt = max(0, min_tokens - 1)
+        self._seen = 0
+        self._tail = b""
+        """The last bytes of the tokens seen, a stop's less one."""
+
+    def __call__(self, token_ids: Sequence[int]) -> str | None:
+        if self._seen < self._num_exempt:
+            self._take(self._bytes_of(token_ids[: self._num_exempt]), self._num_exempt)
+        new = token_ids[self._seen :]
+        for token_id in new if self._special else ():
+            if token_id in self._special:
+                return self._special[token_id]
+        data, num_old = self._tail + self._bytes_of(new), len(self._tail)
+        found = [
+            (at, stop)
+            for wanted, stop in self._stops
+            if (at := data.find(wanted, max(0, num_old - len(wanted) + 1))) >= 0
+        ]
+        if found:
+            return min(found, key=lambda pair: pair[0])[1]
+        self._take(data, len(token_ids))
+        return None
+
+    def _bytes_of(self, token_ids: Sequence[int]) -> bytes:
+        return b"".join([self._texts[token_id] for token_id in token_ids])
+
+    def _take(self, data: bytes, seen: int) -> None:
+        self._tail, self._seen = data[max(0, len(data) - self._keep) :], seen
+
+
 class _StopChecker:
     """Keeps the tail of the text that could be the beginning of a stop string."""
 
     def __init__(self, codec: TextCodec, stops: tuple[str, ...], min_tokens: int) -> None:
         self._codec = codec
         self._stops = stops
-        self._special = {
-            token_id: stop
-            for stop in stops
-            if (token_id := codec.special_token_id(stop)) is not None
-        }
+        self._special = _special_ids(codec, stops)
         self._keep = max(map(len, stops)) - 1
         self._min_tokens = min_tokens
         self._tail = ""

@@ -26,6 +26,9 @@ class TextCodec(Shared, ABC):
         """Rows of the model's embedding: ids from 0 to this, exclusive."""
         self._begins_with_bos = False
         """Whether this tokenizer puts a BOS before plain text."""
+        self.text_bytes: Mapping[int, bytes] | None = None
+        """By token, what decoding joins: the bytes of a text are those of its tokens, one after the
+        other; of special tokens none. None: this tokenizer's text is more than that."""
 
     def __getstate__(self) -> dict[str, Any]:
         """For stop strings in another process, which need no template."""

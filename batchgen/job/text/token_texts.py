@@ -42,8 +42,12 @@ def bytes_of(text: str) -> bytes:
 
 
 def byte_level_bytes(piece: str) -> bytes:
-    """Bytes of a piece in GPT-2's alphabet, in which each byte is one printable character."""
-    return b"".join(_BYTES[c] if c in _BYTES else c.encode() for c in piece)
+    """Bytes of a piece in GPT-2's alphabet, in which each byte is one printable character. A piece
+    with any other character is text as it is, as to the decoder in Rust."""
+    try:
+        return b"".join([_BYTES[character] for character in piece])
+    except KeyError:
+        return piece.encode()
 
 
 def piece_bytes(piece: str) -> bytes:
