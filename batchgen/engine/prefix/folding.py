@@ -13,6 +13,7 @@ from dataclasses import replace
 from hashlib import blake2b
 
 from batchgen.engine.request import Completion, Request, Timings
+from batchgen.engine.token_ids import token_array
 
 __all__ = ["Folding", "fold_key"]
 
@@ -108,8 +109,7 @@ def fold_key(request: Request) -> Hashable | None:
         return None
     if request.stop_checker is not None and not request.params.stop:
         return None  # a checker that the parameters do not describe
-    prompt = request.prompt_token_ids
-    tokens = blake2b(prompt if isinstance(prompt, array) else array("i", prompt), digest_size=16)
+    tokens = blake2b(token_array(request.prompt_token_ids), digest_size=16)
     tokens.update(b"|")
     tokens.update(array("i", request.output_token_ids).tobytes())
     params, targets = request.params, request.targets

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import replace
 
 import numpy as np
 
 from batchgen.engine.request import Request
+from batchgen.engine.token_ids import token_array
 from batchgen.errors import ErrorCode, RowError
 
 __all__ = ["with_checked_prompt"]
@@ -21,7 +21,7 @@ def with_checked_prompt(request: Request, max_model_len: int, vocab_size: int) -
         raise RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no tokens")
     request.check_length(max_model_len)
     try:
-        tokens = prompt if isinstance(prompt, array) else array("i", prompt)
+        tokens = token_array(prompt)
     except OverflowError:
         raise _outside(max(prompt, key=abs), vocab_size) from None
     # Below zero is above everything else without a sign: one pass looks for both.

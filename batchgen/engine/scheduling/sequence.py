@@ -17,6 +17,7 @@ from typing import Any
 
 from batchgen.engine.request import FinishReason, Request, Timings
 from batchgen.engine.scheduling.constraint_state import ConstraintState
+from batchgen.engine.token_ids import token_array
 from batchgen.errors import ErrorCode, RowError
 
 __all__ = ["Sequence", "SequenceStatus"]
@@ -94,7 +95,7 @@ class Sequence:
         self.output_token_ids = list(request.output_token_ids)
         prompt = request.prompt_token_ids
         self.num_prompt_tokens = len(prompt)
-        self.token_ids = prompt[:] if isinstance(prompt, array) else array("i", prompt)
+        self.token_ids = token_array(prompt)[:]
         self.token_ids.extend(self.output_token_ids)
         params = request.params
         self.counts_tokens = (

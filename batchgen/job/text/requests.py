@@ -14,6 +14,7 @@ from typing import Any
 from batchgen.engine.draws import draw_key
 from batchgen.engine.grammar.compiler import GrammarCompiler
 from batchgen.engine.request import Constraint, Request, SamplingParams, StopChecker
+from batchgen.engine.token_ids import token_array
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.answers.reading import AnswerParsers, Reading, guided
 from batchgen.job.rows import InputRow
@@ -211,7 +212,7 @@ class Requests:
             failed.append(FailedRow(row, refused, text, len(token_ids)))
             return
         num_samples = params.n if params.max_tokens else 1
-        prompt = array("i", token_ids)  # a tenth of a list's bytes: millions of them wait
+        prompt = token_array(token_ids)  # millions of them wait
         requests = [
             self._request(row, sample, prompt, params, constraint) for sample in range(num_samples)
         ]
