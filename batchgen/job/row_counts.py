@@ -40,6 +40,8 @@ class RowCounts:
 
     def get(self, row: int) -> int:
         """The row's number; 0 where it has none."""
+        if not len(self.rows):
+            return 0  # a first run asks so for every row
         place = int(np.searchsorted(self.rows, row))
         there = place < len(self.rows) and self.rows[place] == row
         return int(self.counts[place]) if there else 0

@@ -111,16 +111,18 @@ class SamplingTable:
     def _assign(self, sequence: Sequence) -> None:
         if sequence.slot < 0:
             return  # gone again before its step was run a second time
-        params, row = sequence.request.params, self._rows[sequence.slot : sequence.slot + 1]
-        row["temperature"] = params.temperature
-        row["top_k"] = params.top_k
-        row["top_p"] = params.top_p
-        row["min_p"] = params.min_p
-        row["key"] = sequence.request.draw_key
-        row["min_tokens"] = params.min_tokens
-        row["penalised"] = sequence.counts_tokens
-        row["logprobs"] = params.logprobs is not None
-        row["top_logprobs"] = params.top_logprobs
+        params = sequence.request.params
+        self._rows[sequence.slot] = (  # in `_PARAMETERS`' order: one by one takes six times as long
+            params.temperature,
+            params.top_k,
+            params.top_p,
+            params.min_p,
+            sequence.request.draw_key,
+            params.min_tokens,
+            sequence.counts_tokens,
+            params.logprobs is not None,
+            params.top_logprobs,
+        )
         self._rules[sequence.slot] = self._rules_of(sequence)
         bare = is_bare(sequence)
         self._plain[sequence.slot] = bare and params.greedy

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from batchgen.engine.request import Constraint, SamplingParams
+from batchgen.engine.request import Constraint
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.answers.addressed_calls import AddressedCalls
 from batchgen.job.answers.call_formats import call_format
@@ -20,6 +20,8 @@ from batchgen.job.answers.tracking import num_thinking_tokens
 from batchgen.job.rows import InputRow
 
 __all__ = ["Answer", "AnswerParsers", "Reading", "guided"]
+
+_PLAIN = Wish()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Reading:
     """How the answers to one prompt are to be read; made with the prompt."""
 
     marks: Marks
-    wish: Wish = Wish()  # noqa: RUF009 - frozen
+    wish: Wish = _PLAIN
     thinking: ThinkingFormat | None = None
     begin: Begin = Begin.OPEN
     calls: CallFormat | None = None
@@ -112,13 +114,15 @@ class AnswerParsers:
         self, row: InputRow, prompt: str | None, token_ids: Sequence[int]
     ) -> Reading | None:
         """How a row's answers are read; None: as plain text. `prompt`: its text, if it has one."""
-        wish = _wish(row.params)
+        params, wish = row.params, _PLAIN
+        if not (params.skip_special_tokens and params.spaces_between_special_tokens):
+            wish = Wish(params.skip_special_tokens, params.spaces_between_special_tokens)
         form = self._thinking if row.messages is not None or self._thinks_raw else None
         tools = row.template_kwargs.get("tools")
         calls = self._calls if tools or self._calls_always else self._addressed(row)
         if row.forced_tool is not None:
             calls = ForcedCalls(row.forced_tool)
-        if form is None and calls is None and wish == Wish():
+        if form is None and calls is None and wish is _PLAIN:
             return None
         known = Tools.of(tools) if isinstance(tools, list) else Tools()
         begin = Begin.OPEN if form is None else self._begin(form, row, prompt, token_ids)
@@ -137,7 +141,3 @@ class AnswerParsers:
             return begin_in_chat(form, prompt, row.messages, row.template_kwargs)
         text = self._decoder.decode_batch([token_ids], False)[0] if prompt is None else prompt
         return begin_in_text(form, text, raw=True)
-
-
-def _wish(params: SamplingParams) -> Wish:
-    return Wish(params.skip_special_tokens, params.spaces_between_special_tokens)

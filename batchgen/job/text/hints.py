@@ -40,6 +40,7 @@ class Hints:
         self._told_unread: set[str] = set()
         self._told_unheeded: set[str] = set()
         self._told_unknown: set[str] = set()
+        self._looked_at: SamplingParams | None = None
         self._told_left_out: set[str] = set()
         self._shapes: set[tuple[Any, ...]] = set()
 
@@ -160,9 +161,9 @@ class Hints:
 
     def unknown_tokens(self, row: InputRow) -> None:
         """Say once of a name that it holds ids which the model has not, as those of another's."""
-        last = self._codec.vocab_size - 1
-        if isinstance(self._codec, ByteCodec):  # no model: its ids are not known
-            return
+        if row.params is self._looked_at or isinstance(self._codec, ByteCodec):
+            return  # most rows have the same; without a model its ids are not known
+        self._looked_at, last = row.params, self._codec.vocab_size - 1
         for name, ids in _ids_named(row.params):
             if max(ids, default=0) > last and name not in self._told_unknown:
                 self._told_unknown.add(name)
