@@ -27,11 +27,11 @@ def carried_size(values: Iterable[Any]) -> int:
 def size_of_output(row: OutputRow) -> int:
     """Of what the output has for the row."""
     texts = row.id, row.prompt, row.completion, row.reasoning, row.tool_calls
-    size = sum(len(text) for text in texts if text is not None)
+    size = sum(map(len, filter(None, texts)))
     if row.kept:
         size += carried_size(row.kept.values())
-    for per_token in (row.token_ids, row.logprobs, row.prompt_logprobs):
-        size += _BYTES_PER_VALUE * len(per_token or ())
+    per_token = row.token_ids, row.logprobs, row.prompt_logprobs
+    size += _BYTES_PER_VALUE * sum(map(len, filter(None, per_token)))
     for likely in (row.top_logprobs, row.prompt_top_logprobs):
         if likely:
             size += _BYTES_PER_LIKELY_TOKEN * len(likely) * len(likely[-1])
