@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "BatchgenError",
@@ -47,10 +48,14 @@ class ErrorCode(StrEnum):
 class RowError(Exception):
     """One row cannot be served; it becomes an output row in its own place. Never ends the job."""
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    def __init__(
+        self, code: ErrorCode, message: str, rest: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.rest = rest
+        """Of a row that is not whole, what could be read: its id may be among it."""
 
 
 class BatchgenError(Exception):

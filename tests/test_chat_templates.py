@@ -272,6 +272,28 @@ def test_what_the_template_leaves_out_of_the_prompt_is_said_once(
     ]
 
 
+def test_a_call_that_the_template_leaves_out_is_said_however_short_its_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    call = {"type": "function", "function": {"name": "a", "arguments": {}}}
+    chat = [
+        {"role": "user", "content": "What?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "3"},
+    ]
+    rows = write_rows(tmp_path / "in.jsonl", [{"messages": chat}])
+    silent = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
+    written = silent + "{% for c in messages[1].tool_calls %}{{ c.function.name }}{% endfor %}"
+    folder = make(tmp_path / "m", "gpt2")
+    for source, told in ((silent, 1), (written, 0)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "batchgen"):
+            arguments = ["-i", str(rows), "--model", str(folder), "--chat-template", source]
+            CliRunner().invoke(validate, arguments)
+        lines = [record.getMessage() for record in caplog.records]
+        assert ["leaves calls of tools out" in line for line in lines] == [True] * told
+
+
 def test_a_chat_that_has_its_answer_already_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

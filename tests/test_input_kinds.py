@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import InputUnreadableError, InvalidDataError
@@ -79,7 +80,8 @@ def test_it_gives_the_rows_that_the_lines_give(tmp_path: Path, kind: str) -> Non
     assert [(row.id, row.prompt, row.kept) for row in found] == [
         (row["id"], row["prompt"], {"tag": "ä"}) for row in ROWS
     ]
-    assert found[7].origin.endswith("rows:8")
+    place = "rows: row 8" if "array" in kind else "rows:8"  # an array has no line for each
+    assert found[7].origin.endswith(place)
 
 
 @pytest.mark.parametrize("chars", [1, 7, 64])
@@ -235,6 +237,34 @@ def test_text_of_a_table_that_is_no_utf_8_is_its_own_row_s_error(tmp_path: Path)
     assert one.error is not None
     assert "is not UTF-8" in one.error.message
     assert (two.prompt, two.error) == ("tea", None)
+
+
+def test_a_row_with_text_that_cannot_be_read_has_its_id_and_its_other_columns(
+    tmp_path: Path,
+) -> None:
+    lines = "id,prompt,who\nx,caf\xe9,ann\ny,tea,bob\nx,tea,eve\n"
+    (tmp_path / "t.csv").write_bytes(lines.encode("latin-1"))
+    one, two, three = read(tmp_path / "t.csv")
+    assert (one.id, one.kept, one.origin) == ("x", {"who": "ann"}, f"{tmp_path}/t.csv: row 1")
+    assert (two.id, two.error) == ("y", None)
+    assert three.error is not None
+    assert three.error.code == "duplicate_id"
+    far = pa.array([2**62, 0], pa.timestamp("us"))
+    table = {"id": ["x", "y"], "prompt": ["a", "b"], "when": far, "who": ["ann", "bob"]}
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    one, two = read(tmp_path / "t.parquet")
+    assert (one.id, one.kept) == ("x", {"when": None, "who": "ann"})
+    assert one.error is not None
+    assert "out of range" in one.error.message
+
+
+def test_a_table_whose_names_are_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("id,prompt,caf\xe9\n1,a,b\n".encode("latin-1"))
+    with pytest.raises(InvalidDataError, match="names its columns is not UTF-8") as caught:
+        read(tmp_path / "t.csv")
+    assert caught.value.hint is not None
+    assert "iconv -f LATIN1 -t UTF-8" in caught.value.hint
+    assert "rows.csv" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])

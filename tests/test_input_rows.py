@@ -142,6 +142,19 @@ def test_as_chat_and_system_make_conversations() -> None:
     assert parse({"prompt": "hello"}, system="be brief").prompt == "hello"
 
 
+def test_an_empty_system_of_a_row_is_none_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    system = {"role": "system", "content": "be brief"}
+    assert parse({"prompt": "hello", "system": ""}, as_chat=True).messages == CHAT
+    row = parse({"prompt": "hello", "system": ""}, as_chat=True, system="be brief")
+    assert row.messages == [system, *CHAT]
+    assert parse({"prompt": "hello", "system": ""}).prompt == "hello"
+    assert parse({"messages": [system, *CHAT], "system": ""}).messages == [system, *CHAT]
+    assert not caplog.records
+    parse({"messages": [system, *CHAT], "system": "be long"})
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "own system message stands, not its `system`" in told
+
+
 def test_an_extra_that_is_left_out_is_told_once_with_how_to_keep_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

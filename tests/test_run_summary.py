@@ -163,3 +163,20 @@ def test_where_rows_are_done_it_is_said_what_mended_ones_and_other_flags_take(
 def test_each_kind_of_failure_has_a_next_step() -> None:
     assert set(_ADVICE) == set(ErrorCode)
     assert all(advice_for(str(code)) for code in ErrorCode)
+
+
+@pytest.mark.parametrize(
+    ("origin", "what", "advice"),
+    [
+        ("a.jsonl:3", "byte 5", "iconv -f LATIN1 -t UTF-8 FILE > rows.jsonl"),
+        ("a.jsonl.gz:3", "byte 5", "gzip -dc FILE | iconv -f LATIN1 -t UTF-8 > rows.jsonl"),
+        ("a.csv: row 3", "column 'x'", "iconv -f LATIN1 -t UTF-8 FILE > rows.csv"),
+        ("A.TSV.zst: row 3", "column 'x'", "zstd -dc FILE | iconv -f LATIN1 -t UTF-8 > rows.tsv"),
+        ("a.parquet:3", "column 'x'", "write that column as text"),
+    ],
+)
+def test_advice_on_text_of_another_encoding_fits_the_file(
+    origin: str, what: str, advice: str
+) -> None:
+    given = advice_for("invalid_row", f"{what} is not UTF-8", origin)
+    assert given.startswith(advice)

@@ -139,7 +139,7 @@ class RowParser:
                 text = "an OpenAI row brings its own prompt; --template reads plain rows"
                 raise RowError(ErrorCode.INVALID_ROW, text)
             self._fill_content(row, body, ("prompt", "messages", TOKEN_IDS))
-            self._add_system(row, self._spec.system)
+            self._add_system(row, self._spec.system, "--system")
             self._set_params(row, adapter_of_body(read_body(raw), self._adapters) | body["params"])
             return
         self._fill_content(row, raw, self.columns.content)
@@ -205,14 +205,16 @@ class RowParser:
                 self._tell_once(f"%s: {what.replace('%', '%%')} is not read", row)
 
     def _make_chat(self, row: InputRow, own_system: Any) -> None:
-        """`--as-chat`: a plain prompt becomes a user message. A row's own `system` wins."""
+        """`--as-chat`: a plain prompt becomes a user message. A row's own `system` wins, unless it
+        is empty, as tables have it where there is none."""
         system = self._spec.system
-        if own_system is not None:
+        is_own = own_system not in (None, "")
+        if is_own:
             system = self._checked_system(row, own_system)
         if self._spec.as_chat and row.prompt is not None:
             row.messages = [{"role": "user", "content": row.prompt}]
             row.prompt = None
-        self._add_system(row, system)
+        self._add_system(row, system, "its `system`" if is_own else "--system")
 
     def _checked_system(self, row: InputRow, system: Any) -> str:
         if not isinstance(system, str):
@@ -223,7 +225,7 @@ class RowParser:
             raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
         return system
 
-    def _add_system(self, row: InputRow, system: str | None) -> None:
+    def _add_system(self, row: InputRow, system: str | None, whose: str) -> None:
         """Put before conversations that do not begin with such a message; of others it is said."""
         if system is None:
             return
@@ -232,7 +234,7 @@ class RowParser:
             return
         given, row.messages = len(row.messages), with_system(row.messages, system)
         if len(row.messages) == given:
-            self._tell_once("%s: the chat's own system message stands, not --system", row)
+            self._tell_once(f"%s: the chat's own system message stands, not {whose}", row)
 
     def _tell_once(self, text: str, row: InputRow) -> None:
         if text not in self._told:

@@ -68,11 +68,17 @@ class ArrowColumns:
         return repr(row).encode("utf-8", "surrogatepass")
 
     def decode(self, row: ArrowRow) -> dict[str, Any]:
-        """The row as a dict. RowError INVALID_ROW for text that is not UTF-8, or a far date."""
+        """The row as a dict. RowError INVALID_ROW for text that is not UTF-8, or a far date, with
+        the other columns."""
         raw = dict(zip(self.names, row, strict=True))
-        if _Unreadable.TEXT in row or _Unreadable.DATE in row:
-            name = next(name for name, value in raw.items() if isinstance(value, _Unreadable))
-            raise RowError(ErrorCode.INVALID_ROW, f"column {name!r} {raw[name].value}")
+        if _Unreadable.TEXT not in row and _Unreadable.DATE not in row:
+            return self._converted(raw)
+        odd = {name: one.value for name, one in raw.items() if isinstance(one, _Unreadable)}
+        rest = self._converted({k: None if k in odd else v for k, v in raw.items()})
+        name, what = next(iter(odd.items()))
+        raise RowError(ErrorCode.INVALID_ROW, f"column {name!r} {what}", rest)
+
+    def _converted(self, raw: dict[str, Any]) -> dict[str, Any]:
         columns = {name: convert(raw[name]) for name, convert in self.template.items()}
         for name, convert in self.read.items():
             raw[name] = convert(raw[name])
@@ -88,6 +94,8 @@ class ArrowRows:
     """Each call reads from the first row on."""
     unreadable: Callable[[int, Exception], InputUnreadableError]
     """What a failure after so many rows is called."""
+    mark: str = ":"
+    """Between the source's name and a row's number."""
 
     @property
     def kept(self) -> dict[str, pa.DataType]:
@@ -130,7 +138,7 @@ def find_columns(
     read = _read_by(parser.template, present, where)
     envelope = {*ENVELOPE, URL} & present.keys() if is_openai_row(present) else set()
     if parser.template is None and not envelope:
-        _check_content(present, where, spec, columns.content)
+        _check_content(present, where, columns.content)
     _check_id_column(present, where, spec, columns.ids)
     own = own_columns(present)
     meant = {*columns.content, *(columns.settings - own), *PARAMS} - kept.named
@@ -200,12 +208,7 @@ def _converts(
     return {name: convert for name, convert in found.items() if convert is not None}
 
 
-def _check_content(
-    present: dict[str, pa.DataType],
-    where: str,
-    spec: InputSpec,
-    columns: Sequence[str],
-) -> None:
+def _check_content(present: dict[str, pa.DataType], where: str, columns: Sequence[str]) -> None:
     if not any(name in present for name in columns):
         hint = "name the column with --prompt-column or --messages-column"
         text = f"{where} has none of the columns {', '.join(columns)}; it has {few(present)}"

@@ -48,6 +48,10 @@ def csv_rows(source: Source, spec: InputSpec, parser: RowParser, kept: KeptColum
     try:
         with _open(_Ended(source)) as reader:
             names = reader.schema.names
+    except UnicodeDecodeError as error:
+        text = f"{source.name}: the line that names its columns is not UTF-8"
+        hint = f"iconv -f LATIN1 -t UTF-8 {source.name} > rows.csv, or what else the file is in"
+        raise InvalidDataError(text, hint) from error
     except (OSError, pa.ArrowException) as error:
         raise _damaged(source, 0, error) from error
     _refuse_other_delimiter(names, source.name, spec)
@@ -60,7 +64,7 @@ def csv_rows(source: Source, spec: InputSpec, parser: RowParser, kept: KeptColum
     def batches() -> Iterator[pa.RecordBatch]:
         return with_values(_batches(source, own, names), source.keys, columns.names)
 
-    return ArrowRows(columns, batches, partial(_damaged, source))
+    return ArrowRows(columns, batches, partial(_damaged, source), ": row ")
 
 
 def _refuse_other_delimiter(names: Sequence[str], where: str, spec: InputSpec) -> None:

@@ -28,6 +28,8 @@ _raw_decode = json.JSONDecoder().raw_decode
 class JsonArrayRows(JsonlRows):
     """The rows of one file: `(element number from 1, the element's bytes)`."""
 
+    mark = ": row "
+
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         """Stream elements; InputUnreadableError where the file is damaged."""
         number = 0

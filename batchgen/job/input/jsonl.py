@@ -33,6 +33,9 @@ _AS_IT_IS: Mapping[str, Callable[[Any], Any]] = MappingProxyType({})
 class JsonlRows:
     """The rows of one file: `(line number from 1, the line's bytes without white space)`."""
 
+    mark = ":"
+    """Between the source's name and a row's number."""
+
     def __init__(
         self, source: Source, keys: Keys = (), read: Mapping[str, Callable[[Any], Any]] = _AS_IT_IS
     ) -> None:

@@ -52,6 +52,9 @@ _SAMPLE_ROWS = 1000
 class Rows(Protocol):
     """The rows of one source, undecoded, each with its line or row number."""
 
+    @property
+    def mark(self) -> str: ...
+
     def __iter__(self) -> Iterator[tuple[int, Any]]: ...
 
     def digest_bytes(self, payload: Any) -> bytes: ...
@@ -145,7 +148,8 @@ class Reader:
     def id_of(self, rows: Rows, payload: Any) -> str | None:
         """A row's explicit id; None where it has none that can be read."""
         with suppress(RowError):
-            return self._parser.read_id(rows.decode(payload))
+            raw, _ = _decoded(rows, payload)
+            return None if raw is None else self._parser.read_id(raw)
         return None
 
     def __iter__(self) -> Iterator[InputRow]:
@@ -160,7 +164,8 @@ class Reader:
 
     def _rows_of(self, source: Source, rows: Rows, left: int | None) -> Iterator[InputRow]:
         typed = None if isinstance(rows, JsonlRows) else self._kept.fitted(rows.kept)  # type: ignore[attr-defined]
-        read, digest_bytes, prefix = self.digest, rows.digest_bytes, f"{source.name}:"
+        read, digest_bytes = self.digest, rows.digest_bytes
+        prefix = f"{source.name}{rows.mark}"
         for number, payload in islice(rows, left):
             if self._stopped:
                 return
@@ -176,12 +181,11 @@ class Reader:
     def _parse(
         self, index: int, origin: str, rows: Rows, payload: Any, typed: TypedColumns | None
     ) -> InputRow:
-        try:
-            raw = rows.decode(payload)
-        except RowError as error:
-            error = RowError(error.code, error.message)  # without the traceback's hold on the line
+        raw, error = _decoded(rows, payload)
+        if raw is None:
             return InputRow(index, origin, params=self.base_params, error=error)
         row = self._parser.parse(index, origin, raw, typed)
+        row.error = error or row.error
         self._seen.enter(row)
         row.carried = len(row.id or "")
         if row.kept:
@@ -195,8 +199,9 @@ class Reader:
 
     def _pass_over(self, rows: Rows, payload: Any, typed: TypedColumns | None) -> None:
         """Take of a row what later rows depend on: its id and the columns it brings."""
+        raw, _ = _decoded(rows, payload)
         with suppress(RowError):
-            row_id = self._parser.pass_over(rows.decode(payload), typed)
+            row_id = None if raw is None else self._parser.pass_over(raw, typed)
             if row_id is not None:
                 self._seen.add(row_id)
 
@@ -227,6 +232,14 @@ class Reader:
         for raw in rows_before:
             with suppress(RowError):
                 self._kept.settle([self._parser.columns.extras(raw)])
+
+
+def _decoded(rows: Rows, payload: Any) -> tuple[Mapping[str, Any] | None, RowError | None]:
+    """A row, or of one that is not whole what could be read, and what is wrong with it."""
+    try:
+        return rows.decode(payload), None
+    except RowError as error:  # made anew without the traceback's hold on the line
+        return error.rest, RowError(error.code, error.message)
 
 
 def _kind_of(value: Any) -> Any:

@@ -24,7 +24,7 @@ def failure_words(summary: Summary) -> Iterator[str]:
     )
     for failure in summary.failures[:_KINDS_SHOWN]:
         yield f"  {failure.origin}: {failure.code}: {failure.message}"
-        yield f"    next: {advice_for(failure.code, failure.message)}"
+        yield f"    next: {advice_for(failure.code, failure.message, failure.origin)}"
     if not summary.failures and summary.error_codes:
         code = max(summary.error_codes, key=lambda one: summary.error_codes[one])
         yield f"  next: {advice_for(code)}"

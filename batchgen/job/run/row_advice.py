@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from batchgen.errors import ErrorCode
 
 __all__ = ["MENDED_APART", "advice_for"]
@@ -58,7 +60,6 @@ _PAIRS = (
     "score"
 )
 _OF_MESSAGES = {
-    "is not UTF-8": "iconv -f LATIN1 -t UTF-8 FILE > rows.jsonl, or what else the file is in",
     "is not a JSON number": "write null where there is no number (pandas: to_json does)",
     "more text after the object": (
         "one object a line, and no comma behind it: sed 's/,$//' FILE | jq -c . > rows.jsonl"
@@ -70,6 +71,10 @@ _OF_MESSAGES = {
     '/embeddings" is not served': "texts are generated, chosen and scored here: no embeddings",
     '/rerank" is not served': _PAIRS,
     '/score" is not served': _PAIRS,
+    "more than one of": (
+        "say which one is asked: --prompt-column messages --keep-columns none reads the chats alone"
+        ", --template '{{ prompt }}' the prompts"
+    ),
     "stand in its list": "make them lines as said, and give that file with --in",
     "makes rows of them": "make rows as said, and give that file with --in",
     "rows stand under its keys": "make them lines as said, and give that file with --in",
@@ -78,9 +83,26 @@ _OF_MESSAGES = {
 """More than the code tells."""
 
 
-def advice_for(code: str, message: str = "") -> str:
-    """What to do about rows of this code, the first of which failed with this message."""
+_UNPACKED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".lz4": "lz4"}
+
+
+def advice_for(code: str, message: str = "", origin: str = "") -> str:
+    """What to do about rows of this code, the first of which failed with this message in the file
+    and line of `origin`."""
+    if message.endswith("is not UTF-8"):
+        return _in_utf8(origin, is_column=message.startswith("column"))
     for part, advice in _OF_MESSAGES.items():
         if part in message:
             return advice
     return _ADVICE.get(ErrorCode(code), _LOOK)
+
+
+def _in_utf8(origin: str, *, is_column: bool) -> str:
+    endings = PurePath(origin.rpartition(":")[0].lower()).suffixes
+    rows = next((end for end in (".csv", ".tsv") if end in endings), None)
+    if is_column and rows is None:
+        return "write that column as text where the file is made: its bytes are not UTF-8"
+    tool = next((_UNPACKED[end] for end in endings if end in _UNPACKED), None)
+    command = "iconv -f LATIN1 -t UTF-8"
+    command = f"{command} FILE" if tool is None else f"{tool} -dc FILE | {command}"
+    return f"{command} > rows{rows or '.jsonl'}, or what else the file is in"

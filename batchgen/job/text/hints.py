@@ -76,7 +76,8 @@ class Hints:
     ) -> None:
         """Say once of messages of a role, and of calls, that the chat template does not write them.
 
-        Looked at in chats of each shape (who speaks, calls, has content) with words for contents.
+        Looked at in chats of each shape (who speaks, calls, has content) with words for contents
+        and for names of functions, which may be too short to be found.
         """
         if self._codec.template is None or not row.messages or len(self._shapes) >= _MOST_SHAPES:
             return
@@ -86,10 +87,7 @@ class Hints:
         if shape in self._shapes:
             return
         self._shapes.add(shape)
-        spoken = [
-            {**m, "content": _word(n)} if m.get("content") else m
-            for n, m in enumerate(row.messages)
-        ]
+        spoken = [_in_words(message, number) for number, message in enumerate(row.messages)]
         (text,) = render([(spoken, row.template_kwargs)])
         for what in () if isinstance(text, RowError) else _missing(spoken, text.lower()):
             if what not in self._told_left_out and len(self._told_left_out) < _MOST_TOLD:
@@ -205,6 +203,22 @@ def _ids_named(params: SamplingParams) -> Iterator[tuple[str, Iterable[int]]]:
 
 def _word(number: int) -> str:
     return f"probeword{number}x"
+
+
+def _in_words(message: Mapping[str, Any], number: int) -> dict[str, Any]:
+    said = {**message}
+    if message.get("content"):
+        said["content"] = _word(number)
+    if isinstance(message.get("tool_calls"), list):
+        said["tool_calls"] = [_named(call) for call in message["tool_calls"]]
+    return said
+
+
+def _named(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping):
+        return call
+    return {**call, "function": {**function, "name": "probecall"}}
 
 
 def _missing(spoken: Sequence[Mapping[str, Any]], text: str) -> Iterator[str]:
