@@ -6,7 +6,7 @@ tokens in each place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
 from batchgen.job.rows import OutputRow
@@ -30,7 +30,7 @@ def size_of_output(row: OutputRow) -> int:
     size = sum(map(len, filter(None, texts)))
     if row.kept:
         size += carried_size(row.kept.values())
-    per_token = row.token_ids, row.logprobs, row.prompt_logprobs
+    per_token: tuple[Sized | None, ...] = (row.token_ids, row.logprobs, row.prompt_logprobs)
     size += _BYTES_PER_VALUE * sum(map(len, filter(None, per_token)))
     for likely in (row.top_logprobs, row.prompt_top_logprobs):
         if likely:

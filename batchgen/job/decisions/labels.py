@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from batchgen.engine.prefix.common import num_common
 from batchgen.engine.targets import Targets
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.quoting import shown
@@ -59,7 +60,7 @@ def plan_labels(
 
     RowError(INVALID_PARAM) where labels cannot be told apart, or nothing comes before them.
     """
-    length = min(_common(prompt, ids) for ids in joined)
+    length = min(num_common(prompt, ids) for ids in joined)
     if not length:
         text = "choices: label and prompt have no token in common that comes before both"
         raise RowError(ErrorCode.INVALID_PARAM, text)
@@ -78,14 +79,6 @@ def plan_labels(
         for label, path in zip(labels, tokens, strict=True)
     )
     return Ways(requests, tuple(plans))
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike."""
-    for place, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return place
-    return min(len(one), len(other))
 
 
 def _needs_end(labels: Sequence[str]) -> bool:

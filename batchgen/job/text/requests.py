@@ -77,12 +77,11 @@ class Requests:
         texts: list[tuple[InputRow, str]] = []
         ready: list[PreparedRow] = []
         conversations: list[InputRow] = []
+        self._decide([r for r in rows if r.error is None and r.params.decides], ready, failed)
         for row in rows:
-            if row.error is not None:
+            if row.error is not None or row.params.decides:
                 continue
-            if row.params.decides:
-                self._decide(row, ready, failed)
-            elif row.prompt is not None:
+            if row.prompt is not None:
                 texts.append((row, row.prompt))
             elif row.messages is not None:
                 conversations.append(row)
@@ -136,18 +135,26 @@ class Requests:
             return self._process.render(chats)
         return [self._render_here(chat) for chat in chats]
 
-    def _decide(self, row: InputRow, ready: list[PreparedRow], failed: list[FailedRow]) -> None:
-        self._hints.unread_settings(row)
-        self._hints.unheeded_settings(row)
-        self._hints.glued_labels(row)
-        error = self._outside_vocabulary(row.prompt_token_ids) if row.prompt_token_ids else None
-        made = FailedRow(row, error) if error else self._deciding.prepare(row)
-        if isinstance(made, FailedRow):
-            failed.append(made)
-        else:
-            ready.append(made)
-        self.saw_chat = self.saw_chat or row.messages is not None
-        self.saw_plain_prompt = self.saw_plain_prompt or row.prompt is not None
+    def _decide(
+        self, rows: Sequence[InputRow], ready: list[PreparedRow], failed: list[FailedRow]
+    ) -> None:
+        good: list[InputRow] = []
+        for row in rows:
+            self._hints.unread_settings(row)
+            self._hints.unheeded_settings(row)
+            self._hints.glued_labels(row)
+            error = self._outside_vocabulary(row.prompt_token_ids) if row.prompt_token_ids else None
+            if error is None:
+                good.append(row)
+            else:
+                failed.append(FailedRow(row, error))
+            self.saw_chat = self.saw_chat or row.messages is not None
+            self.saw_plain_prompt = self.saw_plain_prompt or row.prompt is not None
+        for made in self._deciding.prepare(good):
+            if isinstance(made, FailedRow):
+                failed.append(made)
+            else:
+                ready.append(made)
 
     def _render_here(self, chat: Chat) -> str | RowError:
         """Without a template: what the codec itself makes of a chat."""
