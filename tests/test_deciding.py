@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -110,3 +111,13 @@ def test_a_chunk_of_rows_asks_the_template_and_the_tokenizer_once(
         "encode_rendered",
         "render",
     ]
+
+
+def test_the_tokens_of_rows_that_wait_take_four_bytes_each(codec: TextCodec) -> None:
+    requests = Requests(codec, eos_token_ids=[2])
+    ready, _ = requests.prepare(ROWS)
+    requests.close()
+    held = [one.prompt_token_ids for one in ready]
+    held += [request.prompt_token_ids for one in ready for request in one.requests]
+    assert len(held) > 2 * len(ready)
+    assert all(isinstance(ids, array) and ids.itemsize == 4 for ids in held)

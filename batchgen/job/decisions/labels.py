@@ -21,6 +21,7 @@ from itertools import pairwise
 
 from batchgen.engine.prefix.common import num_common
 from batchgen.engine.targets import Targets
+from batchgen.engine.token_ids import token_array
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.quoting import shown
 
@@ -46,7 +47,7 @@ class LabelPlan:
 class Ways:
     """What is computed for one question: token ids of each request with what is scored of them."""
 
-    requests: tuple[tuple[list[int], Targets], ...]
+    requests: tuple[tuple[array[int], Targets], ...]
     labels: tuple[LabelPlan, ...]
 
 
@@ -68,7 +69,7 @@ def plan_labels(
     ended = _needs_end(labels)
     _check(labels, tokens, ended, end_token_ids)
     wanted = _wanted(tokens, tuple(dict.fromkeys(end_token_ids)) if ended else ())
-    requests, found = _requests(list(prompt[:length]), wanted)
+    requests, found = _requests(token_array(prompt[:length]), wanted)
     plans = (
         LabelPlan(
             label,
@@ -112,11 +113,11 @@ def _wanted(tokens: Sequence[_Path], ends: Sequence[int]) -> dict[_Path, dict[in
 
 
 def _requests(
-    context: list[int], wanted: dict[_Path, dict[int, None]]
-) -> tuple[tuple[tuple[list[int], Targets], ...], dict[tuple[_Path, int], _Place]]:
+    context: array[int], wanted: dict[_Path, dict[int, None]]
+) -> tuple[tuple[tuple[array[int], Targets], ...], dict[tuple[_Path, int], _Place]]:
     """One request for each node that no other goes through; each node is scored by the first."""
     inner = {path[:i] for path in wanted for i in range(len(path))}
-    made: list[tuple[list[int], Targets]] = []
+    made: list[tuple[array[int], Targets]] = []
     found: dict[tuple[_Path, int], _Place] = {}
     taken: set[_Path] = set()
     for way in (path for path in wanted if path not in inner):
@@ -129,5 +130,6 @@ def _requests(
                 ids.append(token)
             ends.append(len(ids))
         taken.update(nodes)
-        made.append(([*context, *way], Targets(len(context) - 1 + skipped, ids, ends)))
+        targets = Targets(len(context) - 1 + skipped, ids, ends)
+        made.append((context + array("i", way), targets))
     return tuple(made), found

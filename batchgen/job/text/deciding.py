@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from batchgen.engine.request import Question, Request, SamplingParams
+from batchgen.engine.token_ids import token_array
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.decisions.decisions import Decisions
 from batchgen.job.decisions.labels import Ways, plan_labels
@@ -87,7 +88,8 @@ class Deciding:
             return FailedRow(row, problem, plan.text, len(plan.prompt) or None)
         names = tuple(question.name for question in row.params.questions)
         decisions = Decisions(tuple(plan.ways), names)
-        return PreparedRow(row, plan.text, plan.prompt, _requests(row, plan.ways), decisions)
+        prompt = token_array(plan.prompt)
+        return PreparedRow(row, plan.text, prompt, _requests(row, plan.ways), decisions)
 
     def _fill(self, plan: _Plan, row: InputRow, texts: Texts, known: Known) -> None:
         plan.prompt, plan.ways = [], []
