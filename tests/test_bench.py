@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from batchgen.cli.preview import preview
 from batchgen.engine.run.echo import EchoEngine
 from batchgen.engine.weights import weigh
 from batchgen.errors import InvalidDataError, UsageError
+from batchgen.job.flow.interpreter import tuned_interpreter
 from batchgen.report import bench_session
 from batchgen.report.bench import run_work
 from batchgen.report.floor import ModelSize, floor_seconds
@@ -84,6 +86,23 @@ def test_a_shape_alone_is_measured_with_random_weights(monkeypatch: Any, tmp_pat
     flags = ("--load-format", "dummy", "--static-batch", "0", "--repeats", "1")
     (row,) = run(monkeypatch, tmp_path, *flags, weights=False)["results"]
     assert row["output_tokens_per_s"] > 0
+
+
+def test_the_collector_is_as_in_a_job_while_an_engine_is_measured(
+    monkeypatch: Any, tmp_path: Path
+) -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    def noting(*given: Any) -> Any:
+        seen.append(gc.get_threshold())
+        return run_work(*given)
+
+    monkeypatch.setattr(bench_session, "run_work", noting)
+    before = gc.get_threshold()
+    run(monkeypatch, tmp_path, "--static-batch", "0", "--repeats", "1")
+    assert gc.get_threshold() == before
+    with tuned_interpreter(short_turns=False):
+        assert set(seen) == {gc.get_threshold()} != {before}
 
 
 def test_a_baseline_that_fails_costs_nothing(monkeypatch: Any, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from batchgen.engine.memory import release_memory
 from batchgen.engine.model.model import Model
 from batchgen.engine.run.engine import LLMEngine
 from batchgen.engine.run.factory import load_served
+from batchgen.job.flow.interpreter import tuned_interpreter
 from batchgen.report.bench import BenchRun, best_run, run_work
 from batchgen.report.ceilings import measure_ceilings
 from batchgen.report.floor import ModelSize, floor_seconds
@@ -62,10 +63,12 @@ class BenchSession:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self, make: MakeWorkloads) -> None:
-        """Measure every workload with one engine, then static batches with transformers' own."""
-        workloads = self._measure_engine(make)
-        if self.static_batch:
-            self._measure_static(workloads)
+        """Measure every workload with one engine, then static batches with transformers' own: both
+        under the settings of the interpreter under which a job runs its engine."""
+        with tuned_interpreter(short_turns=False):
+            workloads = self._measure_engine(make)
+            if self.static_batch:
+                self._measure_static(workloads)
 
     def report(self) -> dict[str, Any]:
         """Everything measured, as one JSON object."""
