@@ -272,6 +272,29 @@ def test_a_saved_dataset_is_read_as_its_parquet_would_be(tmp_path: Path) -> None
         Reader(InputSpec((str(tmp_path / "splits"),), split="test"))
 
 
+def test_of_a_saved_dataset_with_several_splits_it_is_said_which_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    names = ("train", "test", "held")
+    splits = {name: datasets.Dataset.from_dict({"prompt": [name]}) for name in names}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "splits"))
+    for split, others in (("train", "test, held"), ("test", "train, held")):
+        caplog.clear()
+        (row,) = Reader(InputSpec((str(tmp_path / "splits"),), split=split))
+        assert row.prompt == split
+        (told,) = [record.getMessage() for record in caplog.records]
+        assert f"its split {split!r} is read, and not {others}: name one with --split" in told
+
+
+def test_messages_may_be_maps_as_spark_writes_them(tmp_path: Path) -> None:
+    turns = [[("role", "user"), ("content", "Hi")], [("role", "tool"), ("content", "3")]]
+    kind = pa.list_(pa.map_(pa.string(), pa.string()))
+    (row,) = read(write(tmp_path, {"messages": pa.array([turns], kind)}))
+    expected = [{"role": "user", "content": "Hi"}, {"role": "tool", "content": "3"}]
+    assert (row.error, row.messages) == (None, expected)
+
+
 def no_hub(*_: Any, **__: Any) -> Any:
     raise ConnectionError("no route")
 

@@ -249,6 +249,7 @@ def test_a_chat_whose_meaning_is_plain_is_read(messages: Any, read: Any) -> None
         ([{"role": "user", "content": [{"type": "image_url"}]}], 'not "image_url"'),
         ([{"role": "user", "content": [{"type": "text", "text": None}]}], "without its text"),
         ("Hi", "no JSON list"),
+        ("[{'role': 'user', 'content': 'Hi'}]", "no JSON list of messages, but one as Python"),
         ([{"role": "assistant", "tool_calls": "f(x)"}], "must be a list of calls"),
         ([{"role": "assistant", "content": "", "tool_calls": [3]}], "must be a list of calls"),
     ],

@@ -49,22 +49,28 @@ print(pyarrow.default_memory_pool().backend_name)
 """
 
 
-def peak(tmp_path: Path, rows: int) -> int:
-    source = write_rows(
-        tmp_path / f"{rows}.jsonl", ({"id": f"r{i}", "prompt": f"{PROMPT}{i}"} for i in range(rows))
-    )
-    result = cold_batchgen(
-        "run", "-i", source, "-o", tmp_path / f"{rows}.parquet", "--engine", "echo"
-    )
+def peak(source: Path, out: Path) -> int:
+    result = cold_batchgen("run", "-i", source, "-o", out, "--engine", "echo")
     assert result.returncode == 0, result.stderr
     return int(summary_of(result)["peak_memory_bytes"])
 
 
 def test_a_longer_input_takes_no_more_memory(tmp_path: Path) -> None:
     """Rows held in memory would cost several hundred bytes each; allowed are 16, and what the
-    allocator's habits add: 24 MB."""
-    growth = peak(tmp_path, MANY) - peak(tmp_path, FEW)
-    assert growth < 16 * (MANY - FEW) + 24_000_000
+    allocator's habits add: 24 MB. What else the machine does only adds to a peak, so of each the
+    lowest counts: rows that are held stand in every one."""
+    allowed = 16 * (MANY - FEW) + 24_000_000
+    peaks: dict[int, list[int]] = {FEW: [], MANY: []}
+    for attempt in range(3):
+        for rows, seen in peaks.items():
+            given = ({"id": f"r{i}", "prompt": f"{PROMPT}{i}"} for i in range(rows))
+            source = tmp_path / f"{rows}.jsonl"
+            if not seen:
+                write_rows(source, given)
+            seen.append(peak(source, tmp_path / f"{rows}-{attempt}.parquet"))
+        if min(peaks[MANY]) - min(peaks[FEW]) < allowed:
+            return
+    pytest.fail(f"peaks of {peaks} bytes are more than {allowed} apart")
 
 
 @pytest.mark.parametrize("told", [None, "mimalloc"])

@@ -8,6 +8,7 @@ value, Gemini's parts, those of OpenAI's Responses API, function calls from befo
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
@@ -35,6 +36,8 @@ _BLOCKS = frozenset({"tool_use", "tool_result", "thinking", "redacted_thinking"}
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _MEDIA = ("audio", "audios", "image", "images", "video", "videos")
 """Keys under which OpenAI, Ollama and training tools keep what is no text of a message."""
+_PYTHON = re.compile(r"\s*\[\s*\{\s*'")
+"""How a list of objects begins that pandas wrote into a table."""
 _SPOKEN = ("reasoning_content", "reasoning", "thinking")
 _SPEAKERS_OF_TEXT = ("system", "developer", "user", "assistant")
 """Roles whose content is never an object: those of others give results."""
@@ -72,7 +75,8 @@ def _from_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise _invalid("messages is text that is no JSON list of messages") from None
+        written = ", but one as Python writes it" if _PYTHON.match(text) else ""
+        raise _invalid(f"messages is text that is no JSON list of messages{written}") from None
 
 
 def _read_message(message: Any, where: str) -> dict[str, Any]:

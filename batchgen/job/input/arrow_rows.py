@@ -242,10 +242,11 @@ def _is_setting(kind: pa.DataType | None) -> bool:
 
 
 def _is_messages(kind: pa.DataType) -> bool:
-    """Lists of structs, or anything that may hold JSON text of such a list."""
+    """Lists of structs or maps, or anything that may hold JSON text of such a list."""
     if is_text(kind) or is_json(kind):
         return True
-    return is_list(kind) and (pa.types.is_struct(kind.value_type) or is_json(kind.value_type))
+    tests = (pa.types.is_struct, pa.types.is_map, is_json)
+    return is_list(kind) and any(test(kind.value_type) for test in tests)
 
 
 def _is_prompt(kind: pa.DataType) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from batchgen.job.spec import InputSpec
 __all__ = ["hub_rows"]
 
 _BATCH_ROWS = 1024
+_log = logging.getLogger(__name__)
 
 
 def hub_rows(source: Source, spec: InputSpec, parser: RowParser, kept: KeptColumns) -> ArrowRows:
@@ -84,6 +86,10 @@ def _load(source: Source, split: str) -> Any:
     if not isinstance(dataset, datasets.DatasetDict):
         return dataset
     if split in dataset:
+        others = ", ".join(name for name in dataset if name != split)
+        if others:
+            text = "dataset %s: its split %r is read, and not %s: name one with --split"
+            _log.warning(text, source.name, split, others)
         return dataset[split]
     text = f"dataset {source.name} has no split {split!r}; it has {', '.join(dataset)}"
     raise InputUnreadableError(text, "name one with --split")

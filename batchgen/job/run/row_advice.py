@@ -71,6 +71,9 @@ _OF_MESSAGES = {
     '/embeddings" is not served': "texts are generated, chosen and scored here: no embeddings",
     '/rerank" is not served': _PAIRS,
     '/score" is not served': _PAIRS,
+    "as Python writes it": (
+        "where the file is made, write JSON: df['messages'] = df['messages'].map(json.dumps)"
+    ),
     "more than one of": (
         "say which one is asked: --prompt-column messages --keep-columns none reads the chats alone"
         ", --template '{{ prompt }}' the prompts"
