@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from batchgen.engine.config import EngineConfig
 from batchgen.engine.cuda.compiled import compile_layers
+from batchgen.engine.cuda.host_syncs import notice_waiting
 from batchgen.engine.request import Completion, Request, SamplingParams
 from batchgen.engine.run.factory import build_engine
 from batchgen.engine.run.loader import load_model_from
@@ -182,6 +183,33 @@ def test_any_mix_of_sampling_gives_the_tokens_of_eager_steps(num_blocks: int) ->
     assert same >= len(wanted) - 2  # rounding of fused kernels may tip a near tie
     plain = run(make_module("llama"), [r for i, r in enumerate(wanted) if i % 3 == 0], eager=False)
     assert sum(plain[i] == graph[i] for i in plain) >= len(plain) - 1
+
+
+def test_a_scored_step_is_launched_without_waiting_for_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = EngineConfig(None, max_num_seqs=8, max_num_batched_tokens=96, max_model_len=256)  # type: ignore[arg-type]
+    engine = build_engine(load_model_from(make_module("llama")), replace(config, num_blocks=400))
+    alone = SamplingParams(max_tokens=0)
+    wanted = []
+    for request in requests():
+        ids = [*request.prompt_token_ids, 7]
+        targets = Targets(0, array("i", ids[1:]), array("i", range(1, len(ids))))
+        wanted.append(replace(request, prompt_token_ids=ids, params=alone, targets=targets))
+    completions_of(engine, wanted)  # what is built at a first call may wait
+    execute, waits = engine._runner.execute, list[list[str]]()
+
+    def noticing(step: Any) -> Any:
+        with notice_waiting() as found:
+            launched = execute(step)
+        waits.append(found)
+        return launched
+
+    monkeypatch.setattr(engine._runner, "execute", noticing)
+    done = completions_of(engine, wanted)
+    assert all(done[r.request_id].target_logprobs for r in wanted)
+    assert len(waits) > 5
+    assert not any(waits), waits
 
 
 @pytest.mark.parametrize("num_blocks", [400, 24])

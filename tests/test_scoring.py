@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Sequence
+from collections.abc import Sequence as Rows
 from dataclasses import replace
+from itertools import accumulate
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.engine.config import EngineConfig
+from batchgen.engine.execution.packing import scored_indices
 from batchgen.engine.processes.wire import Add, Report, Wire
 from batchgen.engine.request import Completion, FinishReason, Request, SamplingParams
 from batchgen.engine.run.engine import LLMEngine
 from batchgen.engine.run.factory import build_engine
 from batchgen.engine.sampling.row_search import likeliest
+from batchgen.engine.sampling.scores import _wanted
 from batchgen.engine.scheduling.scheduler import Scheduler
+from batchgen.engine.scheduling.scoring import ScoredRow, scored_range
+from batchgen.engine.scheduling.sequence import Sequence
+from batchgen.engine.scheduling.step import ScheduledStep
 from batchgen.engine.stats import EngineStats
 from batchgen.engine.targets import Targets
 
@@ -35,12 +41,12 @@ def engine_of(model: FakeModel | None = None, **config: Any) -> LLMEngine:
     return build_engine(model or FakeModel(), EngineConfig(Path("fake"), **(sizes | config)))
 
 
-def every_token(prompt: Sequence[int]) -> Targets:
+def every_token(prompt: Rows[int]) -> Targets:
     """Each token of the prompt but the first, after the one before it."""
     return Targets(0, array("i", prompt[1:]), array("i", range(1, len(prompt))))
 
 
-def run(engine: LLMEngine, requests: Sequence[Request]) -> dict[int, Completion]:
+def run(engine: LLMEngine, requests: Rows[Request]) -> dict[int, Completion]:
     done = completions_of(engine, requests)
     engine.close()
     return done
@@ -62,7 +68,7 @@ def test_the_likeliest_tokens_of_each_place_come_with_the_scores() -> None:
     assert len(done[1].target_tops or []) == len(prompt) - 1
 
 
-def scores(engine: LLMEngine, requests: Sequence[Request]) -> dict[int, list[float]]:
+def scores(engine: LLMEngine, requests: Rows[Request]) -> dict[int, list[float]]:
     return {i: c.target_logprobs or [] for i, c in run(engine, requests).items()}
 
 
@@ -217,3 +223,36 @@ def test_the_likeliest_are_those_of_a_stable_sort(
     found, places = likeliest(rows, most)
     assert torch.equal(places, ordered.indices[:, :most])
     assert torch.equal(found, ordered.values[:, :most])
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_each_target_is_looked_up_where_its_position_is_computed(seed: int) -> None:
+    rng, step = random.Random(seed), ScheduledStep()
+    expected: list[tuple[int, int]] = []  # packed position, token
+    counts, before = [], 0
+    for row in range(rng.randint(1, 6)):
+        length, start, tokens = rng.randint(2, 9), rng.randint(0, 5), rng.randint(1, 7)
+        sizes = [rng.randint(0, 3) for _ in range(length)]
+        ids = [rng.randrange(100) for _ in range(sum(sizes))]
+        targets = Targets(rng.randint(0, 6), array("i", ids), array("i", accumulate(sizes)))
+        step.sequences.append(Sequence(Request(row, [1], ALONE, targets=targets), 99))
+        step.starts.append(start)
+        step.num_tokens.append(tokens)
+        begin, end = scored_range(targets, start, start + tokens)
+        if begin < end:
+            step.scored.append(ScoredRow(row, begin, end))
+            own = [
+                (before + place - start, token)
+                for place in range(begin, end)
+                for token in ids[targets.within(place, place + 1)]
+            ]
+            expected += own
+            counts.append(len(own))
+        before += tokens
+    if not step.scored:
+        return
+    places = scored_indices(step)
+    rows, ids_wanted, found_counts = _wanted(step)
+    assert list(zip(places[rows].tolist(), ids_wanted.tolist(), strict=True)) == expected
+    assert list(found_counts) == counts

@@ -25,7 +25,7 @@ from batchgen.engine.cuda.host_syncs import WaitsForDeviceError, forbid_waiting
 from batchgen.engine.cuda.recorder import Recorder
 from batchgen.engine.cuda.shared_reads import sharing_shape_of
 from batchgen.engine.cuda.transfers import Transfer, make_transfer
-from batchgen.engine.device import to_device
+from batchgen.engine.device import sent
 from batchgen.engine.execution.packing import scored_indices
 from batchgen.engine.execution.step_runner import ServedModel, begin_copies
 from batchgen.engine.failures import is_out_of_memory, without_frames
@@ -131,7 +131,7 @@ class GraphRunner:
         if places is None:
             self._run(bucket, choice)
         else:  # as many logits as there happen to be: it is no step to capture
-            scored = to_device(places, self._model.device)
+            scored = sent(places, self._model.device)
             scores = score(self._compute(bucket, choice, scored), step)
         reported = self._sampler.report(step) if choice.kind == MIXED else None
         transfer.tokens[: len(step)].copy_(self._tokens[: len(step)], non_blocking=True)

@@ -20,7 +20,7 @@ from batchgen.engine.cuda.buckets import Bucket
 from batchgen.engine.cuda.graph_inputs import Sections
 from batchgen.engine.cuda.graph_runner import GraphRunner
 from batchgen.engine.cuda.host_syncs import notice_waiting
-from batchgen.engine.device import to_device
+from batchgen.engine.device import sent
 from batchgen.engine.parallel.group import Group
 from batchgen.engine.scheduling.step import ScheduledStep, StepOutput
 
@@ -91,7 +91,7 @@ class GraphFollower(_Rank):
         if order.places is None:
             self._run(order.bucket, order.choice)
         else:
-            scored = to_device(order.places, self._model.device)
+            scored = sent(order.places, self._model.device)
             self._compute(order.bucket, order.choice, scored)
 
     def _choose(

@@ -114,4 +114,7 @@ def scored_indices(step: ScheduledStep) -> _Int:
     if not step.scored:
         return np.empty(0, dtype=np.int64)
     first = np.cumsum([0, *step.num_tokens[:-1]]) - step.starts
-    return np.concatenate([np.arange(begin, end) + first[row] for row, begin, end in step.scored])
+    rows, begins, ends = np.array(step.scored, dtype=np.int64).T
+    lengths = ends - begins
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(first[rows] + begins - before, lengths) + np.arange(lengths.sum())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from batchgen.engine.device import to_host
+from batchgen.engine.device import sent, to_host
 from batchgen.engine.sampling.row_search import likeliest
 from batchgen.engine.sampling.sampler import TopTokens, log_total
 from batchgen.engine.scheduling.step import ScheduledStep
@@ -33,7 +35,9 @@ class Scores:
 
     def to_lists(self) -> list[RowScores]:
         """One pair a scored row."""
-        values = [part.tolist() for part in self.logprobs.split(self.counts)]
+        flat: list[float] = self.logprobs.tolist()
+        ends = accumulate(self.counts)
+        values = [flat[end - count : end] for end, count in zip(ends, self.counts, strict=True)]
         if self.top is None:
             return [(part, []) for part in values]
         tops, place, found = self.top.to_lists(), 0, []
@@ -46,28 +50,35 @@ class Scores:
 def score(logits: torch.Tensor, step: ScheduledStep) -> Scores:
     """log_softmax of logits [num_scored, vocab_size], in float32, at the step's targets."""
     rows, ids, counts = _wanted(step)
-    where = torch.from_numpy(rows).to(logits.device)
+    where, which = sent(rows, logits.device), sent(ids, logits.device)
     values = logits.float()
     total = log_total(values)
-    chosen = values[where, torch.from_numpy(ids).to(logits.device)] - total[where, 0]
-    positions = tuple(end - begin for _, begin, end in step.scored)
-    return Scores(to_host(chosen), _top(values, total, step), counts, positions)
+    chosen = values[where, which] - total[where, 0]
+    return Scores(to_host(chosen), _top(values, total, step), counts, _lengths(step))
 
 
 def _wanted(step: ScheduledStep) -> tuple[_Int, _Int, tuple[int, ...]]:
     """Row of the logits and token id of each target, int64 [num_targets], and how many of them each
     scored row has."""
-    ids: list[_Int] = []
-    per_position: list[_Int] = []
+    ids, ends = array("i"), array("i")
+    counts: list[int] = []
+    moves: list[int] = []  # from places among a row's targets to those among the step's
     for row, begin, end in step.scored:
         targets = step.sequences[row].request.targets
         assert targets is not None
-        ids.append(np.array(targets.token_ids[targets.within(begin, end)], dtype=np.int64))
-        ends = np.array((0, *targets.ends), dtype=np.int64)
-        per_position.append(np.diff(ends[begin - targets.first : end - targets.first + 1]))
-    repeats = np.concatenate(per_position)
-    rows = np.repeat(np.arange(len(repeats)), repeats)
-    return rows, np.concatenate(ids), tuple(map(len, ids))
+        within = targets.within(begin, end)
+        moves.append(len(ids) - within.start)
+        ids += targets.token_ids[within]
+        ends += targets.ends[begin - targets.first : end - targets.first]
+        counts.append(within.stop - within.start)
+    moved = np.frombuffer(ends, np.int32) + np.repeat(moves, _lengths(step))
+    per_position = np.diff(moved, prepend=0)
+    rows = np.repeat(np.arange(len(per_position)), per_position)
+    return rows, np.frombuffer(ids, np.int32).astype(np.int64), tuple(counts)
+
+
+def _lengths(step: ScheduledStep) -> tuple[int, ...]:
+    return tuple(end - begin for _, begin, end in step.scored)
 
 
 def _top(values: torch.Tensor, total: torch.Tensor, step: ScheduledStep) -> TopTokens | None:
