@@ -23,7 +23,8 @@ from batchgen.engine.run.loader import load_model_from
 from batchgen.startup import kernels
 
 KERNELS = {"attention_kernel", "plan_kernel", "write_kernel", "shared_kernel", "scan_kernel"}
-KERNELS |= {"choose_kernel", "copy_kernel"}
+KERNELS |= {"choose_kernel", "copy_kernel", "score_kernel", "token_kernel", "filter_kernel"}
+KERNELS |= {"settle_kernel", "wide_pass_kernel", "wide_mass_kernel", "wide_draw_kernel"}
 
 
 @pytest.mark.parametrize(
@@ -62,13 +63,16 @@ INTERPRETED = """if True:
     whole = AttentionSpec(0, 4, 2, 16, 16, 0.25)
     shared = [*kernels_ahead.shared_calls(whole, torch.float32, torch.float32, 16, device)]
     copies = [*kernels_ahead.copy_calls([spec, whole], torch.float32, 16, device)]
-    for call in reversed(calls + shared + copies):
+    mixed = [*kernels_ahead.mixed_calls(50, torch.float32, device)]
+    for call in reversed(calls + shared + copies + mixed):
         call()
-    print(len(calls), len(shared), len(copies), "transformers" in sys.modules)
+    counts = len(calls), len(shared), len(copies), len(mixed)
+    print(*counts, "transformers" in sys.modules)
     shapes = {"device": "cpu", "dtype": "float32", "cache_dtype": "float32"}
     shapes |= {"layers": [], "block_sizes": [], "vocab_size": 9}
     for kernels in ([partial(int, "1")], [partial(int, "1"), partial(int, "x")], None):
         kernels_ahead.sampler_calls = lambda *_: kernels
+        kernels_ahead.mixed_calls = lambda *_: []
         sys.argv[1:2] = [json.dumps(shapes)]
         kernels_ahead.main()
         print(open(sys.argv[2]).read())
@@ -95,7 +99,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_every_kernel_of_a_layer_is_called_without_importing_transformers(
     interpreted: list[str],
 ) -> None:
-    assert interpreted[0] == "8 4 1 False"
+    assert interpreted[0] == "8 4 1 17 False"
 
 
 def test_the_process_notes_which_kernels_it_could_not_compile(interpreted: list[str]) -> None:
@@ -259,6 +263,7 @@ def test_after_it_a_first_run_compiles_none_of_them(tmp_path: Path) -> None:
         from batchgen.engine.run.factory import load_engine
         from batchgen.engine.cuda.kernel_shapes import kernel_shapes
         from batchgen.report.bench import run_work
+        from batchgen.report.variants import VARIANTS
         from batchgen.report.workloads import nano, prefix
         folder = Path(sys.argv[1])
         if sys.argv[2] == "ahead":
@@ -274,6 +279,8 @@ def test_after_it_a_first_run_compiles_none_of_them(tmp_path: Path) -> None:
         engine = load_engine(config)
         run_work(engine, nano(rows=20, vocab=900))
         run_work(engine, prefix(rows=300, vocab=900))
+        for name in ("logprobs", "filters", "penalties", "mixed"):
+            run_work(engine, nano(rows=20, vocab=900), VARIANTS[name])
         assert engine.stats().shared_read_tokens
     """
     settings = dict(os.environ) | {"TRITON_CACHE_DIR": str(tmp_path / "triton")}

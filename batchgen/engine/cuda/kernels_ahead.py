@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,18 @@ from batchgen.engine.attention.triton.tuning import Decodes
 from batchgen.engine.config import PROOF_BLOCK_SIZE
 from batchgen.engine.model.pieces import Piece, make_metadata
 from batchgen.engine.sampling.triton.choose_kernel import greedy_tokens, sampled_tokens
+from batchgen.engine.sampling.triton.sampler import DeviceSampler
 from batchgen.startup.folders import prepare_compilers
 from batchgen.startup.kernels import Record
 
-__all__ = ["compile_ahead", "copy_calls", "kernel_calls", "sampler_calls", "shared_calls"]
+__all__ = [
+    "compile_ahead",
+    "copy_calls",
+    "kernel_calls",
+    "mixed_calls",
+    "sampler_calls",
+    "shared_calls",
+]
 
 _PROMPT = 64
 """Query tokens of a sequence that is no decode: more rows than a decode tile has."""
@@ -140,6 +149,22 @@ def sampler_calls(vocab_size: int, dtype: torch.dtype, device: torch.device) -> 
     yield partial(sampled_tokens, logits, torch.ones(2, device=device), ids, ids)
 
 
+def mixed_calls(vocab_size: int, dtype: torch.dtype, device: torch.device) -> Iterator[Call]:
+    """As `kernel_calls`, for steps whose rows are sampled in several ways."""
+    logits = torch.zeros((2, vocab_size), dtype=dtype, device=device)
+    for has_counts, has_bias in product((False, True), repeat=2):
+        sampler = DeviceSampler(1, len(logits), vocab_size, device)
+        sampler.tables.make(counts=has_counts, bias=has_bias)
+        sampler.tables.may_be_wide = not has_counts and not has_bias
+        no_rows = torch.ones(len(logits), dtype=torch.int32, device=device)  # as padding has them
+        first, *rest, last = sampler.launches(logits, no_rows, no_rows)
+        yield first
+        if not has_bias:
+            yield last
+        if sampler.tables.may_be_wide:
+            yield from rest
+
+
 def first_calls(shapes: dict[str, Any]) -> Iterator[Call]:
     """Of what every run needs."""
     device, dtype, cache_dtype = _kinds(shapes)
@@ -153,6 +178,7 @@ def first_calls(shapes: dict[str, Any]) -> Iterator[Call]:
 def later_calls(shapes: dict[str, Any]) -> Iterator[Call]:
     """Of what some runs need, and not at once."""
     device, dtype, cache_dtype = _kinds(shapes)
+    yield from mixed_calls(shapes["vocab_size"], dtype, device)
     for block_size in shapes["block_sizes"]:
         if block_size == PROOF_BLOCK_SIZE:
             continue

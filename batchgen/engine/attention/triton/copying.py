@@ -33,14 +33,15 @@ def copy_kernel(
     pairs: tl.tensor,  # int64 [num_pairs, 2]: source, target
     WORDS: tl.constexpr,  # int32 words of a block
     BLOCK: tl.constexpr,
+    PROGRAMS: tl.constexpr,  # the grid's third size
 ) -> None:
     """A program copies every n-th part of a block of one store."""
     store = tl.load(addresses + tl.program_id(0)).to(tl.pointer_type(tl.int32))
     store = tl.multiple_of(store, 16)
     source = store + tl.load(pairs + 2 * tl.program_id(1)) * WORDS
     target = store + tl.load(pairs + 2 * tl.program_id(1) + 1) * WORDS
-    for start in range(tl.program_id(2) * BLOCK, WORDS, tl.num_programs(2) * BLOCK):
-        at = start + tl.arange(0, BLOCK)
+    for start in range(0, WORDS, PROGRAMS * BLOCK):
+        at = start + tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
         inside = at < WORDS
         tl.store(target + at, tl.load(source + at, inside), inside)
 
@@ -78,7 +79,7 @@ class LaunchedCopier:
         index = sent(np.array(pairs, np.int64), self._device)
         for addresses, words in self._kinds:
             grid = (len(addresses), len(pairs), _PROGRAMS)
-            copy_kernel[grid](addresses, index, words, _BLOCK, num_warps=4)
+            copy_kernel[grid](addresses, index, words, _BLOCK, _PROGRAMS, num_warps=4)
 
     def _prove(self, pairs: Sequence[tuple[int, int]]) -> bool:
         """Copy by the kernel, and see that it has."""

@@ -8,8 +8,11 @@ what a row gets; `tests/test_device_sampler.py` compares the two.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,10 +125,18 @@ class DeviceSampler:
         logits: [num_rows, vocab_size]; slots, positions: int32 [num_rows], of the row's parameters
         and of the token in its output. Rows that sample nothing have the last slot.
         """
-        scratch = self._buffers(logits)
-        scratch.launch(self.tables, logits, slots, positions)
-        rows = len(logits)
+        scratch, rows = self._buffers(logits), len(logits)
+        if rows:
+            for launch in scratch.launches(self.tables, logits, slots, positions):
+                launch()
         return scratch.tokens[:rows], scratch.usable[:rows]
+
+    def launches(
+        self, logits: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor
+    ) -> Iterator[partial[Any]]:
+        """What `choose` runs, in its order. The first and the last depend on which tables there
+        are."""
+        return self._buffers(logits).launches(self.tables, logits, slots, positions)
 
     def report(self, step: ScheduledStep) -> Reported | None:
         """Log-probabilities of the step launched last, on their way to the host, if asked for."""
@@ -189,24 +200,23 @@ class _Scratch:
         self.top_ids = empty(rows, _MOST, dtype=torch.int32)
         self.top_logprobs = empty(rows, _MOST)
 
-    def launch(
+    def launches(
         self,
         tables: DeviceTables,
         logits: torch.Tensor,
         slots: torch.Tensor,
         positions: torch.Tensor,
-    ) -> None:
+    ) -> Iterator[partial[Any]]:
         """All passes over a step's logits [num_rows, vocab_size]."""
         rows, vocab_size = logits.shape
-        if not rows:
-            return
         stride, records = logits.stride(0), tables.records
         floats, doubles = records.view(torch.float32), records.view(torch.float64)
         keys = records.view(torch.int64)
         counts = self.where if tables.counts is None else tables.counts
         bias = self.best if tables.bias is None else tables.bias
         has_counts = tables.counts is not None
-        score_kernel[(rows, self.tiles)](
+        yield partial(
+            score_kernel[(rows, self.tiles)],
             logits, self.scores, slots, positions, records, floats, doubles, counts, bias,
             tables.masks, tables.stops, self.best, self.where, self.mass, self.maxima,
             self.raw_best, self.raw_mass, self.raw_maxima, vocab_size, stride,
@@ -214,12 +224,14 @@ class _Scratch:
             BLOCK=BLOCK, SUB=SUB, num_warps=8,
         )  # fmt: skip
         tiles = triton.next_power_of_2(self.tiles)
-        token_kernel[(rows,)](
+        yield partial(
+            token_kernel[(rows,)],
             logits, self.scores, slots, positions, records, floats, keys, self.best, self.where,
             self.mass, self.tokens, self.usable, self.row_best, self.row_mass, self.wide.count,
             vocab_size, stride, self.tiles, TILES=tiles, BLOCK=BLOCK, num_warps=8,
         )  # fmt: skip
-        filter_kernel[(rows,)](
+        yield partial(
+            filter_kernel[(rows,)],
             logits, self.scores, slots, positions, records, floats, doubles, keys, self.maxima,
             self.row_best, self.row_mass, self.part_ids, self.candidates, self.candidate_ids,
             self.tokens, self.usable, self.wide.count, self.wide.rows, self.wide.bounds,
@@ -227,11 +239,12 @@ class _Scratch:
             WIDE=_WIDE, BOUNDS=2 * NUM_PASSES, num_warps=8,
         )  # fmt: skip
         if tables.may_be_wide:
-            self.wide.launch(
+            yield from self.wide.launches(
                 (logits, self.scores, slots, positions, records, floats, doubles, self.row_best,
                  self.row_mass), keys, self.tokens, vocab_size, stride,
             )  # fmt: skip
-        settle_kernel[(rows,)](
+        yield partial(
+            settle_kernel[(rows,)],
             logits, slots, records, counts, self.tokens, self.usable, self.raw_best, self.raw_mass,
             self.raw_maxima, self.logprobs, self.top_ids, self.top_logprobs, vocab_size, stride,
             self.tiles, HAS_COUNTS=has_counts, TILES=tiles, PARTS=self.width, MOST=_MOST,

@@ -38,6 +38,11 @@ class DeviceTables:
         self.may_be_wide = False
         """Whether a row had top-p or min-p without a top-k: any number of tokens may be left."""
 
+    def make(self, counts: bool, bias: bool) -> None:
+        """Have these, as rows that need them would make them."""
+        self.counts = self._table(torch.int32) if counts else None
+        self.bias = self._table(torch.float32) if bias else None
+
     def admit(self, sequences: Rows[Sequence]) -> None:
         """Write all that sampling these takes. Nothing waits for the device."""
         fixed = [fixed_mask(s.request, self._vocab_size) for s in sequences]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
 import torch
 import triton
 
@@ -40,30 +44,30 @@ class WideSearch:
         if device.type == "cuda":
             self._programs = _PROGRAMS_PER_SM * num_sms(device)
 
-    def launch(
+    def launches(
         self,
         step: tuple[torch.Tensor, ...],
         keys: torch.Tensor,
         tokens: torch.Tensor,
         vocab_size: int,
         stride: int,
-    ) -> None:
-        """Overwrite the tokens of the rows that were entered. `step`: logits, scores, slots,
+    ) -> Iterator[partial[Any]]:
+        """They overwrite the tokens of the rows that were entered. `step`: logits, scores, slots,
         positions, the records as words, float32 and float64, largest scores and masses of rows."""
         grid, tiles = (self._programs,), self._tiles
         shape = {"TILES": triton.next_power_of_2(tiles), "BLOCK": BLOCK}
         for number in range(NUM_PASSES):
             sums, before = self._sums[number % 2], self._sums[1 - number % 2]
-            wide_pass_kernel[grid](
-                *step, self.count, self.rows, self.bounds, sums, before, vocab_size, stride, tiles,
-                PASS=number, WIDE=_WIDE, num_warps=8, **shape,
+            yield partial(
+                wide_pass_kernel[grid], *step, self.count, self.rows, self.bounds, sums, before,
+                vocab_size, stride, tiles, PASS=number, WIDE=_WIDE, num_warps=8, **shape,
             )  # fmt: skip
         last = self._sums[(NUM_PASSES - 1) % 2]
-        wide_mass_kernel[grid](
-            *step, self.count, self.rows, self.bounds, last, self._floors, self._masses,
-            vocab_size, stride, tiles, WIDE=_WIDE, num_warps=8, **shape,
+        yield partial(
+            wide_mass_kernel[grid], *step, self.count, self.rows, self.bounds, last, self._floors,
+            self._masses, vocab_size, stride, tiles, WIDE=_WIDE, num_warps=8, **shape,
         )  # fmt: skip
-        wide_draw_kernel[grid](
-            *step, self.count, self.rows, self._floors, self._masses, keys, tokens, vocab_size,
-            stride, tiles, WIDE=1024, num_warps=8, **shape,
+        yield partial(
+            wide_draw_kernel[grid], *step, self.count, self.rows, self._floors, self._masses, keys,
+            tokens, vocab_size, stride, tiles, WIDE=1024, num_warps=8, **shape,
         )  # fmt: skip
