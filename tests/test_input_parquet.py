@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, InputUnreadableError, InvalidDataError, UsageError
+from batchgen.job.fields.kept_columns import KeptColumns
+from batchgen.job.fields.row_parser import RowParser
 from batchgen.job.input import parquet_rows
+from batchgen.job.input.arrow_rows import find_columns
 from batchgen.job.input.reader import Reader
 from batchgen.job.input.source import Source, SourceKind
 from batchgen.job.rows import InputRow
@@ -357,3 +362,14 @@ def test_integers_of_128_bits_are_left_out_and_the_other_columns_read(
     assert ("'big'" in caplog.text) == (keep == "all")
     with pytest.raises(InvalidDataError, match="'big' holds integers of 128 bits"):
         read(str(path), keep_columns="big")
+
+
+def test_columns_of_a_wide_table_take_time_in_proportion_to_their_number() -> None:
+    """Looked up in lists they took 10 s of these."""
+    spec, kept = InputSpec(("x",)), KeptColumns("all")
+    schema = pa.schema([("prompt", pa.string()), *((f"c{n}", pa.int64()) for n in range(50_000))])
+    begin = time.process_time()
+    columns = find_columns(schema, "x", spec, RowParser(spec, SamplingParams(), kept), kept)
+    assert time.process_time() - begin < 3
+    assert len(columns.names) == 50_001
+    assert [name for name, _ in kept.schema] == schema.names[1:]

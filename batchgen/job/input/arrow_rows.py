@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -146,7 +146,7 @@ def find_columns(
     meant |= {name for name in columns.thinking if _is_setting(present.get(name))}
     other = {name: present[name] for name in present if name in kept.named or name not in meant}
     _heed_media(other, where, kept, parser.template)
-    extra = [name for name in other if kept.wants(name) or name in envelope]
+    extra = {name: None for name in other if kept.wants(name) or name in envelope}
     kinds = {name: kept_type(present[name]) for name in extra}
     kept.stand_beside(extra)
     for name, kind in kinds.items():
@@ -199,7 +199,7 @@ def _loads_alike(kind: pa.DataType, kept: pa.DataType) -> bool:
 
 
 def _converts(
-    present: dict[str, pa.DataType], names: Iterable[str], extra: Iterable[str], ids: Iterable[str]
+    present: dict[str, pa.DataType], names: Iterable[str], extra: Container[str], ids: Iterable[str]
 ) -> dict[str, Convert]:
     found = {}
     for name in names:
