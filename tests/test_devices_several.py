@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from batchgen.engine.processes.wire import Load, Loaded
 from batchgen.engine.request import Completion, FinishReason, Request, SamplingParams
 from batchgen.engine.stats import EngineStats
 from batchgen.errors import ErrorCode, ModelRefusedError, RowError, UsageError
+from batchgen.interpreter import tuned_interpreter
 from batchgen.job.model.files import resolve_model
 
 CORE = min(os.sched_getaffinity(0))
@@ -57,6 +61,21 @@ def test_every_request_is_answered_once_with_its_own_tokens(fleet: Fleet) -> Non
     assert sorted(begun) == list(range(100))
     assert all(c.timings.enqueued <= c.timings.first_scheduled for c in done.values())
     assert fleet.stats().output_tokens >= 300  # some are taken back while they are computed
+
+
+class Thresholds(tuple[int, ...]):
+    """In another process: what its garbage collector waits for."""
+
+    def __reduce__(self) -> Any:
+        return gc.get_threshold, ()
+
+
+def test_an_engine_s_process_collects_garbage_as_a_job_s_does(fleet: Fleet) -> None:
+    fleet.add(replace(request(1), prompt_token_ids=Thresholds((1, 2, 3))))
+    (done,) = finish(fleet).values()
+    with tuned_interpreter(short_turns=False):
+        assert tuple(done.token_ids) == gc.get_threshold()
+    assert tuple(done.token_ids) != gc.get_threshold()
 
 
 def test_a_process_that_dies_costs_no_request(fleet: Fleet) -> None:

@@ -62,6 +62,7 @@ SINGLE = {
     "devices",
     "gguf_header",
     "installed",
+    "interpreter",
     "lora_config",
     "lora_keys",
 }  # of the package: every room may use them

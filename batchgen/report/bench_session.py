@@ -14,7 +14,7 @@ from batchgen.engine.memory import release_memory
 from batchgen.engine.model.model import Model
 from batchgen.engine.run.engine import LLMEngine
 from batchgen.engine.run.factory import load_served
-from batchgen.job.flow.interpreter import tuned_interpreter
+from batchgen.interpreter import tuned_interpreter
 from batchgen.report.bench import BenchRun, best_run, run_work
 from batchgen.report.ceilings import measure_ceilings
 from batchgen.report.floor import ModelSize, floor_seconds

@@ -27,6 +27,7 @@ from batchgen.engine.processes.wire import (
 )
 from batchgen.engine.request import Completion, Engine, FinishReason, Request
 from batchgen.errors import RowError
+from batchgen.interpreter import tuned_interpreter
 from batchgen.startup import timeline
 from batchgen.startup.importing import importing
 from batchgen.startup.quick_exit import end_process
@@ -45,7 +46,8 @@ def main(fd: int) -> None:
     speak_as(load.name, load.log_level)
     inbox = listen(wire.receive)
     try:
-        _Worker(_engine(load), wire, inbox).serve()
+        with tuned_interpreter(short_turns=True):
+            _Worker(_engine(load), wire, inbox).serve()
         end_process(0)
     except Exception as error:
         wire.send(Failed(portable(error)))

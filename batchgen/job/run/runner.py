@@ -177,7 +177,7 @@ class _Job:
             self._say(f"since the last run of this job: {line}")
 
     def _work(self, ledger: Ledger, reader: Reader) -> Summary:
-        from batchgen.job.flow.interpreter import tuned_interpreter
+        from batchgen.interpreter import tuned_interpreter
         from batchgen.job.run.assembly import Assembly  # half of what a run imports before torch
 
         check_runnable(self._spec, self._files)
