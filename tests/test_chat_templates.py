@@ -275,17 +275,20 @@ def test_what_the_template_leaves_out_of_the_prompt_is_said_once(
 def test_a_call_that_the_template_leaves_out_is_said_however_short_its_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    call = {"type": "function", "function": {"name": "a", "arguments": {}}}
+    call = {"id": "functions.a:0", "function": {"name": "a", "arguments": {}}}
+    other = {"id": "functions.a:1", "function": {"name": "a", "arguments": {}}}
     chat = [
         {"role": "user", "content": "What?"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "assistant", "content": "", "tool_calls": [call, other]},
         {"role": "tool", "content": "3"},
     ]
     rows = write_rows(tmp_path / "in.jsonl", [{"messages": chat}])
     silent = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
-    written = silent + "{% for c in messages[1].tool_calls %}{{ c.function.name }}{% endfor %}"
+    first = silent + "{{ messages[1].tool_calls[0].function.name }}"
+    named = silent + "{% for c in messages[1].tool_calls %}{{ c.function.name }}{% endfor %}"
+    by_id = silent + "{% for c in messages[1].tool_calls %}{{ c.id }}{% endfor %}"
     folder = make(tmp_path / "m", "gpt2")
-    for source, told in ((silent, 1), (written, 0)):
+    for source, told in ((silent, 1), (first, 1), (named, 0), (by_id, 0)):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "batchgen"):
             arguments = ["-i", str(rows), "--model", str(folder), "--chat-template", source]
