@@ -272,8 +272,11 @@ def test_few_texts_are_decoded_without_threads_as_they_are_with_them(
             counting = CountingBackend(codec._backend)  # type: ignore[attr-defined]
             patch.setattr(codec, "_backend", counting)
             few = [text for one in ids for text in codec.decode_batch([one, one[1:]], skip)]
+            assert set(counting.calls) == {"decode"}  # a stop string asks so for every token
+            counting.calls.clear()
+            codec.decode_batch([ids[0] * 50], skip)
+            assert counting.calls == ["decode_batch"]  # other threads run beside it
         assert few[::2] == many
-        assert set(counting.calls) == {"decode"}  # a stop string asks so for every token
 
 
 def test_bytes_serve_the_echo_engine_without_a_model() -> None:

@@ -11,8 +11,9 @@ from batchgen.job.text.token_texts import byte_level_bytes, piece_bytes
 
 __all__ = ["BackendCodec"]
 
-_FEW = 4
-"""Sequences that are decoded one by one: Rust's threads take 20 us to begin, a token takes 0.2."""
+_FEW_TOKENS = 64
+"""So many are decoded in this thread: Rust's own take 20 us to begin, a token takes 0.2. Of more,
+the interpreter is let go meanwhile."""
 
 
 class BackendCodec(TextCodec):
@@ -49,7 +50,7 @@ class BackendCodec(TextCodec):
     ) -> list[str]:
         """See `TextCodec.decode_batch`."""
         skip, lists = skip_special_tokens, [list(ids) for ids in sequences]
-        if len(lists) <= _FEW:
+        if sum(map(len, lists)) <= _FEW_TOKENS:
             return [self._backend.decode(ids, skip_special_tokens=skip) for ids in lists]
         decoded: list[str] = self._backend.decode_batch(lists, skip_special_tokens=skip)
         return decoded
