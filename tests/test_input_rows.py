@@ -43,6 +43,33 @@ def test_a_plain_row_shares_the_parameters_of_all_rows() -> None:
     assert row.params is BASE
 
 
+def test_rows_with_equal_settings_share_their_parameters_and_others_do_not() -> None:
+    parser = RowParser(InputSpec(()), BASE, KeptColumns("all"))
+
+    def params(**settings: Any) -> SamplingParams:
+        row = parser.parse(0, "f:1", {"prompt": "a", **settings})
+        assert row.error is None, row.error
+        return row.params
+
+    for given_twice in (
+        {"temperature": 0.5, "max_tokens": 4},
+        {"stop": ["###", "\n"]},
+        {"stop_token_ids": [1, 2]},
+        {"choices": ["yes", "no"]},
+    ):
+        assert params(**given_twice) is params(**given_twice)
+    different = [["1"], ["1", "2"], ["1", "1"], ["2"], "1\n", ["1" * 300], ["2" * 300]]
+    found = [params(stop=stop) for stop in different]
+    fresh = [
+        RowParser(InputSpec(()), BASE, KeptColumns("all")).parse(
+            0, "f:1", {"prompt": "a", "stop": s}
+        )
+        for s in different
+    ]
+    assert found == [row.params for row in fresh]
+    assert params(stop=["1" * 300]) is not params(stop=["1" * 300]), "each may have its own"
+
+
 @pytest.mark.parametrize(("id", "read"), [("a", "a"), (7, "7"), (0, "0"), (None, None), ("", None)])
 def test_ids_are_strings_or_integers_and_null_or_empty_is_absent(id: Any, read: Any) -> None:
     row = parse({"id": id, "prompt": "a"})

@@ -48,6 +48,7 @@ __all__ = ["RowParser"]
 _MOST_TOLD = 1000
 _MOST_PARAMS = 1000
 _SMALL = frozenset({int, float, bool, type(None)})
+_MOST_LISTED, _MOST_CHARACTERS = 32, 256
 _log = logging.getLogger(__name__)
 
 
@@ -162,9 +163,10 @@ class RowParser:
             raise RowError(ErrorCode.UNSUPPORTED_SETTING, text)
 
     def _over_base(self, own: Mapping[str, Any]) -> SamplingParams:
-        """One object for all rows that set the same numbers: making it takes longer than all else
-        here. Others are let go: a schema, or a bias of 100,000 tokens, may be each row's own."""
-        key = tuple(own.items()) if _SMALL.issuperset(map(type, own.values())) else None
+        """One object for all rows that set the same numbers and short lists, of stop strings or
+        labels: making it takes longer than all else here. Others are let go: a schema, or a bias of
+        100,000 tokens, may be each row's own."""
+        key = tuple(own.items()) if all(map(_is_small, own.values())) else None
         params = None if key is None else self._params.get(key)
         if params is None:
             params = settled_adapter(apply(self._base, own), self._adapters)
@@ -240,3 +242,11 @@ class RowParser:
         if text not in self._told:
             self._told.add(text)
             _log.warning(text + " (said once)", row.origin)
+
+
+def _is_small(value: Any) -> bool:
+    if type(value) is not tuple:
+        return type(value) in _SMALL
+    if len(value) > _MOST_LISTED:
+        return False
+    return all(type(v) is int or (type(v) is str and len(v) <= _MOST_CHARACTERS) for v in value)
