@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from batchgen.engine.request import Completion, FinishReason
 from batchgen.errors import RowError
 from batchgen.job.decisions.decisions import Decisions
-from batchgen.job.decisions.labels import plan_labels
+from batchgen.job.decisions.labels import Ways, plan_labels
 
 END = 99
 
@@ -66,7 +66,7 @@ def test_any_labels_are_found_by_their_ways(
 def test_labels_of_one_token_are_one_request_scored_at_its_last_place() -> None:
     ways = plan_labels(["a", "b", "c"], [5, 6], [[5, 6, 1], [5, 6, 2], [5, 6, 3]], [])
     ((ids, targets),) = ways.requests
-    assert (ids, targets.first, list(targets.token_ids)) == ([5, 6], 1, [1, 2, 3])
+    assert (list(ids), targets.first, list(targets.token_ids)) == ([5, 6], 1, [1, 2, 3])
 
 
 def test_labels_that_need_an_end_need_a_model_that_has_one() -> None:
@@ -75,3 +75,16 @@ def test_labels_that_need_an_end_need_a_model_that_has_one() -> None:
         plan_labels(["good", "good enough"], [5], joined, [])
     with pytest.raises(RowError, match="makes the same"):
         plan_labels(["a", "b"], [5], [[5, 1], [5, 1]], [9])
+
+
+def test_rows_with_the_same_labels_share_their_plan_and_each_has_its_own_context() -> None:
+    def ways(*prompt: int, last: int = 3) -> Ways:
+        joined = [[*prompt, 1], [*prompt, 2, last]]
+        return plan_labels(["a", "bc"], [*prompt], joined, [END])
+
+    one, other, unlike = ways(5), ways(6, 7), ways(6, 7, last=4)
+    assert one.labels is other.labels
+    assert [list(ids) for ids, _ in other.requests] == [[6, 7, 2]]
+    assert [(targets.first, targets.last) for _, targets in other.requests] == [(1, 3)]
+    assert [targets.first for _, targets in one.requests] == [0]
+    assert [label.token_ids for label in unlike.labels] == [(1,), (2, 4)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from batchgen.engine.request import Completion, Timings
@@ -87,9 +87,15 @@ def joined(completions: Sequence[Completion]) -> Completion:
         first_token=end,
         finished=end,
     )
-    preemptions = sum(completion.preemptions for completion in completions)
-    cached = sum(completion.cached_tokens for completion in completions)
-    return replace(completions[0], timings=timings, preemptions=preemptions, cached_tokens=cached)
+    first = completions[0]
+    return Completion(
+        first.request_id,
+        first.token_ids,
+        first.finish_reason,
+        timings=timings,
+        preemptions=sum(completion.preemptions for completion in completions),
+        cached_tokens=sum(completion.cached_tokens for completion in completions),
+    )
 
 
 def _decision(way: Ways, scored: Sequence[Sequence[float]]) -> Decision:

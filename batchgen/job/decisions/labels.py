@@ -17,7 +17,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 from batchgen.engine.prefix.common import num_common
 from batchgen.engine.targets import Targets
@@ -30,6 +32,7 @@ __all__ = ["LabelPlan", "Ways", "plan_labels"]
 _Path = tuple[int, ...]
 _Place = tuple[int, int]
 """Which of the question's requests, and which of its targets."""
+_MOST_PLANS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,20 @@ class Ways:
     labels: tuple[LabelPlan, ...]
 
 
+class _Shape(NamedTuple):
+    """A request behind the context: its tokens, how many of its places others score, and its
+    targets (`Targets`)."""
+
+    way: array[int]
+    skipped: int
+    token_ids: array[int]
+    ends: array[int]
+
+
 def plan_labels(
     labels: Sequence[str],
-    prompt: Sequence[int],
-    joined: Sequence[Sequence[int]],
+    prompt: list[int],
+    joined: Sequence[list[int]],
     end_token_ids: Sequence[int],
 ) -> Ways:
     """`prompt`: its token ids; `joined`: those of the prompt with each label.
@@ -65,21 +78,35 @@ def plan_labels(
     if not length:
         text = "choices: label and prompt have no token in common that comes before both"
         raise RowError(ErrorCode.INVALID_PARAM, text)
-    tokens = [tuple(ids[length:]) for ids in joined]
+    tokens = tuple(tuple(ids[length:]) for ids in joined)
+    shapes, plans = _planned(tuple(labels), tokens, tuple(dict.fromkeys(end_token_ids)))
+    context = token_array(prompt[:length])
+    requests = (
+        (context + way, Targets(length - 1 + skipped, ids, ends))
+        for way, skipped, ids, ends in shapes
+    )
+    return Ways(tuple(requests), plans)
+
+
+@lru_cache(_MOST_PLANS)
+def _planned(
+    labels: tuple[str, ...], tokens: tuple[_Path, ...], end_token_ids: tuple[int, ...]
+) -> tuple[tuple[_Shape, ...], tuple[LabelPlan, ...]]:
+    """What does not depend on the context: mostly the same for all rows with these labels."""
     ended = _needs_end(labels)
     _check(labels, tokens, ended, end_token_ids)
-    wanted = _wanted(tokens, tuple(dict.fromkeys(end_token_ids)) if ended else ())
-    requests, found = _requests(token_array(prompt[:length]), wanted)
+    ends = end_token_ids if ended else ()
+    shapes, found = _shapes(_wanted(tokens, ends))
     plans = (
         LabelPlan(
             label,
             path,
             tuple(found[path[:i], path[i]] for i in range(len(path))),
-            tuple(found[path, end] for end in dict.fromkeys(end_token_ids)) if ended else (),
+            tuple(found[path, end] for end in ends),
         )
         for label, path in zip(labels, tokens, strict=True)
     )
-    return Ways(requests, tuple(plans))
+    return shapes, tuple(plans)
 
 
 def _needs_end(labels: Sequence[str]) -> bool:
@@ -112,12 +139,12 @@ def _wanted(tokens: Sequence[_Path], ends: Sequence[int]) -> dict[_Path, dict[in
     return wanted
 
 
-def _requests(
-    context: array[int], wanted: dict[_Path, dict[int, None]]
-) -> tuple[tuple[tuple[array[int], Targets], ...], dict[tuple[_Path, int], _Place]]:
+def _shapes(
+    wanted: dict[_Path, dict[int, None]],
+) -> tuple[tuple[_Shape, ...], dict[tuple[_Path, int], _Place]]:
     """One request for each node that no other goes through; each node is scored by the first."""
     inner = {path[:i] for path in wanted for i in range(len(path))}
-    made: list[tuple[array[int], Targets]] = []
+    made: list[_Shape] = []
     found: dict[tuple[_Path, int], _Place] = {}
     taken: set[_Path] = set()
     for way in (path for path in wanted if path not in inner):
@@ -130,6 +157,5 @@ def _requests(
                 ids.append(token)
             ends.append(len(ids))
         taken.update(nodes)
-        targets = Targets(len(context) - 1 + skipped, ids, ends)
-        made.append((context + array("i", way), targets))
+        made.append(_Shape(array("i", way), skipped, ids, ends))
     return tuple(made), found
