@@ -41,6 +41,7 @@ class Hints:
         self._told_unheeded: set[str] = set()
         self._told_unknown: set[str] = set()
         self._looked_at: SamplingParams | None = None
+        """Last: many rows have the same. They decide or generate, so each is looked at one way."""
         self._told_left_out: set[str] = set()
         self._shapes: set[tuple[Any, ...]] = set()
 
@@ -130,6 +131,9 @@ class Hints:
 
     def unheeded_settings(self, row: InputRow) -> None:
         """Say once of a name that it changes nothing where a label is chosen."""
+        if row.params is self._looked_at:
+            return
+        self._looked_at = row.params
         for name in unheeded(row.params, self._default):
             if name not in self._told_unheeded:
                 self._told_unheeded.add(name)
@@ -160,7 +164,7 @@ class Hints:
     def unknown_tokens(self, row: InputRow) -> None:
         """Say once of a name that it holds ids which the model has not, as those of another's."""
         if row.params is self._looked_at or isinstance(self._codec, ByteCodec):
-            return  # most rows have the same; without a model its ids are not known
+            return  # without a model its ids are not known
         self._looked_at, last = row.params, self._codec.vocab_size - 1
         for name, ids in _ids_named(row.params):
             if max(ids, default=0) > last and name not in self._told_unknown:
