@@ -20,6 +20,7 @@ import pytest
 
 from batchgen.errors import InputUnreadableError, InvalidDataError
 from batchgen.job.input import json_array
+from batchgen.job.input.file_kinds import HEAD_BYTES
 from batchgen.job.input.reader import Reader
 from batchgen.job.rows import InputRow
 from batchgen.job.spec import InputSpec
@@ -82,6 +83,17 @@ def test_it_gives_the_rows_that_the_lines_give(tmp_path: Path, kind: str) -> Non
     ]
     place = "rows: row 8" if "array" in kind else "rows:8"  # an array has no line for each
     assert found[7].origin.endswith(place)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("rows.jsonl.zst", "zstd"), ("rows.LZ4", "lz4")])
+def test_a_frame_to_be_passed_over_may_be_longer_than_what_is_looked_at(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    long = skippable(b"x" * (HEAD_BYTES + 5))
+    (tmp_path / name).write_bytes(long + by_arrow(TEXT, codec))
+    assert [row.id for row in read(tmp_path / name)] == [row["id"] for row in ROWS]
+    (tmp_path / name).write_bytes(skippable(b"note"))
+    assert read(tmp_path / name) == []
 
 
 @pytest.mark.parametrize("chars", [1, 7, 64])

@@ -114,7 +114,7 @@ class _Ended:
 def _decompressed(source: Source) -> Any:
     """By what the file begins with, whatever its name says."""
     with source.open(HEAD_BYTES) as file:
-        compressed = compression_by_head(file.read(HEAD_BYTES))
+        compressed = compression_by_head(file.read(HEAD_BYTES), source.name)
     if compressed == "xz":  # which Arrow has not
         streams = JoinedStreams(source.open(-1), lzma.LZMADecompressor)
         return io.BufferedReader(streams, _BLOCK_BYTES)

@@ -247,10 +247,12 @@ def _mended(mend: str, name: str) -> str:
     return f"{command}, and name what is in it"
 
 
-def compression_by_head(head: bytes) -> str | None:
+def compression_by_head(head: bytes, name: str) -> str | None:
     """Of a file that begins so, as endings of names say it: gz, zst, bz2, xz, lz4. None: it is as
-    it is."""
-    head = _without_skippable(head)
+    it is. The name decides where nothing is seen but what zstandard and LZ4 both pass over."""
+    begin, head = head, _without_skippable(head)
+    if begin and not head:
+        return "lz4" if name.lower().endswith(".lz4") else "zst"
     return next((ending for magic, ending in _COMPRESSED if magic.match(head)), None)
 
 

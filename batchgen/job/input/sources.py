@@ -185,7 +185,7 @@ def _kind_of(path: PurePath, head: bytes) -> SourceKind:
     if _TABLES.search("".join(path.suffixes).lower()):
         refuse_wide(str(path), head, is_table=True)
         return SourceKind.CSV
-    if compressed := compression_by_head(head):
+    if compressed := compression_by_head(head, path.name):
         return SourceKind(f"{SourceKind.JSONL}.{compressed}")
     is_parquet = head.startswith(b"PAR1") or path.suffix in (".parquet", ".pq")
     return SourceKind.PARQUET if is_parquet else SourceKind.JSONL
