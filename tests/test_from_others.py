@@ -64,6 +64,15 @@ def test_anthropic() -> None:
     function = {"name": "look", "description": "Looks.", "parameters": SCHEMA}
     assert full.template_kwargs["tools"] == [{"type": "function", "function": function}]
     assert full.params.structured_outputs is not None  # a call is required
+    for kind, calls in (("auto", False), ("none", False), ("any", True)):
+        (row,) = rows_of(
+            "Anthropic",
+            {
+                "custom_id": "a",
+                "params": {**body, "tools": [TOOL], "tool_choice": {"type": kind}},
+            },
+        )
+        assert (row.error, row.params.structured_outputs is not None) == (None, calls)
 
 
 def test_gemini() -> None:

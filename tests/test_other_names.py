@@ -305,6 +305,30 @@ def test_tools_of_anthropic_are_functions() -> None:
     assert parse({"messages": USER, "tools": [bare]}).template_kwargs["tools"] == [bare]
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"type": "auto"}, "auto"),
+        ({"type": "none"}, "none"),
+        ({"type": "any"}, "required"),
+        ({"type": "tool", "name": "look"}, {"type": "function", "function": {"name": "look"}}),
+    ],
+)
+def test_a_choice_of_tools_is_read_as_anthropic_writes_it(
+    theirs: dict[str, str], ours: Any
+) -> None:
+    tools = [{"name": name, "input_schema": {"type": "object"}} for name in ("look", "listen")]
+    chat = {"messages": USER, "tools": tools}
+    expected = parse({**chat, "tool_choice": ours})
+    for given in (theirs, json.dumps(theirs)):
+        row = parse({**chat, "tool_choice": given})
+        assert (row.error, row.forced_tool) == (None, expected.forced_tool)
+        assert (row.params, row.template_kwargs) == (expected.params, expected.template_kwargs)
+    one = parse({**chat, "tool_choice": {**theirs, "disable_parallel_tool_use": True}})
+    alone = parse({**chat, "tool_choice": ours, "parallel_tool_calls": False})
+    assert (one.error is None, one.params) == (alone.error is None, alone.params)
+
+
 def test_blocks_of_anthropic_s_messages_are_calls_results_and_thoughts() -> None:
     used = {"type": "tool_use", "id": "t1", "name": "look", "input": {"q": "sea"}}
     result = {"type": "tool_result", "tool_use_id": "t1", "content": "blue"}

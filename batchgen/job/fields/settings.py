@@ -106,7 +106,7 @@ def joined(own: dict[str, Any], holder: str, inner: Any) -> dict[str, Any]:
 
 def read_texts(given: dict[str, Any]) -> dict[str, Any]:
     """The same, with lists and objects for the template that are JSON text, as tables have them,
-    and tools as OpenAI writes them."""
+    and tools and their choice as OpenAI writes them."""
     if _MAY_BE_TEXT.isdisjoint(given):
         return given
     read = {
@@ -115,7 +115,8 @@ def read_texts(given: dict[str, Any]) -> dict[str, Any]:
     }
     if isinstance(read.get("tools"), list):
         read["tools"] = [_function_tool(tool) for tool in read["tools"]]
-    return read
+    choice = read.get("tool_choice")
+    return {**read, **_tool_choice(choice)} if isinstance(choice, dict) else read
 
 
 def _function_tool(tool: Any) -> Any:
@@ -124,6 +125,18 @@ def _function_tool(tool: Any) -> Any:
         return tool
     function = {name: tool[name] for name in ("name", "description") if tool.get(name) is not None}
     return {"type": "function", "function": {**function, "parameters": tool["input_schema"]}}
+
+
+def _tool_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """Anthropic writes an object for every choice, `tool` for a function, and in it that there may
+    be but one call."""
+    kind = choice.get("type")
+    read: dict[str, Any] = {}
+    if kind in ("auto", "any", "none"):
+        read["tool_choice"] = kind
+    if kind == "tool":
+        read["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
+    return {**read, _ONE_CALL: False} if choice.get("disable_parallel_tool_use") is True else read
 
 
 def json_or_text(value: Any) -> Any:
