@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from echo_runs import environment
@@ -83,6 +84,10 @@ INTERPRETED = """if True:
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What a process prints in which kernels are interpreted, on the CPU: a line for all of them
     and one for each record of what could not be compiled."""
+    try:
+        int(np.ones(1))
+    except TypeError:
+        pytest.skip("Triton's interpreter loops up to arrays of one number, which numpy refuses")
     file = tmp_path_factory.mktemp("ahead") / "record.json"
     kernels.Record(starts=2).write(file)
     done = subprocess.run(
