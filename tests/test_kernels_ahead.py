@@ -12,7 +12,6 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from echo_runs import environment
@@ -84,10 +83,6 @@ INTERPRETED = """if True:
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What a process prints in which kernels are interpreted, on the CPU: a line for all of them
     and one for each record of what could not be compiled."""
-    try:
-        int(np.ones(1))
-    except TypeError:
-        pytest.skip("Triton's interpreter loops up to arrays of one number, which numpy refuses")
     file = tmp_path_factory.mktemp("ahead") / "record.json"
     kernels.Record(starts=2).write(file)
     done = subprocess.run(
@@ -97,6 +92,8 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         text=True,
         timeout=120,
     )
+    if "only 0-dimensional arrays can be converted" in done.stderr:
+        pytest.skip("Triton 3.6 loops up to arrays of one number, which numpy 2.5 refuses")
     assert done.returncode == 0, done.stderr
     return [line for line in done.stdout.splitlines() if line]
 
