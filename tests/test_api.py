@@ -494,6 +494,11 @@ def test_names_of_other_tools_are_answered_with_ours(echo: LLM) -> None:
         with pytest.raises(AttributeError, match=said):
             getattr(given, name)
         assert not hasattr(given, name)
+    for call in (echo.generate, echo.agenerate):
+        with pytest.raises(TypeError, match="no argument prompts: rows come first"):
+            call(prompts=["a"])
+        with pytest.raises(TypeError, match="generate needs rows"):
+            call()
     with pytest.raises(TypeError, match=r"list\(llm.generate"):
         echo.generate(["a"])[0]
     assert copy.deepcopy(result) == pickle.loads(pickle.dumps(result)) == result

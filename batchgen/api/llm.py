@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from batchgen.api.async_stream import AsyncStream, Pump
 from batchgen.api.engine_room import EngineRoom
 from batchgen.api.keywords import spec_of_llm
-from batchgen.api.other_words import OF_MODELS, advised
+from batchgen.api.other_words import OF_CALLS, OF_MODELS, advised
 from batchgen.api.params import ParamsLike, base_params, each_of
 from batchgen.api.row_reading import RowReading
 from batchgen.api.source import PulledRows, PushedRows, Source
@@ -84,11 +84,12 @@ class LLM:
 
     def generate(
         self,
-        rows: Iterable[Any],
+        rows: Iterable[Any] | None = None,
         sampling_params: ParamsLike | EachRow | None = None,
         *,
         in_order: bool = True,
         max_in_flight: int | None = None,
+        **others: Any,
     ) -> Stream:
         """Results of the rows, as an iterator; it may be endless on both sides.
 
@@ -102,29 +103,30 @@ class LLM:
         it names; a list has one for each row. `in_order=False` gives results as they finish.
 
         One call at a time: the engine is free once the iterator is exhausted, closed or forgotten.
+        TypeError for any other argument, which says what there is instead.
         """
-        source = PulledRows(rows)
+        source = PulledRows(_given(rows, others))
         return self._stream(source, sampling_params, in_order, max_in_flight)
 
     def agenerate(
         self,
-        rows: Iterable[Any] | AsyncIterable[Any],
+        rows: Iterable[Any] | AsyncIterable[Any] | None = None,
         sampling_params: ParamsLike | EachRow | None = None,
         *,
         in_order: bool = True,
         max_in_flight: int | None = None,
+        **others: Any,
     ) -> AsyncStream:
         """As `generate`, for `async for`: nothing blocks the event loop. `rows` may be an async
         iterable, which is pulled on the loop; another one is pulled in a thread."""
-        pump = None
-        if isinstance(rows, AsyncIterable):
+        given, pump = _given(rows, others), None
+        if isinstance(given, AsyncIterable):
             pushed = PushedRows()
             stream = self._stream(pushed, sampling_params, in_order, max_in_flight)
-            pump = Pump(rows, pushed, stream.max_in_flight)
+            pump = Pump(given, pushed, stream.max_in_flight)
         else:
-            stream = self.generate(
-                rows, sampling_params, in_order=in_order, max_in_flight=max_in_flight
-            )
+            source = PulledRows(given)
+            stream = self._stream(source, sampling_params, in_order, max_in_flight)
         return AsyncStream(stream, pump)
 
     def close(self) -> None:
@@ -210,6 +212,14 @@ class LLM:
                 "another iterator of this LLM is not exhausted yet",
                 "go on with that one first, close() it, or load a second LLM",
             )
+
+
+def _given(rows: Any, others: Mapping[str, Any]) -> Any:
+    for name in others:
+        raise TypeError(advised(f"generate has no argument {name}", OF_CALLS.get(name)))
+    if rows is None:
+        raise TypeError("generate needs rows: an iterable of prompts, chats or dicts")
+    return rows
 
 
 def _model_files(spec: JobSpec) -> ModelFiles | None:

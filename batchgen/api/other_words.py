@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["OF_MODELS", "OF_RESULTS", "advised"]
+__all__ = ["OF_CALLS", "OF_MODELS", "OF_RESULTS", "advised"]
 
 _NO_VECTORS = "it generates, decides and scores; embeddings are not served"
 _TEXT = "completion is its text, and a second sample is a result of its own"
@@ -20,6 +20,18 @@ OF_MODELS = {
     "shutdown": "close frees its device",
 }
 """Of a loaded model."""
+OF_CALLS = {
+    "chat_template": "LLM(..., chat_template=...) takes it",
+    "chat_template_kwargs": "LLM(..., chat_template_kwargs=...) takes it, or each row",
+    "lora_request": "a row names its adapter: {'prompt': ..., 'adapter': 'NAME'}",
+    "messages": "rows come first, without a name, and a list of messages is one",
+    "priority": "leave it out: rows begin in the order that ends soonest",
+    "prompt_token_ids": "rows come first, without a name, and a list of token ids is one",
+    "prompts": "rows come first, without a name",
+    "tools": "each row has its own: {'messages': ..., 'tools': [...]}",
+    "use_tqdm": "leave it out: tqdm(llm.generate(rows)) counts the results",
+}
+"""Of the arguments of a call that generates."""
 OF_RESULTS = {
     "cumulative_logprob": "it is the sum of logprobs, which logprobs=0 asks for",
     "generated_text": _TEXT,
