@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from batchgen.cli.main import cli
+from batchgen.cli.run import run
 from batchgen.errors import ErrorCode
 from batchgen.job.run.row_advice import advice_for
 
@@ -23,13 +24,13 @@ _HEAD = """\
 
 Each flag can also be set as `BATCHGEN_<FLAG>`: `--max-tokens 64` as `BATCHGEN_MAX_TOKENS=64`;
 of a flag that repeats a variable holds one value a line.
-`batchgen COMMAND --help` shows what matters, `--help-all` everything. `validate`, `preview`, `plan`
-and `ray run` take the flags of `run` that concern them.
+`batchgen COMMAND --help` shows what matters, `--help-all` everything. What another command takes as
+`run` takes it is only named there.
 """
 
 
 def commands_page() -> str:
-    """Every command with its help, and every flag of it under its heading."""
+    """Every command with its help and its flags; those that are told of `run` by their names."""
     return "\n".join([_HEAD, *_sections(cli, click.Context(cli, info_name="batchgen"))])
 
 
@@ -50,15 +51,26 @@ def _section(command: click.Command, context: click.Context) -> str:
     )
     usage = " ".join(command.collect_usage_pieces(context)[1:])
     lines = [f"## {context.command_path} {usage}".rstrip(), "", about.strip(), ""]
-    heading = ""
+    of_run = {} if command is run else _told(run, context)
+    for heading, told in _told(command, context).items():
+        same = of_run.get(heading, {})
+        own = [line for names, line in told.items() if same.get(names) != line]
+        named = [names for names, line in told.items() if same.get(names) == line]
+        lines += [f"**{heading}**", ""] if heading else []
+        lines += [*own, ""] if own else []
+        lines += [f"As of `run`: {', '.join(named)}", ""] if named else []
+    return "\n".join(lines)
+
+
+def _told(command: click.Command, context: click.Context) -> dict[str, dict[str, str]]:
+    """Heading -> the names of each flag -> what is said of it."""
+    told: dict[str, dict[str, str]] = {}
     for param in command.params:
-        if not isinstance(param, click.Option) or param.hidden or not param.expose_value:
-            continue
-        if getattr(param, "section", "") != heading:
-            heading = getattr(param, "section", "")
-            lines += [""] * bool(lines[-1]) + [f"**{heading}**", ""]
-        lines.append(_line(param, context))
-    return "\n".join([*lines, ""])
+        if isinstance(param, click.Option) and not param.hidden and param.expose_value:
+            long = [name for name in [*param.opts, *param.secondary_opts] if name[:2] == "--"]
+            names = ", ".join(f"`{name}`" for name in long)
+            told.setdefault(getattr(param, "section", ""), {})[names] = _line(param, context)
+    return told
 
 
 def _fenced(found: re.Match[str]) -> str:
