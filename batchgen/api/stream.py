@@ -72,7 +72,7 @@ class Stream(Iterator[Result]):
         self.max_in_flight = max_in_flight
         self._ready: Channel[list[PreparedRow]] = Channel(sys.maxsize)
         self._finished: Channel[list[Outcome]] = Channel(sys.maxsize)
-        self._engine_stage = EngineStage(
+        self.engine_stage = EngineStage(
             stages.engine,
             self._ready,
             self._finished,
@@ -88,16 +88,11 @@ class Stream(Iterator[Result]):
         self._source_is_late = False
         self._waiting: dict[int, list[Result]] = {}  # finished rows whose turn has not come
         self._deliverable: deque[Result] = deque()
-        self._num_in_flight = 0
+        self.num_in_flight = 0  # rows that were pulled and not given back yet
         self.num_given = 0
         self._next_index = 0
         self._closed = False
         self.on_end: Callable[[], None] = lambda: None
-
-    @property
-    def num_in_flight(self) -> int:
-        """Rows that were pulled and not given back yet."""
-        return self._num_in_flight
 
     @property
     def is_open(self) -> bool:
@@ -131,7 +126,7 @@ class Stream(Iterator[Result]):
         """End without waiting for the step under way."""
         if not self._closed:
             self._closed = True
-            self._engine_stage.stop()
+            self.engine_stage.stop()
             self._finished.cancel()
             self.on_end()
 
@@ -141,13 +136,8 @@ class Stream(Iterator[Result]):
         if self._work is not None:
             self._work.exception()
 
-    @property
-    def engine_stage(self) -> EngineStage:
-        """What works on the engine's thread."""
-        return self._engine_stage
-
     def _begin(self) -> None:
-        stage, finished = self._engine_stage, self._finished
+        stage, finished = self.engine_stage, self._finished
 
         def work() -> None:  # knows nothing of the stream, which may be forgotten meanwhile
             try:
@@ -166,7 +156,7 @@ class Stream(Iterator[Result]):
                 self._pull()
             if self._deliverable:
                 return self._delivered()
-            if self._no_more_rows and not self._num_in_flight:
+            if self._no_more_rows and not self.num_in_flight:
                 self._end()
             if not self._wants_rows or self._source_is_late:
                 self._collect(_POLL_S if self._source_is_late else _WAIT_S)
@@ -181,7 +171,7 @@ class Stream(Iterator[Result]):
     @property
     def _wants_rows(self) -> bool:
         """Whether there is room, and reason to pull before what can be given back is."""
-        if self._no_more_rows or self._num_in_flight >= self.max_in_flight:
+        if self._no_more_rows or self.num_in_flight >= self.max_in_flight:
             return False
         if self._num_tokens >= _MOST_TOKENS:
             return False
@@ -203,8 +193,8 @@ class Stream(Iterator[Result]):
     def _gathered(self) -> list[InputRow]:
         rows: list[InputRow] = []
         until = time.monotonic() + _CHUNK_S
-        room = min(_CHUNK_ROWS, self.max_in_flight - self._num_in_flight)
-        idle = not self._num_in_flight and not self._deliverable
+        room = min(_CHUNK_ROWS, self.max_in_flight - self.num_in_flight)
+        idle = not self.num_in_flight and not self._deliverable
         self._source_is_late = False
         while len(rows) < room and (not rows or time.monotonic() < until):
             row = self._one(wait=idle and not rows)
@@ -227,7 +217,7 @@ class Stream(Iterator[Result]):
         return None
 
     def _prepare(self, rows: list[InputRow]) -> None:
-        self._num_in_flight += len(rows)
+        self.num_in_flight += len(rows)
         ready, failed = self._stages.requests.prepare(rows)
         for prepared in ready:
             self._in_engine[prepared.row.index] = prepared.num_prompt_tokens
@@ -268,6 +258,6 @@ class Stream(Iterator[Result]):
     def _delivered(self) -> Result:
         result = self._deliverable.popleft()
         if not self._deliverable or self._deliverable[0].index != result.index:
-            self._num_in_flight -= 1
+            self.num_in_flight -= 1
             self.num_given += 1
         return result

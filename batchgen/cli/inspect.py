@@ -129,7 +129,7 @@ def rows(ctx: click.Context, /, **flags: Any) -> None:
     batchgen inspect out.parquet --id row-7
     batchgen inspect out.parquet --where finish_reason=length --beside other.parquet
     """
-    from batchgen.cli.screen.rows import columns_to_show, row_lines, side_by_side
+    from batchgen.cli.screen.rows import USUAL_COLUMNS, row_lines, side_by_side
     from batchgen.report.row_search import Condition, Wanted, beside, find_rows
 
     if flags["beside"] is not None and flags["as_json"]:
@@ -138,12 +138,12 @@ def rows(ctx: click.Context, /, **flags: Any) -> None:
     conditions = tuple(Condition.parse(text) for text in texts)
     wanted = Wanted(frozenset(flags["ids"]), frozenset(flags["indices"]), conditions)
     named = [name.strip() for name in flags["columns"].split(",")] if flags["columns"] else None
-    columns = named if named or flags["as_json"] else columns_to_show()
+    columns = named if named or flags["as_json"] else USUAL_COLUMNS
     other = flags["beside"]
     found = find_rows(flags["out"], wanted, columns, flags["count"])
     if other is not None:
         kept = list(found)
-        pairs = zip(kept, beside(kept, other, columns or columns_to_show()), strict=True)
+        pairs = zip(kept, beside(kept, other, columns or USUAL_COLUMNS), strict=True)
         shown = [side_by_side(row, twin) for row, twin in pairs]
     elif flags["as_json"]:
         shown = [iter([json.dumps(row, default=str, ensure_ascii=False)]) for row in found]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.util import find_spec
 
 import click
 
@@ -38,12 +37,12 @@ class LazyGroup(click.Group):
     """Lists commands from a table and imports the one that is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the table's order, those that this version has."""
-        return [name for name in COMMANDS if _installed(name)]
+        """Names in the table's order."""
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command; None for a name that is not there."""
-        if cmd_name not in COMMANDS or not _installed(cmd_name):
+        if cmd_name not in COMMANDS:
             return None
         command = getattr(import_module(f"batchgen.cli.{cmd_name}"), cmd_name)
         raise_interrupts()
@@ -63,11 +62,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
-
-
-def _installed(name: str) -> bool:
-    return find_spec(f"batchgen.cli.{name}") is not None
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 def _print_versions(ctx: click.Context, _: click.Parameter, value: bool) -> None:

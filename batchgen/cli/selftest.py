@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +90,7 @@ def _workplace(folder: Path | None) -> Any:
     if folder is None:
         return tempfile.TemporaryDirectory(prefix="batchgen-selftest-")
     folder.mkdir(parents=True, exist_ok=True)
-    return _Kept(folder)
-
-
-class _Kept:
-    """A folder that stays."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> str:
-        return str(self._folder)
-
-    def __exit__(self, *exc: object) -> None:
-        return None
+    return nullcontext(folder)
 
 
 def _say(text: str) -> None:

@@ -8,16 +8,12 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
-__all__ = ["columns_to_show", "row_lines", "side_by_side"]
+__all__ = ["USUAL_COLUMNS", "row_lines", "side_by_side"]
 
-_USUAL = ("status", "prompt", "completion", "reasoning", "finish_reason", "error_code",
+USUAL_COLUMNS = ("status", "prompt", "completion", "reasoning", "finish_reason", "error_code",
           "error_message", "prompt_tokens", "completion_tokens", "latency_s")  # fmt: skip
+"""Those of every output that a person asks for first."""
 Row = dict[str, Any]
-
-
-def columns_to_show() -> tuple[str, ...]:
-    """Those of every output that a person asks for first."""
-    return _USUAL
 
 
 def row_lines(row: Row) -> Iterator[str]:
@@ -25,7 +21,13 @@ def row_lines(row: Row) -> Iterator[str]:
     yield _head(row)
     width = max(shutil.get_terminal_size().columns - 4, 40)
     for name, value in _values(row).items():
-        text = value if isinstance(value, str) else f"{value:g}" if _is_float(value) else str(value)
+        text = (
+            value
+            if isinstance(value, str)
+            else f"{value:g}"
+            if isinstance(value, float)
+            else str(value)
+        )
         yield from _indented(name, text, width)
 
 
@@ -58,10 +60,6 @@ def _values(row: Row) -> Row:
         for name, value in row.items()
         if name not in ("id", "index", "sample") and value is not None
     }
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, float)
 
 
 def _indented(name: str, text: str, width: int) -> Iterator[str]:
