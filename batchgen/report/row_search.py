@@ -90,22 +90,19 @@ def find_rows(
     """The first so many rows, with these columns (None: all). Raises UsageError for a column that
     is not there, InputUnreadableError."""
     file = open_rows(path)
-    try:
-        shown = list(file.names) if columns is None else list(columns)
-        read = dict.fromkeys(["id", "index", "sample", *shown])
-        read |= dict.fromkeys(one.column for one in wanted.conditions)
-        _check(file, path, read)
-        left = most
-        for values in file.batches(list(read), _BATCH_ROWS):
-            for row in zip(*values, strict=True):
-                found = dict(zip(read, row, strict=True))
-                if left > 0 and wanted.takes(found):
-                    left -= 1
-                    yield {name: found[name] for name in ("id", "index", "sample", *shown)}
-            if left <= 0:
-                return
-    finally:
-        file.close()
+    shown = list(file.names) if columns is None else list(columns)
+    read = dict.fromkeys(["id", "index", "sample", *shown])
+    read |= dict.fromkeys(one.column for one in wanted.conditions)
+    _check(file, path, read)
+    left = most
+    for values in file.batches(list(read), _BATCH_ROWS):
+        for row in zip(*values, strict=True):
+            found = dict(zip(read, row, strict=True))
+            if left > 0 and wanted.takes(found):
+                left -= 1
+                yield {name: found[name] for name in ("id", "index", "sample", *shown)}
+        if left <= 0:
+            return
 
 
 def beside(rows: Sequence[Row], other: Place, columns: Sequence[str]) -> list[Row | None]:

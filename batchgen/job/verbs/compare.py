@@ -4,7 +4,6 @@ else at some 50 bytes of memory a row, whatever the rows hold."""
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,23 +83,23 @@ def compare(
 
     Raises InputUnreadableError, and UsageError for a column that is not in both.
     """
-    with closing(open_rows(a)) as file_a, closing(open_rows(b)) as file_b:
-        key = (on, "sample")
-        names = _columns(file_a.names, file_b.names, key, columns)
-        result = Comparison(names, rows_a=file_a.num_rows, rows_b=file_b.num_rows)
-        if not columns:
-            names_a, names_b = {*file_a.names}, {*file_b.names}
-            result.columns_only_a = tuple(name for name in file_a.names if name not in names_b)
-            result.columns_only_b = tuple(name for name in file_b.names if name not in names_a)
-        unequal = _unequal_in_step(file_a, file_b, key, names, show)
-        if unequal is None:
-            unequal = _match(result, file_a, file_b, key, names, show)
-        else:
-            result.common = result.rows_a
-        result.equal = result.common - unequal.count
-        places = unequal.first_a, unequal.first_b
-        result.differences = list(_differences((file_a, file_b), key, names, places, show))
-        return result
+    file_a, file_b = open_rows(a), open_rows(b)
+    key = (on, "sample")
+    names = _columns(file_a.names, file_b.names, key, columns)
+    result = Comparison(names, rows_a=file_a.num_rows, rows_b=file_b.num_rows)
+    if not columns:
+        names_a, names_b = {*file_a.names}, {*file_b.names}
+        result.columns_only_a = tuple(name for name in file_a.names if name not in names_b)
+        result.columns_only_b = tuple(name for name in file_b.names if name not in names_a)
+    unequal = _unequal_in_step(file_a, file_b, key, names, show)
+    if unequal is None:
+        unequal = _match(result, file_a, file_b, key, names, show)
+    else:
+        result.common = result.rows_a
+    result.equal = result.common - unequal.count
+    places = unequal.first_a, unequal.first_b
+    result.differences = list(_differences((file_a, file_b), key, names, places, show))
+    return result
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import csv
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, TextIO
@@ -86,8 +86,7 @@ def to_csv(out: Place, file: TextIO) -> None:
             writer.writeheader()
         writer.writerow({name: _cell(value) for name, value in row.items()})
     if writer is None:
-        with closing(open_rows(out)) as empty:
-            csv.writer(file).writerow(empty.names)
+        csv.writer(file).writerow(open_rows(out).names)
 
 
 def _model_of(manifest: Manifest | None) -> str:
@@ -102,8 +101,9 @@ def _write_lines(rows: Iterator[Row], model: str, write: Write) -> None:
 
 
 def _rows(path: Place, columns: Sequence[str] | None) -> Iterator[Row]:
-    with reading(path, path), closing(open_rows(path)) as file:
-        names = file.names
+    file = open_rows(path)
+    names = file.names
+    with reading(path, path):
         wanted = names if columns is None else [name for name in columns if name in names]
         if "status" not in names and file.num_rows:
             raise no_output(path, names)

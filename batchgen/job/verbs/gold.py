@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,23 +43,23 @@ def judge(path: Place, columns: Sequence[str], on: str = "index", show: int = 10
 
     Raises InputUnreadableError, and UsageError for a column that is not there.
     """
-    with closing(open_rows(path)) as file:
-        _check(file, (on, *columns))
-        result = Judgement(fields=dict.fromkeys(columns, 0))
-        for key, completion, gold in _rows(file, on, columns):
-            said = _said(completion, columns)
-            wrong = {
-                name: (right, None if said[name] is _ABSENT else said[name])
-                for name, right in zip(columns, gold, strict=True)
-                if not _same(said[name], right)
-            }
-            result.rows += 1
-            result.right += not wrong
-            for name in columns:
-                result.fields[name] += name not in wrong
-            if wrong and len(result.wrong) < show:
-                result.wrong.append(Difference(key, wrong))
-        return result
+    file = open_rows(path)
+    _check(file, (on, *columns))
+    result = Judgement(fields=dict.fromkeys(columns, 0))
+    for key, completion, gold in _rows(file, on, columns):
+        said = _said(completion, columns)
+        wrong = {
+            name: (right, None if said[name] is _ABSENT else said[name])
+            for name, right in zip(columns, gold, strict=True)
+            if not _same(said[name], right)
+        }
+        result.rows += 1
+        result.right += not wrong
+        for name in columns:
+            result.fields[name] += name not in wrong
+        if wrong and len(result.wrong) < show:
+            result.wrong.append(Difference(key, wrong))
+    return result
 
 
 def _check(file: RowFile, names: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ NEXT = "give an output of `batchgen run`"
 
 
 class ParquetFiles:
-    """One file, or those of a folder one after the other."""
+    """One file, or those of a folder one after the other; none is open between questions."""
 
     def __init__(self, path: Place) -> None:
         self._files = [WrittenFile(name) for name in output_files(path)]
@@ -73,9 +73,6 @@ class ParquetFiles:
             found.append({name: plain_values(row.column(name))[0] for name in columns})
         return found
 
-    def close(self) -> None:
-        """No file is open between questions."""
-
 
 class JsonFile:
     """Lines of JSON, read anew for each question."""
@@ -98,9 +95,6 @@ class JsonFile:
         last = max(wanted, default=-1)
         found = {n: row for n, row in enumerate(islice(self._lines(), last + 1)) if n in wanted}
         return [{name: found[place].get(name) for name in columns} for place in wanted]
-
-    def close(self) -> None:
-        """Nothing is open between questions."""
 
     def _lines(self) -> Iterator[Row]:
         packed = compression_of(self._path)

@@ -4,7 +4,6 @@ but what few rows differ in, by its number; what else a few rows hold is read fo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,8 +81,8 @@ class Table:
 
     def rows(self, places: Ints) -> list[dict[str, Any]]:
         """`SAMPLED` of the rows at these places."""
-        with reading(self.out, self.record), closing(ParquetFiles(self.record)) as file:
-            return file.rows(SAMPLED, places.tolist())
+        with reading(self.out, self.record):
+            return ParquetFiles(self.record).rows(SAMPLED, places.tolist())
 
     def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some of `COLUMNS`, so many rows at a time. Raises InputUnreadableError."""
