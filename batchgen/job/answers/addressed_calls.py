@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 
-from batchgen.job.answers.calls import Call, Calls, Tools, json_value
-from batchgen.job.answers.marks import Marks, Wish
+from batchgen.job.answers.calls import Call, Calls, Tools, object_text
+from batchgen.job.answers.marks import RAW, Marks
 
 __all__ = ["AddressedCalls"]
 
-_RAW = Wish(skip_special_tokens=False)
 _ALL = "all"
 
 
@@ -38,7 +36,7 @@ class AddressedCalls:
         said: list[str] = []
         calls: list[Call] = []
         for name, text in zip(rest[::2], rest[1::2], strict=True):
-            arguments = None if name == _ALL else _arguments(marks.plain(text, _RAW))
+            arguments = None if name == _ALL else object_text(marks.plain(text, RAW))
             if name == _ALL:
                 said.append(text)
             elif arguments is None:
@@ -46,11 +44,3 @@ class AddressedCalls:
             else:
                 calls.append(Call(name, arguments))
         return Calls("".join(said).strip(), tuple(calls))
-
-
-def _arguments(text: str) -> str | None:
-    try:
-        value = json_value(text.strip() or "{}")
-    except ValueError:
-        return None
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else None

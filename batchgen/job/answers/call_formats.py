@@ -6,11 +6,10 @@ In the order in which a template is asked: what names itself clearly comes first
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from batchgen.job.answers.addressed_calls import AddressedCalls
-from batchgen.job.answers.calls import Call, CallFormat, Calls, Tools, json_value
+from batchgen.job.answers.calls import Call, CallFormat, Calls, Tools, object_text
 from batchgen.job.answers.channels import HARMONY, messages_of
 from batchgen.job.answers.gemma_calls import GemmaCalls
 from batchgen.job.answers.json_calls import (
@@ -19,7 +18,7 @@ from batchgen.job.answers.json_calls import (
     NamedJsonCalls,
     TaggedJsonCalls,
 )
-from batchgen.job.answers.marks import Marks, Wish
+from batchgen.job.answers.marks import RAW, Marks
 from batchgen.job.answers.named_format import named_format
 from batchgen.job.answers.nested_calls import NestedCalls
 from batchgen.job.answers.pythonic_calls import PythonicCalls
@@ -40,7 +39,6 @@ from batchgen.job.answers.tagged_calls import (
 __all__ = ["call_format"]
 
 _BAR = "\N{FULLWIDTH VERTICAL LINE}"
-_RAW = Wish(skip_special_tokens=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +60,9 @@ class _HarmonyCalls:
             if message.recipient is None:
                 said.append(message.text)
                 continue
-            text = marks.plain(message.text, _RAW).strip()
-            try:
-                value = json_value(text or "{}")
-            except ValueError:
+            arguments = object_text(marks.plain(message.text, RAW))
+            if arguments is None:
                 return None
-            if not isinstance(value, dict):
-                return None
-            arguments = json.dumps(value, ensure_ascii=False)
             calls.append(Call(message.recipient.removeprefix("functions."), arguments))
         return Calls("".join(said), tuple(calls)) if calls else None
 

@@ -23,6 +23,7 @@ __all__ = [
     "calls_column",
     "json_value",
     "no_constant",
+    "object_text",
     "read_calls",
     "typed_value",
 ]
@@ -119,6 +120,16 @@ def json_value(text: str) -> Any:
         return json.loads(text, strict=False, parse_constant=no_constant)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def object_text(text: str) -> str | None:
+    """JSON text of the object that a text is, an empty one where it says nothing; None for what is
+    no object."""
+    try:
+        value = json_value(text.strip() or "{}")
+    except ValueError:
+        return None
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else None
 
 
 def typed_value(schema: Mapping[str, Any], text: str) -> Any:

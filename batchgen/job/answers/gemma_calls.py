@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchgen.job.answers.calls import Call, Calls, Tools, json_value
-from batchgen.job.answers.marks import Marks, Wish
+from batchgen.job.answers.marks import RAW, Marks
 
 __all__ = ["GemmaCalls"]
 
-_RAW = Wish(skip_special_tokens=False)
 _BARE_KEY = re.compile(r'([{,]\s*)([^\s{}\[\],:"]+)\s*:')
 
 
@@ -49,7 +48,7 @@ class GemmaCalls:
         """The object that stands there; None for what is none."""
         parts = text.split(marks.written(self.tags[2]))
         written = [
-            json.dumps(marks.plain(part, _RAW)) if number % 2 else _BARE_KEY.sub(r'\1"\2":', part)
+            json.dumps(marks.plain(part, RAW)) if number % 2 else _BARE_KEY.sub(r'\1"\2":', part)
             for number, part in enumerate(parts)
         ]
         try:

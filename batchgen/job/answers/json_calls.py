@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batchgen.job.answers.calls import Call, Calls, Tools, json_value, no_constant
-from batchgen.job.answers.marks import Marks, Wish
+from batchgen.job.answers.marks import RAW, Marks
 
 __all__ = ["BareJsonCalls", "MistralCalls", "NamedJsonCalls", "TaggedJsonCalls", "read_json_calls"]
 
 _DECODER = json.JSONDecoder(strict=False, parse_constant=no_constant)
 _NAMES = ("name", "tool_name", "function")
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
-_RAW = Wish(skip_special_tokens=False)
 _NEXT = re.compile(r"\s*[\[{]")
 """Another value in the same tag."""
 
@@ -252,7 +251,7 @@ def _made(name: str, arguments: Any, own_id: Any, marks: Marks) -> Call | None:
             return None
     if not isinstance(arguments, dict) or not name.strip():
         return None
-    text = marks.plain(json.dumps(arguments, ensure_ascii=False), _RAW)
+    text = marks.plain(json.dumps(arguments, ensure_ascii=False), RAW)
     return Call(name.strip(), text, own_id if isinstance(own_id, str) and own_id else None)
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from batchgen.engine.request import Shared
 
-__all__ = ["Decoder", "Marks", "Wish"]
+__all__ = ["RAW", "Decoder", "Marks", "Wish"]
 
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _MARK = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}")
@@ -44,6 +44,10 @@ class Wish:
 
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
+
+
+RAW = Wish(skip_special_tokens=False)
+"""What stands within a call, whatever the row wants of its text."""
 
 
 class Marks(Shared):

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen.job.answers.calls import Call, Calls, Tools, typed_value
-from batchgen.job.answers.marks import Marks, Wish
+from batchgen.job.answers.marks import RAW, Marks
 
 __all__ = ["NestedCalls"]
 
-_RAW = Wish(skip_special_tokens=False)
 _INVOKE = re.compile(r"""invoke name="?([^"]+)"?""")
 _ITEM = "item"
 _EMPTY: dict[Any, Any] = {"array": [], "object": {}}
@@ -30,7 +29,7 @@ class _Element:
     def value(self, schema: Mapping[str, Any], marks: Marks) -> Any:
         """As JSON; ValueError for text between tags."""
         if not self.children:
-            text = marks.plain(self.text, _RAW)
+            text = marks.plain(self.text, RAW)
             empty = None if text.strip() else _EMPTY.get(schema.get("type"))
             return typed_value(schema, text) if empty is None else empty
         if self.text.strip():

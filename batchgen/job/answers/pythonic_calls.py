@@ -10,11 +10,10 @@ from typing import Any
 
 from batchgen.job.answers.calls import Call, Calls, Tools
 from batchgen.job.answers.json_calls import read_json_calls
-from batchgen.job.answers.marks import Marks, Wish
+from batchgen.job.answers.marks import RAW, Marks
 
 __all__ = ["PythonicCalls"]
 
-_RAW = Wish(skip_special_tokens=False)
 _MOST = 100_000
 """Characters of calls: what is longer is no list of calls, and Python's parser is recursive."""
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
@@ -46,7 +45,7 @@ class PythonicCalls:
     def read(self, answer: str, marks: Marks, tools: Tools) -> Calls | None:
         """See `CallFormat.read`."""
         said, body = self._body(answer, marks)
-        text = marks.plain(body, _RAW).strip()
+        text = marks.plain(body, RAW).strip()
         block = _BLOCK.fullmatch(text)
         text = text if block is None else block[1].strip()
         if not text or len(text) > _MOST:

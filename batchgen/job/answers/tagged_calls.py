@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from batchgen.job.answers.calls import Call, Calls, Tools, json_value
-from batchgen.job.answers.marks import Marks, Wish
+from batchgen.job.answers.marks import RAW, Marks
 
 __all__ = [
     "CODER",
@@ -25,7 +25,6 @@ __all__ = [
     "TaggedCalls",
 ]
 
-_RAW = Wish(skip_special_tokens=False)
 _SAID_TO_BE_TEXT = ("true", "string")
 
 
@@ -87,7 +86,7 @@ class TaggedCalls:
         arguments = {}
         for one in found:
             key, quoted = one["key"].strip(), one.groupdict().get("quoted")
-            text = marks.plain(one["value"] if quoted is None else quoted, _RAW)
+            text = marks.plain(one["value"] if quoted is None else quoted, RAW)
             text = text.removeprefix("\n").removesuffix("\n")
             says = one.groupdict().get("text")
             if says is None:

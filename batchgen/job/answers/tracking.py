@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from batchgen.job.answers.channels import HARMONY, messages_of
-from batchgen.job.answers.marks import Marks, Wish
+from batchgen.job.answers.marks import RAW, Marks
 from batchgen.job.answers.thinking import Begin, ThinkingFormat
 
 __all__ = ["Phase", "Tracker", "num_thinking_tokens", "tracker"]
@@ -17,7 +17,6 @@ _CONTEXT_TOKENS = 6
 """Tokens before a tag that a decoder may need, as for stop strings."""
 _HEADER_TOKENS = 256
 """Of a message's header in harmony, at most."""
-_RAW = Wish(skip_special_tokens=False)
 
 
 class Phase(Enum):
@@ -123,13 +122,13 @@ class _Tags:
         found = [(at, end) for end in self._written_ends if (at := text.find(end)) >= 0]
         if found:
             at, end = min(found)
-            self._answer(self._marks.plain(text[at + len(end) :], _RAW))
+            self._answer(self._marks.plain(text[at + len(end) :], RAW))
 
     def _answer(self, rest: str) -> None:
         self.phase, self._rest, self._tokens = Phase.ANSWER, rest, []
 
     def _text(self) -> str:
-        return self._marks.marked(self._tokens, _RAW)
+        return self._marks.marked(self._tokens, RAW)
 
 
 class _Channels:
@@ -159,7 +158,7 @@ class _Channels:
 
     def _begun(self) -> Phase:
         """The phase that the header which ends here begins."""
-        text = self._marks.marked(list(self._tokens), _RAW)
+        text = self._marks.marked(list(self._tokens), RAW)
         messages = list(messages_of(text, self._marks))
         if not messages or messages[-1].recipient is not None:
             return Phase.BETWEEN
