@@ -125,7 +125,7 @@ def test_running_out_of_memory_twice_heals(unbroken: Tokens, depth: int) -> None
     engine = engine_over(model, depth=depth)
     assert tokens_of(completions_of(engine, _requests())) == unbroken
     assert engine.stats().oom_events == 2
-    assert engine.stats().token_budget == 16
+    assert engine._scheduler.max_num_batched_tokens == 16
     assert max(model.num_tokens_of_steps[-10:]) <= 16, "the budget is remembered"
 
 

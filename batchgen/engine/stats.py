@@ -30,14 +30,12 @@ class EngineStats:
     prefill_share: float = 0.0
     """The share of time spent on prompt tokens: a step's time is divided by its tokens."""
     peak_memory_bytes: int = 0
-    token_budget: int = 0
-    """Tokens that a step may have; halved whenever a step runs out of memory."""
     device: str = ""
     """Where it runs, in words: `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`; empty: not known."""
 
 
 _SECONDS = {"step_seconds", "device_seconds"}  # processes work at the same time: the longest
-_NOW = {"num_running", "num_waiting", "token_budget", "peak_memory_bytes"}
+_NOW = {"num_running", "num_waiting", "peak_memory_bytes"}
 _SHARES = {"prefill_share"}
 _COUNTERS = {f.name for f in fields(EngineStats)} - _SECONDS - _NOW - _SHARES - {"device"}
 

@@ -45,7 +45,8 @@ class Fleet:
 
     def __init__(self, processes: Sequence[EngineProcess], load: wire.Load) -> None:
         self._load = load
-        self._max_model_len = 1 << 62
+        self.max_model_len = 1 << 62
+        """Of the process that has, or had, the least room."""
         self._processes = list(processes)
         self._requests: dict[int, Request] = {}
         self._enqueued: dict[int, float] = {}
@@ -64,11 +65,6 @@ class Fleet:
         """Raises what one of them raised instead: ModelRefusedError, UsageError."""
         while any(process.loaded is None for process in self._processes):
             self._receive(None)
-
-    @property
-    def max_model_len(self) -> int:
-        """Of the process that has, or had, the least room."""
-        return self._max_model_len
 
     @property
     def max_num_seqs(self) -> int:
@@ -202,7 +198,7 @@ class Fleet:
         match message:
             case wire.Loaded(stats=stats):
                 process.loaded, process.stats = message, stats
-                self._max_model_len = min(self._max_model_len, message.max_model_len)
+                self.max_model_len = min(self.max_model_len, message.max_model_len)
             case wire.Report(completions, begun, stats):
                 process.stats = stats
                 self._note_begun(process, begun)

@@ -50,7 +50,8 @@ class LLMEngine:
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
-        self._max_model_len = max_model_len
+        self.max_model_len = max_model_len
+        """Most tokens, prompt and output, of one sequence."""
         self._vocab_size = vocab_size
         self._eos_token_ids = frozenset(eos_token_ids)
         self._depth, self._on_device = depth, on_device or nullcontext()
@@ -62,11 +63,6 @@ class LLMEngine:
         self._clock = StepClock(self._stats)
         self._recovery = Recovery(scheduler, runner, self._stats, self._deliver)
         self.on_admission: Callable[[list[int]], None] | None = None
-
-    @property
-    def max_model_len(self) -> int:
-        """Most tokens, prompt and output, of one sequence."""
-        return self._max_model_len
 
     @property
     def max_num_seqs(self) -> int:
@@ -82,13 +78,13 @@ class LLMEngine:
         """Queue a request. Raises RowError: prompt_too_long, empty_prompt, invalid_row."""
         if request.request_id in self._sequences or request.request_id in self._folding:
             raise ValueError(f"request {request.request_id} is not finished yet")
-        request = with_checked_prompt(request, self._max_model_len, self._vocab_size)
+        request = with_checked_prompt(request, self.max_model_len, self._vocab_size)
         now = time.monotonic()
         if self._folding.join(request, now):
             return
         sequence = Sequence(
             request,
-            min(request.most_tokens, self._max_model_len),
+            min(request.most_tokens, self.max_model_len),
             self._eos_token_ids,
             Timings(enqueued=now),
             device_counts=getattr(self._runner, "COUNTS_TOKENS", False),
@@ -130,7 +126,6 @@ class LLMEngine:
         """Counters so far; the same object each time."""
         self._stats.num_waiting = len(self._scheduler.waiting)
         self._stats.num_running = len(self._sequences) - self._stats.num_waiting
-        self._stats.token_budget = self._scheduler.max_num_batched_tokens
         self._stats.preemptions = self._scheduler.num_preemptions
         self._stats.folded_rows = self._folding.num_folded
         self._stats.peak_memory_bytes = peak_memory_bytes()
