@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchgen.errors import ErrorCode, RowError
-from batchgen.job.fields.messages import is_conversation
+from batchgen.job.fields.messages import invalid, is_conversation
 from batchgen.job.quoting import shown
 
 __all__ = ["are_token_ids", "is_written_conversation", "read_contents", "read_token_ids"]
@@ -52,13 +52,13 @@ def are_token_ids(value: Any) -> bool:
 def read_token_ids(value: Any) -> list[int]:
     """Token ids from 0; whether the model's vocabulary has them is seen later."""
     if not isinstance(value, list):
-        raise _invalid("prompt_token_ids must be a list of integers")
+        raise invalid("prompt_token_ids must be a list of integers")
     if not value:
         raise RowError(ErrorCode.EMPTY_PROMPT, "prompt_token_ids is an empty list")
     if not all(type(token) is int for token in value):
-        raise _invalid("prompt_token_ids must hold integers only")
+        raise invalid("prompt_token_ids must hold integers only")
     if min(value) < 0 or max(value) > _MAX_TOKEN_ID:
-        raise _invalid("prompt_token_ids must lie between 0 and 2147483647")
+        raise invalid("prompt_token_ids must lie between 0 and 2147483647")
     return value
 
 
@@ -103,7 +103,3 @@ def _held(value: Any, columns: Sequence[str]) -> str | None:
 
 def _is_chat(value: Any) -> bool:
     return is_conversation(value) or (isinstance(value, str) and is_written_conversation(value))
-
-
-def _invalid(reason: str) -> RowError:
-    return RowError(ErrorCode.INVALID_ROW, reason)

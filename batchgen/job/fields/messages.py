@@ -15,7 +15,7 @@ from batchgen.errors import ErrorCode, RowError
 from batchgen.job.quoting import shown
 from batchgen.job.templates.chat_shape import is_result
 
-__all__ = ["is_conversation", "read_messages"]
+__all__ = ["invalid", "is_conversation", "read_messages"]
 
 _SPEAKERS = {
     "system": "system",
@@ -54,7 +54,7 @@ def read_messages(value: Any) -> list[dict[str, Any]]:
     if isinstance(value, str):
         value = _from_json(value)
     if not isinstance(value, list):
-        raise _invalid("messages must be a list of objects with role and content")
+        raise invalid("messages must be a list of objects with role and content")
     if not value:
         raise RowError(ErrorCode.EMPTY_PROMPT, "messages is an empty list")
     messages = [
@@ -76,22 +76,22 @@ def _from_json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         written = ", but one as Python writes it" if _PYTHON.match(text) else ""
-        raise _invalid(f"messages is text that is no JSON list of messages{written}") from None
+        raise invalid(f"messages is text that is no JSON list of messages{written}") from None
 
 
 def _read_message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, dict):
-        raise _invalid(f"{where} must be an object with role and content")
+        raise invalid(f"{where} must be an object with role and content")
     if "from" in message and message.get("role") is None:
         message = _from_sharegpt(message, where)
     if "parts" in message and message.get("content") is None:
         message = _from_gemini(message, where)
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not role:
-        raise _invalid(f"{where}.role must be a non-empty string")
+        raise invalid(f"{where}.role must be a non-empty string")
     plain: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
     if medium := next((name for name in _MEDIA if plain.get(name)), None):
-        raise _invalid(f"{where}.{medium} is not served: text is, as content")
+        raise invalid(f"{where}.{medium} is not served: text is, as content")
     if "tool_calls" in plain:
         plain["tool_calls"] = _read_calls(plain["tool_calls"], where)
     if plain.get("tool_calls") == []:
@@ -105,7 +105,7 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
     elif content is None:
         _fill_content(plain, where)
     elif not isinstance(content, str):
-        raise _invalid(f"{where}.content must be a string or a list of text parts")
+        raise invalid(f"{where}.content must be a string or a list of text parts")
     return plain
 
 
@@ -118,7 +118,7 @@ def _read_calls(value: Any, where: str) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             calls = None
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise _invalid(f"{where}.tool_calls must be a list of calls, not {shown(value)}")
+        raise invalid(f"{where}.tool_calls must be a list of calls, not {shown(value)}")
     return [_whole_call(call) for call in calls]
 
 
@@ -147,7 +147,7 @@ def _fill_content(message: dict[str, Any], where: str) -> None:
     elif any(isinstance(message.get(name), str) for name in _SPOKEN):
         message["content"] = ""
     elif message["role"] == "user" or message.keys() <= _ENVELOPE:
-        raise _invalid(f"{where}.content must be a string or a list of text parts")
+        raise invalid(f"{where}.content must be a string or a list of text parts")
 
 
 def _read_part(part: Any, where: str) -> dict[str, Any]:
@@ -156,25 +156,25 @@ def _read_part(part: Any, where: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else shown(part)
     text = part.get("refusal" if kind == "refusal" else "text") if isinstance(part, dict) else None
     if kind not in _TEXT_PARTS:
-        raise _invalid(f"{where}.content may hold text parts only, not {shown(kind)}")
+        raise invalid(f"{where}.content may hold text parts only, not {shown(kind)}")
     if not isinstance(text, str):
-        raise _invalid(f"{where}.content has a {kind} part without its text")
+        raise invalid(f"{where}.content has a {kind} part without its text")
     if medium := next((name for name in (*_MEDIA, "image_url") if part.get(name)), None):
-        raise _invalid(f"{where}.content has a {kind} part with {medium}: text is read alone")
+        raise invalid(f"{where}.content has a {kind} part with {medium}: text is read alone")
     return {"type": "text", "text": text}
 
 
 def _from_sharegpt(message: dict[str, Any], where: str) -> dict[str, Any]:
     speaker = message["from"]
     if not isinstance(speaker, str) or speaker not in _SPEAKERS:
-        raise _invalid(f"{where}.from must be one of {', '.join(_SPEAKERS)}, not {shown(speaker)}")
+        raise invalid(f"{where}.from must be one of {', '.join(_SPEAKERS)}, not {shown(speaker)}")
     rest = {key: value for key, value in message.items() if key not in ("from", "value", "role")}
     value = message.get("value")
     if speaker != "function_call":
         return {"role": _SPEAKERS[speaker], **rest, "content": value}
     call = _from_json(value) if isinstance(value, str) else value
     if not isinstance(call, dict) or "name" not in call:
-        raise _invalid(f"{where}.value must be a call with name and arguments")
+        raise invalid(f"{where}.value must be a call with name and arguments")
     return {"role": "assistant", "content": None, "function_call": call}
 
 
@@ -219,7 +219,7 @@ def _from_gemini(message: dict[str, Any], where: str) -> dict[str, Any]:
     parts = given if isinstance(given, list) else [given]
     for part in parts:
         if not isinstance(part, dict) or not isinstance(part.get("text"), str) or len(part) > 1:
-            raise _invalid(f"{where}.parts may hold texts only, not {shown(part)}")
+            raise invalid(f"{where}.parts may hold texts only, not {shown(part)}")
     texts = [{"type": "text", "text": part["text"]} for part in parts]
     rest = {key: value for key, value in message.items() if key not in ("parts", "content")}
     return {**rest, "role": "assistant" if role == "model" else role, "content": texts}
@@ -244,5 +244,6 @@ def _with_tool_role(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return messages
 
 
-def _invalid(reason: str) -> RowError:
+def invalid(reason: str) -> RowError:
+    """For content of another shape."""
     return RowError(ErrorCode.INVALID_ROW, reason)

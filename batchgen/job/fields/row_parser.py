@@ -90,7 +90,7 @@ class RowParser:
         elif typed:
             row.kept, problem = self._kept.read_typed(raw, typed)
         try:
-            row.id = self.read_id(raw)
+            row.id = self.columns.id.read(raw)
             if plain:
                 self._fill_content(row, raw, self.columns.content)
                 self._make_chat(row, None)
@@ -112,7 +112,7 @@ class RowParser:
         if typed is None and not raw.keys() <= self._plain:
             self._note_columns(raw)
         try:
-            return self.read_id(raw)
+            return self.columns.id.read(raw)
         except RowError:
             return None
 
@@ -127,10 +127,6 @@ class RowParser:
         told_by_value = self.columns.thinking & names or len(names & {*self.columns.ids}) > 1
         if len(self._noted) < _MOST_TOLD and not told_by_value and self._kept.is_settled(extras):
             self._noted.add(names)
-
-    def read_id(self, raw: Mapping[str, Any]) -> str | None:
-        """The row's explicit id, None where it has none. RowError for what cannot be an id."""
-        return self.columns.id.read(raw)
 
     def _fill(self, row: InputRow, raw: Mapping[str, Any]) -> None:
         if is_openai_row(raw):

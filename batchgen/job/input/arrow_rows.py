@@ -62,11 +62,6 @@ class ArrowColumns:
     template: dict[str, Convert] = field(default_factory=dict)
     """What makes of Arrow's value the one that `--template` reads."""
 
-    @staticmethod
-    def digest_bytes(row: ArrowRow) -> bytes:
-        """What the content digest takes of a row: its values as Python writes them."""
-        return repr(row).encode("utf-8", "surrogatepass")
-
     def decode(self, row: ArrowRow) -> dict[str, Any]:
         """The row as a dict. RowError INVALID_ROW for text that is not UTF-8, or a far date, with
         the other columns."""
@@ -114,8 +109,8 @@ class ArrowRows:
             raise self.unreadable(number, error) from error
 
     def digest_bytes(self, row: ArrowRow) -> bytes:
-        """What the content digest takes of a row."""
-        return self.columns.digest_bytes(row)
+        """What the content digest takes of a row: its values as Python writes them."""
+        return repr(row).encode("utf-8", "surrogatepass")
 
     def decode(self, row: ArrowRow) -> dict[str, Any]:
         """The row as a dict; RowError for text that is not UTF-8."""

@@ -149,7 +149,7 @@ class Reader:
         """A row's explicit id; None where it has none that can be read."""
         with suppress(RowError):
             raw, _ = _decoded(rows, payload)
-            return None if raw is None else self._parser.read_id(raw)
+            return None if raw is None else self._parser.columns.id.read(raw)
         return None
 
     def __iter__(self) -> Iterator[InputRow]:

@@ -28,20 +28,14 @@ class SpecialTokens:
 def from_folder(files: ModelJson) -> SpecialTokens:
     """Read generation_config, config (and its text_config), and the tokenizer's own files."""
     configs = _configs(files)
-    return SpecialTokens(
-        eos_token_ids=_unique([*_config_ids(configs, "eos_token_id"), *_named_ends(files)]),
-        bos_token_id=_first(
-            [*_config_ids(configs, "bos_token_id"), *_named_ids(files, ("bos_token",))]
-        ),
-    )
+    ends = [*_config_ids(configs, "eos_token_id"), *_named_ids(files, _END_KEYS)]
+    begins = [*_config_ids(configs, "bos_token_id"), *_named_ids(files, ("bos_token",))]
+    return SpecialTokens(tuple(dict.fromkeys(ends)), begins[0] if begins else None)
 
 
 def from_gguf(metadata: dict[str, Any]) -> SpecialTokens:
     """As llama.cpp gathers them: the ids that the file names, and known ends in the vocabulary."""
-    return SpecialTokens(
-        eos_token_ids=end_ids(metadata),
-        bos_token_id=named_id(metadata, "bos"),
-    )
+    return SpecialTokens(end_ids(metadata), named_id(metadata, "bos"))
 
 
 def _configs(files: ModelJson) -> list[dict[str, Any]]:
@@ -57,10 +51,6 @@ def _configs(files: ModelJson) -> list[dict[str, Any]]:
 
 def _config_ids(configs: Iterable[dict[str, Any]], key: str) -> list[int]:
     return list(_ids(config.get(key) for config in configs))
-
-
-def _named_ends(files: ModelJson) -> list[int]:
-    return _named_ids(files, _END_KEYS)
 
 
 def _named_ids(files: ModelJson, keys: tuple[str, ...]) -> list[int]:
@@ -91,11 +81,3 @@ def _ids(values: Iterable[Any]) -> Iterator[int]:
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, int) and not isinstance(item, bool) and item >= 0:
                 yield item
-
-
-def _unique(ids: list[int]) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(ids))
-
-
-def _first(ids: list[int]) -> int | None:
-    return ids[0] if ids else None
