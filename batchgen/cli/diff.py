@@ -90,7 +90,8 @@ def _compare(
     result = compare(a, b, on, names, show)
     said = [] if result.same else expectation(a, b)
     text = _as_text(result, on, said)
-    click.echo(json.dumps(_as_json(result) | {"because": said}, default=str) if as_json else text)
+    facts = {"same": result.same, "percent_equal": result.percent_equal, **asdict(result)}
+    click.echo(json.dumps({**facts, "because": said}, default=str) if as_json else text)
     ctx.exit(0 if result.same else 1)
 
 
@@ -121,10 +122,6 @@ def _as_marks(found: Judgement, on: str) -> str:
     ]
     more = found.rows - found.right - len(found.wrong)
     return "\n".join(lines + ([f"and {more:,} more"] if more else []))
-
-
-def _as_json(result: Comparison) -> dict[str, Any]:
-    return {"same": result.same, "percent_equal": result.percent_equal} | asdict(result)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -73,11 +73,8 @@ def _stays(plan: Plan, source: Source) -> bool:
 def say_packed(plan: Plan, packed: list[str], dense: list[str]) -> None:
     """At INFO: what stays packed, and by name what was quantised and does not."""
     _LOG.info("CPU: %d weights stay as the file packs them", len(packed))
-    names = [n for n in dense if any(_kind(plan, s) not in _PLAIN for s in plan.weights[n])]
+    kinds = {name: info.kind for name, info in plan.file.tensors.items()}
+    names = [n for n in dense if any(kinds[s.name] not in _PLAIN for s in plan.weights[n])]
     stems = Counter(".".join(p for p in name.split(".") if not p.isdigit()) for name in names)
     for stem, count in stems.items():
         _LOG.info("CPU: %s is dequantised: its layer or type cannot stay packed (%d)", stem, count)
-
-
-def _kind(plan: Plan, source: Source) -> int:
-    return plan.file.tensors[source.name].kind

@@ -17,16 +17,13 @@ def shrink(module: nn.Module, max_position: int) -> bool:
 
     A window of `max_position` or more is never crossed and stays.
     """
-    configs = {id(c): c for c in map(_config_of, module.modules()) if c is not None}
+    found = (getattr(part, "config", None) for part in module.modules())
+    configs = {id(config): config for config in found if config is not None}
     holders: list[Any] = [*configs.values(), *module.modules()]
     shrunk = [_shrink_window(holder, max_position) for holder in holders]
     ropes = [getattr(config, "rope_parameters", None) for config in configs.values()]
     shrunk += [_shrink_rope(rope) for rope in ropes]
     return any(shrunk)
-
-
-def _config_of(part: nn.Module) -> Any:
-    return getattr(part, "config", None)
 
 
 def _shrink_window(holder: Any, max_position: int) -> bool:

@@ -11,7 +11,6 @@ from batchgen.engine.request import SamplingParams
 from batchgen.errors import ErrorCode, RowError
 from batchgen.job.ahead.opening import OpenedJob
 from batchgen.job.rows import InputRow
-from batchgen.job.text.prepared import PreparedRow
 
 __all__ = ["RowPreview", "Setting", "Wanted", "previews"]
 
@@ -91,7 +90,7 @@ def _preview(job: OpenedJob, row: InputRow, set_by: Mapping[str, str]) -> RowPre
         id=row.output_id,
         error_code=None if error is None else _code(error, job),
         error_message=None if error is None else error.message,
-        prompt=_text(made, row, error),
+        prompt=row.prompt if made is None else made.prompt,
         token_ids=ids,
         pieces=[job.codec.token_bytes(one).decode("utf-8", "replace") for one in ids],
         cut=cut,
@@ -102,10 +101,6 @@ def _preview(job: OpenedJob, row: InputRow, set_by: Mapping[str, str]) -> RowPre
 def _code(error: RowError, job: OpenedJob) -> str:
     skips = job.spec.input.overlong == "skip" and error.code is ErrorCode.PROMPT_TOO_LONG
     return "skipped" if skips else str(error.code)
-
-
-def _text(made: PreparedRow | None, row: InputRow, error: RowError | None) -> str | None:
-    return row.prompt if made is None else made.prompt
 
 
 def _settings(job: OpenedJob, row: InputRow, set_by: Mapping[str, str]) -> dict[str, Setting]:

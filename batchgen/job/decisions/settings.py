@@ -143,7 +143,8 @@ def _read_question(number: int, item: Any) -> Question:
         raise _invalid(f"{where} must be an object, not {shown(item)}")
     unknown = [key for key, value in item.items() if key not in _KEYS and value is not None]
     if unknown:
-        raise _invalid(f"{where} has an unknown key {shown(unknown[0])}; it takes {_known()}")
+        known = ", ".join(sorted(_KEYS))
+        raise _invalid(f"{where} has an unknown key {shown(unknown[0])}; it takes {known}")
     texts = [item[key] for key in ("question", "prompt") if item.get(key) is not None]
     if len(texts) != 1 or not isinstance(texts[0], str) or not texts[0].strip():
         raise _invalid(f"{where} needs its text, as `question`")
@@ -153,10 +154,6 @@ def _read_question(number: int, item: Any) -> Question:
     choices = item.get("choices")
     labels = () if choices in (None, "", [], ()) else read_labels(f"{where}: choices", choices)
     return Question(name or f"q{number}", texts[0], labels)
-
-
-def _known() -> str:
-    return ", ".join(sorted(_KEYS))
 
 
 def _twice(names: Sequence[str]) -> str:

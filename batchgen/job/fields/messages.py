@@ -60,7 +60,7 @@ def read_messages(value: Any) -> list[dict[str, Any]]:
     messages = [
         _read_message(turn, f"messages[{n}]")
         for n, message in enumerate(value)
-        for turn in _turns_of(message, f"messages[{n}]")
+        for turn in _turns_of(message)
     ]
     return _with_tool_role(messages)
 
@@ -178,7 +178,7 @@ def _from_sharegpt(message: dict[str, Any], where: str) -> dict[str, Any]:
     return {"role": "assistant", "content": None, "function_call": call}
 
 
-def _turns_of(message: Any, where: str) -> list[Any]:
+def _turns_of(message: Any) -> list[Any]:
     """The message; of one that holds Anthropic's blocks those that say the same: calls in the
     assistant's turn, a turn for each result before what else the user says."""
     content = message.get("content") if isinstance(message, dict) else None

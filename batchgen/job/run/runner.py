@@ -132,12 +132,12 @@ class _Job:
                 self._say(f"nothing to do: {self._share(ledger)} is complete")
                 return self._complete(ledger.finished, earlier=ledger.manifest.failures)
             self._tell_changes(facts_before)
-            if self._is_of_this_input(ledger, reader, access):
+            if self._is_of_this_input(ledger, access):
                 return self._work(ledger, reader)
         with access.open_ledger() as ledger:
             return self._work(ledger, reader)
 
-    def _is_of_this_input(self, ledger: Ledger, reader: Reader, access: LedgerAccess) -> bool:
+    def _is_of_this_input(self, ledger: Ledger, access: LedgerAccess) -> bool:
         """Whether earlier runs read the same; with --overwrite their work is given up, if not."""
         try:
             access.check_input(ledger.input_checkpoint)

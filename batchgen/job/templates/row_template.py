@@ -97,7 +97,7 @@ class RowTemplate:
             has = shown(list(columns)[:_MOST_NAMED])
             near = self.near_miss(error.name, columns)
             return f"the row has no column {error.name!r}{near or f'; it has {has}'}"
-        near = self.near_miss(error.name, error.holder) if _is_object(error.holder) else ""
+        near = self.near_miss(error.name, error.holder) if isinstance(error.holder, Mapping) else ""
         return f"{error}{near}"
 
     def _null(self, columns: Mapping[str, Any]) -> str:
@@ -151,10 +151,6 @@ def _no_null(value: Any) -> Any:
     if value is None:
         raise _NullError
     return value
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _line_of(traceback: TracebackType | None) -> int | None:
