@@ -24,7 +24,6 @@ typedef int16_t ws __attribute__((vector_size(WIDTH)));
 typedef uint16_t wu __attribute__((vector_size(WIDTH)));
 typedef wu wu_any __attribute__((aligned(1), may_alias));
 
-INLINE wf splat_f(float x) { return (wf){0} + x; }
 INLINE wi splat_i(int32_t x) { return (wi){0} + x; }
 INLINE wu line_at(const uint8_t *p, int h) { return *(const wu_any *)(p + h * WIDTH); }
 
