@@ -21,13 +21,7 @@ def row_lines(row: Row) -> Iterator[str]:
     yield _head(row)
     width = max(shutil.get_terminal_size().columns - 4, 40)
     for name, value in _values(row).items():
-        text = (
-            value
-            if isinstance(value, str)
-            else f"{value:g}"
-            if isinstance(value, float)
-            else str(value)
-        )
+        text = f"{value:g}" if isinstance(value, float) else str(value)
         yield from _indented(name, text, width)
 
 

@@ -102,8 +102,8 @@ def _write_lines(rows: Iterator[Row], model: str, write: Write) -> None:
 
 def _rows(path: Place, columns: Sequence[str] | None) -> Iterator[Row]:
     file = open_rows(path)
-    names = file.names
     with reading(path, path):
+        names = file.names
         wanted = names if columns is None else [name for name in columns if name in names]
         if "status" not in names and file.num_rows:
             raise no_output(path, names)
